@@ -1,0 +1,8 @@
+"""s2rm: models of worlds that are seen only in pieces."""
+
+from s2rm.models.gqn import GQN
+from s2rm.models.s2rm import S2GRU, S2RM
+from s2rm.models.world_model import WorldModel, load
+from s2rm.views import Episode, Views
+
+__all__ = ["GQN", "S2GRU", "S2RM", "Episode", "Views", "WorldModel", "load"]

@@ -1,0 +1,57 @@
+"""From a decoder's output to a distribution over views, and to the loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Normal
+from torch.nn.functional import softplus
+
+
+class BernoulliPixels:
+    """Binary pixels: the decoder gives one logit for each."""
+
+    num_parameters = 1
+
+    def distribution(self, parameters: Tensor) -> Bernoulli:
+        """Decoder output `(..., *shape, 1)` to a distribution over `(..., *shape)`."""
+        return Bernoulli(logits=parameters[..., 0], validate_args=False)
+
+    def feedback(self, distribution: Distribution) -> Tensor:
+        """The view that a closed-loop rollout feeds back: thresholded at 0.5 (S2RM, F.1.1)."""
+        return (distribution.mean > 0.5).to(distribution.mean.dtype)
+
+
+class GaussianSensors:
+    """Real channels: the decoder gives a mean and a spread for each."""
+
+    num_parameters = 2
+    smallest_spread = 1e-3
+
+    def distribution(self, parameters: Tensor) -> Normal:
+        """Decoder output `(..., *shape, 2)` to a distribution over `(..., *shape)`."""
+        mean, spread = parameters.unbind(-1)
+        return Normal(mean, self.smallest_spread + softplus(spread), validate_args=False)
+
+    def feedback(self, distribution: Distribution) -> Tensor:
+        """The view that a closed-loop rollout feeds back: the mean."""
+        return distribution.mean
+
+
+LIKELIHOODS = {"bernoulli": BernoulliPixels, "gaussian": GaussianSensors}
+
+
+def negative_log_likelihood(distribution: Distribution, values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `-log p(value)` in nats over every measured channel of the views that are there.
+
+    Args:
+        distribution: over `(..., Q, *shape)`.
+        values: `(..., Q, *shape)`; NaN is skipped.
+        mask: bool `(..., Q)`, True where a target is there.
+
+    Returns:
+        A scalar; zero where nothing is there.
+    """
+    measured = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)) & ~values.isnan()
+    log_likelihood = distribution.log_prob(torch.where(measured, values, 0.0))
+    return -torch.where(measured, log_likelihood, 0.0).sum() / measured.sum().clamp(min=1)

@@ -1,0 +1,231 @@
+"""The contract that every model keeps, and how models are saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from s2rm.likelihoods import LIKELIHOODS, negative_log_likelihood
+from s2rm.nn.codecs import CODECS
+from s2rm.nn.embedding import PositionalEmbedding
+from s2rm.views import Episode, Views
+
+FORMAT = 1
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+class WorldModel(nn.Module, ABC):
+    """A model of a world that is seen in pieces: it takes sets of views and predicts the view at any position.
+
+    A *state* holds what `step` and `predict` need, batch first: a tensor or a named tuple of tensors. *States* are
+    states after each of T steps, `(B, T, ...)`.
+
+    Args:
+        arguments: the subclass's own constructor arguments, kept for `save`; the ones below are read from it.
+            `value_shape`: shape of a view. `num_coordinates`: n. `embedding_dim`, `shortest`, `longest`: of the
+            positional embedding. `likelihood`: "bernoulli" or "gaussian". `codec`: "mlp" or "cnn".
+        encoding_size: size of an encoded view.
+        decoding_size: size of what the decoder decodes.
+        inject_positions: whether encoder and decoder see embedded positions.
+    """
+
+    def __init__(self, arguments: dict[str, Any], encoding_size: int, decoding_size: int, inject_positions: bool):
+        super().__init__()
+        self.arguments = arguments
+        self.value_shape = tuple(arguments["value_shape"])
+        self.num_coordinates: int = arguments["num_coordinates"]
+        self.inject_positions = inject_positions
+        for name, known in (("likelihood", LIKELIHOODS), ("codec", CODECS)):
+            if arguments[name] not in known:
+                raise ValueError(f"{type(self).__name__}: {name} must be one of {list(known)}, got {arguments[name]!r}")
+        self.embedding = PositionalEmbedding(
+            self.num_coordinates, arguments["embedding_dim"], arguments["shortest"], arguments["longest"]
+        )
+        self.likelihood = LIKELIHOODS[arguments["likelihood"]]()
+        encoder, decoder = CODECS[arguments["codec"]]
+        position_size = self.embedding.dim if inject_positions else 0
+        self.encoder = encoder(self.value_shape, encoding_size, position_size)
+        self.decoder = decoder(self.value_shape, decoding_size, position_size, self.likelihood.num_parameters)
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before any view."""
+
+    @abstractmethod
+    def observe(self, views: Views, state: Any = None) -> Any:
+        """Take the views of T steps and return the states after each, `(B, T, ...)`, by the fast path.
+
+        Args:
+            views: `(B, T, A, ...)`.
+            state: the state to go on from. Default: the initial state.
+        """
+
+    @abstractmethod
+    def last(self, states: Any) -> Any:
+        """The state after the last of the steps."""
+
+    @abstractmethod
+    def read(self, states: Any, embedded: Tensor) -> Tensor:
+        """What the decoder decodes at embedded positions `(..., Q, d)`: `(..., Q, H)`."""
+
+    def step(self, views_at_t: Views, state: Any) -> Any:
+        """One time step, for streaming: the state after `views_at_t` `(B, 1, A, ...)`. Equals `observe` step by step."""
+        return self.last(self.observe(views_at_t, state))
+
+    def predict(self, states: Any, positions: Tensor) -> Distribution:
+        """The distribution over the views at queried positions, one step ahead of each state.
+
+        Args:
+            states: from `observe`, for positions `(B, T, Q, n)`; from `step`, for positions `(B, Q, n)`.
+            positions: in the world's own units; Q may be any number.
+
+        Returns:
+            A distribution over `(B, T, Q, *value_shape)` or `(B, Q, *value_shape)`.
+        """
+        embedded = self.embedding(positions)
+        vector = self.read(states, embedded)
+        return self.likelihood.distribution(self.decoder(vector, embedded if self.inject_positions else None))
+
+    def loss(self, episode: Episode) -> Tensor:
+        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over all channels that are there."""
+        targets = episode.targets.steps(1, None)
+        positions, _, _ = targets.filled()
+        distribution = self.predict(self.observe(episode.views.steps(None, -1)), positions)
+        return negative_log_likelihood(distribution, targets.values, targets.mask)
+
+    @torch.no_grad()
+    def rollout(
+        self,
+        views: Views,
+        queries: Tensor,
+        steps: int,
+        *,
+        closed_loop: bool = True,
+        feedback: Tensor | None = None,
+    ) -> Iterator[Distribution]:
+        """Predict many steps ahead, one prediction a step.
+
+        Args:
+            views: the prompt, `(B, T, A, ...)`.
+            queries: where to predict: `(B, steps, Q, n)`, or `(B, Q, n)` for the same at every step.
+            steps: how many steps to predict.
+            closed_loop: feed predictions back as views (S2RM, F.1.1); False lets the state evolve with no views.
+            feedback: the positions at which predictions are fed back, shaped as `queries`. Default: the queries.
+
+        Yields:
+            The distribution over `(B, Q, *value_shape)` for each of the steps that follow the prompt.
+        """
+
+        def at(positions: Tensor, step: int) -> Tensor:
+            return positions[:, step] if positions.ndim == 4 else positions
+
+        state = self.last(self.observe(views))
+        nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
+        for step in range(steps):
+            distribution = self.predict(state, at(queries, step))
+            yield distribution
+            if step + 1 == steps:
+                return
+            if closed_loop:
+                positions, fed = at(queries, step), distribution
+                if feedback is not None:
+                    positions = at(feedback, step)
+                    fed = self.predict(state, positions)
+                state = self.step(Views(positions[:, None], self.likelihood.feedback(fed)[:, None]), state)
+            else:
+                state = self.step(nothing, state)
+
+    def encode(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)`; what stands where no view is never matters."""
+        positions, values, missing = views.filled()
+        embedded = self.embedding(positions)
+        return embedded, self.encoder(values, missing, embedded if self.inject_positions else None)
+
+    def check(self, views: Views) -> None:
+        """Refuse views that this model was not made for."""
+        got = (views.positions.shape[-1], views.value_shape)
+        if got != (self.num_coordinates, self.value_shape):
+            raise ValueError(
+                f"{type(self).__name__}: expected views with {self.num_coordinates} coordinates and values of shape "
+                f"{self.value_shape}, got {got[0]} coordinates and {got[1]}; make the model for these views"
+            )
+        weight = next(self.parameters())
+        if (views.values.device, views.values.dtype) != (weight.device, weight.dtype):
+            raise ValueError(
+                f"{type(self).__name__}: the model is {weight.dtype} on {weight.device}, the views are "
+                f"{views.values.dtype} on {views.values.device}; move the views with views.to(...)"
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers training sets."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def save(self, folder: str | Path) -> None:
+        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole or not."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        write_whole(folder / WEIGHTS, save(weights))
+        config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
+        write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
+
+
+def load(folder: str | Path) -> WorldModel:
+    """The model that `save` wrote into `folder`, on the CPU, in evaluation mode. Nothing is unpickled.
+
+    Raises:
+        ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"load: expected a saved model with {CONFIG} and {WEIGHTS}, found no {folder / name}")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        written, name, arguments = config["format"], config["model"], config["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"load: {folder / CONFIG} is not a saved model's config ({error!r}); save it again") from error
+    if not isinstance(written, int) or written > FORMAT:
+        raise ValueError(f"load: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
+    known = {model.__name__: model for model in WorldModel.__subclasses__()}
+    if name not in known:
+        raise ValueError(f"load: {folder / CONFIG} names the model {name!r}, known are {sorted(known)}; update s2rm")
+    try:
+        model = known[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"load: the arguments in {folder / CONFIG} do not make a {name} ({error})") from error
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(
+            f"load: {folder / WEIGHTS} is no safetensors file ({error}); it was not written by save and is not opened"
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"load: the weights in {folder / WEIGHTS} do not fit its config ({error})") from error
+    return model.eval()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or as it was, whatever happens in between."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,106 @@
+"""Kernel-modulated dot-product attention with a gate (KMDPA), arranged for use inside a recurrent loop."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from s2rm.functional import gated_sum, kernel_modulated_attention
+
+
+class KernelModulatedAttention(nn.Module):
+    """What a set of modules reads from a set of things, by content and by place.
+
+    With `Z` the local weights, `G` a two-layer MLP that ends in one sigmoid, and `[·]` the heads side by side:
+
+        ũ_i = W_out [ Σ_j Z_ij softmax_j(Q y_i · K z_j) V z_j ]
+        b_i = Σ_j Z_ij z_j
+        u_i = G(ũ_i, b_i) b_i + (1 - G(ũ_i, b_i)) ũ_i
+
+    `forward` is this, plainly. The methods below it split the same computation into what depends on `z` alone
+    (`keys_and_values`) and what depends on `y` (`queries`, `attend`, `gate`), for a loop that runs over time.
+
+    Args:
+        size: size of y, z and the result.
+        num_heads: K.
+        head_size: D, size of queries and keys.
+        value_size: V, size of a head's values.
+        gate_size: width of the gate's hidden layer.
+
+    Source:
+        S2RM, Eq. 7 to 9, 15 to 24. Relative to the paper: heads are joined by a projection (the paper leaves open how
+        2 x 128 values meet a partner of 128); the width of the gate is ours.
+    """
+
+    def __init__(self, size: int, num_heads: int, head_size: int, value_size: int, gate_size: int):
+        super().__init__()
+        self.size, self.num_heads, self.head_size = size, num_heads, head_size
+        self.query = nn.Parameter(torch.empty(size, num_heads, head_size))
+        self.key = nn.Parameter(torch.empty(size, num_heads, head_size))
+        self.value = nn.Parameter(torch.empty(size, num_heads, value_size))
+        self.out = nn.Parameter(torch.empty(num_heads, value_size, size))
+        self.gate_hidden = nn.Linear(2 * size, gate_size)
+        self.gate_out = nn.Linear(gate_size, 1)
+        for weight, fan_in in ((self.query, size), (self.key, size), (self.value, size), (self.out, num_heads * value_size)):
+            nn.init.uniform_(weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def forward(
+        self,
+        y: Float[Tensor, "*batch I H"],
+        z: Float[Tensor, "*batch J H"],
+        local: Float[Tensor, "*batch I J"],
+        mask: Bool[Tensor, "*batch J"] | None = None,
+    ) -> Float[Tensor, "*batch I H"]:
+        """Plain reference: `y` reads from `z` where `local` and `mask` let it."""
+        q = torch.einsum("...ih,hkd->...ikd", y, self.query)
+        k = torch.einsum("...jh,hkd->...jkd", z, self.key)
+        v = torch.einsum("...jh,hkv->...jkv", z, self.value)
+        attended = torch.einsum("...ikv,kvh->...ih", kernel_modulated_attention(q, k, v, local, mask), self.out)
+        if mask is not None:
+            z, local = torch.where(mask[..., None], z, 0.0), torch.where(mask[..., None, :], local, 0.0)
+        local_sum = local @ z
+        hidden = torch.relu(self.gate_hidden(torch.cat([attended, local_sum], -1)))
+        return gated_sum(attended, local_sum, torch.sigmoid(self.gate_out(hidden)))
+
+    def query_weight(self) -> Float[Tensor, "H KD"]:
+        return self.query.flatten(1)
+
+    def key_weight(self) -> Float[Tensor, "H KD"]:
+        return self.key.flatten(1)
+
+    def value_weight(self) -> Float[Tensor, "H KH"]:
+        """`V` and `W_out` in one matrix: the projection of the heads is linear, so it can come before the sum."""
+        return torch.einsum("ikv,kvh->ikh", self.value, self.out).flatten(1)
+
+    def attend(
+        self,
+        q: Float[Tensor, "B I KD"],
+        k: Float[Tensor, "B J KD"],
+        v: Float[Tensor, "B J KH"],
+        local: Float[Tensor, "*B I J"],
+        bias: Float[Tensor, "B J"] | None = None,
+    ) -> Float[Tensor, "B I H"]:
+        """`ũ` from queries, keys and values that the three weights above have made.
+
+        `bias` is added to the scores: 0 where j is there, very negative where it is not (`local` must be 0 there).
+        """
+        heads = (self.num_heads, -1)
+        scores = q.unflatten(-1, heads).transpose(1, 2) @ k.unflatten(-1, heads).permute(0, 2, 3, 1)
+        if bias is not None:
+            scores = scores + bias[:, None, None]
+        weights = scores.softmax(-1) * local.unsqueeze(-3)
+        weights = weights.permute(0, 2, 3, 1).flatten(2)
+        return weights @ v.unflatten(-1, heads).flatten(1, 2)
+
+    def gate(
+        self, attended: Float[Tensor, "B I H"], local_sum: Float[Tensor, "B I H"], hidden: Float[Tensor, "B I G"]
+    ) -> Float[Tensor, "B I H"]:
+        """`u` from `ũ` and `b`; `hidden` is the part of the gate's hidden layer that comes from b."""
+        hidden = torch.relu(hidden + attended @ self.gate_hidden.weight[:, : self.size].T)
+        return gated_sum(attended, local_sum, torch.sigmoid(self.gate_out(hidden)))
+
+    def gate_from_local(self, local_sum: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch G"]:
+        return nn.functional.linear(local_sum, self.gate_hidden.weight[:, self.size :], self.gate_hidden.bias)

@@ -1,0 +1,293 @@
+"""Bouncing balls seen through crops: the world of the S2RM paper's video experiments (appendix B.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from s2rm.views import Episode, Views
+
+SUBSTEPS = 20
+MAX_OVERLAP = 0.5
+"""Balls may overlap by at most this many pixels, between two substeps of the simulation."""
+_ATTEMPTS = 2000
+
+
+@dataclass(frozen=True)
+class BallsWorld:
+    """What the world is, how it is seen, and how much of it there is.
+
+    Raises:
+        ValueError: balls that do not fit the arena, a crop larger than it, or a size below its least value.
+    """
+
+    arena: int = 48
+    """side of the square arena, pixels"""
+    radius: float = 4.0
+    """radius of every ball, pixels; one more ball is fixed in the centre"""
+    slowest: float = 1.0
+    """lower bound of a ball's speed at the start, pixels a frame"""
+    fastest: float = 2.0
+    """upper bound of a ball's speed at the start, pixels a frame"""
+    crop: int = 11
+    """side of a view, pixels, odd"""
+    num_views: int = 10
+    """views at each frame"""
+    num_balls: int = 3
+    """moving balls in training and validation"""
+    num_frames: int = 100
+    """frames of a sequence"""
+    clip: int = 100
+    """frames of a training clip, cut from a sequence at random"""
+    train_sequences: int = 20_000
+    """sequences to train on"""
+    val_sequences: int = 1_000
+    """sequences to validate on"""
+    test_sequences: int = 1_000
+    """sequences to test on, for each number of balls"""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("arena", 1), ("num_views", 1), ("num_balls", 1), ("train_sequences", 1), ("val_sequences", 1),
+            ("test_sequences", 1), ("num_frames", 2), ("clip", 2),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"BallsWorld: {name} must be at least {least}, got {getattr(self, name)}")
+        if not (1 <= self.crop <= self.arena and self.crop % 2):
+            raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena} pixels, got {self.crop}")
+        if self.clip > self.num_frames:
+            raise ValueError(
+                f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}; shorten the clip"
+            )
+        if not 0 <= self.slowest <= self.fastest < math.inf:
+            raise ValueError(
+                f"BallsWorld: speeds must hold 0 <= slowest <= fastest, got {self.slowest} and {self.fastest}"
+            )
+        if not self.radius > 0 or 4 * self.radius > self.arena / 2:
+            raise ValueError(
+                f"BallsWorld: balls of radius {self.radius} must pass between the fixed ball and the walls of an arena "
+                f"of {self.arena} pixels; take a radius in (0, {self.arena / 8:g}]"
+            )
+
+
+PRESETS = {
+    "paper": BallsWorld(),
+    "small": BallsWorld(num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100),
+    "tiny": BallsWorld(num_frames=24, clip=8, train_sequences=8, val_sequences=4, test_sequences=2),
+}
+
+
+def preset(name: str) -> BallsWorld:
+    """The world of that name."""
+    if name not in PRESETS:
+        raise ValueError(f"bouncing balls: unknown preset {name!r}; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Videos:
+    """Sequences of binary frames, eight pixels a byte."""
+
+    packed: UInt8[Tensor, "N T bytes"]
+    arena: int
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def frames(self, rows: Int[Tensor, " B"] | slice = slice(None)) -> UInt8[Tensor, "B T H W"]:
+        """The frames of these sequences, 1 inside a ball."""
+        bits = (self.packed[rows][..., None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
+        return bits.flatten(-2)[..., : self.arena**2].unflatten(-1, (self.arena, self.arena))
+
+
+def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N T K 2"]:
+    """Centres of balls that bounce elastically off the walls, each other and a fixed ball of the same size.
+
+    Velocities change only by exact elastic reflection, so each sequence keeps its energy. Time runs in substeps of
+    1/20 frame; between two of them balls overlap by at most `MAX_OVERLAP` pixels.
+
+    Args:
+        world: size, speeds and length.
+        num_sequences: N.
+        num_balls: K, all of one mass.
+        seed: the same seed gives the same centres.
+
+    Returns:
+        `(N, T, K, 2)`, (row, column) in pixels, within `[radius, arena - radius]`.
+
+    Raises:
+        ValueError: that many balls do not fit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    low, high = world.radius, world.arena - world.radius
+    centres = _place(world, num_sequences, num_balls, generator)
+    angles = 2 * math.pi * torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
+    speeds = world.slowest + (world.fastest - world.slowest) * torch.rand(
+        num_sequences, num_balls, generator=generator, dtype=torch.float64
+    )
+    velocities = speeds[..., None] * torch.stack([angles.sin(), angles.cos()], -1)
+    # One ball to a row, so that each ball's numbers are contiguous.
+    x, v = list(centres.unbind(1)), list(velocities.unbind(1))
+    middle = torch.full((2,), world.arena / 2, dtype=torch.float64)
+    frames = [centres]
+    for _ in range(world.num_frames - 1):
+        for _ in range(SUBSTEPS):
+            for i in range(num_balls):
+                x[i] = x[i] + v[i] / SUBSTEPS
+                beyond = (x[i] < low) | (x[i] > high)
+                x[i] = torch.where(x[i] < low, 2 * low - x[i], torch.where(x[i] > high, 2 * high - x[i], x[i]))
+                v[i] = torch.where(beyond, -v[i], v[i])
+                v[i] = v[i] - 2 * _approach(x[i] - middle, v[i], world.radius)
+            for i, j in combinations(range(num_balls), 2):
+                exchanged = _approach(x[i] - x[j], v[i] - v[j], world.radius)
+                v[i], v[j] = v[i] - exchanged, v[j] + exchanged
+        frames.append(torch.stack(x, 1))
+    return torch.stack(frames, 1).float()
+
+
+def _approach(offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], radius: float) -> Float[Tensor, "N 2"]:
+    """The relative velocity along the line between two touching balls, where they approach; zero elsewhere."""
+    squared = offset.square().sum(-1)
+    along = (offset * velocity).sum(-1)
+    hit = (squared < 4 * radius**2) & (along < 0)
+    return torch.where(hit, along / squared.clamp(min=1e-12), 0.0)[:, None] * offset
+
+
+def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: torch.Generator) -> Tensor:
+    """Centres drawn uniformly, one ball after the other, each redrawn until it touches none of those before."""
+    low, high = world.radius, world.arena - world.radius
+    middle = torch.full((num_sequences, 1, 2), world.arena / 2, dtype=torch.float64)
+    placed = middle
+    for ball in range(num_balls):
+        centre = torch.empty(num_sequences, 2, dtype=torch.float64)
+        open_rows = torch.arange(num_sequences)
+        for _ in range(_ATTEMPTS):
+            drawn = low + (high - low) * torch.rand(len(open_rows), 2, generator=generator, dtype=torch.float64)
+            centre[open_rows] = drawn
+            gaps = (placed[open_rows] - drawn[:, None]).norm(dim=-1)
+            open_rows = open_rows[(gaps < 2 * world.radius).any(1)]
+            if not len(open_rows):
+                break
+        else:
+            raise ValueError(
+                f"bouncing balls: {num_balls} balls of radius {world.radius:g} and a fixed one do not fit an arena of "
+                f"{world.arena} pixels (ball {ball + 1} found no free place); take fewer or smaller balls"
+            )
+        placed = torch.cat([placed, centre[:, None]], 1)
+    return placed[:, 1:]
+
+
+def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 256) -> Videos:
+    """Draw the balls and the fixed one: a pixel is 1 where its centre lies inside a ball."""
+    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8)
+    pixels = torch.arange(world.arena) + 0.5
+    packed = []
+    for part in centres.split(chunk):
+        middle = torch.full_like(part[:, :, :1], world.arena / 2)
+        squares = (pixels - torch.cat([part, middle], 2)[..., None]).square()
+        rows, columns = squares[..., 0, :], squares[..., 1, :]
+        inside = torch.zeros(*part.shape[:2], world.arena, world.arena, dtype=torch.bool)
+        for ball in range(rows.shape[2]):
+            inside |= rows[:, :, ball, :, None] + columns[:, :, ball, None, :] < world.radius**2
+        bits = torch.nn.functional.pad(inside.flatten(2).to(torch.uint8), (0, -(world.arena**2) % 8))
+        packed.append((bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8))
+    return Videos(torch.cat(packed), world.arena)
+
+
+def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
+    """The sequences of a split, "train", "val" or "test", generated from the seed; no two splits share any.
+
+    `num_balls` is the world's own unless given.
+    """
+    splits = {"train": world.train_sequences, "val": world.val_sequences, "test": world.test_sequences}
+    num_balls = world.num_balls if num_balls is None else num_balls
+    own_seed = (seed * 3 + list(splits).index(split)) * 1000 + num_balls
+    return render(world, simulate(world, splits[split], num_balls, own_seed))
+
+
+def random_positions(
+    world: BallsWorld, batch_size: int, num_steps: int, generator: torch.Generator
+) -> Float[Tensor, "B T A 2"]:
+    """Pixels, (row, column), drawn uniformly from the whole arena."""
+    size = (batch_size, num_steps, world.num_views, 2)
+    return torch.randint(world.arena, size, generator=generator).float()
+
+
+def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
+    """Centres of a `side` x `side` grid of crops that reaches all four walls."""
+    half = world.crop // 2
+    line = torch.linspace(half, world.arena - 1 - half, side).round()
+    return torch.cartesian_prod(line, line)
+
+
+def crops(
+    frames: UInt8[Tensor, "B T H W"], positions: Float[Tensor, "B T A 2"], size: int
+) -> Float[Tensor, "B T A size size"]:
+    """The `size` x `size` pixels around each position; outside the frame is 0."""
+    half, width = size // 2, frames.shape[-1] + 2 * (size // 2)
+    padded = torch.nn.functional.pad(frames, (half, half, half, half)).flatten(2)
+    corner = positions.long()
+    offsets = torch.arange(size, device=frames.device)
+    window = (offsets[:, None] * width + offsets).flatten()
+    index = (corner[..., 0] * width + corner[..., 1])[..., None] + window
+    return padded.gather(-1, index.flatten(2)).to(positions.dtype).unflatten(-1, (-1, size, size))
+
+
+def stitch(
+    patches: Float[Tensor, "*batch Q size size"], positions: Float[Tensor, "Q 2"], arena: int
+) -> Float[Tensor, "*batch arena arena"]:
+    """Frames from crops at the same positions in each: the mean where crops overlap, NaN where there is none."""
+    size = patches.shape[-1]
+    half = size // 2
+    total = patches.new_zeros(*patches.shape[:-3], arena + 2 * half, arena + 2 * half)
+    count = total.new_zeros(total.shape[-2:])
+    for query, (row, column) in enumerate(positions.long().tolist()):
+        window = (..., slice(row, row + size), slice(column, column + size))
+        total[window] += patches[..., query, :, :]
+        count[window] += 1
+    inner = slice(half, half + arena)
+    return (total / count)[..., inner, inner]
+
+
+def mirrored(frames: UInt8[Tensor, "B T H W"], generator: torch.Generator) -> UInt8[Tensor, "B T H W"]:
+    """Each sequence in one of the eight symmetries of the square, drawn at random."""
+    flips = torch.rand(3, len(frames), 1, 1, 1, generator=generator) < 0.5
+    frames = torch.where(flips[0], frames.flip(-1), frames)
+    frames = torch.where(flips[1], frames.flip(-2), frames)
+    return torch.where(flips[2], frames.transpose(-1, -2), frames)
+
+
+def episode(
+    world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torch.Generator
+) -> Episode:
+    """Crops of the frames around pixels drawn at random; the targets are the next frame's crops."""
+    positions = random_positions(world, *frames.shape[:2], generator)
+    return Episode(Views(positions, crops(frames, positions, world.crop)))
+
+
+class Clips(torch.utils.data.Dataset):
+    """Whole batches of training or validation episodes, each a pure function of its key `(rows, seed)`.
+
+    Args:
+        world: how the videos are seen.
+        source: the videos.
+        train: cut clips of `world.clip` frames at random and mirror them; otherwise whole sequences as they are.
+    """
+
+    def __init__(self, world: BallsWorld, source: Videos, train: bool):
+        self.world, self.source, self.train = world, source, train
+
+    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+        rows, seed = key
+        generator = torch.Generator().manual_seed(seed)
+        frames = self.source.frames(torch.tensor(rows))
+        if self.train:
+            start = torch.randint(frames.shape[1] - self.world.clip + 1, (len(rows), 1), generator=generator)
+            steps = start + torch.arange(self.world.clip)
+            frames = mirrored(frames[torch.arange(len(rows))[:, None], steps], generator)
+        return episode(self.world, frames, generator)

@@ -1,0 +1,175 @@
+"""Sets of local views over time: the one data contract of the library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What is seen of a world: at each time step, a set of values at known positions.
+
+    The set is ragged and unordered; `mask` says which slots hold a view. What stands in the other slots
+    never matters. NaN inside a view that is there means that this channel was not measured.
+
+    Args:
+        positions: float `(B, T, A, n)`, in the world's own units.
+        values: float `(B, T, A, *shape)`, same dtype and device as `positions`.
+        mask: bool `(B, T, A)`, True where a view is there. Default: all are there.
+
+    Raises:
+        ValueError: a shape, dtype or device that does not fit; a position that is there and not finite; a value
+            that is there and infinite; a view that is there and holds no measured channel.
+    """
+
+    positions: Tensor
+    """float `(B, T, A, n)`"""
+    values: Tensor
+    """float `(B, T, A, *shape)`"""
+    mask: Tensor = None  # type: ignore[assignment]
+    """bool `(B, T, A)`"""
+
+    def __post_init__(self) -> None:
+        for name, tensor in (("positions", self.positions), ("values", self.values)):
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise ValueError(f"Views: {name} must be a float tensor, got {got}; convert it with .float()")
+        if self.positions.ndim != 4:
+            raise ValueError(
+                f"Views: positions must be (batch, time, views, coordinates), got shape {tuple(self.positions.shape)}; "
+                "add the missing axes with unsqueeze"
+            )
+        slots = self.positions.shape[:3]
+        if self.values.shape[:3] != slots:
+            raise ValueError(
+                f"Views: values must begin with the (batch, time, views) of positions, {tuple(slots)}, "
+                f"got shape {tuple(self.values.shape)}; give one value to each position"
+            )
+        if self.mask is None:
+            object.__setattr__(self, "mask", torch.ones(slots, dtype=torch.bool, device=self.positions.device))
+        if not isinstance(self.mask, Tensor) or self.mask.dtype != torch.bool or self.mask.shape != slots:
+            got = f"{self.mask.dtype} {tuple(self.mask.shape)}" if isinstance(self.mask, Tensor) else type(self.mask)
+            raise ValueError(f"Views: mask must be a bool tensor of shape {tuple(slots)}, got {got}; one flag a view")
+        if len({self.positions.device, self.values.device, self.mask.device}) > 1 or (
+            self.positions.dtype != self.values.dtype
+        ):
+            raise ValueError(
+                "Views: positions, values and mask must share one device, positions and values one dtype; got "
+                f"{self.positions.dtype} on {self.positions.device}, {self.values.dtype} on {self.values.device}, "
+                f"mask on {self.mask.device}; move them with .to(...)"
+            )
+        self._check_content()
+
+    def _check_content(self) -> None:
+        there = self.mask
+        if not (torch.isfinite(self.positions).all(-1) | ~there).all():
+            raise ValueError(
+                "Views: positions of views that are there must be finite, got NaN or infinity; set mask to False there"
+            )
+        values = self.values.flatten(3) if self.values.ndim > 3 else self.values[..., None]
+        if (values.isinf().any(-1) & there).any():
+            raise ValueError(
+                "Views: values of views that are there must be finite or NaN (not measured), got infinity; "
+                "set mask to False there"
+            )
+        if values.shape[-1] and (values.isnan().all(-1) & there).any():
+            raise ValueError(
+                "Views: a view that is there must hold at least one measured channel, got only NaN; "
+                "set mask to False there"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        return self.positions.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        return self.positions.shape[1]
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[3:])
+
+    def steps(self, start: int | None, stop: int | None) -> Views:
+        """The views of time steps `start` to `stop - 1`, counted as in a Python slice."""
+        span = (slice(None), slice(start, stop))
+        return self._unchecked(self.positions[span], self.values[span], self.mask[span])
+
+    def at(self, step: int) -> Views:
+        """The views of one time step, still with a time axis (of length 1)."""
+        step = range(self.num_steps)[step]
+        return self.steps(step, step + 1)
+
+    def keep(self, mask: Tensor) -> Views:
+        """Only the views for which `mask` (bool, broadcastable to `(B, T, A)`) is True as well."""
+        return self._unchecked(self.positions, self.values, self.mask & mask)
+
+    def to(self, *args, **kwargs) -> Views:
+        """The same views on another device or with another float dtype, as `Tensor.to`."""
+        mask = self.mask.to(self.positions.to(*args, **kwargs).device)
+        return self._unchecked(self.positions.to(*args, **kwargs), self.values.to(*args, **kwargs), mask)
+
+    def filled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`(positions, values, missing)` with zeros for all that is not there; `missing` is 1 where a value is not."""
+        there = self.mask.reshape(self.mask.shape + (1,) * (self.values.ndim - 3))
+        measured = there & ~self.values.isnan()
+        positions = torch.where(self.mask[..., None], self.positions, 0.0)
+        return positions, torch.where(measured, self.values, 0.0), (~measured).to(self.values.dtype)
+
+    @classmethod
+    def none(cls, batch_size: int, num_coordinates: int, value_shape: tuple[int, ...], like: Tensor) -> Views:
+        """One time step at which nothing is seen, with the dtype and device of `like`."""
+        return cls._unchecked(
+            like.new_empty(batch_size, 1, 0, num_coordinates),
+            like.new_empty(batch_size, 1, 0, *value_shape),
+            torch.empty(batch_size, 1, 0, dtype=torch.bool, device=like.device),
+        )
+
+    @classmethod
+    def _unchecked(cls, positions: Tensor, values: Tensor, mask: Tensor) -> Views:
+        """Skip the checks, which wait for the device, where the parts come from views already checked."""
+        views = object.__new__(cls)
+        for name, tensor in (("positions", positions), ("values", values), ("mask", mask)):
+            object.__setattr__(views, name, tensor)
+        return views
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """Views over T+1 time steps, and what is to be predicted at them.
+
+    One-step-forward training: after the views up to t, predict the targets at t+1.
+
+    Args:
+        views: what the model sees, `(B, T+1, A, ...)`.
+        targets: what it is to predict, `(B, T+1, Q, ...)`. Default: the views themselves.
+
+    Raises:
+        ValueError: targets of another batch or length; fewer than two time steps.
+    """
+
+    views: Views
+    targets: Views = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.targets is None:
+            object.__setattr__(self, "targets", self.views)
+        expected = self.views.positions.shape[:2]
+        if self.targets.positions.shape[:2] != expected:
+            raise ValueError(
+                f"Episode: targets must have the (batch, time) of the views, {tuple(expected)}, "
+                f"got {tuple(self.targets.positions.shape[:2])}; cut both to the same steps"
+            )
+        if self.views.num_steps < 2:
+            raise ValueError(
+                f"Episode: one-step prediction needs at least 2 time steps, got {self.views.num_steps}; "
+                "give a longer sequence"
+            )
+
+    def to(self, *args, **kwargs) -> Episode:
+        """The same episode on another device or with another float dtype, as `Tensor.to`."""
+        views = self.views.to(*args, **kwargs)
+        return Episode(views, views if self.targets is self.views else self.targets.to(*args, **kwargs))
