@@ -10,6 +10,43 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
 
 
+class PositionedMLP(nn.Module):
+    """A perceptron of two hidden layers, the first of which an embedded position scales and shifts.
+
+    `elu(W_1 x ⊙ (1 + a(s)) + b(s))`, then one more hidden layer and the output. A crop and its place combine by
+    multiplication here: on the balls this learned three times as fast as joining the place to the input.
+
+    Args:
+        input_size: size of x.
+        output_size: size of the result.
+        position_size: size of the embedded position s, 0 for none.
+        hidden_size: width of the hidden layers.
+
+    Source:
+        The scale and shift are those of FiLM (Perez et al. 2018).
+    """
+
+    def __init__(self, input_size: int, output_size: int, position_size: int, hidden_size: int):
+        super().__init__()
+        self.first = nn.Linear(input_size, hidden_size)
+        self.rest = nn.Sequential(
+            nn.ELU(), nn.Linear(hidden_size, hidden_size), nn.ELU(), nn.Linear(hidden_size, output_size)
+        )
+        if position_size:
+            self.scale_and_shift = nn.Sequential(
+                nn.Linear(position_size, 64), nn.ELU(), nn.Linear(64, 2 * hidden_size)
+            )
+
+    def forward(
+        self, inputs: Float[Tensor, "*slots I"], position: Float[Tensor, "*slots d"] | None
+    ) -> Float[Tensor, "*slots O"]:
+        features = self.first(inputs)
+        if position is not None:
+            scale, shift = self.scale_and_shift(position).chunk(2, -1)
+            features = torch.addcmul(features + shift, features, scale)
+        return self.rest(features)
+
+
 class MLPEncoder(nn.Module):
     """A view, its missing flags and (where `position_size` > 0) its embedded position to a vector.
 
@@ -17,19 +54,13 @@ class MLPEncoder(nn.Module):
         value_shape: shape of a view.
         size: size of the encoding.
         position_size: size of the injected position, 0 for none.
-        hidden_size: width of the two hidden layers.
+        hidden_size: width of the hidden layers.
     """
 
-    def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, hidden_size: int = 256):
+    def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, hidden_size: int = 128):
         super().__init__()
         self.value_rank = len(value_shape)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * math.prod(value_shape) + position_size, hidden_size),
-            nn.ELU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.ELU(),
-            nn.Linear(hidden_size, size),
-        )
+        self.layers = PositionedMLP(2 * math.prod(value_shape), size, position_size, hidden_size)
 
     def forward(
         self,
@@ -38,8 +69,8 @@ class MLPEncoder(nn.Module):
         position: Float[Tensor, "*slots d"] | None = None,
     ) -> Float[Tensor, "*slots H"]:
         slots = values.shape[: values.ndim - self.value_rank]
-        parts = [values.reshape(*slots, -1), missing.reshape(*slots, -1)]
-        return self.layers(torch.cat(parts if position is None else [*parts, position], -1))
+        inputs = torch.cat([values.reshape(*slots, -1), missing.reshape(*slots, -1)], -1)
+        return self.layers(inputs, position)
 
 
 class MLPDecoder(nn.Module):
@@ -50,27 +81,20 @@ class MLPDecoder(nn.Module):
         size: size of the vector.
         position_size: size of the injected position, 0 for none.
         num_parameters: parameters of the likelihood for each channel.
-        hidden_size: width of the two hidden layers.
+        hidden_size: width of the hidden layers.
     """
 
     def __init__(
-        self, value_shape: tuple[int, ...], size: int, position_size: int, num_parameters: int, hidden_size: int = 256
+        self, value_shape: tuple[int, ...], size: int, position_size: int, num_parameters: int, hidden_size: int = 128
     ):
         super().__init__()
         self.shape = (*value_shape, num_parameters)
-        self.layers = nn.Sequential(
-            nn.Linear(size + position_size, hidden_size),
-            nn.ELU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.ELU(),
-            nn.Linear(hidden_size, math.prod(self.shape)),
-        )
+        self.layers = PositionedMLP(size, math.prod(self.shape), position_size, hidden_size)
 
     def forward(
         self, vector: Float[Tensor, "*slots H"], position: Float[Tensor, "*slots d"] | None = None
     ) -> Float[Tensor, "*slots *shape"]:
-        inputs = vector if position is None else torch.cat([vector, position], -1)
-        return self.layers(inputs).unflatten(-1, self.shape)
+        return self.layers(vector, position).unflatten(-1, self.shape)
 
 
 class ResidualBlock(nn.Module):

@@ -78,7 +78,7 @@ class BallsWorld:
 PRESETS = {
     "paper": BallsWorld(),
     "small": BallsWorld(num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100),
-    "tiny": BallsWorld(num_frames=24, clip=8, train_sequences=8, val_sequences=4, test_sequences=2),
+    "tiny": BallsWorld(num_frames=48, clip=8, train_sequences=8, val_sequences=4, test_sequences=2),
 }
 
 
@@ -291,3 +291,6 @@ class Clips(torch.utils.data.Dataset):
             steps = start + torch.arange(self.world.clip)
             frames = mirrored(frames[torch.arange(len(rows))[:, None], steps], generator)
         return episode(self.world, frames, generator)
+
+    def __len__(self) -> int:
+        return len(self.source)

@@ -1,0 +1,235 @@
+"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from tyro.conf import OmitArgPrefixes, Positional, Suppress
+
+from s2rm import plots
+from s2rm.evaluation import (
+    NUM_BALLS,
+    PROMPT_STEPS,
+    ROLLOUT_STEPS,
+    Rollouts,
+    model_predictor,
+    one_step_table,
+    roll_out,
+)
+from s2rm.models.world_model import write_whole
+from s2rm.report import write_report
+from s2rm.runs import SCORES, SUMMARY, Run, Settings, same_world, trivial_predictors
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import LAST, Training, provenance
+
+console = Console(stderr=True)
+Size = Literal["paper", "small", "tiny"]
+Runs = Positional[tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model on one world and leave a run folder.
+
+    The folder holds config.json, model/ (the best weights, safetensors), checkpoints/, logs/ (CSV and TensorBoard)
+    and summary.json. A run that was stopped, by whatever, goes on with --resume RUN.
+    """
+
+    task: Positional[Literal["balls"]] = "balls"
+    """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels"""
+    size: Size = "small"
+    """how much of it: 20,000 sequences of 100 frames; 4,000 of 50, in clips of 20; or 8 of 48, in clips of 8"""
+    settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    out: Path = Path("runs/balls")
+    """the run folder, which must not be there yet"""
+    resume: Path | None = None
+    """go on with this run; its settings are kept, but for --epochs and --minutes where given"""
+
+    def run(self) -> None:
+        if self.resume is None:
+            settings = replace(self.settings, world=preset(self.size))
+            console.print(f"{settings.model}: {settings.build().num_parameters:,} parameters")
+            run = Run.start(self.out, settings)
+        else:
+            given, default = self.settings.training, Training()
+            epochs = given.epochs if given.epochs != default.epochs else None
+            run = Run.open(self.resume).resume(epochs, given.minutes)
+        ended = run.summary()
+        console.print(
+            f"{run.folder}: validation loss {ended['val_loss']:.4f} nats a pixel after {ended['epochs']} epochs, "
+            f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score runs, and the trivial predictors, one step ahead: 1 to 6 balls, 10 to 100 % of the views."""
+
+    runs: Runs
+    """run folders, one of each model, all of one world"""
+    out: Path | None = None
+    """where the scores go, JSON; default: scores.json in the first run's folder"""
+
+    def run(self) -> None:
+        runs = _open(self.runs)
+        scores = _evaluate(runs)
+        path = self.out or runs[0].folder / SCORES
+        _write_json(path, scores)
+        _print_scores(scores["rows"])
+        console.print(f"scores: {path}")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Closed-loop rollouts of runs: 20 steps of true views, then 25 in which the models see their own predictions."""
+
+    runs: Runs
+    """run folders, one of each model, all of one world"""
+    balls: tuple[int, ...] = (3,)
+    """numbers of moving balls, a column each"""
+    out: Path = Path("rollout.gif")
+    """the animated picture: truth and each model in rows"""
+    seed: int = 0
+    """of the balls and of the crops"""
+
+    def run(self) -> None:
+        rollouts = _roll_out(_open(self.runs), self.balls, 1, self.seed)
+        write_whole(self.out, plots.rollout_animation({f"{n} balls": part for n, part in rollouts.items()}))
+        console.print(f"rollout: {self.out}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page of runs: tables, curves, rollouts, enclaves."""
+
+    runs: Runs
+    """run folders, one of each model, all of one world"""
+    scores: Path | None = None
+    """scores of these runs, as `s2rm evaluate` writes them; default: scores.json in the first run's folder"""
+    out: Path | None = None
+    """the page; default: report.html in the first run's folder"""
+
+    def run(self) -> None:
+        runs = _open(self.runs)
+        path = self.scores or runs[0].folder / SCORES
+        if not path.is_file():
+            raise ValueError(f"report: found no scores at {path}; make them with s2rm evaluate RUN [RUN ...]")
+        rows = json.loads(path.read_text())["rows"]
+        missing = [run.label for run in runs if run.label not in {row["predictor"] for row in rows}]
+        if missing:
+            raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
+        out = self.out or runs[0].folder / "report.html"
+        write_report(out, runs, rows, _roll_out(runs, (1, 3, 5), 32, 0))
+        console.print(f"report: {out.resolve()}")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The main job, end to end: train S2GRU and an LSTM for the same time, score both, write a report.
+
+    What was finished before is kept: an interrupted demo goes on where it was.
+    """
+
+    minutes: float = 4.75
+    """wall-clock budget for training each model"""
+    size: Size = "small"
+    """preset of the world, as in `s2rm train`"""
+    out: Path = Path("runs/demo")
+    """folder of the two runs, scores.json and report.html"""
+    seed: int = 0
+    """of the world, the weights and the order"""
+
+    def run(self) -> None:
+        runs = []
+        training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, minutes=self.minutes, seed=self.seed)
+        for model in ("s2gru", "lstm"):
+            folder = self.out / model
+            if (folder / SUMMARY).is_file():
+                console.print(f"{folder} is trained already; delete it to train it again")
+                run = Run.open(folder)
+            elif (folder / LAST).is_file():
+                console.print(f"{folder}: going on with training")
+                run = Run.open(folder).resume()
+            else:
+                settings = Settings(model=model, training=training, world=preset(self.size))
+                console.print(f"{folder}: training for {self.minutes:g} minutes")
+                run = Run.start(folder, settings)
+            runs.append(run)
+        scores = _evaluate(runs)
+        _write_json(self.out / SCORES, scores)
+        _print_scores(scores["rows"])
+        write_report(self.out / "report.html", runs, scores["rows"], _roll_out(runs, (1, 3, 5), 32, self.seed))
+        console.print(f"report: {(self.out / 'report.html').resolve()}")
+
+
+def _open(folders: Sequence[Path]) -> list[Run]:
+    if not folders:
+        raise ValueError("expected at least one run folder, got none; train one with s2rm train")
+    runs = [Run.open(folder) for folder in folders]
+    same_world(runs)
+    return runs
+
+
+def _evaluate(runs: list[Run]) -> dict[str, Any]:
+    trivial = trivial_predictors(runs)
+    predictors = {run.label: model_predictor(run.load_model()) for run in runs}
+    predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
+    rows = one_step_table(
+        predictors,
+        runs[0].settings.world,
+        runs[0].settings.training.seed,
+        progress=lambda balls: track(balls, "Evaluating", console=console),
+    )
+    return {"runs": {run.label: run.summary() for run in runs}, **provenance(), "rows": rows}
+
+
+def _roll_out(runs: list[Run], balls: Sequence[int], num_sequences: int, seed: int) -> dict[int, Rollouts]:
+    world = same_world(runs)
+    models = {run.label: run.load_model() for run in runs}
+    trivial = trivial_predictors(runs)
+    return {number: roll_out(models, trivial, world, num_sequences, number, seed) for number in balls}
+
+
+def _print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title="F1, one step ahead, all views")
+    table.add_column("moving balls")
+    for balls in NUM_BALLS:
+        table.add_column(str(balls), justify="right")
+    chosen = [row for row in rows if row["views"] == 1.0]
+    for name in dict.fromkeys(row["predictor"] for row in chosen):
+        table.add_row(name, *(f"{row['f1']:.3f}" for row in chosen if row["predictor"] == name))
+    console.print(table)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input is one line on stderr and exit status 2."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"demo": Demo, "train": Train, "evaluate": Evaluate, "rollout": Rollout, "report": Report},
+        description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
+        args=arguments,
+    )
+    try:
+        command.run()
+    except (ValueError, ImportError, OSError) as error:
+        console.print(f"s2rm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("s2rm: stopped; what was saved stays, train goes on with --resume")
+        sys.exit(130)

@@ -1,0 +1,185 @@
+"""Pictures: curves, scores, heat maps, rollouts, enclaves. Each function returns a matplotlib figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from s2rm.evaluation import Rollouts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#0f7b6c")
+TRIVIAL = {"static scene": "#9b9a97", "last seen": "#b8a58c"}
+LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
+
+
+def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of that many panels (an array of axes), without a display."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('s2rm.plots needs matplotlib; install it with pip install "s2rm[report]"') from error
+    made = Figure((width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(made)
+    return made, made.subplots(rows, columns, squeeze=False)
+
+
+def colour(name: str, names: Sequence[str]) -> str:
+    """The colour of a predictor: grey tones for the trivial ones, one each for the models."""
+    models = [other for other in names if other not in TRIVIAL]
+    return TRIVIAL[name] if name in TRIVIAL else COLOURS[models.index(name) % len(COLOURS)]
+
+
+def png(made: Figure) -> bytes:
+    """The figure as a PNG file."""
+    content = io.BytesIO()
+    made.savefig(content, format="png")
+    return content.getvalue()
+
+
+def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Validation loss of each run against the minutes that it has trained."""
+    made, ((axes,),) = figure(1, 1, 6.4, 3.6)
+    for name, history in histories.items():
+        epochs = [epoch for epoch in history if "val_loss" in epoch]
+        axes.plot(
+            [epoch["minutes"] for epoch in epochs],
+            [epoch["val_loss"] for epoch in epochs],
+            color=colour(name, list(histories)),
+            label=name,
+        )
+    axes.set(xlabel="minutes of training", ylabel="validation loss (nats a pixel)")
+    axes.legend(frameon=False)
+    return _plain(made)
+
+
+def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on: int) -> Figure:
+    """F1, balanced accuracy and log-likelihood against the number of balls (Figure 4)."""
+    made, (panels,) = figure(1, 3, 10.5, 3.4)
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
+        for name in names:
+            points = [(row["balls"], row[metric]) for row in rows if (row["predictor"], row["views"]) == (name, views)]
+            dashes = "--" if name in TRIVIAL else "-"
+            axes.plot(*zip(*points, strict=True), dashes, marker="o", ms=4, color=colour(name, names), label=name)
+        axes.axvline(trained_on, color="#dddddd", zorder=0)
+        axes.set(xlabel="moving balls", title=label)
+    panels[0].legend(frameon=False, fontsize=8)
+    return _plain(made)
+
+
+def heat_maps(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """A metric over numbers of balls and fractions of views, a panel for each predictor (Figures 20 and 21)."""
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    balls = sorted({row["balls"] for row in rows})
+    views = sorted({row["views"] for row in rows})
+    made, (panels,) = figure(1, len(names), 3.1 * len(names) + 0.6, 2.9)
+    lowest, highest = min(row[metric] for row in rows), max(row[metric] for row in rows)
+    for axes, name in zip(panels, names, strict=True):
+        scores = {(row["balls"], row["views"]): row[metric] for row in rows if row["predictor"] == name}
+        grid = [[scores[number, fraction] for fraction in views] for number in balls]
+        image = axes.imshow(grid, vmin=lowest, vmax=highest, cmap="viridis", aspect="auto", origin="lower")
+        for y, line in enumerate(grid):
+            for x, score in enumerate(line):
+                shade = "black" if score > (lowest + highest) / 2 else "white"
+                axes.text(x, y, f"{score:.2f}".lstrip("0"), ha="center", va="center", fontsize=6, color=shade)
+        axes.set_xticks(range(len(views)), [f"{fraction:g}" for fraction in views], fontsize=7)
+        axes.set_yticks(range(len(balls)), [str(number) for number in balls], fontsize=7)
+        axes.set(xlabel="fraction of views", ylabel="moving balls", title=name)
+    made.colorbar(image, ax=list(panels), label=LABELS[metric], shrink=0.9)
+    return made
+
+
+def rollout_strip(rollouts: Rollouts, sequence: int, steps: Sequence[int]) -> Figure:
+    """Truth and each model in rows, some steps of one rollout in columns (Figure 3)."""
+    rows = {"truth": rollouts.truth.float(), **rollouts.predicted}
+    made, panels = figure(len(rows), len(steps), 1.15 * len(steps) + 0.8, 1.2 * len(rows) + 0.2)
+    for line, (name, frames) in zip(panels, rows.items(), strict=True):
+        for axes, step in zip(line, steps, strict=True):
+            _show(axes, frames[sequence, step])
+            if name == "truth":
+                axes.set_title(f"+{step + 1}", fontsize=8)
+        line[0].set_ylabel(name, fontsize=9)
+    return made
+
+
+def rollout_animation(rollouts: Mapping[str, Rollouts], frame_ms: int = 160) -> bytes:
+    """An animated GIF: truth and each model in rows, a rollout in each column (its heading is the mapping's key)."""
+    from PIL import Image
+
+    columns = list(rollouts.values())
+    names = ["truth", *columns[0].predicted]
+    made, panels = figure(len(names), len(columns), 1.7 * len(columns) + 0.5, 1.75 * len(names) + 0.5)
+    pictures = []
+    for step in range(columns[0].truth.shape[1]):
+        for row, name in enumerate(names):
+            for column, (heading, part) in enumerate(rollouts.items()):
+                axes = panels[row][column]
+                axes.clear()
+                frames = part.truth.float() if name == "truth" else part.predicted[name]
+                _show(axes, frames[0, step])
+                if row == 0:
+                    axes.set_title(heading, fontsize=9)
+                if column == 0:
+                    axes.set_ylabel(name, fontsize=9)
+        made.suptitle(f"{step + 1} steps ahead", fontsize=10)
+        made.canvas.draw()
+        rgba = torch.frombuffer(bytearray(made.canvas.buffer_rgba()), dtype=torch.uint8)  # type: ignore[attr-defined]
+        width, height = made.canvas.get_width_height()
+        picture = Image.fromarray(rgba.reshape(height, width, 4)[..., :3].numpy())
+        pictures.append(picture.quantize(64))
+    content = io.BytesIO()
+    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=frame_ms, loop=0)
+    return content.getvalue()
+
+
+def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """F1 of stitched frames against the steps since the prompt, a panel for each mapping's key."""
+    made, (panels,) = figure(1, len(scores), 3.4 * len(scores) + 0.4, 3.2)
+    for axes, (heading, lines) in zip(panels, scores.items(), strict=True):
+        for name, line in lines.items():
+            dashes = "--" if name in TRIVIAL else "-"
+            axes.plot(range(1, len(line) + 1), line, dashes, color=colour(name, list(lines)), label=name)
+        axes.set(xlabel="steps since the last true view", title=heading, ylim=(0, 1))
+    panels[0].set_ylabel("F1")
+    panels[0].legend(frameon=False, fontsize=8)
+    return _plain(made)
+
+
+def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
+    """Where each module answers: `Z(P(x), p_m)` over the arena, a panel for each module (Figure 5)."""
+    modules = len(weights)
+    columns = min(5, modules)
+    made, panels = figure(-(-modules // columns), columns, 1.6 * columns + 0.8, 1.75 * -(-modules // columns))
+    for index, axes in enumerate(panels.flat):
+        if index >= modules:
+            axes.axis("off")
+            continue
+        image = axes.imshow(weights[index].numpy(), vmin=0, vmax=1, cmap="magma")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(f"module {index + 1}", fontsize=8)
+    made.colorbar(image, ax=list(panels.flat), shrink=0.8)
+    return made
+
+
+def _show(axes: Any, frame: Float[Tensor, "H W"]) -> None:
+    from matplotlib import colormaps
+
+    axes.imshow(frame.numpy(), vmin=0, vmax=1, cmap=colormaps["gray"].with_extremes(bad="#3b4252"))
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _plain(made: Figure) -> Figure:
+    for axes in made.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return made

@@ -1,0 +1,191 @@
+"""One self-contained HTML page from runs: what was run, tables, curves, rollouts, enclaves."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2rm import plots
+from s2rm.evaluation import PROMPT_STEPS, ROLLOUT_STEPS, Rollouts
+from s2rm.models.s2rm import S2RM
+from s2rm.models.world_model import write_whole
+from s2rm.runs import Run, same_world
+
+TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
+SENTENCES = {
+    "f1": "Higher is better; 1 is perfect. A model has learned motion only where it is above both trivial predictors.",
+    "balanced_accuracy": "The mean of recall and specificity: higher is better, 0.5 is chance.",
+    "log_likelihood": "Nats a pixel, closer to 0 is better: it also asks whether the probabilities are right.",
+}
+
+
+def write_report(
+    path: Path,
+    runs: Sequence[Run],
+    rows: Sequence[Mapping[str, Any]],
+    rollouts: Mapping[int, Rollouts],
+    title: str = "Bouncing balls, seen only through crops",
+) -> None:
+    """Write the page.
+
+    Args:
+        path: of the HTML file, written whole or not at all.
+        runs: the runs that it shows, all of one world.
+        rows: their one-step scores, as from `one_step_table`.
+        rollouts: closed-loop rollouts by number of balls.
+        title: of the page.
+
+    Raises:
+        ImportError: the extra `s2rm[report]` is not installed.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise ImportError('s2rm.report needs jinja2; install it with pip install "s2rm[report]"') from error
+    world = same_world(list(runs))
+    summaries = [run.summary() for run in runs]
+    template = Environment(autoescape=True).from_string(files("s2rm").joinpath("report.html.j2").read_text())
+    page = template.render(
+        title=title,
+        lead=(
+            "Each model saw ten small crops of every frame, at random places, and learned to predict the crops of the "
+            f"next frame. It trained on {world.num_balls} moving balls and was tested, without further training, on "
+            "1 to 6."
+        ),
+        runs=[
+            {"label": run.label, "summary": summary, "learning_rate": run.settings.training.learning_rate}
+            for run, summary in zip(runs, summaries, strict=True)
+        ],
+        world=(
+            f"World: {world.arena} x {world.arena} pixels, balls of radius {world.radius:g} px at {world.slowest:g} to "
+            f"{world.fastest:g} px a frame at the start, one more ball fixed in the centre; {world.num_views} views of "
+            f"{world.crop} x {world.crop} px a frame. Training: {world.train_sequences:,} sequences in clips of "
+            f"{world.clip} frames, mirrored at random. Test: {world.test_sequences:,} sequences of {world.num_frames} "
+            "frames for each number of balls, the same crops for every predictor."
+        ),
+        setting=" ".join(_setting(run) for run in runs),
+        hardware=summaries[0]["hardware"],
+        torch=summaries[0]["torch"],
+        commit=summaries[0]["commit"],
+        tables=[_table(rows, metric, views) for views in (1.0, 0.3) for metric in TITLES],
+        pictures=[
+            {"title": heading, "kind": kind, "data": base64.b64encode(content).decode(), "sentence": sentence}
+            for heading, kind, content, sentence in _pictures(runs, rows, rollouts)
+        ],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page.encode())
+
+
+def _setting(run: Run) -> str:
+    settings, injected = run.settings, run.settings.model != "s2gru" or run.settings.inject_positions
+    return (
+        f"{run.label}: codec {settings.codec}, positions {'injected' if injected else 'not injected'} into encoder and "
+        f"decoder, wavelengths from {settings.shortest:g} to {settings.longest:g} px."
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]], metric: str, views: float) -> dict[str, Any]:
+    chosen = [row for row in rows if row["views"] == views]
+    balls = sorted({row["balls"] for row in chosen})
+    score = {(row["predictor"], row["balls"]): row[metric] for row in chosen}
+    names = list(dict.fromkeys(row["predictor"] for row in chosen))
+    best = {number: max(score[name, number] for name in names) for number in balls}
+    seen = "all views" if views == 1 else f"{views:.0%} of the views"
+    return {
+        "title": f"{TITLES[metric]}, one step ahead, {seen}",
+        "metric": TITLES[metric],
+        "balls": balls,
+        "rows": [
+            {
+                "name": name,
+                "trivial": name in plots.TRIVIAL,
+                "cells": [
+                    {"text": f"{score[name, number]:.3f}", "best": score[name, number] == best[number]}
+                    for number in balls
+                ],
+            }
+            for name in names
+        ],
+        "sentence": SENTENCES[metric],
+    }
+
+
+def _pictures(
+    runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], rollouts: Mapping[int, Rollouts]
+) -> list[tuple[str, str, bytes, str]]:
+    world = same_world(list(runs))
+    headings = {number: f"{number} ball{'' if number == 1 else 's'}" for number in rollouts}
+    pictures = [
+        (
+            "Rollouts, moving",
+            "image/gif",
+            plots.rollout_animation({headings[number]: part for number, part in rollouts.items()}),
+            f"{PROMPT_STEPS} steps of true views came before; from here on each model sees only its own predictions, "
+            "at random places. See whether the moving balls go on as in the top row, or smear and fade while the fixed "
+            "ball stays. Blue-grey lines are pixels between the 4 x 4 queried crops.",
+        ),
+        *(
+            (
+                f"Rollout, {headings[number]}",
+                "image/png",
+                plots.png(plots.rollout_strip(part, 0, range(0, ROLLOUT_STEPS, 3))),
+                "The same rollout, every third step. A model that tracks keeps as many bright discs as the truth has.",
+            )
+            for number, part in rollouts.items()
+        ),
+        (
+            "How long rollouts hold",
+            "image/png",
+            plots.png(plots.rollout_scores({headings[number]: part.f1() for number, part in rollouts.items()})),
+            f"F1 of the stitched frames over {len(next(iter(rollouts.values())).truth)} sequences. A line above the "
+            "static scene knows where the moving balls are; where it meets it, they are lost.",
+        ),
+        (
+            "One step ahead, by number of balls",
+            "image/png",
+            plots.png(plots.scores_by_balls(rows, 1.0, world.num_balls)),
+            f"All models trained on {world.num_balls} balls (grey line); all other numbers are new to them.",
+        ),
+        *(
+            (
+                f"{TITLES[metric]}, when views are dropped",
+                "image/png",
+                plots.png(plots.heat_maps(rows, metric)),
+                "Left to right, more of the ten views; the models were trained with all of them. A panel that stays "
+                "bright towards the left needs few views.",
+            )
+            for metric in ("f1", "balanced_accuracy")
+        ),
+        (
+            "Learning",
+            "image/png",
+            plots.png(plots.learning_curves({run.label: run.history() for run in runs})),
+            "Validation loss against the time spent training: the models had the same time, not the same number of "
+            "updates.",
+        ),
+    ]
+    line = torch.arange(world.arena, dtype=torch.float32)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
+    for run in runs:
+        model = run.load_model()
+        if isinstance(model, S2RM):
+            with torch.no_grad():
+                weights = model.enclaves(grid)
+            blind = int((weights.flatten(1).amax(1) == 0).sum())
+            seen = float((weights.amax(0) > 0).float().mean())
+            pictures.append(
+                (
+                    f"Enclaves of {run.label}",
+                    "image/png",
+                    plots.png(plots.enclaves(weights)),
+                    "Where in the arena each module listens and answers, from 0 (black) to 1. Modules share the arena: "
+                    f"{blind} of {len(weights)} see none of it, and {seen:.0%} of the pixels are seen by at least one.",
+                )
+            )
+    return pictures

@@ -1,0 +1,174 @@
+"""A run: one folder that holds what was trained, on what, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from s2rm.evaluation import Predictor, TrivialPredictors, model_predictor, one_step_table
+from s2rm.models.gqn import GQN
+from s2rm.models.s2rm import S2GRU
+from s2rm.models.world_model import WorldModel, load, write_whole
+from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
+from s2rm.training import MODEL, Training, batches, fit, history, provenance
+
+FORMAT = 1
+CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
+LABELS = {"s2gru": "S2GRU", "lstm": "LSTM"}
+ModelName = Literal["s2gru", "lstm"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to train and on what."""
+
+    model: ModelName = "s2gru"
+    """which model"""
+    codec: Literal["cnn", "mlp"] = "mlp"
+    """encoder and decoder: residual CNNs of the paper's size, or a small perceptron for CPUs"""
+    inject_positions: bool = True
+    """S2RM only: give embedded positions to encoder and decoder too (the paper: no); the baseline always does"""
+    shortest: float = 24.0
+    """shortest wavelength of the positional embedding, pixels"""
+    longest: float = 384.0
+    """bound of its longest wavelength, pixels"""
+    training: Training = field(default_factory=Training)
+    """how to train"""
+    world: BallsWorld = field(default_factory=lambda: preset("small"))
+    """the balls, and how they are seen"""
+
+    def build(self) -> WorldModel:
+        """The model, its weights drawn from the seed."""
+        torch.manual_seed(self.training.seed)
+        shared = {
+            "value_shape": [self.world.crop, self.world.crop],
+            "num_coordinates": 2,
+            "shortest": self.shortest,
+            "longest": self.longest,
+            "codec": self.codec,
+        }
+        if self.model == "lstm":
+            return GQN(**shared)
+        extent = [[0.0, float(self.world.arena)]] * 2
+        return S2GRU(extent=extent, inject_positions=self.inject_positions, **shared)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its settings.
+
+    `config.json`: the settings. `model/`: the best weights. `checkpoints/`: what going on needs. `logs/`: CSV and
+    TensorBoard. `summary.json`: how training ended. `scores.json`: its evaluation.
+    """
+
+    folder: Path
+    settings: Settings
+
+    @classmethod
+    def start(cls, folder: Path, settings: Settings, progress: bool = True) -> Run:
+        """Train a new run.
+
+        Raises:
+            ValueError: the folder is there already.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / CONFIG, json.dumps({"format": FORMAT, **asdict(settings)}, indent=2).encode())
+        run = cls(folder, settings)
+        run._train(resume=False, progress=progress)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """A run that is there.
+
+        Raises:
+            ValueError: no run folder, half-written, of a newer format, or with settings that are none.
+        """
+        path = folder / CONFIG
+        if not path.is_file():
+            raise ValueError(f"run: expected a run folder with {CONFIG}, found none at {folder}; train one with s2rm train")
+        try:
+            config = json.loads(path.read_text())
+            written = config.pop("format")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"run: {path} is not a run's config ({error!r}); train again") from error
+        if not isinstance(written, int) or written > FORMAT:
+            raise ValueError(f"run: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
+        try:
+            training, world = Training(**config.pop("training")), BallsWorld(**config.pop("world"))
+            return cls(folder, Settings(training=training, world=world, **config))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
+
+    def resume(self, epochs: int | None = None, minutes: float | None = None, progress: bool = True) -> Run:
+        """Go on with training from the last checkpoint, with other limits where given."""
+        limits = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
+        training = replace(self.settings.training, **limits)
+        run = Run(self.folder, replace(self.settings, training=training))
+        run._train(resume=True, progress=progress)
+        return run
+
+    def _train(self, resume: bool, progress: bool) -> None:
+        world, training = self.settings.world, self.settings.training
+        model = self.settings.build()
+        train, validation = (Clips(world, videos(world, split, training.seed), split == "train") for split in ("train", "val"))
+        ended = fit(
+            model,
+            batches(train, training.batch_size, training.seed, shuffle=True),
+            batches(validation, training.batch_size, training.seed + 1, shuffle=False),
+            self.folder,
+            training,
+            resume=resume,
+            progress=progress,
+        )
+        summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **provenance()}
+        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
+
+    @property
+    def label(self) -> str:
+        """The model's name in tables and pictures."""
+        return LABELS[self.settings.model]
+
+    def load_model(self) -> WorldModel:
+        """The best weights so far."""
+        return load(self.folder / MODEL)
+
+    def summary(self) -> dict[str, Any]:
+        """How training ended.
+
+        Raises:
+            ValueError: it has not.
+        """
+        path = self.folder / SUMMARY
+        if not path.is_file():
+            raise ValueError(f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}")
+        return json.loads(path.read_text())
+
+    def history(self) -> list[dict[str, float]]:
+        """What was logged after each epoch."""
+        return history(self.folder)
+
+
+def same_world(runs: list[Run]) -> BallsWorld:
+    """The world of all these runs, which must share it, and their names, which must differ."""
+    worlds = {(run.settings.world, run.settings.training.seed) for run in runs}
+    if len(worlds) != 1:
+        raise ValueError("runs: all must share one world and one seed to be compared; evaluate them apart")
+    labels = [run.label for run in runs]
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them apart")
+    return runs[0].settings.world
+
+
+def trivial_predictors(runs: list[Run]) -> TrivialPredictors:
+    """What the static scene and last seen know from the runs' training sequences."""
+    world, seed = same_world(runs), runs[0].settings.training.seed
+    few = replace(world, train_sequences=min(world.train_sequences, 500))
+    return TrivialPredictors(few, videos(few, "train", seed), seed)

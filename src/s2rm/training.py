@@ -1,0 +1,254 @@
+"""Training any world model, on Lightning: resumable, budgeted by the clock, the best weights kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import TorchCheckpointIO
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from s2rm.models.world_model import WorldModel, write_whole
+from s2rm.views import Episode
+
+LAST = "checkpoints/last.ckpt"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. The defaults are the paper's (E.4.3)."""
+
+    learning_rate: float = 3e-4
+    """of Adam, at the start; halved when the validation loss has not fallen by 0.01 % for 5 epochs"""
+    batch_size: int = 32
+    """sequences in a batch"""
+    epochs: int = 100
+    """passes over the training sequences, at most"""
+    minutes: float | None = None
+    """wall-clock budget for training, all sessions together; none if not given"""
+    patience: int = 20
+    """stop when the validation loss has not fallen for this many epochs"""
+    gradient_norm: float | None = None
+    """scale gradients down to this norm; not at all if not given"""
+    seed: int = 0
+    """of initial weights, order and crops: the same seed gives the same run, on the same CPU"""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"training: {name} must be positive, got {value}")
+
+
+class Batches(Sampler[tuple[list[int], int]]):
+    """Keys `(rows, seed)` of whole batches, a pure function of the seed and the epoch."""
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int, shuffle: bool):
+        self.num_rows, self.batch_size, self.seed, self.shuffle = num_rows, batch_size, seed, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch, resumed ones included."""
+        self.epoch = epoch if self.shuffle else 0
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        rows = torch.randperm(self.num_rows, generator=generator) if self.shuffle else torch.arange(self.num_rows)
+        for batch in rows.split(self.batch_size):
+            yield batch.tolist(), int(torch.randint(2**62, (), generator=generator))
+
+
+def batches(dataset: Dataset[Episode], batch_size: int, seed: int, shuffle: bool) -> DataLoader[Episode]:
+    """A loader of whole episodes from a dataset that is indexed by keys `(rows, seed)`."""
+    keys = Batches(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
+    return DataLoader(dataset, sampler=keys, batch_size=None)
+
+
+class OneStepForward(L.LightningModule):
+    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus."""
+
+    def __init__(self, model: WorldModel, training: Training):
+        super().__init__()
+        self.model, self.training_options = model, training
+
+    def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
+        loss = self.model.loss(episode)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=episode.views.batch_size)
+        return loss
+
+    def validation_step(self, episode: Episode, batch_index: int) -> None:
+        self.log("val_loss", self.model.loss(episode), prog_bar=True, batch_size=episode.views.batch_size)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        schedule = self.lr_schedulers()
+        schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+        self.log("minutes", timer.time_elapsed("train") / 60)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Nothing: Lightning would step after it has saved, so that a resumed run would miss a step."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.training_options.learning_rate)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+class KeepBest(Callback):
+    """Save the model whenever the validation loss is the lowest yet."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.lowest = folder, float("inf")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.lowest:
+            self.lowest = loss
+            if trainer.is_global_zero:
+                pl_module.model.save(self.folder)  # type: ignore[operator,union-attr]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.lowest = state_dict["lowest"]
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are on the disk whole or not at all (Lightning's own are moved from another folder)."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getvalue())
+
+
+def fit(
+    model: WorldModel,
+    train: DataLoader[Episode],
+    validation: DataLoader[Episode],
+    folder: str | Path,
+    training: Training | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a model and leave its best weights in `folder/model`.
+
+    `folder/checkpoints/last.ckpt` holds all that going on needs; `folder/logs` holds CSV and TensorBoard logs. A run
+    that was killed and is resumed ends, on the CPU, bit for bit as one that was not, unless a wall-clock budget
+    ended it.
+
+    Args:
+        model: trained in place; it ends with the last weights, not the best.
+        train: whole training episodes, as from `batches`.
+        validation: whole validation episodes.
+        folder: where the run is kept.
+        training: how to train.
+        resume: go on from the last checkpoint.
+        progress: show a progress bar.
+
+    Returns:
+        `val_loss` (the lowest), `epochs`, `updates`, `minutes`.
+
+    Raises:
+        ValueError: nothing to resume.
+    """
+    training = training or Training()
+    folder = Path(folder)
+    checkpoint = folder / LAST
+    if resume and not checkpoint.is_file():
+        raise ValueError(f"fit: nothing to resume, found no {checkpoint}; the run ended before its first epoch did")
+    best = KeepBest(folder / MODEL)
+    timer = Timer(duration={"seconds": 60 * training.minutes} if training.minutes else None)
+    callbacks: list[Callback] = [
+        timer,
+        best,
+        EarlyStopping("val_loss", patience=training.patience),
+        ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False),
+    ]
+    if progress:
+        callbacks.append(RichProgressBar())
+    logs = CSVLogger(folder, "logs")
+    with warnings.catch_warnings():
+        for message in (".*does not have many workers.*", ".*lr_scheduler_step.*", ".*isinstance.treespec, LeafSpec.*"):
+            warnings.filterwarnings("ignore", message)
+        trainer = L.Trainer(
+            max_epochs=training.epochs,
+            callbacks=callbacks,
+            logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
+            plugins=[WholeFiles()],
+            gradient_clip_val=training.gradient_norm,
+            deterministic=True,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            OneStepForward(model, training),
+            train,
+            validation,
+            ckpt_path=checkpoint if resume else None,
+            weights_only=True,
+        )
+    return {
+        "val_loss": best.lowest,
+        "epochs": trainer.current_epoch,
+        "updates": trainer.global_step,
+        "minutes": timer.time_elapsed("train") / 60,
+    }
+
+
+def history(folder: str | Path) -> list[dict[str, float]]:
+    """What was logged after each epoch, over all sessions of a run; an epoch that was run twice counts once."""
+    epochs: dict[int, dict[str, float]] = {}
+    versions = sorted((Path(folder) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parts[-2][8:]))
+    for path in versions:
+        with path.open() as file:
+            for line in csv.DictReader(file):
+                epoch = epochs.setdefault(int(line["epoch"]), {})
+                epoch.update({name: float(value) for name, value in line.items() if name and value})
+    return [epochs[number] for number in sorted(epochs)]
+
+
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: command, commit, machine, versions."""
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return {
+        "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": git.stdout.strip() or "not in a git checkout",
+        "hardware": f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
