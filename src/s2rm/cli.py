@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tyro.conf import OmitArgPrefixes, Positional, Suppress
+from tyro.conf import OmitArgPrefixes, Positional
 
 from s2rm import plots
 from s2rm.evaluation import (
     NUM_BALLS,
-    PROMPT_STEPS,
-    ROLLOUT_STEPS,
     Rollouts,
     model_predictor,
     one_step_table,

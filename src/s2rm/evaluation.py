@@ -86,7 +86,8 @@ class TrivialPredictors:
         corner = views.positions.long()
         pixels = (corner[..., 0] * side + corner[..., 1])[..., None] + window
         values = views.values.flatten(3) > 0.5
-        seen_frames, known_frames = [], []
+        seen_frames: list[Tensor] = []
+        known_frames: list[Tensor] = []
         for step in range(steps):
             for view in range(views.mask.shape[2]):
                 there = views.mask[:, step, view, None]
@@ -144,7 +145,7 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
     }
 
 
-def test_episodes(world: BallsWorld, num_balls: int, seed: int, chunk: int = 32) -> list[Episode]:
+def episodes_to_test(world: BallsWorld, num_balls: int, seed: int, chunk: int = 32) -> list[Episode]:
     """The test sequences with that many balls, seen through the same crops by every predictor."""
     source = videos(world, "test", seed, num_balls)
     generator = torch.Generator().manual_seed(seed + num_balls)
@@ -166,7 +167,7 @@ def one_step_table(
     """
     rows = []
     for balls in progress(list(num_balls)):
-        episodes = test_episodes(world, balls, seed)
+        episodes = episodes_to_test(world, balls, seed)
         for fraction in fractions:
             for name, predict in predictors.items():
                 scores = one_step_scores(predict, episodes, fraction)

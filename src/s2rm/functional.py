@@ -142,7 +142,9 @@ def gated_sum(
 
 
 def gru_update(
-    input_gates: Float[Tensor, "*batch 3H"], hidden_gates: Float[Tensor, "*batch 3H"], carried: Float[Tensor, "*batch H"]
+    input_gates: Float[Tensor, "*batch 3H"],
+    hidden_gates: Float[Tensor, "*batch 3H"],
+    carried: Float[Tensor, "*batch H"],
 ) -> Float[Tensor, "*batch H"]:
     """The gated recurrent unit, from the linear maps of its input and of its hidden state.
 

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 from torch.nn.functional import softplus
 
 
-class BernoulliPixels:
+class Likelihood(ABC):
+    """What a decoder's output means."""
+
+    num_parameters: int
+    """numbers that the decoder gives for each channel"""
+
+    @abstractmethod
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Decoder output `(..., *shape, num_parameters)` to a distribution over `(..., *shape)`."""
+
+    @abstractmethod
+    def feedback(self, distribution: Distribution) -> Tensor:
+        """The view that a closed-loop rollout feeds back."""
+
+
+class BernoulliPixels(Likelihood):
     """Binary pixels: the decoder gives one logit for each."""
 
     num_parameters = 1
 
     def distribution(self, parameters: Tensor) -> Bernoulli:
-        """Decoder output `(..., *shape, 1)` to a distribution over `(..., *shape)`."""
         return Bernoulli(logits=parameters[..., 0], validate_args=False)
 
     def feedback(self, distribution: Distribution) -> Tensor:
-        """The view that a closed-loop rollout feeds back: thresholded at 0.5 (S2RM, F.1.1)."""
+        """The mean, thresholded at 0.5 (S2RM, F.1.1)."""
         return (distribution.mean > 0.5).to(distribution.mean.dtype)
 
 
-class GaussianSensors:
+class GaussianSensors(Likelihood):
     """Real channels: the decoder gives a mean and a spread for each."""
 
     num_parameters = 2
     smallest_spread = 1e-3
 
     def distribution(self, parameters: Tensor) -> Normal:
-        """Decoder output `(..., *shape, 2)` to a distribution over `(..., *shape)`."""
         mean, spread = parameters.unbind(-1)
         return Normal(mean, self.smallest_spread + softplus(spread), validate_args=False)
 
     def feedback(self, distribution: Distribution) -> Tensor:
-        """The view that a closed-loop rollout feeds back: the mean."""
+        """The mean."""
         return distribution.mean
 
 
-LIKELIHOODS = {"bernoulli": BernoulliPixels, "gaussian": GaussianSensors}
+LIKELIHOODS: dict[str, type[Likelihood]] = {"bernoulli": BernoulliPixels, "gaussian": GaussianSensors}
 
 
 def negative_log_likelihood(distribution: Distribution, values: Tensor, mask: Tensor) -> Tensor:

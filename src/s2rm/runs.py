@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from s2rm.evaluation import Predictor, TrivialPredictors, model_predictor, one_step_table
+from s2rm.evaluation import TrivialPredictors
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU
 from s2rm.models.world_model import WorldModel, load, write_whole
@@ -45,7 +44,7 @@ class Settings:
     def build(self) -> WorldModel:
         """The model, its weights drawn from the seed."""
         torch.manual_seed(self.training.seed)
-        shared = {
+        shared: dict[str, Any] = {
             "value_shape": [self.world.crop, self.world.crop],
             "num_coordinates": 2,
             "shortest": self.shortest,
@@ -93,7 +92,9 @@ class Run:
         """
         path = folder / CONFIG
         if not path.is_file():
-            raise ValueError(f"run: expected a run folder with {CONFIG}, found none at {folder}; train one with s2rm train")
+            raise ValueError(
+                f"run: expected a run folder with {CONFIG}, found none at {folder}; train one with s2rm train"
+            )
         try:
             config = json.loads(path.read_text())
             written = config.pop("format")
@@ -109,8 +110,8 @@ class Run:
 
     def resume(self, epochs: int | None = None, minutes: float | None = None, progress: bool = True) -> Run:
         """Go on with training from the last checkpoint, with other limits where given."""
-        limits = {name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None}
-        training = replace(self.settings.training, **limits)
+        training = self.settings.training
+        training = replace(training, epochs=epochs or training.epochs, minutes=minutes or training.minutes)
         run = Run(self.folder, replace(self.settings, training=training))
         run._train(resume=True, progress=progress)
         return run
@@ -118,7 +119,9 @@ class Run:
     def _train(self, resume: bool, progress: bool) -> None:
         world, training = self.settings.world, self.settings.training
         model = self.settings.build()
-        train, validation = (Clips(world, videos(world, split, training.seed), split == "train") for split in ("train", "val"))
+        train, validation = (
+            Clips(world, videos(world, split, training.seed), split == "train") for split in ("train", "val")
+        )
         ended = fit(
             model,
             batches(train, training.batch_size, training.seed, shuffle=True),
@@ -148,7 +151,9 @@ class Run:
         """
         path = self.folder / SUMMARY
         if not path.is_file():
-            raise ValueError(f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}")
+            raise ValueError(
+                f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}"
+            )
         return json.loads(path.read_text())
 
     def history(self) -> list[dict[str, float]]:

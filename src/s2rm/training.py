@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def fit(
     if resume and not checkpoint.is_file():
         raise ValueError(f"fit: nothing to resume, found no {checkpoint}; the run ended before its first epoch did")
     best = KeepBest(folder / MODEL)
-    timer = Timer(duration={"seconds": 60 * training.minutes} if training.minutes else None)
+    timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)
     callbacks: list[Callback] = [
         timer,
         best,
@@ -250,5 +251,9 @@ def provenance() -> dict[str, Any]:
 def cpu_name() -> str:
     """The processor's name, where the system tells it."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()

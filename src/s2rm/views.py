@@ -35,7 +35,7 @@ class Views:
     def __post_init__(self) -> None:
         for name, tensor in (("positions", self.positions), ("values", self.values)):
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                got = str(tensor.dtype) if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise ValueError(f"Views: {name} must be a float tensor, got {got}; convert it with .float()")
         if self.positions.ndim != 4:
             raise ValueError(

@@ -141,7 +141,7 @@ class S2RM(WorldModel):
         """Output attention: `d_q = Σ_m Z(s_q, p_m) h_m` (Eq. 10)."""
         return self.modules_on_sphere(embedded).transpose(-1, -2) @ states
 
-    def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, "M *batch"]:
+    def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, M * batch]:
         """How much each module answers for each position, `Z(P(x), p_m)` (Eq. 11)."""
         return self.modules_on_sphere(self.embedding(positions).flatten(0, -2)).unflatten(-1, positions.shape[:-1])
 

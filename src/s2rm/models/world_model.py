@@ -80,7 +80,7 @@ class WorldModel(nn.Module, ABC):
         """What the decoder decodes at embedded positions `(..., Q, d)`: `(..., Q, H)`."""
 
     def step(self, views_at_t: Views, state: Any) -> Any:
-        """One time step, for streaming: the state after `views_at_t` `(B, 1, A, ...)`. Equals `observe` step by step."""
+        """One time step, for streaming: the state after `views_at_t`, `(B, 1, A, ...)`; `observe` step by step."""
         return self.last(self.observe(views_at_t, state))
 
     def predict(self, states: Any, positions: Tensor) -> Distribution:
@@ -98,7 +98,7 @@ class WorldModel(nn.Module, ABC):
         return self.likelihood.distribution(self.decoder(vector, embedded if self.inject_positions else None))
 
     def loss(self, episode: Episode) -> Tensor:
-        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over all channels that are there."""
+        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there."""
         targets = episode.targets.steps(1, None)
         positions, _, _ = targets.filled()
         distribution = self.predict(self.observe(episode.views.steps(None, -1)), positions)
@@ -147,7 +147,7 @@ class WorldModel(nn.Module, ABC):
                 state = self.step(nothing, state)
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)`; what stands where no view is never matters."""
+        """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
         positions, values, missing = views.filled()
         embedded = self.embedding(positions)
         return embedded, self.encoder(values, missing, embedded if self.inject_positions else None)
@@ -173,7 +173,7 @@ class WorldModel(nn.Module, ABC):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole or not."""
+        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}

@@ -44,7 +44,12 @@ class KernelModulatedAttention(nn.Module):
         self.out = nn.Parameter(torch.empty(num_heads, value_size, size))
         self.gate_hidden = nn.Linear(2 * size, gate_size)
         self.gate_out = nn.Linear(gate_size, 1)
-        for weight, fan_in in ((self.query, size), (self.key, size), (self.value, size), (self.out, num_heads * value_size)):
+        for weight, fan_in in (
+            (self.query, size),
+            (self.key, size),
+            (self.value, size),
+            (self.out, num_heads * value_size),
+        ):
             nn.init.uniform_(weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def forward(

@@ -33,9 +33,7 @@ class PositionedMLP(nn.Module):
             nn.ELU(), nn.Linear(hidden_size, hidden_size), nn.ELU(), nn.Linear(hidden_size, output_size)
         )
         if position_size:
-            self.scale_and_shift = nn.Sequential(
-                nn.Linear(position_size, 64), nn.ELU(), nn.Linear(64, 2 * hidden_size)
-            )
+            self.scale_and_shift = nn.Sequential(nn.Linear(position_size, 64), nn.ELU(), nn.Linear(64, 2 * hidden_size))
 
     def forward(
         self, inputs: Float[Tensor, "*slots I"], position: Float[Tensor, "*slots d"] | None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from s2rm.views import Episode, Views
@@ -59,7 +59,9 @@ class BallsWorld:
             if getattr(self, name) < least:
                 raise ValueError(f"BallsWorld: {name} must be at least {least}, got {getattr(self, name)}")
         if not (1 <= self.crop <= self.arena and self.crop % 2):
-            raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena} pixels, got {self.crop}")
+            raise ValueError(
+                f"BallsWorld: crop must be odd and at most the arena's {self.arena} pixels, got {self.crop}"
+            )
         if self.clip > self.num_frames:
             raise ValueError(
                 f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}; shorten the clip"
@@ -219,9 +221,8 @@ def random_positions(
 
 
 def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
-    """Centres of a `side` x `side` grid of crops that reaches all four walls."""
-    half = world.crop // 2
-    line = torch.linspace(half, world.arena - 1 - half, side).round()
+    """The centre pixels of the cells of a `side` x `side` grid over the arena."""
+    line = ((torch.arange(side) + 0.5) * world.arena / side - 0.5).floor()
     return torch.cartesian_prod(line, line)
 
 
@@ -262,11 +263,9 @@ def mirrored(frames: UInt8[Tensor, "B T H W"], generator: torch.Generator) -> UI
     return torch.where(flips[2], frames.transpose(-1, -2), frames)
 
 
-def episode(
-    world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torch.Generator
-) -> Episode:
+def episode(world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torch.Generator) -> Episode:
     """Crops of the frames around pixels drawn at random; the targets are the next frame's crops."""
-    positions = random_positions(world, *frames.shape[:2], generator)
+    positions = random_positions(world, frames.shape[0], frames.shape[1], generator)
     return Episode(Views(positions, crops(frames, positions, world.crop)))
 
 
