@@ -13,7 +13,7 @@ TWO_PI = 2 * math.pi
 
 def positional_embedding(
     positions: Float[Tensor, "*batch n"], dim: int, shortest: float = TWO_PI, longest: float = TWO_PI * 10_000
-) -> Float[Tensor, "*batch {dim}"]:
+) -> Float[Tensor, "*batch d"]:
     """Embed positions on the unit sphere, `P(x)`.
 
     With `k = dim / (2n)` wavelengths `λ_i = shortest (longest / shortest)^(i/k)`, a coordinate x becomes
@@ -60,12 +60,12 @@ def check_embedding(dim: int, num_coordinates: int, shortest: float, longest: fl
 
 
 def spherical_gaussian_kernel(
-    p: Float[Tensor, "*batch M d"],
-    s: Float[Tensor, "*batch A d"],
+    p: Float[Tensor, "*#batch M d"],
+    s: Float[Tensor, "*#batch A d"],
     bandwidth: float = 1.0,
     truncation: float = 0.6,
     straight_through: bool = True,
-) -> Float[Tensor, "*batch M A"]:
+) -> Float[Tensor, "*both M A"]:
     """The truncated spherical Gaussian `Z(p, s) = exp(-2ε(1 - p·s))` where `p·s >= τ`, and 0 elsewhere.
 
     Args:
@@ -142,8 +142,8 @@ def gated_sum(
 
 
 def gru_update(
-    input_gates: Float[Tensor, "*batch 3H"],
-    hidden_gates: Float[Tensor, "*batch 3H"],
+    input_gates: Float[Tensor, "*batch G"],
+    hidden_gates: Float[Tensor, "*batch G"],
     carried: Float[Tensor, "*batch H"],
 ) -> Float[Tensor, "*batch H"]:
     """The gated recurrent unit, from the linear maps of its input and of its hidden state.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from tyro.conf import Suppress
 
 from s2rm.evaluation import TrivialPredictors
 from s2rm.models.gqn import GQN
@@ -38,7 +39,7 @@ class Settings:
     """bound of its longest wavelength, pixels"""
     training: Training = field(default_factory=Training)
     """how to train"""
-    world: BallsWorld = field(default_factory=lambda: preset("small"))
+    world: Annotated[BallsWorld, Suppress] = field(default_factory=lambda: preset("small"))
     """the balls, and how they are seen"""
 
     def build(self) -> WorldModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -50,13 +50,13 @@ class GQN(WorldModel):
         *,
         value_shape: Sequence[int],
         num_coordinates: int,
-        core: Literal["lstm"] = "lstm",
+        core: str = "lstm",
         hidden_size: int = 512,
         embedding_dim: int = 16,
         shortest: float = TWO_PI,
         longest: float = TWO_PI * 10_000,
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
-        codec: Literal["cnn", "mlp"] = "cnn",
+        likelihood: str = "bernoulli",
+        codec: str = "cnn",
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if core != "lstm" or hidden_size < 1:

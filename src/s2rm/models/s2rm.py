@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -62,10 +61,10 @@ class S2RM(WorldModel):
         shortest: float = TWO_PI,
         longest: float = TWO_PI * 10_000,
         extent: Sequence[Sequence[float]] | None = None,
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
-        codec: Literal["cnn", "mlp"] = "cnn",
+        likelihood: str = "bernoulli",
+        codec: str = "cnn",
         inject_positions: bool = False,
-        carry: Literal["own", "aggregated"] = "own",
+        carry: str = "own",
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, hidden_size, hidden_size, inject_positions)
@@ -115,7 +114,7 @@ class S2RM(WorldModel):
         reads, talks = self.input_attention, self.intercell_attention
         local = torch.where(mask.unsqueeze(-2), self.modules_on_sphere(embedded), 0.0)
         keys, values = encodings @ reads.key_weight(), encodings @ reads.value_weight()
-        bias = torch.where(mask, 0.0, torch.finfo(keys.dtype).min)
+        bias = keys.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(keys.dtype).min)
         local_sums = local @ encodings
         gate_hidden = reads.gate_from_local(local_sums)
         between = self.modules_on_sphere.between()

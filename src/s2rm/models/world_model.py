@@ -42,7 +42,7 @@ class WorldModel(nn.Module, ABC):
 
     def __init__(self, arguments: dict[str, Any], encoding_size: int, decoding_size: int, inject_positions: bool):
         super().__init__()
-        self.arguments = arguments
+        self.arguments = json.loads(json.dumps(arguments))
         self.value_shape = tuple(arguments["value_shape"])
         self.num_coordinates: int = arguments["num_coordinates"]
         self.inject_positions = inject_positions
@@ -213,7 +213,9 @@ def load(folder: str | Path) -> WorldModel:
             f"load: {folder / WEIGHTS} is no safetensors file ({error}); it was not written by save and is not opened"
         ) from error
     except RuntimeError as error:
-        raise ValueError(f"load: the weights in {folder / WEIGHTS} do not fit its config ({error})") from error
+        raise ValueError(
+            f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
+        ) from error
     return model.eval()
 
 

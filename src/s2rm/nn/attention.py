@@ -92,13 +92,13 @@ class KernelModulatedAttention(nn.Module):
 
         `bias` is added to the scores: 0 where j is there, very negative where it is not (`local` must be 0 there).
         """
-        heads = (self.num_heads, -1)
+        heads = (self.num_heads, self.head_size)
         scores = q.unflatten(-1, heads).transpose(1, 2) @ k.unflatten(-1, heads).permute(0, 2, 3, 1)
         if bias is not None:
             scores = scores + bias[:, None, None]
         weights = scores.softmax(-1) * local.unsqueeze(-3)
         weights = weights.permute(0, 2, 3, 1).flatten(2)
-        return weights @ v.unflatten(-1, heads).flatten(1, 2)
+        return weights @ v.unflatten(-1, (self.num_heads, self.size)).flatten(1, 2)
 
     def gate(
         self, attended: Float[Tensor, "B I H"], local_sum: Float[Tensor, "B I H"], hidden: Float[Tensor, "B I G"]

@@ -57,8 +57,8 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, hidden_size: int = 128):
         super().__init__()
-        self.value_rank = len(value_shape)
-        self.layers = PositionedMLP(2 * math.prod(value_shape), size, position_size, hidden_size)
+        self.value_rank, self.num_values = len(value_shape), math.prod(value_shape)
+        self.layers = PositionedMLP(2 * self.num_values, size, position_size, hidden_size)
 
     def forward(
         self,
@@ -67,7 +67,7 @@ class MLPEncoder(nn.Module):
         position: Float[Tensor, "*slots d"] | None = None,
     ) -> Float[Tensor, "*slots H"]:
         slots = values.shape[: values.ndim - self.value_rank]
-        inputs = torch.cat([values.reshape(*slots, -1), missing.reshape(*slots, -1)], -1)
+        inputs = torch.cat([part.reshape(*slots, self.num_values) for part in (values, missing)], -1)
         return self.layers(inputs, position)
 
 

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from s2rm.nn.attention import KernelModulatedAttention
+from s2rm.nn.codecs import CODECS
+from s2rm.nn.embedding import ModulePlaces, uniform_positions
+from s2rm.nn.recurrent import GroupedGRUCell
+
+
+def test_attention_in_parts_equals_the_plain_one_with_gradients():
+    layer = KernelModulatedAttention(11, num_heads=3, head_size=5, value_size=7, gate_size=13).double()
+    y, z = torch.randn(2, 3, 11, dtype=torch.float64), torch.randn(2, 5, 11, dtype=torch.float64)
+    local = torch.rand(2, 3, 5, dtype=torch.float64)
+    mask = torch.tensor([[True, False, True, True, False], [False] * 5])
+    plain = layer(y, z, local, mask)
+
+    local = torch.where(mask[:, None], local, 0.0)
+    bias = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, torch.finfo(torch.float64).min)
+    attended = layer.attend(y @ layer.query_weight(), z @ layer.key_weight(), z @ layer.value_weight(), local, bias)
+    local_sum = local @ z
+    parts = layer.gate(attended, local_sum, layer.gate_from_local(local_sum))
+
+    torch.testing.assert_close(parts, plain, rtol=1e-12, atol=1e-12)
+    weights = torch.randn_like(plain)
+    for ours, expected in zip(
+        torch.autograd.grad((parts * weights).sum(), list(layer.parameters())),
+        torch.autograd.grad((plain * weights).sum(), list(layer.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_grouped_gru_is_one_gru_a_module():
+    cell = GroupedGRUCell(3, 5, 7)
+    inputs, hidden = torch.randn(2, 3, 5), torch.randn(2, 3, 7)
+    result = cell(inputs, hidden, hidden)
+    for module in range(3):
+        alone = torch.nn.GRUCell(5, 7)
+        with torch.no_grad():
+            alone.weight_ih.copy_(cell.weight_input[module].T)
+            alone.weight_hh.copy_(cell.weight_hidden[module].T)
+            alone.bias_ih.copy_(cell.bias_input[module])
+            alone.bias_hh.copy_(cell.bias_hidden[module])
+        torch.testing.assert_close(result[:, module], alone(inputs[:, module], hidden[:, module]))
+
+
+def test_grouped_gru_carries_what_it_is_given():
+    cell = GroupedGRUCell(2, 3, 4)
+    torch.nn.init.constant_(cell.bias_hidden[:, 4:8], 50.0)
+    carried = torch.randn(5, 2, 4)
+    torch.testing.assert_close(cell(torch.randn(5, 2, 3), torch.randn(5, 2, 4), carried), carried)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("value_shape", [(6, 7), (2, 5, 4)])
+@pytest.mark.parametrize("position_size", [0, 8])
+def test_codecs_keep_their_shapes_and_use_the_position(codec, value_shape, position_size):
+    encoder, decoder = CODECS[codec]
+    values, position = torch.rand(3, 2, *value_shape), torch.randn(3, 2, 8)
+    missing = torch.zeros_like(values)
+    encode = encoder(value_shape, 11, position_size)
+    decode = decoder(value_shape, 11, position_size, 2)
+    given = position if position_size else None
+    code = encode(values, missing, given)
+    assert code.shape == (3, 2, 11)
+    assert decode(code, given).shape == (3, 2, *value_shape, 2)
+    assert not torch.allclose(encode(values, missing + 1, given), code), "the missing flag is seen"
+    if position_size:
+        assert not torch.allclose(encode(values, missing, -position), code)
+        assert not torch.allclose(decode(code, -position), decode(code, position))
+
+
+def test_the_perceptron_takes_views_of_any_shape():
+    encoder, decoder = CODECS["mlp"]
+    assert encoder((), 5, 0)(torch.rand(2, 3), torch.zeros(2, 3)).shape == (2, 3, 5)
+    assert decoder((4,), 5, 0, 1)(torch.rand(2, 3, 5)).shape == (2, 3, 4, 1)
+    with pytest.raises(ValueError, match='codec "cnn": views must be images .* got shape .4,.; use codec="mlp"'):
+        CODECS["cnn"][0]((4,), 5, 0)
+
+
+def test_places_are_on_the_sphere_and_learn_even_when_blind():
+    start = torch.nn.functional.normalize(torch.randn(3, 4), dim=-1)
+    places = ModulePlaces(3 * start, bandwidth=1.0, truncation=0.6)
+    torch.testing.assert_close(places.unit, start)
+    torch.testing.assert_close(places.between().diagonal(), torch.ones(3))
+    away = -start[:1]
+    blind = places(away)[0]
+    assert blind.item() == 0
+    (gradient,) = torch.autograd.grad(
+        places(torch.nn.functional.normalize(torch.randn(5, 4), dim=-1)).sum(), places.places
+    )
+    assert gradient.ne(0).any(1).all()
+
+
+def test_starting_positions_fill_the_box():
+    positions = uniform_positions(1000, [(-2.0, 3.0), (10.0, 11.0)])
+    assert positions.shape == (1000, 2)
+    assert positions.amin(0).tolist() == pytest.approx([-2, 10], abs=0.05)
+    assert positions.amax(0).tolist() == pytest.approx([3, 11], abs=0.05)
