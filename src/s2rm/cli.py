@@ -230,3 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         console.print("s2rm: stopped; what was saved stays, train goes on with --resume")
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -187,13 +187,13 @@ def fit(
         timer,
         best,
         EarlyStopping("val_loss", patience=training.patience),
-        ModelCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, enable_version_counter=False),
+        ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
     ]
     if progress:
         callbacks.append(RichProgressBar())
     logs = CSVLogger(folder, "logs")
     with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*lr_scheduler_step.*", ".*isinstance.treespec, LeafSpec.*"):
+        for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec, LeafSpec.*"):
             warnings.filterwarnings("ignore", message)
         trainer = L.Trainer(
             max_epochs=training.epochs,
@@ -208,13 +208,12 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(
-            OneStepForward(model, training),
-            train,
-            validation,
-            ckpt_path=checkpoint if resume else None,
-            weights_only=True,
-        )
+        lesson, start = OneStepForward(model, training), checkpoint if resume else None
+        try:
+            trainer.fit(lesson, train, validation, ckpt_path=start, weights_only=True)
+        except SystemExit as stopped:
+            # Lightning turns Ctrl-C into an exit of its own.
+            raise KeyboardInterrupt from stopped
     return {
         "val_loss": best.lowest,
         "epochs": trainer.current_epoch,

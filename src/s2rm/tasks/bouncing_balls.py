@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from s2rm.views import Episode, Views
@@ -126,30 +126,33 @@ def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -
         ValueError: that many balls do not fit.
     """
     generator = torch.Generator().manual_seed(seed)
-    low, high = world.radius, world.arena - world.radius
     centres = _place(world, num_sequences, num_balls, generator)
     angles = 2 * math.pi * torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
     speeds = world.slowest + (world.fastest - world.slowest) * torch.rand(
         num_sequences, num_balls, generator=generator, dtype=torch.float64
     )
     velocities = speeds[..., None] * torch.stack([angles.sin(), angles.cos()], -1)
-    # One ball to a row, so that each ball's numbers are contiguous.
     x, v = list(centres.unbind(1)), list(velocities.unbind(1))
-    middle = torch.full((2,), world.arena / 2, dtype=torch.float64)
     frames = [centres]
     for _ in range(world.num_frames - 1):
         for _ in range(SUBSTEPS):
-            for i in range(num_balls):
-                x[i] = x[i] + v[i] / SUBSTEPS
-                beyond = (x[i] < low) | (x[i] > high)
-                x[i] = torch.where(x[i] < low, 2 * low - x[i], torch.where(x[i] > high, 2 * high - x[i], x[i]))
-                v[i] = torch.where(beyond, -v[i], v[i])
-                v[i] = v[i] - 2 * _approach(x[i] - middle, v[i], world.radius)
-            for i, j in combinations(range(num_balls), 2):
-                exchanged = _approach(x[i] - x[j], v[i] - v[j], world.radius)
-                v[i], v[j] = v[i] - exchanged, v[j] + exchanged
+            _advance(world, x, v)
         frames.append(torch.stack(x, 1))
     return torch.stack(frames, 1).float()
+
+
+def _advance(world: BallsWorld, x: list[Tensor], v: list[Tensor]) -> None:
+    """Move balls at `x` with velocities `v`, `(N, 2)` each, by one substep, in place."""
+    low, high = world.radius, world.arena - world.radius
+    for i in range(len(x)):
+        x[i] = x[i] + v[i] / SUBSTEPS
+        beyond = (x[i] < low) | (x[i] > high)
+        x[i] = torch.where(x[i] < low, 2 * low - x[i], torch.where(x[i] > high, 2 * high - x[i], x[i]))
+        v[i] = torch.where(beyond, -v[i], v[i])
+        v[i] = v[i] - 2 * _approach(x[i] - world.arena / 2, v[i], world.radius)
+    for i, j in combinations(range(len(x)), 2):
+        exchanged = _approach(x[i] - x[j], v[i] - v[j], world.radius)
+        v[i], v[j] = v[i] - exchanged, v[j] + exchanged
 
 
 def _approach(offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], radius: float) -> Float[Tensor, "N 2"]:
@@ -227,7 +230,7 @@ def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
 
 
 def crops(
-    frames: UInt8[Tensor, "B T H W"], positions: Float[Tensor, "B T A 2"], size: int
+    frames: Shaped[Tensor, "B T H W"], positions: Float[Tensor, "B T A 2"], size: int
 ) -> Float[Tensor, "B T A size size"]:
     """The `size` x `size` pixels around each position; outside the frame is 0."""
     half, width = size // 2, frames.shape[-1] + 2 * (size // 2)
@@ -255,7 +258,7 @@ def stitch(
     return (total / count)[..., inner, inner]
 
 
-def mirrored(frames: UInt8[Tensor, "B T H W"], generator: torch.Generator) -> UInt8[Tensor, "B T H W"]:
+def mirrored(frames: Shaped[Tensor, "B T H W"], generator: torch.Generator) -> Shaped[Tensor, "B T H W"]:
     """Each sequence in one of the eight symmetries of the square, drawn at random."""
     flips = torch.rand(3, len(frames), 1, 1, 1, generator=generator) < 0.5
     frames = torch.where(flips[0], frames.flip(-1), frames)

@@ -1,0 +1,214 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import lightning as L
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import make_s2gru
+from s2rm import load
+from s2rm.models.world_model import write_whole
+from s2rm.runs import Run, Settings
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, history, provenance
+
+TINY = Settings(training=Training(epochs=3, batch_size=4), world=preset("tiny"))
+
+TRAIN = ["train", "balls", "--size", "tiny", "--batch-size", "4", "--patience", "100"]
+# A rate so low that the plateau schedule has something to do.
+SETTLE = ["--learning-rate", "1e-7", "--epochs", "24"]
+
+
+def s2rm(*arguments: str | Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "s2rm.cli", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def everything(run: Path) -> dict:
+    """The best weights, and all of the last checkpoint that training goes on from."""
+    last = torch.load(run / LAST, weights_only=True)
+    optimizer = last["optimizer_states"][0]
+    return {
+        **load_file(run / "model" / "weights.safetensors"),
+        **last["state_dict"],
+        **{f"adam {k} {name}": value for k, state in optimizer["state"].items() for name, value in state.items()},
+        "rate": torch.tensor(optimizer["param_groups"][0]["lr"]),
+        "best": torch.tensor(last["lr_schedulers"][0]["best"]),
+    }
+
+
+def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
+    whole = s2rm(*TRAIN, *SETTLE, "--out", tmp_path / "whole")
+    finish(whole)
+    killed = s2rm(*TRAIN, *SETTLE, "--out", tmp_path / "killed")
+    wait_for(tmp_path / "killed" / LAST, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert torch.load(tmp_path / "killed" / LAST, weights_only=True)["epoch"] < 23, "killed before it had finished"
+    with pytest.raises(ValueError, match="has not finished training; go on with s2rm train --resume"):
+        Run.open(tmp_path / "killed").summary()
+    finish(s2rm("train", "--resume", tmp_path / "killed"))
+
+    ours, expected = everything(tmp_path / "killed"), everything(tmp_path / "whole")
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(ours[name], expected[name]), name
+    assert expected["rate"] < 1e-7, "the plateau schedule had something to do"
+    losses = [[epoch["val_loss"] for epoch in history(tmp_path / run)] for run in ("whole", "killed")]
+    assert len(losses[0]) == 24
+    assert losses[0] == losses[1]
+
+
+def test_ctrl_c_leaves_the_last_good_checkpoint(tmp_path):
+    process = s2rm(*TRAIN, "--epochs", "100000", "--out", tmp_path / "run")
+    wait_for(tmp_path / "run" / LAST, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "what was saved stays" in output
+    assert "Traceback" not in output
+    torch.load(tmp_path / "run" / LAST, weights_only=True)
+    load(tmp_path / "run" / "model")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    run = Run.start(tmp_path / "run", TINY, progress=False)
+    before = (run.folder / LAST).read_bytes()
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run.resume(epochs=5, progress=False)
+    assert (run.folder / LAST).read_bytes() == before
+    monkeypatch.undo()
+    assert run.resume(epochs=5, progress=False).summary()["epochs"] == 5
+
+
+def test_a_run_leaves_what_it_promises(tmp_path):
+    run = Run.start(tmp_path / "run", TINY, progress=False)
+    made = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*")}
+    assert {"config.json", "model/weights.safetensors", "summary.json", LAST, "logs/version_0/metrics.csv"} <= made
+    assert any("tfevents" in name for name in made)
+    assert Run.open(run.folder) == run
+    summary = run.summary()
+    assert summary["updates"] == 6
+    assert summary["val_loss"] == pytest.approx(min(epoch["val_loss"] for epoch in run.history()))
+    assert {"command", "commit", "seed", "hardware", "minutes", "parameters"} <= summary.keys()
+    assert summary["parameters"] == run.load_model().num_parameters
+    with pytest.raises(ValueError, match="is there already; choose another --out, or go on with --resume"):
+        Run.start(run.folder, TINY)
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path):
+    model, keep = make_s2gru(), KeepBest(tmp_path)
+    for loss in (3.0, 1.0, 2.0):
+        torch.nn.init.constant_(model.modules_on_sphere.places, loss)
+        trainer = create_autospec(L.Trainer, instance=True, sanity_checking=False, is_global_zero=True)
+        trainer.callback_metrics = {"val_loss": loss}
+        keep.on_validation_end(trainer, OneStepForward(model, Training()))
+    assert load(tmp_path).modules_on_sphere.places.eq(1.0).all()
+    resumed = KeepBest(tmp_path)
+    resumed.load_state_dict(keep.state_dict())
+    assert resumed.lowest == 1.0
+
+
+def test_a_budget_of_time_ends_training(tmp_path):
+    settings = replace(TINY, training=replace(TINY.training, minutes=0.03, epochs=100_000))
+    run = Run.start(tmp_path / "run", settings, progress=False)
+    assert 0.03 <= run.summary()["minutes"] < 0.2
+    assert run.summary()["updates"] > 0
+    longer = run.resume(minutes=run.summary()["minutes"] + 0.03, progress=False)
+    assert longer.summary()["minutes"] >= run.summary()["minutes"]
+    assert longer.summary()["updates"] > 6
+
+
+def test_training_stops_early_when_nothing_improves(tmp_path):
+    settings = replace(TINY, training=replace(TINY.training, learning_rate=1.0, patience=2, epochs=200))
+    run = Run.start(tmp_path / "run", settings, progress=False)
+    assert run.summary()["epochs"] < 200
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    with pytest.raises(ValueError, match="nothing to resume"):
+        Run(tmp_path, TINY).resume()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.unlink(), "expected a run folder with config.json, found none"),
+        (lambda path: path.write_text("{"), "is not a run's config"),
+        (lambda path: path.write_text('{"format": 2}'), "has format 2, this version reads up to 1; update"),
+        (lambda path: path.write_text('{"format": 1, "training": {}, "world": {}, "x": 1}'), "are not those of a run"),
+    ],
+)
+def test_broken_run_folders_are_refused(change, message, tmp_path):
+    run = Run.start(tmp_path / "run", TINY, progress=False)
+    change(run.folder / "config.json")
+    with pytest.raises(ValueError, match=message):
+        Run.open(run.folder)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm"])
+def test_impossible_training_is_refused(name):
+    none = 0 if name in ("batch_size", "epochs", "patience") else 0.0
+    with pytest.raises(ValueError, match=f"training: {name} must be positive, got {none}"):
+        replace(Training(), **{name: none})
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    keys = Batches(10, 4, seed=3, shuffle=True)
+    first = list(keys)
+    assert [len(rows) for rows, _ in first] == [4, 4, 2] == [4] * 2 + [len(keys) - 1]
+    assert sorted(row for rows, _ in first for row in rows) == list(range(10))
+    keys.set_epoch(1)
+    assert list(keys) != first
+    keys.set_epoch(0)
+    assert list(keys) == first
+    fixed = Batches(10, 4, seed=3, shuffle=False)
+    once = list(fixed)
+    fixed.set_epoch(5)
+    assert list(fixed) == once
+    assert [rows for rows, _ in once] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_whole_files_leave_nothing_half_written(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, b"one")
+    with pytest.raises(TypeError):
+        write_whole(path, "not bytes")
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_provenance_names_machine_and_commit():
+    with warnings.catch_warnings():
+        made = provenance()
+    assert all(made[name] for name in ("command", "commit", "hardware", "torch"))
