@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    run = Run.start(tmp_path / "run", TINY, progress=False)
+    run = Run.create(tmp_path / "run", TINY).train(progress=False)
     before = (run.folder / LAST).read_bytes()
 
     def full_disk(_):
@@ -105,14 +105,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        run.resume(epochs=5, progress=False)
+        run.with_limits(epochs=5).train(resume=True, progress=False)
     assert (run.folder / LAST).read_bytes() == before
     monkeypatch.undo()
-    assert run.resume(epochs=5, progress=False).summary()["epochs"] == 5
+    assert run.with_limits(epochs=5).train(resume=True, progress=False).summary()["epochs"] == 5
 
 
 def test_a_run_leaves_what_it_promises(tmp_path):
-    run = Run.start(tmp_path / "run", TINY, progress=False)
+    run = Run.create(tmp_path / "run", TINY).train(progress=False)
     made = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*")}
     assert {"config.json", "model/weights.safetensors", "summary.json", LAST, "logs/version_0/metrics.csv"} <= made
     assert any("tfevents" in name for name in made)
@@ -123,7 +123,7 @@ def test_a_run_leaves_what_it_promises(tmp_path):
     assert {"command", "commit", "seed", "hardware", "minutes", "parameters"} <= summary.keys()
     assert summary["parameters"] == run.load_model().num_parameters
     with pytest.raises(ValueError, match="is there already; choose another --out, or go on with --resume"):
-        Run.start(run.folder, TINY)
+        Run.create(run.folder, TINY)
 
 
 def test_the_best_weights_are_kept_not_the_last(tmp_path):
@@ -141,23 +141,23 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
 
 def test_a_budget_of_time_ends_training(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, minutes=0.03, epochs=100_000))
-    run = Run.start(tmp_path / "run", settings, progress=False)
+    run = Run.create(tmp_path / "run", settings).train(progress=False)
     assert 0.03 <= run.summary()["minutes"] < 0.2
     assert run.summary()["updates"] > 0
-    longer = run.resume(minutes=run.summary()["minutes"] + 0.03, progress=False)
+    longer = run.with_limits(minutes=run.summary()["minutes"] + 0.03).train(resume=True, progress=False)
     assert longer.summary()["minutes"] >= run.summary()["minutes"]
     assert longer.summary()["updates"] > 6
 
 
 def test_training_stops_early_when_nothing_improves(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, learning_rate=1.0, patience=2, epochs=200))
-    run = Run.start(tmp_path / "run", settings, progress=False)
+    run = Run.create(tmp_path / "run", settings).train(progress=False)
     assert run.summary()["epochs"] < 200
 
 
 def test_nothing_to_resume_is_said(tmp_path):
     with pytest.raises(ValueError, match="nothing to resume"):
-        Run(tmp_path, TINY).resume()
+        Run(tmp_path, TINY).train(resume=True)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_nothing_to_resume_is_said(tmp_path):
     ],
 )
 def test_broken_run_folders_are_refused(change, message, tmp_path):
-    run = Run.start(tmp_path / "run", TINY, progress=False)
+    run = Run.create(tmp_path / "run", TINY)
     change(run.folder / "config.json")
     with pytest.raises(ValueError, match=message):
         Run.open(run.folder)

@@ -56,12 +56,13 @@ class Train:
     def run(self) -> None:
         if self.resume is None:
             settings = replace(self.settings, world=preset(self.size))
-            console.print(f"{settings.model}: {settings.build().num_parameters:,} parameters")
-            run = Run.start(self.out, settings)
+            run = Run.create(self.out, settings)
+            console.print(f"{run.label}: {settings.build().num_parameters:,} parameters")
+            run.train()
         else:
             given, default = self.settings.training, Training()
             epochs = given.epochs if given.epochs != default.epochs else None
-            run = Run.open(self.resume).resume(epochs, given.minutes)
+            run = Run.open(self.resume).with_limits(epochs, given.minutes).train(resume=True)
         ended = run.summary()
         console.print(
             f"{run.folder}: validation loss {ended['val_loss']:.4f} nats a pixel after {ended['epochs']} epochs, "
@@ -122,7 +123,10 @@ class Report:
         path = self.scores or runs[0].folder / SCORES
         if not path.is_file():
             raise ValueError(f"report: found no scores at {path}; make them with s2rm evaluate RUN [RUN ...]")
-        rows = json.loads(path.read_text())["rows"]
+        try:
+            rows = json.loads(path.read_text())["rows"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"report: {path} is no scores file ({error!r}); make it with s2rm evaluate") from error
         missing = [run.label for run in runs if run.label not in {row["predictor"] for row in rows}]
         if missing:
             raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
@@ -157,11 +161,11 @@ class Demo:
                 run = Run.open(folder)
             elif (folder / LAST).is_file():
                 console.print(f"{folder}: going on with training")
-                run = Run.open(folder).resume()
+                run = Run.open(folder).train(resume=True)
             else:
                 settings = Settings(model=model, training=training, world=preset(self.size))
                 console.print(f"{folder}: training for {self.minutes:g} minutes")
-                run = Run.start(folder, settings)
+                run = Run.create(folder, settings).train()
             runs.append(run)
         scores = _evaluate(runs)
         _write_json(self.out / SCORES, scores)

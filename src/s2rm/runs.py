@@ -70,19 +70,18 @@ class Run:
     settings: Settings
 
     @classmethod
-    def start(cls, folder: Path, settings: Settings, progress: bool = True) -> Run:
-        """Train a new run.
+    def create(cls, folder: Path, settings: Settings) -> Run:
+        """A new run, not trained yet.
 
         Raises:
-            ValueError: the folder is there already.
+            ValueError: the folder is there already; settings that make no model.
         """
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
+        settings.build()  # refuses settings that make no model before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / CONFIG, json.dumps({"format": FORMAT, **asdict(settings)}, indent=2).encode())
-        run = cls(folder, settings)
-        run._train(resume=False, progress=progress)
-        return run
+        return cls(folder, settings)
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -109,15 +108,14 @@ class Run:
         except (KeyError, TypeError) as error:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
-    def resume(self, epochs: int | None = None, minutes: float | None = None, progress: bool = True) -> Run:
-        """Go on with training from the last checkpoint, with other limits where given."""
+    def with_limits(self, epochs: int | None = None, minutes: float | None = None) -> Run:
+        """The same run with other limits, where given."""
         training = self.settings.training
         training = replace(training, epochs=epochs or training.epochs, minutes=minutes or training.minutes)
-        run = Run(self.folder, replace(self.settings, training=training))
-        run._train(resume=True, progress=progress)
-        return run
+        return Run(self.folder, replace(self.settings, training=training))
 
-    def _train(self, resume: bool, progress: bool) -> None:
+    def train(self, resume: bool = False, progress: bool = True) -> Run:
+        """Train, from the start or from the last checkpoint."""
         world, training = self.settings.world, self.settings.training
         model = self.settings.build()
         train, validation = (
@@ -134,6 +132,7 @@ class Run:
         )
         summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **provenance()}
         write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
+        return self
 
     @property
     def label(self) -> str:

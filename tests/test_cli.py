@@ -1,0 +1,125 @@
+"""The commands as a user types them, on the tiny world."""
+
+import base64
+import json
+import re
+
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from s2rm.cli import main
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    main(["demo", "--size", "tiny", "--minutes", "0.02", "--out", str(folder / "demo")])
+    return folder / "demo"
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line in which a command refuses."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, arguments)])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_demo_leaves_scores_and_a_report(demo):
+    scores = json.loads((demo / "scores.json").read_text())
+    assert {"command", "commit", "hardware", "runs", "rows"} <= scores.keys()
+    assert {row["predictor"] for row in scores["rows"]} == {"S2GRU", "LSTM", "static scene", "last seen"}
+    assert len(scores["rows"]) == 4 * 6 * 10
+    assert scores["runs"]["LSTM"]["parameters"] >= scores["runs"]["S2GRU"]["parameters"]
+
+
+def test_the_report_is_one_page_that_needs_no_network(demo, tmp_path):
+    page = (demo / "report.html").read_text()
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", page)
+    assert "http" not in page
+    pictures = re.findall(r'src="data:(image/\w+);base64,([^"]+)"', page)
+    assert len(pictures) == 10
+    for kind, data in pictures:
+        path = tmp_path / "picture"
+        path.write_bytes(base64.b64decode(data))
+        with Image.open(path) as picture:
+            assert picture.format == {"image/png": "PNG", "image/gif": "GIF"}[kind]
+            assert (sum(1 for _ in ImageSequence.Iterator(picture)) > 1) == (kind == "image/gif")
+    for heading in ("What was run", "F1, one step ahead", "Rollouts", "Enclaves of S2GRU", "Learning"):
+        assert heading in page
+    assert page.count("<figcaption>") == len(pictures), "a sentence under each picture"
+
+
+def test_a_demo_that_was_finished_is_not_trained_again(demo, capsys, monkeypatch):
+    scores = json.loads((demo / "scores.json").read_text())
+    monkeypatch.setattr("s2rm.cli._evaluate", lambda runs: scores)
+    monkeypatch.setattr("s2rm.cli.write_report", lambda *_: None)
+    monkeypatch.setattr("s2rm.runs.fit", lambda *_, **__: pytest.fail("trained again"))
+    main(["demo", "--size", "tiny", "--minutes", "0.02", "--out", str(demo)])
+    assert capsys.readouterr().err.count("is trained already") == 2
+
+
+def test_train_evaluate_rollout_report(demo, tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["train", "balls", "--size", "tiny", "--model", "lstm", "--epochs", "1", "--out", str(run)])
+    assert "parameters" in capsys.readouterr().err
+    main(["train", "--resume", str(run), "--epochs", "2"])
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 2
+    main(["evaluate", str(run), "--out", str(tmp_path / "scores.json")])
+    assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["predictor"] == "LSTM"
+    main(["rollout", str(run), "--balls", "1", "3", "--out", str(tmp_path / "rollout.gif")])
+    with Image.open(tmp_path / "rollout.gif") as picture:
+        assert picture.n_frames == 25
+    main(["report", str(run), "--scores", str(tmp_path / "scores.json")])
+    assert "LSTM" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "rollout", "report"])
+def test_help_tells_the_defaults(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "default: " in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
+    assert "expected a run folder" in refused(capsys, "evaluate", tmp_path / "nowhere")
+    assert "expected at least one run folder" in refused(capsys, "rollout")
+    assert "is there already" in refused(capsys, "train", "--out", demo)
+    assert "nothing to resume" in refused(capsys, "train", "--resume", _unstarted(demo, tmp_path))
+    assert "one run of each model" in refused(capsys, "evaluate", demo / "lstm", demo / "lstm")
+    assert "found no scores" in refused(capsys, "report", demo / "lstm")
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps({"rows": []}))
+    assert "has no scores of ['LSTM']" in refused(capsys, "report", demo / "lstm", "--scores", wrong)
+    wrong.write_text("not json")
+    assert "is no scores file" in refused(capsys, "report", demo / "lstm", "--scores", wrong)
+    assert "wavelengths must hold 0 < shortest" in refused(capsys, "train", "--shortest", "-1", "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert "epochs must be positive" in refused(capsys, "train", "--epochs", "0", "--out", tmp_path / "new")
+
+
+def _unstarted(demo, tmp_path):
+    folder = tmp_path / "unstarted"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((demo / "lstm" / "config.json").read_bytes())
+    return folder
+
+
+def test_tampered_weights_are_refused(demo, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    for name in ("config.json", "summary.json", "model/config.json"):
+        (run / name).write_bytes((demo / "lstm" / name).read_bytes())
+    torch.save({"a": torch.zeros(1)}, run / "model/weights.safetensors")
+    assert "is no safetensors file" in refused(capsys, "evaluate", run)
+
+
+def test_an_unknown_preset_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--size", "huge"])
+    assert stopped.value.code == 2
+    assert "huge" in capsys.readouterr().err
