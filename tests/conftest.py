@@ -1,9 +1,11 @@
 """What the tests share: small odd-sized models and views, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from s2rm import GQN, S2GRU, Views, WorldModel
+from s2rm import GQN, S2RM, Views, WorldModel
 
 VALUE_SHAPE, COORDINATES = (3, 5), 2
 ARGUMENTS = {
@@ -21,15 +23,23 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def make_s2gru(**changes) -> WorldModel:
-    return S2GRU(**{**ARGUMENTS, "num_modules": 3, "hidden_size": 11, "truncation": 0.3, **changes})
+def make_s2rm(cell: str = "gru", **changes) -> S2RM:
+    return S2RM(**{**ARGUMENTS, "cell": cell, "num_modules": 3, "hidden_size": 11, "truncation": 0.3, **changes})
 
 
-def make_lstm(**changes) -> WorldModel:
-    return GQN(**{**ARGUMENTS, "hidden_size": 13, **changes})
+def make_gqn(core: str = "lstm", **changes) -> GQN:
+    return GQN(**{**ARGUMENTS, "core": core, "hidden_size": 12, **changes})
 
 
-MODELS = {"s2gru": make_s2gru, "lstm": make_lstm}
+MODELS = {
+    "s2gru": make_s2rm,
+    "s2lstm": partial(make_s2rm, "lstm"),
+    "s2rmc": partial(make_s2rm, "rmc"),
+    "lstm": make_gqn,
+    "gru": partial(make_gqn, "gru"),
+    "rmc": partial(make_gqn, "rmc"),
+    "rims": partial(make_gqn, "rims"),
+}
 
 
 @pytest.fixture(params=MODELS)

@@ -97,7 +97,9 @@ def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
     assert "has no scores of ['LSTM']" in refused(capsys, "report", demo / "lstm", "--scores", wrong)
     wrong.write_text("not json")
     assert "is no scores file" in refused(capsys, "report", demo / "lstm", "--scores", wrong)
-    assert "wavelengths must hold 0 < shortest" in refused(capsys, "train", "--shortest", "-1", "--out", tmp_path / "new")
+    assert "wavelengths must hold 0 < shortest" in refused(
+        capsys, "train", "--shortest", "-1", "--out", tmp_path / "new"
+    )
     assert not (tmp_path / "new").exists()
     assert "epochs must be positive" in refused(capsys, "train", "--epochs", "0", "--out", tmp_path / "new")
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import make_lstm, make_s2gru
+from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views
 from s2rm.evaluation import (
     Forecast,
@@ -104,7 +104,7 @@ def test_last_seen_falls_back_on_the_static_scene(trivial):
 
 
 def test_tables_have_a_row_for_everything(trivial):
-    model = make_s2gru(**BALLS).eval()
+    model = make_s2rm(**BALLS).eval()
     predictors = {"S2GRU": model_predictor(model), "static scene": trivial.static_scene}
     rows = one_step_table(predictors, WORLD, seed=0, num_balls=(1, 2), fractions=(0.1, 1.0))
     assert [(row["predictor"], row["balls"], row["views"]) for row in rows] == [
@@ -115,7 +115,7 @@ def test_tables_have_a_row_for_everything(trivial):
 
 
 def test_rollouts_are_whole_frames_after_the_prompt(trivial):
-    models = {"S2GRU": make_s2gru(**BALLS).eval(), "LSTM": make_lstm(**BALLS).eval()}
+    models = {"S2GRU": make_s2rm(**BALLS).eval(), "LSTM": make_gqn(**BALLS).eval()}
     rollouts = roll_out(models, trivial, WORLD, 2, 3, seed=0, prompt=4, steps=2)
     assert torch.equal(rollouts.truth, videos(replace(WORLD, test_sequences=2), "test", 0, 3).frames()[:, 4:])
     assert list(rollouts.predicted) == ["S2GRU", "LSTM", "static scene", "last seen"]
@@ -136,14 +136,14 @@ def test_rollouts_are_whole_frames_after_the_prompt(trivial):
 def test_rollouts_start_from_the_same_crops_whatever_the_model(trivial):
     seen = []
 
-    class Spy(type(make_lstm())):
+    class Spy(type(make_gqn())):
         def observe(self, views, state=None):
             seen.append(views)
             return super().observe(views, state)
 
     spies = {}
     for name in ("one", "other"):
-        spy = make_lstm(**BALLS).eval()
+        spy = make_gqn(**BALLS).eval()
         spy.__class__ = Spy
         spies[name] = spy
     roll_out(spies, trivial, WORLD, 2, 3, seed=0, prompt=4, steps=2)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from conftest import MODELS, VALUE_SHAPE, make_lstm, make_s2gru, some_views
-from s2rm import Episode, Views, load
-from s2rm.functional import gated_sum, gru_update, kernel_modulated_attention, spherical_gaussian_kernel
+from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
+from s2rm import GQN, Episode, Views, load
+from s2rm.models.s2rm import TERMS
+from s2rm.nn.memory import GroupedRelationalMemoryCell
 
 
 def outputs(model, views):
@@ -139,7 +140,7 @@ def test_saved_and_loaded_is_the_same(make, likelihood, codec, tmp_path):
 
 
 def test_loading_refuses_what_was_not_saved(tmp_path):
-    model = make_s2gru()
+    model = make_s2rm()
     with pytest.raises(ValueError, match=r"found no .*config.json"):
         load(tmp_path)
 
@@ -165,7 +166,7 @@ def test_loading_refuses_what_was_not_saved(tmp_path):
 
 
 def test_a_failed_save_leaves_the_last_good_one(tmp_path, monkeypatch):
-    model = make_s2gru()
+    model = make_s2rm()
     model.save(tmp_path)
     before = (tmp_path / "weights.safetensors").read_bytes()
     torch.nn.init.zeros_(model.modules_on_sphere.places)
@@ -204,95 +205,258 @@ def test_views_of_another_world_are_refused(model):
 )
 def test_s2gru_refuses(changes, message):
     with pytest.raises(ValueError, match=message):
-        make_s2gru(**changes)
+        make_s2rm(**changes)
 
 
-def s2gru_in_plain_loops(model, views):
-    """S2GRU by the equations of appendix C, module by module and head by head; no code shared with the fast path."""
+def parts(state):
+    return (state,) if torch.is_tensor(state) else tuple(state)
+
+
+def s2rm_in_scalar_loops(model, views):
+    """S2RM by the einsums of appendix C written out, one number of each sum at a time; nothing of the library's maths.
+
+    Returns what others read of the modules after each step, `(B, T, M, H)`.
+    """
     positions, values, missing = views.filled()
-    places = model.modules_on_sphere.places
-    places = places / places.norm(dim=-1, keepdim=True)
+    places = [p / (p @ p).sqrt() for p in model.modules_on_sphere.places]
     embedded = model.embedding(positions)
     encodings = model.encoder(values, missing, embedded if model.inject_positions else None)
-    between = spherical_gaussian_kernel(places, places, 1.0, 0.3)
-    hidden = places.new_zeros(views.batch_size, model.num_modules, model.hidden_size)
+    M, ablate = model.num_modules, model.ablate
 
-    def read(layer, y, z, local, mask):
-        q, k, v = (torch.einsum("bxi,ikd->bxkd", x, w) for x, w in ((y, layer.query), (z, layer.key), (z, layer.value)))
-        heads = kernel_modulated_attention(q, k, v, local, mask)
-        attended = sum(heads[:, :, head] @ layer.out[head] for head in range(layer.num_heads))
-        local_sum = torch.where(mask[:, None], local, 0.0) @ z
-        gate = layer.gate_out(torch.relu(layer.gate_hidden(torch.cat([attended, local_sum], -1)))).sigmoid()
-        return gated_sum(attended, local_sum, gate)
+    def kernel(p, s):
+        similarity = p @ s
+        soft = (-2 * model.modules_on_sphere.bandwidth * (1 - similarity)).exp()
+        # Straight through: the value of the truncated kernel, the gradient of the other.
+        return soft if similarity >= model.modules_on_sphere.truncation else soft - soft.detach()
 
-    states = []
-    for t in range(views.num_steps):
-        local = spherical_gaussian_kernel(places.expand(2, -1, -1), embedded[:, t], 1.0, 0.3)
-        inputs = read(model.input_attention, hidden, encodings[:, t], local, views.mask[:, t])
-        everyone = torch.ones(hidden.shape[:2], dtype=torch.bool)
-        aggregated = read(model.intercell_attention, hidden, hidden, between.expand(2, -1, -1), everyone)
-        cell, after = model.cell, []
-        for m in range(model.num_modules):
-            input_gates = inputs[:, m] @ cell.weight_input[m] + cell.bias_input[m]
-            hidden_gates = aggregated[:, m] @ cell.weight_hidden[m] + cell.bias_hidden[m]
-            carried = hidden[:, m] if model.carry == "own" else aggregated[:, m]
-            after.append(gru_update(input_gates, hidden_gates, carried))
-        hidden = torch.stack(after, 1)
-        states.append(hidden)
-    return torch.stack(states, 1)
+    def heard(n):
+        """Whether any other module hears module n: if none does, it takes no share of their softmax."""
+        return "intercell_local" in ablate or any(kernel(places[m], places[n]) > 0 for m in range(M) if m != n)
+
+    def read(layer, y, things, local, uniform, counted):
+        """`things`: the vectors that are there; `local`: their weights; `counted`: whether the softmax counts them."""
+        heads = []
+        for k in range(layer.num_heads):
+            scores = [(y @ layer.query[:, k]) @ (z @ layer.key[:, k]) * (0 if uniform else 1) for z in things]
+            shares = [score.exp() * counts for score, counts in zip(scores, counted, strict=True)]
+            weights = [share / sum(shares) * w for share, w in zip(shares, local, strict=True)]
+            parts = [weight * (z @ layer.value[:, k]) for weight, z in zip(weights, things, strict=True)]
+            heads.append(sum(parts, torch.zeros_like(layer.value[0, k])) @ layer.out[k])
+        attended = sum(heads)
+        local_sum = sum((w * z for w, z in zip(local, things, strict=True)), torch.zeros_like(attended))
+        gate = layer.gate_out(layer.gate_hidden(torch.cat([attended, local_sum])).clamp(min=0)).sigmoid()
+        return gate * local_sum + (1 - gate) * attended
+
+    sequences = []
+    for b in range(views.batch_size):
+        state = [[part[b, m] for part in parts(model.initial_state(views.batch_size))] for m in range(M)]
+        steps = []
+        for t in range(views.num_steps):
+            there = [a for a in range(views.mask.shape[2]) if views.mask[b, t, a]]
+            hidden = [state[m][0] for m in range(M)]
+            after = []
+            for m in range(M):
+                one = torch.ones((), dtype=torch.float64)
+                near = [one if "input_local" in ablate else kernel(places[m], embedded[b, t, a]) for a in there]
+                seen = [encodings[b, t, a] for a in there]
+                u = read(model.input_attention, hidden[m], seen, near, "input_nonlocal" in ablate, [1] * len(seen))
+                near = [one if "intercell_local" in ablate else kernel(places[m], places[n]) for n in range(M)]
+                counted = [float(n == m or heard(n)) for n in range(M)]
+                h = read(model.intercell_attention, hidden[m], hidden, near, "intercell_nonlocal" in ablate, counted)
+                cell, H = model.cell, model.hidden_size
+                gates_u = (u @ cell.weight_input[m] + cell.bias_input[m]).split(H)
+                gates_h = (h @ cell.weight_hidden[m] + cell.bias_hidden[m]).split(H)
+                if len(state[m]) == 1:
+                    r, z = ((gates_u[i] + gates_h[i]).sigmoid() for i in range(2))
+                    carried = hidden[m] if model.carry == "own" else h
+                    after.append([(1 - z) * (gates_u[2] + r * gates_h[2]).tanh() + z * carried])
+                else:
+                    i, f, g, o = (one + other for one, other in zip(gates_u, gates_h, strict=True))
+                    c = f.sigmoid() * state[m][1] + i.sigmoid() * g.tanh()
+                    after.append([o.sigmoid() * c.tanh(), c])
+            state = after
+            steps.append(torch.stack([part[0] for part in state]))
+        sequences.append(torch.stack(steps))
+    return torch.stack(sequences)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
 @pytest.mark.parametrize("inject", [False, True])
-def test_s2gru_equals_plain_loops_with_gradients(inject):
-    model, views = make_s2gru(inject_positions=inject).double(), some_views()
-    plain, fast = s2gru_in_plain_loops(model, views), model.observe(views)
-    torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("ablate", [(), *((term,) for term in TERMS), TERMS])
+def test_s2rm_equals_scalar_loops_with_gradients(cell, inject, ablate):
+    model, views = make_s2rm(cell, inject_positions=inject, ablate=ablate).double(), some_views(steps=4)
+    plain, fast = s2rm_in_scalar_loops(model, views), model.cell.message(model.observe(views))
+    torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)
     weights = torch.randn_like(plain)
     used = [parameter for name, parameter in model.named_parameters() if not name.startswith("decoder")]
-    assert_all_close(
-        torch.autograd.grad((fast * weights).sum(), used), torch.autograd.grad((plain * weights).sum(), used)
+    fast_gradients, plain_gradients = (
+        torch.autograd.grad((states * weights).sum(), used, materialize_grads=True) for states in (fast, plain)
     )
+    for one, other in zip(fast_gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_s2rmc_is_e3_with_the_relational_memory(monkeypatch):
+    model, views = make_s2rm("rmc").double(), some_views()
+    calls = []
+    forward = model.cell.forward
+    monkeypatch.setattr(model.cell, "forward", lambda *rows: calls.append(rows) or forward(*rows))
+    states = model.observe(views)
+    assert states.shape == (2, 5, 3, 4, 256)
+    memory = model.initial_state(2)
+    assert torch.equal(memory[1, 2], torch.eye(4, 256, dtype=torch.float64))
+    for step, (inputs, aggregated, before) in enumerate(calls):
+        assert inputs.shape == aggregated.shape == (2, 3, 11), "x and the aggregated message are rows of their own"
+        torch.testing.assert_close(before, memory)
+        memory = states[:, step]
+    for m in range(3):
+        # One module alone, its parameters as those of a plain relational memory with one more row of input.
+        alone = GroupedRelationalMemoryCell(1, (11, 11), 4, 4, 64, 64, message_size=11).double()
+        for own, grouped in zip(alone.parameters(), model.cell.parameters(), strict=True):
+            own.data.copy_(grouped.data[m : m + 1])
+        rows = [row[:, m : m + 1] for row in calls[3]]
+        torch.testing.assert_close(alone(*rows)[:, 0], states[:, 3, m])
+        torch.testing.assert_close(alone.message(alone(*rows))[:, 0], model.cell.message(states)[:, 3, m])
 
 
 def test_the_literal_equation_4_is_there_and_warns():
     with pytest.warns(UserWarning, match="largest eigenvalue .* can overflow"):
-        literal = make_s2gru(carry="aggregated").double()
+        literal = make_s2rm(carry="aggregated").double()
     views = some_views()
-    torch.testing.assert_close(literal.observe(views), s2gru_in_plain_loops(literal, views))
-    with pytest.raises(ValueError, match='carry must be "own" or "aggregated"'):
-        make_s2gru(carry="neither")
+    torch.testing.assert_close(literal.observe(views), s2rm_in_scalar_loops(literal, views))
+    for wrong in ({"carry": "neither"}, {"carry": "aggregated", "cell": "lstm"}):
+        with pytest.raises(ValueError, match='carry must be "own", or "aggregated" with cell "gru", got'):
+            make_s2rm(**wrong)
 
 
 def test_states_stay_bounded_where_the_literal_ones_explode():
     views = some_views(steps=150)
     close = {"num_modules": 10, "truncation": -1.0, "bandwidth": 0.1}
-    assert make_s2gru(**close).double().observe(views).abs().max() <= 1
+    assert make_s2rm(**close).double().observe(views).abs().max() <= 1
     with pytest.warns(UserWarning, match="overflow"):
-        literal = make_s2gru(carry="aggregated", **close).double()
+        literal = make_s2rm(carry="aggregated", **close).double()
     assert not literal.observe(views).abs().max() < 1e6
 
 
 def test_modules_start_at_positions_and_see_the_world():
-    model = make_s2gru(num_modules=10, truncation=0.6)
+    model = make_s2rm(num_modules=10, truncation=0.6)
     line = torch.linspace(0.0, 7.0, 24)
     weights = model.enclaves(torch.cartesian_prod(line, line))
     assert weights.shape == (10, 24 * 24)
     assert (weights.amax(1) > 0).all()
 
 
-def test_permuting_the_modules_permutes_the_states_and_nothing_else():
-    model, views = make_s2gru().double(), some_views()
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_permuting_the_modules_permutes_the_states_and_nothing_else(cell):
+    model, views = make_s2rm(cell).double(), some_views()
     states, predicted = model.observe(views), outputs(model, views)
-    order = torch.tensor([2, 0, 1])
+    order = [2, 0, 1]
+    other = model._with_modules(order, model.modules_on_sphere.places.detach()[order])
+    torch.testing.assert_close(parts(other.observe(views)), tuple(part[:, :, order] for part in parts(states)))
+    torch.testing.assert_close(outputs(other, views), predicted)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_a_removed_module_never_existed(cell, tmp_path):
+    model, views = make_s2rm(cell).double(), some_views()
+    smaller = model.without_modules(1)
+    assert smaller.num_modules == 2
+    # The same from scratch: a model of two modules with those parameters.
+    scratch = make_s2rm(cell, num_modules=2).double()
+    weights = model.state_dict()
+    for name, tensor in weights.items():
+        if name.startswith(("cell.", "modules_on_sphere.")):
+            weights[name] = tensor[[0, 2]]
+    scratch.load_state_dict(weights)
+    torch.testing.assert_close(outputs(smaller, views), outputs(scratch, views))
+    assert not torch.allclose(outputs(smaller, views), outputs(model, views))
+    smaller.save(tmp_path)
+    assert load(tmp_path).num_modules == 2
+    assert model.num_modules == 3, "the model itself is as it was"
+
+
+def test_removing_a_module_that_sees_nothing_changes_nothing():
+    model, views = make_s2rm(truncation=0.9).double(), some_views()
     with torch.no_grad():
-        for parameter in (model.modules_on_sphere.places, *model.cell.parameters()):
-            parameter.copy_(parameter[order])
-    torch.testing.assert_close(model.observe(views), states[:, :, order])
-    torch.testing.assert_close(outputs(model, views), predicted)
+        # Positions embed with cosines above 0 here, so that the other side of the sphere is far from all.
+        model.modules_on_sphere.places[1] = -model.embedding(torch.tensor([0.1, 0.1], dtype=torch.float64))
+        assert model.enclaves(views.positions[views.mask])[1].eq(0).all()
+        assert model.interaction_graph()[1].gt(0).tolist() == [False, True, False]
+    states, smaller = model.observe(views), model.without_modules(1)
+    assert states[:, -1, 1].ne(0).any(), "it lives, unheard"
+    torch.testing.assert_close(smaller.observe(views), states[:, :, [0, 2]], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(outputs(smaller, views), outputs(model, views), rtol=1e-12, atol=1e-12)
+
+
+def test_all_modules_cannot_be_removed():
+    model = make_s2rm()
+    with pytest.raises(ValueError, match="at least one module must be left, got all 3 to remove"):
+        model.without_modules(0, 1, 2)
+    with pytest.raises(ValueError, match="there are modules 0 to 2, got .3. to remove"):
+        model.without_modules(3)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_a_copied_module_stands_at_its_new_place(cell):
+    model = make_s2rm(cell).double()
+    position = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    larger = model.with_module_copied(1, position)
+    assert larger.num_modules == larger.arguments["num_modules"] == 4
+    assert larger.enclaves(position[None])[3, 0].item() == pytest.approx(1)
+    for name, parameter in larger.cell.named_parameters():
+        assert torch.equal(parameter[3], model.cell.get_parameter(name)[1])
+        assert torch.equal(parameter[:3], model.cell.get_parameter(name))
+    views = some_views()
+    torch.testing.assert_close(outputs(larger.without_modules(3), views), outputs(model, views))
+    with pytest.raises(ValueError, match="there are modules 0 to 2, got 3 to copy"):
+        model.with_module_copied(3, position)
+
+
+def test_unknown_terms_and_cells_are_refused():
+    with pytest.raises(ValueError, match="ablate must name terms of .* got .'local'."):
+        make_s2rm(ablate=["local"])
+    with pytest.raises(ValueError, match="cell must be one of .* got 'rnn'"):
+        make_s2rm("rnn")
+
+
+def test_a_state_of_another_batch_or_device_is_refused(model):
+    views = some_views()
+    with pytest.raises(ValueError, match="expected a state of .* start from initial_state.batch_size., or move it"):
+        model.step(views.at(0), model.initial_state(3))
+    away = tree_map(lambda part: part.to("meta"), model.initial_state(2))
+    with pytest.raises(ValueError, match="expected a state of .* on cpu, got .* on meta"):
+        model.step(views.at(0), away)
+
+
+def test_the_oracle_sees_the_step_that_it_predicts():
+    model, views = make_gqn("tto").double(), some_views()
+    _, codes = model.encode(views)
+    summed = (codes * views.mask[..., None]).sum(2)
+    torch.testing.assert_close(model.states_before_targets(views).output, model.core.layers(summed)[:, 1:])
+    later = Views(views.positions, views.values.clone(), views.mask)
+    later.values[:, 3] = 1 - later.values[:, 3]
+    before, after = (model.states_before_targets(v).output for v in (views, later))
+    assert (before != after).flatten(2).any(2).any(0).tolist() == [False, False, True, False]
+    assert model.loss(Episode(views)).isfinite()
+    with pytest.raises(ValueError, match="the oracle sees the step that it predicts and cannot roll out"):
+        model.rollout(views, torch.zeros(2, 1, 2), 3)
+
+
+@pytest.mark.parametrize(("core", "parameters"), [("lstm", 2_100_000), ("rims", 1_490_000), ("rmc", 2_600_000)])
+def test_the_scaffold_takes_the_hyperparameters_of_table_2(core, parameters):
+    model = GQN(value_shape=(11, 11), num_coordinates=2, core=core, codec="mlp")
+    assert sum(p.numel() for p in model.core.parameters()) == pytest.approx(parameters, rel=0.05)
+    if core == "rims":
+        assert (model.core.num_modules, model.core.num_active, model.core.hidden_size) == (6, 5, 510)
+        assert model.core.layers[0].input_value.shape == (510, 400)
+        assert model.core.layers[0].input_key_size == 32
+    if core == "rmc":
+        cell = model.core.layers[0].cell
+        assert (cell.num_heads, cell.head_size, cell.num_slots, cell.key_size) == (4, 128, 1, 128)
 
 
 def test_lstm_scaffold_sums_its_views():
-    model, views = make_lstm().double(), some_views()
+    model, views = make_gqn().double(), some_views()
     positions, values, missing = views.filled()
     codes = model.encoder(values, missing, model.embedding(positions))
     summed = torch.stack([codes[b, t][views.mask[b, t]].sum(0) for b in range(2) for t in range(5)]).view(2, 5, -1)
@@ -300,5 +464,5 @@ def test_lstm_scaffold_sums_its_views():
     zeros = model.initial_state(2)
     torch.testing.assert_close(model.observe(views, zeros).output, model.core(summed)[0])
     assert tree_map(torch.is_tensor, zeros.memory) == (True, True)
-    with pytest.raises(ValueError, match="GQN: expected core"):
-        make_lstm(core="other")
+    with pytest.raises(ValueError, match="GQN: core must be one of"):
+        make_gqn(core="other")

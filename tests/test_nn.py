@@ -15,7 +15,7 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients():
     plain = layer(y, z, local, mask)
 
     local = torch.where(mask[:, None], local, 0.0)
-    bias = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, torch.finfo(torch.float64).min)
+    bias = torch.zeros(2, 1, 5, dtype=torch.float64).masked_fill(~mask[:, None], torch.finfo(torch.float64).min)
     attended = layer.attend(y @ layer.query_weight(), z @ layer.key_weight(), z @ layer.value_weight(), local, bias)
     local_sum = local @ z
     parts = layer.gate(attended, local_sum, layer.gate_from_local(local_sum))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import make_s2gru
+from conftest import make_s2rm
 from s2rm import load
 from s2rm.models.world_model import write_whole
 from s2rm.runs import Run, Settings
@@ -127,7 +127,7 @@ def test_a_run_leaves_what_it_promises(tmp_path):
 
 
 def test_the_best_weights_are_kept_not_the_last(tmp_path):
-    model, keep = make_s2gru(), KeepBest(tmp_path)
+    model, keep = make_s2rm(), KeepBest(tmp_path)
     for loss in (3.0, 1.0, 2.0):
         torch.nn.init.constant_(model.modules_on_sphere.places, loss)
         trainer = create_autospec(L.Trainer, instance=True, sanity_checking=False, is_global_zero=True)

@@ -39,14 +39,15 @@ class Forecast:
 
 
 Predictor = Callable[[Views, Tensor], Forecast]
-"""From views over T steps and positions `(B, T, Q, 2)` to what is at them one step later."""
+"""From views over T+1 steps and positions `(B, T, Q, 2)` to what is at them at steps 1 to T. Only an oracle looks at
+the views of the step that it predicts."""
 
 
 def model_predictor(model: WorldModel) -> Predictor:
     """A trained model's one-step prediction, thresholded at 0.5."""
 
     def predict(views: Views, positions: Tensor) -> Forecast:
-        probability = model.predict(model.observe(views), positions).mean
+        probability = model.predict(model.states_before_targets(views), positions).mean
         return Forecast(probability, probability > 0.5)
 
     return predict
@@ -103,7 +104,7 @@ class TrivialPredictors:
         return self._read(frames, frames > 0.5, positions)
 
     def last_seen(self, views: Views, positions: Tensor) -> Forecast:
-        seen, known = self.canvas(views)
+        seen, known = self.canvas(views.steps(None, -1))
         frequencies = torch.where(seen, self.frequencies[1], self.frequencies[0])
         probability = torch.where(known, frequencies, self.mean_frame)
         return self._read(probability, torch.where(known, seen, self.mean_frame > 0.5), positions)
@@ -129,10 +130,10 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
     counts = MetricCollection([BinaryF1Score(), BinaryRecall(), BinarySpecificity()], compute_groups=True)
     log_likelihood = MeanMetric()
     for part in episodes:
-        views, targets = part.views.steps(None, -1), part.targets.steps(1, None)
-        num_views = views.mask.shape[2]
+        targets = part.targets.steps(1, None)
+        num_views = part.views.mask.shape[2]
         # The positions are drawn independently, so that the first few are as random as any.
-        views = views.keep(torch.arange(num_views) < max(1, round(fraction * num_views)))
+        views = part.views.keep(torch.arange(num_views) < max(1, round(fraction * num_views)))
         forecast = predict(views, targets.positions)
         truth = targets.values > 0.5
         counts.update(forecast.decision.flatten().int(), truth.flatten().int())
@@ -234,7 +235,9 @@ def roll_out(
     for name, model in models.items():
         patches[name] = torch.stack([d.mean for d in model.rollout(views, queries, steps, feedback=feedback)], 1)
     for name, predict in (("static scene", trivial.static_scene), ("last seen", trivial.last_seen)):
-        still = predict(views, queries[:, None].expand(-1, prompt, -1, -1)).decision[:, -1:].float()
+        # One more step, at which nothing is seen, is the first to be predicted.
+        nothing = views.at(-1).keep(torch.zeros((), dtype=torch.bool))
+        still = predict(views.then(nothing), queries[:, None].expand(-1, prompt, -1, -1)).decision[:, -1:].float()
         patches[name] = still.expand(-1, steps, -1, -1, -1)
     predicted = {name: stitch(part, grid, world.arena) for name, part in patches.items()}
     return Rollouts(frames[:, prompt:], predicted)

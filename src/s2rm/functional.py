@@ -164,3 +164,23 @@ def gru_update(
     reset, update = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
     candidate = torch.tanh(i_n + reset * h_n)
     return candidate + update * (carried - candidate)
+
+
+def lstm_update(
+    input_gates: Float[Tensor, "*batch G"], hidden_gates: Float[Tensor, "*batch G"], memory: Float[Tensor, "*batch H"]
+) -> tuple[Float[Tensor, "*batch H"], Float[Tensor, "*batch H"]]:
+    """Long short-term memory, from the linear maps of its input and of its hidden state: `(h', c')`.
+
+    `i, f, g, o = σ, σ, tanh, σ` of the summed maps; `c' = f c + i g`; `h' = o tanh(c')`.
+
+    Args:
+        input_gates: `W_i u + b_i`, `(..., 4H)`, in the order i, f, g, o.
+        hidden_gates: `W_h h + b_h`, `(..., 4H)`, in the same order.
+        memory: c, `(..., H)`.
+
+    Source:
+        Hochreiter and Schmidhuber 1997, in the variant of `torch.nn.LSTM`.
+    """
+    i, f, g, o = (input_gates + hidden_gates).chunk(4, -1)
+    memory = torch.sigmoid(f) * memory + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(memory), memory

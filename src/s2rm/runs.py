@@ -12,15 +12,25 @@ from tyro.conf import Suppress
 
 from s2rm.evaluation import TrivialPredictors
 from s2rm.models.gqn import GQN
-from s2rm.models.s2rm import S2GRU
+from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC
 from s2rm.models.world_model import WorldModel, load, write_whole
 from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
 from s2rm.training import MODEL, Training, batches, fit, history, provenance
 
 FORMAT = 1
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
-LABELS = {"s2gru": "S2GRU", "lstm": "LSTM"}
-ModelName = Literal["s2gru", "lstm"]
+LABELS = {
+    "s2gru": "S2GRU",
+    "s2rmc": "S2RMC",
+    "s2lstm": "S2LSTM",
+    "rims": "RIMs",
+    "rmc": "RMC",
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "tto": "TTO",
+}
+ModelName = Literal["s2gru", "s2rmc", "s2lstm", "rims", "rmc", "lstm", "gru", "tto"]
+SPATIAL = {"s2gru": S2GRU, "s2rmc": S2RMC, "s2lstm": S2LSTM}
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,10 @@ class Settings:
             "longest": self.longest,
             "codec": self.codec,
         }
-        if self.model == "lstm":
-            return GQN(**shared)
+        if self.model not in SPATIAL:
+            return GQN(core=self.model, **shared)
         extent = [[0.0, float(self.world.arena)]] * 2
-        return S2GRU(extent=extent, inject_positions=self.inject_positions, **shared)
+        return SPATIAL[self.model](extent=extent, inject_positions=self.inject_positions, **shared)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,11 @@ class Views:
         step = range(self.num_steps)[step]
         return self.steps(step, step + 1)
 
+    def then(self, later: Views) -> Views:
+        """These views and then, in time, `later`, of the same batch and number of slots."""
+        pairs = ((self.positions, later.positions), (self.values, later.values), (self.mask, later.mask))
+        return self._unchecked(*(torch.cat(pair, 1) for pair in pairs))
+
     def keep(self, mask: Tensor) -> Views:
         """Only the views for which `mask` (bool, broadcastable to `(B, T, A)`) is True as well."""
         return self._unchecked(self.positions, self.values, self.mask & mask)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from s2rm.functional import TWO_PI
 from s2rm.models.world_model import WorldModel
+from s2rm.nn.core import RecurrentCore
+from s2rm.nn.memory import RelationalMemory
+from s2rm.nn.rims import RIMs
 from s2rm.views import Views
 
 
@@ -18,8 +22,33 @@ class CoreState(NamedTuple):
 
     output: Tensor
     """`(B, T, H)` after each of T steps, `(B, H)` after one"""
-    memory: tuple[Tensor, ...]
+    memory: Any
     """the core's own state after the last step, as its call contract has it"""
+
+
+class TimeTravellingOracle(nn.Module):
+    """`h_{t+1} = F(r_{t+1})`, a two-layer perceptron without memory, called like `torch.nn.LSTM` (appendix D)."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.layers = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size), nn.ReLU()
+        )
+
+    def forward(self, inputs: Float[Tensor, "B T I"], state: Any = None) -> tuple[Float[Tensor, "B T H"], tuple]:
+        return self.layers(inputs), ()
+
+
+CORES: dict[str, Callable[[int], nn.Module]] = {
+    "lstm": lambda size: nn.LSTM(size, size, batch_first=True),
+    "gru": lambda size: nn.GRU(size, size, batch_first=True),
+    "rmc": lambda size: RelationalMemory(size, size, batch_first=True, num_heads=4),
+    "rims": lambda size: RIMs(
+        size, size, batch_first=True, num_modules=6, num_active=5, input_key_size=32, input_value_size=400
+    ),
+    "tto": lambda size: TimeTravellingOracle(size, size),
+}
 
 
 class GQN(WorldModel):
@@ -30,8 +59,9 @@ class GQN(WorldModel):
     Args:
         value_shape: shape of a view.
         num_coordinates: n, coordinates of a position.
-        core: "lstm".
-        hidden_size: size of the core's state, and of the summed representation.
+        core: "lstm", "gru", "rmc" (relational memory, 4 heads), "rims" (6 modules, 5 active), or "tto" (the
+            time-travelling oracle: it sees the views of the step that it predicts, and has no memory).
+        hidden_size: size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
         embedding_dim: size of the positional embedding, a multiple of 2n.
         shortest: shortest wavelength of the embedding, in the world's units.
         longest: bound of the longest wavelength.
@@ -51,7 +81,7 @@ class GQN(WorldModel):
         value_shape: Sequence[int],
         num_coordinates: int,
         core: str = "lstm",
-        hidden_size: int = 512,
+        hidden_size: int | None = None,
         embedding_dim: int = 16,
         shortest: float = TWO_PI,
         longest: float = TWO_PI * 10_000,
@@ -59,21 +89,44 @@ class GQN(WorldModel):
         codec: str = "cnn",
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if core != "lstm" or hidden_size < 1:
-            raise ValueError(f'GQN: expected core "lstm" and a positive hidden_size, got {core!r} and {hidden_size}')
+        if core not in CORES:
+            raise ValueError(f"GQN: core must be one of {list(CORES)}, got {core!r}")
+        if hidden_size is None:
+            hidden_size = 510 if core == "rims" else 512
+        if hidden_size < 1:
+            raise ValueError(f"GQN: hidden_size must be at least 1, got {hidden_size}")
         super().__init__(arguments, hidden_size, hidden_size, inject_positions=True)
-        self.core = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.core: Any = CORES[core](hidden_size)
+        self.is_oracle = core == "tto"
 
     def initial_state(self, batch_size: int) -> CoreState:
-        """Zeros."""
+        """The core's own: zeros, but for the relational memory."""
         zeros = next(self.parameters()).new_zeros(batch_size, self.core.hidden_size)
-        return CoreState(zeros, (zeros[None], zeros[None]))
+        memory = (zeros[None], zeros[None])
+        if isinstance(self.core, nn.GRU):
+            return CoreState(zeros, zeros[None])
+        if isinstance(self.core, RecurrentCore):
+            layer: Any = self.core.layers[0]
+            memory = tuple(part[None] for part in layer.initial_state(batch_size))
+            return CoreState(memory[0][0], memory)
+        return CoreState(zeros, () if self.is_oracle else memory)
 
     def observe(self, views: Views, state: CoreState | None = None) -> CoreState:
         self.check(views)
+        if state is not None:
+            self.check_state(state, self.initial_state(views.batch_size))
         _, encodings = self.encode(views)
         summed = (encodings * views.mask[..., None]).sum(2)
         return CoreState(*self.core(summed, None if state is None else state.memory))
+
+    def states_before_targets(self, views: Views) -> CoreState:
+        """As of every model; the oracle's are those after steps 1 to T."""
+        return self.observe(views.steps(1, None) if self.is_oracle else views.steps(None, -1))
+
+    def rollout(self, *arguments: Any, **options: Any) -> Iterator[Distribution]:
+        if self.is_oracle:
+            raise ValueError("GQN: the oracle sees the step that it predicts and cannot roll out; take another core")
+        return super().rollout(*arguments, **options)
 
     def last(self, states: CoreState) -> CoreState:
         return CoreState(states.output[:, -1], states.memory)

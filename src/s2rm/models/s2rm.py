@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2rm.functional import TWO_PI
-from s2rm.models.world_model import WorldModel
+from s2rm.models.world_model import WorldModel, map_state
 from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.recurrent import GroupedGRUCell
+from s2rm.nn.memory import GroupedRelationalMemoryCell
+from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.views import Views
+
+TERMS = ("input_local", "input_nonlocal", "intercell_local", "intercell_nonlocal")
+
+
+def relational_memory_cell(num_modules: int, input_size: int, hidden_size: int) -> GroupedRelationalMemoryCell:
+    """The relational memory of S2RMC (E.3, Table 3), whose message has the hidden size."""
+    return GroupedRelationalMemoryCell(
+        num_modules, (input_size, hidden_size), num_slots=4, num_heads=4, head_size=64, key_size=64,
+        message_size=hidden_size,
+    )  # fmt: skip
+
+
+CELLS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "gru": GroupedGRUCell,
+    "lstm": GroupedLSTMCell,
+    "rmc": relational_memory_cell,
+}
 
 
 class S2RM(WorldModel):
     """A set of recurrent modules, each with a learned place on a sphere, that read views and each other by place.
 
     At each step module m reads the views (input attention, `u_m`) and the modules (inter-cell attention, `h̄_m`),
-    both attenuated by the kernel `Z` of its place, and updates its state: `h_m' = F_m(u_m, h̄_m, h_m)`. A query polls
-    the modules near it: `d_q = Σ_m Z(P(x_q), p_m) h_m`, which the decoder turns into a predicted view.
+    both attenuated by the kernel `Z` of its place, and updates its state: `F_m(u_m, h̄_m, state)`. A query polls the
+    modules near it: `d_q = Σ_m Z(P(x_q), p_m) h_m`, which the decoder turns into a predicted view. `h_m` is the state
+    itself with "gru", its hidden part with "lstm", and a linear message of the memory with "rmc".
 
     Args:
         value_shape: shape of a view.
         num_coordinates: n, coordinates of a position.
+        cell: what a module is: "gru", "lstm", or "rmc" (a relational memory of 4 slots of 4 heads of 64).
         num_modules: M.
-        hidden_size: size of a module's state, and of an encoded view.
+        hidden_size: size of what others read of a module, and of an encoded view.
         embedding_dim: d, size of the positional embedding, a multiple of 2n.
         bandwidth: ε of the kernel.
         truncation: τ of the kernel.
@@ -39,7 +61,10 @@ class S2RM(WorldModel):
         likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
         codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape).
         inject_positions: give embedded positions to encoder and decoder too; the paper does so in the baselines only.
-        carry: what the update gate keeps: the module's "own" state, or the "aggregated" one, as Eq. 4 has it.
+        carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as Eq. 4 has it.
+        ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
+            "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
+            non-local term it weighs all that is there alike (a softmax over equal scores).
 
     Raises:
         ValueError: an argument out of its range.
@@ -53,6 +78,7 @@ class S2RM(WorldModel):
         *,
         value_shape: Sequence[int],
         num_coordinates: int,
+        cell: str = "gru",
         num_modules: int = 10,
         hidden_size: int = 128,
         embedding_dim: int = 16,
@@ -65,6 +91,7 @@ class S2RM(WorldModel):
         codec: str = "cnn",
         inject_positions: bool = False,
         carry: str = "own",
+        ablate: Sequence[str] = (),
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, hidden_size, hidden_size, inject_positions)
@@ -72,8 +99,12 @@ class S2RM(WorldModel):
             raise ValueError(
                 f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}"
             )
-        if carry not in ("own", "aggregated"):
-            raise ValueError(f'S2RM: carry must be "own" or "aggregated", got {carry!r}')
+        if cell not in CELLS:
+            raise ValueError(f"S2RM: cell must be one of {list(CELLS)}, got {cell!r}")
+        if carry not in ("own", "aggregated") or (carry == "aggregated" and cell != "gru"):
+            raise ValueError(f'S2RM: carry must be "own", or "aggregated" with cell "gru", got {carry!r} with {cell!r}')
+        if not set(ablate) <= set(TERMS):
+            raise ValueError(f"S2RM: ablate must name terms of {TERMS}, got {list(ablate)}")
         if carry == "aggregated":
             warnings.warn(
                 "S2RM: carrying the aggregated state, as Eq. 4 has it, multiplies the states by the kernel's largest "
@@ -91,60 +122,128 @@ class S2RM(WorldModel):
         self.modules_on_sphere = ModulePlaces(start, bandwidth, truncation)
         self.input_attention = KernelModulatedAttention(hidden_size, 2, 16, 128, gate_size=64)
         self.intercell_attention = KernelModulatedAttention(hidden_size, 4, 16, 128, gate_size=64)
-        self.cell = GroupedGRUCell(num_modules, hidden_size, hidden_size)
+        self.cell: Any = CELLS[cell](num_modules, hidden_size, hidden_size)
+        self.ablate = frozenset(ablate)
 
-    def initial_state(self, batch_size: int) -> Float[Tensor, "B M H"]:
-        """Zeros."""
-        return self.modules_on_sphere.places.new_zeros(batch_size, self.num_modules, self.hidden_size)
+    def initial_state(self, batch_size: int) -> Any:
+        """Zeros; the identity in a relational memory."""
+        return self.cell.initial_state(batch_size)
 
-    def observe(self, views: Views, state: Float[Tensor, "B M H"] | None = None) -> Float[Tensor, "B T M H"]:
+    def observe(self, views: Views, state: Any = None) -> Any:
         self.check(views)
-        hidden = self.initial_state(views.batch_size) if state is None else state
+        start = self.initial_state(views.batch_size)
+        if state is not None:
+            self.check_state(state, start)
         embedded, encodings = self.encode(views)
-        return self.unroll(embedded, encodings, views.mask, hidden)
+        return self.unroll(embedded, encodings, views.mask, start if state is None else state)
 
     def unroll(
         self,
         embedded: Float[Tensor, "B T A d"],
         encodings: Float[Tensor, "B T A H"],
         mask: Tensor,
-        hidden: Float[Tensor, "B M H"],
-    ) -> Float[Tensor, "B T M H"]:
+        state: Any,
+    ) -> Any:
         """The states after each step. All that does not depend on the state is computed for all steps at once."""
         reads, talks = self.input_attention, self.intercell_attention
-        local = torch.where(mask.unsqueeze(-2), self.modules_on_sphere(embedded), 0.0)
+        local, between = self.modules_on_sphere(embedded), self.modules_on_sphere.between()
+        if "input_local" in self.ablate:
+            local = torch.ones_like(local)
+        if "intercell_local" in self.ablate:
+            between = torch.ones_like(between)
+        local = torch.where(mask.unsqueeze(-2), local, 0.0)
+
+        def barred(where: Tensor) -> Tensor:
+            return local.new_zeros(where.shape).masked_fill(where, torch.finfo(local.dtype).min)
+
         keys, values = encodings @ reads.key_weight(), encodings @ reads.value_weight()
-        bias = keys.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(keys.dtype).min)
+        bias = barred(~mask).unsqueeze(2)
+        # A module that no other can hear takes no share of their softmax, as if it did not exist.
+        itself = torch.eye(self.num_modules, dtype=torch.bool, device=mask.device)
+        talk_bias = barred(~((between > 0) & ~itself).any(0) & ~itself)[None]
         local_sums = local @ encodings
         gate_hidden = reads.gate_from_local(local_sums)
-        between = self.modules_on_sphere.between()
-        weights = (reads.query_weight(), talks.query_weight(), talks.key_weight(), talks.value_weight())
+        query_weight, talk_query_weight = reads.query_weight(), talks.query_weight()
+        if "input_nonlocal" in self.ablate:
+            query_weight = torch.zeros_like(query_weight)
+        if "intercell_nonlocal" in self.ablate:
+            talk_query_weight = torch.zeros_like(talk_query_weight)
+        weights = (query_weight, talk_query_weight, talks.key_weight(), talks.value_weight())
         from_state, sizes = torch.cat(weights, 1), [weight.shape[1] for weight in weights]
 
         states = []
         for step in range(embedded.shape[1]):
+            hidden = self.cell.message(state)
             query, talk_query, talk_key, talk_value = (hidden @ from_state).split(sizes, -1)
             attended = reads.attend(query, keys[:, step], values[:, step], local[:, step], bias[:, step])
             inputs = reads.gate(attended, local_sums[:, step], gate_hidden[:, step])
-            heard = talks.attend(talk_query, talk_key, talk_value, between)
+            heard = talks.attend(talk_query, talk_key, talk_value, between, talk_bias)
             neighbours = between @ hidden
             aggregated = talks.gate(heard, neighbours, talks.gate_from_local(neighbours))
-            hidden = self.cell(inputs, aggregated, hidden if self.carry == "own" else aggregated)
-            states.append(hidden)
-        return torch.stack(states, 1)
+            state = self.cell(inputs, aggregated, state if self.carry == "own" else aggregated)
+            states.append(state)
+        return map_state(lambda *steps: torch.stack(steps, 1), *states)
 
-    def last(self, states: Float[Tensor, "B T M H"]) -> Float[Tensor, "B M H"]:
-        return states[:, -1]
+    def last(self, states: Any) -> Any:
+        return map_state(lambda part: part[:, -1], states)
 
-    def read(self, states: Float[Tensor, "*batch M H"], embedded: Float[Tensor, "*batch Q d"]) -> Tensor:
+    def read(self, states: Any, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
         """Output attention: `d_q = Σ_m Z(s_q, p_m) h_m` (Eq. 10)."""
-        return self.modules_on_sphere(embedded).transpose(-1, -2) @ states
+        return self.modules_on_sphere(embedded).transpose(-1, -2) @ self.cell.message(states)
+
+    def without_modules(self, *removed: int) -> S2RM:
+        """A copy in which these modules never existed (Figure 7); states of this model do not fit it.
+
+        Raises:
+            ValueError: no such module, or none would be left.
+        """
+        if not set(removed) <= set(range(self.num_modules)):
+            raise ValueError(f"S2RM: there are modules 0 to {self.num_modules - 1}, got {sorted(removed)} to remove")
+        if len(set(removed)) == self.num_modules:
+            raise ValueError(f"S2RM: at least one module must be left, got all {self.num_modules} to remove")
+        kept = [module for module in range(self.num_modules) if module not in removed]
+        return self._with_modules(kept, self.modules_on_sphere.places.detach()[kept])
+
+    def with_module_copied(self, module: int, position: Float[Tensor, " n"]) -> S2RM:
+        """A copy with one more module, the last: `module`'s parameters at the place of a position of the world.
+
+        Raises:
+            ValueError: no such module.
+        """
+        if not 0 <= module < self.num_modules:
+            raise ValueError(f"S2RM: there are modules 0 to {self.num_modules - 1}, got {module} to copy")
+        places = self.modules_on_sphere.places.detach()
+        place = self.embedding(position.to(places))[None]
+        return self._with_modules([*range(self.num_modules), module], torch.cat([places, place]))
+
+    def _with_modules(self, modules: list[int], places: Float[Tensor, "M d"]) -> S2RM:
+        other = copy.deepcopy(self)
+        other.num_modules = other.cell.num_modules = other.arguments["num_modules"] = len(modules)
+        other.modules_on_sphere.places = nn.Parameter(places.clone())
+        for owner in other.cell.modules():
+            for name, parameter in owner.named_parameters(recurse=False):
+                setattr(owner, name, nn.Parameter(parameter.detach()[modules].clone()))
+        return other
 
     def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, M * batch]:
         """How much each module answers for each position, `Z(P(x), p_m)` (Eq. 11)."""
         return self.modules_on_sphere(self.embedding(positions).flatten(0, -2)).unflatten(-1, positions.shape[:-1])
 
+    def interaction_graph(self) -> Float[Tensor, "M M"]:
+        """The kernel between the modules, `Z(p_m, p_l)`: an edge where it is above 0 (appendix A)."""
+        return self.modules_on_sphere.between()
 
-def S2GRU(**arguments) -> S2RM:
+
+def S2GRU(**arguments: Any) -> S2RM:
     """S2RM with gated recurrent units as its modules. Arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM]."""
-    return S2RM(**arguments)
+    return S2RM(cell="gru", **arguments)
+
+
+def S2LSTM(**arguments: Any) -> S2RM:
+    """S2RM with long short-term memories as its modules, the optional memory state of Eq. 4. Arguments as S2GRU's."""
+    return S2RM(cell="lstm", **arguments)
+
+
+def S2RMC(**arguments: Any) -> S2RM:
+    """S2RM with relational memories as its modules (E.3). Arguments as S2GRU's."""
+    return S2RM(cell="rmc", **arguments)

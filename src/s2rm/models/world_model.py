@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,15 @@ class WorldModel(nn.Module, ABC):
         vector = self.read(states, embedded)
         return self.likelihood.distribution(self.decoder(vector, embedded if self.inject_positions else None))
 
+    def states_before_targets(self, views: Views) -> Any:
+        """The states from which the targets at steps 1 to T are predicted: those after steps 0 to T-1."""
+        return self.observe(views.steps(None, -1))
+
     def loss(self, episode: Episode) -> Tensor:
         """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there."""
         targets = episode.targets.steps(1, None)
         positions, _, _ = targets.filled()
-        distribution = self.predict(self.observe(episode.views.steps(None, -1)), positions)
+        distribution = self.predict(self.states_before_targets(episode.views), positions)
         return negative_log_likelihood(distribution, targets.values, targets.mask)
 
     @torch.no_grad()
@@ -167,6 +171,20 @@ class WorldModel(nn.Module, ABC):
                 f"{views.values.dtype} on {views.values.device}; move the views with views.to(...)"
             )
 
+    def check_state(self, state: Any, start: Any) -> None:
+        """Refuse a state that is not like `start`, the initial state of this batch."""
+        got, expected = _leaves(state), _leaves(start)
+        alike = len(got) == len(expected) and all(
+            (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+            for one, other in zip(got, expected, strict=True)
+        )
+        if not alike:
+            raise ValueError(
+                f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]} on "
+                f"{expected[0].device}, got {[tuple(part.shape) for part in got]} on {got[0].device}; start from "
+                "initial_state(batch_size), or move it"
+            )
+
     @property
     def num_parameters(self) -> int:
         """How many numbers training sets."""
@@ -217,6 +235,19 @@ def load(folder: str | Path) -> WorldModel:
             f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
         ) from error
     return model.eval()
+
+
+def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
+    """Apply a function to the tensors of states of one structure."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    parts = (map_state(function, *parts) for parts in zip(*states, strict=True))
+    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+
+
+def _leaves(state: Any) -> list[Tensor]:
+    return [state] if isinstance(state, Tensor) else [leaf for part in state for leaf in _leaves(part)]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -86,17 +86,15 @@ class KernelModulatedAttention(nn.Module):
         k: Float[Tensor, "B J KD"],
         v: Float[Tensor, "B J KH"],
         local: Float[Tensor, "*B I J"],
-        bias: Float[Tensor, "B J"] | None = None,
+        bias: Float[Tensor, "#B #I J"],
     ) -> Float[Tensor, "B I H"]:
         """`ũ` from queries, keys and values that the three weights above have made.
 
-        `bias` is added to the scores: 0 where j is there, very negative where it is not (`local` must be 0 there).
+        `bias` is added to the scores: 0 where j is there for i, very negative where it is not (`local` is 0 there).
         """
         heads = (self.num_heads, self.head_size)
         scores = q.unflatten(-1, heads).transpose(1, 2) @ k.unflatten(-1, heads).permute(0, 2, 3, 1)
-        if bias is not None:
-            scores = scores + bias[:, None, None]
-        weights = scores.softmax(-1) * local.unsqueeze(-3)
+        weights = (scores + bias.unsqueeze(1)).softmax(-1) * local.unsqueeze(-3)
         weights = weights.permute(0, 2, 3, 1).flatten(2)
         return weights @ v.unflatten(-1, (self.num_heads, self.size)).flatten(1, 2)
 

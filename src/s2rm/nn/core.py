@@ -1,0 +1,167 @@
+"""The call contract of `torch.nn.LSTM`, for recurrent cores of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+State = tuple[Tensor, ...]
+
+
+class Layer(nn.Module):
+    """One layer in one direction: what [`RecurrentCore`][s2rm.nn.core.RecurrentCore] stacks."""
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before any input, `(B, H)` each."""
+        raise NotImplementedError
+
+    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        """Outputs `(B, T, H)` and the last state, from inputs `(B, T, ...)`.
+
+        Where `mask` (bool, `(B, T)`) is False the state stays as it was and the output is 0.
+        """
+        raise NotImplementedError
+
+
+class RecurrentCore(nn.Module):
+    """Layers and directions of a recurrent core, called like `torch.nn.LSTM`.
+
+    Args:
+        make_layer: a layer from the size of its input.
+        input_size: size of the input.
+        hidden_size: size of the output in each direction.
+        num_layers: layers, each reading the one below.
+        batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
+        dropout: probability of dropping an output on its way to the next layer, in training.
+        bidirectional: a second set of layers reads backward in time.
+    """
+
+    def __init__(
+        self,
+        make_layer: Callable[[int], Layer],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+    ):
+        super().__init__()
+        if input_size < 1 or hidden_size < 1 or num_layers < 1:
+            raise ValueError(
+                f"{type(self).__name__}: input_size, hidden_size and num_layers must be at least 1, got {input_size}, "
+                f"{hidden_size} and {num_layers}"
+            )
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
+        self.directions = 2 if bidirectional else 1
+        sizes = [input_size] + [self.directions * hidden_size] * (num_layers - 1)
+        self.layers = nn.ModuleList(make_layer(size) for size in sizes for _ in range(self.directions))
+
+    def forward(self, inputs: Any, state: Any = None, mask: Tensor | None = None) -> tuple[Any, Any]:
+        """The outputs of every step, and the state after the last.
+
+        Args:
+            inputs: `(B, T, input_size)` if `batch_first`, else `(T, B, input_size)`; `(T, input_size)` for a single
+                sequence; or a `PackedSequence`.
+            state: `(h, c)`, each `(num_layers * directions, B, hidden_size)`; one tensor where the core has only one.
+                Default: the initial state.
+            mask: bool `(B, T)` or `(T, B)` as `inputs`, True where a step is there. Elsewhere the state stays as it
+                was and the output is 0.
+
+        Returns:
+            Outputs with `directions * hidden_size` at the end, in the form of `inputs`, and the state.
+
+        Raises:
+            ValueError: inputs, state or mask of another size, dtype or device.
+        """
+        name = type(self).__name__
+        if isinstance(inputs, list | tuple) and not isinstance(inputs, PackedSequence):
+            raise ValueError(
+                f"{name}: expected one tensor or a PackedSequence, got a {type(inputs).__name__}; sequences of unequal "
+                "length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
+            )
+        if isinstance(inputs, PackedSequence):
+            padded, lengths = pad_packed_sequence(inputs, batch_first=True)
+            there = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
+            outputs, state = self._run(padded, state, there)
+            order = torch.arange(len(lengths)) if inputs.sorted_indices is None else inputs.sorted_indices.cpu()
+            packed = pack_padded_sequence(outputs[order.to(outputs.device)], lengths[order], batch_first=True)
+            return PackedSequence(
+                packed.data, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices
+            ), state
+        single = inputs.ndim == 2
+        if single:
+            inputs = inputs.unsqueeze(0 if self.batch_first else 1)
+            state = tuple(part.unsqueeze(1) for part in _parts(state)) if state is not None else None
+        if not self.batch_first:
+            inputs, mask = inputs.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
+        outputs, state = self._run(inputs, state, mask)
+        if not self.batch_first:
+            outputs = outputs.transpose(0, 1)
+        if single:
+            outputs = outputs.squeeze(0 if self.batch_first else 1)
+            state = _join(tuple(part.squeeze(1) for part in _parts(state)))
+        return outputs, state
+
+    def _run(self, inputs: Tensor, state: Any, mask: Tensor | None) -> tuple[Tensor, Any]:
+        self._check(inputs, state, mask)
+        ends: list[State] = []
+        for number in range(self.num_layers):
+            outputs = []
+            for direction in range(self.directions):
+                index = number * self.directions + direction
+                layer: Any = self.layers[index]
+                if state is None:
+                    start = layer.initial_state(len(inputs))
+                else:
+                    start = tuple(part[index] for part in _parts(state))
+                given, there = inputs, mask
+                if direction:
+                    given, there = inputs.flip(1), None if mask is None else mask.flip(1)
+                output, end = layer.unroll(given, start, there)
+                outputs.append(output.flip(1) if direction else output)
+                ends.append(end)
+            inputs = torch.cat(outputs, -1)
+            if number + 1 < self.num_layers:
+                inputs = nn.functional.dropout(inputs, self.dropout, self.training)
+        return inputs, _join(tuple(torch.stack(part) for part in zip(*ends, strict=True)))
+
+    def _check(self, inputs: Tensor, state: Any, mask: Tensor | None) -> None:
+        name, weight = type(self).__name__, next(self.parameters())
+        if inputs.ndim < 3 or inputs.shape[-1] != self.input_size or inputs.shape[1] < 1:
+            raise ValueError(
+                f"{name}: expected inputs of (batch, time, {self.input_size}) with at least one step, got "
+                f"{tuple(inputs.shape)} (batch first); make the core with this input_size"
+            )
+        if (inputs.dtype, inputs.device) != (weight.dtype, weight.device):
+            raise ValueError(
+                f"{name}: the weights are {weight.dtype} on {weight.device}, the inputs {inputs.dtype} on "
+                f"{inputs.device}; move the inputs with .to(...)"
+            )
+        if mask is not None and (mask.shape != inputs.shape[:2] or mask.dtype != torch.bool):
+            raise ValueError(
+                f"{name}: mask must be bool with the inputs' (batch, time), {tuple(inputs.shape[:2])}, got "
+                f"{mask.dtype} {tuple(mask.shape)}"
+            )
+        if state is None:
+            return
+        expected = [(len(self.layers), *part.shape) for part in self.layers[0].initial_state(len(inputs))]  # type: ignore[operator]
+        got = [tuple(part.shape) for part in _parts(state)]
+        if got != expected or any(part.device != weight.device for part in _parts(state)):
+            raise ValueError(
+                f"{name}: expected a state of {len(expected)} tensor(s) {expected[0]} on {weight.device} (layers x "
+                f"directions, batch, hidden), got {got} on {_parts(state)[0].device}; leave it out to start anew"
+            )
+
+
+def _parts(state: Any) -> State:
+    return (state,) if isinstance(state, Tensor) else tuple(state)
+
+
+def _join(parts: State) -> Any:
+    return parts[0] if len(parts) == 1 else parts

@@ -1,0 +1,212 @@
+"""Relational memory: slots that attend to each other and to the input, behind gates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from s2rm.nn.core import Layer, RecurrentCore, State
+from s2rm.nn.recurrent import grouped_linear
+
+GATE_STYLES = ("unit", "memory", None)
+
+
+class GroupedRelationalMemoryCell(nn.Module):
+    """One relational memory per module, each with parameters of its own.
+
+    With rows `x_i` of input, each projected to the slot size, and the memory `M`, a matrix of slots:
+
+        A = [M; x_1; x_2; ...];  Q, K, V = LN(A W)                    split into heads
+        A = LN(A + softmax(Q K^T / sqrt(d)) V);  A = LN(A + MLP(A))   M̃ = A without the rows of input
+        i, f = σ(W_g x_1 + U_g tanh(M) + b)                          M' = i tanh(M̃) + f M
+
+    Args:
+        num_modules: how many memories.
+        input_sizes: sizes of the rows of input; the first is the one that the gates see.
+        num_slots, num_heads, head_size, key_size: of the memory; a slot is `num_heads * head_size`.
+        gate_style: "unit" (a gate a number), "memory" (a gate a slot), or None.
+        forget_bias, input_bias: added to the gates.
+        attention_layers: layers of the MLP; ReLU between them, none after the last.
+        message_size: size of a linear `message` of the memory (S2RM, E.3); without it the message is the memory itself.
+
+    Source:
+        Santoro et al. 2018 and their published implementation; rows beyond the first are S2RM's E.3.
+    """
+
+    def __init__(
+        self,
+        num_modules: int,
+        input_sizes: tuple[int, ...],
+        num_slots: int,
+        num_heads: int,
+        head_size: int,
+        key_size: int,
+        gate_style: str | None = "unit",
+        forget_bias: float = 1.0,
+        input_bias: float = 0.0,
+        attention_layers: int = 2,
+        message_size: int | None = None,
+    ):
+        super().__init__()
+        if gate_style not in GATE_STYLES:
+            raise ValueError(f"relational memory: gate_style must be one of {GATE_STYLES}, got {gate_style!r}")
+        slot_size = num_heads * head_size
+        self.num_modules, self.num_slots, self.slot_size = num_modules, num_slots, slot_size
+        self.num_heads, self.head_size, self.key_size = num_heads, head_size, key_size
+        self.gate_style, self.forget_bias, self.input_bias = gate_style, forget_bias, input_bias
+
+        def linear(inputs: int, outputs: int) -> nn.ParameterList:
+            bound = 1 / math.sqrt(inputs)
+            weight = torch.empty(num_modules, inputs, outputs).uniform_(-bound, bound)
+            return nn.ParameterList([weight, torch.empty(num_modules, outputs).uniform_(-bound, bound)])
+
+        def norm(size: int) -> nn.ParameterList:
+            return nn.ParameterList([torch.ones(num_modules, size), torch.zeros(num_modules, size)])
+
+        projected = num_heads * (2 * key_size + head_size)
+        self.project = nn.ModuleList(linear(size, slot_size) for size in input_sizes)
+        self.qkv, self.qkv_norm = linear(slot_size, projected), norm(projected)
+        self.attended_norm, self.mlp_norm = norm(slot_size), norm(slot_size)
+        self.mlp = nn.ModuleList(linear(slot_size, slot_size) for _ in range(attention_layers))
+        width = {"unit": 2 * slot_size, "memory": 2, None: 0}[gate_style]
+        if width:
+            self.input_gate, self.memory_gate = linear(slot_size, width), linear(slot_size, width)
+        if message_size is not None:
+            self.to_message = linear(num_slots * slot_size, message_size)
+
+    def initial_state(self, batch_size: int) -> Float[Tensor, "B M S D"]:
+        """The identity, padded or cut to the slot size."""
+        identity = torch.eye(self.num_slots, self.slot_size, dtype=self.qkv[0].dtype, device=self.qkv[0].device)
+        return identity.expand(batch_size, self.num_modules, -1, -1)
+
+    def message(self, state: Float[Tensor, "*batch M S D"]) -> Float[Tensor, "*batch M H"]:
+        """What the modules and the queries read of the memory."""
+        flat = state.flatten(-2)
+        if not hasattr(self, "to_message"):
+            return flat
+        weight, bias = self.to_message
+        return grouped_linear(flat.flatten(0, -3), weight, bias).unflatten(0, flat.shape[:-2])
+
+    def forward(self, *inputs_then_state: Tensor) -> Float[Tensor, "B M S D"]:
+        """The memory after rows of input `(B, M, size)` each, and the memory before, `(B, M, S, D)`."""
+        *inputs, memory = inputs_then_state
+        rows = [grouped_linear(row, *map_) for row, map_ in zip(inputs, self.project, strict=True)]  # type: ignore[misc]
+        # One module's slots of the whole batch form one matrix: (M, B, rows, D).
+        old = memory.transpose(0, 1)
+        table = torch.cat([old, torch.stack(rows, 2).transpose(0, 1)], 2)
+
+        qkv = self._norm(self._linear(table, self.qkv), self.qkv_norm)
+        sizes = (self.key_size, self.key_size, self.head_size)
+        q, k, v = qkv.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3).split(sizes, -1)
+        attended = (q @ k.transpose(-1, -2) / math.sqrt(self.key_size)).softmax(-1) @ v
+        table = self._norm(table + attended.transpose(-2, -3).flatten(-2), self.attended_norm)
+        mixed = table
+        for number, layer in enumerate(self.mlp):
+            mixed = self._linear(torch.relu(mixed) if number else mixed, layer)
+        candidate = self._norm(table + mixed, self.mlp_norm)[:, :, : self.num_slots]
+
+        if self.gate_style is None:
+            return candidate.transpose(0, 1)
+        from_input = self._linear(rows[0].transpose(0, 1)[:, :, None], self.input_gate)
+        gates = from_input + self._linear(torch.tanh(old), self.memory_gate)
+        input_gate, forget_gate = gates.chunk(2, -1)
+        new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
+        return (new + torch.sigmoid(forget_gate + self.forget_bias) * old).transpose(0, 1)
+
+    @staticmethod
+    def _linear(x: Float[Tensor, "M B R I"], parameters: Any) -> Float[Tensor, "M B R O"]:
+        weight, bias = parameters
+        return torch.baddbmm(bias[:, None], x.flatten(1, 2), weight).unflatten(1, x.shape[1:3])
+
+    @staticmethod
+    def _norm(x: Float[Tensor, "M B R D"], parameters: nn.ParameterList) -> Float[Tensor, "M B R D"]:
+        scale, shift = parameters
+        return layer_norm(x, x.shape[-1:]) * scale[:, None, None] + shift[:, None, None]
+
+
+class RelationalMemoryLayer(Layer):
+    """One layer of [`RelationalMemory`][s2rm.nn.memory.RelationalMemory] in one direction."""
+
+    def __init__(self, cell: GroupedRelationalMemoryCell):
+        super().__init__()
+        self.cell = cell
+
+    def initial_state(self, batch_size: int) -> State:
+        flat = self.cell.initial_state(batch_size).flatten(1)
+        return flat, flat
+
+    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        memory = state[1].unflatten(-1, (1, self.cell.num_slots, self.cell.slot_size))
+        outputs = []
+        for step in range(inputs.shape[1]):
+            after = self.cell(inputs[:, step, None], memory)
+            output = after.flatten(1)
+            if mask is not None:
+                after = torch.where(mask[:, step, None, None, None], after, memory)
+                output = torch.where(mask[:, step, None], output, 0.0)
+            memory = after
+            outputs.append(output)
+        return torch.stack(outputs, 1), (memory.flatten(1), memory.flatten(1))
+
+
+class RelationalMemory(RecurrentCore):
+    """A relational memory core, called like `torch.nn.LSTM`.
+
+    The output is the flattened memory. The state is `(h, c)`: c is the memory, h the same as it was put out.
+    [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
+
+    Args:
+        input_size: size of the input.
+        hidden_size: of the whole memory, `num_slots * num_heads * head size`.
+        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
+        num_slots, num_heads: they must divide the hidden size.
+        key_size: of a head's queries and keys. Default: the head size.
+        gate_style: "unit" (a gate a number), "memory" (a gate a slot), or None.
+        forget_bias, input_bias: added to the gates.
+        attention_layers: layers of the MLP.
+
+    Raises:
+        ValueError: a hidden size that does not divide, or an unknown gate style.
+
+    Source:
+        Santoro et al. 2018, "Relational recurrent neural networks".
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        num_slots: int = 1,
+        num_heads: int = 1,
+        key_size: int | None = None,
+        gate_style: str | None = "unit",
+        forget_bias: float = 1.0,
+        input_bias: float = 0.0,
+        attention_layers: int = 2,
+    ):
+        if num_slots < 1 or num_heads < 1 or hidden_size % (num_slots * num_heads):
+            raise ValueError(
+                f"RelationalMemory: hidden_size must be a multiple of num_slots x num_heads, {num_slots} x "
+                f"{num_heads}, got {hidden_size}"
+            )
+        head_size = hidden_size // (num_slots * num_heads)
+
+        def layer(layer_input_size: int) -> RelationalMemoryLayer:
+            return RelationalMemoryLayer(
+                GroupedRelationalMemoryCell(
+                    1, (layer_input_size,), num_slots, num_heads, head_size, key_size or head_size, gate_style,
+                    forget_bias, input_bias, attention_layers,
+                )
+            )  # fmt: skip
+
+        super().__init__(layer, input_size, hidden_size, num_layers, batch_first, dropout, bidirectional)

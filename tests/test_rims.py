@@ -1,0 +1,176 @@
+"""RIMs against the published equations in plain loops, and what is theirs beyond the call contract."""
+
+import math
+
+import pytest
+import torch
+
+from s2rm import RIMs
+
+
+def softmax(scores):
+    exponentials = [torch.exp(score) for score in scores]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def plain_rims(rims, inputs, state, selection="zero_row"):
+    """One layer of RIMs, sequence by sequence, module by module and head by head. `inputs`: `(B, T, rows, size)`."""
+    layer, M, S = rims.layers[0], rims.num_modules, rims.hidden_size // rims.num_modules
+    lstm = len(state) == 2
+    outputs, actives = [], []
+    for b in range(len(inputs)):
+        h = [state[0][0, b, m * S : (m + 1) * S] for m in range(M)]
+        c = [state[-1][0, b, m * S : (m + 1) * S] for m in range(M)]
+        steps = []
+        for x in inputs[b]:
+            K, D = layer.input_heads, layer.input_key_size
+            V = layer.input_value.shape[1] // K
+            keys, values, query = (
+                x @ layer.input_key,
+                x @ layer.input_value,
+                [h[m] @ layer.input_query[m] for m in range(M)],
+            )
+            scores = [
+                [
+                    [query[m][k * D : (k + 1) * D] @ row[k * D : (k + 1) * D] / math.sqrt(D) for row in keys]
+                    for k in range(K)
+                ]
+                for m in range(M)
+            ]
+            read, rank = [[None] * K for _ in range(M)], []
+            if selection == "zero_row":
+                zero_row = []
+                for m in range(M):
+                    weights = [softmax([torch.zeros_like(scores[m][k][0]), *scores[m][k]]) for k in range(K)]
+                    zero_row.append(float(sum(weight[0].detach() for weight in weights)) / K)
+                    for k in range(K):
+                        read[m][k] = weights[k][1:]
+                rank = sorted(range(M), key=lambda m: zero_row[m])
+            else:
+                for k in range(K):
+                    for row in range(len(x)):
+                        for m, weight in enumerate(softmax([scores[m][k][row] for m in range(M)])):
+                            read[m][k] = (read[m][k] or []) + [weight]
+                interest = [float(sum(sum(read[m][k]) for k in range(K)).detach()) for m in range(M)]
+                rank = sorted(range(M), key=lambda m: -interest[m])
+            active = set(rank[: rims.num_active])
+            for m in active:
+                attended = torch.cat(
+                    [
+                        sum(w * value[k * V : (k + 1) * V] for w, value in zip(read[m][k], values, strict=True))
+                        for k in range(K)
+                    ]
+                )
+                cell = layer.cell
+                gates_in = attended @ cell.weight_input[m] + cell.bias_input[m]
+                gates_h = h[m] @ cell.weight_hidden[m] + cell.bias_hidden[m]
+                if lstm:
+                    i, f, g, o = (gates_in + gates_h).split(S)
+                    c[m] = f.sigmoid() * c[m] + i.sigmoid() * g.tanh()
+                    h[m] = o.sigmoid() * c[m].tanh()
+                else:
+                    (ir, iz, i_n), (hr, hz, hn) = gates_in.split(S), gates_h.split(S)
+                    r, z = (ir + hr).sigmoid(), (iz + hz).sigmoid()
+                    h[m] = (1 - z) * (i_n + r * hn).tanh() + z * h[m]
+            K, D = layer.communication_heads, layer.communication_key_size
+            projected = [(h[m] @ layer.communication_in[m]).split(layer.communication_sizes) for m in range(M)]
+            q, k_, v = zip(*projected, strict=True)
+            V = len(v[0]) // K
+            after = list(h)
+            for m in active:
+                heard = []
+                for k in range(K):
+                    d, e = slice(k * D, (k + 1) * D), slice(k * V, (k + 1) * V)
+                    weights = softmax([q[m][d] @ k_[n][d] / math.sqrt(D) for n in range(M)])
+                    heard.append(sum(w * v[n][e] for n, w in enumerate(weights)))
+                after[m] = h[m] + torch.cat(heard) @ layer.communication_out[m]
+            h = after
+            steps.append(torch.cat(h))
+            actives.append(active)
+        outputs.append(torch.stack(steps))
+    return torch.stack(outputs), actives
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("selection", ["zero_row", "across_modules"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rims_are_the_published_equations(cell, selection, rows):
+    rims = RIMs(
+        7, 15, batch_first=True, num_modules=5, num_active=3, cell=cell, selection=selection, input_heads=2,
+        input_key_size=3, input_value_size=4, communication_heads=2, communication_key_size=5,
+        communication_value_size=2,
+    ).double()  # fmt: skip
+    inputs = torch.randn(2, 4, rows, 7, dtype=torch.float64, requires_grad=True)
+    state = tuple(
+        torch.randn(1, 2, 15, dtype=torch.float64, requires_grad=True) for _ in range(2 if cell == "lstm" else 1)
+    )
+    given = state if cell == "lstm" else state[0]
+    outputs, _ = rims(inputs if rows > 1 else inputs.squeeze(2), given)
+    plain, actives = plain_rims(rims, inputs, state, selection)
+    torch.testing.assert_close(outputs, plain, rtol=1e-9, atol=1e-9)
+    _, trace = rims.trace(inputs, given)
+    assert [set(row.nonzero()[:, 0].tolist()) for row in trace.active.flatten(0, 1)] == actives
+    weights, leaves = torch.randn_like(plain), [inputs, *state, *rims.parameters()]
+    for ours, expected in zip(
+        torch.autograd.grad((outputs * weights).sum(), leaves),
+        torch.autograd.grad((plain * weights).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
+    rims = RIMs(7, 15, batch_first=True, num_modules=5, num_active=2)
+    state = tuple(torch.randn(1, 2, 15, requires_grad=True) for _ in range(2))
+    inputs = torch.randn(2, 1, 7)
+    outputs, (_, c) = rims(inputs, state)
+    active = rims.trace(inputs, state)[1].active[:, 0].repeat_interleave(3, 1)
+    assert active.sum(1).eq(6).all()
+    assert torch.equal(outputs[:, 0][~active], state[0][0][~active])
+    assert torch.equal(c[0][~active], state[1][0][~active])
+    (gradient,) = torch.autograd.grad(c[0][~active].sum(), state[1])
+    assert torch.equal(gradient[0], (~active).float())
+
+
+def test_a_trace_tells_what_every_module_did():
+    rims = RIMs(7, 12, num_layers=2, batch_first=True, num_modules=4, num_active=3)
+    outputs, trace = rims.trace(torch.randn(2, 5, 7))
+    assert outputs.shape == (2, 5, 12)
+    assert trace.active.shape == (2, 5, 4)
+    assert trace.active.sum(-1).eq(3).all()
+    assert trace.input_weights.shape == (2, 5, 1, 4, 2)
+    assert trace.communication_weights.shape == (2, 5, 4, 4, 4)
+    for weights in (trace.input_weights, trace.communication_weights):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_a_masked_module_is_never_active_and_never_read():
+    rims = RIMs(7, 12, batch_first=True, num_modules=4, num_active=4)
+    outputs, trace = rims.trace(torch.randn(2, 5, 7), masked_modules=(1,))
+    assert not trace.active[..., 1].any()
+    assert trace.active[..., [0, 2, 3]].all()
+    assert outputs[..., 3:6].eq(0).all()
+    assert trace.communication_weights[..., 1].eq(0).all()
+
+
+def test_attention_dropout_is_for_training_only():
+    rims = RIMs(7, 12, batch_first=True, attention_dropout=0.5)
+    inputs = torch.randn(2, 5, 7)
+    assert not torch.equal(rims(inputs)[0], rims(inputs)[0])
+    rims.eval()
+    assert torch.equal(rims(inputs)[0], rims(inputs)[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_active": 7}, "num_active must be in 1 to num_modules, 6, got 7"),
+        ({"num_active": 0}, "num_active must be in 1 to num_modules, 6, got 0"),
+        ({"hidden_size": 20}, "hidden_size must be a multiple of num_modules, 6, got 20; take 18"),
+        ({"cell": "rnn"}, 'cell must be "lstm" or "gru", got \'rnn\''),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 5, 18 and 0"),
+    ],
+)
+def test_impossible_rims_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RIMs(**{"input_size": 5, "hidden_size": 18, **changes})
