@@ -20,3 +20,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict --quiet
 	$(BIN)/pytest
+
+.PHONY: results-page results-check
+results-page: setup
+	$(BIN)/python experiments/page.py
+
+results-check: setup
+	$(BIN)/python experiments/page.py --check

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from s2rm.cli import main
+from s2rm.runs import LABELS, Run
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +40,23 @@ def test_the_demo_leaves_scores_and_a_report(demo):
 def test_the_report_is_one_page_that_needs_no_network(demo, tmp_path):
     page = (demo / "report.html").read_text()
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", page)
-    assert "http" not in page
+    assert "://" not in page
     pictures = re.findall(r'src="data:(image/\w+);base64,([^"]+)"', page)
-    assert len(pictures) == 10
+    assert len(pictures) == 12
     for kind, data in pictures:
         path = tmp_path / "picture"
         path.write_bytes(base64.b64decode(data))
         with Image.open(path) as picture:
             assert picture.format == {"image/png": "PNG", "image/gif": "GIF"}[kind]
             assert (sum(1 for _ in ImageSequence.Iterator(picture)) > 1) == (kind == "image/gif")
-    for heading in ("What was run", "F1, one step ahead", "Rollouts", "Enclaves of S2GRU", "Learning"):
+    for heading in (
+        "What was run",
+        "F1, one step ahead",
+        "Rollouts",
+        "Enclaves of S2GRU",
+        "Who hears whom",
+        "Learning",
+    ):
         assert heading in page
     assert page.count("<figcaption>") == len(pictures), "a sentence under each picture"
 
@@ -59,7 +67,7 @@ def test_a_demo_that_was_finished_is_not_trained_again(demo, capsys, monkeypatch
     monkeypatch.setattr("s2rm.cli.write_report", lambda *_: None)
     monkeypatch.setattr("s2rm.runs.fit", lambda *_, **__: pytest.fail("trained again"))
     main(["demo", "--size", "tiny", "--minutes", "0.02", "--out", str(demo)])
-    assert capsys.readouterr().err.count("is trained already") == 2
+    assert capsys.readouterr().err.count("trained already") == 2
 
 
 def test_train_evaluate_rollout_report(demo, tmp_path, capsys):
@@ -101,7 +109,6 @@ def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
         capsys, "train", "--shortest", "-1", "--out", tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()
-    assert "epochs must be positive" in refused(capsys, "train", "--epochs", "0", "--out", tmp_path / "new")
 
 
 def _unstarted(demo, tmp_path):
@@ -120,8 +127,23 @@ def test_tampered_weights_are_refused(demo, tmp_path, capsys):
     assert "is no safetensors file" in refused(capsys, "evaluate", run)
 
 
-def test_an_unknown_preset_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--size", "huge", "huge"), ("--epochs", "0", "epochs must be positive, got 0"), ("--model", "gpt", "s2gru")],
+)
+def test_options_out_of_range_are_refused_before_anything_is_done(option, value, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        main(["train", "--size", "huge"])
+        main(["train", option, value, "--out", str(tmp_path / "new")])
     assert stopped.value.code == 2
-    assert "huge" in capsys.readouterr().err
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("model", LABELS)
+def test_every_model_trains(model, tmp_path, capsys):
+    main(["train", "balls", "--size", "tiny", "--model", model, "--epochs", "2", "--out", str(tmp_path / "run")])
+    assert f"{LABELS[model]}: " in capsys.readouterr().err
+    run = Run.open(tmp_path / "run")
+    losses = [epoch["val_loss"] for epoch in run.history()]
+    assert losses[1] < losses[0] < 0.72
+    assert run.load_model().num_parameters == run.summary()["parameters"]

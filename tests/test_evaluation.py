@@ -62,7 +62,7 @@ def test_one_who_knows_the_future_scores_perfectly():
 
 def test_the_static_scene_is_the_fixed_ball(trivial):
     positions = torch.tensor([24.0, 24.0]).expand(2, 5, 1, 2)
-    forecast = trivial.static_scene(some_episode().views.steps(0, 5), positions)
+    forecast = trivial.static_scene(some_episode().views, positions)
     rows = torch.arange(19, 30) + 0.5 - 24
     fixed = rows[:, None] ** 2 + rows**2 < 16
     assert torch.equal(forecast.decision[0, 0, 0], fixed)
@@ -93,7 +93,7 @@ def test_last_seen_is_what_stood_there_when_it_was_last_looked_at(trivial):
 
 
 def test_last_seen_falls_back_on_the_static_scene(trivial):
-    views = some_episode().views.steps(0, 5)
+    views = some_episode().views
     positions = random_positions(WORLD, 2, 5, torch.Generator().manual_seed(2))
     nothing = views.keep(torch.zeros(10, dtype=torch.bool))
     unseen, static = trivial.last_seen(nothing, positions), trivial.static_scene(nothing, positions)

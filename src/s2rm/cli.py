@@ -20,19 +20,18 @@ from s2rm import plots
 from s2rm.evaluation import (
     NUM_BALLS,
     Rollouts,
-    model_predictor,
-    one_step_table,
     roll_out,
 )
 from s2rm.models.world_model import write_whole
 from s2rm.report import write_report
-from s2rm.runs import SCORES, SUMMARY, Run, Settings, same_world, trivial_predictors
+from s2rm.runs import SCORES, SUMMARY, ModelName, Run, Settings, same_world, score, trivial_predictors
 from s2rm.tasks.bouncing_balls import preset
-from s2rm.training import LAST, Training, provenance
+from s2rm.training import Training
 
 console = Console(stderr=True)
 Size = Literal["paper", "small", "tiny"]
 Runs = Positional[tuple[Path, ...]]
+DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 
 
 @dataclass(frozen=True)
@@ -154,19 +153,12 @@ class Demo:
     def run(self) -> None:
         runs = []
         training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, minutes=self.minutes, seed=self.seed)
-        for model in ("s2gru", "lstm"):
+        for model in DEMO_MODELS:
             folder = self.out / model
-            if (folder / SUMMARY).is_file():
-                console.print(f"{folder} is trained already; delete it to train it again")
-                run = Run.open(folder)
-            elif (folder / LAST).is_file():
-                console.print(f"{folder}: going on with training")
-                run = Run.open(folder).train(resume=True)
-            else:
-                settings = Settings(model=model, training=training, world=preset(self.size))
-                console.print(f"{folder}: training for {self.minutes:g} minutes")
-                run = Run.create(folder, settings).train()
-            runs.append(run)
+            done = (folder / SUMMARY).is_file()
+            console.print(f"{folder}: {'trained already' if done else f'training for {self.minutes:g} minutes'}")
+            settings = Settings(model=model, training=training, world=preset(self.size))
+            runs.append(Run.finished(folder, settings))
         scores = _evaluate(runs)
         _write_json(self.out / SCORES, scores)
         _print_scores(scores["rows"])
@@ -183,16 +175,7 @@ def _open(folders: Sequence[Path]) -> list[Run]:
 
 
 def _evaluate(runs: list[Run]) -> dict[str, Any]:
-    trivial = trivial_predictors(runs)
-    predictors = {run.label: model_predictor(run.load_model()) for run in runs}
-    predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
-    rows = one_step_table(
-        predictors,
-        runs[0].settings.world,
-        runs[0].settings.training.seed,
-        progress=lambda balls: track(balls, "Evaluating", console=console),
-    )
-    return {"runs": {run.label: run.summary() for run in runs}, **provenance(), "rows": rows}
+    return score(runs, progress=lambda balls: track(list(balls), "Evaluating", console=console))
 
 
 def _roll_out(runs: list[Run], balls: Sequence[int], num_sequences: int, seed: int) -> dict[int, Rollouts]:

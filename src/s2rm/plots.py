@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from s2rm.evaluation import Rollouts
@@ -168,6 +168,46 @@ def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
         axes.set_yticks([])
         axes.set_title(f"module {index + 1}", fontsize=8)
     made.colorbar(image, ax=list(panels.flat), shrink=0.8)
+    return made
+
+
+def interaction_graph(kernel: Float[Tensor, "M M"], weights: Float[Tensor, "M H W"]) -> Figure:
+    """The modules as their enclaves, with an edge where their kernel is above 0, darker where larger (Figure 9)."""
+    made, ((axes,),) = figure(1, 1, 6.4, 6.4)
+    modules = len(kernel)
+    angles = torch.arange(modules) * (2 * torch.pi / modules)
+    places = torch.stack([angles.cos(), angles.sin()], 1).tolist()
+    for m, (x, y) in enumerate(places):
+        for n, (other_x, other_y) in enumerate(places[:m]):
+            if kernel[m, n] > 0:
+                axes.plot([x, other_x], [y, other_y], color="black", alpha=0.15 + 0.7 * float(kernel[m, n]), zorder=0)
+        node = axes.inset_axes((x - 0.17, y - 0.17, 0.34, 0.34), transform=axes.transData)
+        node.imshow(weights[m].numpy(), vmin=0, vmax=1, cmap="magma")
+        node.set(xticks=[], yticks=[])
+        axes.text(x, y + 0.18, str(m + 1), ha="center", va="bottom", fontsize=8)
+    axes.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
+    axes.axis("off")
+    return made
+
+
+def masking_effects(effects: Float[Tensor, "M M"]) -> Figure:
+    """What masking one module (rows) does to the others (columns), relative to the size of their states."""
+    made, ((axes,),) = figure(1, 1, 4.6, 3.9)
+    numbers = [str(module + 1) for module in range(len(effects))]
+    image = axes.imshow(effects.numpy(), cmap="viridis", vmin=0)
+    axes.set_xticks(range(len(numbers)), numbers)
+    axes.set_yticks(range(len(numbers)), numbers)
+    axes.set(xlabel="changed module", ylabel="masked module")
+    made.colorbar(image, ax=axes, label="relative change of its state")
+    return made
+
+
+def activity(active: Bool[Tensor, "T M"]) -> Figure:
+    """Which modules were active when (Figure 2 of the RIMs paper): black is active."""
+    made, ((axes,),) = figure(1, 1, 7.5, 2.4)
+    axes.imshow(~active.T.numpy(), cmap="gray", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(active.shape[1]), [str(module + 1) for module in range(active.shape[1])])
+    axes.set(xlabel="step", ylabel="module")
     return made
 
 

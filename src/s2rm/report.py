@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from s2rm import plots
-from s2rm.evaluation import PROMPT_STEPS, ROLLOUT_STEPS, Rollouts
+from s2rm.analysis import masking_effects
+from s2rm.evaluation import PROMPT_STEPS, ROLLOUT_STEPS, Rollouts, episodes_to_test
+from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import write_whole
+from s2rm.nn.rims import RIMs
 from s2rm.runs import Run, same_world
 
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
@@ -72,7 +77,7 @@ def write_report(
         hardware=summaries[0]["hardware"],
         torch=summaries[0]["torch"],
         commit=summaries[0]["commit"],
-        tables=[_table(rows, metric, views) for views in (1.0, 0.3) for metric in TITLES],
+        tables=[*(_table(rows, metric, 1.0) for metric in TITLES), _table(rows, "f1", 0.3)],
         pictures=[
             {"title": heading, "kind": kind, "data": base64.b64encode(content).decode(), "sentence": sentence}
             for heading, kind, content, sentence in _pictures(runs, rows, rollouts)
@@ -172,11 +177,25 @@ def _pictures(
     ]
     line = torch.arange(world.arena, dtype=torch.float32)
     grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
+    with torch.no_grad():
+        views = episodes_to_test(replace(world, test_sequences=4), world.num_balls, 0)[0].views
     for run in runs:
         model = run.load_model()
+        if isinstance(model, GQN) and isinstance(model.core, RIMs):
+            inputs = model.summed(views).detach()
+            pictures += [
+                (
+                    f"Which of {run.label}' modules is active when",
+                    "image/png",
+                    plots.png(plots.activity(model.core.trace(inputs)[1].active[0])),
+                    f"One sequence of {world.num_balls} balls; black is active. A module that is always or never black "
+                    "has not specialised in time.",
+                ),
+                _effects(run, masking_effects(model.core, inputs)),
+            ]
         if isinstance(model, S2RM):
             with torch.no_grad():
-                weights = model.enclaves(grid)
+                weights, kernel = model.enclaves(grid), model.interaction_graph()
             blind = int((weights.flatten(1).amax(1) == 0).sum())
             seen = float((weights.amax(0) > 0).float().mean())
             pictures.append(
@@ -188,4 +207,25 @@ def _pictures(
                     f"{blind} of {len(weights)} see none of it, and {seen:.0%} of the pixels are seen by at least one.",
                 )
             )
+            edges = int((kernel.triu(1) > 0).sum())
+            pictures += [
+                (
+                    f"Who hears whom in {run.label}",
+                    "image/png",
+                    plots.png(plots.interaction_graph(kernel, weights)),
+                    f"Each module as its enclave; a line where two hear each other. {edges} of "
+                    f"{len(kernel) * (len(kernel) - 1) // 2} pairs do.",
+                ),
+                _effects(run, masking_effects(model, views)),
+            ]
     return pictures
+
+
+def _effects(run: Run, effects: Tensor) -> tuple[str, str, bytes, str]:
+    return (
+        f"What masking one module of {run.label} does to the others",
+        "image/png",
+        plots.png(plots.masking_effects(effects)),
+        "A bright row is a module on which many others depend; a dark matrix is a set of modules that do without each "
+        "other.",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +11,12 @@ from typing import Annotated, Any, Literal
 import torch
 from tyro.conf import Suppress
 
-from s2rm.evaluation import TrivialPredictors
+from s2rm.evaluation import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC
 from s2rm.models.world_model import WorldModel, load, write_whole
 from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
-from s2rm.training import MODEL, Training, batches, fit, history, provenance
+from s2rm.training import LAST, MODEL, Training, batches, fit, history, provenance
 
 FORMAT = 1
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
@@ -144,6 +145,15 @@ class Run:
         write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return self
 
+    @classmethod
+    def finished(cls, folder: Path, settings: Settings) -> Run:
+        """The run in this folder: as it is where it was finished, else gone on with, else new, with these settings."""
+        if (folder / SUMMARY).is_file():
+            return cls.open(folder)
+        if (folder / LAST).is_file():
+            return cls.open(folder).train(resume=True)
+        return cls.create(folder, settings).train()
+
     @property
     def label(self) -> str:
         """The model's name in tables and pictures."""
@@ -180,6 +190,17 @@ def same_world(runs: list[Run]) -> BallsWorld:
     if len(set(labels)) != len(labels):
         raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them apart")
     return runs[0].settings.world
+
+
+def score(
+    runs: list[Run], fractions: Iterable[float] = FRACTIONS, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+) -> dict[str, Any]:
+    """One-step scores of the runs and of the trivial predictors, 1 to 6 balls, with where they come from."""
+    world, trivial = same_world(runs), trivial_predictors(runs)
+    predictors = {run.label: model_predictor(run.load_model()) for run in runs}
+    predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
+    rows = one_step_table(predictors, world, runs[0].settings.training.seed, fractions=fractions, progress=progress)
+    return {"runs": {run.label: run.summary() for run in runs}, **provenance(), "rows": rows}
 
 
 def trivial_predictors(runs: list[Run]) -> TrivialPredictors:

@@ -115,9 +115,12 @@ class GQN(WorldModel):
         self.check(views)
         if state is not None:
             self.check_state(state, self.initial_state(views.batch_size))
+        return CoreState(*self.core(self.summed(views), None if state is None else state.memory))
+
+    def summed(self, views: Views) -> Float[Tensor, "B T H"]:
+        """The aggregated representation `r_t = Σ_a E(O_a, P(x_a))`, which the core reads (Eq. 29)."""
         _, encodings = self.encode(views)
-        summed = (encodings * views.mask[..., None]).sum(2)
-        return CoreState(*self.core(summed, None if state is None else state.memory))
+        return (encodings * views.mask[..., None]).sum(2)
 
     def states_before_targets(self, views: Views) -> CoreState:
         """As of every model; the oracle's are those after steps 1 to T."""

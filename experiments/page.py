@@ -1,0 +1,76 @@
+"""Write `docs/results.md` from `results/`, so that no number there is copied by hand; `--check` only compares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "results.md"
+METRICS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood, nats a pixel"}
+SECTIONS = {
+    "demo.json": ("The demo", "S2GRU and an LSTM scaffold of more parameters, the same wall-clock time each."),
+    "long-injected.json": (
+        "Longer: S2GRU with positions injected",
+        "An hour on one core, on the paper's world with short clips; positions enter encoder and decoder too.",
+    ),
+    "long-not-injected.json": (
+        "Longer: S2GRU, positions through the kernel only",
+        "The same hour, the paper's way: positions enter only through the kernel.",
+    ),
+    "family.json": (
+        "The whole family",
+        "Every model for the same wall-clock time, one seed. TTO is the oracle: it sees the views of the very step "
+        "that it predicts, and so bounds what the scaffold can do.",
+    ),
+}
+
+
+def page() -> str:
+    """The page as it should be."""
+    parts = [
+        "# Results\n\nMade by `make results-page` from the files in `results/`; no number here is copied by hand. Balls "
+        "world: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is "
+        "better everywhere. The trivial predictors stand last: the *static scene* is the mean training frame, *last "
+        "seen* repeats what was last observed at each pixel.\n"
+    ]
+    for name, (title, sentence) in SECTIONS.items():
+        path = ROOT / "results" / name
+        if path.is_file():
+            parts.append(section(title, sentence, name, json.loads(path.read_text())))
+    return "\n".join(parts)
+
+
+def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str:
+    """One file's tables."""
+    lines = [f"## {title}\n", f"{sentence}\n"]
+    lines += ["| run | parameters | minutes | updates | validation loss | seed |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {label} | {run['parameters']:,} | {run['minutes']:.1f} | {run['updates']:,} | {run['val_loss']:.4f} | "
+        f"{run['seed']} |"
+        for label, run in result["runs"].items()
+    ]
+    rows = result["rows"]
+    balls = sorted({row["balls"] for row in rows})
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    for views in (1.0, 0.3):
+        for metric, label in METRICS.items():
+            score = {(row["predictor"], row["balls"]): row[metric] for row in rows if row["views"] == views}
+            seen = "all views" if views == 1 else f"{views:.0%} of the views"
+            lines += ["", f"| {label}, {seen} | " + " | ".join(f"{n} balls" for n in balls) + " |"]
+            lines += ["|---" * (len(balls) + 1) + "|"]
+            lines += [f"| {name} | " + " | ".join(f"{score[name, n]:.3f}" for n in balls) + " |" for name in names]
+    hardware = next(iter(result["runs"].values()))["hardware"]
+    commits = sorted({run["commit"] for run in result["runs"].values()})
+    lines += ["", f"`results/{name}`: trained on {hardware} at commit {', '.join(commits)}; `{result['command']}`.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        if not PAGE.is_file() or PAGE.read_text() != page():
+            sys.exit(f"{PAGE} is not what results/ says; run make results-page")
+    else:
+        PAGE.write_text(page())
