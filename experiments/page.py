@@ -31,8 +31,8 @@ SECTIONS = {
 def page() -> str:
     """The page as it should be."""
     parts = [
-        "# Results\n\nMade by `make results-page` from the files in `results/`; no number here is copied by hand. Balls "
-        "world: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is "
+        "# Results\n\nMade by `make results-page` from the files in `results/`; no number here is copied by hand. "
+        "World: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is "
         "better everywhere. The trivial predictors stand last: the *static scene* is the mean training frame, *last "
         "seen* repeats what was last observed at each pixel.\n"
     ]

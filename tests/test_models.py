@@ -412,6 +412,13 @@ def test_a_copied_module_stands_at_its_new_place(cell):
         model.with_module_copied(3, position)
 
 
+def test_the_codec_follows_the_shape_of_the_views_unless_given():
+    for shape, codec in (((4,), "mlp"), ((), "mlp"), ((5, 6), "cnn"), ((2, 5, 6), "cnn")):
+        assert make_s2rm(value_shape=shape, codec=None).arguments["codec"] == codec
+    with pytest.raises(ValueError, match="codec must be one of .* got 'rnn'"):
+        make_s2rm(codec="rnn")
+
+
 def test_unknown_terms_and_cells_are_refused():
     with pytest.raises(ValueError, match="ablate must name terms of .* got .'local'."):
         make_s2rm(ablate=["local"])

@@ -66,7 +66,8 @@ class GQN(WorldModel):
         shortest: shortest wavelength of the embedding, in the world's units.
         longest: bound of the longest wavelength.
         likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
-        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape).
+        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape). Default: "cnn" where
+            views have two or three axes, else "mlp".
 
     Raises:
         ValueError: an argument out of its range.
@@ -86,7 +87,7 @@ class GQN(WorldModel):
         shortest: float = TWO_PI,
         longest: float = TWO_PI * 10_000,
         likelihood: str = "bernoulli",
-        codec: str = "cnn",
+        codec: str | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if core not in CORES:

@@ -59,7 +59,8 @@ class S2RM(WorldModel):
         extent: the box of the world's positions, one (low, high) a coordinate, in which the modules start. Default:
             one shortest wavelength from 0.
         likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
-        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape).
+        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape). Default: "cnn" where
+            views have two or three axes, else "mlp".
         inject_positions: give embedded positions to encoder and decoder too; the paper does so in the baselines only.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as Eq. 4 has it.
         ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
@@ -88,7 +89,7 @@ class S2RM(WorldModel):
         longest: float = TWO_PI * 10_000,
         extent: Sequence[Sequence[float]] | None = None,
         likelihood: str = "bernoulli",
-        codec: str = "cnn",
+        codec: str | None = None,
         inject_positions: bool = False,
         carry: str = "own",
         ablate: Sequence[str] = (),

@@ -46,14 +46,17 @@ class WorldModel(nn.Module, ABC):
         self.value_shape = tuple(arguments["value_shape"])
         self.num_coordinates: int = arguments["num_coordinates"]
         self.inject_positions = inject_positions
+        if self.arguments["codec"] is None:
+            self.arguments["codec"] = "cnn" if len(self.value_shape) in (2, 3) else "mlp"
         for name, known in (("likelihood", LIKELIHOODS), ("codec", CODECS)):
-            if arguments[name] not in known:
-                raise ValueError(f"{type(self).__name__}: {name} must be one of {list(known)}, got {arguments[name]!r}")
+            if self.arguments[name] not in known:
+                got = self.arguments[name]
+                raise ValueError(f"{type(self).__name__}: {name} must be one of {list(known)}, got {got!r}")
         self.embedding = PositionalEmbedding(
             self.num_coordinates, arguments["embedding_dim"], arguments["shortest"], arguments["longest"]
         )
         self.likelihood = LIKELIHOODS[arguments["likelihood"]]()
-        encoder, decoder = CODECS[arguments["codec"]]
+        encoder, decoder = CODECS[self.arguments["codec"]]
         position_size = self.embedding.dim if inject_positions else 0
         self.encoder = encoder(self.value_shape, encoding_size, position_size)
         self.decoder = decoder(self.value_shape, decoding_size, position_size, self.likelihood.num_parameters)
