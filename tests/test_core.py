@@ -214,6 +214,7 @@ def test_relational_memory_starts_from_the_identity():
     [
         ({"num_slots": 5}, "hidden_size must be a multiple of num_slots x num_heads, 5 x 1, got 12"),
         ({"num_heads": 7}, "1 x 7, got 12"),
+        ({"attention_layers": 0}, "attention_layers must be at least 1, got 0"),
         ({"gate_style": "slot"}, "gate_style must be one of .* got 'slot'"),
         ({"input_size": 0}, "input_size, hidden_size and num_layers must be at least 1"),
     ],

@@ -299,8 +299,8 @@ def test_s2rm_equals_scalar_loops_with_gradients(cell, inject, ablate):
 def test_s2rmc_is_e3_with_the_relational_memory(monkeypatch):
     model, views = make_s2rm("rmc").double(), some_views()
     calls = []
-    forward = model.cell.forward
-    monkeypatch.setattr(model.cell, "forward", lambda *rows: calls.append(rows) or forward(*rows))
+    step = model.cell.over_time()
+    monkeypatch.setattr(model.cell, "over_time", lambda: lambda *rows: calls.append(rows) or step(*rows))
     states = model.observe(views)
     assert states.shape == (2, 5, 3, 4, 256)
     memory = model.initial_state(2)

@@ -18,7 +18,7 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients():
     bias = torch.zeros(2, 1, 5, dtype=torch.float64).masked_fill(~mask[:, None], torch.finfo(torch.float64).min)
     attended = layer.attend(y @ layer.query_weight(), z @ layer.key_weight(), z @ layer.value_weight(), local, bias)
     local_sum = local @ z
-    parts = layer.gate(attended, local_sum, layer.gate_from_local(local_sum))
+    parts = layer.gate_over_time()(attended, local_sum, layer.gate_from_local(local_sum))
 
     torch.testing.assert_close(parts, plain, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(plain)

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2rm.functional import TWO_PI
-from s2rm.models.world_model import WorldModel, map_state
+from s2rm.models.world_model import WorldModel
 from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
 from s2rm.nn.memory import GroupedRelationalMemoryCell
+from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.views import Views
 
@@ -169,19 +170,24 @@ class S2RM(WorldModel):
             query_weight = torch.zeros_like(query_weight)
         if "intercell_nonlocal" in self.ablate:
             talk_query_weight = torch.zeros_like(talk_query_weight)
-        weights = (query_weight, talk_query_weight, talks.key_weight(), talks.value_weight())
-        from_state, sizes = torch.cat(weights, 1), [weight.shape[1] for weight in weights]
+        weights = (query_weight, talk_query_weight, talks.key_weight())
+        sizes = [weight.shape[1] for weight in weights]
+        to_queries_and_keys, to_values = over_time(torch.cat(weights, 1)), over_time(talks.value_weight())
+        input_gate, intercell_gate, cell = reads.gate_over_time(), talks.gate_over_time(), self.cell.over_time()
 
         states = []
-        for step in range(embedded.shape[1]):
+        # Unbound once: a slice at each step would cost a gradient of the full size at each step.
+        given = (part.unbind(1) for part in (keys, values, local, bias, local_sums, gate_hidden))
+        for keys_now, values_now, local_now, bias_now, local_sum, gate_now in zip(*given, strict=True):
             hidden = self.cell.message(state)
-            query, talk_query, talk_key, talk_value = (hidden @ from_state).split(sizes, -1)
-            attended = reads.attend(query, keys[:, step], values[:, step], local[:, step], bias[:, step])
-            inputs = reads.gate(attended, local_sums[:, step], gate_hidden[:, step])
+            rows = hidden.reshape(-1, self.hidden_size)
+            query, talk_query, talk_key = to_queries_and_keys(rows).unflatten(0, hidden.shape[:2]).split(sizes, -1)
+            attended = reads.attend(query, keys_now, values_now, local_now, bias_now)
+            inputs = input_gate(attended, local_sum, gate_now)
+            talk_value = to_values(rows).unflatten(0, hidden.shape[:2])
             heard = talks.attend(talk_query, talk_key, talk_value, between, talk_bias)
-            neighbours = between @ hidden
-            aggregated = talks.gate(heard, neighbours, talks.gate_from_local(neighbours))
-            state = self.cell(inputs, aggregated, state if self.carry == "own" else aggregated)
+            aggregated = intercell_gate(heard, between @ hidden, None)
+            state = cell(inputs, aggregated, state if self.carry == "own" else aggregated)
             states.append(state)
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
 

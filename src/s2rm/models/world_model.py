@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,15 +238,6 @@ def load(folder: str | Path) -> WorldModel:
             f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
         ) from error
     return model.eval()
-
-
-def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
-    """Apply a function to the tensors of states of one structure."""
-    first = states[0]
-    if isinstance(first, Tensor):
-        return function(*states)
-    parts = (map_state(function, *parts) for parts in zip(*states, strict=True))
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
 
 
 def _leaves(state: Any) -> list[Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
+from s2rm.nn.over_time import over_time
 
 
 class KernelModulatedAttention(nn.Module):
@@ -98,12 +100,20 @@ class KernelModulatedAttention(nn.Module):
         weights = weights.permute(0, 2, 3, 1).flatten(2)
         return weights @ v.unflatten(-1, (self.num_heads, self.size)).flatten(1, 2)
 
-    def gate(
-        self, attended: Float[Tensor, "B I H"], local_sum: Float[Tensor, "B I H"], hidden: Float[Tensor, "B I G"]
-    ) -> Float[Tensor, "B I H"]:
-        """`u` from `ũ` and `b`; `hidden` is the part of the gate's hidden layer that comes from b."""
-        hidden = torch.relu(hidden + attended @ self.gate_hidden.weight[:, : self.size].T)
-        return gated_sum(attended, local_sum, torch.sigmoid(self.gate_out(hidden)))
-
     def gate_from_local(self, local_sum: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch G"]:
+        """The part of the gate's hidden layer that comes from b."""
         return nn.functional.linear(local_sum, self.gate_hidden.weight[:, self.size :], self.gate_hidden.bias)
+
+    def gate_over_time(self) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """`u` from `ũ`, `b` and, where it is known before, `gate_from_local(b)`; for use at every step of a loop."""
+        weight = self.gate_hidden.weight
+        from_attended = over_time(weight[:, : self.size].T)
+        from_local = over_time(weight[:, self.size :].T, self.gate_hidden.bias)
+        out = over_time(self.gate_out.weight.T, self.gate_out.bias)
+
+        def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
+            known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
+            logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
+            return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
+
+        return gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from s2rm.nn.core import Layer, RecurrentCore, State
-from s2rm.nn.recurrent import grouped_linear
+from s2rm.nn.over_time import over_time
 
 GATE_STYLES = ("unit", "memory", None)
 
@@ -31,7 +32,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         num_slots, num_heads, head_size, key_size: of the memory; a slot is `num_heads * head_size`.
         gate_style: "unit" (a gate a number), "memory" (a gate a slot), or None.
         forget_bias, input_bias: added to the gates.
-        attention_layers: layers of the MLP; ReLU between them, none after the last.
+        attention_layers: layers of the MLP, at least 1; ReLU between them, none after the last.
         message_size: size of a linear `message` of the memory (S2RM, E.3); without it the message is the memory itself.
 
     Source:
@@ -53,6 +54,8 @@ class GroupedRelationalMemoryCell(nn.Module):
         message_size: int | None = None,
     ):
         super().__init__()
+        if attention_layers < 1:
+            raise ValueError(f"relational memory: attention_layers must be at least 1, got {attention_layers}")
         if gate_style not in GATE_STYLES:
             raise ValueError(f"relational memory: gate_style must be one of {GATE_STYLES}, got {gate_style!r}")
         slot_size = num_heads * head_size
@@ -90,43 +93,52 @@ class GroupedRelationalMemoryCell(nn.Module):
         if not hasattr(self, "to_message"):
             return flat
         weight, bias = self.to_message
-        return grouped_linear(flat.flatten(0, -3), weight, bias).unflatten(0, flat.shape[:-2])
+        return torch.einsum("...mi,mio->...mo", flat, weight) + bias
 
     def forward(self, *inputs_then_state: Tensor) -> Float[Tensor, "B M S D"]:
         """The memory after rows of input `(B, M, size)` each, and the memory before, `(B, M, S, D)`."""
-        *inputs, memory = inputs_then_state
-        rows = [grouped_linear(row, *map_) for row, map_ in zip(inputs, self.project, strict=True)]  # type: ignore[misc]
-        # One module's slots of the whole batch form one matrix: (M, B, rows, D).
-        old = memory.transpose(0, 1)
-        table = torch.cat([old, torch.stack(rows, 2).transpose(0, 1)], 2)
+        return self.over_time()(*inputs_then_state)
 
-        qkv = self._norm(self._linear(table, self.qkv), self.qkv_norm)
-        sizes = (self.key_size, self.key_size, self.head_size)
-        q, k, v = qkv.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3).split(sizes, -1)
-        attended = (q @ k.transpose(-1, -2) / math.sqrt(self.key_size)).softmax(-1) @ v
-        table = self._norm(table + attended.transpose(-2, -3).flatten(-2), self.attended_norm)
-        mixed = table
-        for number, layer in enumerate(self.mlp):
-            mixed = self._linear(torch.relu(mixed) if number else mixed, layer)
-        candidate = self._norm(table + mixed, self.mlp_norm)[:, :, : self.num_slots]
+    def over_time(self) -> Callable[..., Tensor]:
+        """The cell, for use at every step of a loop."""
+        project = [rows_over_time(parameters) for parameters in self.project]
+        qkv, mlp = rows_over_time(self.qkv), [rows_over_time(parameters) for parameters in self.mlp]
+        gated = self.gate_style is not None
+        gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
 
-        if self.gate_style is None:
-            return candidate.transpose(0, 1)
-        from_input = self._linear(rows[0].transpose(0, 1)[:, :, None], self.input_gate)
-        gates = from_input + self._linear(torch.tanh(old), self.memory_gate)
-        input_gate, forget_gate = gates.chunk(2, -1)
-        new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
-        return (new + torch.sigmoid(forget_gate + self.forget_bias) * old).transpose(0, 1)
+        def step(*inputs_then_state: Tensor) -> Tensor:
+            *inputs, memory = inputs_then_state
+            # One module's rows of the whole batch form one matrix: (M, B, rows, D).
+            rows = [map_(row.transpose(0, 1)[:, :, None]) for row, map_ in zip(inputs, project, strict=True)]
+            old = memory.transpose(0, 1)
+            table = torch.cat([old, *rows], 2)
+            sizes = (self.key_size, self.key_size, self.head_size)
+            projected = self._norm(qkv(table), self.qkv_norm).unflatten(-1, (self.num_heads, -1))
+            q, k, v = projected.transpose(-2, -3).split(sizes, -1)
+            attended = (q @ k.transpose(-1, -2) / math.sqrt(self.key_size)).softmax(-1) @ v
+            table = self._norm(table + attended.transpose(-2, -3).flatten(-2), self.attended_norm)
+            mixed = mlp[0](table)
+            for layer in mlp[1:]:
+                mixed = layer(torch.relu(mixed))
+            candidate = self._norm(table + mixed, self.mlp_norm)[:, :, : self.num_slots]
+            if not gated:
+                return candidate.transpose(0, 1)
+            input_gate, forget_gate = (gates[0](rows[0]) + gates[1](torch.tanh(old))).chunk(2, -1)
+            new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
+            return (new + torch.sigmoid(forget_gate + self.forget_bias) * old).transpose(0, 1)
 
-    @staticmethod
-    def _linear(x: Float[Tensor, "M B R I"], parameters: Any) -> Float[Tensor, "M B R O"]:
-        weight, bias = parameters
-        return torch.baddbmm(bias[:, None], x.flatten(1, 2), weight).unflatten(1, x.shape[1:3])
+        return step
 
     @staticmethod
     def _norm(x: Float[Tensor, "M B R D"], parameters: nn.ParameterList) -> Float[Tensor, "M B R D"]:
         scale, shift = parameters
         return layer_norm(x, x.shape[-1:]) * scale[:, None, None] + shift[:, None, None]
+
+
+def rows_over_time(parameters: Any) -> Callable[[Tensor], Tensor]:
+    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, for use at every step of a loop."""
+    product = over_time(*parameters)
+    return lambda rows: product(rows.flatten(1, 2)).unflatten(1, rows.shape[1:3])
 
 
 class RelationalMemoryLayer(Layer):
@@ -142,9 +154,9 @@ class RelationalMemoryLayer(Layer):
 
     def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         memory = state[1].unflatten(-1, (1, self.cell.num_slots, self.cell.slot_size))
-        outputs = []
-        for step in range(inputs.shape[1]):
-            after = self.cell(inputs[:, step, None], memory)
+        cell, outputs = self.cell.over_time(), []
+        for step, now in enumerate(inputs.unbind(1)):
+            after = cell(now[:, None], memory)
             output = after.flatten(1)
             if mask is not None:
                 after = torch.where(mask[:, step, None, None, None], after, memory)

@@ -7,22 +7,21 @@ All are called `cell(inputs, hidden, state)`: `inputs` and `hidden` enter the ga
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2rm.functional import gru_update, lstm_update
+from s2rm.nn.over_time import map_state, over_time
 
 
-def grouped_linear(
-    inputs: Float[Tensor, "B M I"], weight: Float[Tensor, "M I O"], bias: Float[Tensor, "M O"] | None = None
-) -> Float[Tensor, "B M O"]:
-    """Each module's own linear map of its own input."""
-    grouped = inputs.transpose(0, 1)
-    product = grouped @ weight if bias is None else torch.baddbmm(bias[:, None], grouped, weight)
-    return product.transpose(0, 1)
+def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """Each module's own linear map, `(B, M, I)` to `(B, M, O)`, for use at every step of a loop."""
+    product = over_time(weight, bias)
+    return lambda inputs: product(inputs.transpose(0, 1)).transpose(0, 1)
 
 
 class GatedCell(nn.Module):
@@ -47,12 +46,25 @@ class GatedCell(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden_size), 1 / math.sqrt(hidden_size))
 
-    def gates(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The linear maps of input and hidden state, `(B, M, gates x H)` each."""
-        return (
-            grouped_linear(inputs, self.weight_input, self.bias_input),
-            grouped_linear(hidden, self.weight_hidden, self.bias_hidden),
-        )
+    def over_time(self) -> Callable[[Tensor, Tensor, Any], Any]:
+        """The cell, for use at every step of a loop."""
+        from_input = over_time(self.weight_input, self.bias_input)
+        from_hidden = over_time(self.weight_hidden, self.bias_hidden)
+
+        def step(inputs: Tensor, hidden: Tensor, state: Any) -> Any:
+            gates = (from_input(inputs.transpose(0, 1)), from_hidden(hidden.transpose(0, 1)))
+            after = self.update(*gates, map_state(lambda part: part.transpose(0, 1), state))
+            return map_state(lambda part: part.transpose(0, 1), after)
+
+        return step
+
+    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Any) -> Any:
+        """The next state from the gates; module first, `(M, B, ...)`."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: Any) -> Any:
+        """One step."""
+        return self.over_time()(inputs, hidden, state)
 
     def zeros(self, batch_size: int) -> Float[Tensor, "B M H"]:
         return self.weight_hidden.new_zeros(batch_size, self.num_modules, self.hidden_size)
@@ -69,10 +81,8 @@ class GroupedGRUCell(GatedCell):
     def message(self, state: Float[Tensor, "*batch M H"]) -> Float[Tensor, "*batch M H"]:
         return state
 
-    def forward(
-        self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: Float[Tensor, "B M H"]
-    ) -> Float[Tensor, "B M H"]:
-        return gru_update(*self.gates(inputs, hidden), state)
+    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
+        return gru_update(input_gates, hidden_gates, state)
 
 
 class LSTMState(NamedTuple):
@@ -95,5 +105,5 @@ class GroupedLSTMCell(GatedCell):
     def message(self, state: LSTMState) -> Float[Tensor, "*batch M H"]:
         return state.hidden
 
-    def forward(self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: LSTMState) -> LSTMState:
-        return LSTMState(*lstm_update(*self.gates(inputs, hidden), state.memory))
+    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
+        return LSTMState(*lstm_update(input_gates, hidden_gates, state.memory))

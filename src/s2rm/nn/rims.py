@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from s2rm.nn.core import Layer, RecurrentCore, State
-from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState, grouped_linear
+from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState, grouped_over_time
 
 
 class Trace(NamedTuple):
@@ -22,6 +23,15 @@ class Trace(NamedTuple):
     """what each module read of the input; row 0 is the zero row, where there is one"""
     communication_weights: Float[Tensor, "B T K M M"]
     """what each module read of each module; rows of modules that were not active were not used"""
+
+
+class Maps(NamedTuple):
+    """The linear maps of a layer that depend on the state, for use at every step of a loop."""
+
+    query: Callable[[Tensor], Tensor]
+    cell: Callable[[Tensor, Tensor, Any], Any]
+    communication_in: Callable[[Tensor], Tensor]
+    communication_out: Callable[[Tensor], Tensor]
 
 
 class RIMsLayer(Layer):
@@ -82,9 +92,15 @@ class RIMsLayer(Layer):
         values = (rows @ self.input_value).unflatten(-1, (self.input_heads, -1)).permute(1, 0, 3, 2, 4)
         kept = torch.tensor([module not in masked_modules for module in range(self.num_modules)], device=inputs.device)
         parts = [part.unflatten(-1, (self.num_modules, self.size)) for part in state]
+        maps = Maps(
+            grouped_over_time(self.input_query),
+            self.cell.over_time(),
+            grouped_over_time(self.communication_in),
+            grouped_over_time(self.communication_out),
+        )
         outputs, records = [], []
-        for step in range(inputs.shape[1]):
-            after, record = self._step(keys[step], values[step], parts, kept)
+        for step, (keys_now, values_now) in enumerate(zip(keys.unbind(), values.unbind(), strict=True)):
+            after, record = self._step(maps, keys_now, values_now, parts, kept)
             output = after[0].flatten(1)
             if mask is not None:
                 there = mask[:, step, None, None]
@@ -97,13 +113,14 @@ class RIMsLayer(Layer):
 
     def _step(
         self,
+        maps: Maps,
         keys: Float[Tensor, "B K D rows"],
         values: Float[Tensor, "B K rows V"],
         state: list[Float[Tensor, "B M S"]],
         kept: Bool[Tensor, " M"],
     ) -> tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]]:
         hidden = state[0]
-        query = grouped_linear(hidden, self.input_query).unflatten(-1, (self.input_heads, -1)).transpose(1, 2)
+        query = maps.query(hidden).unflatten(-1, (self.input_heads, -1)).transpose(1, 2)
         scores = query @ keys / math.sqrt(self.input_key_size)
         if self.selection == "zero_row":
             # The zero row's key is zero and so is its score; its value is zero and adds nothing.
@@ -118,18 +135,18 @@ class RIMsLayer(Layer):
         chosen = active[..., None]
 
         if isinstance(self.cell, GroupedLSTMCell):
-            after = list(self.cell(attended, hidden, LSTMState(hidden, state[1])))
+            after = list(maps.cell(attended, hidden, LSTMState(hidden, state[1])))
         else:
-            after = [self.cell(attended, hidden, hidden)]
+            after = [maps.cell(attended, hidden, hidden)]
         after = [torch.where(chosen, new, old) for new, old in zip(after, state, strict=True)]
 
         heads = (self.communication_heads, -1)
-        parts = grouped_linear(after[0], self.communication_in).split(self.communication_sizes, -1)
+        parts = maps.communication_in(after[0]).split(self.communication_sizes, -1)
         q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in parts)
         talk = q @ k.transpose(-1, -2) / math.sqrt(self.communication_key_size)
         talk = talk.masked_fill(~kept, -torch.inf).softmax(-1)
         heard = (self._drop(talk) @ v).transpose(1, 2).flatten(2)
-        after[0] = after[0] + torch.where(chosen, grouped_linear(heard, self.communication_out), 0.0)
+        after[0] = after[0] + torch.where(chosen, maps.communication_out(heard), 0.0)
         return after, (active, weights, talk)
 
     def _drop(self, weights: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from s2rm.nn.over_time import over_time
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradients_are_those_of_plain_products(grouped, with_bias):
+    lead = (3,) if grouped else ()
+    weight = torch.randn(*lead, 5, 7, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(*lead, 7, dtype=torch.float64, requires_grad=True) if with_bias else None
+    inputs = [torch.randn(*lead, rows, 5, dtype=torch.float64, requires_grad=True) for rows in (2, 1, 4)]
+    leaves = [weight, *inputs, *([bias] if with_bias else [])]
+
+    def run(make):
+        product, total = make(), 0.0
+        for step, given in enumerate(inputs):
+            total = total + (step + 1) * product(given).tanh().sum()
+        return torch.autograd.grad(total, leaves)
+
+    def plain():
+        return lambda given: given @ weight + (0 if bias is None else bias.unsqueeze(-2))
+
+    for ours, expected in zip(run(lambda: over_time(weight, bias)), run(plain), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_against_numeric_ones():
+    def twice(x, weight, bias):
+        product = over_time(weight, bias)
+        return product(product(x).tanh())
+
+    leaves = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3), (3, 3), (3,))]
+    assert gradcheck(twice, leaves)
+
+
+def test_a_graph_can_be_walked_twice():
+    weight = torch.randn(3, 3, requires_grad=True)
+    product = over_time(weight)
+    loss = product(product(torch.ones(2, 3))).sum()
+    (first,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(first, second)
+
+
+def test_a_second_derivative_is_refused():
+    weight = torch.randn(3, 3, requires_grad=True)
+    loss = over_time(weight)(torch.ones(2, 3)).square().sum()
+    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_without_gradients_it_is_a_plain_product():
+    weight = torch.randn(3, 4)
+    inputs = torch.randn(2, 3)
+    assert torch.equal(over_time(weight)(inputs), inputs @ weight)
+    with torch.no_grad():
+        assert not over_time(weight.requires_grad_())(inputs).requires_grad
