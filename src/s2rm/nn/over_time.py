@@ -1,4 +1,4 @@
-"""Linear maps that a loop over time applies at every step, their weight gradients taken in one product at the end."""
+"""Linear maps that a loop over time applies at every step, their weight gradients added up in place."""
 
 from __future__ import annotations
 
@@ -10,40 +10,55 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-Log = list[tuple[Tensor, Tensor]]
+
+class _Sums:
+    """The gradients of a weight and its bias so far."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def add(self, inputs: Tensor, gradient: Tensor, has_bias: bool) -> None:
+        if self.weight is None:
+            self.weight = inputs.mT @ gradient
+        elif inputs.ndim == 2:
+            self.weight.addmm_(inputs.mT, gradient)
+        else:
+            self.weight.baddbmm_(inputs.mT, gradient)
+        if has_bias:
+            bias = gradient.sum(-2)
+            self.bias = bias if self.bias is None else self.bias.add_(bias)
 
 
 class _Collect(Function):
-    """Stands for the weight in the graph: its backward runs after that of all steps, and sees what they logged."""
+    """Stands for the weight in the graph: its backward runs after that of all steps, and hands on their sums."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, log: Log) -> Tensor:
-        ctx.log, ctx.has_bias = log, bias is not None
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, sums: _Sums) -> Tensor:
+        ctx.sums = sums
         return weight.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        inputs, gradients = (torch.cat(parts, -2) for parts in zip(*ctx.log, strict=True))
-        ctx.log.clear()
-        return inputs.mT @ gradients, gradients.sum(-2) if ctx.has_bias else None, None
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weight, bias = ctx.sums.weight, ctx.sums.bias
+        ctx.sums.weight = ctx.sums.bias = None
+        return weight, bias, None
 
 
 class _Apply(Function):
-    """One step's product; its backward leaves the weight's share in the log."""
+    """One step's product; its backward adds the weight's share to the sums."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, log: Log) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, sums: _Sums) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.log = log
+        ctx.sums, ctx.has_bias = sums, bias is not None
         return _product(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
         inputs, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        ctx.log.append((inputs, gradient))
+        ctx.sums.add(inputs, gradient, ctx.has_bias)
         return gradient @ weight.mT, None, None, gradient.new_zeros(()), None
 
 
@@ -58,8 +73,8 @@ def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """A linear map for use at every step of a loop.
 
-    Autograd alone would add up the weight's gradient step by step; here all steps' inputs and output gradients are
-    joined and multiplied once. It cannot be differentiated twice, and says so.
+    Autograd alone would make a new gradient of the weight at each step and add it to those before; here the product
+    itself adds to one sum. It cannot be differentiated twice, and says so.
 
     Args:
         weight: `(I, O)`, or `(M, I, O)` for one map a module.
@@ -70,10 +85,10 @@ def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], 
     """
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return lambda inputs: _product(inputs, weight, bias)
-    log: Log = []
-    token = _Collect.apply(weight, bias, log)
+    sums = _Sums()
+    token = _Collect.apply(weight, bias, sums)
     fixed, fixed_bias = weight.detach(), None if bias is None else bias.detach()
-    return lambda inputs: _Apply.apply(inputs, fixed, fixed_bias, token, log)
+    return lambda inputs: _Apply.apply(inputs, fixed, fixed_bias, token, sums)
 
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
