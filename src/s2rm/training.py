@@ -17,7 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -135,6 +135,18 @@ class KeepBest(Callback):
         self.lowest = state_dict["lowest"]
 
 
+class EpochLines(Callback):
+    """A line an epoch, where no terminal can show a progress bar."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        print(
+            f"epoch {trainer.current_epoch}: validation loss {now['val_loss']:.4f}, {now['minutes']:.1f} minutes",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 class WholeFiles(TorchCheckpointIO):
     """Checkpoints that are on the disk whole or not at all (Lightning's own are moved from another folder)."""
 
@@ -168,7 +180,7 @@ def fit(
         folder: where the run is kept.
         training: how to train.
         resume: go on from the last checkpoint.
-        progress: show a progress bar.
+        progress: show a progress bar, or a line an epoch where there is no terminal.
 
     Returns:
         `val_loss` (the lowest), `epochs`, `updates`, `minutes`.
@@ -189,8 +201,9 @@ def fit(
         EarlyStopping("val_loss", patience=training.patience),
         ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
     ]
-    if progress:
-        callbacks.append(RichProgressBar())
+    terminal = sys.stdout.isatty()
+    if progress and not terminal:
+        callbacks.append(EpochLines())
     logs = CSVLogger(folder, "logs")
     with warnings.catch_warnings():
         for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec, LeafSpec.*"):
@@ -204,7 +217,7 @@ def fit(
             deterministic=True,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
-            enable_progress_bar=progress,
+            enable_progress_bar=progress and terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
