@@ -128,7 +128,7 @@ class Run:
     def train(self, resume: bool = False, progress: bool = True) -> Run:
         """Train, from the start or from the last checkpoint."""
         world, training = self.settings.world, self.settings.training
-        model = self.settings.build()
+        model, origin = self.settings.build(), provenance()
         train, validation = (
             Clips(world, videos(world, split, training.seed), split == "train") for split in ("train", "val")
         )
@@ -141,7 +141,7 @@ class Run:
             resume=resume,
             progress=progress,
         )
-        summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **provenance()}
+        summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **origin}
         write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return self
 
