@@ -1,14 +1,18 @@
-"""Write `docs/results.md` from `results/`, so that no number there is copied by hand; `--check` only compares."""
+"""Write `docs/results.md` and the README's table from `results/`, so that no number there is copied by hand.
+
+`--check` only compares.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "results.md"
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 METRICS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood, nats a pixel"}
 SECTIONS = {
     "demo.json": ("The demo", "S2GRU and an LSTM scaffold of more parameters, the same wall-clock time each."),
@@ -32,15 +36,34 @@ def page() -> str:
     """The page as it should be."""
     parts = [
         "# Results\n\nMade by `make results-page` from the files in `results/`; no number here is copied by hand. "
-        "World: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is "
-        "better everywhere. The trivial predictors stand last: the *static scene* is the mean training frame, *last "
-        "seen* repeats what was last observed at each pixel.\n"
+        "World: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is better "
+        "everywhere. The trivial predictors stand last: the *static scene* is the mean training frame, *last seen* "
+        "repeats what was last observed at each pixel.\n"
     ]
     for name, (title, sentence) in SECTIONS.items():
         path = ROOT / "results" / name
         if path.is_file():
             parts.append(section(title, sentence, name, json.loads(path.read_text())))
     return "\n".join(parts)
+
+
+def readme() -> str:
+    """The README with its table as it should be."""
+    result = json.loads((ROOT / "results" / "demo.json").read_text())
+    tables = "\n".join(table(result["rows"], "f1", views) + "\n" for views in (1.0, 0.3))
+    return re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", rf"\1\n{tables}\n\2", README.read_text(), flags=re.S)
+
+
+def table(rows: list[dict[str, Any]], metric: str, views: float) -> str:
+    """One metric of all predictors over the numbers of balls."""
+    score = {(row["predictor"], row["balls"]): row[metric] for row in rows if row["views"] == views}
+    balls = sorted({number for _, number in score})
+    names = list(dict.fromkeys(name for name, _ in score))
+    seen = "all views" if views == 1 else f"{views:.0%} of the views"
+    heads = [f"{number} ball{'' if number == 1 else 's'}" for number in balls]
+    lines = [f"| {METRICS[metric]}, {seen} | " + " | ".join(heads) + " |", "|---" * (len(balls) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(f"{score[name, number]:.3f}" for number in balls) + " |" for name in names]
+    return "\n".join(lines)
 
 
 def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str:
@@ -52,16 +75,7 @@ def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str
         f"{run['seed']} |"
         for label, run in result["runs"].items()
     ]
-    rows = result["rows"]
-    balls = sorted({row["balls"] for row in rows})
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
-    for views in (1.0, 0.3):
-        for metric, label in METRICS.items():
-            score = {(row["predictor"], row["balls"]): row[metric] for row in rows if row["views"] == views}
-            seen = "all views" if views == 1 else f"{views:.0%} of the views"
-            lines += ["", f"| {label}, {seen} | " + " | ".join(f"{n} balls" for n in balls) + " |"]
-            lines += ["|---" * (len(balls) + 1) + "|"]
-            lines += [f"| {name} | " + " | ".join(f"{score[name, n]:.3f}" for n in balls) + " |" for name in names]
+    lines += [f"\n{table(result['rows'], metric, views)}" for views in (1.0, 0.3) for metric in METRICS]
     hardware = next(iter(result["runs"].values()))["hardware"]
     commits = sorted({run["commit"] for run in result["runs"].values()})
     lines += ["", f"`results/{name}`: trained on {hardware} at commit {', '.join(commits)}; `{result['command']}`.", ""]
@@ -69,8 +83,8 @@ def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        if not PAGE.is_file() or PAGE.read_text() != page():
-            sys.exit(f"{PAGE} is not what results/ says; run make results-page")
-    else:
-        PAGE.write_text(page())
+    for path, wanted in ((PAGE, page()), (README, readme())):
+        if "--check" not in sys.argv:
+            path.write_text(wanted)
+        elif not path.is_file() or path.read_text() != wanted:
+            sys.exit(f"{path} is not what results/ says; run make results-page")

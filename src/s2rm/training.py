@@ -214,7 +214,7 @@ def fit(
             logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
             plugins=[WholeFiles()],
             gradient_clip_val=training.gradient_norm,
-            deterministic=True,
+            deterministic="warn",  # some GPU kernels have no deterministic form; all CPU ones do
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             enable_progress_bar=progress and terminal,

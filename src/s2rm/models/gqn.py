@@ -32,9 +32,7 @@ class TimeTravellingOracle(nn.Module):
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()
         self.hidden_size = hidden_size
-        self.layers = nn.Sequential(
-            nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size), nn.ReLU()
-        )
+        self.layers = nn.Sequential(nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, inputs: Float[Tensor, "B T I"], state: Any = None) -> tuple[Float[Tensor, "B T H"], tuple]:
         return self.layers(inputs), ()
