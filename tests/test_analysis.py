@@ -49,7 +49,7 @@ def test_pictures_of_what_modules_do():
         weights, kernel = model.enclaves(grid), model.interaction_graph()
     assert weights.shape == (3, 9, 9)
     assert kernel.shape == (3, 3)
-    _, trace = rims.core.trace(rims.summed(views))
+    _, (trace,) = rims.core.trace(rims.summed(views))
     for figure in (
         plots.enclaves(weights),
         plots.interaction_graph(kernel, weights),

@@ -68,6 +68,9 @@ def test_shapes_are_those_of_an_lstm(make, layers, bidirectional, batch_first):
     assert single.shape == theirs.shape
     assert h.shape == their_h.shape
     core(inputs[0], (h, c))
+    kept, _ = core(inputs[0], hx=(h, c), mask=torch.tensor([True, False, True, True])[: len(inputs[0])])
+    assert kept[1].eq(0).all()
+    core.flatten_parameters()
 
 
 def test_the_state_carries_a_sequence_on(make):
@@ -90,7 +93,7 @@ def test_packed_and_padded_sequences_equal_each_alone(make, bidirectional, enfor
     packed, (h, c) = core(pack_sequence(sequences, enforce_sorted=enforce_sorted))
     outputs, out_lengths = pad_packed_sequence(packed, batch_first=True)
     assert out_lengths.tolist() == lengths
-    padded = torch.full((4, 6, 5), 1e6, dtype=torch.float64)
+    padded = torch.full((4, 6, 5), torch.nan, dtype=torch.float64)
     for b, sequence in enumerate(sequences):
         padded[b, : lengths[b]] = sequence
     mask = torch.arange(6) < torch.tensor(lengths)[:, None]
@@ -102,6 +105,11 @@ def test_packed_and_padded_sequences_equal_each_alone(make, bidirectional, enfor
         torch.testing.assert_close(h[:, b], expected_h[:, 0])
         torch.testing.assert_close(c[:, b], expected_c[:, 0])
         torch.testing.assert_close(masked_h[:, b], expected_h[:, 0])
+    gradients = [
+        torch.autograd.grad(loss, list(core.parameters()))
+        for loss in (masked.square().sum(), sum(expected.square().sum() for expected, _ in alone))
+    ]
+    torch.testing.assert_close(*gradients)
 
 
 def test_packed_outputs_stay_in_the_order_of_the_input(make):
@@ -121,14 +129,16 @@ def test_packed_outputs_stay_in_the_order_of_the_input(make):
         (lambda core, x: core(x.double()), "the weights are torch.float32 on cpu, the inputs torch.float64 on cpu"),
         (
             lambda core, x: core(x, mask=torch.ones(2, 3, dtype=torch.bool)),
-            r"mask must be bool .*\(2, 4\), got",
+            r"mask must be bool .*\(2, 4\), on cpu, got",
         ),
         (
             lambda core, x: core(x, (torch.zeros(1, 3, 12),) * 2),
             r"expected a state of 2 .*got \[\(1, 3, 12\)",
         ),
         (lambda core, x: core(x, torch.zeros(1, 2, 12)), r"expected a state of 2 .* got \[\(1, 2, 12\)\]"),
-        (lambda core, x: core(x, (torch.zeros(1, 2, 12, device="meta"),) * 2), "on cpu .* on meta; leave it out"),
+        (lambda core, x: core(x, (torch.zeros(1, 2, 12, device="meta"),) * 2), "on cpu.* on meta; leave it out"),
+        (lambda core, x: core(x, (torch.zeros(1, 2, 12).double(),) * 2), "torch.float32 on cpu, got .*torch.float64"),
+        (lambda core, x: core(pack_sequence([x[0]]), mask=x[..., 0] > 0), "says itself which steps are there"),
     ],
 )
 def test_bad_calls_are_refused_in_one_line(make, call, message):

@@ -1,6 +1,7 @@
 """What every world model keeps to, and what is S2RM's own."""
 
 import json
+import math
 import pickle
 
 import pytest
@@ -28,6 +29,16 @@ def gradients(model, views):
 def assert_all_close(ours, expected):
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_the_oracle_keeps_the_contract_too(tmp_path):
+    model, views = make_gqn("tto").double(), some_views()
+    test_the_order_of_views_never_matters(model)
+    test_what_is_not_there_never_matters(model)
+    test_padding_never_matters(model)
+    test_observe_equals_step_by_step(model)
+    model.save(tmp_path)
+    torch.testing.assert_close(outputs(load(tmp_path), views), outputs(model, views))
 
 
 def test_predictions_have_the_shape_of_the_views(model):
@@ -375,17 +386,51 @@ def test_a_removed_module_never_existed(cell, tmp_path):
     assert model.num_modules == 3, "the model itself is as it was"
 
 
-def test_removing_a_module_that_sees_nothing_changes_nothing():
-    model, views = make_s2rm(truncation=0.9).double(), some_views()
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_removing_a_module_that_sees_nothing_changes_nothing(cell):
+    model, views = make_s2rm(cell, truncation=0.9).double(), some_views()
     with torch.no_grad():
         # Positions embed with cosines above 0 here, so that the other side of the sphere is far from all.
         model.modules_on_sphere.places[1] = -model.embedding(torch.tensor([0.1, 0.1], dtype=torch.float64))
         assert model.enclaves(views.positions[views.mask])[1].eq(0).all()
         assert model.interaction_graph()[1].gt(0).tolist() == [False, True, False]
     states, smaller = model.observe(views), model.without_modules(1)
-    assert states[:, -1, 1].ne(0).any(), "it lives, unheard"
-    torch.testing.assert_close(smaller.observe(views), states[:, :, [0, 2]], rtol=1e-12, atol=1e-12)
+    assert model.cell.message(states)[:, -1, 1].ne(0).any(), "it lives, unheard"
+    others = tuple(part[:, :, [0, 2]] for part in parts(states))
+    torch.testing.assert_close(parts(smaller.observe(views)), others, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(outputs(smaller, views), outputs(model, views), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_a_query_polls_the_modules_near_it(cell):
+    model, views = make_s2rm(cell).double(), some_views(steps=3)
+    states, positions = model.observe(views), 7 * torch.rand(2, 3, 4, 2, dtype=torch.float64)
+    read, messages = model.read(states, model.embedding(positions)), model.cell.message(states)
+    for b, t, q in [(0, 0, 0), (1, 2, 3), (0, 1, 2)]:
+        expected = torch.zeros(11, dtype=torch.float64)
+        for m, place in enumerate(model.modules_on_sphere.places.detach()):
+            similarity = float(place @ model.embedding(positions[b, t, q]) / place.norm())
+            if similarity >= 0.3:
+                expected += math.exp(-2 * (1 - similarity)) * messages[b, t, m]
+        torch.testing.assert_close(read[b, t, q], expected)
+
+
+def test_positions_of_another_world_are_refused(model):
+    views = some_views()
+    states = model.observe(views)
+    with pytest.raises(ValueError, match="positions must end in 2 coordinates, got shape .2, 5, 3, 1."):
+        model.predict(states, torch.rand(2, 5, 3, 1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="the positions are torch.float32 on cpu; move the positions"):
+        model.predict(states, torch.rand(2, 5, 3, 2))
+    with pytest.raises(ValueError, match="4 steps, queries, coordinates.* got shape .2, 3, 1, 2."):
+        list(model.rollout(views, torch.rand(2, 3, 1, 2, dtype=torch.float64), 4))
+    with pytest.raises(ValueError, match="expected views with 2 coordinates .* values of shape .3, 5., got .* .4, 5."):
+        model.loss(Episode(views, some_views(value_shape=(4, 5))))
+
+
+def test_a_model_in_double_precision_comes_back_in_it(tmp_path):
+    make_s2rm().double().save(tmp_path)
+    assert next(load(tmp_path).parameters()).dtype == torch.float64
 
 
 def test_all_modules_cannot_be_removed():

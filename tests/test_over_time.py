@@ -59,3 +59,12 @@ def test_without_gradients_it_is_a_plain_product():
     assert torch.equal(over_time(weight)(inputs), inputs @ weight)
     with torch.no_grad():
         assert not over_time(weight.requires_grad_())(inputs).requires_grad
+
+
+def test_a_pass_that_skips_the_weight_leaves_nothing_behind():
+    weight, inputs = torch.randn(3, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+    loss = over_time(weight)(inputs).square().sum()
+    torch.autograd.grad(loss, inputs, retain_graph=True)
+    (ours,) = torch.autograd.grad(loss, weight)
+    (expected,) = torch.autograd.grad((inputs @ weight).square().sum(), weight)
+    torch.testing.assert_close(ours, expected)

@@ -108,7 +108,7 @@ def test_rims_are_the_published_equations(cell, selection, rows):
     outputs, _ = rims(inputs if rows > 1 else inputs.squeeze(2), given)
     plain, actives = plain_rims(rims, inputs, state, selection)
     torch.testing.assert_close(outputs, plain, rtol=1e-9, atol=1e-9)
-    _, trace = rims.trace(inputs, given)
+    _, (trace,) = rims.trace(inputs if rows > 1 else inputs.squeeze(2), given)
     assert [set(row.nonzero()[:, 0].tolist()) for row in trace.active.flatten(0, 1)] == actives
     weights, leaves = torch.randn_like(plain), [inputs, *state, *rims.parameters()]
     for ours, expected in zip(
@@ -124,7 +124,7 @@ def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
     state = tuple(torch.randn(1, 2, 15, requires_grad=True) for _ in range(2))
     inputs = torch.randn(2, 1, 7)
     outputs, (_, c) = rims(inputs, state)
-    active = rims.trace(inputs, state)[1].active[:, 0].repeat_interleave(3, 1)
+    active = rims.trace(inputs, state)[1][0].active[:, 0].repeat_interleave(3, 1)
     assert active.sum(1).eq(6).all()
     assert torch.equal(outputs[:, 0][~active], state[0][0][~active])
     assert torch.equal(c[0][~active], state[1][0][~active])
@@ -132,21 +132,29 @@ def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
     assert torch.equal(gradient[0], (~active).float())
 
 
-def test_a_trace_tells_what_every_module_did():
-    rims = RIMs(7, 12, num_layers=2, batch_first=True, num_modules=4, num_active=3)
-    outputs, trace = rims.trace(torch.randn(2, 5, 7))
-    assert outputs.shape == (2, 5, 12)
-    assert trace.active.shape == (2, 5, 4)
-    assert trace.active.sum(-1).eq(3).all()
-    assert trace.input_weights.shape == (2, 5, 1, 4, 2)
-    assert trace.communication_weights.shape == (2, 5, 4, 4, 4)
-    for weights in (trace.input_weights, trace.communication_weights):
-        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+def test_a_trace_tells_what_every_module_of_every_layer_did():
+    rims = RIMs(7, 12, num_layers=2, bidirectional=True, num_modules=4, num_active=3)
+    inputs = torch.randn(5, 2, 7)
+    outputs, traces = rims.trace(inputs)
+    assert torch.equal(outputs, rims(inputs)[0])
+    assert len(traces) == 4
+    for trace in traces:
+        assert trace.active.shape == (2, 5, 4)
+        assert trace.active.sum(-1).eq(3).all()
+        assert trace.input_weights.shape == (2, 5, 1, 4, 2)
+        assert trace.communication_weights.shape == (2, 5, 4, 4, 4)
+        for weights in (trace.input_weights, trace.communication_weights):
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    # The backward direction of the first layer is a forward one over the input turned round.
+    alone = RIMs(7, 12, num_modules=4, num_active=3)
+    alone.layers[0].load_state_dict(rims.layers[1].state_dict())
+    _, (turned,) = alone.trace(inputs.flip(0))
+    assert torch.equal(turned.active.flip(1), traces[1].active)
 
 
 def test_a_masked_module_is_never_active_and_never_read():
     rims = RIMs(7, 12, batch_first=True, num_modules=4, num_active=4)
-    outputs, trace = rims.trace(torch.randn(2, 5, 7), masked_modules=(1,))
+    outputs, (trace,) = rims.trace(torch.randn(2, 5, 7), masked_modules=(1,))
     assert not trace.active[..., 1].any()
     assert trace.active[..., [0, 2, 3]].all()
     assert outputs[..., 3:6].eq(0).all()
@@ -168,6 +176,7 @@ def test_attention_dropout_is_for_training_only():
         ({"num_active": 0}, "num_active must be in 1 to num_modules, 6, got 0"),
         ({"hidden_size": 20}, "hidden_size must be a multiple of num_modules, 6, got 20; take 18"),
         ({"cell": "rnn"}, 'cell must be "lstm" or "gru", got \'rnn\''),
+        ({"selection": "zero"}, 'selection must be "zero_row" or "across_modules", got \'zero\''),
         ({"num_layers": 0}, "num_layers must be at least 1, got 5, 18 and 0"),
     ],
 )

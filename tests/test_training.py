@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -160,6 +161,43 @@ def test_nothing_to_resume_is_said(tmp_path):
         Run(tmp_path, TINY).train(resume=True)
 
 
+def test_a_run_that_was_stopped_anywhere_is_finished(tmp_path):
+    folder = tmp_path / "run"
+    Run.create(folder, TINY)
+    run = Run.finished(folder, TINY)
+    assert run.summary()["epochs"] == 3
+    before = (folder / LAST).read_bytes()
+    assert Run.finished(folder, TINY) == run
+    assert (folder / LAST).read_bytes() == before
+    with pytest.raises(ValueError, match="holds a run of other settings; delete it or choose another folder"):
+        Run.finished(folder, replace(TINY, model="lstm"))
+
+
+def test_new_limits_are_kept(tmp_path):
+    run = Run.create(tmp_path / "run", TINY).with_limits(epochs=7)
+    assert Run.open(run.folder).settings.training.epochs == 7
+
+
+def test_tampered_checkpoints_and_summaries_are_refused(tmp_path):
+    run = Run.create(tmp_path / "run", TINY).train(progress=False)
+    for content in (pickle.dumps(print), b"", (run.folder / LAST).read_bytes()[:-99]):
+        (run.folder / LAST).write_bytes(content)
+        with pytest.raises(ValueError, match="is not a checkpoint that training wrote, and is not opened") as error:
+            run.train(resume=True)
+        assert "\n" not in str(error.value)
+    for content in ("{}", "{", "[]"):
+        (run.folder / "summary.json").write_text(content)
+        with pytest.raises(ValueError, match="is not a run's summary"):
+            run.summary()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_files_can_be_read_by_others_as_usual(tmp_path):
+    write_whole(tmp_path / "ours", b"")
+    (tmp_path / "usual").write_bytes(b"")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,6 +205,7 @@ def test_nothing_to_resume_is_said(tmp_path):
         (lambda path: path.write_text("{"), "is not a run's config"),
         (lambda path: path.write_text('{"format": 2}'), "has format 2, this version reads up to 1; update"),
         (lambda path: path.write_text('{"format": 1, "training": {}, "world": {}, "x": 1}'), "are not those of a run"),
+        (lambda path: path.write_text(path.read_text().replace("s2gru", "gpt")), "model must be one of .* got 'gpt'"),
     ],
 )
 def test_broken_run_folders_are_refused(change, message, tmp_path):

@@ -59,9 +59,11 @@ class Train:
             console.print(f"{run.label}: {settings.build().num_parameters:,} parameters")
             run.train()
         else:
-            given, default = self.settings.training, Training()
-            epochs = given.epochs if given.epochs != default.epochs else None
-            run = Run.open(self.resume).with_limits(epochs, given.minutes).train(resume=True)
+            limits = self.settings.training
+            rest = replace(self.settings, training=replace(limits, epochs=None, minutes=None))
+            if replace(self, settings=rest, resume=None) != Train():
+                raise ValueError("train: --resume keeps the run's settings; only --epochs and --minutes may be given")
+            run = Run.open(self.resume).with_limits(limits.epochs, limits.minutes).train(resume=True)
         ended = run.summary()
         console.print(
             f"{run.folder}: validation loss {ended['val_loss']:.4f} nats a pixel after {ended['epochs']} epochs, "
@@ -102,6 +104,7 @@ class Rollout:
 
     def run(self) -> None:
         rollouts = _roll_out(_open(self.runs), self.balls, 1, self.seed)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.out, plots.rollout_animation({f"{n} balls": part for n, part in rollouts.items()}))
         console.print(f"rollout: {self.out}")
 
@@ -124,9 +127,10 @@ class Report:
             raise ValueError(f"report: found no scores at {path}; make them with s2rm evaluate RUN [RUN ...]")
         try:
             rows = json.loads(path.read_text())["rows"]
+            scored = {row["predictor"] for row in rows}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"report: {path} is no scores file ({error!r}); make it with s2rm evaluate") from error
-        missing = [run.label for run in runs if run.label not in {row["predictor"] for row in rows}]
+        missing = [run.label for run in runs if run.label not in scored]
         if missing:
             raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
         out = self.out or runs[0].folder / "report.html"

@@ -88,7 +88,7 @@ def write_report(
 
 
 def _setting(run: Run) -> str:
-    settings, injected = run.settings, run.settings.model != "s2gru" or run.settings.inject_positions
+    settings, injected = run.settings, run.load_model().inject_positions
     return (
         f"{run.label}: codec {settings.codec}, positions {'injected' if injected else 'not injected'} into encoder and "
         f"decoder, wavelengths from {settings.shortest:g} to {settings.longest:g} px."
@@ -171,8 +171,8 @@ def _pictures(
             "Learning",
             "image/png",
             plots.png(plots.learning_curves({run.label: run.history() for run in runs})),
-            "Validation loss against the time spent training: the models had the same time, not the same number of "
-            "updates.",
+            "Validation loss against the time spent training, after each pass over the training sequences. The table "
+            "at the top says how many updates each model made in its time.",
         ),
     ]
     line = torch.arange(world.arena, dtype=torch.float32)
@@ -187,7 +187,7 @@ def _pictures(
                 (
                     f"Which of {run.label}' modules is active when",
                     "image/png",
-                    plots.png(plots.activity(model.core.trace(inputs)[1].active[0])),
+                    plots.png(plots.activity(model.core.trace(inputs)[1][0].active[0])),
                     f"One sequence of {world.num_balls} balls; black is active. A module that is always or never black "
                     "has not specialised in time.",
                 ),

@@ -20,6 +20,10 @@ from s2rm.training import LAST, MODEL, Training, batches, fit, history, provenan
 
 FORMAT = 1
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
+SUMMARY_KEYS = (
+    "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
+    "torch",
+)  # fmt: skip
 LABELS = {
     "s2gru": "S2GRU",
     "s2rmc": "S2RMC",
@@ -52,6 +56,10 @@ class Settings:
     """how to train"""
     world: Annotated[BallsWorld, Suppress] = field(default_factory=lambda: preset("small"))
     """the balls, and how they are seen"""
+
+    def __post_init__(self) -> None:
+        if self.model not in LABELS:
+            raise ValueError(f"settings: model must be one of {', '.join(LABELS)}, got {self.model!r}")
 
     def build(self) -> WorldModel:
         """The model, its weights drawn from the seed."""
@@ -91,8 +99,13 @@ class Run:
             raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
         settings.build()  # refuses settings that make no model before anything is written
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / CONFIG, json.dumps({"format": FORMAT, **asdict(settings)}, indent=2).encode())
-        return cls(folder, settings)
+        run = cls(folder, settings)
+        run._write_config()
+        return run
+
+    def _write_config(self) -> None:
+        config = {"format": FORMAT, **asdict(self.settings)}
+        write_whole(self.folder / CONFIG, json.dumps(config, indent=2).encode())
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -116,14 +129,16 @@ class Run:
         try:
             training, world = Training(**config.pop("training")), BallsWorld(**config.pop("world"))
             return cls(folder, Settings(training=training, world=world, **config))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
     def with_limits(self, epochs: int | None = None, minutes: float | None = None) -> Run:
-        """The same run with other limits, where given."""
+        """The same run with other limits, where given; they are kept in its config."""
         training = self.settings.training
         training = replace(training, epochs=epochs or training.epochs, minutes=minutes or training.minutes)
-        return Run(self.folder, replace(self.settings, training=training))
+        run = Run(self.folder, replace(self.settings, training=training))
+        run._write_config()
+        return run
 
     def train(self, resume: bool = False, progress: bool = True) -> Run:
         """Train, from the start or from the last checkpoint."""
@@ -147,12 +162,17 @@ class Run:
 
     @classmethod
     def finished(cls, folder: Path, settings: Settings) -> Run:
-        """The run in this folder: as it is where it was finished, else gone on with, else new, with these settings."""
-        if (folder / SUMMARY).is_file():
-            return cls.open(folder)
-        if (folder / LAST).is_file():
-            return cls.open(folder).train(resume=True)
-        return cls.create(folder, settings).train()
+        """The run of these settings in this folder: as it is where it was finished, else gone on with, else new.
+
+        Raises:
+            ValueError: a run of other settings is there.
+        """
+        if not (folder / CONFIG).is_file():
+            return cls.create(folder, settings).train()
+        run = cls.open(folder)
+        if run.settings != settings:
+            raise ValueError(f"run: {folder} holds a run of other settings; delete it or choose another folder")
+        return run if (folder / SUMMARY).is_file() else run.train(resume=(folder / LAST).is_file())
 
     @property
     def label(self) -> str:
@@ -174,7 +194,11 @@ class Run:
             raise ValueError(
                 f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}"
             )
-        return json.loads(path.read_text())
+        try:
+            summary = json.loads(path.read_text())
+            return {name: summary[name] for name in SUMMARY_KEYS}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error
 
     def history(self) -> list[dict[str, float]]:
         """What was logged after each epoch."""

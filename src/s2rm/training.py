@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import pickle
 import platform
+import shutil
 import subprocess
 import sys
 import warnings
@@ -37,8 +39,8 @@ class Training:
     """of Adam, at the start; halved when the validation loss has not fallen by 0.01 % for 5 epochs"""
     batch_size: int = 32
     """sequences in a batch"""
-    epochs: int = 100
-    """passes over the training sequences, at most"""
+    epochs: int | None = None
+    """passes over the training sequences, at most; 100 if not given"""
     minutes: float | None = None
     """wall-clock budget for training, all sessions together; none if not given"""
     patience: int = 20
@@ -186,13 +188,20 @@ def fit(
         `val_loss` (the lowest), `epochs`, `updates`, `minutes`.
 
     Raises:
-        ValueError: nothing to resume.
+        ValueError: nothing to resume, or a checkpoint that training did not write.
     """
     training = training or Training()
     folder = Path(folder)
     checkpoint = folder / LAST
     if resume and not checkpoint.is_file():
         raise ValueError(f"fit: nothing to resume, found no {checkpoint}; the run ended before its first epoch did")
+    if resume:
+        try:
+            torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"fit: {checkpoint} is not a checkpoint that training wrote, and is not opened; start a new run"
+            ) from error
     best = KeepBest(folder / MODEL)
     timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)
     callbacks: list[Callback] = [
@@ -209,7 +218,7 @@ def fit(
         for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec, LeafSpec.*"):
             warnings.filterwarnings("ignore", message)
         trainer = L.Trainer(
-            max_epochs=training.epochs,
+            max_epochs=training.epochs or 100,
             callbacks=callbacks,
             logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
             plugins=[WholeFiles()],
@@ -249,11 +258,13 @@ def history(folder: str | Path) -> list[dict[str, float]]:
 
 def provenance() -> dict[str, Any]:
     """Where a number comes from: command, commit, machine, versions."""
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    project, commit = Path(__file__).parents[2], ""
+    if (project / ".git").exists() and shutil.which("git"):
+        describe = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe, cwd=project, capture_output=True, text=True).stdout.strip()
     return {
         "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": git.stdout.strip() or "not in a git checkout",
+        "commit": commit or "not in a git checkout",
         "hardware": f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,

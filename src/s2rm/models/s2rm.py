@@ -232,7 +232,7 @@ class S2RM(WorldModel):
                 setattr(owner, name, nn.Parameter(parameter.detach()[modules].clone()))
         return other
 
-    def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, M * batch]:
+    def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, " M *batch"]:
         """How much each module answers for each position, `Z(P(x), p_m)` (Eq. 11)."""
         return self.modules_on_sphere(self.embedding(positions).flatten(0, -2)).unflatten(-1, positions.shape[:-1])
 

@@ -96,6 +96,7 @@ class WorldModel(nn.Module, ABC):
         Returns:
             A distribution over `(B, T, Q, *value_shape)` or `(B, Q, *value_shape)`.
         """
+        self._check_kind("positions", positions)
         embedded = self.embedding(positions)
         vector = self.read(states, embedded)
         return self.likelihood.distribution(self.decoder(vector, embedded if self.inject_positions else None))
@@ -106,6 +107,7 @@ class WorldModel(nn.Module, ABC):
 
     def loss(self, episode: Episode) -> Tensor:
         """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there."""
+        self.check(episode.targets)
         targets = episode.targets.steps(1, None)
         positions, _, _ = targets.filled()
         distribution = self.predict(self.states_before_targets(episode.views), positions)
@@ -133,6 +135,13 @@ class WorldModel(nn.Module, ABC):
         Yields:
             The distribution over `(B, Q, *value_shape)` for each of the steps that follow the prompt.
         """
+
+        for positions in (queries, *([] if feedback is None else [feedback])):
+            if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
+                raise ValueError(
+                    f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
+                    f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
+                )
 
         def at(positions: Tensor, step: int) -> Tensor:
             return positions[:, step] if positions.ndim == 4 else positions
@@ -167,11 +176,14 @@ class WorldModel(nn.Module, ABC):
                 f"{type(self).__name__}: expected views with {self.num_coordinates} coordinates and values of shape "
                 f"{self.value_shape}, got {got[0]} coordinates and {got[1]}; make the model for these views"
             )
+        self._check_kind("views", views.values)
+
+    def _check_kind(self, name: str, given: Tensor) -> None:
         weight = next(self.parameters())
-        if (views.values.device, views.values.dtype) != (weight.device, weight.dtype):
+        if (given.device, given.dtype) != (weight.device, weight.dtype):
             raise ValueError(
-                f"{type(self).__name__}: the model is {weight.dtype} on {weight.device}, the views are "
-                f"{views.values.dtype} on {views.values.device}; move the views with views.to(...)"
+                f"{type(self).__name__}: the model is {weight.dtype} on {weight.device}, the {name} are "
+                f"{given.dtype} on {given.device}; move the {name} with .to(...)"
             )
 
     def check_state(self, state: Any, start: Any) -> None:
@@ -228,12 +240,14 @@ def load(folder: str | Path) -> WorldModel:
     except TypeError as error:
         raise ValueError(f"load: the arguments in {folder / CONFIG} do not make a {name} ({error})") from error
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        model.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
+        model.load_state_dict(weights)
     except SafetensorError as error:
         raise ValueError(
             f"load: {folder / WEIGHTS} is no safetensors file ({error}); it was not written by save and is not opened"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, StopIteration) as error:
         raise ValueError(
             f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
         ) from error
@@ -247,11 +261,14 @@ def _leaves(state: Any) -> list[Tensor]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or as it was, whatever happens in between."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    umask = os.umask(0)
+    os.umask(umask)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -22,8 +22,8 @@ class KernelModulatedAttention(nn.Module):
         b_i = Σ_j Z_ij z_j
         u_i = G(ũ_i, b_i) b_i + (1 - G(ũ_i, b_i)) ũ_i
 
-    `forward` is this, plainly. The methods below it split the same computation into what depends on `z` alone
-    (`keys_and_values`) and what depends on `y` (`queries`, `attend`, `gate`), for a loop that runs over time.
+    `forward` is this, plainly. The methods below it split the same computation for a loop over time: the three weights
+    make queries, keys and values, `attend` gives ũ and `gate_over_time` u.
 
     Args:
         size: size of y, z and the result.

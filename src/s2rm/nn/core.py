@@ -62,30 +62,37 @@ class RecurrentCore(nn.Module):
         sizes = [input_size] + [self.directions * hidden_size] * (num_layers - 1)
         self.layers = nn.ModuleList(make_layer(size) for size in sizes for _ in range(self.directions))
 
-    def forward(self, inputs: Any, state: Any = None, mask: Tensor | None = None) -> tuple[Any, Any]:
+    def flatten_parameters(self) -> None:
+        """Nothing: there for code that calls it on an `nn.LSTM`."""
+
+    def forward(self, input: Any, hx: Any = None, mask: Tensor | None = None) -> tuple[Any, Any]:
         """The outputs of every step, and the state after the last.
 
         Args:
-            inputs: `(B, T, input_size)` if `batch_first`, else `(T, B, input_size)`; `(T, input_size)` for a single
+            input: `(B, T, input_size)` if `batch_first`, else `(T, B, input_size)`; `(T, input_size)` for a single
                 sequence; or a `PackedSequence`.
-            state: `(h, c)`, each `(num_layers * directions, B, hidden_size)`; one tensor where the core has only one.
-                Default: the initial state.
-            mask: bool `(B, T)` or `(T, B)` as `inputs`, True where a step is there. Elsewhere the state stays as it
-                was and the output is 0.
+            hx: the state, `(h, c)`, each `(num_layers * directions, B, hidden_size)`; one tensor where the core has
+                only one. Default: the initial state.
+            mask: bool `(B, T)`, `(T, B)` or `(T,)` as `input`, True where a step is there. Elsewhere the state stays
+                as it was, the output is 0, and what stands there never matters.
 
         Returns:
-            Outputs with `directions * hidden_size` at the end, in the form of `inputs`, and the state.
+            Outputs with `directions * hidden_size` at the end, in the form of `input`, and the state.
 
         Raises:
             ValueError: inputs, state or mask of another size, dtype or device.
         """
-        name = type(self).__name__
+        name, inputs, state = type(self).__name__, input, hx
         if isinstance(inputs, list | tuple) and not isinstance(inputs, PackedSequence):
             raise ValueError(
                 f"{name}: expected one tensor or a PackedSequence, got a {type(inputs).__name__}; sequences of unequal "
                 "length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
             )
         if isinstance(inputs, PackedSequence):
+            if mask is not None:
+                raise ValueError(
+                    f"{name}: a PackedSequence says itself which steps are there, got a mask too; drop one"
+                )
             padded, lengths = pad_packed_sequence(inputs, batch_first=True)
             there = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
             outputs, state = self._run(padded, state, there)
@@ -96,7 +103,8 @@ class RecurrentCore(nn.Module):
             ), state
         single = inputs.ndim == 2
         if single:
-            inputs = inputs.unsqueeze(0 if self.batch_first else 1)
+            batch_axis = 0 if self.batch_first else 1
+            inputs, mask = inputs.unsqueeze(batch_axis), None if mask is None else mask.unsqueeze(batch_axis)
             state = tuple(part.unsqueeze(1) for part in _parts(state)) if state is not None else None
         if not self.batch_first:
             inputs, mask = inputs.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
@@ -110,6 +118,8 @@ class RecurrentCore(nn.Module):
 
     def _run(self, inputs: Tensor, state: Any, mask: Tensor | None) -> tuple[Tensor, Any]:
         self._check(inputs, state, mask)
+        if mask is not None:
+            inputs = torch.where(mask.reshape(mask.shape + (1,) * (inputs.ndim - 2)), inputs, 0.0)
         ends: list[State] = []
         for number in range(self.num_layers):
             outputs = []
@@ -143,19 +153,23 @@ class RecurrentCore(nn.Module):
                 f"{name}: the weights are {weight.dtype} on {weight.device}, the inputs {inputs.dtype} on "
                 f"{inputs.device}; move the inputs with .to(...)"
             )
-        if mask is not None and (mask.shape != inputs.shape[:2] or mask.dtype != torch.bool):
+        if mask is not None and (
+            (mask.shape, mask.dtype, mask.device) != (inputs.shape[:2], torch.bool, inputs.device)
+        ):
             raise ValueError(
-                f"{name}: mask must be bool with the inputs' (batch, time), {tuple(inputs.shape[:2])}, got "
-                f"{mask.dtype} {tuple(mask.shape)}"
+                f"{name}: mask must be bool with the inputs' (batch, time), {tuple(inputs.shape[:2])}, on "
+                f"{inputs.device}, got {mask.dtype} {tuple(mask.shape)} on {mask.device}"
             )
         if state is None:
             return
         expected = [(len(self.layers), *part.shape) for part in self.layers[0].initial_state(len(inputs))]  # type: ignore[operator]
         got = [tuple(part.shape) for part in _parts(state)]
-        if got != expected or any(part.device != weight.device for part in _parts(state)):
+        kinds = {(part.dtype, part.device) for part in _parts(state)}
+        if got != expected or kinds != {(weight.dtype, weight.device)}:
             raise ValueError(
-                f"{name}: expected a state of {len(expected)} tensor(s) {expected[0]} on {weight.device} (layers x "
-                f"directions, batch, hidden), got {got} on {_parts(state)[0].device}; leave it out to start anew"
+                f"{name}: expected a state of {len(expected)} tensor(s) {expected[0]} (layers x directions, batch, "
+                f"hidden), {weight.dtype} on {weight.device}, got {got}, {_parts(state)[0].dtype} on "
+                f"{_parts(state)[0].device}; leave it out to start anew"
             )
 
 

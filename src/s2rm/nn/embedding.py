@@ -22,6 +22,11 @@ class PositionalEmbedding(nn.Module):
         self.shortest, self.longest = shortest, longest
 
     def forward(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch d"]:
+        if positions.shape[-1] != self.num_coordinates:
+            raise ValueError(
+                f"positional embedding: positions must end in {self.num_coordinates} coordinates, got shape "
+                f"{tuple(positions.shape)}; give as many as the model was made for"
+            )
         return positional_embedding(positions, self.dim, self.shortest, self.longest)
 
 

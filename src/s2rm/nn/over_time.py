@@ -12,12 +12,17 @@ from torch.autograd.function import once_differentiable
 
 
 class _Sums:
-    """The gradients of a weight and its bias so far."""
+    """The gradients of a weight and its bias so far, in one backward pass."""
 
     weight: Tensor | None = None
     bias: Tensor | None = None
+    backward_pass: int | None = None
 
     def add(self, inputs: Tensor, gradient: Tensor, has_bias: bool) -> None:
+        # A pass that asks for no gradient of the weight leaves its sums behind; they are not this one's.
+        now = torch._C._current_graph_task_id()
+        if self.backward_pass != now:
+            self.weight, self.bias, self.backward_pass = None, None, now
         if self.weight is None:
             self.weight = inputs.mT @ gradient
         elif inputs.ndim == 2:

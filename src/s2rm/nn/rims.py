@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,6 +55,9 @@ class RIMsLayer(Layer):
     ):
         super().__init__()
         self.num_modules, self.num_active, self.size = num_modules, num_active, size
+        # What `RIMs.trace` sets while it runs.
+        self.records: list[tuple[Tensor, Tensor, Tensor]] | None = None
+        self.masked_modules: tuple[int, ...] = ()
         self.selection, self.attention_dropout = selection, attention_dropout
         self.input_heads, self.communication_heads = input_heads, communication_heads
         self.input_key_size, self.communication_key_size = input_key_size, communication_key_size
@@ -80,17 +83,12 @@ class RIMsLayer(Layer):
         return (zeros, zeros) if isinstance(self.cell, GroupedLSTMCell) else (zeros,)
 
     def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        outputs, state, _ = self.run(inputs, state, mask)
-        return outputs, state
-
-    def run(
-        self, inputs: Tensor, state: State, mask: Tensor | None, masked_modules: tuple[int, ...] = ()
-    ) -> tuple[Tensor, State, list[tuple[Tensor, Tensor, Tensor]]]:
-        """`unroll`, and what the modules did; `masked_modules` are never active and never read from."""
         rows = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
         keys = (rows @ self.input_key).unflatten(-1, (self.input_heads, -1)).permute(1, 0, 3, 4, 2)
         values = (rows @ self.input_value).unflatten(-1, (self.input_heads, -1)).permute(1, 0, 3, 2, 4)
-        kept = torch.tensor([module not in masked_modules for module in range(self.num_modules)], device=inputs.device)
+        kept = torch.tensor(
+            [module not in self.masked_modules for module in range(self.num_modules)], device=inputs.device
+        )
         parts = [part.unflatten(-1, (self.num_modules, self.size)) for part in state]
         maps = Maps(
             grouped_over_time(self.input_query),
@@ -98,7 +96,7 @@ class RIMsLayer(Layer):
             grouped_over_time(self.communication_in),
             grouped_over_time(self.communication_out),
         )
-        outputs, records = [], []
+        outputs = []
         for step, (keys_now, values_now) in enumerate(zip(keys.unbind(), values.unbind(), strict=True)):
             after, record = self._step(maps, keys_now, values_now, parts, kept)
             output = after[0].flatten(1)
@@ -108,8 +106,9 @@ class RIMsLayer(Layer):
                 output = torch.where(mask[:, step, None], output, 0.0)
             parts = after
             outputs.append(output)
-            records.append(record)
-        return torch.stack(outputs, 1), tuple(part.flatten(1) for part in parts), records
+            if self.records is not None:
+                self.records.append(record)
+        return torch.stack(outputs, 1), tuple(part.flatten(1) for part in parts)
 
     def _step(
         self,
@@ -200,7 +199,7 @@ class RIMs(RecurrentCore):
         num_modules: int = 6,
         num_active: int = 4,
         cell: str = "lstm",
-        selection: Literal["zero_row", "across_modules"] = "zero_row",
+        selection: str = "zero_row",
         input_heads: int = 1,
         input_key_size: int = 64,
         input_value_size: int | None = None,
@@ -218,6 +217,8 @@ class RIMs(RecurrentCore):
             )
         if cell not in ("lstm", "gru"):
             raise ValueError(f'RIMs: cell must be "lstm" or "gru", got {cell!r}')
+        if selection not in ("zero_row", "across_modules"):
+            raise ValueError(f'RIMs: selection must be "zero_row" or "across_modules", got {selection!r}')
         size = hidden_size // num_modules
 
         def layer(layer_input_size: int) -> RIMsLayer:
@@ -232,22 +233,29 @@ class RIMs(RecurrentCore):
 
     @torch.no_grad()
     def trace(
-        self, inputs: Tensor, state: State | Tensor | None = None, masked_modules: tuple[int, ...] = ()
-    ) -> tuple[Tensor, Trace]:
-        """What the modules of the first layer did, forward in time.
+        self, input: Any, hx: Any = None, mask: Tensor | None = None, masked_modules: tuple[int, ...] = ()
+    ) -> tuple[Any, list[Trace]]:
+        """The outputs, and what the modules of every layer did.
 
         Args:
-            inputs: as for the call.
-            state: as for the call.
-            masked_modules: modules that are never active and never read from.
+            input, hx, mask: as for the call.
+            masked_modules: modules that are never active and never read from, in every layer.
 
         Returns:
-            Outputs of that layer `(B, T, hidden_size)` and the [`Trace`][s2rm.nn.rims.Trace], batch first.
+            The outputs and a [`Trace`][s2rm.nn.rims.Trace] a layer and direction, in the order of the state; batch
+            first, forward in time.
         """
-        inputs = inputs if self.batch_first else inputs.transpose(0, 1)
-        layer = self.layers[0]
-        assert isinstance(layer, RIMsLayer)
-        given = () if state is None else (state,) if isinstance(state, Tensor) else state
-        start = tuple(part[0] for part in given) or layer.initial_state(len(inputs))
-        outputs, _, records = layer.run(inputs, start, None, masked_modules)
-        return outputs, Trace(*(torch.stack(parts, 1) for parts in zip(*records, strict=True)))
+        layers = [layer for layer in self.layers if isinstance(layer, RIMsLayer)]
+        try:
+            for layer in layers:
+                layer.records, layer.masked_modules = [], masked_modules
+            outputs, _ = self(input, hx, mask)
+            traces = []
+            for number, layer in enumerate(layers):
+                trace = Trace(*(torch.stack(parts, 1) for parts in zip(*layer.records or (), strict=True)))
+                backward = number % self.directions == 1
+                traces.append(Trace(*(part.flip(1) for part in trace)) if backward else trace)
+            return outputs, traces
+        finally:
+            for layer in layers:
+                layer.records, layer.masked_modules = None, ()

@@ -211,6 +211,8 @@ def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = Non
     """
     splits = {"train": world.train_sequences, "val": world.val_sequences, "test": world.test_sequences}
     num_balls = world.num_balls if num_balls is None else num_balls
+    if num_balls < 1:
+        raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
     own_seed = (seed * 3 + list(splits).index(split)) * 1000 + num_balls
     return render(world, simulate(world, splits[split], num_balls, own_seed))
 
