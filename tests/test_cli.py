@@ -85,6 +85,14 @@ def test_train_evaluate_rollout_report(demo, tmp_path, capsys):
     assert "LSTM" in (run / "report.html").read_text()
 
 
+def test_an_oracle_is_left_out_of_rollouts(tmp_path):
+    oracle = tmp_path / "oracle"
+    main(["train", "balls", "--size", "tiny", "--model", "tto", "--epochs", "1", "--out", str(oracle)])
+    main(["rollout", str(oracle), "--out", str(tmp_path / "new" / "rollout.gif")])
+    with Image.open(tmp_path / "new" / "rollout.gif") as picture:
+        assert picture.n_frames == 25
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "evaluate", "rollout", "report"])
 def test_help_tells_the_defaults(command, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -184,7 +184,8 @@ def _evaluate(runs: list[Run]) -> dict[str, Any]:
 
 def _roll_out(runs: list[Run], balls: Sequence[int], num_sequences: int, seed: int) -> dict[int, Rollouts]:
     world = same_world(runs)
-    models = {run.label: run.load_model() for run in runs}
+    loaded = {run.label: run.load_model() for run in runs}
+    models = {label: model for label, model in loaded.items() if not model.is_oracle}
     trivial = trivial_predictors(runs)
     return {number: roll_out(models, trivial, world, num_sequences, number, seed) for number in balls}
 

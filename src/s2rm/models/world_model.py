@@ -40,6 +40,9 @@ class WorldModel(nn.Module, ABC):
         inject_positions: whether encoder and decoder see embedded positions.
     """
 
+    is_oracle = False
+    """whether it sees the views of the step that it predicts, and so cannot roll out"""
+
     def __init__(self, arguments: dict[str, Any], encoding_size: int, decoding_size: int, inject_positions: bool):
         super().__init__()
         self.arguments = json.loads(json.dumps(arguments))

@@ -1,0 +1,228 @@
+"""How fast the recurrent cores are, as ratios to the time of their matrix products alone."""
+
+from __future__ import annotations
+
+import json
+import resource
+import runpy
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from s2rm import S2GRU, S2RMC, RelationalMemory, RIMs
+from s2rm.models.s2rm import S2RM
+from s2rm.models.world_model import write_whole
+from s2rm.nn.over_time import map_state
+from s2rm.training import provenance
+
+Products = list[tuple[int, int, int, int]]
+"""(how many, rows, inner, columns) of the matrix products of one step"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What to time."""
+
+    batch: int = 32
+    """sequences"""
+    steps: int = 50
+    """time steps"""
+    repeats: int = 7
+    """interleaved runs, of which the median counts"""
+    threads: int | None = None
+    """threads; all cores if not given"""
+    out: Path | None = None
+    """where to write the times, JSON"""
+    compare: Path | None = None
+    """a Python file whose `make(input_size, hidden_size)` returns a module called like nn.LSTM, batch first"""
+
+
+@dataclass(frozen=True)
+class Core:
+    """A core to be timed: how it runs, how it runs plainly, its parameters and its products."""
+
+    run: Callable[[], Tensor]
+    reference: Callable[[], Tensor]
+    module: nn.Module
+    products: Products
+
+
+def plain_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """What `over_time` does, with autograd's own gradients."""
+    return lambda inputs: inputs @ weight + (0 if bias is None else bias.unsqueeze(-2) if weight.ndim == 3 else bias)
+
+
+def plainly(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Run with plain products in the cells."""
+    places = ("recurrent", "memory")
+
+    def plain() -> Tensor:
+        with ExitStack() as stack:
+            for place in places:
+                stack.enter_context(patch(f"s2rm.nn.{place}.over_time", plain_over_time))
+            return run()
+
+    return plain
+
+
+def s2rm_reference(model: S2RM, embedded: Tensor, encodings: Tensor, mask: Tensor) -> Tensor:
+    """The loop of section 4 as it is written: everything at every step, plain attention."""
+    state = model.initial_state(len(embedded))
+    states = []
+    for step in range(embedded.shape[1]):
+        hidden, between = model.cell.message(state), model.modules_on_sphere.between().expand(len(embedded), -1, -1)
+        local = model.modules_on_sphere(embedded[:, step])
+        inputs = model.input_attention(hidden, encodings[:, step], local, mask[:, step])
+        state = model.cell(inputs, model.intercell_attention(hidden, hidden, between), state)
+        states.append(state)
+    return model.cell.message(map_state(lambda *parts: torch.stack(parts, 1), *states))
+
+
+def spatial(make: Callable[..., S2RM], benchmark: Benchmark, views: int = 10) -> Core:
+    """An S2RM without its codec: ten modules of 128, ten encoded views a step."""
+    model = make(value_shape=(2,), num_coordinates=2, codec="mlp", shortest=24.0, longest=384.0)
+    B, T, M, H, A = benchmark.batch, benchmark.steps, model.num_modules, model.hidden_size, views
+    embedded = model.embedding(24 * torch.rand(B, T, A, 2))
+    encodings = torch.randn(B, T, A, H)
+    mask = torch.ones(B, T, A, dtype=torch.bool)
+    parts = nn.ModuleList([model.input_attention, model.intercell_attention, model.cell, model.modules_on_sphere])
+    products = [
+        (1, B * A, H, 2 * 16 + 2 * H), (1, B * M, H, 2 * 16 + 2 * 4 * 16), (1, B * M, H, 4 * H), (3, B * M, H, 64),
+        (2 * B, M, 16, A), (B, M, 2 * A, H), (B, M, A, H), (4 * B, M, 16, M), (B, M, 4 * M, H), (B, M, M, H),
+    ]  # fmt: skip
+    if make is S2GRU:
+        products += [(2 * M, B, H, 3 * H)]
+    else:
+        products += [
+            (2 * M, B, H, 256), (M, B * 6, 256, 4 * (64 * 3)), (2 * M, B * 6, 256, 256), (M, B, 256, 512),
+            (M, B * 4, 256, 512), (M, B, 1024, H), (4 * B * M, 6, 64, 6), (4 * B * M, 6, 6, 64),
+        ]  # fmt: skip
+    return Core(
+        lambda: model.cell.message(model.unroll(embedded, encodings, mask, model.initial_state(B))),
+        plainly(lambda: s2rm_reference(model, embedded, encodings, mask)),
+        parts,
+        products,
+    )
+
+
+def sequential(core: RIMs | RelationalMemory, benchmark: Benchmark, products: Products) -> Core:
+    """RIMs or relational memory over a sequence of vectors."""
+    inputs = torch.randn(benchmark.batch, benchmark.steps, core.input_size)
+    return Core(lambda: core(inputs)[0], plainly(lambda: core(inputs)[0]), core, products)
+
+
+def cores(benchmark: Benchmark) -> dict[str, Core]:
+    """The cores of the family, at the sizes that the papers use."""
+    B = benchmark.batch
+    rims = RIMs(512, 600, batch_first=True, num_modules=6, num_active=4)
+    memory = RelationalMemory(512, 512, batch_first=True, num_heads=4)
+    return {
+        "S2GRU": spatial(S2GRU, benchmark),
+        "S2RMC": spatial(S2RMC, benchmark),
+        "RIMs": sequential(rims, benchmark, [
+            (1, B, 512, 64 + 400), (6, B, 100, 64), (6, B, 400, 400), (6, B, 100, 400), (6, B, 100, 3 * 128),
+            (6, B, 128, 100), (4 * B, 6, 32, 6), (4 * B, 6, 6, 32),
+        ]),
+        "RMC": sequential(memory, benchmark, [
+            (1, B, 512, 512), (1, 2 * B, 512, 4 * 3 * 128), (2, 2 * B, 512, 512), (2, B, 512, 1024),
+            (4 * B, 2, 128, 2), (4 * B, 2, 2, 128),
+        ]),
+    }  # fmt: skip
+
+
+def floor(products: Products, steps: int, train: bool) -> Callable[[], None]:
+    """The products alone, step by step; in training also those of the inputs' gradients, and the weights' in one."""
+    made = []
+    for count, rows, inner, columns in products:
+        given, weight = torch.randn(count, rows, inner), torch.randn(count, inner, columns)
+        out, back = torch.empty(count, rows, columns), torch.empty(count, rows, inner)
+        # A product of two activations has a gradient at each step; a weight's is taken once over all of them.
+        shared = count < 64
+        joined = [torch.randn(count, rows * steps, size) for size in (inner, columns)] if train and shared else None
+        made.append((given, weight, out, back, torch.empty_like(weight), joined))
+
+    def run() -> None:
+        for _ in range(steps):
+            for given, weight, out, *_ in made:
+                torch.bmm(given, weight, out=out)
+        if train:
+            for _ in range(steps):
+                for given, weight, out, back, gradient, joined in made:
+                    torch.bmm(out, weight.mT, out=back)
+                    if joined is None:
+                        torch.bmm(given.mT, out, out=gradient)
+            for *_, gradient, joined in made:
+                if joined is not None:
+                    torch.bmm(joined[0].mT, joined[1], out=gradient)
+
+    return run
+
+
+def lstm_of_equal_size(module: nn.Module, benchmark: Benchmark) -> nn.LSTM:
+    """An LSTM with inputs of 512 and as many parameters."""
+    wanted = sum(parameter.numel() for parameter in module.parameters())
+    size = next(size for size in range(1, 10_000) if 4 * size * (512 + size + 2) >= wanted)
+    return nn.LSTM(512, size, batch_first=True)
+
+
+def seconds(run: Callable[[], Any], train: bool) -> float:
+    """One run."""
+    start = time.perf_counter()
+    if train:
+        result = run()
+        if result is not None:
+            result.sum().backward()
+    else:
+        with torch.no_grad():
+            run()
+    return time.perf_counter() - start
+
+
+def main(benchmark: Benchmark) -> None:
+    """Time everything, print ratios, write JSON."""
+    if benchmark.threads:
+        torch.set_num_threads(benchmark.threads)
+    table = Table(title=f"batch {benchmark.batch}, {benchmark.steps} steps; ratios to the floor")
+    for head in ("core", "pass", "floor", "ours", "reference", "nn.LSTM", *(["yours"] if benchmark.compare else [])):
+        table.add_column(head, justify="right")
+    inputs, results = torch.randn(benchmark.batch, benchmark.steps, 512), []
+    for name, core in cores(benchmark).items():
+        lstm = lstm_of_equal_size(core.module, benchmark)
+        for train in (False, True):
+            runs: dict[str, Callable[[], Any]] = {
+                "ours": core.run,
+                "reference": core.reference,
+                "lstm": lambda lstm=lstm: lstm(inputs)[0],
+                "floor": floor(core.products, benchmark.steps, train),
+            }
+            if benchmark.compare:
+                yours = runpy.run_path(str(benchmark.compare))["make"](512, lstm.hidden_size)
+                runs["compare"] = lambda yours=yours: yours(inputs)[0]
+            times: dict[str, list[float]] = {key: [] for key in runs}
+            for _ in range(benchmark.repeats + 1):
+                for key, run in runs.items():
+                    times[key].append(seconds(run, train))
+            medians = {key: statistics.median(values[1:]) for key, values in times.items()}
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            results.append({"core": name, "pass": "train" if train else "forward", **medians, "peak_bytes": peak})
+            ratios = [f"{medians[key] / medians['floor']:.2f}" for key in medians if key != "floor"]
+            table.add_row(name, results[-1]["pass"], f"{1e3 * medians['floor']:.0f} ms", *ratios)
+    Console().print(table, provenance())
+    if benchmark.out:
+        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(benchmark.out, json.dumps(results, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))
