@@ -204,8 +204,14 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
         (lambda path: path.unlink(), "expected a run folder with config.json, found none"),
         (lambda path: path.write_text("{"), "is not a run's config"),
         (lambda path: path.write_text('{"format": 2}'), "has format 2, this version reads up to 1; update"),
-        (lambda path: path.write_text('{"format": 1, "training": {}, "world": {}, "x": 1}'), "are not those of a run"),
-        (lambda path: path.write_text(path.read_text().replace("s2gru", "gpt")), "model must be one of .* got 'gpt'"),
+        (
+            lambda path: path.write_text('{"format": 1, "model": "lstm", "training": {}, "world": {}, "x": 1}'),
+            "are not those of a run",
+        ),
+        (
+            lambda path: path.write_text(path.read_text().replace("s2gru", "gpt")),
+            "the model in .* must be one of .* got 'gpt'",
+        ),
     ],
 )
 def test_broken_run_folders_are_refused(change, message, tmp_path):

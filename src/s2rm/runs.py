@@ -57,10 +57,6 @@ class Settings:
     world: Annotated[BallsWorld, Suppress] = field(default_factory=lambda: preset("small"))
     """the balls, and how they are seen"""
 
-    def __post_init__(self) -> None:
-        if self.model not in LABELS:
-            raise ValueError(f"settings: model must be one of {', '.join(LABELS)}, got {self.model!r}")
-
     def build(self) -> WorldModel:
         """The model, its weights drawn from the seed."""
         torch.manual_seed(self.training.seed)
@@ -126,6 +122,10 @@ class Run:
             raise ValueError(f"run: {path} is not a run's config ({error!r}); train again") from error
         if not isinstance(written, int) or written > FORMAT:
             raise ValueError(f"run: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
+        if config.get("model") not in LABELS:
+            raise ValueError(
+                f"run: the model in {path} must be one of {', '.join(LABELS)}, got {config.get('model')!r}; train again"
+            )
         try:
             training, world = Training(**config.pop("training")), BallsWorld(**config.pop("world"))
             return cls(folder, Settings(training=training, world=world, **config))

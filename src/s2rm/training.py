@@ -8,8 +8,10 @@ import os
 import pickle
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,6 +139,35 @@ class KeepBest(Callback):
         self.lowest = state_dict["lowest"]
 
 
+class StopBetweenBatches(Callback):
+    """Let Ctrl-C end training after the batch at hand, not amid a write or in a library that swallows it.
+
+    A second Ctrl-C ends it at once.
+    """
+
+    def __init__(self) -> None:
+        self.stopped, self.before = False, signal.getsignal(signal.SIGINT)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if threading.current_thread() is threading.main_thread() and callable(self.before):
+            signal.signal(signal.SIGINT, self._stop)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if threading.current_thread() is threading.main_thread() and callable(self.before):
+            signal.signal(signal.SIGINT, self.before)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.stopped = True
+        signal.signal(signal.SIGINT, self.before)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.on_train_batch_end()
+
+
 class EpochLines(Callback):
     """A line an epoch, where no terminal can show a progress bar."""
 
@@ -197,7 +228,8 @@ def fit(
         raise ValueError(f"fit: nothing to resume, found no {checkpoint}; the run ended before its first epoch did")
     if resume:
         try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):
+                torch.load(checkpoint, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
             raise ValueError(
                 f"fit: {checkpoint} is not a checkpoint that training wrote, and is not opened; start a new run"
@@ -207,6 +239,7 @@ def fit(
     callbacks: list[Callback] = [
         timer,
         best,
+        StopBetweenBatches(),
         EarlyStopping("val_loss", patience=training.patience),
         ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
     ]
