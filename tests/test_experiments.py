@@ -31,6 +31,19 @@ def test_recipe_runs_small_and_goes_on_where_it_was(recipe, tmp_path):
     assert {"static scene", "last seen", "S2GRU", "TTO"} <= {row["predictor"] for row in first["rows"]}
 
 
+def test_the_benchmark_of_the_cores_runs_small(tmp_path):
+    command = [sys.executable, EXPERIMENTS.parent / "benchmarks" / "cores.py", "--batch", "2", "--steps", "2"]
+    own = tmp_path / "own.py"
+    own.write_text("from torch import nn\n\n\ndef make(i, h):\n    return nn.LSTM(i, h, batch_first=True)\n")
+    command += ["--repeats", "1", "--out", tmp_path / "cores.json", "--compare", own]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    times = json.loads((tmp_path / "cores.json").read_text())
+    assert {(row["core"], row["pass"]) for row in times} == {
+        (core, direction) for core in ("S2GRU", "S2RMC", "RIMs", "RMC") for direction in ("forward", "train")
+    }
+    assert all(row[key] > 0 for row in times for key in ("ours", "reference", "lstm", "floor", "peak_bytes", "compare"))
+
+
 def test_the_results_page_is_what_the_results_say():
     made = subprocess.run([sys.executable, EXPERIMENTS / "page.py", "--check"], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
