@@ -105,7 +105,7 @@ class Rollout:
     def run(self) -> None:
         rollouts = _roll_out(_open(self.runs), self.balls, 1, self.seed)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out, plots.rollout_animation({f"{n} balls": part for n, part in rollouts.items()}))
+        write_whole(self.out, plots.rollout_animation({plots.balls(n): part for n, part in rollouts.items()}))
         console.print(f"rollout: {self.out}")
 
 

@@ -38,6 +38,11 @@ def colour(name: str, names: Sequence[str]) -> str:
     return TRIVIAL[name] if name in TRIVIAL else COLOURS[models.index(name) % len(COLOURS)]
 
 
+def balls(number: int) -> str:
+    """The heading of a rollout."""
+    return f"{number} ball{'' if number == 1 else 's'}"
+
+
 def png(made: Figure) -> bytes:
     """The figure as a PNG file."""
     content = io.BytesIO()

@@ -125,7 +125,7 @@ def _pictures(
     runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], rollouts: Mapping[int, Rollouts]
 ) -> list[tuple[str, str, bytes, str]]:
     world = same_world(list(runs))
-    headings = {number: f"{number} ball{'' if number == 1 else 's'}" for number in rollouts}
+    headings = {number: plots.balls(number) for number in rollouts}
     pictures = [
         (
             "Rollouts, moving",
