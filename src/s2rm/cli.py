@@ -29,7 +29,6 @@ from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Training
 
 console = Console(stderr=True)
-Size = Literal["paper", "small", "tiny"]
 Runs = Positional[tuple[Path, ...]]
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 
@@ -44,8 +43,8 @@ class Train:
 
     task: Positional[Literal["balls"]] = "balls"
     """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels"""
-    size: Size = "small"
-    """how much of it: 20,000 sequences of 100 frames; 4,000 of 50, in clips of 20; or 8 of 48, in clips of 8"""
+    size: str = "small"
+    """how much of it: paper (20,000 sequences of 100 frames), small (4,000 of 50, clips of 20), tiny (8 of 48, clips of 8)"""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
     out: Path = Path("runs/balls")
     """the run folder, which must not be there yet"""
@@ -147,7 +146,7 @@ class Demo:
 
     minutes: float = 4.75
     """wall-clock budget for training each model"""
-    size: Size = "small"
+    size: str = "small"
     """preset of the world, as in `s2rm train`"""
     out: Path = Path("runs/demo")
     """folder of the two runs, scores.json and report.html"""
