@@ -44,7 +44,7 @@ class Train:
     task: Positional[Literal["balls"]] = "balls"
     """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels"""
     size: str = "small"
-    """how much of it: paper (20,000 sequences of 100 frames), small (4,000 of 50, clips of 20), tiny (8 of 48, clips of 8)"""
+    """how much of it: paper (20,000 sequences of 100 frames), small (4,000 of 50, clips of 20), tiny (8 of 48)"""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
     out: Path = Path("runs/balls")
     """the run folder, which must not be there yet"""
