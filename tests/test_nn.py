@@ -1,9 +1,13 @@
 import pytest
 import torch
+from torch.autograd import gradcheck
 
+from s2rm.functional import gru_update, lstm_update
 from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
+from s2rm.nn.gates import GRUUpdate, LSTMUpdate
+from s2rm.nn.local import DenseLocal
 from s2rm.nn.recurrent import GroupedGRUCell
 
 
@@ -14,11 +18,10 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients():
     mask = torch.tensor([[True, False, True, True, False], [False] * 5])
     plain = layer(y, z, local, mask)
 
-    local = torch.where(mask[:, None], local, 0.0)
-    bias = torch.zeros(2, 1, 5, dtype=torch.float64).masked_fill(~mask[:, None], torch.finfo(torch.float64).min)
-    attended = layer.attend(y @ layer.query_weight(), z @ layer.key_weight(), z @ layer.value_weight(), local, bias)
-    local_sum = local @ z
-    parts = layer.gate_over_time()(attended, local_sum, layer.gate_from_local(local_sum))
+    dense = DenseLocal.where(torch.where(mask[:, None], local, 0.0), mask[:, None])
+    read = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads)
+    local_sum = dense.sum(z)
+    parts = layer.gate_over_time()(layer.out_over_time()(read), local_sum, layer.gate_from_local(local_sum))
 
     torch.testing.assert_close(parts, plain, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(plain)
@@ -28,6 +31,22 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients():
         strict=True,
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("fused", "plain", "num_gates"), [(GRUUpdate, gru_update, 3), (LSTMUpdate, lstm_update, 4)])
+def test_fused_updates_are_the_plain_ones_with_gradients(fused, plain, num_gates):
+    given = [torch.randn(2, 3, size * 5, dtype=torch.float64, requires_grad=True) for size in (num_gates, num_gates, 1)]
+    torch.testing.assert_close(fused.apply(*given), plain(*given), rtol=1e-12, atol=1e-12)
+    assert gradcheck(fused.apply, given)
+
+
+def test_attention_has_the_gradients_of_its_output():
+    shapes = ((2, 3, 6), (2, 4, 6), (2, 4, 5), (2, 3, 4))
+    q, k, z, weights = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    shares = torch.rand(2, 1, 4) < 0.7
+    assert gradcheck(lambda q, k, z, w: DenseLocal.where(w, shares).attend(q, k, z, 2), (q, k, z, weights))
+    shared = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda q, k, z, w: DenseLocal.where(w, shares).attend(q, k, z, 2), (q, k, z, shared))
 
 
 def test_grouped_gru_is_one_gru_a_module():

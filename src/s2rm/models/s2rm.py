@@ -15,23 +15,28 @@ from s2rm.functional import TWO_PI
 from s2rm.models.world_model import WorldModel
 from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
+from s2rm.nn.local import DenseLocal, Local, SparseLocal
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.views import Views
 
 TERMS = ("input_local", "input_nonlocal", "intercell_local", "intercell_nonlocal")
+DENSE_PAIRS = 128 * 128
+"""up to so many pairs of modules and views a step, computing all is faster than picking those that interact"""
 
 
-def relational_memory_cell(num_modules: int, input_size: int, hidden_size: int) -> GroupedRelationalMemoryCell:
+def relational_memory_cell(
+    num_modules: int, input_size: int, hidden_size: int, share_parameters: bool
+) -> GroupedRelationalMemoryCell:
     """The relational memory of S2RMC (E.3, Table 3), whose message has the hidden size."""
     return GroupedRelationalMemoryCell(
         num_modules, (input_size, hidden_size), num_slots=4, num_heads=4, head_size=64, key_size=64,
-        message_size=hidden_size,
+        message_size=hidden_size, share_parameters=share_parameters,
     )  # fmt: skip
 
 
-CELLS: dict[str, Callable[[int, int, int], nn.Module]] = {
+CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
     "gru": GroupedGRUCell,
     "lstm": GroupedLSTMCell,
     "rmc": relational_memory_cell,
@@ -64,6 +69,11 @@ class S2RM(WorldModel):
             views have two or three axes, else "mlp".
         inject_positions: give embedded positions to encoder and decoder too; the paper does so in the baselines only.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as Eq. 4 has it.
+        normalise: what each softmax runs over: "all" views and modules, as in the paper, or the "neighbourhood", those
+            within the truncation only. The latter is sparse when there are many: time and memory grow with the pairs
+            that interact. Its gradients stay among them too, so a module that sees nothing stays where it is.
+        share_parameters: the modules differ in place and state only, so that their number is free; see
+            `with_modules_at`.
         ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
             "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
             non-local term it weighs all that is there alike (a softmax over equal scores).
@@ -93,6 +103,8 @@ class S2RM(WorldModel):
         codec: str | None = None,
         inject_positions: bool = False,
         carry: str = "own",
+        normalise: str = "all",
+        share_parameters: bool = False,
         ablate: Sequence[str] = (),
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -107,6 +119,10 @@ class S2RM(WorldModel):
             raise ValueError(f'S2RM: carry must be "own", or "aggregated" with cell "gru", got {carry!r} with {cell!r}')
         if not set(ablate) <= set(TERMS):
             raise ValueError(f"S2RM: ablate must name terms of {TERMS}, got {list(ablate)}")
+        if normalise not in ("all", "neighbourhood"):
+            raise ValueError(f'S2RM: normalise must be "all" or "neighbourhood", got {normalise!r}')
+        if normalise == "neighbourhood" and {"input_local", "intercell_local"} & set(ablate):
+            raise ValueError('S2RM: without its local terms nothing is near; ablate them with normalise="all"')
         if carry == "aggregated":
             warnings.warn(
                 "S2RM: carrying the aggregated state, as Eq. 4 has it, multiplies the states by the kernel's largest "
@@ -119,12 +135,13 @@ class S2RM(WorldModel):
             raise ValueError(
                 f"S2RM: extent must be {num_coordinates} pairs (low, high) with low < high, got {list(extent)}"
             )
-        self.num_modules, self.hidden_size, self.carry = num_modules, hidden_size, carry
+        self.num_modules, self.hidden_size, self.carry, self.normalise = num_modules, hidden_size, carry, normalise
         start = self.embedding(uniform_positions(num_modules, [(low, high) for low, high in extent]))
-        self.modules_on_sphere = ModulePlaces(start, bandwidth, truncation)
+        self.modules_on_sphere = ModulePlaces(start, bandwidth, truncation, straight_through=normalise == "all")
         self.input_attention = KernelModulatedAttention(hidden_size, 2, 16, 128, gate_size=64)
         self.intercell_attention = KernelModulatedAttention(hidden_size, 4, 16, 128, gate_size=64)
-        self.cell: Any = CELLS[cell](num_modules, hidden_size, hidden_size)
+        self.cell: Any = CELLS[cell](num_modules, hidden_size, hidden_size, share_parameters)
+        self.share_parameters = share_parameters
         self.ablate = frozenset(ablate)
 
     def initial_state(self, batch_size: int) -> Any:
@@ -148,22 +165,9 @@ class S2RM(WorldModel):
     ) -> Any:
         """The states after each step. All that does not depend on the state is computed for all steps at once."""
         reads, talks = self.input_attention, self.intercell_attention
-        local, between = self.modules_on_sphere(embedded), self.modules_on_sphere.between()
-        if "input_local" in self.ablate:
-            local = torch.ones_like(local)
-        if "intercell_local" in self.ablate:
-            between = torch.ones_like(between)
-        local = torch.where(mask.unsqueeze(-2), local, 0.0)
-
-        def barred(where: Tensor) -> Tensor:
-            return local.new_zeros(where.shape).masked_fill(where, torch.finfo(local.dtype).min)
-
-        keys, values = encodings @ reads.key_weight(), encodings @ reads.value_weight()
-        bias = barred(~mask).unsqueeze(2)
-        # A module that no other can hear takes no share of their softmax, as if it did not exist.
-        itself = torch.eye(self.num_modules, dtype=torch.bool, device=mask.device)
-        talk_bias = barred(~((between > 0) & ~itself).any(0) & ~itself)[None]
-        local_sums = local @ encodings
+        local, between = self._views_near(embedded, mask), self._modules_near(len(embedded))
+        keys = encodings @ reads.key_weight()
+        local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
         query_weight, talk_query_weight = reads.query_weight(), talks.query_weight()
         if "input_nonlocal" in self.ablate:
@@ -172,31 +176,68 @@ class S2RM(WorldModel):
             talk_query_weight = torch.zeros_like(talk_query_weight)
         weights = (query_weight, talk_query_weight, talks.key_weight())
         sizes = [weight.shape[1] for weight in weights]
-        to_queries_and_keys, to_values = over_time(torch.cat(weights, 1)), over_time(talks.value_weight())
+        to_queries_and_keys = over_time(torch.cat(weights, 1))
+        read_out, heard_out = reads.out_over_time(), talks.out_over_time()
         input_gate, intercell_gate, cell = reads.gate_over_time(), talks.gate_over_time(), self.cell.over_time()
 
         states = []
         # Unbound once: a slice at each step would cost a gradient of the full size at each step.
-        given = (part.unbind(1) for part in (keys, values, local, bias, local_sums, gate_hidden))
-        for keys_now, values_now, local_now, bias_now, local_sum, gate_now in zip(*given, strict=True):
+        given = (part.unbind(1) for part in (keys, encodings, local_sums, gate_hidden))
+        for local_now, keys_now, views_now, local_sum, gate_now in zip(local.steps(), *given, strict=True):
             hidden = self.cell.message(state)
-            rows = hidden.reshape(-1, self.hidden_size)
-            query, talk_query, talk_key = to_queries_and_keys(rows).unflatten(0, hidden.shape[:2]).split(sizes, -1)
-            attended = reads.attend(query, keys_now, values_now, local_now, bias_now)
+            queries_and_keys = to_queries_and_keys(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+            query, talk_query, talk_key = queries_and_keys.split(sizes, -1)
+            attended = read_out(local_now.attend(query, keys_now, views_now, reads.num_heads))
             inputs = input_gate(attended, local_sum, gate_now)
-            talk_value = to_values(rows).unflatten(0, hidden.shape[:2])
-            heard = talks.attend(talk_query, talk_key, talk_value, between, talk_bias)
-            aggregated = intercell_gate(heard, between @ hidden, None)
+            heard = heard_out(between.attend(talk_query, talk_key, hidden, talks.num_heads))
+            aggregated = intercell_gate(heard, between.sum(hidden), None)
             state = cell(inputs, aggregated, state if self.carry == "own" else aggregated)
             states.append(state)
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
+
+    def _is_sparse(self, num_views: int) -> bool:
+        return self.normalise == "neighbourhood" and self.num_modules * max(num_views, self.num_modules) > DENSE_PAIRS
+
+    def _views_near(self, embedded: Float[Tensor, "B T A d"], mask: Tensor) -> Local:
+        """The views of all steps as the modules see them."""
+        steps, views = mask.shape[1:]
+        if self._is_sparse(views):
+            points, there = embedded.transpose(0, 1).flatten(0, 1), mask.transpose(0, 1).flatten(0, 1)
+            return self.modules_on_sphere.sparse(points, there, read=True)._replace(num_steps=steps)
+        local = self.modules_on_sphere(embedded)
+        if "input_local" in self.ablate:
+            local = torch.ones_like(local)
+        there = mask.unsqueeze(-2)
+        local = torch.where(there, local, 0.0)
+        return DenseLocal.where(local, local > 0 if self.normalise == "neighbourhood" else there)
+
+    def _modules_near(self, batch_size: int) -> Local:
+        """The modules as the modules see them."""
+        places = self.modules_on_sphere
+        if self._is_sparse(0):
+            everyone = torch.ones(1, self.num_modules, dtype=torch.bool, device=places.places.device)
+            once = places.sparse(places.unit[None], everyone, read=True)
+            return SparseLocal(once.weights.repeat(batch_size), once.pairs.repeat(batch_size))
+        between = places.between()
+        if "intercell_local" in self.ablate:
+            between = torch.ones_like(between)
+        if self.normalise == "neighbourhood":
+            return DenseLocal.where(between, (between > 0)[None])
+        # A module that no other can hear takes no share of their softmax, as if it did not exist.
+        itself = torch.eye(self.num_modules, dtype=torch.bool, device=between.device)
+        return DenseLocal.where(between, (((between > 0) & ~itself).any(0) | itself)[None])
 
     def last(self, states: Any) -> Any:
         return map_state(lambda part: part[:, -1], states)
 
     def read(self, states: Any, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
         """Output attention: `d_q = Σ_m Z(s_q, p_m) h_m` (Eq. 10)."""
-        return self.modules_on_sphere(embedded).transpose(-1, -2) @ self.cell.message(states)
+        messages, places = self.cell.message(states), self.modules_on_sphere
+        if not self._is_sparse(embedded.shape[-2]):
+            return places(embedded).transpose(-1, -2) @ messages
+        sets = embedded.flatten(0, -3)
+        local = places.sparse(sets, sets.new_ones(sets.shape[:2], dtype=torch.bool), read=False)
+        return local.sum(messages.flatten(0, -3)).view(*embedded.shape[:-1], self.hidden_size)
 
     def without_modules(self, *removed: int) -> S2RM:
         """A copy in which these modules never existed (Figure 7); states of this model do not fit it.
@@ -223,11 +264,27 @@ class S2RM(WorldModel):
         place = self.embedding(position.to(places))[None]
         return self._with_modules([*range(self.num_modules), module], torch.cat([places, place]))
 
+    def with_modules_at(self, positions: Float[Tensor, "M n"]) -> S2RM:
+        """A copy with modules at these positions of the world, of any number, with the parameters that they share.
+
+        Raises:
+            ValueError: each module has parameters of its own, or there is no position.
+        """
+        if not self.share_parameters:
+            raise ValueError(
+                "S2RM: the modules have parameters of their own, so their number is fixed; make the model with "
+                "share_parameters=True, or use with_module_copied"
+            )
+        if not len(positions):
+            raise ValueError("S2RM: expected at least one position for a module, got none")
+        places = self.embedding(positions.to(self.modules_on_sphere.places))
+        return self._with_modules([0] * len(places), places)
+
     def _with_modules(self, modules: list[int], places: Float[Tensor, "M d"]) -> S2RM:
         other = copy.deepcopy(self)
         other.num_modules = other.cell.num_modules = other.arguments["num_modules"] = len(modules)
         other.modules_on_sphere.places = nn.Parameter(places.clone())
-        for owner in other.cell.modules():
+        for owner in other.cell.modules() if not self.share_parameters else ():
             for name, parameter in owner.named_parameters(recurse=False):
                 setattr(owner, name, nn.Parameter(parameter.detach()[modules].clone()))
         return other

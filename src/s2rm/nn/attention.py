@@ -22,8 +22,9 @@ class KernelModulatedAttention(nn.Module):
         b_i = Σ_j Z_ij z_j
         u_i = G(ũ_i, b_i) b_i + (1 - G(ũ_i, b_i)) ũ_i
 
-    `forward` is this, plainly. The methods below it split the same computation for a loop over time: the three weights
-    make queries, keys and values, `attend` gives ũ and `gate_over_time` u.
+    `forward` is this, plainly. The methods below it split the same computation for a loop over time: the two weights
+    make queries and keys, [`attend`][s2rm.nn.local.DenseLocal.attend] reads, `out_over_time` makes ũ of what was read
+    and `gate_over_time` u.
 
     Args:
         size: size of y, z and the result.
@@ -78,27 +79,13 @@ class KernelModulatedAttention(nn.Module):
     def key_weight(self) -> Float[Tensor, "H KD"]:
         return self.key.flatten(1)
 
-    def value_weight(self) -> Float[Tensor, "H KH"]:
-        """`V` and `W_out` in one matrix: the projection of the heads is linear, so it can come before the sum."""
-        return torch.einsum("ikv,kvh->ikh", self.value, self.out).flatten(1)
+    def out_over_time(self) -> Callable[[Tensor], Tensor]:
+        """`ũ` from what the heads read, for use at every step of a loop.
 
-    def attend(
-        self,
-        q: Float[Tensor, "B I KD"],
-        k: Float[Tensor, "B J KD"],
-        v: Float[Tensor, "B J KH"],
-        local: Float[Tensor, "*B I J"],
-        bias: Float[Tensor, "#B #I J"],
-    ) -> Float[Tensor, "B I H"]:
-        """`ũ` from queries, keys and values that the three weights above have made.
-
-        `bias` is added to the scores: 0 where j is there for i, very negative where it is not (`local` is 0 there).
+        `V` and `W_out` in one matrix: both are linear, so they can come after the sum over j.
         """
-        heads = (self.num_heads, self.head_size)
-        scores = q.unflatten(-1, heads).transpose(1, 2) @ k.unflatten(-1, heads).permute(0, 2, 3, 1)
-        weights = (scores + bias.unsqueeze(1)).softmax(-1) * local.unsqueeze(-3)
-        weights = weights.permute(0, 2, 3, 1).flatten(2)
-        return weights @ v.unflatten(-1, (self.num_heads, self.size)).flatten(1, 2)
+        product = over_time(torch.einsum("ikv,kvh->kih", self.value, self.out).flatten(0, 1))
+        return lambda read: product(read.flatten(0, 1)).unflatten(0, read.shape[:2])
 
     def gate_from_local(self, local_sum: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch G"]:
         """The part of the gate's hidden layer that comes from b."""
@@ -114,6 +101,6 @@ class KernelModulatedAttention(nn.Module):
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
-            return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
+            return torch.lerp(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
 
         return gate

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from s2rm.functional import check_embedding, check_kernel, positional_embedding, spherical_gaussian_kernel
+from s2rm.nn.local import SparseLocal
+from s2rm.nn.pairs import Pairs, near
 
 
 class PositionalEmbedding(nn.Module):
@@ -39,13 +41,14 @@ class ModulePlaces(nn.Module):
         start: `(M, d)`, where the modules start.
         bandwidth: ε of Eq. 5.
         truncation: τ of Eq. 5.
+        straight_through: gradients pass the truncation (E.4.1); without, they stay among pairs that interact.
     """
 
-    def __init__(self, start: Float[Tensor, "M d"], bandwidth: float, truncation: float):
+    def __init__(self, start: Float[Tensor, "M d"], bandwidth: float, truncation: float, straight_through: bool = True):
         super().__init__()
         check_kernel(bandwidth, truncation)
         self.places = nn.Parameter(start.clone())
-        self.bandwidth, self.truncation = bandwidth, truncation
+        self.bandwidth, self.truncation, self.straight_through = bandwidth, truncation, straight_through
 
     @property
     def unit(self) -> Float[Tensor, "M d"]:
@@ -54,11 +57,30 @@ class ModulePlaces(nn.Module):
 
     def forward(self, embedded: Float[Tensor, "*batch A d"]) -> Float[Tensor, "*batch M A"]:
         """The kernel `Z(p_m, s_a)` to embedded positions `(..., A, d)`."""
-        return spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation)
+        return spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation, self.straight_through)
 
     def between(self) -> Float[Tensor, "M M"]:
         """The kernel `Z(p_m, p_l)` between the modules."""
         return self(self.unit)
+
+    def sparse(self, embedded: Float[Tensor, "N A d"], there: Bool[Tensor, "N A"], read: bool) -> SparseLocal:
+        """The kernel of the pairs that interact, in each of N sets of embedded positions.
+
+        Args:
+            embedded: `(N, A, d)`.
+            there: `(N, A)`; what is not there meets no module.
+            read: the modules are the rows, which read the positions; else the positions are, which read the modules.
+        """
+        sets, views, modules, unit = *there.shape, len(self.places), self.unit
+        points = embedded.flatten(0, 1)
+        point, module = near(points, unit, there.flatten(), self.truncation)
+        place = point // views * modules + module
+        places = unit.expand(sets, -1, -1).flatten(0, 1)
+        ends = ((place, places), (point, points))
+        (row, rows), (column, columns) = ends if read else ends[::-1]
+        pairs = Pairs.of(row, column, len(rows), len(columns))
+        similarity = pairs.dot(rows[:, None], columns[:, None])[0]
+        return SparseLocal(torch.exp(-2 * self.bandwidth * (1 - similarity)), pairs)
 
     def extra_repr(self) -> str:
         modules, dim = self.places.shape

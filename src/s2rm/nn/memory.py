@@ -13,6 +13,7 @@ from torch.nn.functional import layer_norm
 
 from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import over_time
+from s2rm.nn.recurrent import by_batch, by_weights
 
 GATE_STYLES = ("unit", "memory", None)
 
@@ -34,6 +35,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         forget_bias, input_bias: added to the gates.
         attention_layers: layers of the MLP, at least 1; ReLU between them, none after the last.
         message_size: size of a linear `message` of the memory (S2RM, E.3); without it the message is the memory itself.
+        share_parameters: one set of parameters for all modules.
 
     Source:
         Santoro et al. 2018 and their published implementation; rows beyond the first are S2RM's E.3.
@@ -52,24 +54,26 @@ class GroupedRelationalMemoryCell(nn.Module):
         input_bias: float = 0.0,
         attention_layers: int = 2,
         message_size: int | None = None,
+        share_parameters: bool = False,
     ):
         super().__init__()
         if attention_layers < 1:
             raise ValueError(f"relational memory: attention_layers must be at least 1, got {attention_layers}")
         if gate_style not in GATE_STYLES:
             raise ValueError(f"relational memory: gate_style must be one of {GATE_STYLES}, got {gate_style!r}")
-        slot_size = num_heads * head_size
+        slot_size, sets = num_heads * head_size, 1 if share_parameters else num_modules
         self.num_modules, self.num_slots, self.slot_size = num_modules, num_slots, slot_size
         self.num_heads, self.head_size, self.key_size = num_heads, head_size, key_size
         self.gate_style, self.forget_bias, self.input_bias = gate_style, forget_bias, input_bias
+        self.share_parameters = share_parameters
 
         def linear(inputs: int, outputs: int) -> nn.ParameterList:
             bound = 1 / math.sqrt(inputs)
-            weight = torch.empty(num_modules, inputs, outputs).uniform_(-bound, bound)
-            return nn.ParameterList([weight, torch.empty(num_modules, outputs).uniform_(-bound, bound)])
+            weight = torch.empty(sets, inputs, outputs).uniform_(-bound, bound)
+            return nn.ParameterList([weight, torch.empty(sets, outputs).uniform_(-bound, bound)])
 
         def norm(size: int) -> nn.ParameterList:
-            return nn.ParameterList([torch.ones(num_modules, size), torch.zeros(num_modules, size)])
+            return nn.ParameterList([torch.ones(sets, size), torch.zeros(sets, size)])
 
         projected = num_heads * (2 * key_size + head_size)
         self.project = nn.ModuleList(linear(size, slot_size) for size in input_sizes)
@@ -93,6 +97,8 @@ class GroupedRelationalMemoryCell(nn.Module):
         if not hasattr(self, "to_message"):
             return flat
         weight, bias = self.to_message
+        if self.share_parameters:
+            return flat @ weight[0] + bias[0]
         return torch.einsum("...mi,mio->...mo", flat, weight) + bias
 
     def forward(self, *inputs_then_state: Tensor) -> Float[Tensor, "B M S D"]:
@@ -103,14 +109,15 @@ class GroupedRelationalMemoryCell(nn.Module):
         """The cell, for use at every step of a loop."""
         project = [rows_over_time(parameters) for parameters in self.project]
         qkv, mlp = rows_over_time(self.qkv), [rows_over_time(parameters) for parameters in self.mlp]
-        gated = self.gate_style is not None
+        gated, shared = self.gate_style is not None, self.share_parameters
         gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
 
         def step(*inputs_then_state: Tensor) -> Tensor:
             *inputs, memory = inputs_then_state
             # One module's rows of the whole batch form one matrix: (M, B, rows, D).
-            rows = [map_(row.transpose(0, 1)[:, :, None]) for row, map_ in zip(inputs, project, strict=True)]
-            old = memory.transpose(0, 1)
+            given = [by_weights(row, shared)[:, :, None] for row in inputs]
+            rows = [map_(row) for row, map_ in zip(given, project, strict=True)]
+            old = by_weights(memory, shared)
             table = torch.cat([old, *rows], 2)
             sizes = (self.key_size, self.key_size, self.head_size)
             projected = self._norm(qkv(table), self.qkv_norm).unflatten(-1, (self.num_heads, -1))
@@ -122,10 +129,11 @@ class GroupedRelationalMemoryCell(nn.Module):
                 mixed = layer(torch.relu(mixed))
             candidate = self._norm(table + mixed, self.mlp_norm)[:, :, : self.num_slots]
             if not gated:
-                return candidate.transpose(0, 1)
+                return by_batch(candidate, self.num_modules, shared)
             input_gate, forget_gate = (gates[0](rows[0]) + gates[1](torch.tanh(old))).chunk(2, -1)
             new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
-            return (new + torch.sigmoid(forget_gate + self.forget_bias) * old).transpose(0, 1)
+            after = new + torch.sigmoid(forget_gate + self.forget_bias) * old
+            return by_batch(after, self.num_modules, shared)
 
         return step
 

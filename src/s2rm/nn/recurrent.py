@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2rm.functional import gru_update, lstm_update
+from s2rm.nn.gates import GRUUpdate, LSTMUpdate
 from s2rm.nn.over_time import map_state, over_time
 
 
@@ -24,6 +24,16 @@ def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[T
     return lambda inputs: product(inputs.transpose(0, 1)).transpose(0, 1)
 
 
+def by_weights(x: Tensor, shared: bool) -> Tensor:
+    """`(B, M, ...)` as grouped products take it: `(M, B, ...)`, or `(1, B M, ...)` with shared parameters."""
+    return x.flatten(0, 1).unsqueeze(0) if shared else x.transpose(0, 1)
+
+
+def by_batch(x: Tensor, num_modules: int, shared: bool) -> Tensor:
+    """Back to `(B, M, ...)`."""
+    return x.squeeze(0).unflatten(0, (-1, num_modules)) if shared else x.transpose(0, 1)
+
+
 class GatedCell(nn.Module):
     """The parameters of a gated cell per module: two linear maps to `num_gates` gates.
 
@@ -31,18 +41,19 @@ class GatedCell(nn.Module):
         num_modules: M.
         input_size: size of a module's input.
         hidden_size: size of a module's state.
+        share_parameters: one set of parameters for all modules.
     """
 
     num_gates: int
 
-    def __init__(self, num_modules: int, input_size: int, hidden_size: int):
+    def __init__(self, num_modules: int, input_size: int, hidden_size: int, share_parameters: bool = False):
         super().__init__()
-        self.num_modules, self.hidden_size = num_modules, hidden_size
-        width = self.num_gates * hidden_size
-        self.weight_input = nn.Parameter(torch.empty(num_modules, input_size, width))
-        self.weight_hidden = nn.Parameter(torch.empty(num_modules, hidden_size, width))
-        self.bias_input = nn.Parameter(torch.empty(num_modules, width))
-        self.bias_hidden = nn.Parameter(torch.empty(num_modules, width))
+        self.num_modules, self.hidden_size, self.share_parameters = num_modules, hidden_size, share_parameters
+        sets, width = 1 if share_parameters else num_modules, self.num_gates * hidden_size
+        self.weight_input = nn.Parameter(torch.empty(sets, input_size, width))
+        self.weight_hidden = nn.Parameter(torch.empty(sets, hidden_size, width))
+        self.bias_input = nn.Parameter(torch.empty(sets, width))
+        self.bias_hidden = nn.Parameter(torch.empty(sets, width))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden_size), 1 / math.sqrt(hidden_size))
 
@@ -51,10 +62,12 @@ class GatedCell(nn.Module):
         from_input = over_time(self.weight_input, self.bias_input)
         from_hidden = over_time(self.weight_hidden, self.bias_hidden)
 
+        shared = self.share_parameters
+
         def step(inputs: Tensor, hidden: Tensor, state: Any) -> Any:
-            gates = (from_input(inputs.transpose(0, 1)), from_hidden(hidden.transpose(0, 1)))
-            after = self.update(*gates, map_state(lambda part: part.transpose(0, 1), state))
-            return map_state(lambda part: part.transpose(0, 1), after)
+            gates = (from_input(by_weights(inputs, shared)), from_hidden(by_weights(hidden, shared)))
+            after = self.update(*gates, map_state(lambda part: by_weights(part, shared), state))
+            return map_state(lambda part: by_batch(part, self.num_modules, shared), after)
 
         return step
 
@@ -82,7 +95,7 @@ class GroupedGRUCell(GatedCell):
         return state
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
-        return gru_update(input_gates, hidden_gates, state)
+        return GRUUpdate.apply(input_gates, hidden_gates, state)
 
 
 class LSTMState(NamedTuple):
@@ -106,4 +119,4 @@ class GroupedLSTMCell(GatedCell):
         return state.hidden
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
-        return LSTMState(*lstm_update(input_gates, hidden_gates, state.memory))
+        return LSTMState(*LSTMUpdate.apply(input_gates, hidden_gates, state.memory))

@@ -1,0 +1,109 @@
+"""Who reads whom, and how strongly: the kernel's weights between rows and columns, dense or sparse.
+
+Both kinds do the same with them: `sum` is `Σ_j Z_ij z_j`, `attend` what each head of an attention reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.ops import aten
+
+from s2rm.nn.pairs import Pairs
+
+
+class DenseLocal(NamedTuple):
+    """A weight for every pair."""
+
+    weights: Float[Tensor, "*B I J"]
+    """Z, 0 where j is not there"""
+    bias: Float[Tensor, "#B #I J"]
+    """added to the scores: 0 where j takes a share of i's softmax, very negative where it does not"""
+
+    @classmethod
+    def where(cls, weights: Tensor, shares: Tensor) -> DenseLocal:
+        """From weights and a bool, broadcastable to them, that is True where j takes a share of i's softmax."""
+        return cls(weights, weights.new_zeros(shares.shape).masked_fill(~shares, torch.finfo(weights.dtype).min))
+
+    def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
+        return self.weights @ z
+
+    def steps(self) -> list[DenseLocal]:
+        """From weights over time, `(B, T, I, J)`, those of each step."""
+        return [DenseLocal(*parts) for parts in zip(self.weights.unbind(1), self.bias.unbind(1), strict=True)]
+
+    def attend(
+        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int
+    ) -> Float[Tensor, "B I KH"]:
+        """What each head reads, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`."""
+        return _Attend.apply(q, k, z, self.weights, self.bias, num_heads)
+
+
+class SparseLocal(NamedTuple):
+    """A weight for the pairs that interact; no other takes a share of the softmax."""
+
+    weights: Float[Tensor, " P"]
+    pairs: Pairs
+    """of the rows and columns of the whole batch; over time, of the batches of all steps, step by step"""
+    num_steps: int | None = None
+
+    def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
+        over_time = self.num_steps is not None
+        given = z.transpose(0, 1) if over_time else z
+        total = self.pairs.sum(self.weights[None], given.flatten(0, -2)).squeeze(1)
+        rows = len(total) // given.shape[:-2].numel()
+        total = total.unflatten(0, (*given.shape[:-2], rows))
+        return total.transpose(0, 1) if over_time else total
+
+    def steps(self) -> list[SparseLocal]:
+        """From weights over time, those of each step."""
+        parts = self.pairs.split(self.num_steps or 1)
+        weights = self.weights.split([len(pairs.row) for pairs in parts])
+        return [SparseLocal(*given) for given in zip(weights, parts, strict=True)]
+
+    def attend(
+        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int
+    ) -> Float[Tensor, "B I KH"]:
+        """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
+        queries, keys = (part.flatten(0, 1).unflatten(-1, (num_heads, -1)) for part in (q, k))
+        shares = self.pairs.softmax(self.pairs.dot(queries, keys))
+        return self.pairs.sum(shares * self.weights, z.flatten(0, 1)).flatten(1).unflatten(0, q.shape[:2])
+
+
+Local = DenseLocal | SparseLocal
+
+
+class _Attend(Function):
+    """What each head reads, with gradients written by hand: one node a step, few passes over memory.
+
+    All heads read the same z, so heads and rows count as one axis: `(B, I K, J) @ (B, J, H)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, z: Tensor, local: Tensor, bias: Tensor, num_heads: int) -> Tensor:
+        queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
+        shares = (queries @ keys.mT).add_(bias.unsqueeze(1)).softmax(-1)
+        batch, _, rows, columns = shares.shape
+        weights = shares.new_empty(batch, rows, num_heads, columns)
+        torch.mul(shares, local.unsqueeze(-3), out=weights.transpose(1, 2))
+        ctx.save_for_backward(queries, keys, z, local, shares, weights)
+        return (weights.flatten(1, 2) @ z).view(batch, rows, num_heads * z.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, z, local, shares, weights = ctx.saved_tensors
+        gradient = gradient.reshape(len(z), -1, z.shape[-1])
+        to_z = weights.flatten(1, 2).mT @ gradient
+        to_weights = (gradient @ z.mT).view(weights.shape).transpose(1, 2)
+        to_local = (to_weights * shares).sum(1).sum_to_size(local.shape) if ctx.needs_input_grad[3] else None
+        to_scores = aten._softmax_backward_data(to_weights * local.unsqueeze(-3), shares, -1, shares.dtype)
+        to_queries, to_keys = (
+            product.transpose(1, 2).flatten(2) for product in (to_scores @ keys, to_scores.mT @ queries)
+        )
+        return to_queries, to_keys, to_z, to_local, None, None

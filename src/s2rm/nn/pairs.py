@@ -1,0 +1,183 @@
+"""Attention over the pairs that interact: time and memory grow with their number, not with rows times columns."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+with warnings.catch_warnings():
+    # The first sparse matrix of a process says that PyTorch calls them beta.
+    warnings.filterwarnings("ignore", ".*beta state.*")
+    torch.eye(1).to_sparse_csr()
+
+
+class Pairs(NamedTuple):
+    """Which of R rows meets which of C columns, as a sparse pattern in both directions. Made by `Pairs.of`."""
+
+    row: Tensor
+    """`(P,)`, sorted by row, then by column"""
+    column: Tensor
+    by_column: Tensor
+    """`(P,)`, the order that sorts by column, then by row"""
+    row_starts: Tensor
+    """`(R + 1,)`, where the pairs of each row start, and the last end"""
+    column_starts: Tensor
+    """`(C + 1,)`, the same in the order of the columns"""
+
+    @classmethod
+    def of(cls, row: Tensor, column: Tensor, num_rows: int, num_columns: int) -> Pairs:
+        """From `(P,)` indices of rows and columns, in any order, each pair once."""
+        order = (row * num_columns + column).argsort()
+        row, column = row[order], column[order]
+        by_column = (column * num_rows + row).argsort()
+        return cls(row, column, by_column, _starts(row, num_rows), _starts(column, num_columns))
+
+    def split(self, num_steps: int) -> list[Pairs]:
+        """The pairs of each of T steps, where rows and columns are `(T, ...)` and meet only within a step."""
+        rows, columns = ((len(starts) - 1) // num_steps for starts in (self.row_starts, self.column_starts))
+        ends, parts = self.row_starts[[rows * step for step in range(num_steps + 1)]].tolist(), []
+        for step, (start, end) in enumerate(pairwise(ends)):
+            span = slice(start, end)
+            pairs = Pairs(
+                self.row[span] - step * rows,
+                self.column[span] - step * columns,
+                self.by_column[span] - start,
+                self.row_starts[step * rows : (step + 1) * rows + 1] - start,
+                self.column_starts[step * columns : (step + 1) * columns + 1] - start,
+            )
+            parts.append(pairs)
+        return parts
+
+    def repeat(self, times: int) -> Pairs:
+        """The same pairs in each of a number of blocks of rows and columns that do not meet."""
+        block = torch.arange(times, device=self.row.device)[:, None]
+        rows, columns = len(self.row_starts) - 1, len(self.column_starts) - 1
+        row, column = (block * rows + self.row).flatten(), (block * columns + self.column).flatten()
+        return Pairs.of(row, column, times * rows, times * columns)
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """`a_i · b_j` of every pair and head: `(R, K, D), (C, K, D)` to `(K, P)`."""
+        return _Dot.apply(a, b, self)
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Over the pairs of each row, `(K, P)`."""
+        return _Softmax.apply(scores, self)
+
+    def sum(self, weights: Tensor, values: Tensor) -> Tensor:
+        """`Σ_j w_ij z_j` over the pairs of each row: `(K, P), (C, H)` to `(R, K, H)`."""
+        return _Sum.apply(weights, values, self)
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """The sparse matrix `(R, C)` with these values, `(P,)`, at the pairs."""
+        size = (len(self.row_starts) - 1, len(self.column_starts) - 1)
+        return torch.sparse_csr_tensor(self.row_starts, self.column, values, size, check_invariants=False)
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """The sparse matrix `(C, R)` with these values, `(P,)`, at the pairs."""
+        size, order = (len(self.column_starts) - 1, len(self.row_starts) - 1), self.by_column
+        starts, index = self.column_starts, self.row[order]
+        return torch.sparse_csr_tensor(starts, index, values[order], size, check_invariants=False)
+
+    def products(self, a: Tensor, b: Tensor) -> Tensor:
+        """`a_i · b_j` of every pair, `(R, D), (C, D)` to `(P,)`."""
+        return torch.sparse.sampled_addmm(self.matrix(a.new_zeros(len(self.row))), a, b.T, beta=0).values()
+
+    def row_sums(self, values: Tensor) -> Tensor:
+        """The sum over the pairs of each row, given back to each pair: `(K, P)` to `(K, P)`."""
+        sums = torch.segment_reduce(values.T.contiguous(), "sum", offsets=self.row_starts, axis=0)
+        return sums[self.row].T
+
+
+def near(points: Tensor, places: Tensor, there: Tensor, truncation: float) -> tuple[Tensor, Tensor]:
+    """The pairs of points and places, unit vectors `(N, d)` and `(M, d)`, with `point · place >= truncation`.
+
+    Args:
+        points: `(N, d)`.
+        places: `(M, d)`.
+        there: bool `(N,)`; points that are not there are near nothing.
+        truncation: τ.
+
+    Returns:
+        Indices of points and of places, `(P,)` each. The search runs on the CPU, in a tree.
+    """
+    kept = there.nonzero().flatten()
+    # A little further than τ: rounding must not lose a pair. What is too far is dropped below.
+    radius = math.sqrt(max(0.0, 2 - 2 * truncation) + 1e-5)
+    trees = [KDTree(part.detach().cpu().double().numpy()) for part in (points[kept], places)]
+    found = trees[0].sparse_distance_matrix(trees[1], radius, output_type="ndarray")
+    point, place = (torch.from_numpy(found[name].astype("int64")).to(points.device) for name in ("i", "j"))
+    point = kept[point]
+    with torch.no_grad():
+        close = (points[point] * places[place]).sum(-1) >= truncation
+    return point[close], place[close]
+
+
+def _starts(sorted_index: Tensor, num: int) -> Tensor:
+    """Where each of `num` groups starts, and the last ends."""
+    return pad(torch.bincount(sorted_index, minlength=num).cumsum(0), (1, 0))
+
+
+class _Dot(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, pairs: Pairs) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.pairs = pairs
+        return torch.stack([pairs.products(x, y) for x, y in zip(a.unbind(1), b.unbind(1), strict=True)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b = ctx.saved_tensors
+        to_a = to_b = None
+        if ctx.needs_input_grad[0]:
+            to_a = torch.stack([ctx.pairs.matrix(g) @ y for g, y in zip(gradient, b.unbind(1), strict=True)], 1)
+        if ctx.needs_input_grad[1]:
+            to_b = torch.stack([ctx.pairs.transposed(g) @ x for g, x in zip(gradient, a.unbind(1), strict=True)], 1)
+        return to_a, to_b, None
+
+
+class _Softmax(Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, pairs: Pairs) -> Tensor:
+        largest = torch.segment_reduce(scores.T.contiguous(), "max", offsets=pairs.row_starts, axis=0)
+        shares = (scores - largest[pairs.row].T).exp_()
+        shares /= pairs.row_sums(shares)
+        ctx.save_for_backward(shares)
+        ctx.pairs = pairs
+        return shares
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (shares,) = ctx.saved_tensors
+        weighted = shares * gradient
+        return weighted - shares * ctx.pairs.row_sums(weighted), None
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
+        ctx.save_for_backward(weights, values)
+        ctx.pairs = pairs
+        return torch.stack([pairs.matrix(w) @ values for w in weights], 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        weights, values = ctx.saved_tensors
+        parts = [part.contiguous() for part in gradient.unbind(1)]
+        to_weights = to_values = None
+        if ctx.needs_input_grad[0]:
+            to_weights = torch.stack([ctx.pairs.products(part, values) for part in parts])
+        if ctx.needs_input_grad[1]:
+            to_values = sum(ctx.pairs.transposed(w) @ part for w, part in zip(weights, parts, strict=True))
+        return to_weights, to_values, None
