@@ -11,7 +11,8 @@ from s2rm.nn.local import DenseLocal
 from s2rm.nn.recurrent import GroupedGRUCell
 
 
-def test_attention_in_parts_equals_the_plain_one_with_gradients():
+@pytest.mark.parametrize("num_rows", [1, 1000])
+def test_attention_in_parts_equals_the_plain_one_with_gradients(num_rows):
     layer = KernelModulatedAttention(11, num_heads=3, head_size=5, value_size=7, gate_size=13).double()
     y, z = torch.randn(2, 3, 11, dtype=torch.float64), torch.randn(2, 5, 11, dtype=torch.float64)
     local = torch.rand(2, 3, 5, dtype=torch.float64)
@@ -21,7 +22,7 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients():
     dense = DenseLocal.where(torch.where(mask[:, None], local, 0.0), mask[:, None])
     read = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads)
     local_sum = dense.sum(z)
-    parts = layer.gate_over_time()(layer.out_over_time()(read), local_sum, layer.gate_from_local(local_sum))
+    parts = layer.gate_over_time()(layer.out_over_time(num_rows)(read), local_sum, layer.gate_from_local(local_sum))
 
     torch.testing.assert_close(parts, plain, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(plain)

@@ -165,7 +165,7 @@ class S2RM(WorldModel):
     ) -> Any:
         """The states after each step. All that does not depend on the state is computed for all steps at once."""
         reads, talks = self.input_attention, self.intercell_attention
-        local, between = self._views_near(embedded, mask), self._modules_near(len(embedded))
+        local, between = self._views_near(embedded, mask), self._modules_near(embedded.shape[0])
         keys = encodings @ reads.key_weight()
         local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
@@ -177,7 +177,8 @@ class S2RM(WorldModel):
         weights = (query_weight, talk_query_weight, talks.key_weight())
         sizes = [weight.shape[1] for weight in weights]
         to_queries_and_keys = over_time(torch.cat(weights, 1))
-        read_out, heard_out = reads.out_over_time(), talks.out_over_time()
+        num_rows = embedded.shape[0] * embedded.shape[1] * self.num_modules
+        read_out, heard_out = reads.out_over_time(num_rows), talks.out_over_time(num_rows)
         input_gate, intercell_gate, cell = reads.gate_over_time(), talks.gate_over_time(), self.cell.over_time()
 
         states = []

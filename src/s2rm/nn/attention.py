@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
-from s2rm.nn.over_time import over_time
+from s2rm.nn.over_time import over_time, plainly
 
 
 class KernelModulatedAttention(nn.Module):
@@ -79,11 +79,17 @@ class KernelModulatedAttention(nn.Module):
     def key_weight(self) -> Float[Tensor, "H KD"]:
         return self.key.flatten(1)
 
-    def out_over_time(self) -> Callable[[Tensor], Tensor]:
-        """`ũ` from what the heads read, for use at every step of a loop.
+    def out_over_time(self, num_rows: int) -> Callable[[Tensor], Tensor]:
+        """`ũ` from what the heads read, for use at every step of a loop over `num_rows` rows in all.
 
-        `V` and `W_out` in one matrix: both are linear, so they can come after the sum over j.
+        `V` and `W_out` are linear, so they can come after the sum over j, and in one matrix where the rows repay it.
         """
+        if torch.compiler.is_exporting() or num_rows <= self.size:
+            heads = (self.num_heads, self.size)
+            joined = self.out.flatten(0, 1)
+            return lambda read: (
+                torch.einsum("bikh,hkv->bikv", read.unflatten(-1, heads), self.value).flatten(2) @ joined
+            )
         product = over_time(torch.einsum("ikv,kvh->kih", self.value, self.out).flatten(0, 1))
         return lambda read: product(read.flatten(0, 1)).unflatten(0, read.shape[:2])
 
@@ -101,6 +107,7 @@ class KernelModulatedAttention(nn.Module):
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
-            return torch.lerp(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
+            choose = gated_sum if plainly(attended.device) else torch.lerp
+            return choose(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
 
         return gate

@@ -127,7 +127,7 @@ class RecurrentCore(nn.Module):
                 index = number * self.directions + direction
                 layer: Any = self.layers[index]
                 if state is None:
-                    start = layer.initial_state(len(inputs))
+                    start = layer.initial_state(inputs.shape[0])
                 else:
                     start = tuple(part[index] for part in _parts(state))
                 given, there = inputs, mask
@@ -148,7 +148,8 @@ class RecurrentCore(nn.Module):
                 f"{name}: expected inputs of (batch, time, {self.input_size}) with at least one step, got "
                 f"{tuple(inputs.shape)} (batch first); make the core with this input_size"
             )
-        if (inputs.dtype, inputs.device) != (weight.dtype, weight.device):
+        typed = inputs.dtype == weight.dtype or torch.is_autocast_enabled(inputs.device.type)
+        if not typed or inputs.device != weight.device:
             raise ValueError(
                 f"{name}: the weights are {weight.dtype} on {weight.device}, the inputs {inputs.dtype} on "
                 f"{inputs.device}; move the inputs with .to(...)"
@@ -162,7 +163,7 @@ class RecurrentCore(nn.Module):
             )
         if state is None:
             return
-        expected = [(len(self.layers), *part.shape) for part in self.layers[0].initial_state(len(inputs))]  # type: ignore[operator]
+        expected = [(len(self.layers), *part.shape) for part in self.layers[0].initial_state(inputs.shape[0])]  # type: ignore[operator]
         got = [tuple(part.shape) for part in _parts(state)]
         kinds = {(part.dtype, part.device) for part in _parts(state)}
         if got != expected or kinds != {(weight.dtype, weight.device)}:

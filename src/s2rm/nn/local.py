@@ -14,6 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.ops import aten
 
+from s2rm.nn.over_time import plainly
 from s2rm.nn.pairs import Pairs
 
 
@@ -41,7 +42,11 @@ class DenseLocal(NamedTuple):
         self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int
     ) -> Float[Tensor, "B I KH"]:
         """What each head reads, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`."""
-        return _Attend.apply(q, k, z, self.weights, self.bias, num_heads)
+        if not plainly(q.device):
+            return _Attend.apply(q, k, z, self.weights, self.bias, num_heads)
+        queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
+        shares = (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
+        return (shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2)
 
 
 class SparseLocal(NamedTuple):
@@ -55,7 +60,8 @@ class SparseLocal(NamedTuple):
     def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
         over_time = self.num_steps is not None
         given = z.transpose(0, 1) if over_time else z
-        total = self.pairs.sum(self.weights[None], given.flatten(0, -2)).squeeze(1)
+        with torch.autocast(z.device.type, enabled=False):
+            total = self.pairs.sum(self.weights[None], given.flatten(0, -2).to(self.weights.dtype)).squeeze(1)
         rows = len(total) // given.shape[:-2].numel()
         total = total.unflatten(0, (*given.shape[:-2], rows))
         return total.transpose(0, 1) if over_time else total
@@ -70,9 +76,13 @@ class SparseLocal(NamedTuple):
         self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int
     ) -> Float[Tensor, "B I KH"]:
         """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
-        queries, keys = (part.flatten(0, 1).unflatten(-1, (num_heads, -1)) for part in (q, k))
-        shares = self.pairs.softmax(self.pairs.dot(queries, keys))
-        return self.pairs.sum(shares * self.weights, z.flatten(0, 1)).flatten(1).unflatten(0, q.shape[:2])
+        shape = q.shape[:2]
+        # Sparse products know no bfloat16, so autocast stays outside.
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, z = (part.flatten(0, 1).to(self.weights.dtype) for part in (q, k, z))
+            queries, keys = (part.unflatten(-1, (num_heads, -1)) for part in (q, k))
+            shares = self.pairs.softmax(self.pairs.dot(queries, keys))
+            return self.pairs.sum(shares * self.weights, z).flatten(1).unflatten(0, shape)
 
 
 Local = DenseLocal | SparseLocal

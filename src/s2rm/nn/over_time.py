@@ -75,6 +75,12 @@ def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.baddbmm(bias[:, None], inputs, weight)
 
 
+def plainly(device: torch.device) -> bool:
+    """Whether to leave all gradients to autograd: while compiling or exporting, which bring their own, and under
+    autocast, which chooses a type for each product."""
+    return torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
+
+
 def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """A linear map for use at every step of a loop.
 
@@ -88,7 +94,7 @@ def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], 
     Returns:
         The map from `(R, I)` to `(R, O)`, or from `(M, R, I)` to `(M, R, O)`; R may differ from step to step.
     """
-    if not (torch.is_grad_enabled() and weight.requires_grad):
+    if plainly(weight.device) or not (torch.is_grad_enabled() and weight.requires_grad):
         return lambda inputs: _product(inputs, weight, bias)
     sums = _Sums()
     token = _Collect.apply(weight, bias, sums)

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from s2rm.functional import gru_update, lstm_update
 from s2rm.nn.gates import GRUUpdate, LSTMUpdate
-from s2rm.nn.over_time import map_state, over_time
+from s2rm.nn.over_time import map_state, over_time, plainly
 
 
 def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
@@ -95,7 +96,8 @@ class GroupedGRUCell(GatedCell):
         return state
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
-        return GRUUpdate.apply(input_gates, hidden_gates, state)
+        update = gru_update if plainly(state.device) else GRUUpdate.apply
+        return update(input_gates, hidden_gates, state)
 
 
 class LSTMState(NamedTuple):
@@ -119,4 +121,5 @@ class GroupedLSTMCell(GatedCell):
         return state.hidden
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
-        return LSTMState(*LSTMUpdate.apply(input_gates, hidden_gates, state.memory))
+        update = lstm_update if plainly(state.memory.device) else LSTMUpdate.apply
+        return LSTMState(*update(input_gates, hidden_gates, state.memory))

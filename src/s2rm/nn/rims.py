@@ -96,9 +96,11 @@ class RIMsLayer(Layer):
             grouped_over_time(self.communication_in),
             grouped_over_time(self.communication_out),
         )
+        # Ties go to the first module.
+        earlier = torch.ones(self.num_modules, self.num_modules, dtype=torch.bool, device=inputs.device).tril(-1)
         outputs = []
         for step, (keys_now, values_now) in enumerate(zip(keys.unbind(), values.unbind(), strict=True)):
-            after, record = self._step(maps, keys_now, values_now, parts, kept)
+            after, record = self._step(maps, keys_now, values_now, parts, kept, earlier)
             output = after[0].flatten(1)
             if mask is not None:
                 there = mask[:, step, None, None]
@@ -117,6 +119,7 @@ class RIMsLayer(Layer):
         values: Float[Tensor, "B K rows V"],
         state: list[Float[Tensor, "B M S"]],
         kept: Bool[Tensor, " M"],
+        earlier: Bool[Tensor, "M M"],
     ) -> tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]]:
         hidden = state[0]
         query = maps.query(hidden).unflatten(-1, (self.input_heads, -1)).transpose(1, 2)
@@ -129,8 +132,10 @@ class RIMsLayer(Layer):
             weights = scores.masked_fill(~kept[:, None], -torch.inf).softmax(2)
             interest, read = weights.sum(-1).mean(1), weights
         attended = (self._drop(read) @ values).transpose(1, 2).flatten(2)
-        ranked = interest.detach().masked_fill(~kept, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        active = torch.zeros_like(interest, dtype=torch.bool).scatter(1, ranked[:, : self.num_active], True) & kept
+        interest = interest.detach().masked_fill(~kept, -torch.inf)
+        mine, theirs = interest[:, :, None], interest[:, None]
+        ahead = (theirs > mine) | ((theirs == mine) & earlier)
+        active = (ahead.sum(-1) < self.num_active) & kept
         chosen = active[..., None]
 
         if isinstance(self.cell, GroupedLSTMCell):

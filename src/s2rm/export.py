@@ -1,0 +1,112 @@
+"""A streaming model leaves Python: one step as a function of tensors, for `torch.export` and ONNX."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
+
+from s2rm.models.world_model import WorldModel, write_whole
+from s2rm.views import Views
+
+
+class StreamingStep(nn.Module):
+    """One `step` of a model and a prediction from the state after it.
+
+    Called with `positions` `(B, A, n)`, `values` `(B, A, *shape)`, `mask` (bool, `(B, A)`), `queries` `(B, Q, n)` and
+    the tensors of the state, it returns the mean and the standard deviation of the prediction, `(B, Q, *shape)` each,
+    and the tensors of the new state. B, A and Q are free.
+
+    Args:
+        model: any model but the oracle.
+
+    Raises:
+        ValueError: the model is the oracle, which cannot stream.
+    """
+
+    def __init__(self, model: WorldModel):
+        super().__init__()
+        if model.is_oracle:
+            raise ValueError("export: the oracle sees the step that it predicts and cannot stream; take another model")
+        self.model = model
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        """The tensors of the state before any view."""
+        return tuple(tree_leaves(self.model.initial_state(batch_size)))
+
+    def forward(
+        self, positions: Tensor, values: Tensor, mask: Tensor, queries: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        structure = tree_structure(self.model.initial_state(1))
+        views = Views._unchecked(positions[:, None], values[:, None], mask[:, None])
+        after = self.model.step(views, tree_unflatten(state, structure))
+        distribution = self.model.predict(after, queries)
+        return distribution.mean, distribution.stddev, *tree_leaves(after)
+
+    def exported(self) -> torch.export.ExportedProgram:
+        """The step as `torch.export` has it."""
+        given, shapes = self._example()
+        with torch.no_grad():
+            return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
+
+    def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
+        """Inputs, and which of their axes are free."""
+        batch, views, queries = 2, 3, 4
+        weight = next(self.parameters())
+        given = (
+            weight.new_zeros(batch, views, self.model.num_coordinates),
+            weight.new_zeros(batch, views, *self.model.value_shape),
+            torch.ones(batch, views, dtype=torch.bool, device=weight.device),
+            weight.new_zeros(batch, queries, self.model.num_coordinates),
+        )
+        state, other = self.initial_state(batch), self.initial_state(batch + 1)
+        # A state's batch axis is the one that differs between batches of two sizes.
+        axes = [[*zip(*(part.shape for part in pair), strict=True)] for pair in zip(state, other, strict=True)]
+        batch_axes = [next(axis for axis, (one, more) in enumerate(sizes) if one != more) for sizes in axes]
+        free = {name: Dim(name) for name in ("batch", "views", "queries")}
+        seen = {0: free["batch"], 1: free["views"]}
+        shapes = (
+            seen,
+            seen,
+            seen,
+            {0: free["batch"], 1: free["queries"]},
+            tuple({axis: free["batch"]} for axis in batch_axes),
+        )
+        return (*given, *state), shapes
+
+    def save_onnx(self, path: str | Path) -> None:
+        """Write the step as an ONNX file, which is whole or not there.
+
+        In: `positions`, `values`, `mask`, `queries`, `state_0`, ...; out: `predicted_mean`, `predicted_stddev`,
+        `next_0`, ...
+
+        Raises:
+            ImportError: onnx or onnxscript is missing.
+        """
+        try:
+            import onnx  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ImportError(f"export: {error.name} is missing; install s2rm[onnx]") from error
+        given, shapes = self._example()
+        states = range(len(self.initial_state(1)))
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                self.eval(),
+                given,
+                dynamic_shapes=shapes,
+                input_names=["positions", "values", "mask", "queries", *(f"state_{number}" for number in states)],
+                output_names=["predicted_mean", "predicted_stddev", *(f"next_{number}" for number in states)],
+                dynamo=True,
+                verbose=False,
+            )
+            written = os.path.join(folder, "step.onnx")
+            program.save(written)
+            write_whole(Path(path), Path(written).read_bytes())
