@@ -119,6 +119,38 @@ def test_loss_is_the_mean_over_what_is_there(model):
     torch.testing.assert_close(model.loss(episode), expected)
 
 
+@pytest.mark.parametrize("name", [*MODELS, "tto"])
+@pytest.mark.parametrize("recompute", [1, 3, 9])
+def test_recomputing_changes_memory_and_nothing_else(name, recompute):
+    model = (make_gqn("tto") if name == "tto" else MODELS[name]()).double()
+    views = some_views(steps=8)
+    views.values[0, 3, 2, 0, 0] = torch.nan
+    results = []
+    for given in (None, recompute):
+        model.zero_grad()
+        loss = model.loss(Episode(views), recompute=given)
+        loss.backward()
+        results.append([loss.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    assert_all_close(*results)
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        model.loss(Episode(views), recompute=0)
+
+
+def test_recomputing_keeps_less():
+    model, views = make_s2rm().double(), some_views(steps=40, batch=8)
+
+    def kept(recompute):
+        sizes = {}
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.update({tensor.data_ptr(): tensor.nbytes}) or tensor, lambda tensor: tensor
+        )
+        with hooks:
+            model.loss(Episode(views), recompute=recompute)
+        return sum(sizes.values())
+
+    assert kept(5) < kept(None) / 3
+
+
 def test_rollouts_feed_back_or_stay_blind(model):
     views = some_views()
     queries = 7 * torch.rand(2, 3, 4, 2, dtype=torch.float64)

@@ -108,5 +108,6 @@ class StreamingStep(nn.Module):
                 verbose=False,
             )
             written = os.path.join(folder, "step.onnx")
+            assert program is not None, "only other exporters return nothing"
             program.save(written)
             write_whole(Path(path), Path(written).read_bytes())

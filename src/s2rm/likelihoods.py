@@ -56,6 +56,11 @@ class GaussianSensors(Likelihood):
 LIKELIHOODS: dict[str, type[Likelihood]] = {"bernoulli": BernoulliPixels, "gaussian": GaussianSensors}
 
 
+def measured(values: Tensor, mask: Tensor) -> Tensor:
+    """Which channels of values `(..., Q, *shape)` were measured: those not NaN, of the views that are there."""
+    return mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)) & ~values.isnan()
+
+
 def negative_log_likelihood(distribution: Distribution, values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `-log p(value)` in nats over every measured channel of the views that are there.
 
@@ -67,6 +72,6 @@ def negative_log_likelihood(distribution: Distribution, values: Tensor, mask: Te
     Returns:
         A scalar; zero where nothing is there.
     """
-    measured = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)) & ~values.isnan()
-    log_likelihood = distribution.log_prob(torch.where(measured, values, 0.0))
-    return -torch.where(measured, log_likelihood, 0.0).sum() / measured.sum().clamp(min=1)
+    there = measured(values, mask)
+    log_likelihood = distribution.log_prob(torch.where(there, values, 0.0))
+    return -torch.where(there, log_likelihood, 0.0).sum() / there.sum().clamp(min=1)

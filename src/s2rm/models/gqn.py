@@ -121,9 +121,9 @@ class GQN(WorldModel):
         _, encodings = self.encode(views)
         return (encodings * views.mask[..., None]).sum(2)
 
-    def states_before_targets(self, views: Views) -> CoreState:
+    def states_before_targets(self, views: Views, state: Any = None) -> CoreState:
         """As of every model; the oracle's are those after steps 1 to T."""
-        return self.observe(views.steps(1, None) if self.is_oracle else views.steps(None, -1))
+        return self.observe(views.steps(1, None) if self.is_oracle else views.steps(None, -1), state)
 
     def rollout(self, *arguments: Any, **options: Any) -> Iterator[Distribution]:
         if self.is_oracle:

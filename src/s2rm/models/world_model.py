@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils.checkpoint import checkpoint
 
-from s2rm.likelihoods import LIKELIHOODS, negative_log_likelihood
+from s2rm.likelihoods import LIKELIHOODS, measured, negative_log_likelihood
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import PositionalEmbedding
 from s2rm.views import Episode, Views
@@ -104,17 +105,39 @@ class WorldModel(nn.Module, ABC):
         vector = self.read(states, embedded)
         return self.likelihood.distribution(self.decoder(vector, embedded if self.inject_positions else None))
 
-    def states_before_targets(self, views: Views) -> Any:
+    def states_before_targets(self, views: Views, state: Any = None) -> Any:
         """The states from which the targets at steps 1 to T are predicted: those after steps 0 to T-1."""
-        return self.observe(views.steps(None, -1))
+        return self.observe(views.steps(None, -1), state)
 
-    def loss(self, episode: Episode) -> Tensor:
-        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there."""
+    def loss(self, episode: Episode, recompute: int | None = None) -> Tensor:
+        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there.
+
+        Args:
+            episode: T+1 steps.
+            recompute: trade time for memory on long sequences: keep the states after every so many steps only, and
+                compute what lies between once more in the backward pass.
+
+        Raises:
+            ValueError: `recompute` below 1.
+        """
         self.check(episode.targets)
-        targets = episode.targets.steps(1, None)
+        if recompute is None:
+            return self._loss_of(episode.views, episode.targets.steps(1, None), None)[0]
+        if recompute < 1:
+            raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
+        total, state, steps = episode.views.values.new_zeros(()), None, episode.views.num_steps
+        for start in range(0, steps - 1, recompute):
+            end = min(start + recompute, steps - 1)
+            views, targets = episode.views.steps(start, end + 1), episode.targets.steps(start + 1, end + 1)
+            mean, state = checkpoint(self._loss_of, views, targets, state, use_reentrant=False)
+            total = total + mean * measured(targets.values, targets.mask).sum()
+        return total / measured(episode.targets.values, episode.targets.mask)[:, 1:].sum().clamp(min=1)
+
+    def _loss_of(self, views: Views, targets: Views, state: Any) -> tuple[Tensor, Any]:
+        """The loss of `targets`, at the steps after those of `views` but the last, and the state then."""
         positions, _, _ = targets.filled()
-        distribution = self.predict(self.states_before_targets(episode.views), positions)
-        return negative_log_likelihood(distribution, targets.values, targets.mask)
+        states = self.states_before_targets(views, state)
+        return negative_log_likelihood(self.predict(states, positions), targets.values, targets.mask), self.last(states)
 
     @torch.no_grad()
     def rollout(
