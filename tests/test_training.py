@@ -221,11 +221,22 @@ def test_broken_run_folders_are_refused(change, message, tmp_path):
         Run.open(run.folder)
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm"])
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm", "recompute"]
+)
 def test_impossible_training_is_refused(name):
-    none = 0 if name in ("batch_size", "epochs", "patience") else 0.0
+    none = 0 if name in ("batch_size", "epochs", "patience", "recompute") else 0.0
     with pytest.raises(ValueError, match=f"training: {name} must be positive, got {none}"):
         replace(Training(), **{name: none})
+
+
+def test_recomputing_trains_the_same(tmp_path):
+    ended = []
+    for recompute in (None, 7):
+        training = replace(TINY.training, epochs=2, recompute=recompute)
+        run = Run.create(tmp_path / str(recompute), replace(TINY, training=training)).train()
+        ended.append([epoch["train_loss"] for epoch in run.history()])
+    assert ended[0] == pytest.approx(ended[1], rel=1e-5)
 
 
 def test_batches_are_a_function_of_seed_and_epoch():

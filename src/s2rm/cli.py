@@ -1,4 +1,4 @@
-"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`."""
+"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`, `export`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -22,11 +23,12 @@ from s2rm.evaluation import (
     Rollouts,
     roll_out,
 )
+from s2rm.export import StreamingStep
 from s2rm.models.world_model import write_whole
 from s2rm.report import write_report
 from s2rm.runs import SCORES, SUMMARY, ModelName, Run, Settings, same_world, score, trivial_predictors
 from s2rm.tasks.bouncing_balls import preset
-from s2rm.training import Training
+from s2rm.training import Machines, Training
 
 console = Console(stderr=True)
 Runs = Positional[tuple[Path, ...]]
@@ -50,24 +52,24 @@ class Train:
     """the run folder, which must not be there yet"""
     resume: Path | None = None
     """go on with this run; its settings are kept, but for --epochs and --minutes where given"""
+    machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
+    """on what to train; a run may go on on others"""
 
     def run(self) -> None:
+        self.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
         if self.resume is None:
             settings = replace(self.settings, world=preset(self.size))
             run = Run.create(self.out, settings)
-            console.print(f"{run.label}: {settings.build().num_parameters:,} parameters")
-            run.train()
+            rank_zero_only(console.print)(f"{run.label}: {settings.build().num_parameters:,} parameters")
+            run.train(machines=self.machines)
         else:
             limits = self.settings.training
             rest = replace(self.settings, training=replace(limits, epochs=None, minutes=None))
-            if replace(self, settings=rest, resume=None) != Train():
+            if replace(self, settings=rest, resume=None, machines=Machines()) != Train():
                 raise ValueError("train: --resume keeps the run's settings; only --epochs and --minutes may be given")
-            run = Run.open(self.resume).with_limits(limits.epochs, limits.minutes).train(resume=True)
-        ended = run.summary()
-        console.print(
-            f"{run.folder}: validation loss {ended['val_loss']:.4f} nats a pixel after {ended['epochs']} epochs, "
-            f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
-        )
+            run = Run.open(self.resume).with_limits(limits.epochs, limits.minutes)
+            run.train(resume=True, machines=self.machines)
+        _print_end(run)
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,22 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write one streaming step of a run's model as an ONNX file, for use without Python."""
+
+    run_folder: Positional[Path]
+    """run folder"""
+    out: Path | None = None
+    """the file; default: model.onnx in the run folder"""
+
+    def run(self) -> None:
+        path = self.out or self.run_folder / "model.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        StreamingStep(Run.open(self.run_folder).load_model()).save_onnx(path)
+        console.print(f"model: {path}")
+
+
+@dataclass(frozen=True)
 class Demo:
     """The main job, end to end: train S2GRU and an LSTM for the same time, score both, write a report.
 
@@ -189,6 +207,15 @@ def _roll_out(runs: list[Run], balls: Sequence[int], num_sequences: int, seed: i
     return {number: roll_out(models, trivial, world, num_sequences, number, seed) for number in balls}
 
 
+@rank_zero_only
+def _print_end(run: Run) -> None:
+    ended = run.summary()
+    console.print(
+        f"{run.folder}: validation loss {ended['val_loss']:.4f} nats a pixel after {ended['epochs']} epochs, "
+        f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
+    )
+
+
 def _print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(title="F1, one step ahead, all views")
     table.add_column("moving balls")
@@ -207,9 +234,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     command = tyro.extras.subcommand_cli_from_dict(
-        {"demo": Demo, "train": Train, "evaluate": Evaluate, "rollout": Rollout, "report": Report},
+        {"demo": Demo, "train": Train, "evaluate": Evaluate, "rollout": Rollout, "report": Report, "export": Export},
         description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
         args=arguments,
     )
@@ -219,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"s2rm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        console.print("s2rm: stopped; what was saved stays, train goes on with --resume")
+        rank_zero_only(console.print)("s2rm: stopped; what was saved stays, train goes on with --resume")
         sys.exit(130)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from tyro.conf import Suppress
 
 from s2rm.evaluation import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
@@ -16,7 +17,7 @@ from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC
 from s2rm.models.world_model import WorldModel, load, write_whole
 from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
-from s2rm.training import LAST, MODEL, Training, batches, fit, history, provenance
+from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history, provenance
 
 FORMAT = 1
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
@@ -75,7 +76,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and its settings.
+    """A run folder and its settings. Where several processes train, the first alone writes.
 
     `config.json`: the settings. `model/`: the best weights. `checkpoints/`: what going on needs. `logs/`: CSV and
     TensorBoard. `summary.json`: how training ended. `scores.json`: its evaluation.
@@ -91,14 +92,20 @@ class Run:
         Raises:
             ValueError: the folder is there already; settings that make no model.
         """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
-        settings.build()  # refuses settings that make no model before anything is written
-        folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, settings)
-        run._write_config()
+        run._begin()
         return run
 
+    @rank_zero_only
+    def _begin(self) -> None:
+        folder = self.folder
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
+        self.settings.build()  # refuses settings that make no model before anything is written
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+
+    @rank_zero_only
     def _write_config(self) -> None:
         config = {"format": FORMAT, **asdict(self.settings)}
         write_whole(self.folder / CONFIG, json.dumps(config, indent=2).encode())
@@ -140,7 +147,7 @@ class Run:
         run._write_config()
         return run
 
-    def train(self, resume: bool = False, progress: bool = True) -> Run:
+    def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
         """Train, from the start or from the last checkpoint."""
         world, training = self.settings.world, self.settings.training
         model, origin = self.settings.build(), provenance()
@@ -153,11 +160,12 @@ class Run:
             batches(validation, training.batch_size, training.seed + 1, shuffle=False),
             self.folder,
             training,
+            machines=machines,
             resume=resume,
             progress=progress,
         )
         summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **origin}
-        write_whole(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
+        rank_zero_only(write_whole)(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
         return self
 
     @classmethod

@@ -24,13 +24,17 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from s2rm.likelihoods import measured
 from s2rm.models.world_model import WorldModel, write_whole
 from s2rm.views import Episode
 
 LAST = "checkpoints/last.ckpt"
 MODEL = "model"
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Training:
     learning_rate: float = 3e-4
     """of Adam, at the start; halved when the validation loss has not fallen by 0.01 % for 5 epochs"""
     batch_size: int = 32
-    """sequences in a batch"""
+    """sequences in a batch, which all processes share"""
     epochs: int | None = None
     """passes over the training sequences, at most; 100 if not given"""
     minutes: float | None = None
@@ -49,14 +53,56 @@ class Training:
     """stop when the validation loss has not fallen for this many epochs"""
     gradient_norm: float | None = None
     """scale gradients down to this norm; not at all if not given"""
+    recompute: int | None = None
+    """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
+    backward pass, for less memory and more time; keep all if not given"""
     seed: int = 0
     """of initial weights, order and crops: the same seed gives the same run, on the same CPU"""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm"):
+        for name in ("learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm", "recompute"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training: {name} must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class Machines:
+    """On what to train, one process a device. What is trained is the same on any number of them."""
+
+    devices: int = 1
+    """GPUs of each machine; where there are none, processes on its CPU"""
+    num_nodes: int = 1
+    """machines; torchrun or SLURM starts the processes of several"""
+    strategy: str = "auto"
+    """Lightning's: auto, ddp, or ddp_find_unused_parameters_true for a model that leaves parameters unused"""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"machines: {name} must be at least 1, got {getattr(self, name)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"machines: strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+
+    def trainer(self, **options: Any) -> L.Trainer:
+        """Lightning's trainer for these machines, which knows this process's place among them.
+
+        Raises:
+            ValueError: devices that are not there; processes started from outside, of another number.
+        """
+        expected = self.devices * self.num_nodes
+        started = int(os.environ.get("WORLD_SIZE" if TorchElasticEnvironment.detect() else "SLURM_STEP_NUM_TASKS", 1))
+        if started != expected and (started > 1 or self.num_nodes > 1):
+            raise ValueError(
+                f"machines: devices {self.devices} and num_nodes {self.num_nodes} are {expected} processes, got "
+                f"{started}; start as many with torchrun or srun"
+            )
+        # In a notebook Lightning's auto would be a strategy that loses what its processes learned.
+        strategy = "ddp" if self.strategy == "auto" and expected > 1 else self.strategy
+        try:
+            return L.Trainer(devices=self.devices, num_nodes=self.num_nodes, strategy=strategy, **options)
+        except (MisconfigurationException, RuntimeError) as error:
+            raise ValueError(f"machines: {' '.join(str(error).split())}") from error
 
 
 class Batches(Sampler[tuple[list[int], int]]):
@@ -87,28 +133,43 @@ def batches(dataset: Dataset[Episode], batch_size: int, seed: int, shuffle: bool
 
 
 class OneStepForward(L.LightningModule):
-    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus."""
+    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus.
+
+    Each process is given the whole batch and takes its share of the rows.
+    """
 
     def __init__(self, model: WorldModel, training: Training):
         super().__init__()
         self.model, self.training_options = model, training
 
-    def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
-        loss = self.model.loss(episode)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=episode.views.batch_size)
+    def loss(self, name: str, episode: Episode) -> torch.Tensor:
+        """The loss of this process's rows, so weighted that its mean over processes is the whole batch's; logged."""
+        size, processes = episode.views.batch_size, self.trainer.world_size
+        recompute = self.training_options.recompute if self.training else None
+        if processes == 1:
+            loss = self.model.loss(episode, recompute)
+        else:
+            rows = list(range(size))[self.trainer.global_rank :: processes]
+            share = episode.rows(rows or [0])  # all must take part in each step, if with nothing
+            of_share = num_targets(share) if rows else 0
+            loss = self.model.loss(share, recompute) * (processes * of_share) / num_targets(episode).clamp(min=1)
+        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
         return loss
 
+    def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
+        return self.loss("train_loss", episode)
+
     def validation_step(self, episode: Episode, batch_index: int) -> None:
-        self.log("val_loss", self.model.loss(episode), prog_bar=True, batch_size=episode.views.batch_size)
+        self.loss("val_loss", episode)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
         schedule = self.lr_schedulers()
         schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
         timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
-        self.log("minutes", timer.time_elapsed("train") / 60)
+        self.log("minutes", timer.time_elapsed("train") / 60, sync_dist=True)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Nothing: Lightning would step after it has saved, so that a resumed run would miss a step."""
@@ -117,6 +178,11 @@ class OneStepForward(L.LightningModule):
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.training_options.learning_rate)
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+def num_targets(episode: Episode) -> torch.Tensor:
+    """How many numbers one-step-forward training predicts."""
+    return measured(episode.targets.values, episode.targets.mask)[:, 1:].sum()
 
 
 class KeepBest(Callback):
@@ -142,7 +208,7 @@ class KeepBest(Callback):
 class StopBetweenBatches(Callback):
     """Let Ctrl-C end training after the batch at hand, not amid a write or in a library that swallows it.
 
-    A second Ctrl-C ends it at once.
+    All processes end after the same batch. A second Ctrl-C ends training at once.
     """
 
     def __init__(self) -> None:
@@ -160,12 +226,12 @@ class StopBetweenBatches(Callback):
         self.stopped = True
         signal.signal(signal.SIGINT, self.before)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.stopped, all=False):
+            raise SystemExit  # at a KeyboardInterrupt Lightning would kill the other processes
 
-    def on_validation_batch_end(self, *_: Any) -> None:
-        self.on_train_batch_end()
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.on_train_batch_end(trainer)
 
 
 class EpochLines(Callback):
@@ -173,6 +239,8 @@ class EpochLines(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not trainer.is_global_zero:
+            return
         print(
             f"epoch {trainer.current_epoch}: validation loss {now['val_loss']:.4f}, {now['minutes']:.1f} minutes",
             file=sys.stderr,
@@ -197,6 +265,7 @@ def fit(
     folder: str | Path,
     training: Training | None = None,
     *,
+    machines: Machines | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -206,12 +275,15 @@ def fit(
     that was killed and is resumed ends, on the CPU, bit for bit as one that was not, unless a wall-clock budget
     ended it.
 
+    On several machines or devices each process gets the whole batches, the same ones, and takes its share of the rows.
+
     Args:
         model: trained in place; it ends with the last weights, not the best.
         train: whole training episodes, as from `batches`.
         validation: whole validation episodes.
-        folder: where the run is kept.
+        folder: where the run is kept; all machines must share it.
         training: how to train.
+        machines: on what to train. Default: this one, one device.
         resume: go on from the last checkpoint.
         progress: show a progress bar, or a line an epoch where there is no terminal.
 
@@ -219,7 +291,7 @@ def fit(
         `val_loss` (the lowest), `epochs`, `updates`, `minutes`.
 
     Raises:
-        ValueError: nothing to resume, or a checkpoint that training did not write.
+        ValueError: nothing to resume, a checkpoint that training did not write, or machines that are not there.
     """
     training = training or Training()
     folder = Path(folder)
@@ -248,9 +320,12 @@ def fit(
         callbacks.append(EpochLines())
     logs = CSVLogger(folder, "logs")
     with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec, LeafSpec.*"):
+        for message in (
+            ".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec, LeafSpec.*",
+            "Grad strides do not match bucket view strides",
+        ):  # fmt: skip
             warnings.filterwarnings("ignore", message)
-        trainer = L.Trainer(
+        trainer = (machines or Machines()).trainer(
             max_epochs=training.epochs or 100,
             callbacks=callbacks,
             logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
@@ -267,8 +342,18 @@ def fit(
         try:
             trainer.fit(lesson, train, validation, ckpt_path=start, weights_only=True)
         except SystemExit as stopped:
-            # Lightning turns Ctrl-C into an exit of its own.
+            # Ctrl-C, ours or Lightning's way. The first process tells; the others leave quietly.
+            if not trainer.is_global_zero:
+                raise SystemExit from stopped
             raise KeyboardInterrupt from stopped
+        except Exception:
+            # Processes that this one started wait for it; Lightning ends them at Ctrl-C only.
+            if trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+            raise
+        finally:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
     return {
         "val_loss": best.lowest,
         "epochs": trainer.current_epoch,

@@ -103,6 +103,10 @@ class Views:
         step = range(self.num_steps)[step]
         return self.steps(step, step + 1)
 
+    def rows(self, rows: list[int]) -> Views:
+        """The views of these rows of the batch."""
+        return self._unchecked(self.positions[rows], self.values[rows], self.mask[rows])
+
     def then(self, later: Views) -> Views:
         """These views and then, in time, `later`, of the same batch and number of slots."""
         pairs = ((self.positions, later.positions), (self.values, later.values), (self.mask, later.mask))
@@ -173,6 +177,11 @@ class Episode:
                 f"Episode: one-step prediction needs at least 2 time steps, got {self.views.num_steps}; "
                 "give a longer sequence"
             )
+
+    def rows(self, rows: list[int]) -> Episode:
+        """The episodes of these rows of the batch."""
+        views = self.views.rows(rows)
+        return Episode(views, views if self.targets is self.views else self.targets.rows(rows))
 
     def to(self, *args, **kwargs) -> Episode:
         """The same episode on another device or with another float dtype, as `Tensor.to`."""

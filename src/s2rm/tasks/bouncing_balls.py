@@ -101,9 +101,12 @@ class Videos:
     def __len__(self) -> int:
         return len(self.packed)
 
-    def frames(self, rows: Int[Tensor, " B"] | slice = slice(None)) -> UInt8[Tensor, "B T H W"]:
-        """The frames of these sequences, 1 inside a ball."""
-        bits = (self.packed[rows][..., None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
+    def frames(
+        self, rows: Int[Tensor, " B"] | slice = slice(None), steps: Int[Tensor, "B T"] | None = None
+    ) -> UInt8[Tensor, "B T H W"]:
+        """The frames of these sequences, or of these of their steps, 1 inside a ball."""
+        packed = self.packed[rows] if steps is None else self.packed[rows[:, None], steps]  # type: ignore[index]
+        bits = (packed[..., None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
         return bits.flatten(-2)[..., : self.arena**2].unflatten(-1, (self.arena, self.arena))
 
 
@@ -289,12 +292,13 @@ class Clips(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[list[int], int]) -> Episode:
         rows, seed = key
         generator = torch.Generator().manual_seed(seed)
-        frames = self.source.frames(torch.tensor(rows))
-        if self.train:
-            start = torch.randint(frames.shape[1] - self.world.clip + 1, (len(rows), 1), generator=generator)
-            steps = start + torch.arange(self.world.clip)
-            frames = mirrored(frames[torch.arange(len(rows))[:, None], steps], generator)
-        return episode(self.world, frames, generator)
+        sequences = torch.tensor(rows)
+        if not self.train:
+            return episode(self.world, self.source.frames(sequences), generator)
+        length = self.source.packed.shape[1]
+        start = torch.randint(length - self.world.clip + 1, (len(rows), 1), generator=generator)
+        frames = self.source.frames(sequences, start + torch.arange(self.world.clip))
+        return episode(self.world, mirrored(frames, generator), generator)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -1,0 +1,168 @@
+"""Two processes on a CPU must do what one does with the whole batch."""
+
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors.torch import load_file
+
+from conftest import make_gqn, some_views
+from s2rm import Episode
+from s2rm.runs import Run, Settings
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import LAST, Machines, OneStepForward, Training, history
+from test_training import finish, s2rm, wait_for
+
+# 8 training sequences: batches of 3, 3 and 2. 4 to validate: 3 and 1, of which the second process has none.
+SETTINGS = Settings(model="lstm", training=Training(epochs=3, batch_size=3), world=preset("tiny"))
+TRAIN = ["train", "balls", "--size", "tiny", "--model", "lstm", "--batch-size", "3"]
+BOTH = ["--devices", "2", "--strategy", "ddp"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Run:
+    """The run that one process makes."""
+    return Run.create(tmp_path_factory.mktemp("alone") / "run", SETTINGS).train(progress=False)
+
+
+def assert_same(run: Run, other: Run) -> None:
+    """The same losses after each epoch and the same best weights, but for rounding."""
+    for name in ("train_loss", "val_loss", "learning_rate", "step"):
+        ours, expected = ([epoch[name] for epoch in history(each.folder)] for each in (run, other))
+        assert ours == pytest.approx(expected, rel=1e-6), name
+    weights, expected = (load_file(each.folder / "model" / "weights.safetensors") for each in (run, other))
+    for name in expected:
+        torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-5, msg=name)
+    for name in ("epochs", "updates", "parameters", "seed"):
+        assert run.summary()[name] == other.summary()[name]
+
+
+def test_two_processes_train_as_one_and_write_and_speak_once(alone, tmp_path):
+    output = finish(s2rm(*TRAIN, "--epochs", "3", *BOTH, "--out", tmp_path / "run"))
+    run = Run.open(tmp_path / "run")
+    assert_same(run, alone)
+    assert run.settings == SETTINGS, "how it is run is not what is trained"
+    epochs = [rf"epoch {number}: validation loss \S+ \S+ minutes" for number in range(3)]
+    end = r"[^:]+: validation loss \S+ nats a pixel after 3 epochs, 9 updates, \S+ minutes"
+    assert re.fullmatch(" ".join([r"LSTM: \S+ parameters", *epochs, end]), " ".join(output.split())), output
+    ours, expected = (
+        sorted(path.name.split(".")[0] for path in each.folder.rglob("*") if path.is_file()) for each in (run, alone)
+    )
+    assert ours == expected, "one set of logs and of checkpoints"
+
+
+def test_a_run_goes_on_on_another_number_of_processes(tmp_path):
+    run = Run.create(tmp_path / "run", SETTINGS).train(progress=False)
+    output = finish(s2rm("train", "--resume", run.folder, "--epochs", "5", *BOTH))
+    assert output.count("epoch 3: ") == output.count("epoch 4: ") == 1
+    run = Run.open(run.folder).with_limits(epochs=6).train(resume=True, progress=False)
+    longer = replace(SETTINGS, training=replace(SETTINGS.training, epochs=6))
+    assert_same(run, Run.create(tmp_path / "other", longer).train(progress=False))
+
+
+def test_torchrun_starts_the_processes(alone, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "s2rm.cli"]
+    command = [*torchrun, *TRAIN, "--epochs", "3", "--devices", "2", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 0: ") == 1
+    assert_same(Run.open(tmp_path / "run"), alone)
+
+
+def test_every_kind_of_model_trains_in_two_processes(tmp_path):
+    models = ("s2gru", "s2rmc", "rims", "rmc", "gru")
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+from pathlib import Path
+from s2rm.runs import Run, Settings
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import Machines, Training
+
+for model in {models}:
+    settings = Settings(model=model, training=Training(epochs=1, batch_size=4), world=preset("tiny"))
+    Run.create(Path(__file__).parent / model, settings).train(machines=Machines(devices=2))
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for model in models:
+        settings = replace(SETTINGS, model=model, training=Training(epochs=1, batch_size=4))
+        assert_same(Run.open(tmp_path / model), Run.create(tmp_path / "alone" / model, settings).train(progress=False))
+
+
+def test_ctrl_c_ends_all_processes(tmp_path):
+    process = s2rm(*TRAIN, "--epochs", "100000", *BOTH, "--out", tmp_path / "run")
+    wait_for(tmp_path / "run" / LAST, process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)  # until the last process has closed it
+    assert process.returncode == 130, output
+    assert output.count("what was saved stays") == 1
+    assert "Traceback" not in output
+    torch.load(tmp_path / "run" / LAST, weights_only=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_shares_add_up_to_the_whole_batch(processes, monkeypatch):
+    model = make_gqn().double()
+    targets = some_views(batch=5, views=4)
+    targets.mask[1, 2:] = False  # rows of unlike numbers of targets
+    targets.values[2, 3, 0, 0] = torch.nan
+    episode = Episode(some_views(batch=5), targets)
+    whole = model.loss(episode)
+    expected = torch.autograd.grad(whole, list(model.parameters()))
+    lesson = OneStepForward(model, Training())
+    logged = []
+    monkeypatch.setattr(lesson, "log", lambda name, value, batch_size, **_: logged.append(batch_size))
+    losses = []
+    for rank in range(processes):
+        lesson._trainer = SimpleNamespace(world_size=processes, global_rank=rank)
+        losses.append(lesson.training_step(episode, 0))
+    mean = torch.stack(losses).mean()
+    torch.testing.assert_close(mean, whole, rtol=1e-12, atol=0)
+    gradients = torch.autograd.grad(mean, list(model.parameters()))
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
+    assert logged == [5] * processes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices": 0}, "devices must be at least 1, got 0"),
+        ({"num_nodes": -1}, "num_nodes must be at least 1, got -1"),
+        ({"strategy": "fsdp"}, "strategy must be one of auto, ddp, ddp_find_unused_parameters_true, got 'fsdp'"),
+    ],
+)
+def test_impossible_machines_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"machines: {message}"):
+        Machines(**options)
+
+
+@pytest.mark.parametrize(
+    ("environment", "machines"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4"}, Machines()),
+        ({"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4"}, Machines(devices=2)),
+        ({}, Machines(num_nodes=2)),
+    ],
+)
+def test_processes_of_another_number_are_refused(environment, machines, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"machines: devices \d and num_nodes \d are \d processes, got \d; start as"):
+        machines.trainer()
+
+
+def test_missing_devices_are_one_line(monkeypatch):
+    def refuse(**_):
+        raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+
+    monkeypatch.setattr(L, "Trainer", refuse)
+    with pytest.raises(ValueError, match=r"machines: You requested gpu: \[0, 1\] But your machine only has: \[0\]"):
+        Machines(devices=2).trainer()
