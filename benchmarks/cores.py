@@ -24,7 +24,7 @@ from s2rm import S2GRU, S2RMC, RelationalMemory, RIMs
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import write_whole
 from s2rm.nn.over_time import map_state
-from s2rm.training import provenance
+from s2rm.training import keep_freed_memory, provenance
 
 Products = list[tuple[int, int, int, int]]
 """(how many, rows, inner, columns) of the matrix products of one step"""
@@ -58,19 +58,13 @@ class Core:
     products: Products
 
 
-def plain_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """What `over_time` does, with autograd's own gradients."""
-    return lambda inputs: inputs @ weight + (0 if bias is None else bias.unsqueeze(-2) if weight.ndim == 3 else bias)
-
-
 def plainly(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Run with plain products in the cells."""
-    places = ("recurrent", "memory")
+    """Run with all gradients left to autograd."""
 
     def plain() -> Tensor:
         with ExitStack() as stack:
-            for place in places:
-                stack.enter_context(patch(f"s2rm.nn.{place}.over_time", plain_over_time))
+            for place in ("recurrent", "over_time"):
+                stack.enter_context(patch(f"s2rm.nn.{place}.plainly", lambda device: True))
             return run()
 
     return plain
@@ -191,6 +185,7 @@ def seconds(run: Callable[[], Any], train: bool) -> float:
 
 def main(benchmark: Benchmark) -> None:
     """Time everything, print ratios, write JSON."""
+    keep_freed_memory()  # as training does
     if benchmark.threads:
         torch.set_num_threads(benchmark.threads)
     table = Table(title=f"batch {benchmark.batch}, {benchmark.steps} steps; ratios to the floor")

@@ -8,6 +8,7 @@ from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
 from s2rm.nn.gates import GRUUpdate, LSTMUpdate
 from s2rm.nn.local import DenseLocal
+from s2rm.nn.over_time import over_time
 from s2rm.nn.recurrent import GroupedGRUCell
 
 
@@ -20,9 +21,11 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients(num_rows):
     plain = layer(y, z, local, mask)
 
     dense = DenseLocal.where(torch.where(mask[:, None], local, 0.0), mask[:, None])
-    read = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads)
+    out = layer.out_over_time(num_rows)
+    attended = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads, out)
     local_sum = dense.sum(z)
-    parts = layer.gate_over_time()(layer.out_over_time(num_rows)(read), local_sum, layer.gate_from_local(local_sum))
+    parts = layer.gate_over_time()(attended, local_sum, layer.gate_from_local(local_sum))
+    torch.testing.assert_close(layer.gate_over_time()(attended, local_sum, None), parts, rtol=1e-12, atol=1e-12)
 
     torch.testing.assert_close(parts, plain, rtol=1e-12, atol=1e-12)
     weights = torch.randn_like(plain)
@@ -42,12 +45,15 @@ def test_fused_updates_are_the_plain_ones_with_gradients(fused, plain, num_gates
 
 
 def test_attention_has_the_gradients_of_its_output():
-    shapes = ((2, 3, 6), (2, 4, 6), (2, 4, 5), (2, 3, 4))
-    q, k, z, weights = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    shares = torch.rand(2, 1, 4) < 0.7
-    assert gradcheck(lambda q, k, z, w: DenseLocal.where(w, shares).attend(q, k, z, 2), (q, k, z, weights))
+    shapes = ((2, 3, 6), (2, 4, 6), (2, 4, 5), (2, 3, 4), (10, 7))
+    q, k, z, weights, out = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
     shared = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda q, k, z, w: DenseLocal.where(w, shares).attend(q, k, z, 2), (q, k, z, shared))
+    shares = torch.rand(2, 1, 4) < 0.7
+    for local in (weights, shared):
+        assert gradcheck(
+            lambda q, k, z, w, out: DenseLocal.where(w, shares).attend(q, k, z, 2, over_time(out)),
+            (q, k, z, local, out),
+        )
 
 
 def test_grouped_gru_is_one_gru_a_module():

@@ -185,12 +185,12 @@ class S2RM(WorldModel):
         # Unbound once: a slice at each step would cost a gradient of the full size at each step.
         given = (part.unbind(1) for part in (keys, encodings, local_sums, gate_hidden))
         for local_now, keys_now, views_now, local_sum, gate_now in zip(local.steps(), *given, strict=True):
-            hidden = self.cell.message(state)
+            hidden = self.cell.message(state).contiguous()
             queries_and_keys = to_queries_and_keys(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
             query, talk_query, talk_key = queries_and_keys.split(sizes, -1)
-            attended = read_out(local_now.attend(query, keys_now, views_now, reads.num_heads))
+            attended = local_now.attend(query, keys_now, views_now, reads.num_heads, read_out)
             inputs = input_gate(attended, local_sum, gate_now)
-            heard = heard_out(between.attend(talk_query, talk_key, hidden, talks.num_heads))
+            heard = between.attend(talk_query, talk_key, hidden, talks.num_heads, heard_out)
             aggregated = intercell_gate(heard, between.sum(hidden), None)
             state = cell(inputs, aggregated, state if self.carry == "own" else aggregated)
             states.append(state)

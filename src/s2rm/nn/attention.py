@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.ops import aten
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
-from s2rm.nn.over_time import over_time, plainly
+from s2rm.nn.over_time import Summed, over_time
 
 
 class KernelModulatedAttention(nn.Module):
@@ -80,18 +84,14 @@ class KernelModulatedAttention(nn.Module):
         return self.key.flatten(1)
 
     def out_over_time(self, num_rows: int) -> Callable[[Tensor], Tensor]:
-        """`ũ` from what the heads read, for use at every step of a loop over `num_rows` rows in all.
+        """`ũ` from what the heads read, `(R, KH)` to `(R, H)`, for use at every step of a loop over `num_rows` in all.
 
         `V` and `W_out` are linear, so they can come after the sum over j, and in one matrix where the rows repay it.
         """
         if torch.compiler.is_exporting() or num_rows <= self.size:
-            heads = (self.num_heads, self.size)
-            joined = self.out.flatten(0, 1)
-            return lambda read: (
-                torch.einsum("bikh,hkv->bikv", read.unflatten(-1, heads), self.value).flatten(2) @ joined
-            )
-        product = over_time(torch.einsum("ikv,kvh->kih", self.value, self.out).flatten(0, 1))
-        return lambda read: product(read.flatten(0, 1)).unflatten(0, read.shape[:2])
+            heads, joined = (self.num_heads, self.size), self.out.flatten(0, 1)
+            return lambda read: torch.einsum("rkh,hkv->rkv", read.unflatten(-1, heads), self.value).flatten(1) @ joined
+        return over_time(torch.einsum("ikv,kvh->kih", self.value, self.out).flatten(0, 1))
 
     def gate_from_local(self, local_sum: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch G"]:
         """The part of the gate's hidden layer that comes from b."""
@@ -105,9 +105,47 @@ class KernelModulatedAttention(nn.Module):
         out = over_time(self.gate_out.weight.T, self.gate_out.bias)
 
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
+            if isinstance(out, Summed) and isinstance(from_attended, Summed) and isinstance(from_local, Summed):
+                tokens = from_attended.token, from_local.token, out.token
+                return _Gate.apply(attended, local_sum, hidden, *tokens, (from_attended, from_local, out))
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
-            choose = gated_sum if plainly(attended.device) else torch.lerp
-            return choose(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
+            return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
 
         return gate
+
+
+class _Gate(Function):
+    """The gate and its sum, with gradients written by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, attended: Tensor, local_sum: Tensor, hidden: Tensor | None, *tokens_then_maps: Any) -> Tensor:
+        *tokens, ctx.maps = tokens_then_maps
+        from_attended, from_local, out = ctx.maps
+        rows = attended.flatten(0, 1)
+        known = from_local.product(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
+        active = torch.addmm(known, rows, from_attended.weight).relu_()
+        gate = out.product(active).sigmoid_().view(*attended.shape[:2], 1)
+        ctx.save_for_backward(attended, local_sum, active, gate, *tokens)
+        ctx.hidden_is_known = hidden is not None
+        return torch.lerp(attended, local_sum, gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        attended, local_sum, active, gate, *tokens = ctx.saved_tensors
+        from_attended, from_local, out = ctx.maps
+        gradient = gradient.contiguous()
+        to_local = gradient * gate
+        to_attended = gradient - to_local
+        to_gate = torch.linalg.vecdot(gradient, local_sum - attended).unsqueeze(-1)
+        to_logits = aten.sigmoid_backward(to_gate, gate).flatten(0, 1)
+        out.add(active, to_logits)
+        to_hidden = aten.threshold_backward(to_logits @ out.weight.mT, active, 0)
+        from_attended.add(attended.flatten(0, 1), to_hidden)
+        to_attended.flatten(0, 1).addmm_(to_hidden, from_attended.weight.mT)
+        if not ctx.hidden_is_known:
+            from_local.add(local_sum.flatten(0, 1), to_hidden)
+            to_local.flatten(0, 1).addmm_(to_hidden, from_local.weight.mT)
+        known = to_hidden.view(*gate.shape[:2], -1) if ctx.hidden_is_known else None
+        return to_attended, to_local, known, *tokens, None

@@ -20,7 +20,7 @@ class GRUUpdate(Function):
     @staticmethod
     def forward(ctx: Any, input_gates: Tensor, hidden_gates: Tensor, carried: Tensor) -> Tensor:
         size = carried.shape[-1]
-        hidden_candidate = hidden_gates[..., 2 * size :]
+        hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
         gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
         reset, update = gates.chunk(2, -1)
         candidate = torch.addcmul(input_gates[..., 2 * size :], reset, hidden_candidate).tanh_()

@@ -5,6 +5,7 @@ Both kinds do the same with them: `sum` is `Σ_j Z_ij z_j`, `attend` what each h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.ops import aten
 
-from s2rm.nn.over_time import plainly
+from s2rm.nn.over_time import Summed
 from s2rm.nn.pairs import Pairs
 
 
@@ -39,14 +39,19 @@ class DenseLocal(NamedTuple):
         return [DenseLocal(*parts) for parts in zip(self.weights.unbind(1), self.bias.unbind(1), strict=True)]
 
     def attend(
-        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int
-    ) -> Float[Tensor, "B I KH"]:
-        """What each head reads, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`."""
-        if not plainly(q.device):
-            return _Attend.apply(q, k, z, self.weights, self.bias, num_heads)
+        self,
+        q: Float[Tensor, "B I KD"],
+        k: Float[Tensor, "B J KD"],
+        z: Float[Tensor, "B J H"],
+        num_heads: int,
+        out: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "B I O"]:
+        """What the heads read, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`, side by side, by `out`: `(R, KH)` to `(R, O)`."""
+        if isinstance(out, Summed):
+            return _Attend.apply(q, k, z, self.weights, self.bias, out.token, out, num_heads)
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
         shares = (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
-        return (shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2)
+        return out((shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(0, q.shape[:2])
 
 
 class SparseLocal(NamedTuple):
@@ -73,8 +78,13 @@ class SparseLocal(NamedTuple):
         return [SparseLocal(*given) for given in zip(weights, parts, strict=True)]
 
     def attend(
-        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int
-    ) -> Float[Tensor, "B I KH"]:
+        self,
+        q: Float[Tensor, "B I KD"],
+        k: Float[Tensor, "B J KD"],
+        z: Float[Tensor, "B J H"],
+        num_heads: int,
+        out: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "B I O"]:
         """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
         shape = q.shape[:2]
         # Sparse products know no bfloat16, so autocast stays outside.
@@ -82,38 +92,60 @@ class SparseLocal(NamedTuple):
             q, k, z = (part.flatten(0, 1).to(self.weights.dtype) for part in (q, k, z))
             queries, keys = (part.unflatten(-1, (num_heads, -1)) for part in (q, k))
             shares = self.pairs.softmax(self.pairs.dot(queries, keys))
-            return self.pairs.sum(shares * self.weights, z).flatten(1).unflatten(0, shape)
+            read = self.pairs.sum(shares * self.weights, z).flatten(1)
+        return out(read).unflatten(0, shape)
 
 
 Local = DenseLocal | SparseLocal
 
 
 class _Attend(Function):
-    """What each head reads, with gradients written by hand: one node a step, few passes over memory.
+    """Attention with gradients written by hand: one node a step, few passes over memory.
 
-    All heads read the same z, so heads and rows count as one axis: `(B, I K, J) @ (B, J, H)`.
+    All heads read the same z, so heads and rows count as one axis: `(B, I K, J) @ (B, J, H)`. What the heads read is
+    large and cheap, so the backward pass computes it again.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, z: Tensor, local: Tensor, bias: Tensor, num_heads: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        z: Tensor,
+        local: Tensor,
+        bias: Tensor,
+        token: Tensor,
+        out: Summed,
+        num_heads: int,
+    ) -> Tensor:
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
-        shares = (queries @ keys.mT).add_(bias.unsqueeze(1)).softmax(-1)
+        shares = (queries @ keys.mT).add_(bias.unsqueeze(1))
         batch, _, rows, columns = shares.shape
+        if columns:  # a softmax of few columns is faster by hand than PyTorch's
+            shares.sub_(shares.amax(-1, keepdim=True)).exp_()
+            shares.div_(shares.sum(-1, keepdim=True))
         weights = shares.new_empty(batch, rows, num_heads, columns)
         torch.mul(shares, local.unsqueeze(-3), out=weights.transpose(1, 2))
-        ctx.save_for_backward(queries, keys, z, local, shares, weights)
-        return (weights.flatten(1, 2) @ z).view(batch, rows, num_heads * z.shape[-1])
+        weights = weights.flatten(1, 2)
+        ctx.save_for_backward(queries, keys, z, local, shares, weights, token)
+        ctx.out = out
+        return out.product((weights @ z).view(batch * rows, num_heads * z.shape[-1])).view(batch, rows, -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, z, local, shares, weights = ctx.saved_tensors
-        gradient = gradient.reshape(len(z), -1, z.shape[-1])
-        to_z = weights.flatten(1, 2).mT @ gradient
-        to_weights = (gradient @ z.mT).view(weights.shape).transpose(1, 2)
-        to_local = (to_weights * shares).sum(1).sum_to_size(local.shape) if ctx.needs_input_grad[3] else None
-        to_scores = aten._softmax_backward_data(to_weights * local.unsqueeze(-3), shares, -1, shares.dtype)
+        queries, keys, z, local, shares, weights, token = ctx.saved_tensors
+        batch, num_heads, rows, columns = shares.shape
+        gradient = gradient.flatten(0, 1)
+        ctx.out.add((weights @ z).view(batch * rows, num_heads * z.shape[-1]), gradient)
+        to_read = (gradient @ ctx.out.weight.mT).view(batch, rows * num_heads, z.shape[-1])
+        to_z = weights.mT @ to_read
+        to_weights = (to_read @ z.mT).view(batch, rows, num_heads, columns).transpose(1, 2)
+        to_weights = to_weights * shares
+        to_local = to_weights.sum(1).sum_to_size(local.shape) if ctx.needs_input_grad[3] else None
+        to_scores = to_weights.mul_(local.unsqueeze(-3))
+        to_scores -= shares * to_scores.sum(-1, keepdim=True)
         to_queries, to_keys = (
             product.transpose(1, 2).flatten(2) for product in (to_scores @ keys, to_scores.mT @ queries)
         )
-        return to_queries, to_keys, to_z, to_local, None, None
+        return to_queries, to_keys, to_z, to_local, None, token, None, None

@@ -100,7 +100,7 @@ class RIMsLayer(Layer):
         earlier = torch.ones(self.num_modules, self.num_modules, dtype=torch.bool, device=inputs.device).tril(-1)
         outputs = []
         for step, (keys_now, values_now) in enumerate(zip(keys.unbind(), values.unbind(), strict=True)):
-            after, record = self._step(maps, keys_now, values_now, parts, kept, earlier)
+            after = self._step(maps, keys_now, values_now, parts, kept, earlier)
             output = after[0].flatten(1)
             if mask is not None:
                 there = mask[:, step, None, None]
@@ -108,8 +108,6 @@ class RIMsLayer(Layer):
                 output = torch.where(mask[:, step, None], output, 0.0)
             parts = after
             outputs.append(output)
-            if self.records is not None:
-                self.records.append(record)
         return torch.stack(outputs, 1), tuple(part.flatten(1) for part in parts)
 
     def _step(
@@ -120,7 +118,7 @@ class RIMsLayer(Layer):
         state: list[Float[Tensor, "B M S"]],
         kept: Bool[Tensor, " M"],
         earlier: Bool[Tensor, "M M"],
-    ) -> tuple[list[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    ) -> list[Tensor]:
         hidden = state[0]
         query = maps.query(hidden).unflatten(-1, (self.input_heads, -1)).transpose(1, 2)
         scores = query @ keys / math.sqrt(self.input_key_size)
@@ -147,11 +145,14 @@ class RIMsLayer(Layer):
         heads = (self.communication_heads, -1)
         parts = maps.communication_in(after[0]).split(self.communication_sizes, -1)
         q, k, v = (part.unflatten(-1, heads).transpose(1, 2) for part in parts)
-        talk = q @ k.transpose(-1, -2) / math.sqrt(self.communication_key_size)
-        talk = talk.masked_fill(~kept, -torch.inf).softmax(-1)
-        heard = (self._drop(talk) @ v).transpose(1, 2).flatten(2)
+        there = kept[None] if self.masked_modules else None
+        dropout = self.attention_dropout if self.training else 0.0
+        heard = nn.functional.scaled_dot_product_attention(q, k, v, there, dropout).transpose(1, 2).flatten(2)
         after[0] = after[0] + torch.where(chosen, maps.communication_out(heard), 0.0)
-        return after, (active, weights, talk)
+        if self.records is not None:
+            scores = q @ k.mT / math.sqrt(self.communication_key_size)
+            self.records.append((active, weights, scores.masked_fill(~kept, -torch.inf).softmax(-1)))
+        return after
 
     def _drop(self, weights: Tensor) -> Tensor:
         return nn.functional.dropout(weights, self.attention_dropout, self.training)
