@@ -32,7 +32,8 @@ class DenseLocal(NamedTuple):
         return cls(weights, weights.new_zeros(shares.shape).masked_fill(~shares, torch.finfo(weights.dtype).min))
 
     def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
-        return self.weights @ z
+        # A matrix for all of the batch would be folded into a product that copies z.
+        return self.weights.expand(*z.shape[:-2], -1, -1) @ z
 
     def steps(self) -> list[DenseLocal]:
         """From weights over time, `(B, T, I, J)`, those of each step."""

@@ -22,12 +22,13 @@ class Summed:
         self.sum: Tensor | None = None
         self.bias_sum: Tensor | None = None
         self.backward_pass: int | None = None
-        self.token: Tensor = _Collect.apply(weight, bias, self)
+        learns = torch.is_grad_enabled() and weight.requires_grad
+        self.token: Tensor | None = _Collect.apply(weight, bias, self) if learns else None
         """goes into every node that calls `add`, so that the weight's gradient waits for all of them"""
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return _Apply.apply(inputs, self.token, self)
+        return self.product(inputs) if self.token is None else _Apply.apply(inputs, self.token, self)
 
     def product(self, inputs: Tensor) -> Tensor:
         """The map alone."""
@@ -35,6 +36,8 @@ class Summed:
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """One step's share of the weight's gradient, from the map's inputs and the gradient of its output."""
+        if self.token is None:
+            return
         # A pass that asks for no gradient of the weight leaves its sums behind; they are not this one's.
         now = torch._C._current_graph_task_id()
         if self.backward_pass != now:
@@ -47,13 +50,13 @@ class Summed:
             self.sum.baddbmm_(inputs.mT, gradient)
         if self.bias is not None:
             # A sum over rows as a product: it adds in place, and is the faster one.
-            ones, into = gradient.new_ones(1, gradient.shape[-2]), torch.addmm
-            if gradient.ndim == 3:
-                ones, into = ones.expand(len(gradient), 1, -1), torch.baddbmm
+            ones = gradient.new_ones(1, gradient.shape[-2]).expand(*gradient.shape[:-2], 1, -1)
             if self.bias_sum is None:
                 self.bias_sum = ones @ gradient
+            elif gradient.ndim == 2:
+                self.bias_sum.addmm_(ones, gradient)
             else:
-                into(self.bias_sum, ones, gradient, out=self.bias_sum)
+                self.bias_sum.baddbmm_(ones, gradient)
 
 
 class _Collect(Function):
@@ -114,7 +117,7 @@ def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], 
     Returns:
         The map from `(R, I)` to `(R, O)`, or from `(M, R, I)` to `(M, R, O)`; R may differ from step to step.
     """
-    if plainly(weight.device) or not (torch.is_grad_enabled() and weight.requires_grad):
+    if plainly(weight.device):
         return lambda inputs: _product(inputs, weight, bias)
     return Summed(weight, bias)
 
