@@ -239,6 +239,16 @@ def test_recomputing_trains_the_same(tmp_path):
     assert ended[0] == pytest.approx(ended[1], rel=1e-5)
 
 
+def test_bfloat16_trains_nearly_the_same(tmp_path):
+    ended = []
+    for precision in ("32-true", "bf16-mixed"):
+        training = replace(TINY.training, epochs=1, precision=precision)
+        ended.append(Run.create(tmp_path / precision, replace(TINY, training=training)).train().summary()["val_loss"])
+    assert ended[0] != ended[1] == pytest.approx(ended[0], rel=0.01)
+    with pytest.raises(ValueError, match="32-true or bf16-mixed, got '8-true'"):
+        Training(precision="8-true")
+
+
 def test_batches_are_a_function_of_seed_and_epoch():
     keys = Batches(10, 4, seed=3, shuffle=True)
     first = list(keys)

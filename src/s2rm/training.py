@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -57,6 +57,8 @@ class Training:
     recompute: int | None = None
     """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
     backward pass, for less memory and more time; keep all if not given"""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """of the products, Lightning's: bf16-mixed is autocast to bfloat16, faster where the processor has it"""
     seed: int = 0
     """of initial weights, order and crops: the same seed gives the same run, on the same CPU"""
 
@@ -65,6 +67,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training: {name} must be positive, got {value}")
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"training: precision must be 32-true or bf16-mixed, got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -347,6 +351,7 @@ def fit(
             logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
             plugins=[WholeFiles()],
             gradient_clip_val=training.gradient_norm,
+            precision=training.precision,
             deterministic="warn",  # some GPU kernels have no deterministic form; all CPU ones do
             num_sanity_val_steps=0,
             log_every_n_steps=1,
