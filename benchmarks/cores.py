@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
+import random
 import runpy
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from s2rm import S2GRU, S2RMC, RelationalMemory, RIMs
 from s2rm.models.s2rm import S2RM
@@ -183,6 +185,15 @@ def seconds(run: Callable[[], Any], train: bool) -> float:
     return time.perf_counter() - start
 
 
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most memory that the tensors made in a run took at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes), default=0)
+
+
 def main(benchmark: Benchmark) -> None:
     """Time everything, print ratios, write JSON."""
     keep_freed_memory()  # as training does
@@ -205,12 +216,15 @@ def main(benchmark: Benchmark) -> None:
                 yours = runpy.run_path(str(benchmark.compare))["make"](512, lstm.hidden_size)
                 runs["compare"] = lambda yours=yours: yours(inputs)[0]
             times: dict[str, list[float]] = {key: [] for key in runs}
-            for _ in range(benchmark.repeats + 1):
-                for key, run in runs.items():
-                    times[key].append(seconds(run, train))
+            for turn in range(benchmark.repeats + 1):
+                # Who comes after whom changes, since one leaves its weights in the cache for the next.
+                order = random.Random(turn).sample(list(runs), len(runs))
+                for key in order:
+                    times[key].append(seconds(runs[key], train))
             medians = {key: statistics.median(values[1:]) for key, values in times.items()}
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            results.append({"core": name, "pass": "train" if train else "forward", **medians, "peak_bytes": peak})
+            peak = peak_bytes(lambda train=train, core=core: seconds(core.run, train))
+            row = {"core": name, "pass": "train" if train else "forward", **medians, "peak_bytes": peak}
+            results.append({**row, **provenance()})
             ratios = [f"{medians[key] / medians['floor']:.2f}" for key in medians if key != "floor"]
             table.add_row(name, results[-1]["pass"], f"{1e3 * medians['floor']:.0f} ms", *ratios)
     Console().print(table, provenance())

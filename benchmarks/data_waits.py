@@ -38,11 +38,12 @@ def main(benchmark: DataWaits) -> None:
     source = videos(world, "train", seed=0)
     generating = time.perf_counter() - start
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.training.learning_rate)
-    loader = iter(batches(Clips(world, source, train=True), settings.training.batch_size, seed=0, shuffle=True))
+    loader = batches(Clips(world, source, train=True), settings.training.batch_size, seed=0, shuffle=True)
+    episodes = iter(loader)
     gathering, learning = [], []
-    for _ in range(min(benchmark.updates, len(source) // settings.training.batch_size)):
+    for _ in range(min(benchmark.updates, len(loader))):
         start = time.perf_counter()
-        episode = next(loader)
+        episode = next(episodes)
         gathered = time.perf_counter()
         optimizer.zero_grad()
         model.loss(episode).backward()
@@ -50,7 +51,7 @@ def main(benchmark: DataWaits) -> None:
         gathering.append(gathered - start)
         learning.append(time.perf_counter() - gathered)
     gather, learn = statistics.median(gathering), statistics.median(learning)
-    epoch = (gather + learn) * len(source) / settings.training.batch_size
+    epoch = (gather + learn) * len(loader)
     result = {
         "sequences": len(source),
         "frames": source.packed.shape[1],

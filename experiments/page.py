@@ -1,4 +1,4 @@
-"""Write `docs/results.md` and the README's table from `results/`, so that no number there is copied by hand.
+"""Write the docs pages *Results* and *Speed* and the README's table from `results/`: no number is copied by hand.
 
 `--check` only compares.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+PAGE, SPEED, README = ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md"
 METRICS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood, nats a pixel"}
 SECTIONS = {
     "demo.json": ("The demo", "S2GRU and an LSTM scaffold of more parameters, the same wall-clock time each."),
@@ -31,6 +31,88 @@ SECTIONS = {
     ),
 }
 
+SPEED_TEXT = """# Speed
+
+Made by `make results-page` from the files in `results/`, measured on {hardware}, PyTorch {torch}. The commands are in
+`benchmarks/`. Times are medians of runs interleaved in one process, on a shared machine: trust the ratios, and even
+those to a tenth.
+
+## The cores
+
+The *floor* is the time of a core's matrix products alone, a training step's weight gradients in one product each over
+all time steps. *Ours*, the *reference* (the same equations in a plain loop, under autograd) and an `nn.LSTM` of as many
+parameters are given as ratios to it. 32 sequences of 50 steps; S2RMs have 10 modules of 128 and 10 views.
+
+{cores}
+
+Where the time of a training step goes:
+
+{profile}
+
+What is done about it: all that does not depend on the state is computed for all steps at once; a weight's gradient is
+added up in place, in the product itself; the gated updates, the attention and its gate are one node of the graph each,
+with gradients written by hand that keep little and compute cheap things again. What is left is the dispatch of some
+forty small operations a step, forward, and twice as many backward. These paths refuse second derivatives, and say so.
+While compiling, exporting or under autocast, all is left to autograd.
+
+Training tells the C library to keep freed memory for the next update. Without that, large blocks go back to the system
+each time and taking them again costs up to a tenth of an update; an `nn.LSTM` of these sizes took twice as long. In
+scripts of your own, call `s2rm.training.keep_freed_memory()`.
+
+## Streaming, compiled and without Python
+
+One `step` of the demo's S2GRU, ten views, batch 1:
+
+{streaming}
+
+`torch.compile(model.step)` has no graph break, and pays. `torch.compile(model.loss)` has none either: it takes a minute
+or more at the start and then gained about a fifth of an update in a trial with clips of 8 frames. PyTorch does not
+compile its own `nn.LSTM` and `nn.GRU` unless `torch._dynamo.config.allow_rnn` is set.
+
+```
+s2rm export runs/balls --out step.onnx
+```
+
+writes one step and a prediction as an ONNX file: `positions`, `values`, `mask`, `queries` and the state in,
+`predicted_mean`, `predicted_stddev` and the next state out; batch, views and queries are free. From Python:
+`StreamingStep(model).save_onnx(path)`, or `.exported()` for `torch.export`.
+
+## bfloat16
+
+`--precision bf16-mixed` trains under autocast. The demo's S2GRU, {updates} updates from the same weights on the same
+batches:
+
+{precision}
+
+## Many modules, many views
+
+With `normalise="neighbourhood"` each softmax runs over what lies within the truncation only, and so does each gradient:
+then only the pairs that interact are computed, found with a tree on the CPU once for all steps. Below 128 x 128 pairs
+all are computed, which is faster; both are equal to 1e-9. The default, `normalise="all"`, is the paper's: every pair
+takes its share of the softmax, and the cost is that of all pairs. With `share_parameters=True` the modules differ in
+place and state only, and `with_modules_at(positions)` sets any number of them.
+
+S2GRU of hidden size 32, shared parameters, a world that grows with the modules; a training step over 20 time steps:
+
+{many}
+
+## Long sequences
+
+`model.loss(episode, recompute=k)`, or `--recompute k`, keeps the state after every k steps only and computes the rest
+again in the backward pass: the memory of k steps instead of T, for one more forward pass.
+
+## Data
+
+Gathering the views of a batch takes {gather} of the time of the demo's training; it runs in the trainer's own process.
+The {sequences} sequences are generated in {generate} s, once.
+
+## GPUs
+
+Nothing here was run on a GPU. `tests/test_gpu.py` compares results with the CPU's and checks that an update never waits
+for the device; `benchmarks/throughput.py` prints frames a second in training the paper's size beside the floor, with
+`--compile` for CUDA graphs and `--precision bf16-mixed`. The sparse path's search waits for the CPU once for all steps.
+"""
+
 
 def page() -> str:
     """The page as it should be."""
@@ -47,6 +129,67 @@ def page() -> str:
         if path.is_file():
             parts.append(section(title, sentence, name, json.loads(path.read_text())))
     return "\n".join(parts)
+
+
+def speed() -> str:
+    """The page on speed as it should be."""
+    names = ("cores", "where_time_goes", "streaming", "precision", "many_modules", "data_waits")
+    results = {name: json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in names}
+    cores, profile, many = results["cores"], results["where_time_goes"]["rows"], results["many_modules"]["rows"]
+    kinds = list(dict.fromkeys(key for row in profile for key in row if key != "core"))
+    tables = {
+        "cores": markdown(
+            ["core", "pass", "floor", "ours", "reference", "nn.LSTM", "peak"],
+            [
+                [row["core"], row["pass"], f"{1e3 * row['floor']:.0f} ms"]
+                + [f"{row[name] / row['floor']:.2f}" for name in ("ours", "reference", "lstm")]
+                + [f"{row['peak_bytes'] / 1e6:.0f} MB"]
+                for row in cores
+            ],
+        ),
+        "profile": markdown(["core", *kinds], [[r["core"], *(f"{r.get(k, 0):.0%}" for k in kinds)] for r in profile]),
+        "streaming": markdown(
+            ["one step", "ms"],
+            [[name, f"{time:.2f}"] for name, time in results["streaming"]["milliseconds"].items()],
+        ),
+        "precision": markdown(
+            ["products in", "seconds an update", "loss over the last fifth"],
+            [
+                [name, f"{time:.3f}", f"{results['precision']['loss_over_the_last_fifth'][name]:.4f}"]
+                for name, time in results["precision"]["seconds_an_update"].items()
+            ],
+        ),
+        "many": markdown(
+            ["modules and views", "pairs a step", "ms a step", "MB a step", "peak", "time growth / pairs'", "memory's"],
+            [
+                [
+                    f"{r['modules']:,}",
+                    f"{r['pairs']:,.0f}",
+                    f"{1e3 * r['seconds']:.1f}",
+                    f"{r['bytes'] / 1e6:.1f}",
+                    f"{r['peak_bytes'] / 1e9:.2f} GB",
+                    f"{r['time_growth_per_pair']:.2f}",
+                    f"{r['memory_growth_per_pair']:.2f}",
+                ]
+                for r in many
+            ],
+        ),
+    }
+    waits = results["data_waits"]
+    return SPEED_TEXT.format(
+        **tables,
+        hardware=cores[0]["hardware"],
+        torch=cores[0]["torch"],
+        updates=results["precision"]["updates"],
+        gather=f"{waits['gather_share']:.1%}",
+        generate=f"{waits['generate_seconds']:.0f}",
+        sequences=f"{waits['sequences']:,}",
+    )
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def readme() -> str:
@@ -85,7 +228,7 @@ def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str
 
 
 if __name__ == "__main__":
-    for path, wanted in ((PAGE, page()), (README, readme())):
+    for path, wanted in ((PAGE, page()), (SPEED, speed()), (README, readme())):
         if "--check" not in sys.argv:
             path.write_text(wanted)
         elif not path.is_file() or path.read_text() != wanted:

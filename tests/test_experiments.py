@@ -44,10 +44,28 @@ def test_the_benchmark_of_the_cores_runs_small(tmp_path):
     assert all(row[key] > 0 for row in times for key in ("ours", "reference", "lstm", "floor", "peak_bytes", "compare"))
 
 
+SMALL = {
+    "data_waits.py": ["--size", "tiny", "--updates", "2"],
+    "precision.py": ["--size", "tiny", "--updates", "2"],
+    "streaming.py": ["--repeats", "2"],
+    "throughput.py": ["--batch", "2", "--steps", "3", "--repeats", "1"],
+    "where_time_goes.py": ["--batch", "2", "--steps", "2"],
+}
+
+
+@pytest.mark.parametrize("script", SMALL)
+def test_the_other_benchmarks_run_small(script, tmp_path):
+    command = [sys.executable, EXPERIMENTS.parent / "benchmarks" / script, *SMALL[script], "--out", tmp_path / "out"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert {"command", "commit", "hardware"} <= json.loads((tmp_path / "out").read_text()).keys()
+
+
 def test_the_results_page_is_what_the_results_say():
     made = subprocess.run([sys.executable, EXPERIMENTS / "page.py", "--check"], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
 
 
 def test_every_recipe_is_tested():
+    benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
+    assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
     assert {path.name for path in EXPERIMENTS.glob("*.py")} == {"family.py", "page.py"}

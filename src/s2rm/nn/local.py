@@ -115,7 +115,7 @@ class _Attend(Function):
         z: Tensor,
         local: Tensor,
         bias: Tensor,
-        token: Tensor,
+        token: Tensor | None,
         out: Summed,
         num_heads: int,
     ) -> Tensor:
