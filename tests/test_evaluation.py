@@ -39,6 +39,10 @@ def test_scores_by_hand():
     assert scores["f1"] == pytest.approx(0.5)
     assert scores["balanced_accuracy"] == pytest.approx(0.5)
     assert scores["log_likelihood"] == pytest.approx(sum(map(math.log, (0.8, 0.4, 0.4, 0.9))) / 4, rel=1e-5)
+    assert scores["calibration_error"] == pytest.approx((0.2 + 0.6 + 0.6 + 0.1) / 4)
+    assert torch.tensor(scores["reliability"]).flatten().tolist() == pytest.approx(
+        [0.1, 0, 0.25, 0.4, 1, 0.25, 0.6, 0, 0.25, 0.8, 1, 0.25]
+    )
 
 
 @pytest.mark.parametrize(("fraction", "kept"), [(1.0, 10), (0.3, 3), (0.1, 1), (0.01, 1)])
@@ -50,6 +54,17 @@ def test_a_fraction_of_the_views_is_what_a_predictor_gets(fraction, kept):
         return Forecast(zeros, zeros > 1)
 
     assert one_step_scores(check, [some_episode()], fraction)["f1"] == 0
+
+
+def test_who_says_how_often_it_is_right_is_calibrated():
+    values = (torch.rand(4, 3, 5, 9, 9, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    views = Views(torch.zeros(4, 3, 5, 2), values)
+    errors = []
+    for claim in (0.3, 0.9):
+        probability = torch.full((4, 2, 5, 9, 9), claim)
+        scores = one_step_scores(lambda *_, p=probability: Forecast(p, p > 0.5), [Episode(views)])
+        errors.append(scores["calibration_error"])
+    assert errors == pytest.approx([0, 0.6], abs=0.02)
 
 
 def test_one_who_knows_the_future_scores_perfectly():

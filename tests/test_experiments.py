@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from s2rm.runs import pretrained
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -29,6 +32,26 @@ def test_recipe_runs_small_and_goes_on_where_it_was(recipe, tmp_path):
     assert first["runs"] == again["runs"], "nothing was trained again"
     assert {"command", "commit", "hardware"} <= first.keys()
     assert {"static scene", "last seen", "S2GRU", "TTO"} <= {row["predictor"] for row in first["rows"]}
+
+
+def test_weights_are_shipped_whole_or_refused(tmp_path):
+    command = [sys.executable, EXPERIMENTS / "pretrained.py", "--size", "tiny", "--minutes", "0.005"]
+    command += ["--runs", tmp_path / "runs", "--out", tmp_path / "shipped"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    runs = pretrained(tmp_path / "shipped")
+    assert [run.label for run in runs] == ["LSTM", "S2GRU"]
+    assert {p.dtype for run in runs for p in run.load_model().parameters()} == {torch.float32}
+    scores = json.loads((tmp_path / "shipped" / "scores.json").read_text())
+    assert {"S2GRU", "LSTM", "static scene", "last seen"} == {row["predictor"] for row in scores["rows"]}
+    weights = tmp_path / "shipped" / "lstm" / "model" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="is not what was shipped, expected SHA-256 .*; install s2rm again"):
+        pretrained(tmp_path / "shipped")
+    weights.unlink()
+    with pytest.raises(ValueError, match="got no file"):
+        pretrained(tmp_path / "shipped")
 
 
 def test_the_benchmark_of_the_cores_runs_small(tmp_path):
@@ -68,4 +91,4 @@ def test_the_results_page_is_what_the_results_say():
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
-    assert {path.name for path in EXPERIMENTS.glob("*.py")} == {"family.py", "page.py"}
+    assert {path.name for path in EXPERIMENTS.glob("*.py")} == {"family.py", "page.py", "pretrained.py"}

@@ -26,7 +26,18 @@ from s2rm.evaluation import (
 from s2rm.export import StreamingStep
 from s2rm.models.world_model import write_whole
 from s2rm.report import write_report
-from s2rm.runs import SCORES, SUMMARY, ModelName, Run, Settings, same_world, score, trivial_predictors
+from s2rm.runs import (
+    PRETRAINED,
+    SCORES,
+    SUMMARY,
+    ModelName,
+    Run,
+    Settings,
+    pretrained,
+    same_world,
+    score,
+    trivial_predictors,
+)
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Machines, Training
 
@@ -170,8 +181,15 @@ class Demo:
     """folder of the two runs, scores.json and report.html"""
     seed: int = 0
     """of the world, the weights and the order"""
+    pretrained: bool = False
+    """show the runs that are shipped, which were trained for longer; nothing is trained"""
 
     def run(self) -> None:
+        if self.pretrained:
+            runs = pretrained()
+            scores = json.loads((PRETRAINED / SCORES).read_text())
+            self._show(runs, scores["rows"], num_sequences=16)
+            return
         runs = []
         training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, minutes=self.minutes, seed=self.seed)
         for model in DEMO_MODELS:
@@ -182,8 +200,12 @@ class Demo:
             runs.append(Run.finished(folder, settings))
         scores = _evaluate(runs)
         _write_json(self.out / SCORES, scores)
-        _print_scores(scores["rows"])
-        write_report(self.out / "report.html", runs, scores["rows"], _roll_out(runs, (1, 3, 5), 32, self.seed))
+        self._show(runs, scores["rows"], num_sequences=32)
+
+    def _show(self, runs: list[Run], rows: list[dict[str, Any]], num_sequences: int) -> None:
+        _print_scores(rows)
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_report(self.out / "report.html", runs, rows, _roll_out(runs, (1, 3, 5), num_sequences, self.seed))
         console.print(f"report: {(self.out / 'report.html').resolve()}")
 
 

@@ -27,6 +27,7 @@ from s2rm.views import Episode, Views
 
 NUM_BALLS = (1, 2, 3, 4, 5, 6)
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+NUM_BINS = 10
 PROMPT_STEPS, ROLLOUT_STEPS = 20, 25
 
 
@@ -119,8 +120,12 @@ class TrivialPredictors:
 
 
 @torch.no_grad()
-def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: float = 1.0) -> dict[str, float]:
-    """F1, balanced accuracy and log-likelihood (nats a pixel) of one-step-forward prediction.
+def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: float = 1.0) -> dict[str, Any]:
+    """F1, balanced accuracy, log-likelihood (nats a pixel) and calibration of one-step-forward prediction.
+
+    The expected calibration error is the mean distance between a pixel's probability and how often pixels of the same
+    tenth of the probabilities are 1; `reliability` has, for each tenth, the mean probability, how often pixels are 1,
+    and the share of all pixels.
 
     Args:
         predict: what is scored.
@@ -129,6 +134,7 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
     """
     counts = MetricCollection([BinaryF1Score(), BinaryRecall(), BinarySpecificity()], compute_groups=True)
     log_likelihood = MeanMetric()
+    tenths = torch.zeros(3, NUM_BINS, dtype=torch.float64)
     for part in episodes:
         targets = part.targets.steps(1, None)
         num_views = part.views.mask.shape[2]
@@ -138,11 +144,21 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
         truth = targets.values > 0.5
         counts.update(forecast.decision.flatten().int(), truth.flatten().int())
         log_likelihood.update(torch.where(truth, forecast.probability, 1 - forecast.probability).clamp(min=1e-7).log())
+        probability = forecast.probability.flatten()
+        tenth = (probability * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        for row, weights in zip(tenths, (probability, truth.flatten(), torch.ones_like(probability)), strict=True):
+            row += torch.bincount(tenth, weights.double(), minlength=NUM_BINS)
     scores = {name: float(value) for name, value in counts.compute().items()}
     return {
         "f1": scores["BinaryF1Score"],
         "balanced_accuracy": (scores["BinaryRecall"] + scores["BinarySpecificity"]) / 2,
         "log_likelihood": float(log_likelihood.compute()),
+        "calibration_error": float((tenths[0] - tenths[1]).abs().sum() / tenths[2].sum()),
+        "reliability": [
+            [float(mass / pixels), float(ones / pixels), float(pixels / tenths[2].sum())]
+            for mass, ones, pixels in tenths.T
+            if pixels > 0
+        ],
     }
 
 
@@ -164,7 +180,8 @@ def one_step_table(
     """A row for every predictor, number of balls and fraction of the views (Figures 4, 20 and 21).
 
     Returns:
-        Rows with `predictor`, `balls`, `views`, `f1`, `balanced_accuracy`, `log_likelihood`.
+        Rows with `predictor`, `balls`, `views`, `f1`, `balanced_accuracy`, `log_likelihood`, `calibration_error`,
+        `reliability`.
     """
     rows = []
     for balls in progress(list(num_balls)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history
 
 FORMAT = 1
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
+PRETRAINED, SUMS = Path(__file__).parent / "pretrained", "SHA256SUMS"
 SUMMARY_KEYS = (
     "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
     "torch",
@@ -189,7 +191,7 @@ class Run:
 
     def load_model(self) -> WorldModel:
         """The best weights so far."""
-        return load(self.folder / MODEL)
+        return load(self.folder / MODEL).float()  # shipped weights are stored in half precision
 
     def summary(self) -> dict[str, Any]:
         """How training ended.
@@ -211,6 +213,28 @@ class Run:
     def history(self) -> list[dict[str, float]]:
         """What was logged after each epoch."""
         return history(self.folder)
+
+
+def pretrained(folder: Path = PRETRAINED) -> list[Run]:
+    """The runs that are shipped with the library, each file as it was shipped.
+
+    Raises:
+        ValueError: a file is missing or another one, by its SHA-256.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise ValueError(f"pretrained: expected the shipped weights with {SUMS}, found none at {folder}; install s2rm")
+    names = []
+    for line in sums.read_text().splitlines():
+        expected, name = line.split()
+        got = hashlib.sha256((folder / name).read_bytes()).hexdigest() if (folder / name).is_file() else "no file"
+        if got != expected:
+            raise ValueError(
+                f"pretrained: {folder / name} is not what was shipped, expected SHA-256 {expected}, got {got}; "
+                "install s2rm again"
+            )
+        names.append(name)
+    return [Run.open(folder / name) for name in dict.fromkeys(n.split("/")[0] for n in names if "/" in n)]
 
 
 def same_world(runs: list[Run]) -> BallsWorld:

@@ -1,0 +1,63 @@
+"""The weights that are shipped: S2GRU and the LSTM scaffold on the demo's world, trained for the same time.
+
+Writes run folders with half-precision weights, their scores and SHA-256 sums into the package. A run that was finished
+is kept, so that the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from s2rm.models.world_model import write_whole
+from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, ModelName, Run, Settings, score
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import MODEL, Training
+
+MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What to train and where to put it."""
+
+    minutes: float = 40.0
+    """wall-clock budget for training each model"""
+    size: Literal["paper", "small", "tiny"] = "small"
+    """preset of the world"""
+    runs: Path = Path("runs/pretrained")
+    """where the run folders are"""
+    out: Path = PRETRAINED
+    """the folder in the package"""
+
+
+def main(pretrained: Pretrained) -> None:
+    """Train, halve, score what is shipped, sum."""
+    training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=pretrained.minutes)
+    shipped = []
+    for model in MODELS:
+        settings = Settings(model, training=training, world=preset(pretrained.size))
+        run, folder = Run.finished(pretrained.runs / model, settings), pretrained.out / model
+        shutil.rmtree(folder, ignore_errors=True)
+        run.load_model().half().save(folder / MODEL)
+        for name in (CONFIG, SUMMARY):
+            shutil.copy(run.folder / name, folder / name)
+        for path in run.folder.glob("logs/version_*/metrics.csv"):
+            target = folder / path.relative_to(run.folder)
+            target.parent.mkdir(parents=True)
+            shutil.copy(path, target)
+        shipped.append(Run.open(folder))
+    write_whole(pretrained.out / SCORES, json.dumps(score(shipped), indent=1).encode())
+    files = sorted(path for path in pretrained.out.rglob("*") if path.is_file() and path.name != SUMS)
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(pretrained.out)}" for path in files]
+    write_whole(pretrained.out / SUMS, "\n".join([*sums, ""]).encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Pretrained))
