@@ -34,7 +34,7 @@ def test_recipe_runs_small_and_goes_on_where_it_was(recipe, tmp_path):
     assert {"static scene", "last seen", "S2GRU", "TTO"} <= {row["predictor"] for row in first["rows"]}
 
 
-def test_weights_are_shipped_whole_or_refused(tmp_path):
+def test_weights_are_shipped_whole_or_refused_and_modules_removed(tmp_path):
     command = [sys.executable, EXPERIMENTS / "pretrained.py", "--size", "tiny", "--minutes", "0.005"]
     command += ["--runs", tmp_path / "runs", "--out", tmp_path / "shipped"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -43,6 +43,14 @@ def test_weights_are_shipped_whole_or_refused(tmp_path):
     assert {p.dtype for run in runs for p in run.load_model().parameters()} == {torch.float32}
     scores = json.loads((tmp_path / "shipped" / "scores.json").read_text())
     assert {"S2GRU", "LSTM", "static scene", "last seen"} == {row["predictor"] for row in scores["rows"]}
+    command = [sys.executable, EXPERIMENTS / "removed_modules.py", "--run", tmp_path / "shipped" / "s2gru"]
+    command += ["--balls", "1", "--draws", "2", "--out", tmp_path / "out.json", "--figure", tmp_path / "figure.png"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert {(row["predictor"], row["removed"]) for row in rows} == {
+        (name, removed) for name in ("S2GRU", "static scene", "last seen") for removed in range(10)
+    }
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     weights = tmp_path / "shipped" / "lstm" / "model" / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -91,4 +99,9 @@ def test_the_results_page_is_what_the_results_say():
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
-    assert {path.name for path in EXPERIMENTS.glob("*.py")} == {"family.py", "page.py", "pretrained.py"}
+    assert {path.name for path in EXPERIMENTS.glob("*.py")} == {
+        "family.py",
+        "page.py",
+        "pretrained.py",
+        "removed_modules.py",
+    }

@@ -103,6 +103,27 @@ def heat_maps(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     return made
 
 
+def removed_modules(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """F1 against the number of modules removed: the mean over draws and their range, a panel a number of balls.
+
+    Source:
+        S2RM, Figure 7.
+    """
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    numbers = sorted({row["balls"] for row in rows})
+    made, panels = figure(1, len(numbers), 3.2 * len(numbers) + 0.6, 3.0)
+    for axes, number in zip(panels.flat, numbers, strict=True):
+        for name in names:
+            line = [row for row in rows if (row["predictor"], row["balls"]) == (name, number)]
+            x, shade = [row["removed"] for row in line], colour(name, names)
+            axes.plot(x, [row["f1"] for row in line], marker=".", color=shade, label=name)
+            axes.fill_between(x, [r["lowest"] for r in line], [r["highest"] for r in line], color=shade, alpha=0.2)
+        axes.set(xlabel="modules removed", title=balls(number), ylim=(0, 1))
+    panels.flat[0].set_ylabel("F1")
+    panels.flat[0].legend(fontsize=7)
+    return made
+
+
 def rollout_strip(rollouts: Rollouts, sequence: int, steps: Sequence[int]) -> Figure:
     """Truth and each model in rows, some steps of one rollout in columns (Figure 3)."""
     rows = {"truth": rollouts.truth.float(), **rollouts.predicted}

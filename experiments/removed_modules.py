@@ -1,0 +1,75 @@
+"""Figure 7: one-step F1 of a trained S2RM as modules, drawn at random, are removed at test time, without training.
+
+Writes `results/removed-modules.json` and `docs/figures/removed-modules.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.progress import track
+
+from s2rm import S2RM, plots
+from s2rm.evaluation import episodes_to_test, model_predictor, one_step_scores
+from s2rm.models.world_model import write_whole
+from s2rm.runs import PRETRAINED, Run, trivial_predictors
+from s2rm.training import provenance
+
+
+@dataclass(frozen=True)
+class RemovedModules:
+    """What to remove from what."""
+
+    run: Path = PRETRAINED / "s2gru"
+    """run folder of an S2RM; the shipped one unless given"""
+    balls: tuple[int, ...] = (1, 3, 6)
+    """numbers of moving balls"""
+    draws: int = 4
+    """random choices of modules for each number removed"""
+    sequences: int = 96
+    """test sequences, at most"""
+    seed: int = 0
+    """of the choices"""
+    out: Path = Path("results/removed-modules.json")
+    """the scores"""
+    figure: Path = Path("docs/figures/removed-modules.png")
+    """the picture"""
+
+
+def main(recipe: RemovedModules) -> None:
+    """Remove, score, write, draw."""
+    run = Run.open(recipe.run)
+    model, world, seed = run.load_model(), run.settings.world, run.settings.training.seed
+    if not isinstance(model, S2RM):
+        raise SystemExit(f"removed_modules: expected a run of an S2RM, got {run.label}; only these can lose modules")
+    trivial, generator = trivial_predictors([run]), random.Random(recipe.seed)
+    others = {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
+    rows: list[dict[str, Any]] = []
+    for balls in recipe.balls:
+        episodes = episodes_to_test(world, balls, seed)[: -(-recipe.sequences // 32)]
+        fixed = {name: one_step_scores(predict, episodes)["f1"] for name, predict in others.items()}
+        for removed in track(range(model.num_modules), f"{balls} balls"):
+            draws = 1 if removed == 0 else recipe.draws
+            lost = [generator.sample(range(model.num_modules), removed) for _ in range(draws)]
+            scores = [
+                one_step_scores(model_predictor(model.without_modules(*modules) if modules else model), episodes)["f1"]
+                for modules in lost
+            ]
+            for name, all_ in ((run.label, scores), *((name, [score]) for name, score in fixed.items())):
+                mean = sum(all_) / len(all_)
+                row = {"predictor": name, "balls": balls, "removed": removed}
+                rows.append({**row, "f1": mean, "lowest": min(all_), "highest": max(all_)})
+    recipe.out.parent.mkdir(parents=True, exist_ok=True)
+    recipe.figure.parent.mkdir(parents=True, exist_ok=True)
+    content = {"run": run.summary(), "draws": recipe.draws, "seed": recipe.seed, **provenance(), "rows": rows}
+    write_whole(recipe.out, json.dumps(content, indent=1).encode())
+    write_whole(recipe.figure, plots.png(plots.removed_modules(rows)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(RemovedModules))
