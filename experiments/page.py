@@ -13,9 +13,20 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGE, SPEED, README = ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md"
-METRICS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood, nats a pixel"}
+SHIPPED = ROOT / "src" / "s2rm" / "pretrained" / "scores.json"
+METRICS = {
+    "f1": "F1",
+    "balanced_accuracy": "balanced accuracy",
+    "log_likelihood": "log-likelihood, nats a pixel",
+    "calibration_error": "expected calibration error",
+}
 SECTIONS = {
     "demo.json": ("The demo", "S2GRU and an LSTM scaffold of more parameters, the same wall-clock time each."),
+    "pretrained": (
+        "The weights that are shipped",
+        "Trained side by side, one core each, for the same time; stored, and scored here, in half precision. "
+        "`s2rm demo --pretrained` shows them.",
+    ),
     "long-injected.json": (
         "Longer: S2GRU with positions injected",
         "An hour on one core, on the paper's world with short clips; positions enter encoder and decoder too.",
@@ -55,9 +66,9 @@ with gradients written by hand that keep little and compute cheap things again. 
 forty small operations a step, forward, and twice as many backward. These paths refuse second derivatives, and say so.
 While compiling, exporting or under autocast, all is left to autograd.
 
-Training tells the C library to keep freed memory for the next update. Without that, large blocks go back to the system
-each time and taking them again costs up to a tenth of an update; an `nn.LSTM` of these sizes took twice as long. In
-scripts of your own, call `s2rm.training.keep_freed_memory()`.
+Training, and this benchmark for all alike, tells the C library to keep freed memory for the next update: otherwise
+large blocks go back to the system each time, and taking them again costs time, of an `nn.LSTM` most of all. In scripts
+of your own, call `s2rm.training.keep_freed_memory()`.
 
 ## Streaming, compiled and without Python
 
@@ -65,9 +76,9 @@ One `step` of the demo's S2GRU, ten views, batch 1:
 
 {streaming}
 
-`torch.compile(model.step)` has no graph break, and pays. `torch.compile(model.loss)` has none either: it takes a minute
-or more at the start and then gained about a fifth of an update in a trial with clips of 8 frames. PyTorch does not
-compile its own `nn.LSTM` and `nn.GRU` unless `torch._dynamo.config.allow_rnn` is set.
+`torch.compile(model.step)` has no graph break, and pays. `torch.compile(model.loss)` has none either, but takes minutes
+at the start for long sequences; `benchmarks/throughput.py --compile` tells what it gains on a machine. PyTorch does
+not compile its own `nn.LSTM` and `nn.GRU` unless `torch._dynamo.config.allow_rnn` is set.
 
 ```
 s2rm export runs/balls --out step.onnx
@@ -118,16 +129,20 @@ def page() -> str:
     """The page as it should be."""
     parts = [
         "# Results\n\nMade by `make results-page` from the files in `results/`; no number here is copied by hand. "
-        "World: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is better "
-        "everywhere. The trivial predictors stand last: the *static scene* is the mean training frame, *last seen* "
+        "World: 48 x 48 pixels, ten 11 x 11 views a frame, trained on 3 moving balls, one step ahead. Higher is "
+        "better, but for the calibration error. The trivial predictors stand last: the *static scene* is the mean "
+        "training frame, *last seen* "
         "repeats what was last observed at each pixel.\n\nAll runs here use the small codec, wavelengths of 24 to 384 "
         "pixels, gradients scaled down to norm 1 and, unless said otherwise, positions injected into encoder and "
         "decoder. The learning rate, 2e-3, was chosen on S2GRU alone; no search was made for the other models.\n"
     ]
     for name, (title, sentence) in SECTIONS.items():
-        path = ROOT / "results" / name
+        path = SHIPPED if name == "pretrained" else ROOT / "results" / name
         if path.is_file():
-            parts.append(section(title, sentence, name, json.loads(path.read_text())))
+            parts.append(section(title, sentence, path, json.loads(path.read_text())))
+    path = ROOT / "results" / "removed-modules.json"
+    if path.is_file():
+        parts.append(removed(json.loads(path.read_text())))
     return "\n".join(parts)
 
 
@@ -211,7 +226,7 @@ def table(rows: list[dict[str, Any]], metric: str, views: float) -> str:
     return "\n".join(lines)
 
 
-def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str:
+def section(title: str, sentence: str, path: Path, result: dict[str, Any]) -> str:
     """One file's tables."""
     lines = [f"## {title}\n", f"{sentence}\n"]
     lines += ["| run | parameters | minutes | updates | validation loss | seed |", "|---|---|---|---|---|---|"]
@@ -220,10 +235,36 @@ def section(title: str, sentence: str, name: str, result: dict[str, Any]) -> str
         f"{run['seed']} |"
         for label, run in result["runs"].items()
     ]
-    lines += [f"\n{table(result['rows'], metric, views)}" for views in (1.0, 0.3) for metric in METRICS]
+    metrics = [metric for metric in METRICS if metric in result["rows"][0]]
+    lines += [f"\n{table(result['rows'], metric, views)}" for views in (1.0, 0.3) for metric in metrics]
     hardware = next(iter(result["runs"].values()))["hardware"]
     commits = sorted({run["commit"] for run in result["runs"].values()})
-    lines += ["", f"`results/{name}`: trained on {hardware} at commit {', '.join(commits)}; `{result['command']}`.", ""]
+    lines += [
+        "",
+        f"`{path.relative_to(ROOT)}`: trained on {hardware} at commit {', '.join(commits)}; `{result['command']}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def removed(result: dict[str, Any]) -> str:
+    """Figure 7."""
+    rows, lines = result["rows"], ["## Modules removed (Figure 7)\n"]
+    lines.append(
+        "One-step F1 of the shipped S2GRU as modules, drawn at random, are removed at test time: the mean of "
+        f"{result['draws']} draws. The band of the picture is their range.\n\n"
+        "![F1 against the number of modules removed](figures/removed-modules.png)\n"
+    )
+    for number in sorted({row["balls"] for row in rows}):
+        heads = sorted({row["removed"] for row in rows})
+        score = {(r["predictor"], r["removed"]): r["f1"] for r in rows if r["balls"] == number}
+        names = dict.fromkeys(name for name, _ in score)
+        cells = [[name, *(f"{score[name, removed]:.3f}" for removed in heads)] for name in names]
+        balls = f"{number} ball{'' if number == 1 else 's'}, removed:"
+        lines.append(markdown([balls, *map(str, heads)], cells) + "\n")
+    lines.append(
+        f"`results/removed-modules.json`: {result['hardware']}, commit {result['commit']}; `{result['command']}`.\n"
+    )
     return "\n".join(lines)
 
 

@@ -34,6 +34,28 @@ def test_recipe_runs_small_and_goes_on_where_it_was(recipe, tmp_path):
     assert {"static scene", "last seen", "S2GRU", "TTO"} <= {row["predictor"] for row in first["rows"]}
 
 
+def test_the_search_tries_all_and_goes_on_where_it_was(tmp_path):
+    command = [
+        sys.executable,
+        EXPERIMENTS / "search.py",
+        "--size",
+        "tiny",
+        "--minutes",
+        "0.003",
+        "--models",
+        "lstm",
+        "tto",
+    ]
+    command += ["--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--learning-rates"]
+    for rates in (["1e-3"], ["1e-3", "2e-3"]):
+        subprocess.run([*command, *rates], check=True, capture_output=True, timeout=300)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert sorted((row["model"], row["learning_rate"]) for row in rows) == [
+        ("lstm", 1e-3), ("lstm", 2e-3), ("tto", 1e-3), ("tto", 2e-3),
+    ]  # fmt: skip
+    assert all(row["val_loss"] > 0 and row["commit"] for row in rows)
+
+
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(tmp_path):
     command = [sys.executable, EXPERIMENTS / "pretrained.py", "--size", "tiny", "--minutes", "0.005"]
     command += ["--runs", tmp_path / "runs", "--out", tmp_path / "shipped"]

@@ -1,0 +1,65 @@
+"""The same short search for every model: each learning rate for the same wall-clock time, by validation loss.
+
+Writes `results/search.json` after every run, so that the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tyro
+from rich.console import Console
+
+from s2rm.models.world_model import write_whole
+from s2rm.runs import ModelName, Run, Settings
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import Training, provenance
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to try."""
+
+    minutes: float = 5.0
+    """wall-clock budget for each run"""
+    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    """what every model is tried with"""
+    models: tuple[ModelName, ...] = get_args(ModelName)
+    """whom to try"""
+    size: Literal["paper", "small", "tiny"] = "small"
+    """preset of the world"""
+    runs: Path = Path("runs/search")
+    """where the run folders are"""
+    out: Path = Path("results/search.json")
+    """a row a run: model, learning rate, validation loss, and where it comes from"""
+    seed: int = 0
+    """of the world, the weights and the order"""
+
+
+def main(search: Search) -> None:
+    """Train what is missing, write."""
+    rows: list[dict[str, Any]] = json.loads(search.out.read_text())["rows"] if search.out.is_file() else []
+    done = {(row["model"], row["learning_rate"]) for row in rows}
+    search.out.parent.mkdir(parents=True, exist_ok=True)
+    # A rate for all models before the next, so that a search that is cut short is still a fair one.
+    for rate in sorted(search.learning_rates, reverse=True):
+        for model in search.models:
+            if (model, rate) in done:
+                continue
+            training = Training(
+                learning_rate=rate, gradient_norm=1.0, epochs=10_000, minutes=search.minutes, seed=search.seed
+            )
+            settings = Settings(model, training=training, world=preset(search.size))
+            run = Run.finished(search.runs / f"{model}-{rate:g}", settings)
+            rows.append({"model": model, "learning_rate": rate, **run.summary()})
+            write_whole(search.out, json.dumps({**provenance(), "rows": rows}, indent=1).encode())
+    for model in search.models:
+        best = min((row for row in rows if row["model"] == model), key=lambda row: row["val_loss"])
+        Console().print(f"{model}: {best['learning_rate']:g}, validation loss {best['val_loss']:.4f}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Search))
