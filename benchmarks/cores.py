@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import runpy
 import statistics
@@ -24,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from s2rm import S2GRU, S2RMC, RelationalMemory, RIMs
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.nn.over_time import map_state
 from s2rm.training import keep_freed_memory, provenance
 
@@ -229,8 +228,7 @@ def main(benchmark: Benchmark) -> None:
             table.add_row(name, results[-1]["pass"], f"{1e3 * medians['floor']:.0f} ms", *ratios)
     Console().print(table, provenance())
     if benchmark.out:
-        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(benchmark.out, json.dumps(results, indent=1).encode())
+        write_json(benchmark.out, results)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.runs import Settings
 from s2rm.tasks.bouncing_balls import Clips, preset, videos
 from s2rm.training import Training, batches, provenance
@@ -63,8 +62,7 @@ def main(benchmark: DataWaits) -> None:
     }
     Console().print(result)
     if benchmark.out:
-        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(benchmark.out, json.dumps({**result, **provenance()}, indent=1).encode())
+        write_json(benchmark.out, {**result, **provenance()})
 
 
 if __name__ == "__main__":

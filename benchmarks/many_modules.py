@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import statistics
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from s2rm import S2GRU, Episode, Views
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.training import provenance
 
 
@@ -87,8 +86,7 @@ def main(benchmark: ManyModules) -> None:
         table.add_row(str(modules), f"{row['pairs']:.0f}", *sizes, *(f"{ratio:.2f}" for ratio in growth))
     Console().print(table)
     if benchmark.out:
-        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(benchmark.out, json.dumps({"rows": rows, **provenance()}, indent=1).encode())
+        write_json(benchmark.out, {"rows": rows, **provenance()})
 
 
 if __name__ == "__main__":

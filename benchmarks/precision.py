@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.runs import ModelName, Settings
 from s2rm.tasks.bouncing_balls import Clips, preset, videos
 from s2rm.training import Training, batches, provenance
@@ -67,8 +66,7 @@ def main(benchmark: Precision) -> None:
     }
     Console().print(result)
     if benchmark.out:
-        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(benchmark.out, json.dumps({**result, **provenance()}, indent=1).encode())
+        write_json(benchmark.out, {**result, **provenance()})
 
 
 if __name__ == "__main__":

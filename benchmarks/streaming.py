@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from s2rm import Views
 from s2rm.export import StreamingStep
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.runs import Settings
 from s2rm.training import provenance
 
@@ -67,8 +66,7 @@ def main(benchmark: Streaming) -> None:
     result = {"views": benchmark.views, "milliseconds": {name: statistics.median(all_) for name, all_ in times.items()}}
     Console().print(result)
     if benchmark.out:
-        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(benchmark.out, json.dumps({**result, **provenance()}, indent=1).encode())
+        write_json(benchmark.out, {**result, **provenance()})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from cores import Benchmark, cores, seconds
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.training import keep_freed_memory, provenance
 
 KINDS = {
@@ -62,8 +61,7 @@ def main(benchmark: WhereTimeGoes) -> None:
         table.add_row(row["core"], *(f"{row.get(name, 0):.0%}" for name in kinds[1:]))
     Console().print(table)
     if benchmark.out:
-        benchmark.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(benchmark.out, json.dumps({"rows": rows, **provenance()}, indent=1).encode())
+        write_json(benchmark.out, {"rows": rows, **provenance()})
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ Writes `results/family.json`. A run that was finished is kept, so that the comma
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import tyro
 
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.runs import ModelName, Run, Settings, score
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Training
@@ -39,8 +38,7 @@ def main(family: Family) -> None:
     training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, minutes=family.minutes, seed=family.seed)
     world, models = preset(family.size), get_args(ModelName)
     runs = [Run.finished(family.runs / model, Settings(model, training=training, world=world)) for model in models]
-    family.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(family.out, json.dumps(score(runs, fractions=(0.3, 1.0)), indent=1).encode())
+    write_json(family.out, score(runs, fractions=(0.3, 1.0)))
 
 
 if __name__ == "__main__":

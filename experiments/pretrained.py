@@ -7,7 +7,6 @@ is kept, so that the command goes on where it was stopped.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Literal
 
 import tyro
 
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json, write_whole
 from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, ModelName, Run, Settings, score
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import MODEL, Training
@@ -53,7 +52,7 @@ def main(pretrained: Pretrained) -> None:
             target.parent.mkdir(parents=True)
             shutil.copy(path, target)
         shipped.append(Run.open(folder))
-    write_whole(pretrained.out / SCORES, json.dumps(score(shipped), indent=1).encode())
+    write_json(pretrained.out / SCORES, score(shipped))
     files = sorted(path for path in pretrained.out.rglob("*") if path.is_file() and path.name != SUMS)
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(pretrained.out)}" for path in files]
     write_whole(pretrained.out / SUMS, "\n".join([*sums, ""]).encode())

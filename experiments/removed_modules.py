@@ -5,7 +5,6 @@ Writes `results/removed-modules.json` and `docs/figures/removed-modules.png`.
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.progress import track
 
 from s2rm import S2RM, plots
 from s2rm.evaluation import episodes_to_test, model_predictor, one_step_scores
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json, write_whole
 from s2rm.runs import PRETRAINED, Run, trivial_predictors
 from s2rm.training import provenance
 
@@ -64,10 +63,9 @@ def main(recipe: RemovedModules) -> None:
                 mean = sum(all_) / len(all_)
                 row = {"predictor": name, "balls": balls, "removed": removed}
                 rows.append({**row, "f1": mean, "lowest": min(all_), "highest": max(all_)})
-    recipe.out.parent.mkdir(parents=True, exist_ok=True)
     recipe.figure.parent.mkdir(parents=True, exist_ok=True)
     content = {"run": run.summary(), "draws": recipe.draws, "seed": recipe.seed, **provenance(), "rows": rows}
-    write_whole(recipe.out, json.dumps(content, indent=1).encode())
+    write_json(recipe.out, content)
     write_whole(recipe.figure, plots.png(plots.removed_modules(rows)))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import tyro
 from rich.console import Console
 
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json
 from s2rm.runs import ModelName, Run, Settings
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Training, provenance
@@ -43,7 +43,6 @@ def main(search: Search) -> None:
     """Train what is missing, write."""
     rows: list[dict[str, Any]] = json.loads(search.out.read_text())["rows"] if search.out.is_file() else []
     done = {(row["model"], row["learning_rate"]) for row in rows}
-    search.out.parent.mkdir(parents=True, exist_ok=True)
     # A rate for all models before the next, so that a search that is cut short is still a fair one.
     for rate in sorted(search.learning_rates, reverse=True):
         for model in search.models:
@@ -55,7 +54,7 @@ def main(search: Search) -> None:
             settings = Settings(model, training=training, world=preset(search.size))
             run = Run.finished(search.runs / f"{model}-{rate:g}", settings)
             rows.append({"model": model, "learning_rate": rate, **run.summary()})
-            write_whole(search.out, json.dumps({**provenance(), "rows": rows}, indent=1).encode())
+            write_json(search.out, {**provenance(), "rows": rows})
     for model in search.models:
         best = min((row for row in rows if row["model"] == model), key=lambda row: row["val_loss"])
         Console().print(f"{model}: {best['learning_rate']:g}, validation loss {best['val_loss']:.4f}")

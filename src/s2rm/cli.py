@@ -24,7 +24,7 @@ from s2rm.evaluation import (
     roll_out,
 )
 from s2rm.export import StreamingStep
-from s2rm.models.world_model import write_whole
+from s2rm.models.world_model import write_json, write_whole
 from s2rm.report import write_report
 from s2rm.runs import (
     PRETRAINED,
@@ -96,7 +96,7 @@ class Evaluate:
         runs = _open(self.runs)
         scores = _evaluate(runs)
         path = self.out or runs[0].folder / SCORES
-        _write_json(path, scores)
+        write_json(path, scores)
         _print_scores(scores["rows"])
         console.print(f"scores: {path}")
 
@@ -199,7 +199,7 @@ class Demo:
             settings = Settings(model=model, training=training, world=preset(self.size))
             runs.append(Run.finished(folder, settings))
         scores = _evaluate(runs)
-        _write_json(self.out / SCORES, scores)
+        write_json(self.out / SCORES, scores)
         self._show(runs, scores["rows"], num_sequences=32)
 
     def _show(self, runs: list[Run], rows: list[dict[str, Any]], num_sequences: int) -> None:
@@ -247,11 +247,6 @@ def _print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in dict.fromkeys(row["predictor"] for row in chosen):
         table.add_row(name, *(f"{row['f1']:.3f}" for row in chosen if row["predictor"] == name))
     console.print(table)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -57,8 +57,8 @@ class Training:
     recompute: int | None = None
     """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
     backward pass, for less memory and more time; keep all if not given"""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """of the products, Lightning's: bf16-mixed is autocast to bfloat16, faster where the processor has it"""
+    precision: str = "32-true"
+    """of the products, Lightning's: 32-true, or bf16-mixed, autocast to bfloat16, faster where the processor has it"""
     seed: int = 0
     """of initial weights, order and crops: the same seed gives the same run, on the same CPU"""
 

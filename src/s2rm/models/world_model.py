@@ -284,6 +284,12 @@ def _leaves(state: Any) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else [leaf for part in state for leaf in _leaves(part)]
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or as it was, whatever happens in between."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
