@@ -57,6 +57,14 @@ def test_an_exported_step_is_the_step(name):
         )
 
 
+def test_a_sparse_model_is_exported_dense(monkeypatch):
+    monkeypatch.setattr(module, "DENSE_PAIRS", 0)
+    step = StreamingStep(MODELS["s2gru"](normalise="neighbourhood").eval())
+    with torch.no_grad():
+        ours, expected = (streamed(run, step.initial_state(3)) for run in (step.exported().module(), step))
+    torch.testing.assert_close(ours, expected)
+
+
 @pytest.mark.parametrize("name", ["s2gru", "s2rmc", "rims", "lstm"])
 def test_onnx_runs_elsewhere_with_equal_results(name, tmp_path):
     step = StreamingStep(MODELS[name]().eval())

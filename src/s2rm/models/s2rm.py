@@ -197,7 +197,9 @@ class S2RM(WorldModel):
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
 
     def _is_sparse(self, num_views: int) -> bool:
-        return self.normalise == "neighbourhood" and self.num_modules * max(num_views, self.num_modules) > DENSE_PAIRS
+        if self.normalise == "all" or torch.compiler.is_compiling():  # the search for pairs is no tensor program
+            return False
+        return self.num_modules * max(num_views, self.num_modules) > DENSE_PAIRS
 
     def _views_near(self, embedded: Float[Tensor, "B T A d"], mask: Tensor) -> Local:
         """The views of all steps as the modules see them."""
