@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGE, SPEED, README = ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md"
+TRIVIAL = ("static scene", "last seen")
 SHIPPED = ROOT / "src" / "s2rm" / "pretrained" / "scores.json"
 METRICS = {
     "f1": "F1",
@@ -37,7 +38,7 @@ SECTIONS = {
     ),
     "family.json": (
         "The whole family",
-        "Every model for the same wall-clock time, one seed. TTO is the oracle: it sees the views of the very step "
+        "Every model for the same wall-clock time. TTO is the oracle: it sees the views of the very step "
         "that it predicts, and so bounds what the scaffold can do.",
     ),
 }
@@ -215,36 +216,43 @@ def readme() -> str:
 
 
 def table(rows: list[dict[str, Any]], metric: str, views: float) -> str:
-    """One metric of all predictors over the numbers of balls."""
-    score = {(row["predictor"], row["balls"]): row[metric] for row in rows if row["views"] == views}
-    balls = sorted({number for _, number in score})
-    names = list(dict.fromkeys(name for name, _ in score))
+    """One metric of all predictors over the numbers of balls; the mean and the range over seeds, where there are."""
+    scores: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        if row["views"] == views:
+            scores.setdefault((row["predictor"], row["balls"]), []).append(row[metric])
+    balls = sorted({number for _, number in scores})
+    names = sorted(
+        {name for name, _ in scores}, key=lambda name: (name in TRIVIAL, list(scores).index((name, balls[0])))
+    )
     seen = "all views" if views == 1 else f"{views:.0%} of the views"
     heads = [f"{number} ball{'' if number == 1 else 's'}" for number in balls]
-    lines = [f"| {METRICS[metric]}, {seen} | " + " | ".join(heads) + " |", "|---" * (len(balls) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{score[name, number]:.3f}" for number in balls) + " |" for name in names]
-    return "\n".join(lines)
+
+    def cell(values: list[float]) -> str:
+        mean = f"{sum(values) / len(values):.3f}"
+        return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+    lines = [[name, *(cell(scores[name, number]) for number in balls)] for name in names]
+    return markdown([f"{METRICS[metric]}, {seen}", *heads], lines)
 
 
 def section(title: str, sentence: str, path: Path, result: dict[str, Any]) -> str:
     """One file's tables."""
-    lines = [f"## {title}\n", f"{sentence}\n"]
-    lines += ["| run | parameters | minutes | updates | validation loss | seed |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {label} | {run['parameters']:,} | {run['minutes']:.1f} | {run['updates']:,} | {run['val_loss']:.4f} | "
-        f"{run['seed']} |"
-        for label, run in result["runs"].items()
+    runs = result["runs"]
+    if isinstance(runs, dict):
+        runs = [{"label": label, **run} for label, run in runs.items()]
+    heads = ["run", "parameters", "minutes", "updates", "validation loss", "seed"]
+    cells = [
+        [run["label"], f"{run['parameters']:,}", f"{run['minutes']:.1f}", f"{run['updates']:,}"]
+        + [f"{run['val_loss']:.4f}", str(run["seed"])]
+        for run in runs
     ]
+    lines = [f"## {title}\n", f"{sentence}\n", markdown(heads, cells)]
     metrics = [metric for metric in METRICS if metric in result["rows"][0]]
     lines += [f"\n{table(result['rows'], metric, views)}" for views in (1.0, 0.3) for metric in metrics]
-    hardware = next(iter(result["runs"].values()))["hardware"]
-    commits = sorted({run["commit"] for run in result["runs"].values()})
-    lines += [
-        "",
-        f"`{path.relative_to(ROOT)}`: trained on {hardware} at commit {', '.join(commits)}; `{result['command']}`.",
-        "",
-    ]
-    return "\n".join(lines)
+    commits = ", ".join(sorted({run["commit"] for run in runs}))
+    trained = f"trained on {runs[0]['hardware']} at commit {commits}; `{result['command']}`."
+    return "\n".join([*lines, "", f"`{path.relative_to(ROOT)}`: {trained}", ""])
 
 
 def removed(result: dict[str, Any]) -> str:

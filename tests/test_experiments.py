@@ -13,25 +13,24 @@ from s2rm.runs import pretrained
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
-@pytest.mark.parametrize("recipe", ["family.py"])
-def test_recipe_runs_small_and_goes_on_where_it_was(recipe, tmp_path):
-    command = [
-        sys.executable,
-        EXPERIMENTS / recipe,
-        "--size",
-        "tiny",
-        "--minutes",
-        "0.005",
-        "--runs",
-        tmp_path / "runs",
-    ]
-    for out in ("first.json", "again.json"):
-        subprocess.run([*command, "--out", tmp_path / out], check=True, capture_output=True, timeout=300)
-    first, again = (json.loads((tmp_path / out).read_text()) for out in ("first.json", "again.json"))
-    assert first["rows"] == again["rows"]
-    assert first["runs"] == again["runs"], "nothing was trained again"
-    assert {"command", "commit", "hardware"} <= first.keys()
-    assert {"static scene", "last seen", "S2GRU", "TTO"} <= {row["predictor"] for row in first["rows"]}
+def test_the_family_is_trained_with_what_was_found_and_goes_on_where_it_was(tmp_path):
+    found = [{"model": "lstm", "learning_rate": rate, "val_loss": rate} for rate in (5e-4, 1e-3)]
+    (tmp_path / "search.json").write_text(json.dumps({"rows": found}))
+    command = [sys.executable, EXPERIMENTS / "family.py", "--size", "tiny", "--minutes", "0.003", "--runs", tmp_path]
+    command += ["--search", tmp_path / "search.json", "--out", tmp_path / "out.json", "--models", "lstm", "tto"]
+    results = []
+    for seeds in ("1", "2"):
+        subprocess.run([*command, "--seeds", seeds], check=True, capture_output=True, timeout=300)
+        results.append(json.loads((tmp_path / "out.json").read_text()))
+    first, both = results
+    assert [(run["model"], run["seed"], run["learning_rate"]) for run in both["runs"]] == [
+        ("lstm", 0, 5e-4), ("tto", 0, 2e-3), ("lstm", 1, 5e-4),
+    ]  # fmt: skip
+    assert both["runs"][:2] == first["runs"], "nothing was trained again"
+    assert {"command", "commit", "hardware"} <= both.keys()
+    assert {(row["predictor"], row["seed"]) for row in both["rows"]} == {
+        ("LSTM", 0), ("TTO", 0), ("LSTM", 1), *((name, seed) for name in ("static scene", "last seen") for seed in (0, 1)),
+    }  # fmt: skip
 
 
 def test_the_search_tries_all_and_goes_on_where_it_was(tmp_path):
