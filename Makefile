@@ -21,7 +21,15 @@ test: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/pytest
 
-.PHONY: results-page results-check
+# Hours on 2 cores; started again, it goes on where it was.
+.PHONY: results results-page results-check
+results: setup
+	$(BIN)/python experiments/search.py
+	$(BIN)/python experiments/family.py
+	$(BIN)/python experiments/pretrained.py
+	$(BIN)/python experiments/removed_modules.py
+	$(BIN)/python experiments/page.py
+
 results-page: setup
 	$(BIN)/python experiments/page.py
 

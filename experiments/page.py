@@ -222,9 +222,7 @@ def table(rows: list[dict[str, Any]], metric: str, views: float) -> str:
         if row["views"] == views:
             scores.setdefault((row["predictor"], row["balls"]), []).append(row[metric])
     balls = sorted({number for _, number in scores})
-    names = sorted(
-        {name for name, _ in scores}, key=lambda name: (name in TRIVIAL, list(scores).index((name, balls[0])))
-    )
+    names = sorted(dict.fromkeys(name for name, _ in scores), key=lambda name: name in TRIVIAL)
     seen = "all views" if views == 1 else f"{views:.0%} of the views"
     heads = [f"{number} ball{'' if number == 1 else 's'}" for number in balls]
 
@@ -243,8 +241,14 @@ def section(title: str, sentence: str, path: Path, result: dict[str, Any]) -> st
         runs = [{"label": label, **run} for label, run in runs.items()]
     heads = ["run", "parameters", "minutes", "updates", "validation loss", "seed"]
     cells = [
-        [run["label"], f"{run['parameters']:,}", f"{run['minutes']:.1f}", f"{run['updates']:,}"]
-        + [f"{run['val_loss']:.4f}", str(run["seed"])]
+        [
+            run["label"],
+            f"{run['parameters']:,}",
+            f"{run['minutes']:.1f}",
+            f"{run['updates']:,}",
+            f"{run['val_loss']:.4f}",
+            str(run["seed"]),
+        ]
         for run in runs
     ]
     lines = [f"## {title}\n", f"{sentence}\n", markdown(heads, cells)]
