@@ -38,8 +38,8 @@ SECTIONS = {
     ),
     "family.json": (
         "The whole family",
-        "Every model for the same wall-clock time, at the learning rate that the same search found for each; three seeds "
-        "for S2GRU, RIMs and the LSTM. TTO is the oracle: it sees the views of the very step that it predicts, and so "
+        "Every model for the same wall-clock time, at the learning rate that the same search found for each; three "
+        "seeds for S2GRU, RIMs and the LSTM. TTO is the oracle: it sees the views of the very step that it predicts, and so "
         "bounds what the scaffold can do.",
     ),
     "family-4-minutes.json": (
