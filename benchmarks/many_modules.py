@@ -79,11 +79,14 @@ def main(benchmark: ManyModules) -> None:
     for modules in benchmark.modules:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append(pool.apply(measure, (benchmark, modules)))
-        row, first = rows[-1], rows[0]
-        growth = [(row[key] / first[key]) / (row["pairs"] / first["pairs"]) for key in ("seconds", "bytes")]
-        row["time_growth_per_pair"], row["memory_growth_per_pair"] = growth
-        sizes = (f"{1e3 * row['seconds']:.2f}", f"{row['bytes'] / 1e6:.1f}", f"{row['peak_bytes'] / 1e9:.2f}")
-        table.add_row(str(modules), f"{row['pairs']:.0f}", *sizes, *(f"{ratio:.2f}" for ratio in growth))
+        row = rows[-1]
+        for name, before in (("", rows[0]), ("_since_the_row_before", rows[max(0, len(rows) - 2)])):
+            for key, measured in (("time", "seconds"), ("memory", "bytes")):
+                growth = (row[measured] / before[measured]) / (row["pairs"] / before["pairs"])
+                row[f"{key}_growth_per_pair{name}"] = growth
+        cells = (f"{1e3 * row['seconds']:.2f}", f"{row['bytes'] / 1e6:.1f}", f"{row['peak_bytes'] / 1e9:.2f}")
+        ratios = (f"{row[f'{key}_growth_per_pair']:.2f}" for key in ("time", "memory"))
+        table.add_row(str(modules), f"{row['pairs']:.0f}", *cells, *ratios)
     Console().print(table)
     if benchmark.out:
         write_json(benchmark.out, {"rows": rows, **provenance()})

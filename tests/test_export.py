@@ -125,7 +125,7 @@ def test_autocast_reaches_the_sparse_path(monkeypatch):
     model, episode = MODELS["s2gru"](normalise="neighbourhood"), Episode(some_views()).to(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model.loss(episode)
-    rounded.backward()
+        rounded.backward()
     torch.testing.assert_close(rounded.float(), model.loss(episode), rtol=1e-2, atol=0)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import gradcheck
 
 from s2rm.nn.over_time import over_time
@@ -45,12 +46,33 @@ def test_a_graph_can_be_walked_twice():
     torch.testing.assert_close(first, second)
 
 
-def test_a_second_derivative_is_refused():
+@pytest.mark.parametrize("loss", [Tensor.sum, lambda outputs: outputs.square().sum()])
+def test_a_second_derivative_is_refused(loss):
     weight = torch.randn(3, 3, requires_grad=True)
-    loss = over_time(weight)(torch.ones(2, 3)).square().sum()
-    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    made = loss(over_time(weight)(torch.ones(2, 3)))
+    with pytest.raises(RuntimeError, match="no second derivatives, got create_graph=True; leave it out"):
+        torch.autograd.grad(made, weight, create_graph=True)
+
+
+def test_a_weight_that_changed_since_is_refused():
+    weight, inputs = torch.randn(3, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+    made = over_time(weight)(inputs).sum()
+    with torch.no_grad():
+        weight.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        made.backward()
+
+
+@pytest.mark.parametrize("learns", [("weight",), ("bias",), ("inputs",), ("inputs", "bias")])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own(learns):
+    given = {"weight": torch.randn(3, 4), "bias": torch.randn(4), "inputs": torch.randn(2, 3)}
+    for name in learns:
+        given[name].requires_grad_()
+    leaves = [given[name] for name in learns]
+    ours = over_time(given["weight"], given["bias"])(given["inputs"]).square().sum()
+    plain = (given["inputs"] @ given["weight"] + given["bias"]).square().sum()
+    for one, other in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(plain, leaves), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_without_gradients_it_is_a_plain_product():

@@ -137,6 +137,27 @@ def test_shared_parameters_are_equal_parameters(cell):
     torch.testing.assert_close(messages(shared, views), messages(own, views))
 
 
+def test_what_underflows_is_near_all_the_same(monkeypatch):
+    model, views = make(bandwidth=400.0, truncation=-0.9).float(), some_views().to(torch.float32)
+    torch.testing.assert_close(*both(monkeypatch, lambda: model.observe(views).detach()))
+
+
+def test_recomputing_frozen_encoders_and_no_queries(monkeypatch):
+    model, views = make(), some_views()
+    model.encoder.requires_grad_(False)
+
+    def compute():
+        model.zero_grad()
+        loss = model.loss(Episode(views), recompute=2)
+        loss.backward()
+        nothing = model.predict(model.observe(views), torch.zeros(2, 5, 0, 2, dtype=torch.float64)).mean
+        assert nothing.shape == (2, 5, 0, *VALUE_SHAPE)
+        return [loss.detach(), *(part.grad.clone() for part in model.parameters() if part.grad is not None)]
+
+    for dense, sparse in zip(*both(monkeypatch, compute), strict=True):
+        torch.testing.assert_close(sparse, dense, rtol=1e-9, atol=1e-11)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match='"all" or "neighbourhood", got \'near\''):
         make(normalise="near")
@@ -146,9 +167,9 @@ def test_refusals():
 
 def test_time_and_memory_grow_no_faster_than_the_pairs(tmp_path):
     script = Path(__file__).parent.parent / "benchmarks" / "many_modules.py"
-    command = [sys.executable, script, "--modules", "64", "1024", "--steps", "3", "--repeats", "3"]
+    command = [sys.executable, script, "--modules", "256", "1024", "--steps", "3", "--repeats", "3"]
     subprocess.run([*command, "--out", tmp_path / "out.json"], check=True, capture_output=True, timeout=300)
     small, large = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert large["pairs"] > 10 * small["pairs"]
+    assert large["pairs"] > 4 * small["pairs"]
     assert large["time_growth_per_pair"] <= 1.3
     assert large["memory_growth_per_pair"] <= 1.3

@@ -184,7 +184,9 @@ class S2RM(WorldModel):
         states = []
         # Unbound once: a slice at each step would cost a gradient of the full size at each step.
         given = (part.unbind(1) for part in (keys, encodings, local_sums, gate_hidden))
-        for local_now, keys_now, views_now, local_sum, gate_now in zip(local.steps(), *given, strict=True):
+        for local_now, keys_now, views_now, local_sum, gate_now in zip(
+            local.steps(embedded.shape[1]), *given, strict=True
+        ):
             hidden = self.cell.message(state).contiguous()
             queries_and_keys = to_queries_and_keys(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
             query, talk_query, talk_key = queries_and_keys.split(sizes, -1)
@@ -203,16 +205,17 @@ class S2RM(WorldModel):
 
     def _views_near(self, embedded: Float[Tensor, "B T A d"], mask: Tensor) -> Local:
         """The views of all steps as the modules see them."""
-        steps, views = mask.shape[1:]
-        if self._is_sparse(views):
+        if self._is_sparse(mask.shape[-1]):
             points, there = embedded.transpose(0, 1).flatten(0, 1), mask.transpose(0, 1).flatten(0, 1)
-            return self.modules_on_sphere.sparse(points, there, read=True)._replace(num_steps=steps)
+            return self.modules_on_sphere.sparse(points, there, read=True)
         local = self.modules_on_sphere(embedded)
         if "input_local" in self.ablate:
             local = torch.ones_like(local)
         there = mask.unsqueeze(-2)
         local = torch.where(there, local, 0.0)
-        return DenseLocal.where(local, local > 0 if self.normalise == "neighbourhood" else there)
+        return DenseLocal.where(
+            local, there & self.modules_on_sphere.near(embedded) if self.normalise == "neighbourhood" else there
+        )
 
     def _modules_near(self, batch_size: int) -> Local:
         """The modules as the modules see them."""
@@ -220,12 +223,12 @@ class S2RM(WorldModel):
         if self._is_sparse(0):
             everyone = torch.ones(1, self.num_modules, dtype=torch.bool, device=places.places.device)
             once = places.sparse(places.unit[None], everyone, read=True)
-            return SparseLocal(once.weights.repeat(batch_size), once.pairs.repeat(batch_size))
+            return SparseLocal(once.weights.repeat(batch_size), once.pairs.repeat(batch_size), self.num_modules)
         between = places.between()
         if "intercell_local" in self.ablate:
             between = torch.ones_like(between)
         if self.normalise == "neighbourhood":
-            return DenseLocal.where(between, (between > 0)[None])
+            return DenseLocal.where(between, places.near(places.unit)[None])
         # A module that no other can hear takes no share of their softmax, as if it did not exist.
         itself = torch.eye(self.num_modules, dtype=torch.bool, device=between.device)
         return DenseLocal.where(between, (((between > 0) & ~itself).any(0) | itself)[None])

@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.ops import aten
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
-from s2rm.nn.over_time import Summed, over_time
+from s2rm.nn.over_time import Summed, once, over_time
 
 
 class KernelModulatedAttention(nn.Module):
@@ -106,8 +105,11 @@ class KernelModulatedAttention(nn.Module):
 
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
             if isinstance(out, Summed) and isinstance(from_attended, Summed) and isinstance(from_local, Summed):
-                tokens = from_attended.token, from_local.token, out.token
-                return _Gate.apply(attended, local_sum, hidden, *tokens, (from_attended, from_local, out))
+                maps = (from_attended, from_local, out)
+                saved = [part for map_ in maps for part in (map_.weight, map_.token)]
+                return _Gate.apply(
+                    attended, local_sum, hidden, from_local.bias, out.bias, *saved, [map_.sums for map_ in maps]
+                )
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
             return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
@@ -119,33 +121,43 @@ class _Gate(Function):
     """The gate and its sum, with gradients written by hand."""
 
     @staticmethod
-    def forward(ctx: Any, attended: Tensor, local_sum: Tensor, hidden: Tensor | None, *tokens_then_maps: Any) -> Tensor:
-        *tokens, ctx.maps = tokens_then_maps
-        from_attended, from_local, out = ctx.maps
+    def forward(
+        ctx: Any,
+        attended: Tensor,
+        local_sum: Tensor,
+        hidden: Tensor | None,
+        local_bias: Tensor,
+        out_bias: Tensor,
+        *weights_and_tokens_then_sums: Any,
+    ) -> Tensor:
+        *weights_and_tokens, ctx.sums = weights_and_tokens_then_sums
+        from_attended, from_local, out = weights_and_tokens[::2]
         rows = attended.flatten(0, 1)
-        known = from_local.product(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
-        active = torch.addmm(known, rows, from_attended.weight).relu_()
-        gate = out.product(active).sigmoid_().view(*attended.shape[:2], 1)
-        ctx.save_for_backward(attended, local_sum, active, gate, *tokens)
+        known = torch.addmm(local_bias, local_sum.flatten(0, 1), from_local) if hidden is None else hidden.flatten(0, 1)
+        active = torch.addmm(known, rows, from_attended).relu_()
+        gate = torch.addmm(out_bias, active, out).sigmoid_().view(*attended.shape[:2], 1)
+        ctx.save_for_backward(attended, local_sum, active, gate, *weights_and_tokens)
         ctx.hidden_is_known = hidden is not None
         return torch.lerp(attended, local_sum, gate)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        attended, local_sum, active, gate, *tokens = ctx.saved_tensors
-        from_attended, from_local, out = ctx.maps
+        attended, local_sum, active, gate, *weights_and_tokens = ctx.saved_tensors
+        (from_attended, from_local, out), tokens = weights_and_tokens[::2], weights_and_tokens[1::2]
+        attended_sums, local_sums, out_sums = ctx.sums
         gradient = gradient.contiguous()
         to_local = gradient * gate
         to_attended = gradient - to_local
         to_gate = torch.linalg.vecdot(gradient, local_sum - attended).unsqueeze(-1)
         to_logits = aten.sigmoid_backward(to_gate, gate).flatten(0, 1)
-        out.add(active, to_logits)
-        to_hidden = aten.threshold_backward(to_logits @ out.weight.mT, active, 0)
-        from_attended.add(attended.flatten(0, 1), to_hidden)
-        to_attended.flatten(0, 1).addmm_(to_hidden, from_attended.weight.mT)
+        out_sums.add(active, to_logits)
+        to_hidden = aten.threshold_backward(to_logits @ out.mT, active, 0)
+        attended_sums.add(attended.flatten(0, 1), to_hidden)
+        to_attended.flatten(0, 1).addmm_(to_hidden, from_attended.mT)
         if not ctx.hidden_is_known:
-            from_local.add(local_sum.flatten(0, 1), to_hidden)
-            to_local.flatten(0, 1).addmm_(to_hidden, from_local.weight.mT)
+            local_sums.add(local_sum.flatten(0, 1), to_hidden)
+            to_local.flatten(0, 1).addmm_(to_hidden, from_local.mT)
         known = to_hidden.view(*gate.shape[:2], -1) if ctx.hidden_is_known else None
-        return to_attended, to_local, known, *tokens, None
+        to_maps = [part for token in tokens for part in (None, token)]
+        return to_attended, to_local, known, None, None, *to_maps, None

@@ -59,6 +59,10 @@ class ModulePlaces(nn.Module):
         """The kernel `Z(p_m, s_a)` to embedded positions `(..., A, d)`."""
         return spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation, self.straight_through)
 
+    def near(self, embedded: Float[Tensor, "*batch A d"]) -> Bool[Tensor, "*batch M A"]:
+        """Which embedded positions `(..., A, d)` are within the truncation of which module."""
+        return self.unit @ embedded.transpose(-1, -2) >= self.truncation
+
     def between(self) -> Float[Tensor, "M M"]:
         """The kernel `Z(p_m, p_l)` between the modules."""
         return self(self.unit)
@@ -80,7 +84,7 @@ class ModulePlaces(nn.Module):
         (row, rows), (column, columns) = ends if read else ends[::-1]
         pairs = Pairs.of(row, column, len(rows), len(columns))
         similarity = pairs.dot(rows[:, None], columns[:, None])[0]
-        return SparseLocal(torch.exp(-2 * self.bandwidth * (1 - similarity)), pairs)
+        return SparseLocal(torch.exp(-2 * self.bandwidth * (1 - similarity)), pairs, modules if read else views)
 
     def extra_repr(self) -> str:
         modules, dim = self.places.shape

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.ops import aten
+
+from s2rm.nn.over_time import once
 
 
 class GRUUpdate(Function):
@@ -28,7 +29,7 @@ class GRUUpdate(Function):
         return torch.lerp(candidate, carried, update)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gates, candidate, hidden_candidate, carried = ctx.saved_tensors
         size = carried.shape[-1]
@@ -62,7 +63,7 @@ class LSTMUpdate(Function):
         return o * shown, after
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, to_hidden: Tensor, to_memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gates, memory, shown = ctx.saved_tensors
         size = memory.shape[-1]

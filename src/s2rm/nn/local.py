@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
-from s2rm.nn.over_time import Summed
+from s2rm.nn.over_time import Summed, Sums, once
 from s2rm.nn.pairs import Pairs
 
 
@@ -35,8 +34,8 @@ class DenseLocal(NamedTuple):
         # A matrix for all of the batch would be folded into a product that copies z.
         return self.weights.expand(*z.shape[:-2], -1, -1) @ z
 
-    def steps(self) -> list[DenseLocal]:
-        """From weights over time, `(B, T, I, J)`, those of each step."""
+    def steps(self, num_steps: int) -> list[DenseLocal]:
+        """From weights over time, `(B, T, I, J)`, those of each of T steps."""
         return [DenseLocal(*parts) for parts in zip(self.weights.unbind(1), self.bias.unbind(1), strict=True)]
 
     def attend(
@@ -49,7 +48,8 @@ class DenseLocal(NamedTuple):
     ) -> Float[Tensor, "B I O"]:
         """What the heads read, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`, side by side, by `out`: `(R, KH)` to `(R, O)`."""
         if isinstance(out, Summed):
-            return _Attend.apply(q, k, z, self.weights, self.bias, out.token, out, num_heads)
+            given = (q, k, z, self.weights, self.bias, out.weight, out.token)
+            return _Attend.apply(*given, out.sums, num_heads)
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
         shares = (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
         return out((shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(0, q.shape[:2])
@@ -61,22 +61,21 @@ class SparseLocal(NamedTuple):
     weights: Float[Tensor, " P"]
     pairs: Pairs
     """of the rows and columns of the whole batch; over time, of the batches of all steps, step by step"""
-    num_steps: int | None = None
+    num_rows: int
+    """I, rows of each set"""
 
     def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
-        over_time = self.num_steps is not None
-        given = z.transpose(0, 1) if over_time else z
-        with torch.autocast(z.device.type, enabled=False):
-            total = self.pairs.sum(self.weights[None], given.flatten(0, -2).to(self.weights.dtype)).squeeze(1)
-        rows = len(total) // given.shape[:-2].numel()
-        total = total.unflatten(0, (*given.shape[:-2], rows))
-        return total.transpose(0, 1) if over_time else total
+        """`Σ_j Z_ij z_j`; weights over time take `(B, T, J, H)`."""
+        given = z.transpose(0, 1) if z.ndim == 4 else z
+        total = self.pairs.sum(self.weights[None], given.flatten(0, -2).to(self.weights.dtype))
+        total = total.view(*given.shape[:-2], self.num_rows, z.shape[-1])
+        return total.transpose(0, 1) if z.ndim == 4 else total
 
-    def steps(self) -> list[SparseLocal]:
+    def steps(self, num_steps: int) -> list[SparseLocal]:
         """From weights over time, those of each step."""
-        parts = self.pairs.split(self.num_steps or 1)
+        parts = self.pairs.split(num_steps)
         weights = self.weights.split([len(pairs.row) for pairs in parts])
-        return [SparseLocal(*given) for given in zip(weights, parts, strict=True)]
+        return [SparseLocal(*given, self.num_rows) for given in zip(weights, parts, strict=True)]
 
     def attend(
         self,
@@ -88,13 +87,10 @@ class SparseLocal(NamedTuple):
     ) -> Float[Tensor, "B I O"]:
         """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
         shape = q.shape[:2]
-        # Sparse products know no bfloat16, so autocast stays outside.
-        with torch.autocast(q.device.type, enabled=False):
-            q, k, z = (part.flatten(0, 1).to(self.weights.dtype) for part in (q, k, z))
-            queries, keys = (part.unflatten(-1, (num_heads, -1)) for part in (q, k))
-            shares = self.pairs.softmax(self.pairs.dot(queries, keys))
-            read = self.pairs.sum(shares * self.weights, z).flatten(1)
-        return out(read).unflatten(0, shape)
+        q, k, z = (part.flatten(0, 1).to(self.weights.dtype) for part in (q, k, z))
+        queries, keys = (part.unflatten(-1, (num_heads, -1)) for part in (q, k))
+        shares = self.pairs.softmax(self.pairs.dot(queries, keys))
+        return out(self.pairs.sum(shares * self.weights, z).flatten(1)).unflatten(0, shape)
 
 
 Local = DenseLocal | SparseLocal
@@ -115,8 +111,9 @@ class _Attend(Function):
         z: Tensor,
         local: Tensor,
         bias: Tensor,
+        out: Tensor,
         token: Tensor | None,
-        out: Summed,
+        sums: Sums,
         num_heads: int,
     ) -> Tensor:
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
@@ -128,18 +125,18 @@ class _Attend(Function):
         weights = shares.new_empty(batch, rows, num_heads, columns)
         torch.mul(shares, local.unsqueeze(-3), out=weights.transpose(1, 2))
         weights = weights.flatten(1, 2)
-        ctx.save_for_backward(queries, keys, z, local, shares, weights, token)
-        ctx.out = out
-        return out.product((weights @ z).view(batch * rows, num_heads * z.shape[-1])).view(batch, rows, -1)
+        ctx.save_for_backward(queries, keys, z, local, shares, weights, out, token)
+        ctx.sums = sums
+        return ((weights @ z).view(batch * rows, num_heads * z.shape[-1]) @ out).view(batch, rows, out.shape[-1])
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, z, local, shares, weights, token = ctx.saved_tensors
+        queries, keys, z, local, shares, weights, out, token = ctx.saved_tensors
         batch, num_heads, rows, columns = shares.shape
         gradient = gradient.flatten(0, 1)
-        ctx.out.add((weights @ z).view(batch * rows, num_heads * z.shape[-1]), gradient)
-        to_read = (gradient @ ctx.out.weight.mT).view(batch, rows * num_heads, z.shape[-1])
+        ctx.sums.add((weights @ z).view(batch * rows, num_heads * z.shape[-1]), gradient)
+        to_read = (gradient @ out.mT).view(batch, rows * num_heads, z.shape[-1])
         to_z = weights.mT @ to_read
         to_weights = (to_read @ z.mT).view(batch, rows, num_heads, columns).transpose(1, 2)
         to_weights = to_weights * shares
@@ -149,4 +146,4 @@ class _Attend(Function):
         to_queries, to_keys = (
             product.transpose(1, 2).flatten(2) for product in (to_scores @ keys, to_scores.mT @ queries)
         )
-        return to_queries, to_keys, to_z, to_local, None, token, None, None
+        return to_queries, to_keys, to_z, to_local, None, None, token, None, None

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A backward pass written by hand, which refuses to be differentiated itself."""
+
+    @functools.wraps(backward)
+    def refusing(ctx: Any, *gradients: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "s2rm: gradients written by hand have no second derivatives, got create_graph=True; leave it out"
+            )
+        return backward(ctx, *gradients)
+
+    return refusing
+
+
+class Sums:
+    """The gradients of a weight and its bias so far, in one backward pass."""
+
+    def __init__(self, weight: bool, bias: bool):
+        self.wanted = (weight, bias)
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.backward_pass: int | None = None
+
+    def add(self, inputs: Tensor, gradient: Tensor) -> None:
+        """One step's share, from the map's inputs and the gradient of its output."""
+        # A pass that asks for no gradient of the weight leaves its sums behind; they are not this one's, and only the
+        # number of the pass, which PyTorch has no public name for, tells.
+        now = torch._C._current_graph_task_id()
+        if self.backward_pass != now:
+            self.weight, self.bias, self.backward_pass = None, None, now
+        if self.wanted[0]:
+            self.weight = _added(self.weight, inputs.mT, gradient)
+        if self.wanted[1]:
+            # A sum over rows as a product: it adds in place, and is the faster one.
+            ones = gradient.new_ones(1, gradient.shape[-2]).expand(*gradient.shape[:-2], 1, -1)
+            self.bias = _added(self.bias, ones, gradient)
+
+
+def _added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    if total is None:
+        return left @ right
+    return total.addmm_(left, right) if left.ndim == 2 else total.baddbmm_(left, right)
 
 
 class Summed:
@@ -19,78 +63,53 @@ class Summed:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
-        self.sum: Tensor | None = None
-        self.bias_sum: Tensor | None = None
-        self.backward_pass: int | None = None
-        learns = torch.is_grad_enabled() and weight.requires_grad
-        self.token: Tensor | None = _Collect.apply(weight, bias, self) if learns else None
-        """goes into every node that calls `add`, so that the weight's gradient waits for all of them"""
+        learns = [part is not None and part.requires_grad and torch.is_grad_enabled() for part in (weight, bias)]
+        self.sums = Sums(*learns)
+        self.token = _Collect.apply(weight, bias, self.sums) if any(learns) else None
+        """goes into every node that calls `sums.add`, so that the weight's gradient waits for all of them"""
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        return self.product(inputs) if self.token is None else _Apply.apply(inputs, self.token, self)
+        if self.token is None:
+            return self.product(inputs)
+        return _Apply.apply(inputs, self.weight, self.bias, self.token, self.sums)
 
     def product(self, inputs: Tensor) -> Tensor:
         """The map alone."""
         return _product(inputs, self.weight, self.bias)
-
-    def add(self, inputs: Tensor, gradient: Tensor) -> None:
-        """One step's share of the weight's gradient, from the map's inputs and the gradient of its output."""
-        if self.token is None:
-            return
-        # A pass that asks for no gradient of the weight leaves its sums behind; they are not this one's.
-        now = torch._C._current_graph_task_id()
-        if self.backward_pass != now:
-            self.sum, self.bias_sum, self.backward_pass = None, None, now
-        if self.sum is None:
-            self.sum = inputs.mT @ gradient
-        elif inputs.ndim == 2:
-            self.sum.addmm_(inputs.mT, gradient)
-        else:
-            self.sum.baddbmm_(inputs.mT, gradient)
-        if self.bias is not None:
-            # A sum over rows as a product: it adds in place, and is the faster one.
-            ones = gradient.new_ones(1, gradient.shape[-2]).expand(*gradient.shape[:-2], 1, -1)
-            if self.bias_sum is None:
-                self.bias_sum = ones @ gradient
-            elif gradient.ndim == 2:
-                self.bias_sum.addmm_(ones, gradient)
-            else:
-                self.bias_sum.baddbmm_(ones, gradient)
 
 
 class _Collect(Function):
     """Stands for the weight in the graph: its backward runs after that of all steps, and hands on their sums."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, summed: Summed) -> Tensor:
-        ctx.summed = summed
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, sums: Sums) -> Tensor:
+        ctx.sums = sums
         return weight.new_zeros(())
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        summed = ctx.summed
-        gradients = summed.sum, None if summed.bias_sum is None else summed.bias_sum.squeeze(-2)
-        summed.sum = summed.bias_sum = None
-        return *gradients, None
+        weight, bias = ctx.sums.weight, ctx.sums.bias
+        ctx.sums.weight = ctx.sums.bias = None
+        return weight, None if bias is None else bias.squeeze(-2), None
 
 
 class _Apply(Function):
     """One step's product; its backward adds the weight's share to the sums."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, token: Tensor, summed: Summed) -> Tensor:
-        ctx.save_for_backward(inputs, token)
-        ctx.summed = summed
-        return summed.product(inputs)
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, sums: Sums) -> Tensor:
+        ctx.save_for_backward(inputs, weight, token)
+        ctx.sums = sums
+        return _product(inputs, weight, bias)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        inputs, token = ctx.saved_tensors
-        ctx.summed.add(inputs, gradient)
-        return gradient @ ctx.summed.weight.mT, token, None
+    @once
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, Tensor, None]:
+        inputs, weight, token = ctx.saved_tensors
+        ctx.sums.add(inputs, gradient)
+        return gradient @ weight.mT if ctx.needs_input_grad[0] else None, None, None, token, None
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -101,7 +120,7 @@ def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.baddbmm(bias[:, None], inputs, weight)
 
 
-def plainly(device: torch.device) -> bool:
+def by_autograd(device: torch.device) -> bool:
     """Whether to leave all gradients to autograd: while compiling or exporting, which bring their own, and under
     autocast, which chooses a type for each product."""
     return torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
@@ -117,7 +136,7 @@ def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], 
     Returns:
         The map from `(R, I)` to `(R, O)`, or from `(M, R, I)` to `(M, R, O)`; R may differ from step to step.
     """
-    if plainly(weight.device):
+    if by_autograd(weight.device):
         return lambda inputs: _product(inputs, weight, bias)
     return Summed(weight, bias)
 

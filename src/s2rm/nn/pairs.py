@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,8 +13,21 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
+
+from s2rm.nn.over_time import once
+
+
+def exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Sparse products know no bfloat16, so autocast stays outside, forward and backward."""
+
+    @functools.wraps(function)
+    def without_autocast(ctx: Any, first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(ctx, first, *rest)
+
+    return without_autocast
+
 
 with warnings.catch_warnings():
     # The first sparse matrix of a process says that PyTorch calls them beta.
@@ -128,56 +143,63 @@ def _starts(sorted_index: Tensor, num: int) -> Tensor:
 
 class _Dot(Function):
     @staticmethod
+    @exact
     def forward(ctx: Any, a: Tensor, b: Tensor, pairs: Pairs) -> Tensor:
-        ctx.save_for_backward(a, b)
-        ctx.pairs = pairs
+        ctx.save_for_backward(a, b, *pairs)
         return torch.stack([pairs.products(x, y) for x, y in zip(a.unbind(1), b.unbind(1), strict=True)])
 
     @staticmethod
-    @once_differentiable
+    @once
+    @exact
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        a, b = ctx.saved_tensors
+        a, b, *pattern = ctx.saved_tensors
+        pairs = Pairs(*pattern)
         to_a = to_b = None
         if ctx.needs_input_grad[0]:
-            to_a = torch.stack([ctx.pairs.matrix(g) @ y for g, y in zip(gradient, b.unbind(1), strict=True)], 1)
+            to_a = torch.stack([pairs.matrix(g) @ y for g, y in zip(gradient, b.unbind(1), strict=True)], 1)
         if ctx.needs_input_grad[1]:
-            to_b = torch.stack([ctx.pairs.transposed(g) @ x for g, x in zip(gradient, a.unbind(1), strict=True)], 1)
+            to_b = torch.stack([pairs.transposed(g) @ x for g, x in zip(gradient, a.unbind(1), strict=True)], 1)
         return to_a, to_b, None
 
 
 class _Softmax(Function):
     @staticmethod
+    @exact
     def forward(ctx: Any, scores: Tensor, pairs: Pairs) -> Tensor:
         largest = torch.segment_reduce(scores.T.contiguous(), "max", offsets=pairs.row_starts, axis=0)
         shares = (scores - largest[pairs.row].T).exp_()
         shares /= pairs.row_sums(shares)
-        ctx.save_for_backward(shares)
-        ctx.pairs = pairs
+        ctx.save_for_backward(shares, *pairs)
         return shares
 
     @staticmethod
-    @once_differentiable
+    @once
+    @exact
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (shares,) = ctx.saved_tensors
+        shares, *pattern = ctx.saved_tensors
         weighted = shares * gradient
-        return weighted - shares * ctx.pairs.row_sums(weighted), None
+        return weighted - shares * Pairs(*pattern).row_sums(weighted), None
 
 
 class _Sum(Function):
     @staticmethod
+    @exact
     def forward(ctx: Any, weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
-        ctx.save_for_backward(weights, values)
-        ctx.pairs = pairs
+        ctx.save_for_backward(weights, values, *pairs)
         return torch.stack([pairs.matrix(w) @ values for w in weights], 1)
 
     @staticmethod
-    @once_differentiable
+    @once
+    @exact
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weights, values = ctx.saved_tensors
+        weights, values, *pattern = ctx.saved_tensors
+        pairs = Pairs(*pattern)
         parts = [part.contiguous() for part in gradient.unbind(1)]
         to_weights = to_values = None
         if ctx.needs_input_grad[0]:
-            to_weights = torch.stack([ctx.pairs.products(part, values) for part in parts])
+            to_weights = torch.stack([pairs.products(part, values) for part in parts])
         if ctx.needs_input_grad[1]:
-            to_values = sum(ctx.pairs.transposed(w) @ part for w, part in zip(weights, parts, strict=True))
+            to_values = torch.zeros_like(values)
+            for w, part in zip(weights, parts, strict=True):
+                to_values += pairs.transposed(w) @ part
         return to_weights, to_values, None

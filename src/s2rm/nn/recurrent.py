@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from s2rm.functional import gru_update, lstm_update
 from s2rm.nn.gates import GRUUpdate, LSTMUpdate
-from s2rm.nn.over_time import map_state, over_time, plainly
+from s2rm.nn.over_time import by_autograd, map_state, over_time
 
 
 def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
@@ -96,7 +96,7 @@ class GroupedGRUCell(GatedCell):
         return state
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
-        update = gru_update if plainly(state.device) else GRUUpdate.apply
+        update = gru_update if by_autograd(state.device) else GRUUpdate.apply
         return update(input_gates, hidden_gates, state)
 
 
@@ -121,5 +121,5 @@ class GroupedLSTMCell(GatedCell):
         return state.hidden
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
-        update = lstm_update if plainly(state.memory.device) else LSTMUpdate.apply
+        update = lstm_update if by_autograd(state.memory.device) else LSTMUpdate.apply
         return LSTMState(*update(input_gates, hidden_gates, state.memory))
