@@ -71,8 +71,8 @@ Where the time of a training step goes:
 What is done about it: all that does not depend on the state is computed for all steps at once; a weight's gradient is
 added up in place, in the product itself; the gated updates, the attention and its gate are one node of the graph each,
 with gradients written by hand that keep little and compute cheap things again. What is left is the dispatch of some
-forty small operations a step, forward, and twice as many backward. These paths refuse second derivatives, and say so, and know no `torch.func` transforms.
-While compiling, exporting or under autocast, all is left to autograd.
+forty small operations a step, forward, and twice as many backward. These paths refuse second derivatives, and say so;
+they know no `torch.func` transforms. While compiling, exporting or under autocast, all is left to autograd.
 
 Training, and this benchmark for all alike, tells the C library to keep freed memory for the next update: otherwise
 large blocks go back to the system each time, and taking them again costs time, of an `nn.LSTM` most of all. In scripts
