@@ -195,6 +195,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 def main(benchmark: Benchmark) -> None:
     """Time everything, print ratios, write JSON."""
+    torch.manual_seed(0)
     keep_freed_memory()  # as training does
     if benchmark.threads:
         torch.set_num_threads(benchmark.threads)
@@ -223,7 +224,7 @@ def main(benchmark: Benchmark) -> None:
             medians = {key: statistics.median(values[1:]) for key, values in times.items()}
             peak = peak_bytes(lambda train=train, core=core: seconds(core.run, train))
             row = {"core": name, "pass": "train" if train else "forward", **medians, "peak_bytes": peak}
-            results.append({**row, **provenance()})
+            results.append({**row, "seed": 0, **provenance()})
             ratios = [f"{medians[key] / medians['floor']:.2f}" for key in medians if key != "floor"]
             table.add_row(name, results[-1]["pass"], f"{1e3 * medians['floor']:.0f} ms", *ratios)
     Console().print(table, provenance())

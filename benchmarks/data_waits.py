@@ -52,6 +52,7 @@ def main(benchmark: DataWaits) -> None:
     gather, learn = statistics.median(gathering), statistics.median(learning)
     epoch = (gather + learn) * len(loader)
     result = {
+        "seed": settings.training.seed,
         "sequences": len(source),
         "frames": source.packed.shape[1],
         "generate_seconds": generating,

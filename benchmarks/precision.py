@@ -59,6 +59,7 @@ def main(benchmark: Precision) -> None:
             times[name].append(time.perf_counter() - start)
     last = -max(1, benchmark.updates // 5)
     result = {
+        "seed": training.seed,
         "model": benchmark.model,
         "updates": benchmark.updates,
         "seconds_an_update": {name: statistics.median(values) for name, values in times.items()},

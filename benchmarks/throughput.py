@@ -85,7 +85,7 @@ def main(benchmark: Throughput) -> None:
     }
     Console().print(result)
     if benchmark.out:
-        write_json(benchmark.out, {**result, **provenance()})
+        write_json(benchmark.out, {"seed": 0, **result, **provenance()})
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def kind(name: str) -> str:
 def main(benchmark: WhereTimeGoes) -> None:
     """Profile each core, print, write JSON."""
     keep_freed_memory()
+    torch.manual_seed(0)
     rows = []
     for name, core in cores(Benchmark(batch=benchmark.batch, steps=benchmark.steps)).items():
         for _ in range(3):
@@ -61,7 +62,7 @@ def main(benchmark: WhereTimeGoes) -> None:
         table.add_row(row["core"], *(f"{row.get(name, 0):.0%}" for name in kinds[1:]))
     Console().print(table)
     if benchmark.out:
-        write_json(benchmark.out, {"rows": rows, **provenance()})
+        write_json(benchmark.out, {"seed": 0, "rows": rows, **provenance()})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ SECTIONS = {
     "demo.json": ("The demo", "S2GRU and an LSTM scaffold of more parameters, the same wall-clock time each."),
     "pretrained": (
         "The weights that are shipped",
-        "Trained side by side, one core each, for the same time; stored, and scored here, in half precision. "
+        "Trained side by side, one core each, for the same time; stored in half precision, and scored as stored. "
         "`s2rm demo --pretrained` shows them.",
     ),
     "long-injected.json": (
@@ -70,12 +70,12 @@ Where the time of a training step goes:
 
 What is done about it: all that does not depend on the state is computed for all steps at once; a weight's gradient is
 added up in place, in the product itself; the gated updates, the attention and its gate are one node of the graph each,
-with gradients written by hand that keep little and compute cheap things again. What is left is the dispatch of some
-forty small operations a step, forward, and twice as many backward. These paths refuse second derivatives, and say so;
-they know no `torch.func` transforms. While compiling, exporting or under autocast, all is left to autograd.
+with gradients written by hand that keep little and compute cheap things again. What is left is many small operations
+a step. These paths refuse second derivatives, and say so; they know no `torch.func` transforms. While compiling,
+exporting or under autocast, all is left to autograd.
 
 Training, and this benchmark for all alike, tells the C library to keep freed memory for the next update: otherwise
-large blocks go back to the system each time, and taking them again costs time, of an `nn.LSTM` most of all. In scripts
+large blocks go back to the system each time, and taking them again costs time. In scripts
 of your own, call `s2rm.training.keep_freed_memory()`.
 
 ## Streaming, compiled and without Python
@@ -84,8 +84,8 @@ One `step` of the demo's S2GRU, ten views, batch 1:
 
 {streaming}
 
-`torch.compile(model.step)` has no graph break, and pays. `torch.compile(model.loss)` has none either, but takes minutes
-at the start for long sequences; `benchmarks/throughput.py --compile` tells what it gains on a machine. PyTorch does
+`torch.compile(model.step)` has no graph break, and pays. `torch.compile(model.loss)` has none either, but unrolls all
+steps and takes long at the start; `benchmarks/throughput.py --compile` tells what it gains on a machine. PyTorch does
 not compile its own `nn.LSTM` and `nn.GRU` unless `torch._dynamo.config.allow_rnn` is set.
 
 ```

@@ -266,8 +266,7 @@ class WholeFiles(TorchCheckpointIO):
 def keep_freed_memory() -> None:
     """Let the allocator keep what is freed, for the next update to use; on Linux, with the GNU C library.
 
-    By default it gives large blocks back to the system each time, and taking them again costs up to a tenth of an
-    update.
+    By default it gives large blocks back to the system each time, and taking them again costs time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -399,8 +398,13 @@ def provenance() -> dict[str, Any]:
     """Where a number comes from: command, commit, machine, versions."""
     project, commit = Path(__file__).parents[2], ""
     if (project / ".git").exists() and shutil.which("git"):
-        describe = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(describe, cwd=project, capture_output=True, text=True).stdout.strip()
+
+        def git(*arguments: str) -> str:
+            return subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True).stdout.strip()
+
+        # Results that one run writes do not change what the next one runs.
+        code = ("src/*.py", "experiments", "benchmarks", "constraints.txt")
+        commit = git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", *code) else "")
     return {
         "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit or "not in a git checkout",
