@@ -69,7 +69,7 @@ Where the time of a training step goes:
 {profile}
 
 What is done about it: all that does not depend on the state is computed for all steps at once; a weight's gradient is
-added up in place, in the product itself; the gated updates, the attention and its gate are one node of the graph each,
+added up in place, in the product itself; a gated cell, an attention and its gate are one node of the graph each,
 with gradients written by hand that keep little and compute cheap things again. What is left is many small operations
 a step. These paths refuse second derivatives, and say so; they know no `torch.func` transforms. While compiling,
 exporting or under autocast, all is left to autograd.

@@ -1,15 +1,15 @@
+import itertools
+
 import pytest
 import torch
 from torch.autograd import gradcheck
 
-from s2rm.functional import gru_update, lstm_update
 from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.gates import GRUUpdate, LSTMUpdate
 from s2rm.nn.local import DenseLocal
-from s2rm.nn.over_time import over_time
-from s2rm.nn.recurrent import GroupedGRUCell
+from s2rm.nn.over_time import map_state, over_time
+from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 
 
 @pytest.mark.parametrize("num_rows", [1, 1000])
@@ -22,8 +22,8 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients(num_rows):
 
     dense = DenseLocal.where(torch.where(mask[:, None], local, 0.0), mask[:, None])
     out = layer.out_over_time(num_rows)
-    attended = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads, out)
-    local_sum = dense.sum(z)
+    attended, local_sum = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads, out)
+    torch.testing.assert_close(local_sum, dense.sum(z), rtol=1e-12, atol=1e-12)
     parts = layer.gate_over_time()(attended, local_sum, layer.gate_from_local(local_sum))
     torch.testing.assert_close(layer.gate_over_time()(attended, local_sum, None), parts, rtol=1e-12, atol=1e-12)
 
@@ -37,11 +37,27 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients(num_rows):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("fused", "plain", "num_gates"), [(GRUUpdate, gru_update, 3), (LSTMUpdate, lstm_update, 4)])
-def test_fused_updates_are_the_plain_ones_with_gradients(fused, plain, num_gates):
-    given = [torch.randn(2, 3, size * 5, dtype=torch.float64, requires_grad=True) for size in (num_gates, num_gates, 1)]
-    torch.testing.assert_close(fused.apply(*given), plain(*given), rtol=1e-12, atol=1e-12)
-    assert gradcheck(fused.apply, given)
+@pytest.mark.parametrize("make", [GroupedGRUCell, GroupedLSTMCell])
+@pytest.mark.parametrize("shared", [False, True])
+def test_fused_cells_are_the_plain_ones_with_gradients(make, shared, monkeypatch):
+    cell = make(3, 4, 5, shared).double()
+    inputs = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    state = map_state(lambda part: torch.randn_like(part).requires_grad_(), cell.initial_state(2))
+    parts = [state] if make is GroupedGRUCell else list(state)
+
+    def step(inputs, *parts):
+        return cell(inputs, parts[0], parts[0] if make is GroupedGRUCell else type(state)(*parts))
+
+    def gradients():
+        after = step(inputs, *parts)
+        total = sum((part.sin() ** 2).sum() for part in (after if isinstance(after, tuple) else (after,)))
+        return total, *torch.autograd.grad(total, [inputs, *parts, *cell.parameters()])
+
+    assert gradcheck(step, (inputs, *parts))
+    fused = gradients()
+    monkeypatch.setattr("s2rm.nn.over_time.by_autograd", lambda device: True)
+    for ours, plain in zip(fused, gradients(), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_has_the_gradients_of_its_output():
@@ -49,9 +65,12 @@ def test_attention_has_the_gradients_of_its_output():
     q, k, z, weights, out = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
     shared = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     shares = torch.rand(2, 1, 4) < 0.7
-    for local in (weights, shared):
+    known = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    for local, local_sum in itertools.product((weights, shared), (known, None)):
         assert gradcheck(
-            lambda q, k, z, w, out: DenseLocal.where(w, shares).attend(q, k, z, 2, over_time(out)),
+            lambda q, k, z, w, out, known=local_sum: DenseLocal.where(w, shares).attend(
+                q, k, z, 2, over_time(out), known
+            ),
             (q, k, z, local, out),
         )
 

@@ -45,14 +45,18 @@ class DenseLocal(NamedTuple):
         z: Float[Tensor, "B J H"],
         num_heads: int,
         out: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "B I O"]:
-        """What the heads read, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`, side by side, by `out`: `(R, KH)` to `(R, O)`."""
+        local_sum: Float[Tensor, "B I H"] | None = None,
+    ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:
+        """What the heads read, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`, side by side, by `out`: `(R, KH)` to `(R, O)`; and
+        the `sum` of z, taken on the way where it is not known."""
         if isinstance(out, Summed):
             given = (q, k, z, self.weights, self.bias, out.weight, out.token)
-            return _Attend.apply(*given, out.sums, num_heads)
+            attended, together = _Attend.apply(*given, out.sums, num_heads, local_sum is None)
+            return attended, together if local_sum is None else local_sum
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
         shares = (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
-        return out((shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(0, q.shape[:2])
+        attended = out((shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(0, q.shape[:2])
+        return attended, self.sum(z) if local_sum is None else local_sum
 
 
 class SparseLocal(NamedTuple):
@@ -84,13 +88,15 @@ class SparseLocal(NamedTuple):
         z: Float[Tensor, "B J H"],
         num_heads: int,
         out: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "B I O"]:
+        local_sum: Float[Tensor, "B I H"] | None = None,
+    ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:
         """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
         shape = q.shape[:2]
+        local_sum = self.sum(z) if local_sum is None else local_sum
         q, k, z = (part.flatten(0, 1).to(self.weights.dtype) for part in (q, k, z))
         queries, keys = (part.unflatten(-1, (num_heads, -1)) for part in (q, k))
         shares = self.pairs.softmax(self.pairs.dot(queries, keys))
-        return out(self.pairs.sum(shares * self.weights, z).flatten(1)).unflatten(0, shape)
+        return out(self.pairs.sum(shares * self.weights, z).flatten(1)).unflatten(0, shape), local_sum
 
 
 Local = DenseLocal | SparseLocal
@@ -99,8 +105,9 @@ Local = DenseLocal | SparseLocal
 class _Attend(Function):
     """Attention with gradients written by hand: one node a step, few passes over memory.
 
-    All heads read the same z, so heads and rows count as one axis: `(B, I K, J) @ (B, J, H)`. What the heads read is
-    large and cheap, so the backward pass computes it again.
+    All heads read the same z, so heads and rows count as one axis: `(B, I K, J) @ (B, J, H)`. The sum without a
+    softmax, `Σ_j Z_ij z_j`, is one more head. What the heads read is large and cheap, so the backward pass computes it
+    again.
     """
 
     @staticmethod
@@ -115,35 +122,57 @@ class _Attend(Function):
         token: Tensor | None,
         sums: Sums,
         num_heads: int,
-    ) -> Tensor:
-        queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
-        shares = (queries @ keys.mT).add_(bias.unsqueeze(1))
-        batch, _, rows, columns = shares.shape
+        with_sum: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        batch, rows, columns, size = *q.shape[:2], *z.shape[1:]
+        queries, keys = (
+            part.unflatten(-1, (num_heads, -1))
+            .transpose(1, 2)
+            .reshape(batch * num_heads, -1, part.shape[-1] // num_heads)
+            for part in (q, k)
+        )
+        shares = torch.bmm(queries, keys.mT).view(batch, num_heads, rows, columns).add_(bias.unsqueeze(1))
         if columns:  # a softmax of few columns is faster by hand than PyTorch's
             shares.sub_(shares.amax(-1, keepdim=True)).exp_()
             shares.div_(shares.sum(-1, keepdim=True))
-        weights = shares.new_empty(batch, rows, num_heads, columns)
-        torch.mul(shares, local.unsqueeze(-3), out=weights.transpose(1, 2))
+        weights = shares.new_empty(batch, rows, num_heads + with_sum, columns)
+        torch.mul(shares, local.unsqueeze(-3), out=weights[:, :, :num_heads].transpose(1, 2))
+        if with_sum:
+            weights[:, :, num_heads] = local
         weights = weights.flatten(1, 2)
+        read = torch.bmm(weights, z).view(batch * rows, -1)
         ctx.save_for_backward(queries, keys, z, local, shares, weights, out, token)
         ctx.sums = sums
-        return ((weights @ z).view(batch * rows, num_heads * z.shape[-1]) @ out).view(batch, rows, out.shape[-1])
+        attended = (read[:, : num_heads * size] @ out).view(batch, rows, out.shape[-1])
+        return attended, read[:, num_heads * size :].contiguous().view(batch, rows, size) if with_sum else None
 
     @staticmethod
     @once
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, to_attended: Tensor, to_sum: Tensor | None) -> tuple[Tensor | None, ...]:
         queries, keys, z, local, shares, weights, out, token = ctx.saved_tensors
-        batch, num_heads, rows, columns = shares.shape
-        gradient = gradient.flatten(0, 1)
-        ctx.sums.add((weights @ z).view(batch * rows, num_heads * z.shape[-1]), gradient)
-        to_read = (gradient @ out.mT).view(batch, rows * num_heads, z.shape[-1])
-        to_z = weights.mT @ to_read
-        to_weights = (to_read @ z.mT).view(batch, rows, num_heads, columns).transpose(1, 2)
-        to_weights = to_weights * shares
-        to_local = to_weights.sum(1).sum_to_size(local.shape) if ctx.needs_input_grad[3] else None
-        to_scores = to_weights.mul_(local.unsqueeze(-3))
+        (batch, num_heads, rows, columns), size = shares.shape, z.shape[-1]
+        of_heads = num_heads * size
+        gradient = to_attended.flatten(0, 1)
+        ctx.sums.add(torch.bmm(weights, z).view(batch * rows, -1)[:, :of_heads], gradient)
+        to_read = gradient.new_empty(batch * rows, weights.shape[1] // rows * size)
+        torch.mm(gradient, out.mT, out=to_read[:, :of_heads])
+        if to_sum is not None:
+            to_read[:, of_heads:] = to_sum.flatten(0, 1)
+        to_read = to_read.view(batch, -1, size)
+        to_z = torch.bmm(weights.mT, to_read) if ctx.needs_input_grad[2] else None
+        to_weights = torch.bmm(to_read, z.mT).view(batch, rows, -1, columns)
+        to_scores = torch.mul(shares, to_weights[:, :, :num_heads].transpose(1, 2))
+        to_local = None
+        if ctx.needs_input_grad[3]:
+            to_local = to_scores.sum(1)
+            if to_sum is not None:
+                to_local += to_weights[:, :, num_heads]
+            to_local = to_local.sum_to_size(local.shape)
+        to_scores *= local.unsqueeze(-3)
         to_scores -= shares * to_scores.sum(-1, keepdim=True)
+        to_scores = to_scores.view(-1, rows, columns)
         to_queries, to_keys = (
-            product.transpose(1, 2).flatten(2) for product in (to_scores @ keys, to_scores.mT @ queries)
+            torch.bmm(*product).unflatten(0, (batch, num_heads)).transpose(1, 2).flatten(2)
+            for product in ((to_scores, keys), (to_scores.mT, queries))
         )
-        return to_queries, to_keys, to_z, to_local, None, None, token, None, None
+        return to_queries, to_keys, to_z, to_local, None, None, token, None, None, None

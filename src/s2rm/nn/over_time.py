@@ -32,6 +32,7 @@ class Sums:
         self.wanted = (weight, bias)
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
+        self.ones: Tensor | None = None
         self.backward_pass: int | None = None
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
@@ -45,8 +46,9 @@ class Sums:
             self.weight = _added(self.weight, inputs.mT, gradient)
         if self.wanted[1]:
             # A sum over rows as a product: it adds in place, and is the faster one.
-            ones = gradient.new_ones(1, gradient.shape[-2]).expand(*gradient.shape[:-2], 1, -1)
-            self.bias = _added(self.bias, ones, gradient)
+            if self.ones is None or self.ones.shape[-1] != gradient.shape[-2]:
+                self.ones = gradient.new_ones(*gradient.shape[:-2], 1, gradient.shape[-2])
+            self.bias = _added(self.bias, self.ones, gradient)
 
 
 def _added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

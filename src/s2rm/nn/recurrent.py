@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2rm.functional import gru_update, lstm_update
-from s2rm.nn.gates import GRUUpdate, LSTMUpdate
-from s2rm.nn.over_time import by_autograd, map_state, over_time
+from s2rm.nn.gates import GRUStep, LSTMStep
+from s2rm.nn.over_time import Summed, map_state, over_time
 
 
 def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
@@ -62,18 +62,29 @@ class GatedCell(nn.Module):
         """The cell, for use at every step of a loop."""
         from_input = over_time(self.weight_input, self.bias_input)
         from_hidden = over_time(self.weight_hidden, self.bias_hidden)
-
         shared = self.share_parameters
 
         def step(inputs: Tensor, hidden: Tensor, state: Any) -> Any:
-            gates = (from_input(by_weights(inputs, shared)), from_hidden(by_weights(hidden, shared)))
-            after = self.update(*gates, map_state(lambda part: by_weights(part, shared), state))
+            inputs, hidden = by_weights(inputs, shared), by_weights(hidden, shared)
+            state = map_state(lambda part: by_weights(part, shared), state)
+            if isinstance(from_input, Summed) and isinstance(from_hidden, Summed):
+                weights, biases, sums, tokens = (
+                    (getattr(from_input, part), getattr(from_hidden, part))
+                    for part in ("weight", "bias", "sums", "token")
+                )
+                after = self.fused_step(inputs, hidden, state, weights, biases, sums, *tokens)
+            else:
+                after = self.update(from_input(inputs), from_hidden(hidden), state)
             return map_state(lambda part: by_batch(part, self.num_modules, shared), after)
 
         return step
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Any) -> Any:
         """The next state from the gates; module first, `(M, B, ...)`."""
+        raise NotImplementedError
+
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Any, *maps: Any) -> Any:
+        """The next state by one node of the graph; module first."""
         raise NotImplementedError
 
     def forward(self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: Any) -> Any:
@@ -96,8 +107,10 @@ class GroupedGRUCell(GatedCell):
         return state
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
-        update = gru_update if by_autograd(state.device) else GRUUpdate.apply
-        return update(input_gates, hidden_gates, state)
+        return gru_update(input_gates, hidden_gates, state)
+
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Tensor, *maps: Any) -> Tensor:
+        return GRUStep.apply(inputs, hidden, state, *maps)
 
 
 class LSTMState(NamedTuple):
@@ -121,5 +134,7 @@ class GroupedLSTMCell(GatedCell):
         return state.hidden
 
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
-        update = lstm_update if by_autograd(state.memory.device) else LSTMUpdate.apply
-        return LSTMState(*update(input_gates, hidden_gates, state.memory))
+        return LSTMState(*lstm_update(input_gates, hidden_gates, state.memory))
+
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: LSTMState, *maps: Any) -> LSTMState:
+        return LSTMState(*LSTMStep.apply(inputs, hidden, state.memory, *maps))
