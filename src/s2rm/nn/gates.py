@@ -33,7 +33,10 @@ class GRUStep(Function):
         *tokens: Tensor | None,
     ) -> Tensor:
         size = carried.shape[-1]
-        input_gates, hidden_gates = _gates(inputs, hidden, weights, biases)
+        input_gates, hidden_gates = (
+            torch.baddbmm(bias[:, None], given, weight)
+            for given, weight, bias in zip((inputs, hidden), weights, biases, strict=True)
+        )
         hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
         gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
         reset, update = gates.chunk(2, -1)
@@ -74,8 +77,7 @@ class LSTMStep(Function):
         *tokens: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         size = memory.shape[-1]
-        gates, hidden_gates = _gates(inputs, hidden, weights, biases)
-        gates += hidden_gates
+        gates = torch.baddbmm((biases[0] + biases[1])[:, None], inputs, weights[0]).baddbmm_(hidden, weights[1])
         gates[..., : 2 * size].sigmoid_()
         gates[..., 2 * size : 3 * size].tanh_()
         gates[..., 3 * size :].sigmoid_()
@@ -103,16 +105,6 @@ class LSTMStep(Function):
         aten.tanh_backward.grad_input(to_g, g, grad_input=to_g)
         aten.sigmoid_backward.grad_input(to_o, o, grad_input=to_o)
         return _gradients(maps, ctx.sums, to_gates, to_gates, to_after.mul_(f))
-
-
-def _gates(
-    inputs: Tensor, hidden: Tensor, weights: tuple[Tensor, Tensor], biases: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    from_input, from_hidden = (
-        torch.baddbmm(bias[:, None], given, weight)
-        for given, weight, bias in zip((inputs, hidden), weights, biases, strict=True)
-    )
-    return from_input, from_hidden
 
 
 def _gradients(

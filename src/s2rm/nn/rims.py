@@ -84,7 +84,8 @@ class RIMsLayer(Layer):
 
     def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         rows = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
-        keys = (rows @ self.input_key).unflatten(-1, (self.input_heads, -1)).permute(1, 0, 3, 4, 2)
+        key_weight = self.input_key / math.sqrt(self.input_key_size)
+        keys = (rows @ key_weight).unflatten(-1, (self.input_heads, -1)).permute(1, 0, 3, 4, 2)
         values = (rows @ self.input_value).unflatten(-1, (self.input_heads, -1)).permute(1, 0, 3, 2, 4)
         kept = torch.tensor(
             [module not in self.masked_modules for module in range(self.num_modules)], device=inputs.device
@@ -121,7 +122,7 @@ class RIMsLayer(Layer):
     ) -> list[Tensor]:
         hidden = state[0]
         query = maps.query(hidden).unflatten(-1, (self.input_heads, -1)).transpose(1, 2)
-        scores = query @ keys / math.sqrt(self.input_key_size)
+        scores = query @ keys
         if self.selection == "zero_row":
             # The zero row's key is zero and so is its score; its value is zero and adds nothing.
             weights = nn.functional.pad(scores, (1, 0)).softmax(-1)
