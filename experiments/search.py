@@ -1,6 +1,7 @@
 """The same short search for every model: each learning rate for the same wall-clock time, by validation loss.
 
-Writes `results/search.json` after every run, so that the command goes on where it was stopped.
+Writes `results/search.json` after every run, so that the command goes on where it was stopped; several with different
+models may run at once.
 """
 
 from __future__ import annotations
@@ -41,22 +42,24 @@ class Search:
 
 def main(search: Search) -> None:
     """Train what is missing, write."""
-    rows: list[dict[str, Any]] = json.loads(search.out.read_text())["rows"] if search.out.is_file() else []
-    done = {(row["model"], row["learning_rate"]) for row in rows}
+
+    def found() -> list[dict[str, Any]]:
+        return json.loads(search.out.read_text())["rows"] if search.out.is_file() else []
+
     # A rate for all models before the next, so that a search that is cut short is still a fair one.
     for rate in sorted(search.learning_rates, reverse=True):
         for model in search.models:
-            if (model, rate) in done:
+            if (model, rate) in {(row["model"], row["learning_rate"]) for row in found()}:
                 continue
             training = Training(
                 learning_rate=rate, gradient_norm=1.0, epochs=10_000, minutes=search.minutes, seed=search.seed
             )
             settings = Settings(model, training=training, world=preset(search.size))
             run = Run.finished(search.runs / f"{model}-{rate:g}", settings)
-            rows.append({"model": model, "learning_rate": rate, **run.summary()})
-            write_json(search.out, {**provenance(), "rows": rows})
+            row = {"model": model, "learning_rate": rate, **run.summary()}
+            write_json(search.out, {**provenance(), "rows": [*found(), row]})
     for model in search.models:
-        best = min((row for row in rows if row["model"] == model), key=lambda row: row["val_loss"])
+        best = min((row for row in found() if row["model"] == model), key=lambda row: row["val_loss"])
         Console().print(f"{model}: {best['learning_rate']:g}, validation loss {best['val_loss']:.4f}")
 
 
