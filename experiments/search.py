@@ -6,7 +6,6 @@ models may run at once.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 import tyro
 from rich.console import Console
 
+from common import read
 from s2rm.models.world_model import write_json
 from s2rm.runs import ModelName, Run, Settings
 from s2rm.tasks.bouncing_balls import preset
@@ -44,7 +44,7 @@ def main(search: Search) -> None:
     """Train what is missing, write."""
 
     def found() -> list[dict[str, Any]]:
-        return json.loads(search.out.read_text())["rows"] if search.out.is_file() else []
+        return read(search.out).get("rows", [])  # type: ignore[no-any-return]
 
     # A rate for all models before the next, so that a search that is cut short is still a fair one.
     for rate in sorted(search.learning_rates, reverse=True):

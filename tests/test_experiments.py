@@ -8,46 +8,96 @@ from pathlib import Path
 import pytest
 import torch
 
-from s2rm.runs import pretrained
+from s2rm.runs import Run, pretrained
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def run(recipe, *options):
+    """Run a recipe on the tiny world, for a blink."""
+    command = [sys.executable, EXPERIMENTS / recipe, "--size", "tiny", "--minutes", "0.003", *map(str, options)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_family_is_trained_with_what_was_found_and_goes_on_where_it_was(tmp_path):
     found = [{"model": "lstm", "learning_rate": rate, "val_loss": rate} for rate in (5e-4, 1e-3)]
     (tmp_path / "search.json").write_text(json.dumps({"rows": found}))
-    command = [sys.executable, EXPERIMENTS / "family.py", "--size", "tiny", "--minutes", "0.003", "--runs", tmp_path]
-    command += ["--search", tmp_path / "search.json", "--out", tmp_path / "out.json", "--models", "lstm", "tto"]
     results = []
-    for seeds in ("1", "2"):
-        subprocess.run([*command, "--seeds", seeds], check=True, capture_output=True, timeout=300)
+    for seeds in (1, 2):
+        run(
+            "family.py", "--runs", tmp_path, "--search", tmp_path / "search.json", "--out", tmp_path / "out.json",
+            "--models", "lstm", "tto", "--fractions", 0.3, 1.0, "--figures", tmp_path / "figures", "--seeds", seeds,
+        )  # fmt: skip
         results.append(json.loads((tmp_path / "out.json").read_text()))
     first, both = results
-    assert [(run["model"], run["seed"], run["learning_rate"]) for run in both["runs"]] == [
-        ("lstm", 0, 5e-4), ("tto", 0, 2e-3), ("lstm", 1, 5e-4),
+    assert [(run["label"], run["seed"], run["learning_rate"]) for run in both["runs"]] == [
+        ("LSTM", 0, 5e-4), ("TTO", 0, 2e-3), ("LSTM", 1, 5e-4),
     ]  # fmt: skip
     assert both["runs"][:2] == first["runs"], "nothing was trained again"
     assert {"command", "commit", "hardware"} <= both.keys()
     trivial = {(name, seed) for name in ("static scene", "last seen") for seed in (0, 1)}
-    scored = {(row["predictor"], row["seed"]) for row in both["rows"]}
-    assert scored == {("LSTM", 0), ("TTO", 0), ("LSTM", 1)} | trivial
+    rows = [(row["predictor"], row["seed"], row["balls"], row["views"]) for row in both["rows"]]
+    assert {row[:2] for row in rows} == {("LSTM", 0), ("TTO", 0), ("LSTM", 1)} | trivial
+    assert len(rows) == len(set(rows)) == 7 * 6 * 2
+    for name in ("one-step", "f1", "balanced-accuracy", "reliability"):
+        assert is_png(tmp_path / "figures" / f"{name}.png")
+
+
+def test_rollouts_are_of_the_runs_of_the_family(tmp_path):
+    options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--figures", tmp_path / "figures"]
+    run("rollouts.py", *options, "--models", "s2gru", "lstm", "--balls", 1, 5, "--out", tmp_path / "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert {(row["predictor"], row["balls"], len(row["f1"])) for row in rows} == {
+        (name, balls, 25) for name in ("S2GRU", "LSTM", "static scene", "last seen") for balls in (1, 5)
+    }
+    assert (tmp_path / "s2gru-0" / "summary.json").is_file()
+    for name in ("rollout-1", "rollout-5", "rollout-f1"):
+        assert is_png(tmp_path / "figures" / f"{name}.png")
+
+
+def test_ablations_leave_one_term_out_each(tmp_path):
+    options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--figures", tmp_path / "figures"]
+    run("ablations.py", *options, "--balls", 1, "--fractions", 0.5, 1.0, "--out", tmp_path / "out.json")
+    runs = [run["label"] for run in json.loads((tmp_path / "out.json").read_text())["runs"]]
+    assert runs == ["all terms", *(f"without {term}" for term in (
+        "input local", "input nonlocal", "intercell local", "intercell nonlocal"
+    ))]  # fmt: skip
+    assert Run.open(tmp_path / "without-input-local-0").load_model().ablate == {"input_local"}
+    assert is_png(tmp_path / "figures" / "ablations.png")
+
+
+def test_the_long_budget_compares_with_and_without_injected_positions(tmp_path):
+    run("long.py", "--runs", tmp_path, "--search", tmp_path / "none.json", "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in result["runs"]] == ["S2GRU", "S2GRU kernel only", "RIMs", "LSTM"]
+    assert {row["predictor"] for row in result["rows"]} == {
+        "S2GRU", "S2GRU kernel only", "RIMs", "LSTM", "static scene", "last seen",
+    }  # fmt: skip
+    assert not Run.open(tmp_path / "s2gru-kernel-only-0").load_model().inject_positions
+
+
+def test_enclaves_share_the_arena(tmp_path):
+    command = [sys.executable, EXPERIMENTS / "enclaves.py", "--out", tmp_path / "out.json", "--figures", tmp_path]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    result = json.loads((tmp_path / "out.json").read_text())
+    shares = result["share_of_the_arena"]
+    assert len(shares) == 10
+    assert max(shares) <= result["pixels_that_some_module_sees"] <= 1
+    assert result["modules_that_see_a_pixel"] == pytest.approx(sum(shares), rel=1e-5)
+    assert is_png(tmp_path / "enclaves.png")
+    assert is_png(tmp_path / "interaction-graph.png")
 
 
 def test_the_search_tries_all_and_goes_on_where_it_was(tmp_path):
-    command = [
-        sys.executable,
-        EXPERIMENTS / "search.py",
-        "--size",
-        "tiny",
-        "--minutes",
-        "0.003",
-        "--models",
-        "lstm",
-        "tto",
-    ]
-    command += ["--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--learning-rates"]
     for rates in (["1e-3"], ["1e-3", "2e-3"]):
-        subprocess.run([*command, *rates], check=True, capture_output=True, timeout=300)
+        run(
+            "search.py", "--models", "lstm", "tto", "--runs", tmp_path / "runs", "--out", tmp_path / "out.json",
+            "--learning-rates", *rates,
+        )  # fmt: skip
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert sorted((row["model"], row["learning_rate"]) for row in rows) == [
         ("lstm", 1e-3), ("lstm", 2e-3), ("tto", 1e-3), ("tto", 2e-3),
@@ -121,4 +171,7 @@ def test_every_recipe_is_tested():
     benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
-    assert recipes == {"family.py", "page.py", "pretrained.py", "removed_modules.py", "search.py"}
+    assert recipes == {
+        "ablations.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "pretrained.py",
+        "removed_modules.py", "rollouts.py", "search.py",
+    }  # fmt: skip

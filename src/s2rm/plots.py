@@ -15,7 +15,7 @@ from s2rm.evaluation import Rollouts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#0f7b6c")
+COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c0392b", "#4a4a4a")
 TRIVIAL = {"static scene": "#9b9a97", "last seen": "#b8a58c"}
 LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
 
@@ -67,40 +67,96 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
 
 
 def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on: int) -> Figure:
-    """F1, balanced accuracy and log-likelihood against the number of balls (Figure 4)."""
+    """F1, balanced accuracy and log-likelihood against the number of balls, and their range over seeds (Figure 4)."""
     made, (panels,) = figure(1, 3, 10.5, 3.4)
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    rows = [row for row in rows if row["views"] == views]
     for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
-        for name in names:
-            points = [(row["balls"], row[metric]) for row in rows if (row["predictor"], row["views"]) == (name, views)]
-            dashes = "--" if name in TRIVIAL else "-"
-            axes.plot(*zip(*points, strict=True), dashes, marker="o", ms=4, color=colour(name, names), label=name)
+        _lines(axes, rows, "balls", metric)
         axes.axvline(trained_on, color="#dddddd", zorder=0)
         axes.set(xlabel="moving balls", title=label)
     panels[0].legend(frameon=False, fontsize=8)
     return _plain(made)
 
 
-def heat_maps(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
-    """A metric over numbers of balls and fractions of views, a panel for each predictor (Figures 20 and 21)."""
+def scores_by_views(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """A metric against the fraction of views, a panel for each number of balls (Figure 6)."""
+    numbers = sorted({row["balls"] for row in rows})
+    made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 0.4, 3.4)
+    for axes, number in zip(panels, numbers, strict=True):
+        _lines(axes, [row for row in rows if row["balls"] == number], "views", metric)
+        axes.set(xlabel="fraction of views", title=balls(number))
+    panels[0].set_ylabel(LABELS[metric])
+    panels[0].legend(frameon=False, fontsize=7)
+    return _plain(made)
+
+
+def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], across: str, metric: str) -> None:
+    """A line for each predictor: the mean over the rows of a point, and a band for their range."""
     names = list(dict.fromkeys(row["predictor"] for row in rows))
-    balls = sorted({row["balls"] for row in rows})
+    for name in names:
+        points: dict[float, list[float]] = {}
+        for row in rows:
+            if row["predictor"] == name:
+                points.setdefault(row[across], []).append(row[metric])
+        x, values, shade = sorted(points), [points[at] for at in sorted(points)], colour(name, names)
+        means = [sum(some) / len(some) for some in values]
+        axes.plot(x, means, "--" if name in TRIVIAL else "-", marker="o", ms=4, color=shade, label=name)
+        axes.fill_between(x, [min(some) for some in values], [max(some) for some in values], color=shade, alpha=0.2)
+
+
+def heat_maps(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """A metric over numbers of balls and fractions of views, a panel for each predictor; the mean over seeds.
+
+    Source:
+        S2RM, Figures 20 and 21.
+    """
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    numbers = sorted({row["balls"] for row in rows})
     views = sorted({row["views"] for row in rows})
-    made, (panels,) = figure(1, len(names), 3.1 * len(names) + 0.6, 2.9)
+    columns = min(5, len(names))
+    lines = -(-len(names) // columns)
+    made, panels = figure(lines, columns, 3.1 * columns + 0.6, 2.9 * lines)
     lowest, highest = min(row[metric] for row in rows), max(row[metric] for row in rows)
-    for axes, name in zip(panels, names, strict=True):
-        scores = {(row["balls"], row["views"]): row[metric] for row in rows if row["predictor"] == name}
-        grid = [[scores[number, fraction] for fraction in views] for number in balls]
+    for axes, name in zip(panels.flat, names, strict=False):
+        scores: dict[tuple[int, float], list[float]] = {}
+        for row in rows:
+            if row["predictor"] == name:
+                scores.setdefault((row["balls"], row["views"]), []).append(row[metric])
+        grid = [[sum(some) / len(some) for some in (scores[number, part] for part in views)] for number in numbers]
         image = axes.imshow(grid, vmin=lowest, vmax=highest, cmap="viridis", aspect="auto", origin="lower")
         for y, line in enumerate(grid):
             for x, score in enumerate(line):
                 shade = "black" if score > (lowest + highest) / 2 else "white"
                 axes.text(x, y, f"{score:.2f}".lstrip("0"), ha="center", va="center", fontsize=6, color=shade)
         axes.set_xticks(range(len(views)), [f"{fraction:g}" for fraction in views], fontsize=7)
-        axes.set_yticks(range(len(balls)), [str(number) for number in balls], fontsize=7)
+        axes.set_yticks(range(len(numbers)), [str(number) for number in numbers], fontsize=7)
         axes.set(xlabel="fraction of views", ylabel="moving balls", title=name)
-    made.colorbar(image, ax=list(panels), label=LABELS[metric], shrink=0.9)
+    for axes in panels.flat[len(names) :]:
+        axes.axis("off")
+    made.colorbar(image, ax=list(panels.flat), label=LABELS[metric], shrink=0.9 / lines)
     return made
+
+
+def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """How often pixels are 1 against their probability, a panel for each number of balls; the first seed, all views.
+
+    `rows` are those of `one_step_table`; a point is a tenth of the probabilities that holds at least 0.01 % of pixels.
+    """
+    rows = [row for row in rows if row["views"] == 1]
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    numbers = sorted({row["balls"] for row in rows})[::2]
+    made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 0.4, 3.4)
+    for axes, number in zip(panels, numbers, strict=True):
+        axes.plot([0, 1], [0, 1], color="#dddddd", zorder=0)
+        for name in names:
+            first = next(row for row in rows if (row["predictor"], row["balls"]) == (name, number))
+            points = [point[:2] for point in first["reliability"] if point[2] >= 1e-4]
+            dashes = "--" if name in TRIVIAL else "-"
+            axes.plot(*zip(*points, strict=True), dashes, marker=".", color=colour(name, names), label=name)
+        axes.set(xlabel="probability", title=balls(number))
+    panels[0].set_ylabel("how often 1")
+    panels[0].legend(frameon=False, fontsize=7)
+    return _plain(made)
 
 
 def removed_modules(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -15,7 +15,7 @@ from tyro.conf import Suppress
 
 from s2rm.evaluation import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
 from s2rm.models.gqn import GQN
-from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC
+from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC, Term
 from s2rm.models.world_model import WorldModel, load, write_whole
 from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
 from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history, provenance
@@ -55,6 +55,8 @@ class Settings:
     """shortest wavelength of the positional embedding, pixels"""
     longest: float = 384.0
     """bound of its longest wavelength, pixels"""
+    ablate: tuple[Term, ...] = ()
+    """S2RM only: terms of its attentions to switch off"""
     training: Training = field(default_factory=Training)
     """how to train"""
     world: Annotated[BallsWorld, Suppress] = field(default_factory=lambda: preset("small"))
@@ -72,8 +74,8 @@ class Settings:
         }
         if self.model not in SPATIAL:
             return GQN(core=self.model, **shared)
-        extent = [[0.0, float(self.world.arena)]] * 2
-        return SPATIAL[self.model](extent=extent, inject_positions=self.inject_positions, **shared)
+        own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
+        return SPATIAL[self.model](extent=[[0.0, float(self.world.arena)]] * 2, **own, **shared)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Run:
             )
         try:
             training, world = Training(**config.pop("training")), BallsWorld(**config.pop("world"))
+            config["ablate"] = tuple(config.get("ablate", ()))
             return cls(folder, Settings(training=training, world=world, **config))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,8 @@ from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.views import Views
 
-TERMS = ("input_local", "input_nonlocal", "intercell_local", "intercell_nonlocal")
+Term = Literal["input_local", "input_nonlocal", "intercell_local", "intercell_nonlocal"]
+TERMS: tuple[Term, ...] = get_args(Term)
 DENSE_PAIRS = 128 * 128
 """up to so many pairs of modules and views a step, computing all is faster than picking those that interact"""
 

@@ -1,0 +1,43 @@
+"""Figure 6: S2GRU without the local or the non-local term of either attention, by share of the views.
+
+Writes `results/ablations.json` after every run, so that the command goes on where it was stopped, and the figure. Every
+run trains for the same wall-clock time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from common import Recipe, draw, read
+from s2rm import plots
+from s2rm.evaluation import FRACTIONS
+from s2rm.models.s2rm import TERMS
+
+
+@dataclass(frozen=True)
+class Ablations(Recipe):
+    """What to run."""
+
+    runs: Path = Path("runs/ablations")
+    """where the run folders are"""
+    balls: tuple[int, ...] = (1, 3, 6)
+    """numbers of moving balls"""
+    fractions: tuple[float, ...] = FRACTIONS
+    """shares of the views that are seen"""
+    out: Path = Path("results/ablations.json")
+    """the scores"""
+
+
+def main(recipe: Ablations) -> None:
+    """Train and score what is missing, write, draw."""
+    for term in (None, *TERMS):
+        label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
+        recipe.add(recipe.out, label, "s2gru", balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
+    draw(recipe.figures, ablations=plots.png(plots.scores_by_views(read(recipe.out)["rows"], "balanced_accuracy")))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Ablations))

@@ -1,0 +1,65 @@
+"""Figure 5: where in the arena each module of a trained S2RM listens and answers.
+
+Writes `results/enclaves.json`, what the modules share, and the pictures of the enclaves and of who hears whom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from common import draw
+from s2rm import S2RM, plots
+from s2rm.models.world_model import write_json
+from s2rm.runs import PRETRAINED, Run
+from s2rm.training import provenance
+
+
+@dataclass(frozen=True)
+class Enclaves:
+    """Whose enclaves."""
+
+    run: Path = PRETRAINED / "s2gru"
+    """run folder of an S2RM; the shipped one unless given"""
+    out: Path = Path("results/enclaves.json")
+    """the shares"""
+    figures: Path = Path("docs/figures")
+    """where the pictures go"""
+
+
+def main(recipe: Enclaves) -> None:
+    """Look, write, draw."""
+    run = Run.open(recipe.run)
+    model, arena = run.load_model(), run.settings.world.arena
+    if not isinstance(model, S2RM):
+        raise SystemExit(f"enclaves: expected a run of an S2RM, got {run.label}; only these have modules in places")
+    line = torch.arange(arena, dtype=torch.float32)
+    with torch.no_grad():
+        weights = model.enclaves(torch.cartesian_prod(line, line)).unflatten(1, (arena, arena))
+        kernel = model.interaction_graph()
+    reached = (weights > 0).float()
+    write_json(
+        recipe.out,
+        {
+            "run": run.summary(),
+            **provenance(),
+            "seed": run.settings.training.seed,
+            "share_of_the_arena": reached.mean((1, 2)).tolist(),
+            "pixels_that_some_module_sees": float(reached.amax(0).mean()),
+            "modules_that_see_a_pixel": float(reached.sum(0).mean()),
+            "pairs_that_hear_each_other": int((kernel.triu(1) > 0).sum()),
+            "pairs": len(kernel) * (len(kernel) - 1) // 2,
+        },
+    )
+    draw(
+        recipe.figures,
+        enclaves=plots.png(plots.enclaves(weights)),
+        interaction_graph=plots.png(plots.interaction_graph(kernel, weights)),
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Enclaves))

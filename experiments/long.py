@@ -1,0 +1,47 @@
+"""The long budget: S2GRU with and without injected positions, RIMs and LSTM, as long as can be had.
+
+Writes `results/long.json` after every run, so that the command goes on where it was stopped, a run from its last
+checkpoint. The paper's encoders and its world are `--codec cnn --size paper`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from common import Recipe
+from s2rm.runs import ModelName
+
+KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
+    "S2GRU": ("s2gru", {}),
+    "S2GRU kernel only": ("s2gru", {"inject_positions": False}),
+    "RIMs": ("rims", {}),
+    "LSTM": ("lstm", {}),
+}
+
+
+@dataclass(frozen=True)
+class Long(Recipe):
+    """What to run."""
+
+    minutes: float = 60.0
+    """wall-clock budget for training each model"""
+    runs: Path = Path("runs/long")
+    """where the run folders are"""
+    codec: Literal["cnn", "mlp"] = "mlp"
+    """encoder and decoder: the paper's, or small ones for CPUs"""
+    out: Path = Path("results/long.json")
+    """the scores: 1 to 6 balls, all and 30 % of the views"""
+
+
+def main(recipe: Long) -> None:
+    """Train and score what is missing, write."""
+    for label, (model, settings) in KINDS.items():
+        recipe.add(recipe.out, label, model, fractions=(0.3, 1.0), codec=recipe.codec, **settings)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Long))

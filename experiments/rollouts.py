@@ -1,0 +1,66 @@
+"""Figures 3 and 15 to 19: closed-loop rollouts of S2GRU, RIMs, RMC and LSTM with 1 to 6 balls.
+
+Writes `results/rollouts.json`, the F1 of whole frames at each step, and a picture for each number of balls. The runs
+are those of `family.py`, seed 0; what is not trained yet is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.progress import track
+
+from common import Recipe, draw
+from s2rm import plots
+from s2rm.evaluation import NUM_BALLS, PROMPT_STEPS, ROLLOUT_STEPS, roll_out
+from s2rm.models.world_model import write_json
+from s2rm.runs import ModelName, trivial_predictors
+from s2rm.tasks.bouncing_balls import preset
+from s2rm.training import provenance
+
+
+@dataclass(frozen=True)
+class RolloutsRecipe(Recipe):
+    """What to roll out."""
+
+    models: tuple[ModelName, ...] = ("s2gru", "rims", "rmc", "lstm")
+    """whom"""
+    balls: tuple[int, ...] = NUM_BALLS
+    """numbers of moving balls"""
+    sequences: int = 100
+    """test sequences for each"""
+    out: Path = Path("results/rollouts.json")
+    """the scores"""
+
+
+def main(recipe: RolloutsRecipe) -> None:
+    """Train what is missing, roll out, write, draw."""
+    runs = [recipe.run(model) for model in recipe.models]
+    models, trivial = {run.label: run.load_model() for run in runs}, trivial_predictors(runs)
+    rows, pictures = [], {}
+    for number in track(recipe.balls, "Rolling out"):
+        rollouts = roll_out(models, trivial, preset(recipe.size), recipe.sequences, number, seed=0)
+        rows += [{"predictor": name, "balls": number, "f1": line} for name, line in rollouts.f1().items()]
+        pictures[f"rollout_{number}"] = plots.png(plots.rollout_strip(rollouts, 0, range(0, ROLLOUT_STEPS, 3)))
+    scores = {
+        plots.balls(number): {row["predictor"]: row["f1"] for row in rows if row["balls"] == number}
+        for number in recipe.balls
+    }
+    write_json(
+        recipe.out,
+        {
+            "runs": {run.label: run.summary() for run in runs},
+            "sequences": recipe.sequences,
+            "prompt": PROMPT_STEPS,
+            "seed": 0,
+            **provenance(),
+            "rows": rows,
+        },
+    )
+    draw(recipe.figures, **pictures, rollout_f1=plots.png(plots.rollout_scores(scores)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(RolloutsRecipe))
