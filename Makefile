@@ -26,8 +26,12 @@ test: setup
 results: setup
 	$(BIN)/python experiments/search.py
 	$(BIN)/python experiments/family.py
+	$(BIN)/python experiments/rollouts.py
+	$(BIN)/python experiments/ablations.py
+	$(BIN)/python experiments/long.py
 	$(BIN)/python experiments/pretrained.py
 	$(BIN)/python experiments/removed_modules.py
+	$(BIN)/python experiments/enclaves.py
 	$(BIN)/python experiments/page.py
 
 results-page: setup

@@ -167,11 +167,42 @@ def test_the_results_page_is_what_the_results_say():
     assert made.returncode == 0, made.stderr
 
 
+def test_claims_are_decided_by_the_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import claims
+
+    def rows(**scores):
+        return [
+            {"predictor": name.replace("_", " "), "balls": balls, "views": views, "seed": seed, "f1": score - 1 + views}
+            for name, seeds in scores.items()
+            for seed, score in enumerate(seeds)
+            for balls in (1, 2)
+            for views in (0.3, 1.0)
+        ]
+
+    def decided(decide, **scores):
+        claim = claims.Claim("", "", "", decide)
+        return claims.verdict(claim, {"rows": rows(static_scene=[0.1], last_seen=[0.2], **scores)})
+
+    others = {"RMC": [0.5], "LSTM": [0.1], "GRU": [0.4]}
+    above = claims.above_all("f1", 1.0)
+    assert decided(above, S2GRU=[0.8, 0.9], RIMs=[0.6, 0.7], **others) == (
+        claims.HOLDS, "the least margin of the means is +0.200, over RIMs at 1 ball; in this time LSTM learned the "
+        "static scene and no more",
+    )  # fmt: skip
+    assert decided(above, S2GRU=[0.8, 0.9], RIMs=[0.6, 0.85], **others)[0] == claims.UNDECIDED, "the seeds overlap"
+    assert decided(above, S2GRU=[0.6], RIMs=[0.7], **others)[0] == claims.NOT
+    assert decided(above, S2GRU=[0.8], **others) == (claims.UNDECIDED, "not run yet: RIMs")
+    assert claims.verdict(claims.CLAIMS[0], None) == (claims.UNDECIDED, "not run yet")
+    assert decided(claims.above_the_trivial, S2GRU=[0.3])[0] == claims.HOLDS
+    assert decided(claims.above_the_trivial, S2GRU=[0.15])[0] == claims.NOT
+
+
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "pretrained.py",
+        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "pretrained.py",
         "removed_modules.py", "rollouts.py", "search.py",
     }  # fmt: skip
