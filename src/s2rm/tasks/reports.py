@@ -1,0 +1,109 @@
+"""What sensors reported: one row for each sensor and time step, in the user's own units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGITUDES, LATITUDES = ("lon", "longitude", "lng", "long"), ("lat", "latitude")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table mean what.
+
+    Raises:
+        ValueError: no position, no values, a column named twice, or a direction or covariate that is none.
+    """
+
+    time: str
+    """when"""
+    position: tuple[str, ...]
+    """where: longitude and latitude in degrees, or planar coordinates of any unit"""
+    values: tuple[str, ...]
+    """what is measured and forecast"""
+    sensor: str | None = None
+    """who reports; without it each place is a sensor"""
+    covariates: tuple[str, ...] = ()
+    """what is known of a place and does not change, such as altitude"""
+    circular: tuple[str, ...] = ()
+    """those of the values that are directions in degrees"""
+    step: str = "1h"
+    """the time step, as pandas writes durations; reports are binned to it"""
+
+    def __post_init__(self) -> None:
+        for name in ("position", "values"):
+            if not getattr(self, name):
+                raise ValueError(f"columns: expected at least one column for {name}, got none; name it")
+        named = [self.time, *self.position, *self.values, *self.covariates, *([self.sensor] if self.sensor else [])]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"columns: {', '.join(twice)} named twice; a column has one meaning")
+        unknown = [name for name in self.circular if name not in self.values]
+        if unknown:
+            raise ValueError(f"columns: circular must be among the values, {list(self.values)}, got {unknown}")
+
+    @property
+    def on_the_globe(self) -> bool:
+        """Whether positions are longitude and latitude in degrees, by the names of the columns, in this order."""
+        names = [name.lower() for name in self.position]
+        return len(names) == 2 and names[0] in LONGITUDES and names[1] in LATITUDES
+
+
+@dataclass(frozen=True, eq=False)
+class Reports:
+    """Reports, sorted by step and then by sensor; at most one of a sensor at a step.
+
+    R reports, C values, n coordinates, F covariates, T steps, S sensors.
+    """
+
+    columns: Columns
+    start: np.datetime64
+    """when step 0 begins, UTC"""
+    num_steps: int
+    """T; the last steps may be without reports"""
+    sensors: tuple[str, ...]
+    """names, of length S"""
+    step: NDArray[np.int64]
+    """`(R,)`, 0 to T-1"""
+    sensor: NDArray[np.int64]
+    """`(R,)`, 0 to S-1"""
+    positions: NDArray[np.float64]
+    """`(R, n)`, in the user's units"""
+    values: NDArray[np.float32]
+    """`(R, C)`, in the user's units; NaN where not measured, never all of a row"""
+    covariates: NDArray[np.float32]
+    """`(R, F)`, in the user's units; NaN where not known"""
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @cached_property
+    def step_length(self) -> np.timedelta64:
+        """The time step."""
+        import pandas as pd
+
+        return pd.Timedelta(self.columns.step).to_timedelta64()
+
+    @property
+    def times(self) -> NDArray[np.datetime64]:
+        """`(T,)`: when each step begins, UTC."""
+        return self.start + np.arange(self.num_steps) * self.step_length
+
+    def where(self, rows: NDArray[np.bool_]) -> Reports:
+        """Only these rows, of the same steps and sensors."""
+        names = ("step", "sensor", "positions", "values", "covariates")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def between(self, first: int, last: int) -> Reports:
+        """The steps from `first` to before `last`; step `first` becomes step 0."""
+        few: Any = self.where((self.step >= first) & (self.step < last))
+        return replace(few, step=few.step - first, start=self.times[first], num_steps=last - first)
+
+    def of(self, sensors: NDArray[np.bool_]) -> Reports:
+        """What these sensors, bool `(S,)`, reported."""
+        return self.where(sensors[self.sensor])
