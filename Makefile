@@ -7,7 +7,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,onnx,docs,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,onnx,docs,test]'
 	touch $@
 
 demo: setup

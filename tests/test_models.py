@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
-from s2rm import GQN, Episode, Views, load
+from s2rm import GQN, S2GRU, Episode, Views, load
 from s2rm.models.s2rm import TERMS
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 
@@ -550,3 +550,27 @@ def test_lstm_scaffold_sums_its_views():
     assert tree_map(torch.is_tensor, zeros.memory) == (True, True)
     with pytest.raises(ValueError, match="GQN: core must be one of"):
         make_gqn(core="other")
+
+
+@pytest.mark.parametrize("make", [S2GRU, GQN])
+def test_a_model_that_corrects_starts_at_the_guess_and_learns_from_its_context(make):
+    model = make(value_shape=(2,), num_coordinates=2, likelihood="gaussian", context_size=3, corrects=True)
+    views = Views(torch.rand(2, 4, 3, 2), torch.randn(2, 4, 3, 2))
+    context = torch.randn(2, 4, 3, 3)
+    predicted = model.predict(model.observe(views), views.positions, context)
+    torch.testing.assert_close(predicted.mean, context[..., :2])
+    episode = Episode(views, context=context)
+    whole = model.loss(episode)
+    torch.testing.assert_close(model.loss(episode, recompute=2), whole)
+    other = Episode(views, context=torch.cat([context[:, :1] + 1, context[:, 1:]], 1))
+    torch.testing.assert_close(model.loss(other), whole, msg="the context of step 0 is of no target")
+    whole.backward()
+    assert model.correction.grad.abs().sum() > 0
+    (ahead,) = model.rollout(views, views.positions[:, -1], 1, context=context[:, -1:])
+    torch.testing.assert_close(ahead.mean, context[:, -1, :, :2])
+    with pytest.raises(ValueError, match=r"expected context of shape \(2, 4, 3, 3\), got None"):
+        model.predict(model.observe(views), views.positions)
+    with pytest.raises(ValueError, match="context must begin with"):
+        Episode(views, context=context[:, :2])
+    with pytest.raises(ValueError, match="needs likelihood"):
+        make(value_shape=(2,), num_coordinates=2, likelihood="gaussian", context_size=1, corrects=True)

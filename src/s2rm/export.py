@@ -27,13 +27,15 @@ class StreamingStep(nn.Module):
         model: any model but the oracle.
 
     Raises:
-        ValueError: the model is the oracle, which cannot stream.
+        ValueError: the model is the oracle, which cannot stream, or takes context.
     """
 
     def __init__(self, model: WorldModel):
         super().__init__()
         if model.is_oracle:
             raise ValueError("export: the oracle sees the step that it predicts and cannot stream; take another model")
+        if model.context_size:
+            raise ValueError("export: a model that takes context cannot be exported yet; make one without")
         self.model = model
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:

@@ -155,13 +155,15 @@ class Episode:
     Args:
         views: what the model sees, `(B, T+1, A, ...)`.
         targets: what it is to predict, `(B, T+1, Q, ...)`. Default: the views themselves.
+        context: what else is known of each target before it is seen, `(B, T+1, Q, F)`, for models that take context.
 
     Raises:
-        ValueError: targets of another batch or length; fewer than two time steps.
+        ValueError: targets of another batch or length; context of other targets; fewer than two time steps.
     """
 
     views: Views
     targets: Views = None  # type: ignore[assignment]
+    context: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.targets is None:
@@ -172,18 +174,29 @@ class Episode:
                 f"Episode: targets must have the (batch, time) of the views, {tuple(expected)}, "
                 f"got {tuple(self.targets.positions.shape[:2])}; cut both to the same steps"
             )
+        if self.context is not None and self.context.shape[:-1] != self.targets.mask.shape:
+            raise ValueError(
+                f"Episode: context must begin with the (batch, time, targets) of the targets, "
+                f"{tuple(self.targets.mask.shape)}, got shape {tuple(self.context.shape)}; give one row to each target"
+            )
         if self.views.num_steps < 2:
             raise ValueError(
                 f"Episode: one-step prediction needs at least 2 time steps, got {self.views.num_steps}; "
                 "give a longer sequence"
             )
 
+    def to_predict(self, start: int | None, stop: int | None) -> tuple[Views, Tensor | None]:
+        """The targets of these steps, and their context."""
+        return self.targets.steps(start, stop), None if self.context is None else self.context[:, start:stop]
+
     def rows(self, rows: list[int]) -> Episode:
         """The episodes of these rows of the batch."""
         views = self.views.rows(rows)
-        return Episode(views, views if self.targets is self.views else self.targets.rows(rows))
+        targets = views if self.targets is self.views else self.targets.rows(rows)
+        return Episode(views, targets, None if self.context is None else self.context[rows])
 
     def to(self, *args, **kwargs) -> Episode:
         """The same episode on another device or with another float dtype, as `Tensor.to`."""
         views = self.views.to(*args, **kwargs)
-        return Episode(views, views if self.targets is self.views else self.targets.to(*args, **kwargs))
+        targets = views if self.targets is self.views else self.targets.to(*args, **kwargs)
+        return Episode(views, targets, None if self.context is None else self.context.to(*args, **kwargs))

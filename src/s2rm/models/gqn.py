@@ -66,6 +66,8 @@ class GQN(WorldModel):
         likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
         codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape). Default: "cnn" where
             views have two or three axes, else "mlp".
+        context_size: F, what else is known of each query.
+        corrects: predict corrections to a guess, the first entries of the context.
 
     Raises:
         ValueError: an argument out of its range.
@@ -86,6 +88,8 @@ class GQN(WorldModel):
         longest: float = TWO_PI * 10_000,
         likelihood: str = "bernoulli",
         codec: str | None = None,
+        context_size: int = 0,
+        corrects: bool = False,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if core not in CORES:

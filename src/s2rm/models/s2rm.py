@@ -78,6 +78,8 @@ class S2RM(WorldModel):
         ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
             "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
             non-local term it weighs all that is there alike (a softmax over equal scores).
+        context_size: F, what else is known of each query.
+        corrects: predict corrections to a guess, the first entries of the context.
 
     Raises:
         ValueError: an argument out of its range.
@@ -107,6 +109,8 @@ class S2RM(WorldModel):
         normalise: str = "all",
         share_parameters: bool = False,
         ablate: Sequence[str] = (),
+        context_size: int = 0,
+        corrects: bool = False,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, hidden_size, hidden_size, inject_positions)

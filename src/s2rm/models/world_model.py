@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -35,7 +36,9 @@ class WorldModel(nn.Module, ABC):
     Args:
         arguments: the subclass's own constructor arguments, kept for `save`; the ones below are read from it.
             `value_shape`: shape of a view. `num_coordinates`: n. `embedding_dim`, `shortest`, `longest`: of the
-            positional embedding. `likelihood`: "bernoulli" or "gaussian". `codec`: "mlp" or "cnn".
+            positional embedding. `likelihood`: "bernoulli" or "gaussian". `codec`: "mlp" or "cnn". `context_size`: F,
+            what else is known of each query. `corrects`: predict corrections to a guess, the first entries of the
+            context, as many as a view has; before training, the mean is the guess.
         encoding_size: size of an encoded view.
         decoding_size: size of what the decoder decodes.
         inject_positions: whether encoder and decoder see embedded positions.
@@ -61,9 +64,19 @@ class WorldModel(nn.Module, ABC):
         )
         self.likelihood = LIKELIHOODS[arguments["likelihood"]]()
         encoder, decoder = CODECS[self.arguments["codec"]]
+        self.context_size: int = arguments["context_size"]
+        num_values = math.prod(self.value_shape)
+        if arguments["corrects"]:
+            if arguments["likelihood"] != "gaussian" or self.context_size < num_values:
+                raise ValueError(
+                    f'{type(self).__name__}: corrects needs likelihood "gaussian" and a context_size of at least '
+                    f"{num_values}, the guess, got {arguments['likelihood']!r} and {self.context_size}"
+                )
+            self.correction = nn.Parameter(torch.zeros(self.value_shape))
         position_size = self.embedding.dim if inject_positions else 0
+        known = position_size + self.context_size
         self.encoder = encoder(self.value_shape, encoding_size, position_size)
-        self.decoder = decoder(self.value_shape, decoding_size, position_size, self.likelihood.num_parameters)
+        self.decoder = decoder(self.value_shape, decoding_size, known, self.likelihood.num_parameters)
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
@@ -90,20 +103,36 @@ class WorldModel(nn.Module, ABC):
         """One time step, for streaming: the state after `views_at_t`, `(B, 1, A, ...)`; `observe` step by step."""
         return self.last(self.observe(views_at_t, state))
 
-    def predict(self, states: Any, positions: Tensor) -> Distribution:
+    def predict(self, states: Any, positions: Tensor, context: Tensor | None = None) -> Distribution:
         """The distribution over the views at queried positions, one step ahead of each state.
 
         Args:
             states: from `observe`, for positions `(B, T, Q, n)`; from `step`, for positions `(B, Q, n)`.
             positions: in the world's own units; Q may be any number.
+            context: what else is known of each query, `(B, T, Q, F)` or `(B, Q, F)`, for models that take context.
 
         Returns:
             A distribution over `(B, T, Q, *value_shape)` or `(B, Q, *value_shape)`.
+
+        Raises:
+            ValueError: positions of another dtype or device; context of another size, or none where there must be.
         """
         self._check_kind("positions", positions)
+        expected = (*positions.shape[:-1], self.context_size) if self.context_size else None
+        if (None if context is None else tuple(context.shape)) != expected:
+            raise ValueError(
+                f"{type(self).__name__}: expected context of shape {expected}, got "
+                f"{None if context is None else tuple(context.shape)}; give one row to each query"
+            )
         embedded = self.embedding(positions)
         vector = self.read(states, embedded)
-        return self.likelihood.distribution(self.decoder(vector, embedded if self.inject_positions else None))
+        known = [part for part in (embedded if self.inject_positions else None, context) if part is not None]
+        parameters = self.decoder(vector, torch.cat(known, -1) if known else None)
+        if context is not None and self.arguments["corrects"]:
+            guess = context[..., : self.correction.numel()].unflatten(-1, self.value_shape)
+            mean, spread = parameters.unbind(-1)
+            parameters = torch.stack([torch.addcmul(guess, self.correction, mean), spread], -1)
+        return self.likelihood.distribution(parameters)
 
     def states_before_targets(self, views: Views, state: Any = None) -> Any:
         """The states from which the targets at steps 1 to T are predicted: those after steps 0 to T-1."""
@@ -122,22 +151,23 @@ class WorldModel(nn.Module, ABC):
         """
         self.check(episode.targets)
         if recompute is None:
-            return self._loss_of(episode.views, episode.targets.steps(1, None), None)[0]
+            return self._loss_of(episode.views, *episode.to_predict(1, None), None)[0]
         if recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
         total, state, steps = episode.views.values.new_zeros(()), None, episode.views.num_steps
         for start in range(0, steps - 1, recompute):
             end = min(start + recompute, steps - 1)
-            views, targets = episode.views.steps(start, end + 1), episode.targets.steps(start + 1, end + 1)
-            mean, state = checkpoint(self._loss_of, views, targets, state, use_reentrant=False)
+            views, (targets, context) = episode.views.steps(start, end + 1), episode.to_predict(start + 1, end + 1)
+            mean, state = checkpoint(self._loss_of, views, targets, context, state, use_reentrant=False)
             total = total + mean * measured(targets.values, targets.mask).sum()
         return total / measured(episode.targets.values, episode.targets.mask)[:, 1:].sum().clamp(min=1)
 
-    def _loss_of(self, views: Views, targets: Views, state: Any) -> tuple[Tensor, Any]:
+    def _loss_of(self, views: Views, targets: Views, context: Tensor | None, state: Any) -> tuple[Tensor, Any]:
         """The loss of `targets`, at the steps after those of `views` but the last, and the state then."""
         positions, _, _ = targets.filled()
         states = self.states_before_targets(views, state)
-        return negative_log_likelihood(self.predict(states, positions), targets.values, targets.mask), self.last(states)
+        predicted = self.predict(states, positions, context)
+        return negative_log_likelihood(predicted, targets.values, targets.mask), self.last(states)
 
     @torch.no_grad()
     def rollout(
@@ -148,6 +178,7 @@ class WorldModel(nn.Module, ABC):
         *,
         closed_loop: bool = True,
         feedback: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Iterator[Distribution]:
         """Predict many steps ahead, one prediction a step.
 
@@ -157,6 +188,7 @@ class WorldModel(nn.Module, ABC):
             steps: how many steps to predict.
             closed_loop: feed predictions back as views (S2RM, F.1.1); False lets the state evolve with no views.
             feedback: the positions at which predictions are fed back, shaped as `queries`. Default: the queries.
+            context: of each query, `(B, steps, Q, F)`, for models that take context; these feed back at the queries.
 
         Yields:
             The distribution over `(B, Q, *value_shape)` for each of the steps that follow the prompt.
@@ -169,13 +201,16 @@ class WorldModel(nn.Module, ABC):
                     f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
                 )
 
+        if context is not None and feedback is not None:
+            raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
+
         def at(positions: Tensor, step: int) -> Tensor:
             return positions[:, step] if positions.ndim == 4 else positions
 
         state = self.last(self.observe(views))
         nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
         for step in range(steps):
-            distribution = self.predict(state, at(queries, step))
+            distribution = self.predict(state, at(queries, step), None if context is None else context[:, step])
             yield distribution
             if step + 1 == steps:
                 return
