@@ -1,0 +1,257 @@
+"""Forecasts of what sensors will report: fitted on a table, made for any place, in the user's units."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from s2rm.models.gqn import GQN
+from s2rm.models.s2rm import S2RM
+from s2rm.models.world_model import WorldModel, load, write_json
+from s2rm.tasks.reports import Columns, Reports
+from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots
+from s2rm.training import MODEL, Training, batches, fit, provenance
+from s2rm.views import Views
+
+FORECASTER, FORMAT = "forecaster.json", 1
+SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a forecaster is fitted. What is not given comes from the data."""
+
+    model: Literal["s2gru", "s2lstm", "s2rmc", "rims", "rmc", "lstm", "gru"] = "s2gru"
+    """which model"""
+    num_modules: int | None = None
+    """modules of an S2RM; one for five sensors if not given, 10 to 64"""
+    hidden_size: int = 64
+    """size of a module's state; of a baseline's state, four times as much"""
+    context: int | None = None
+    """steps from which a forecast starts; a day and a half if not given, at least 12"""
+    horizon: int | None = None
+    """steps ahead for which to train; a day if not given, at least 6"""
+    validation: float = 0.15
+    """share of the steps, the last, by which the best weights are chosen"""
+    training: Training = field(
+        default_factory=lambda: Training(
+            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=8.0, patience=25, gradient_norm=1.0
+        )
+    )
+    """how to train"""
+
+
+class StreamState(NamedTuple):
+    """What a forecaster remembers between reports."""
+
+    model: Any
+    """the model's state, of batch 1"""
+    recent: Reports
+    """the reports of the last steps, up to now"""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecaster:
+    """A fitted model with all that a forecast needs. Made by `Forecaster.fit` or `Forecaster.load`."""
+
+    columns: Columns
+    scaling: Scaling
+    context: int
+    """steps from which a forecast starts"""
+    horizon: int
+    """steps ahead for which it was trained"""
+    model: WorldModel
+
+    @classmethod
+    def fit(cls, reports: Reports, folder: Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
+        """Fit to reports and leave the forecaster in a folder.
+
+        Raises:
+            ValueError: fewer steps than context and horizon need.
+        """
+        how = how or Fit()
+        day = steps_a_day(reports)
+        length = reports.num_steps
+        context = how.context or max(12, min(36, 3 * (day or 24) // 2, length // 4))
+        horizon = how.horizon or max(6, min(day or 24, length // 6))
+        split = length - max(context + horizon, round(how.validation * length))
+        if split < context + horizon:
+            raise ValueError(
+                f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
+                f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
+            )
+        train = reports.between(0, split)
+        scaling = Scaling.of(train)
+        torch.manual_seed(how.training.seed)
+        made = cls(reports.columns, scaling, context, horizon, _model(how, scaling, train))
+        made._write(folder)
+        seen = [slots(part, scaling) for part in (train, reports.between(split, length))]
+        loaders = [
+            batches(
+                Windows(part, context + horizon, horizon, scaling.extent, made.day),
+                how.training.batch_size,
+                how.training.seed + number,
+                shuffle=number == 0,
+            )
+            for number, part in enumerate(seen)
+        ]
+        ended = fit(made.model, loaders[0], loaders[1], folder, how.training, progress=progress)
+        summary = {**ended, "parameters": made.model.num_parameters, "seed": how.training.seed, **provenance()}
+        write_json(folder / "summary.json", summary)
+        return cls.load(folder)
+
+    def _write(self, folder: Path) -> None:
+        parts = {"columns": asdict(self.columns), "scaling": asdict(self.scaling)}
+        write_json(folder / FORECASTER, {"format": FORMAT, **parts, "context": self.context, "horizon": self.horizon})
+
+    @classmethod
+    def load(cls, folder: Path) -> Forecaster:
+        """The forecaster that was fitted into a folder.
+
+        Raises:
+            ValueError: none is there, or not one that this version reads.
+        """
+        path = folder / FORECASTER
+        if not path.is_file():
+            raise ValueError(f"forecast: expected a fitted forecaster with {FORECASTER}, found none at {folder}; "
+                             "make one with s2rm fit")  # fmt: skip
+        try:
+            kept = json.loads(path.read_text())
+            if kept["format"] > FORMAT:
+                raise ValueError(f"format {kept['format']}, this version reads up to {FORMAT}; update s2rm")
+            columns, scaling = (
+                {name: tuple(part) if isinstance(part, list) else part for name, part in kept[what].items()}
+                for what in ("columns", "scaling")
+            )  # type: Any, Any
+            return cls(Columns(**columns), Scaling(**scaling), kept["context"], kept["horizon"], load(folder / MODEL))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"forecast: {path} is not a fitted forecaster's ({error!r}); fit again") from error
+
+    @property
+    def day(self) -> int | None:
+        """Steps a day, where the context holds one."""
+        day = steps_a_day(self.columns)
+        return day if day and day < self.context else None
+
+    def check(self, reports: Reports) -> None:
+        """Refuse reports that are not like those fitted to."""
+        for name in ("values", "covariates", "circular", "step", "position"):
+            ours, theirs = getattr(self.columns, name), getattr(reports.columns, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"forecast: the model was fitted to {name} {ours}, got {theirs}; name the same columns"
+                )
+
+    @torch.no_grad()
+    def forecast(
+        self,
+        reports: Reports,
+        positions: NDArray[np.float64],
+        covariates: NDArray[np.float32] | None = None,
+        origins: NDArray[np.int64] | None = None,
+        horizon: int | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of what would be reported at positions, from what was reported until an origin.
+
+        Args:
+            reports: what was reported; later reports than an origin are not looked at.
+            positions: `(Q, n)`, in the user's units.
+            covariates: `(Q, F)`, in the user's units. Default: unknown.
+            origins: O steps of the reports, the last that are known. Default: the last step.
+            horizon: H steps ahead. Default: as trained.
+
+        Returns:
+            Two arrays `(O, H, Q, C)` in the user's units, for 1 to H steps after each origin.
+        """
+        self.check(reports)
+        origins = np.array([reports.num_steps - 1]) if origins is None else origins
+        horizon = self.horizon if horizon is None else horizon
+        if covariates is None:
+            covariates = np.full((len(positions), len(self.columns.covariates)), np.nan, np.float32)
+        # Steps before the first and after the last, at which nothing was reported.
+        earlier = reports.start - self.context * reports.step_length
+        padded = replace(
+            reports, start=earlier, step=reports.step + self.context,
+            num_steps=self.context + reports.num_steps + horizon,
+        )  # fmt: skip
+        seen = slots(padded, self.scaling)
+        asked = queries(self.scaling.coordinates(positions), self.scaling.known(covariates), seen)
+        means: list[Tensor] = []
+        spreads: list[Tensor] = []
+        for some in torch.from_numpy(origins).split(32):
+            for parts, part in zip((means, spreads), self._ahead(seen, asked, some + 1, horizon), strict=True):
+                parts.append(part)
+        return self.scaling.units(torch.cat(means), torch.cat(spreads))
+
+    def _ahead(self, seen: Slots, asked: Slots, starts: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the channels, `(B, H, Q, D)`, after windows that begin at `starts`."""
+        shown = torch.zeros(len(starts), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
+        shown[:, : self.context] = True
+        window = episode(seen, asked, starts, shown, self.scaling.extent, self.day)
+        state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
+        return self._blind(state, window, self.context, horizon)
+
+    def _blind(self, state: Any, window: Any, first: int, horizon: int) -> tuple[Tensor, Tensor]:
+        nothing = Views.none(
+            window.views.batch_size, self.scaling.num_coordinates, self.model.value_shape, window.views.values
+        )
+        means: list[Tensor] = []
+        spreads: list[Tensor] = []
+        channels = self.scaling.num_channels
+        for step in range(first, first + horizon):
+            predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])
+            means.append(predicted.mean[..., :channels])
+            spreads.append(predicted.stddev[..., :channels])
+            state = self.model.step(nothing, state)
+        return torch.stack(means, 1), torch.stack(spreads, 1)
+
+
+def steps_a_day(of: Reports | Columns) -> int | None:
+    """How many steps a day has, where the step divides it."""
+    import pandas as pd
+
+    columns = of.columns if isinstance(of, Reports) else of
+    day, left = divmod(pd.Timedelta("1D"), pd.Timedelta(columns.step))
+    return day if not left and day > 1 else None
+
+
+def _model(how: Fit, scaling: Scaling, train: Reports) -> WorldModel:
+    """A model that fits the data's extent."""
+    shape = (scaling.num_channels + len(scaling.covariate_mean),)
+    shared: dict[str, Any] = {
+        "value_shape": shape,
+        "num_coordinates": scaling.num_coordinates,
+        "embedding_dim": 18 if scaling.num_coordinates == 3 else 8 * scaling.num_coordinates,
+        "shortest": scaling.extent / 2,
+        "longest": 8 * scaling.extent,
+        "likelihood": "gaussian",
+        "codec": "mlp",
+        "context_size": context_size(scaling),
+        "corrects": True,
+    }
+    if how.model not in SPATIAL:
+        return GQN(core=how.model, hidden_size=4 * how.hidden_size, **shared)
+    modules = how.num_modules or min(64, max(10, len(train.sensors) // 5))
+    model = S2RM(
+        cell=SPATIAL[how.model], num_modules=modules, hidden_size=how.hidden_size, inject_positions=True, **shared
+    )
+    places = scaling.coordinates(np.unique(train.positions, axis=0))
+    model.modules_on_sphere.places = nn.Parameter(model.embedding(_spread_out(places, modules)))
+    return model
+
+
+def _spread_out(places: Tensor, number: int) -> Tensor:
+    """Some of these places, each the farthest from those before; again from the start where there are too few."""
+    chosen = [int((places - places.mean(0)).norm(dim=-1).argmin())]
+    distance = torch.full((len(places),), torch.inf)
+    while len(chosen) < min(number, len(places)):
+        distance = torch.minimum(distance, (places - places[chosen[-1]]).norm(dim=-1))
+        chosen.append(int(distance.argmax()))
+    return places[[chosen[index % len(chosen)] for index in range(number)]]

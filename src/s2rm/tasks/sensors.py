@@ -1,0 +1,335 @@
+"""From reports to episodes: what a model sees of sensors, and what is known of each query besides."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from s2rm.tasks.reports import Reports
+from s2rm.views import Episode, Views
+
+NEIGHBOURS = 8
+"""sensors from whose last reports a guess is made"""
+NUM_FEATURES = 7
+"""of the context, beside what each channel has"""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """From the user's units to a model's, and back. It is fitted once and travels with the model.
+
+    C values become D channels: a direction two, its cosine and sine, any other one, standardised. Longitude and
+    latitude become unit vectors, so that no meridian is an edge; planar coordinates fill a box of side 1 or less.
+    """
+
+    mean: tuple[float, ...]
+    """of each value"""
+    spread: tuple[float, ...]
+    """standard deviation of each value"""
+    circular: tuple[bool, ...]
+    """whether a value is a direction in degrees"""
+    covariate_mean: tuple[float, ...]
+    covariate_spread: tuple[float, ...]
+    globe: bool
+    """whether positions are longitude and latitude in degrees"""
+    low: tuple[float, ...]
+    """planar: the corner of the box"""
+    side: float
+    """planar: its longest side"""
+    extent: float
+    """the largest distance between positions and their middle, twice, in the model's coordinates"""
+
+    @classmethod
+    def of(cls, reports: Reports) -> Scaling:
+        """What these reports need."""
+        values, covariates = reports.values.astype(np.float64), reports.covariates.astype(np.float64)
+        low, high = reports.positions.min(0), reports.positions.max(0)
+        made = cls(
+            mean=tuple(np.nanmean(values, 0).tolist()),
+            spread=tuple(np.nanstd(values, 0).tolist()),
+            circular=tuple(name in reports.columns.circular for name in reports.columns.values),
+            covariate_mean=tuple(np.nanmean(covariates, 0).tolist()),
+            covariate_spread=tuple(np.maximum(np.nanstd(covariates, 0), 1e-6).tolist()),
+            globe=reports.columns.on_the_globe,
+            low=tuple(low.tolist()),
+            side=float(max((high - low).max(), 1e-9)),
+            extent=1.0,
+        )
+        places = made.coordinates(np.unique(reports.positions, axis=0))
+        extent = 2 * (places - places.mean(0)).norm(dim=-1).max().item()
+        return cls(**{**asdict(made), "extent": max(extent, 1e-6)})
+
+    @property
+    def num_channels(self) -> int:
+        """D."""
+        return len(self.mean) + sum(self.circular)
+
+    @property
+    def num_coordinates(self) -> int:
+        return 3 if self.globe else len(self.low)
+
+    def coordinates(self, positions: NDArray[np.float64]) -> Float[Tensor, "*rows n"]:
+        """Positions in the user's units as the model has them."""
+        if not self.globe:
+            return torch.from_numpy((positions - np.array(self.low)) / self.side).float()
+        longitude, latitude = np.radians(np.moveaxis(positions, -1, 0))
+        parts = (np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude))
+        return torch.from_numpy(np.stack(parts, -1)).float()
+
+    def channels(self, values: NDArray[np.float32]) -> Float[Tensor, "*rows D"]:
+        """Values in the user's units as the model has them; NaN stays."""
+        parts: list[NDArray[Any]] = []
+        for column, circular in enumerate(self.circular):
+            value = values[..., column].astype(np.float64)
+            if circular:
+                parts += [np.cos(np.radians(value)), np.sin(np.radians(value))]
+            else:
+                parts.append((value - self.mean[column]) / self.spread[column])
+        return torch.from_numpy(np.stack(parts, -1)).float()
+
+    def known(self, covariates: NDArray[np.float32]) -> Float[Tensor, "*rows F"]:
+        """Covariates as the model has them; NaN stays."""
+        scaled = (covariates - np.array(self.covariate_mean)) / np.array(self.covariate_spread)
+        return torch.from_numpy(scaled).float()
+
+    def units(self, mean: Tensor, stddev: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of channels, `(..., D)`, in the user's units, `(..., C)`.
+
+        Of a direction: that of the mean vector, 0 to 360, and the standard deviation of a wrapped normal distribution
+        with the same resultant length.
+        """
+        means, spreads, channel = [], [], 0
+        centre, width = (part.double().numpy() for part in (mean, stddev))
+        for column, circular in enumerate(self.circular):
+            if circular:
+                cosine, sine = centre[..., channel], centre[..., channel + 1]
+                power = cosine**2 + sine**2
+                noise = width[..., channel] ** 2 + width[..., channel + 1] ** 2
+                resultant = np.clip(np.sqrt(power / (power + noise)), 1e-6, 1 - 1e-9)
+                means.append(np.degrees(np.arctan2(sine, cosine)) % 360)
+                spreads.append(np.degrees(np.sqrt(-2 * np.log(resultant))))
+            else:
+                means.append(centre[..., channel] * self.spread[column] + self.mean[column])
+                spreads.append(width[..., channel] * self.spread[column])
+            channel += 1 + circular
+        return np.stack(means, -1), np.stack(spreads, -1)
+
+
+class Slots(NamedTuple):
+    """Reports, or queries, step by step: T steps of A slots."""
+
+    positions: Float[Tensor, "T A n"]
+    channels: Float[Tensor, "T A D"]
+    covariates: Float[Tensor, "T A F"]
+    sensor: Int[Tensor, "T A"]
+    """-1 where the slot is empty"""
+    clock: Float[Tensor, "T 4"]
+    """cosine and sine of the hour of the day and of the day of the year"""
+
+
+def clock(times: NDArray[Any]) -> Float[Tensor, "T 4"]:
+    """Cosine and sine of the hour of the day and of the day of the year, UTC."""
+    days = times.astype("datetime64[s]").astype(np.int64) / 86_400
+    years = times.astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64) / 86_400
+    angles = 2 * np.pi * np.stack([days % 1, (days - years) / 365.25])
+    return torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)], -1).transpose(1, 0, 2).reshape(-1, 4)).float()
+
+
+def slots(reports: Reports, scaling: Scaling) -> Slots:
+    """The reports of each step side by side, as the model has them."""
+    count = np.bincount(reports.step, minlength=reports.num_steps)
+    before = np.repeat(np.cumsum(count) - count, count)
+    shape = (reports.num_steps, max(1, int(count.max(initial=0))))
+    step, slot = torch.from_numpy(reports.step), torch.from_numpy(np.arange(len(reports)) - before)
+
+    def packed(rows: Tensor, empty: float) -> Tensor:
+        made = rows.new_full((*shape, *rows.shape[1:]), empty)
+        made[step, slot] = rows
+        return made
+
+    return Slots(
+        packed(scaling.coordinates(reports.positions), 0.0),
+        packed(scaling.channels(reports.values), float("nan")),
+        packed(scaling.known(reports.covariates), float("nan")),
+        packed(torch.from_numpy(reports.sensor), -1),
+        clock(reports.times),
+    )
+
+
+def queries(positions: Tensor, covariates: Tensor, like: Slots) -> Slots:
+    """The same queries, `(Q, n)` and `(Q, F)`, at each step."""
+    steps, number = len(like.sensor), len(positions)
+    return Slots(
+        positions.expand(steps, -1, -1),
+        like.channels.new_full((steps, number, like.channels.shape[-1]), float("nan")),
+        covariates.expand(steps, -1, -1),
+        torch.zeros(steps, number, dtype=torch.long),
+        like.clock,
+    )
+
+
+def episode(
+    seen: Slots,
+    asked: Slots,
+    starts: Int[Tensor, " B"],
+    shown: Bool[Tensor, "B L A"],
+    extent: float,
+    day: int | None,
+    first: int = 1,
+) -> Episode:
+    """Windows of L steps as an episode for a model that takes context and corrects.
+
+    A view holds the channels and the covariates. Of a target the channels are to be predicted; its context is, per
+    channel, the guess, its change and whether there is one, then features of the query as a whole.
+
+    Args:
+        seen: what was reported.
+        asked: what is to be predicted, at the same steps.
+        starts: where the windows begin.
+        shown: which reports of the windows the model sees.
+        extent: of the positions; it sets the scale of distances.
+        day: steps a day, where the step divides it and a window is longer; else None.
+        first: the first step of a window with targets.
+    """
+    length = shown.shape[1]
+    steps = starts[:, None] + torch.arange(length)
+    views, targets = Slots(*(part[steps] for part in seen)), Slots(*(part[steps] for part in asked))
+    shown = shown & (views.sensor >= 0)
+    there = (targets.sensor >= 0) & (torch.arange(length)[:, None] >= first)
+    known = torch.cat([views.channels, views.covariates], -1)
+    # A report in which nothing is measured that the model knows is no view.
+    shown = shown & ~views.channels.isnan().all(-1)
+    wanted = torch.cat([targets.channels, torch.full_like(targets.covariates, torch.nan)], -1)
+    there = there & ~targets.channels.isnan().all(-1)
+    return Episode(
+        Views._unchecked(views.positions, known, shown),
+        Views._unchecked(targets.positions, wanted, there),
+        context(views, targets, shown, extent, day),
+    )
+
+
+def context_size(scaling: Scaling) -> int:
+    """F, numbers of a query's context."""
+    return 3 * scaling.num_channels + 3 * len(scaling.covariate_mean) + NUM_FEATURES
+
+
+def context(
+    views: Slots, targets: Slots, shown: Bool[Tensor, "B L A"], extent: float, day: int | None
+) -> Float[Tensor, "B L Q F"]:
+    """What is known of each target at step t from the reports shown before t.
+
+    The *guess* of a channel is the inverse-distance mean of the last reports of the nearest sensors, the older of which
+    count as farther away; the *change* is that of the same sensors a day before, from the hour of those reports to the
+    hour of the target.
+    """
+    batch, length, _ = shown.shape
+    present, index = views.sensor[shown].unique(return_inverse=True)
+    number, channels = max(1, len(present)), views.channels.shape[-1]
+    row, step, slot = shown.nonzero(as_tuple=True)
+    reported = views.channels[row, step, slot]
+    values = reported.new_zeros(batch, length, number, channels)
+    when = torch.full((batch, length, number, channels), -1)
+    places = reported.new_zeros(batch, length, number, views.positions.shape[-1])
+    values[row, step, index] = reported.nan_to_num()
+    when[row, step, index] = torch.where(reported.isnan(), -1, step[:, None])
+    places[row, step, index] = views.positions[row, step, slot]
+    last = when.cummax(1).values
+    place = places.gather(1, last.amax(-1, keepdim=True).clamp(min=0).expand_as(places))
+
+    def as_of(at: Int[Tensor, "B L"]) -> tuple[Tensor, Tensor]:
+        """The last values `(B, L, S, D)` as of these steps, and when they were reported; -1 for never."""
+        there = at.clamp(min=0)[:, :, None, None].expand_as(last)
+        then = torch.where(at[:, :, None, None] < 0, -1, last.gather(1, there))
+        return values.gather(1, then.clamp(min=0)), then
+
+    now = torch.arange(length).expand(batch, -1)
+    value, then = as_of(now - 1)
+    freshest = then.flatten(2).amax(-1)
+    origin = torch.where(freshest < 0, -1, freshest)
+    distance = torch.cdist(targets.positions, place.roll(1, 1)) ** 2  # the place as of the step before
+    if day is None:
+        earlier = later = (value, torch.full_like(then, -1))
+    else:
+        earlier, later = as_of(torch.where(origin < day, -1, origin - day)), as_of(now - day)
+
+    parts: list[list[Tensor]] = [[], [], []]
+    nearest = torch.full_like(distance[..., 0], torch.inf)
+    for channel in range(channels):
+        moment = then[..., channel]
+        age = moment.amax(-1, keepdim=True) - moment
+        cost = distance + ((age * (extent / 48)) ** 2)[:, :, None]
+        cost = torch.where((moment < 0)[:, :, None], torch.inf, cost)
+        least, chosen = cost.topk(min(NEIGHBOURS, number), largest=False)
+        weight = 1 / (least + (1e-4 * extent) ** 2)
+
+        def of(kept: Tensor, chosen: Tensor = chosen) -> Tensor:
+            return kept.unsqueeze(2).expand(-1, -1, chosen.shape[2], -1).gather(-1, chosen)
+
+        total = weight.sum(-1).clamp(min=1e-12)
+        guess = (weight * of(value[..., channel])).sum(-1) / total
+        both = (earlier[1][..., channel] >= 0) & (later[1][..., channel] >= 0)
+        change = weight * of(both.float()) * of(later[0][..., channel] - earlier[0][..., channel])
+        parts[0].append(guess)
+        parts[1].append(change.sum(-1) / total)
+        parts[2].append((weight.sum(-1) > 0).float())
+        nearest = torch.minimum(nearest, least[..., 0])
+    lead = now - origin
+    found = nearest.isfinite()
+    features = [
+        torch.where(found, (1e-4 + torch.where(found, nearest, 1.0).sqrt() / extent).log(), 0.0),
+        found.float(),
+        (lead.float().log1p() / 3)[..., None].expand_as(nearest),
+        *(targets.clock[:, :, None].expand(-1, -1, nearest.shape[2], -1).unbind(-1)),
+    ]
+    missing = targets.covariates.isnan().float()
+    guesses, changes, flags = (torch.stack(part, -1) for part in parts)
+    # The guess is as long as a view, whose last entries are the covariates.
+    guess = torch.cat([guesses, torch.zeros_like(missing)], -1)
+    return torch.cat([guess, changes, flags, targets.covariates.nan_to_num(), missing, torch.stack(features, -1)], -1)
+
+
+class Windows(Dataset[Episode]):
+    """Training windows, indexed by keys `(rows, seed)`, a row for each step at which a window may begin.
+
+    Most windows are blind from a random step on, as a forecast is; in all some sensors are silent throughout. Silent
+    sensors and all reports after that step are still to be predicted, so that a model learns to forecast, to fill gaps
+    and to interpolate.
+
+    Args:
+        seen: the reports.
+        length: L, steps of a window.
+        horizon: steps of a window that may be blind.
+        extent, day: as for `episode`.
+    """
+
+    def __init__(self, seen: Slots, length: int, horizon: int, extent: float, day: int | None):
+        if len(seen.sensor) < length:
+            raise ValueError(
+                f"windows: expected at least {length} steps of reports, got {len(seen.sensor)}; shorten the context or "
+                "the horizon, or give a longer table"
+            )
+        self.seen, self.length, self.horizon, self.extent, self.day = seen, length, horizon, extent, day
+
+    def __len__(self) -> int:
+        return len(self.seen.sensor) - self.length + 1
+
+    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+        rows, seed = key
+        generator = torch.Generator().manual_seed(seed)
+        starts = torch.tensor(rows)
+        batch, number = len(rows), int(self.seen.sensor.max()) + 1
+        origin = self.length - 1 - torch.randint(self.horizon + 1, (batch,), generator=generator)
+        origin = torch.where(torch.rand(batch, generator=generator) < 0.3, self.length, origin)
+        silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
+        speaks = torch.rand(batch, number, generator=generator) >= silent
+        sensor = self.seen.sensor[starts[:, None] + torch.arange(self.length)]
+        shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
+        shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
+        return episode(self.seen, self.seen, starts, shown, self.extent, self.day, first=self.length // 4)

@@ -1,0 +1,174 @@
+"""Reports become episodes; forecasts know nothing of what comes after."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm.forecasting import Fit, Forecaster
+from s2rm.tasks.reports import Columns, Reports
+from s2rm.tasks.sensors import Scaling, Windows, clock, context_size, episode, queries, slots
+from s2rm.training import Training
+
+LONLAT = Columns("time", ("lon", "lat"), ("warmth", "wind"), "station", ("altitude",), circular=("wind",))
+
+
+def some_reports(num_steps=60, num_sensors=4, seed=0, columns=LONLAT):
+    """Stations with a daily cycle each, some reports and some channels missing."""
+    generator = np.random.default_rng(seed)
+    step, sensor = (part.ravel() for part in np.indices((num_steps, num_sensors)))
+    places = generator.uniform((-4, 47), (-1, 49), (num_sensors, 2))
+    warmth = 280 + sensor + 5 * np.sin(2 * np.pi * step / 24 + sensor)
+    wind = (350 + 20 * generator.random(len(step))) % 360
+    values = np.stack([warmth, wind], 1).astype(np.float32)
+    values[generator.random(len(step)) < 0.2, 1] = np.nan
+    altitude = generator.uniform(0, 300, num_sensors).astype(np.float32)[sensor, None]
+    whole = Reports(
+        columns, np.datetime64("2014-01-01T00", "ns"), num_steps, tuple("abcdefgh"[:num_sensors]), step, sensor,
+        places[sensor], values, altitude,
+    )  # fmt: skip
+    return whole.where(generator.random(len(step)) < 0.9)
+
+
+def window(reports, length, origin, scaling=None):
+    """One window from the first step, blind after `origin`."""
+    scaling = scaling or Scaling.of(reports)
+    seen = slots(reports, scaling)
+    shown = torch.zeros(1, length, seen.sensor.shape[1], dtype=torch.bool)
+    shown[:, : origin + 1] = True
+    return episode(seen, seen, torch.tensor([0]), shown, scaling.extent, 24)
+
+
+def test_units_and_back():
+    reports = some_reports()
+    scaling = Scaling.of(reports)
+    channels = scaling.channels(reports.values)
+    assert channels.shape[1] == scaling.num_channels == 3
+    mean, stddev = scaling.units(channels, torch.full_like(channels, 1e-3))
+    there = ~np.isnan(reports.values)
+    np.testing.assert_allclose(mean[there], reports.values[there], rtol=1e-5)
+    np.testing.assert_allclose(stddev[:, 0], 1e-3 * scaling.spread[0], rtol=1e-5)
+    direction = stddev[there[:, 1], 1]
+    np.testing.assert_allclose(direction, np.degrees(1e-3 * 2**0.5), rtol=1e-2)
+
+
+def test_no_meridian_is_an_edge():
+    scaling = Scaling.of(some_reports())
+    east, west, far = scaling.coordinates(np.array([[179.9, 10.0], [-179.9, 10.0], [0.0, 10.0]]))
+    assert (east - west).norm() < 0.01 < 1 < (east - far).norm()
+    turned = scaling.coordinates(np.array([[181.0, 10.0], [-179.0, 10.0]]))
+    torch.testing.assert_close(turned[0], turned[1])
+
+
+def test_planar_positions_fill_a_box_of_side_one():
+    columns = replace(LONLAT, position=("x_m", "y_m"))
+    reports = some_reports(columns=columns)
+    scaling = Scaling.of(reports)
+    coordinates = scaling.coordinates(reports.positions)
+    assert coordinates.shape[1] == 2
+    assert coordinates.min() == 0
+    assert coordinates.max() == 1
+
+
+def test_the_clock_goes_around():
+    hours = clock(np.array(["2014-03-01T06", "2014-03-02T06", "2014-03-01T18"], "datetime64[h]"))
+    torch.testing.assert_close(hours[0, :2], hours[1, :2])
+    torch.testing.assert_close(hours[0, :2], -hours[2, :2], atol=1e-5, rtol=0)
+    assert (hours[0, 2:] - hours[1, 2:]).norm() < 0.03
+
+
+def test_the_guess_is_the_last_report_of_the_place_and_its_change_that_of_the_day_before():
+    reports = some_reports()
+    reports = reports.where(reports.step < 60)
+    scaling = Scaling.of(reports)
+    made = window(reports, 60, 40)
+    truth = made.targets.values[0, :, :, 0]
+    sensor = slots(reports, scaling).sensor
+    for lead in (1, 5, 12):
+        at = 40 + lead
+        for slot in (sensor[at] >= 0).nonzero().flatten().tolist():
+            mine = [(step, (sensor[step] == sensor[at, slot]).nonzero()) for step in range(41)]
+            last, where = max((step, int(found[0])) for step, found in mine if len(found))
+            torch.testing.assert_close(made.context[0, at, slot, 0], truth[last, where], rtol=0, atol=0.02)
+            if last == 40:
+                daily = made.context[0, at, slot, 0] + made.context[0, at, slot, 4]
+                assert (daily - truth[at, slot]).abs() < 0.35, "a daily cycle, but for what is missing"
+
+
+def test_the_context_knows_nothing_of_what_is_not_shown():
+    reports = some_reports()
+    scaling = Scaling.of(reports)
+    one = window(reports, 60, 40, scaling)
+    later = reports.step > 40
+    changed = replace(reports, values=np.where(later[:, None], reports.values + 3, reports.values))
+    other = window(changed, 60, 40, scaling)
+    torch.testing.assert_close(one.context, other.context, rtol=0, atol=0)
+    assert one.context.isfinite().all()
+    assert one.context.shape[-1] == context_size(scaling)
+    before = window(reports, 60, -1, scaling)
+    assert before.context.isfinite().all()
+    assert before.context[..., :3].eq(0).all(), "nothing known: the mean"
+    assert not before.views.mask.any()
+
+
+def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all():
+    reports = some_reports()
+    scaling = Scaling.of(reports)
+    windows = Windows(slots(reports, scaling), 48, 12, scaling.extent, 24)
+    assert len(windows) == 13
+    key = ([0, 5, 12, 7, 3, 2], 3)
+    made, again = windows[key], windows[key]
+    torch.testing.assert_close(made.views.mask, again.views.mask)
+    assert (windows[key[0], 4].views.mask != made.views.mask).any()
+    assert (made.views.mask.sum() < made.targets.mask.sum()).item()
+    assert not made.targets.mask[:, :12].any()
+    assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
+    with pytest.raises(ValueError, match="expected at least 48 steps of reports, got 40"):
+        Windows(slots(reports.between(0, 40), scaling), 48, 12, scaling.extent, 24)
+
+
+@pytest.fixture(scope="module", params=["s2gru", "lstm"])
+def forecaster(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    training = Training(batch_size=4, epochs=1, learning_rate=1e-3)
+    how = Fit(request.param, num_modules=4, hidden_size=8, context=26, horizon=6, training=training)
+    made = Forecaster.fit(some_reports(160), folder, how, progress=False)
+    return made, folder
+
+
+def test_a_fitted_forecaster_forecasts_from_what_was_known(forecaster):
+    made, folder = forecaster
+    reports = some_reports(80)
+    places = np.array([[-2.0, 48.0], [-3.0, 47.5], [-1.5, 48.5]])
+    origins = np.array([3, 40, 60])
+    mean, stddev = made.forecast(reports, places, origins=origins)
+    assert mean.shape == stddev.shape == (3, 6, 3, 2)
+    assert (stddev > 0).all()
+    assert ((mean[..., 1] >= 0) & (mean[..., 1] < 360)).all()
+    changed = replace(reports, values=np.where(reports.step[:, None] > 40, reports.values * 0.5, reports.values))
+    other, _ = made.forecast(changed, places, origins=origins)
+    np.testing.assert_allclose(other[:2], mean[:2], rtol=1e-6)
+    assert np.abs(other[2] - mean[2]).max() > 1
+    alone, _ = made.forecast(reports, places[:1], origins=origins[1:2], horizon=9)
+    np.testing.assert_allclose(alone[0, :6, 0], mean[1, :, 0], rtol=1e-4)
+    again, _ = Forecaster.load(folder).forecast(reports, places, origins=origins)
+    np.testing.assert_allclose(again, mean)
+
+
+def test_a_forecaster_refuses_other_columns_and_half_a_folder(forecaster, tmp_path):
+    made, _ = forecaster
+    other = replace(some_reports(), columns=replace(LONLAT, values=("warmth", "speed"), circular=()))
+    with pytest.raises(ValueError, match=r"fitted to values \('warmth', 'wind'\), got \('warmth', 'speed'\)"):
+        made.forecast(other, np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="found none at"):
+        Forecaster.load(tmp_path)
+    with pytest.raises(ValueError, match="need a table of at least"):
+        Forecaster.fit(some_reports(20), tmp_path / "short")
+
+
+def test_queries_are_the_same_at_each_step():
+    reports = some_reports()
+    scaling = Scaling.of(reports)
+    asked = queries(torch.zeros(5, 3), torch.zeros(5, 1), slots(reports, scaling))
+    assert asked.sensor.shape == (60, 5)
