@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2rm.forecasting import Fit, Forecaster
-from s2rm.tasks.reports import Columns, Reports
+from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
 from s2rm.tasks.sensors import Scaling, Windows, clock, context_size, episode, queries, slots
 from s2rm.training import Training
 
@@ -140,7 +140,8 @@ def forecaster(request, tmp_path_factory):
 def test_a_fitted_forecaster_forecasts_from_what_was_known(forecaster):
     made, folder = forecaster
     reports = some_reports(80)
-    places = np.array([[-2.0, 48.0], [-3.0, 47.5], [-1.5, 48.5]])
+    positions = np.array([[-2.0, 48.0], [-3.0, 47.5], [-1.5, 48.5]])
+    places = Places(positions, np.full((3, 1), np.nan, np.float32))
     origins = np.array([3, 40, 60])
     mean, stddev = made.forecast(reports, places, origins=origins)
     assert mean.shape == stddev.shape == (3, 6, 3, 2)
@@ -150,7 +151,7 @@ def test_a_fitted_forecaster_forecasts_from_what_was_known(forecaster):
     other, _ = made.forecast(changed, places, origins=origins)
     np.testing.assert_allclose(other[:2], mean[:2], rtol=1e-6)
     assert np.abs(other[2] - mean[2]).max() > 1
-    alone, _ = made.forecast(reports, places[:1], origins=origins[1:2], horizon=9)
+    alone, _ = made.forecast(reports, Places(*(part[:1] for part in places[:2])), origins=origins[1:2], horizon=9)
     np.testing.assert_allclose(alone[0, :6, 0], mean[1, :, 0], rtol=1e-4)
     again, _ = Forecaster.load(folder).forecast(reports, places, origins=origins)
     np.testing.assert_allclose(again, mean)
@@ -160,11 +161,27 @@ def test_a_forecaster_refuses_other_columns_and_half_a_folder(forecaster, tmp_pa
     made, _ = forecaster
     other = replace(some_reports(), columns=replace(LONLAT, values=("warmth", "speed"), circular=()))
     with pytest.raises(ValueError, match=r"fitted to values \('warmth', 'wind'\), got \('warmth', 'speed'\)"):
-        made.forecast(other, np.zeros((1, 2)))
+        made.forecast(other, stations(other))
     with pytest.raises(ValueError, match="found none at"):
         Forecaster.load(tmp_path)
     with pytest.raises(ValueError, match="need a table of at least"):
         Forecaster.fit(some_reports(20), tmp_path / "short")
+
+
+def test_a_forecast_is_a_table(forecaster):
+    made, _ = forecaster
+    reports = some_reports(80)
+    table = made.table(reports, stations(reports), horizon=3)
+    assert len(table) == 3 * 4
+    assert list(table.station.unique()) == ["a", "b", "c", "d"]
+    assert (table.valid_time - table.init_time).dt.total_seconds().unique().tolist() == [3600, 7200, 10800]
+    assert {"lon", "lat", "warmth_mean", "warmth_stddev", "wind_mean", "wind_stddev"} <= set(table.columns)
+    field = made.table(reports, grid(reports, 5), horizon=1)
+    assert len(field) == 25
+    assert "station" not in field.columns
+    far = Places(np.array([[20.0, 48.0]]), np.full((1, 1), np.nan, np.float32))
+    with pytest.warns(UserWarning, match=r"a place lies 1,\d+ km beyond"):
+        made.table(reports, far)
 
 
 def test_queries_are_the_same_at_each_step():

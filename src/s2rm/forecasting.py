@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel, load, write_json
-from s2rm.tasks.reports import Columns, Reports
+from s2rm.tasks.reports import Columns, Places, Reports
 from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots
 from s2rm.training import MODEL, Training, batches, fit, provenance
 from s2rm.views import Views
+
+if TYPE_CHECKING:
+    import pandas
 
 FORECASTER, FORMAT = "forecaster.json", 1
 SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
@@ -46,15 +50,6 @@ class Fit:
         )
     )
     """how to train"""
-
-
-class StreamState(NamedTuple):
-    """What a forecaster remembers between reports."""
-
-    model: Any
-    """the model's state, of batch 1"""
-    recent: Reports
-    """the reports of the last steps, up to now"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,17 +148,15 @@ class Forecaster:
     def forecast(
         self,
         reports: Reports,
-        positions: NDArray[np.float64],
-        covariates: NDArray[np.float32] | None = None,
+        places: Places,
         origins: NDArray[np.int64] | None = None,
         horizon: int | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of what would be reported at positions, from what was reported until an origin.
+        """Mean and standard deviation of what would be reported at places, from what was reported until an origin.
 
         Args:
             reports: what was reported; later reports than an origin are not looked at.
-            positions: `(Q, n)`, in the user's units.
-            covariates: `(Q, F)`, in the user's units. Default: unknown.
+            places: Q places.
             origins: O steps of the reports, the last that are known. Default: the last step.
             horizon: H steps ahead. Default: as trained.
 
@@ -171,10 +164,16 @@ class Forecaster:
             Two arrays `(O, H, Q, C)` in the user's units, for 1 to H steps after each origin.
         """
         self.check(reports)
+        beyond = self.scaling.beyond(places.positions)
+        if beyond:
+            unit = "km" if self.scaling.globe else "units"
+            warnings.warn(
+                f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those fitted to; what is said "
+                "there is a guess",
+                stacklevel=2,
+            )
         origins = np.array([reports.num_steps - 1]) if origins is None else origins
         horizon = self.horizon if horizon is None else horizon
-        if covariates is None:
-            covariates = np.full((len(positions), len(self.columns.covariates)), np.nan, np.float32)
         # Steps before the first and after the last, at which nothing was reported.
         earlier = reports.start - self.context * reports.step_length
         padded = replace(
@@ -182,13 +181,40 @@ class Forecaster:
             num_steps=self.context + reports.num_steps + horizon,
         )  # fmt: skip
         seen = slots(padded, self.scaling)
-        asked = queries(self.scaling.coordinates(positions), self.scaling.known(covariates), seen)
+        asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
         means: list[Tensor] = []
         spreads: list[Tensor] = []
         for some in torch.from_numpy(origins).split(32):
             for parts, part in zip((means, spreads), self._ahead(seen, asked, some + 1, horizon), strict=True):
                 parts.append(part)
         return self.scaling.units(torch.cat(means), torch.cat(spreads))
+
+    def table(self, reports: Reports, places: Places, horizon: int | None = None) -> pandas.DataFrame:
+        """The forecast from the last step of the reports as a table.
+
+        Returns:
+            A row for each valid time and place: `init_time` and `valid_time` (UTC, the beginning of the last known
+            step and of the one that is forecast), the sensor's column where places have names, the position's, and
+            `_mean` and `_stddev` of each value.
+        """
+        import pandas as pd
+
+        mean, stddev = (part[0] for part in self.forecast(reports, places, horizon=horizon))
+        steps, number = mean.shape[:2]
+        start = reports.times[-1]
+        valid = start + (1 + np.arange(steps)) * reports.step_length
+        columns: dict[str, Any] = {
+            "init_time": pd.to_datetime(np.full(steps * number, start), utc=True),
+            "valid_time": pd.to_datetime(np.repeat(valid, number), utc=True),
+        }
+        if places.names is not None:
+            columns[self.columns.sensor or "sensor"] = np.tile(np.array(places.names), steps)
+        for index, name in enumerate(self.columns.position):
+            columns[name] = np.tile(places.positions[:, index], steps)
+        for index, name in enumerate(self.columns.values):
+            columns[f"{name}_mean"] = mean[..., index].ravel()
+            columns[f"{name}_stddev"] = stddev[..., index].ravel()
+        return pd.DataFrame(columns)
 
     def _ahead(self, seen: Slots, asked: Slots, starts: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the channels, `(B, H, Q, D)`, after windows that begin at `starts`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,3 +107,30 @@ class Reports:
     def of(self, sensors: NDArray[np.bool_]) -> Reports:
         """What these sensors, bool `(S,)`, reported."""
         return self.where(sensors[self.sensor])
+
+
+class Places(NamedTuple):
+    """Where to forecast."""
+
+    positions: NDArray[np.float64]
+    """`(Q, n)`, in the user's units"""
+    covariates: NDArray[np.float32]
+    """`(Q, F)`, in the user's units; NaN where not known"""
+    names: tuple[str, ...] | None = None
+    """of the sensors there"""
+
+
+def stations(reports: Reports) -> Places:
+    """Where each sensor last reported from."""
+    sensors, first_from_the_end = np.unique(reports.sensor[::-1], return_index=True)
+    rows = len(reports) - 1 - first_from_the_end
+    names = tuple(reports.sensors[sensor] for sensor in sensors)
+    return Places(reports.positions[rows], reports.covariates[rows], names)
+
+
+def grid(reports: Reports, side: int = 50) -> Places:
+    """A grid over all places from which was reported, `side` points along each coordinate; covariates unknown."""
+    corners = zip(reports.positions.min(0), reports.positions.max(0), strict=True)
+    lines = [np.linspace(low, high, side) for low, high in corners]
+    positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)
+    return Places(positions, np.full((len(positions), len(reports.columns.covariates)), np.nan, np.float32))

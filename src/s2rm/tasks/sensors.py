@@ -43,8 +43,10 @@ class Scaling:
     """planar: the corner of the box"""
     side: float
     """planar: its longest side"""
+    middle: tuple[float, ...]
+    """of the positions, in the model's coordinates"""
     extent: float
-    """the largest distance between positions and their middle, twice, in the model's coordinates"""
+    """twice the largest distance of a position from the middle, in the model's coordinates"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -60,11 +62,19 @@ class Scaling:
             globe=reports.columns.on_the_globe,
             low=tuple(low.tolist()),
             side=float(max((high - low).max(), 1e-9)),
+            middle=(),
             extent=1.0,
         )
         places = made.coordinates(np.unique(reports.positions, axis=0))
-        extent = 2 * (places - places.mean(0)).norm(dim=-1).max().item()
-        return cls(**{**asdict(made), "extent": max(extent, 1e-6)})
+        middle = places.mean(0)
+        extent = 2 * (places - middle).norm(dim=-1).max().item()
+        return cls(**{**asdict(made), "middle": tuple(middle.tolist()), "extent": max(extent, 1e-6)})
+
+    def beyond(self, positions: NDArray[np.float64]) -> float:
+        """How far the farthest position lies beyond twice the radius of those fitted to, 0 if none does: km on the
+        globe, else in the user's units."""
+        away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
+        return max(0.0, away) * (6371.0 if self.globe else self.side)
 
     @property
     def num_channels(self) -> int:
