@@ -1,4 +1,4 @@
-"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`, `export`."""
+"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`, `export`, `fit`, `forecast`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
 from s2rm import plots
+from s2rm.cli_sensors import FitTable, Forecast
 from s2rm.evaluation import (
     NUM_BALLS,
     Rollouts,
@@ -254,7 +255,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     command = tyro.extras.subcommand_cli_from_dict(
-        {"demo": Demo, "train": Train, "evaluate": Evaluate, "rollout": Rollout, "report": Report, "export": Export},
+        {
+            "demo": Demo,
+            "train": Train,
+            "evaluate": Evaluate,
+            "rollout": Rollout,
+            "report": Report,
+            "export": Export,
+            "fit": FitTable,
+            "forecast": Forecast,
+        },
         description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
         args=arguments,
     )

@@ -168,8 +168,8 @@ class Forecaster:
         if beyond:
             unit = "km" if self.scaling.globe else "units"
             warnings.warn(
-                f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those fitted to; what is said "
-                "there is a guess",
+                f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those fitted "
+                "to; what is said there is a guess",
                 stacklevel=2,
             )
         origins = np.array([reports.num_steps - 1]) if origins is None else origins

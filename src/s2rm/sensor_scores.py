@@ -1,0 +1,78 @@
+"""Scores of forecasts with a spread: errors, the continuous ranked probability score, and coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+COVERED = 0.9
+"""of the central interval that `scores` counts"""
+
+
+def difference(
+    values: Float[NDArray, "*#batch C"], others: Float[NDArray, "*#batch C"], circular: Bool[NDArray, " C"]
+) -> Float[NDArray, "*#batch C"]:
+    """`values - others`; of directions in degrees the shorter way round, in [-180, 180)."""
+    error = values - others
+    return np.where(circular, (error + 180) % 360 - 180, error)
+
+
+def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batch"]) -> Float[NDArray, "*batch"]:
+    r"""The continuous ranked probability score of a Gaussian; without spread, the absolute error.
+
+    With $z$ the error in standard deviations $\sigma$, it is
+    $\sigma \, (z (2 \Phi(z) - 1) + 2 \varphi(z) - 1 / \sqrt{\pi})$ (Gneiting and Raftery, 2007, equation 21).
+
+    Args:
+        error: truth less mean, or mean less truth.
+        stddev: at least 0.
+    """
+    z = np.divide(error, stddev, out=np.zeros_like(error), where=stddev > 0)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return np.where(stddev > 0, stddev * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi)), np.abs(error))
+
+
+def scores(
+    mean: Float[NDArray, "K Q C"],
+    stddev: Float[NDArray, "K Q C"],
+    truth: Float[NDArray, "K Q C"],
+    circular: Bool[NDArray, " C"],
+) -> dict[str, NDArray]:
+    """How good forecasts are, at each lead and in each channel, over the queries of which the truth is known.
+
+    Args:
+        mean: forecasts, in the user's units.
+        stddev: their standard deviations, at least 0.
+        truth: NaN where not known.
+        circular: which channels are directions in degrees; their errors are the shorter way round.
+
+    Returns:
+        `(K, C)` each, NaN where no truth is known: `mae`, `rmse` and `crps` in the user's units, `coverage`, the share
+        of the truth within the central 90 % interval, and `count`, of how many it is known.
+
+    Raises:
+        ValueError: a forecast that is not a number where the truth is known, or a negative standard deviation.
+    """
+    known = ~np.isnan(truth)
+    if not (np.isfinite(mean[known]).all() and (stddev[known] >= 0).all()):
+        raise ValueError(
+            "scores: expected a finite mean and a standard deviation of at least 0 wherever the truth is known, got "
+            "others; let the predictor answer every query"
+        )
+    error = difference(mean.astype(np.float64), truth.astype(np.float64), circular)
+    error, spread = np.where(known, error, 0.0), np.where(known, stddev, 0.0).astype(np.float64)
+    count = known.sum(1)
+
+    def average(score: NDArray) -> NDArray:
+        total = (score * known).sum(1)
+        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+    return {
+        "mae": average(np.abs(error)),
+        "rmse": np.sqrt(average(error**2)),
+        "crps": average(gaussian_crps(error, spread)),
+        "coverage": average((np.abs(error) <= ndtri((1 + COVERED) / 2) * spread).astype(np.float64)),
+        "count": count,
+    }
