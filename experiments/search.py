@@ -26,7 +26,7 @@ class Search:
 
     minutes: float = 5.0
     """wall-clock budget for each run"""
-    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """what every model is tried with"""
     models: tuple[ModelName, ...] = get_args(ModelName)
     """whom to try"""

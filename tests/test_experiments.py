@@ -204,5 +204,5 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "pretrained.py",
-        "removed_modules.py", "rollouts.py", "search.py",
+        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
     }  # fmt: skip
