@@ -9,6 +9,7 @@ import torch
 from s2rm.forecasting import Fit, Forecaster
 from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
 from s2rm.tasks.sensors import Scaling, Windows, clock, context_size, episode, queries, slots
+from s2rm.tasks.tables import to_frame
 from s2rm.training import Training
 
 LONLAT = Columns("time", ("lon", "lat"), ("warmth", "wind"), "station", ("altitude",), circular=("wind",))
@@ -182,6 +183,42 @@ def test_a_forecast_is_a_table(forecaster):
     far = Places(np.array([[20.0, 48.0]]), np.full((1, 1), np.nan, np.float32))
     with pytest.warns(UserWarning, match=r"a place lies 1,\d+ km beyond"):
         made.table(reports, far)
+
+
+def test_a_stream_forecasts_as_the_table_does(forecaster, tmp_path):
+    made, _ = forecaster
+    reports = some_reports(40)
+    reports = reports.where((reports.step < made.context) & (reports.step != 7)).between(0, made.context)
+    places = stations(reports)
+    stream = None
+    for step in range(made.context):
+        stream = made.step(
+            stream, reports.between(step, step + 1) if step % 2 else to_frame(reports.between(step, step + 1))
+        )
+        if step == 11:
+            stream.save(tmp_path / "stream.safetensors")
+            stream = made.load_stream(tmp_path / "stream.safetensors")
+    expected = made.forecast(reports, places)
+    for ours, whole in zip(made.forecast_from(stream, places), expected, strict=True):
+        np.testing.assert_allclose(ours, whole[0], rtol=1e-3)
+
+
+def test_a_late_report_enters_the_guess(forecaster, tmp_path):
+    made, _ = forecaster
+    reports = some_reports(30)
+    late = (reports.step == 29) & (reports.sensor == reports.sensor[-1])
+    stream = made.step(None, reports.where(~late))
+    better = made.step(stream, reports.where(late))
+    assert better.recent.num_steps == stream.recent.num_steps
+    place = Places(*(part[late] for part in (reports.positions, reports.covariates)))
+    before, after = (made.forecast_from(state, place)[0][0, 0, 0] for state in (stream, better))
+    truth = reports.values[late][0, 0]
+    assert abs(after - truth) < abs(before - truth)
+    with pytest.raises(ValueError, match="expected a saved stream, found none"):
+        made.load_stream(tmp_path / "none")
+    (tmp_path / "half").write_bytes(b"half")
+    with pytest.raises(ValueError, match="was not saved by this forecaster"):
+        made.load_stream(tmp_path / "half")
 
 
 def test_queries_are_the_same_at_each_step():

@@ -64,7 +64,7 @@ class Forecast:
         if not self.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
             raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {self.out}")
         made = Forecaster.load(self.run_folder)
-        reports = read_reports(self.table, made.columns)
+        reports = read_reports(self.table, made.columns, to_fit=False)
         if self.origin is not None:
             reports = _until(reports, self.origin)
         steps = None
@@ -139,10 +139,11 @@ def _write(table: Any, path: Path, columns: Columns) -> None:
     """The table as a file, whole or not at all."""
     if path.suffix == ".nc":
         keys = ["valid_time", *([columns.sensor] if columns.sensor in table else columns.position)]
+        start = table.init_time[0].tz_convert(None)
+        table = table.drop(columns="init_time").assign(valid_time=table.valid_time.dt.tz_convert(None))
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        table = table.assign(**{name: table[name].dt.tz_convert(None) for name in ("init_time", "valid_time")})
-        table.set_index(keys).to_xarray().to_netcdf(part, engine="h5netcdf")
+        table.set_index(keys).to_xarray().assign_coords(init_time=start).to_netcdf(part, engine="h5netcdf")
         part.replace(path)
     elif path.suffix == ".parquet":
         write_whole(path, table.to_parquet(None))

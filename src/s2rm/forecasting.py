@@ -6,24 +6,29 @@ import json
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import WorldModel, load, write_json
-from s2rm.tasks.reports import Columns, Places, Reports
-from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots
+from s2rm.models.world_model import WorldModel, load, write_json, write_whole
+from s2rm.tasks.reports import Columns, Places, Reports, merge
+from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots, views_of
+from s2rm.tasks.tables import read_reports
 from s2rm.training import MODEL, Training, batches, fit, provenance
-from s2rm.views import Views
+from s2rm.views import Episode, Views
 
 if TYPE_CHECKING:
     import pandas
 
+ROWS = ("step", "sensor", "positions", "values", "covariates")
 FORECASTER, FORMAT = "forecaster.json", 1
 SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
 
@@ -50,6 +55,22 @@ class Fit:
         )
     )
     """how to train"""
+
+
+class Stream(NamedTuple):
+    """What a forecaster remembers of all that it was told."""
+
+    model: Any
+    """the model's state, of batch 1"""
+    recent: Reports
+    """the reports of the last steps, as many as the context has; the last step is now"""
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, for another run of the program to go on from."""
+        tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
+        tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
+        recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}
+        write_whole(path, safetensors.torch.save(tensors, {"recent": json.dumps(recent)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,20 +195,97 @@ class Forecaster:
             )
         origins = np.array([reports.num_steps - 1]) if origins is None else origins
         horizon = self.horizon if horizon is None else horizon
+        means: list[Tensor] = []
+        spreads: list[Tensor] = []
+        for some in np.split(origins, range(32, len(origins), 32)):
+            window = self._window(reports, places, some, horizon)
+            state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
+            for parts, part in zip((means, spreads), self._ahead(state, window, horizon), strict=True):
+                parts.append(part)
+        return self.scaling.units(torch.cat(means), torch.cat(spreads))
+
+    def _window(self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int) -> Episode:
+        """For each origin the steps of the context, which end there, and those of the horizon, blind."""
         # Steps before the first and after the last, at which nothing was reported.
-        earlier = reports.start - self.context * reports.step_length
         padded = replace(
-            reports, start=earlier, step=reports.step + self.context,
+            reports, start=reports.start - self.context * reports.step_length, step=reports.step + self.context,
             num_steps=self.context + reports.num_steps + horizon,
         )  # fmt: skip
         seen = slots(padded, self.scaling)
         asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
+        shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
+        shown[:, : self.context] = True
+        return episode(seen, asked, torch.from_numpy(origins + 1), shown, self.scaling.extent, self.day)
+
+    def _ahead(self, state: Any, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""
+        nothing = Views.none(
+            window.views.batch_size, self.scaling.num_coordinates, self.model.value_shape, window.views.values
+        )
         means: list[Tensor] = []
         spreads: list[Tensor] = []
-        for some in torch.from_numpy(origins).split(32):
-            for parts, part in zip((means, spreads), self._ahead(seen, asked, some + 1, horizon), strict=True):
-                parts.append(part)
-        return self.scaling.units(torch.cat(means), torch.cat(spreads))
+        channels = self.scaling.num_channels
+        assert window.context is not None
+        for step in range(self.context, self.context + horizon):
+            predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])
+            means.append(predicted.mean[..., :channels])
+            spreads.append(predicted.stddev[..., :channels])
+            state = self.model.step(nothing, state)
+        return torch.stack(means, 1), torch.stack(spreads, 1)
+
+    @torch.no_grad()
+    def step(self, state: Stream | None, rows: Any) -> Stream:
+        """Take what was just reported, of one step or of several.
+
+        Steps between the last and these, at which nothing was reported, count. A late report, of a step before the
+        last, enters the guess of the forecasts that follow, but not the model's state, which has passed it.
+
+        Args:
+            state: what came before; None at the start.
+            rows: `Reports`, or what `read_reports` reads: a data frame with the columns that were fitted to.
+        """
+        new = rows if isinstance(rows, Reports) else read_reports(rows, self.columns, to_fit=False)
+        self.check(new)
+        if state is None:
+            state = Stream(self.model.initial_state(1), new.between(0, 0))
+        recent, end = merge(state.recent, new), state.recent.start + state.recent.num_steps * new.step_length
+        passed = round((end - recent.start) / new.step_length)
+        seen, after = slots(recent, self.scaling), state.model
+        for step in range(passed, recent.num_steps):
+            now = Slots(*(part[None, step : step + 1] for part in seen))
+            after = self.model.step(views_of(now, torch.ones_like(now.sensor, dtype=torch.bool)), after)
+        return Stream(after, recent.between(max(0, recent.num_steps - self.context), recent.num_steps))
+
+    @torch.no_grad()
+    def forecast_from(
+        self, state: Stream, places: Places, horizon: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last that was taken."""
+        horizon = self.horizon if horizon is None else horizon
+        window = self._window(state.recent, places, np.array([state.recent.num_steps - 1]), horizon)
+        mean, stddev = self.scaling.units(*self._ahead(state.model, window, horizon))
+        return mean[0], stddev[0]
+
+    def load_stream(self, path: Path) -> Stream:
+        """What `Stream.save` wrote.
+
+        Raises:
+            ValueError: no such file, or one of another forecaster.
+        """
+        if not path.is_file():
+            raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
+        start = self.model.initial_state(1)
+        try:
+            with safetensors.safe_open(path, "pt") as kept:
+                recent = json.loads(kept.metadata()["recent"])
+                leaves = [kept.get_tensor(f"model.{number}") for number in range(len(tree_leaves(start)))]
+                rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
+        reports = Reports(
+            self.columns, np.datetime64(recent["start"]), recent["steps"], tuple(recent["sensors"]), **rows
+        )  # fmt: skip
+        return Stream(tree_unflatten(leaves, tree_structure(start)), reports)
 
     def table(self, reports: Reports, places: Places, horizon: int | None = None) -> pandas.DataFrame:
         """The forecast from the last step of the reports as a table.
@@ -215,28 +313,6 @@ class Forecaster:
             columns[f"{name}_mean"] = mean[..., index].ravel()
             columns[f"{name}_stddev"] = stddev[..., index].ravel()
         return pd.DataFrame(columns)
-
-    def _ahead(self, seen: Slots, asked: Slots, starts: Tensor, horizon: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the channels, `(B, H, Q, D)`, after windows that begin at `starts`."""
-        shown = torch.zeros(len(starts), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
-        shown[:, : self.context] = True
-        window = episode(seen, asked, starts, shown, self.scaling.extent, self.day)
-        state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
-        return self._blind(state, window, self.context, horizon)
-
-    def _blind(self, state: Any, window: Any, first: int, horizon: int) -> tuple[Tensor, Tensor]:
-        nothing = Views.none(
-            window.views.batch_size, self.scaling.num_coordinates, self.model.value_shape, window.views.values
-        )
-        means: list[Tensor] = []
-        spreads: list[Tensor] = []
-        channels = self.scaling.num_channels
-        for step in range(first, first + horizon):
-            predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])
-            means.append(predicted.mean[..., :channels])
-            spreads.append(predicted.stddev[..., :channels])
-            state = self.model.step(nothing, state)
-        return torch.stack(means, 1), torch.stack(spreads, 1)
 
 
 def steps_a_day(of: Reports | Columns) -> int | None:

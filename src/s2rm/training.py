@@ -54,6 +54,8 @@ class Training:
     """stop when the validation loss has not fallen for this many epochs"""
     gradient_norm: float | None = None
     """scale gradients down to this norm; not at all if not given"""
+    weight_decay: float = 0.0
+    """of AdamW, which is Adam where this is 0"""
     recompute: int | None = None
     """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
     backward pass, for less memory and more time; keep all if not given"""
@@ -67,6 +69,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training: {name} must be positive, got {value}")
+        if self.weight_decay < 0:
+            raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"training: precision must be 32-true or bf16-mixed, got {self.precision!r}")
 
@@ -180,7 +184,10 @@ class OneStepForward(L.LightningModule):
         """Nothing: Lightning would step after it has saved, so that a resumed run would miss a step."""
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.training_options.learning_rate)
+        options = self.training_options
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 

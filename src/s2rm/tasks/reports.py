@@ -101,12 +101,40 @@ class Reports:
 
     def between(self, first: int, last: int) -> Reports:
         """The steps from `first` to before `last`; step `first` becomes step 0."""
-        few: Any = self.where((self.step >= first) & (self.step < last))
-        return replace(few, step=few.step - first, start=self.times[first], num_steps=last - first)
+        few = self.where((self.step >= first) & (self.step < last))
+        start = self.start + first * self.step_length
+        return replace(few, step=few.step - first, start=start, num_steps=last - first)
 
     def of(self, sensors: NDArray[np.bool_]) -> Reports:
         """What these sensors, bool `(S,)`, reported."""
         return self.where(sensors[self.sensor])
+
+
+def merge(earlier: Reports, later: Reports) -> Reports:
+    """All of both; of two reports of a sensor at a step, the later's.
+
+    Raises:
+        ValueError: other columns.
+    """
+    if earlier.columns != later.columns:
+        raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
+    both, length = (earlier, later), earlier.step_length
+    start = min(part.start for part in both)
+    shifts = [round((part.start - start) / length) for part in both]
+    sensors = tuple(sorted({*earlier.sensors, *later.sensors}))
+    place = {name: index for index, name in enumerate(sensors)}
+    step = np.concatenate([part.step + shift for part, shift in zip(both, shifts, strict=True)])
+    sensor = np.concatenate([np.array([place[n] for n in part.sensors], np.int64)[part.sensor] for part in both])
+    # Of equal keys the last in the order stays.
+    order = np.lexsort((np.arange(len(step)), sensor, step))
+    last = np.append((np.diff(step[order]) != 0) | (np.diff(sensor[order]) != 0), True)[: len(order)]
+    rows = order[last]
+    return replace(
+        earlier, start=start, sensors=sensors, step=step[rows], sensor=sensor[rows],
+        num_steps=max(part.num_steps + shift for part, shift in zip(both, shifts, strict=True)),
+        **{name: np.concatenate([getattr(part, name) for part in both])[rows]
+           for name in ("positions", "values", "covariates")},
+    )  # fmt: skip
 
 
 class Places(NamedTuple):

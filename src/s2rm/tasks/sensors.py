@@ -185,6 +185,15 @@ def queries(positions: Tensor, covariates: Tensor, like: Slots) -> Slots:
     )
 
 
+def views_of(seen: Slots, shown: Bool[Tensor, "*batch A"]) -> Views:
+    """Reports `(B, L, A, ...)` as views of the channels and the covariates.
+
+    A report in which nothing is measured that the model knows is no view.
+    """
+    there = shown & (seen.sensor >= 0) & ~seen.channels.isnan().all(-1)
+    return Views._unchecked(seen.positions, torch.cat([seen.channels, seen.covariates], -1), there)
+
+
 def episode(
     seen: Slots,
     asked: Slots,
@@ -210,18 +219,15 @@ def episode(
     """
     length = shown.shape[1]
     steps = starts[:, None] + torch.arange(length)
-    views, targets = Slots(*(part[steps] for part in seen)), Slots(*(part[steps] for part in asked))
-    shown = shown & (views.sensor >= 0)
+    reported, targets = Slots(*(part[steps] for part in seen)), Slots(*(part[steps] for part in asked))
+    views = views_of(reported, shown)
     there = (targets.sensor >= 0) & (torch.arange(length)[:, None] >= first)
-    known = torch.cat([views.channels, views.covariates], -1)
-    # A report in which nothing is measured that the model knows is no view.
-    shown = shown & ~views.channels.isnan().all(-1)
     wanted = torch.cat([targets.channels, torch.full_like(targets.covariates, torch.nan)], -1)
     there = there & ~targets.channels.isnan().all(-1)
     return Episode(
-        Views._unchecked(views.positions, known, shown),
+        views,
         Views._unchecked(targets.positions, wanted, there),
-        context(views, targets, shown, extent, day),
+        context(reported, targets, views.mask, extent, day),
     )
 
 
