@@ -122,8 +122,13 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all():
     made, again = windows[key], windows[key]
     torch.testing.assert_close(made.views.mask, again.views.mask)
     assert (windows[key[0], 4].views.mask != made.views.mask).any()
-    assert (made.views.mask.sum() < made.targets.mask.sum()).item()
+    assert (made.targets.mask & ~made.views.mask).any()
     assert not made.targets.mask[:, :12].any()
+    windows = [windows[key[0], seed] for seed in range(20)]
+    # A target of a window that interpolates is what a sensor that is not shown reported at the step before.
+    seen = slots(reports, scaling)
+    lags = [bool((part.targets.values[0, 12:40, :, 0] == seen.channels[11:39, :, 0]).any()) for part in windows]
+    assert 0 < sum(lags) < 20
     assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
     with pytest.raises(ValueError, match="expected at least 48 steps of reports, got 40"):
         Windows(slots(reports.between(0, 40), scaling), 48, 12, scaling.extent, 24)
@@ -167,6 +172,20 @@ def test_a_forecaster_refuses_other_columns_and_half_a_folder(forecaster, tmp_pa
         Forecaster.load(tmp_path)
     with pytest.raises(ValueError, match="need a table of at least"):
         Forecaster.fit(some_reports(20), tmp_path / "short")
+
+
+def test_what_is_known_now_is_interpolated(forecaster):
+    made, _ = forecaster
+    reports = some_reports(80)
+    origins = np.array([40, 60])
+    mean, stddev = made.interpolate(reports, stations(reports), origins)
+    assert mean.shape == stddev.shape == (2, 4, 2)
+    changed = replace(reports, values=np.where(reports.step[:, None] > 40, reports.values * 0.5, reports.values))
+    np.testing.assert_allclose(made.interpolate(changed, stations(reports), origins[:1])[0], mean[:1], rtol=1e-6)
+    now = reports.where(reports.step == 40)
+    moved = replace(now, positions=now.positions + 1e-5)
+    known = made.interpolate(reports, Places(moved.positions, now.covariates), origins[:1])[0][0, :, 0]
+    assert np.abs(known - now.values[:, 0]).max() < 1.5, "next to a sensor that reports now"
 
 
 def test_a_forecast_is_a_table(forecaster):

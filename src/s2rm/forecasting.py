@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm.models.gqn import GQN
+from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel, load, write_json, write_whole
 from s2rm.tasks.reports import Columns, Places, Reports, merge
@@ -37,12 +38,12 @@ SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
 class Fit:
     """How a forecaster is fitted. What is not given comes from the data."""
 
-    model: Literal["s2gru", "s2lstm", "s2rmc", "rims", "rmc", "lstm", "gru"] = "s2gru"
+    model: Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"] = "s2gru"
     """which model"""
     num_modules: int | None = None
     """modules of an S2RM; one for five sensors if not given, 10 to 64"""
     hidden_size: int = 64
-    """size of a module's state; of a baseline's state, four times as much"""
+    """size of a module's state, or of msa's tokens; of a recurrent baseline's state, four times as much"""
     context: int | None = None
     """steps from which a forecast starts; a day and a half if not given, at least 12"""
     horizon: int | None = None
@@ -204,7 +205,29 @@ class Forecaster:
                 parts.append(part)
         return self.scaling.units(torch.cat(means), torch.cat(spreads))
 
-    def _window(self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int) -> Episode:
+    @torch.no_grad()
+    def interpolate(
+        self, reports: Reports, places: Places, origins: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of what would be reported at places at an origin, the last step that is known.
+
+        Arguments as of `forecast`; two arrays `(O, Q, C)` in the user's units.
+        """
+        self.check(reports)
+        origins = np.array([reports.num_steps - 1]) if origins is None else origins
+        means: list[Tensor] = []
+        spreads: list[Tensor] = []
+        for some in np.split(origins, range(32, len(origins), 32)):
+            window = self._window(reports, places, some, 1, lag=1)
+            state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
+            mean, spread = self._ahead(state, window, 1)
+            means.append(mean[:, 0])
+            spreads.append(spread[:, 0])
+        return self.scaling.units(torch.cat(means), torch.cat(spreads))
+
+    def _window(
+        self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0
+    ) -> Episode:
         """For each origin the steps of the context, which end there, and those of the horizon, blind."""
         # Steps before the first and after the last, at which nothing was reported.
         padded = replace(
@@ -215,7 +238,9 @@ class Forecaster:
         asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
         shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
         shown[:, : self.context] = True
-        return episode(seen, asked, torch.from_numpy(origins + 1), shown, self.scaling.extent, self.day)
+        starts = torch.from_numpy(origins + 1)
+        lags = torch.full_like(starts, lag)
+        return episode(seen, asked, starts, shown, self.scaling.extent, self.day, lag=lags)
 
     def _ahead(self, state: Any, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""
@@ -338,6 +363,8 @@ def _model(how: Fit, scaling: Scaling, train: Reports) -> WorldModel:
         "context_size": context_size(scaling),
         "corrects": True,
     }
+    if how.model == "msa":
+        return MSA(hidden_size=how.hidden_size, window=min(how.context or 12, 12), **shared)
     if how.model not in SPATIAL:
         return GQN(core=how.model, hidden_size=4 * how.hidden_size, **shared)
     modules = how.num_modules or min(64, max(10, len(train.sensors) // 5))

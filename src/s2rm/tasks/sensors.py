@@ -202,6 +202,7 @@ def episode(
     extent: float,
     day: int | None,
     first: int = 1,
+    lag: Int[Tensor, " B"] | None = None,
 ) -> Episode:
     """Windows of L steps as an episode for a model that takes context and corrects.
 
@@ -216,18 +217,25 @@ def episode(
         extent: of the positions; it sets the scale of distances.
         day: steps a day, where the step divides it and a window is longer; else None.
         first: the first step of a window with targets.
+        lag: 0 where the targets at a step are of that step, so that they are forecast; 1 where they are of the step
+            before, the last that is seen, so that they are interpolated, and only those that are not seen are asked.
+            Default: 0.
     """
     length = shown.shape[1]
+    lag = torch.zeros_like(starts) if lag is None else lag
     steps = starts[:, None] + torch.arange(length)
-    reported, targets = Slots(*(part[steps] for part in seen)), Slots(*(part[steps] for part in asked))
+    reported = Slots(*(part[steps] for part in seen))
+    targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
     views = views_of(reported, shown)
     there = (targets.sensor >= 0) & (torch.arange(length)[:, None] >= first)
     wanted = torch.cat([targets.channels, torch.full_like(targets.covariates, torch.nan)], -1)
     there = there & ~targets.channels.isnan().all(-1)
+    if asked is seen:
+        there = there & ~(views.mask.roll(1, 1) & (lag == 1)[:, None, None])
     return Episode(
         views,
         Views._unchecked(targets.positions, wanted, there),
-        context(reported, targets, views.mask, extent, day),
+        context(reported, targets, views.mask, extent, day, lag),
     )
 
 
@@ -237,9 +245,9 @@ def context_size(scaling: Scaling) -> int:
 
 
 def context(
-    views: Slots, targets: Slots, shown: Bool[Tensor, "B L A"], extent: float, day: int | None
+    views: Slots, targets: Slots, shown: Bool[Tensor, "B L A"], extent: float, day: int | None, lag: Int[Tensor, " B"]
 ) -> Float[Tensor, "B L Q F"]:
-    """What is known of each target at step t from the reports shown before t.
+    """What is known of each target at step t, which is of step t less the lag, from the reports shown before t.
 
     The *guess* of a channel is the inverse-distance mean of the last reports of the nearest sensors, the older of which
     count as farther away; the *change* is that of the same sensors a day before, from the hour of those reports to the
@@ -273,7 +281,7 @@ def context(
     if day is None:
         earlier = later = (value, torch.full_like(then, -1))
     else:
-        earlier, later = as_of(torch.where(origin < day, -1, origin - day)), as_of(now - day)
+        earlier, later = as_of(torch.where(origin < day, -1, origin - day)), as_of(now - lag[:, None] - day)
 
     parts: list[list[Tensor]] = [[], [], []]
     nearest = torch.full_like(distance[..., 0], torch.inf)
@@ -296,7 +304,7 @@ def context(
         parts[1].append(change.sum(-1) / total)
         parts[2].append((weight.sum(-1) > 0).float())
         nearest = torch.minimum(nearest, least[..., 0])
-    lead = now - origin
+    lead = now - lag[:, None] - origin
     found = nearest.isfinite()
     features = [
         torch.where(found, (1e-4 + torch.where(found, nearest, 1.0).sqrt() / extent).log(), 0.0),
@@ -314,9 +322,9 @@ def context(
 class Windows(Dataset[Episode]):
     """Training windows, indexed by keys `(rows, seed)`, a row for each step at which a window may begin.
 
-    Most windows are blind from a random step on, as a forecast is; in all some sensors are silent throughout. Silent
-    sensors and all reports after that step are still to be predicted, so that a model learns to forecast, to fill gaps
-    and to interpolate.
+    Most windows are blind from a random step on, as a forecast is; in most some sensors are silent throughout. Silent
+    sensors and all reports after that step are still to be predicted, so that a model learns to forecast; in some
+    windows the silent sensors are asked for the last step that is seen, so that it learns to fill gaps.
 
     Args:
         seen: the reports.
@@ -344,8 +352,11 @@ class Windows(Dataset[Episode]):
         origin = self.length - 1 - torch.randint(self.horizon + 1, (batch,), generator=generator)
         origin = torch.where(torch.rand(batch, generator=generator) < 0.3, self.length, origin)
         silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
+        # Half of the windows that are not blind interpolate, which needs silent sensors.
+        lag = ((torch.rand(batch, generator=generator) < 0.5) & (origin == self.length)).long()
+        silent = torch.where(lag[:, None] == 1, silent.clamp(min=0.2), silent)
         speaks = torch.rand(batch, number, generator=generator) >= silent
         sensor = self.seen.sensor[starts[:, None] + torch.arange(self.length)]
         shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
         shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
-        return episode(self.seen, self.seen, starts, shown, self.extent, self.day, first=self.length // 4)
+        return episode(self.seen, self.seen, starts, shown, self.extent, self.day, self.length // 4, lag)
