@@ -1,6 +1,7 @@
 """s2rm: models of worlds that are seen only in pieces."""
 
 from s2rm.models.gqn import GQN
+from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RM, S2RMC
 from s2rm.models.world_model import WorldModel, load
 from s2rm.nn.memory import RelationalMemory
@@ -9,6 +10,7 @@ from s2rm.views import Episode, Views
 
 __all__ = [
     "GQN",
+    "MSA",
     "S2GRU",
     "S2LSTM",
     "S2RM",

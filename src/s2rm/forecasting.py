@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -224,6 +225,25 @@ class Forecaster:
             means.append(mean[:, 0])
             spreads.append(spread[:, 0])
         return self.scaling.units(torch.cat(means), torch.cat(spreads))
+
+    def predict(
+        self,
+        shown: Reports,
+        origin: int,
+        positions: NDArray[np.float64],
+        covariates: NDArray[np.float32],
+        sensors: NDArray[np.int64],
+        leads: Sequence[int],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As every [`SensorPredictor`][s2rm.sensor_baselines.SensorPredictor]; who asks does not matter here."""
+        first = max(0, origin + 1 - self.context)
+        recent, places = shown.between(first, origin + 1), Places(positions, covariates)
+        ahead = [part[0] for part in self.forecast(recent, places, horizon=max(1, *leads))]
+        if 0 not in leads:
+            return ahead[0][np.array(leads) - 1], ahead[1][np.array(leads) - 1]
+        now = self.interpolate(recent, places)
+        both = [np.concatenate([present, later]) for present, later in zip(now, ahead, strict=True)]
+        return both[0][leads], both[1][leads]
 
     def _window(
         self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0
