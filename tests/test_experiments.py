@@ -80,6 +80,21 @@ def test_the_long_budget_compares_with_and_without_injected_positions(tmp_path):
     assert not Run.open(tmp_path / "s2gru-kernel-only-0").load_model().inject_positions
 
 
+def test_sensors_are_forecast_beside_the_trivial_predictors(tmp_path):
+    command = [sys.executable, EXPERIMENTS / "sensors.py", "--data", "field", "--steps", "200", "--minutes", "0.01"]
+    command += ["--runs", tmp_path, "--out", tmp_path / "out.json", "--figures", tmp_path, "--models"]
+    for models in (["s2gru"], ["s2gru", "msa"]):
+        subprocess.run([*command, *models], check=True, capture_output=True, timeout=300)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in result["runs"]] == ["S2GRU", "MSA"], "nothing was fitted twice"
+    names = {"S2GRU", "MSA", "persistence", "climatology", "inverse distance", "kriging"}
+    keys = [tuple(row[key] for key in ("predictor", "value", "lead", "sensors", "silent")) for row in result["rows"]]
+    assert {key[0] for key in keys} == names
+    assert len(keys) == len(set(keys))
+    for name in ("errors", "stations", "forecast", "series", "enclaves"):
+        assert is_png(tmp_path / f"field-{name}.png")
+
+
 def test_enclaves_share_the_arena(tmp_path):
     command = [sys.executable, EXPERIMENTS / "enclaves.py", "--out", tmp_path / "out.json", "--figures", tmp_path]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -204,5 +219,5 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "pretrained.py",
-        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
+        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
     }  # fmt: skip

@@ -216,13 +216,13 @@ def test_draws_differ_and_go_on_after_a_restart(model):
 
 
 def test_it_learns_a_short_sequence():
-    model = make_msa(value_shape=(2,), likelihood="gaussian", steps_per_loss=2)
+    model = make_msa(value_shape=(2,), likelihood="gaussian", hidden_size=24, steps_per_loss=3)
     places = 7 * torch.rand(1, 1, 5, 2)
     phase = torch.arange(8)[:, None] / 2 + places.sum(-1)
     views = Views(places.expand(1, 8, 5, 2), torch.stack([phase.sin(), phase.cos()], -1))
     episode = Episode(views)
     before = model.eval().loss(episode).item()
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=3e-3)
     for _ in range(40):
         optimizer.zero_grad()
         model.loss(episode).backward()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ROWS = ("step", "sensor", "positions", "values", "covariates")
 FORECASTER, FORMAT = "forecaster.json", 1
+ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
 SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
 
 
@@ -39,7 +40,7 @@ SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
 class Fit:
     """How a forecaster is fitted. What is not given comes from the data."""
 
-    model: Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"] = "s2gru"
+    model: ForecastModel = "s2gru"
     """which model"""
     num_modules: int | None = None
     """modules of an S2RM; one for five sensors if not given, 10 to 64"""
@@ -387,7 +388,7 @@ def _model(how: Fit, scaling: Scaling, train: Reports) -> WorldModel:
         return MSA(hidden_size=how.hidden_size, window=min(how.context or 12, 12), **shared)
     if how.model not in SPATIAL:
         return GQN(core=how.model, hidden_size=4 * how.hidden_size, **shared)
-    modules = how.num_modules or min(64, max(10, len(train.sensors) // 5))
+    modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
     model = S2RM(
         cell=SPATIAL[how.model], num_modules=modules, hidden_size=how.hidden_size, inject_positions=True, **shared
     )

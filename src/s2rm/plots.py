@@ -63,7 +63,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
         )
     axes.set(xlabel="minutes of training", ylabel="validation loss (nats a pixel)")
     axes.legend(frameon=False)
-    return _plain(made)
+    return plain(made)
 
 
 def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on: int) -> Figure:
@@ -75,7 +75,7 @@ def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on:
         axes.axvline(trained_on, color="#dddddd", zorder=0)
         axes.set(xlabel="moving balls", title=label)
     panels[0].legend(frameon=False, fontsize=8)
-    return _plain(made)
+    return plain(made)
 
 
 def scores_by_views(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
@@ -87,7 +87,7 @@ def scores_by_views(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
         axes.set(xlabel="fraction of views", title=balls(number))
     panels[0].set_ylabel(LABELS[metric])
     panels[0].legend(frameon=False, fontsize=7)
-    return _plain(made)
+    return plain(made)
 
 
 def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], across: str, metric: str) -> None:
@@ -156,7 +156,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set(xlabel="probability", title=balls(number))
     panels[0].set_ylabel("how often 1")
     panels[0].legend(frameon=False, fontsize=7)
-    return _plain(made)
+    return plain(made)
 
 
 def removed_modules(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -233,7 +233,7 @@ def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
         axes.set(xlabel="steps since the last true view", title=heading, ylim=(0, 1))
     panels[0].set_ylabel("F1")
     panels[0].legend(frameon=False, fontsize=8)
-    return _plain(made)
+    return plain(made)
 
 
 def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
@@ -301,7 +301,8 @@ def _show(axes: Any, frame: Float[Tensor, "H W"]) -> None:
     axes.set_yticks([])
 
 
-def _plain(made: Figure) -> Figure:
+def plain(made: Figure) -> Figure:
+    """The figure without frames at the top and the right."""
     for axes in made.axes:
         axes.spines[["top", "right"]].set_visible(False)
     return made

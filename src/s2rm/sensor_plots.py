@@ -1,0 +1,139 @@
+"""Pictures of sensors: where they are, how good forecasts are, forecasts in time and on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+from s2rm.forecasting import Forecaster
+from s2rm.models.s2rm import S2RM
+from s2rm.plots import colour, figure, plain
+from s2rm.tasks.reports import Places, Reports, grid, stations
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COVERED = 1.6449
+"""standard deviations to each side of a central 90 % interval"""
+
+
+def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Figure:
+    """A metric against the lead: a row of panels for each value, at sensors that are seen and that are held out."""
+    values, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("value", "predictor"))
+    groups = ("seen", "held out")
+    made, panels = figure(len(values), len(groups), 9.6, 3.2 * len(values))
+    for line, value in zip(panels, values, strict=True):
+        for axes, group in zip(line, groups, strict=True):
+            for name in names:
+                points = sorted(
+                    (row["lead"], row[metric])
+                    for row in rows
+                    if (row["predictor"], row["value"], row["sensors"], row["silent"]) == (name, value, group, 0)
+                )
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker="o", ms=3, color=colour(name, names), label=name)
+            axes.set(xlabel="steps ahead", title=f"{value}, sensors {group}")
+        line[0].set_ylabel(metric.upper())
+    panels[0][0].legend(frameon=False, fontsize=7)
+    return plain(made)
+
+
+def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
+    """Where each sensor last reported from."""
+    made, ((axes,),) = figure(1, 1, 6.0, 5.0)
+    places = stations(reports)
+    held = np.array([held_out[reports.sensors.index(name)] for name in places.names or ()], bool)
+    for chosen, label, marker in ((~held, "seen", "o"), (held, "held out", "^")):
+        axes.scatter(*places.positions[chosen, :2].T, marker=marker, s=18, label=f"{label} ({int(chosen.sum())})")
+    _as_map(axes, reports)
+    axes.legend(frameon=False, fontsize=8)
+    return plain(made)
+
+
+def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> Figure:
+    """The mean and the spread of a forecast from the last step, over a grid, and the last reports."""
+    made, (panels,) = figure(1, 2, 11.0, 4.4)
+    points, columns = grid(reports, side), forecaster.columns
+    mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
+    now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
+    unit = forecaster.columns.values[value]
+    for axes, part, title in zip(panels, (mean, stddev), ("mean", "standard deviation"), strict=True):
+        x, y = (points.positions[:, axis].reshape(side, side) for axis in (0, 1))
+        image = axes.pcolormesh(x, y, part.reshape(side, side), cmap="viridis", shading="nearest")
+        made.colorbar(image, ax=axes, label=unit)
+        if title == "mean":
+            limits = {"vmin": float(part.min()), "vmax": float(part.max())}
+            axes.scatter(*now.positions[:, :2].T, c=now.values[:, value], cmap="viridis", edgecolor="white", **limits)
+        axes.set_title(f"{unit}, {lead} x {columns.step} ahead: {title}", fontsize=9)
+        _as_map(axes, reports)
+    return plain(made)
+
+
+def forecasts_in_time(
+    forecaster: Forecaster, shown: Reports, truth: Reports, origin: int, value: int, names: Sequence[str]
+) -> Figure:
+    """Forecasts from one origin with their central 90 % intervals, and what some sensors then reported."""
+    made, panels = figure(len(names), 1, 8.0, 1.9 * len(names))
+    places = stations(truth)
+    chosen = [(places.names or ()).index(name) for name in names]
+    where = Places(places.positions[chosen], places.covariates[chosen])
+    mean, stddev = (part[0, :, :, value] for part in forecaster.forecast(shown, where, np.array([origin])))
+    ahead = origin + 1 + np.arange(len(mean))
+    for axes, name, centre, spread in zip(panels[:, 0], names, mean.T, stddev.T, strict=True):
+        mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
+        axes.plot(mine.step - origin, mine.values[:, value], "k.", ms=3, label="reported")
+        axes.plot(ahead - origin, centre, color="#0b6e99", label="forecast")
+        low, high = centre - COVERED * spread, centre + COVERED * spread
+        axes.fill_between(ahead - origin, low, high, color="#0b6e99", alpha=0.2, label="90 %")
+        seen = bool((shown.sensor == shown.sensors.index(name)).any()) if name in shown.sensors else False
+        axes.set_title(f"{name} ({'seen' if seen else 'held out'})", fontsize=9)
+        axes.axvline(0, color="#dddddd", zorder=0)
+    panels[0, 0].legend(frameon=False, fontsize=7, ncols=3)
+    panels[-1, 0].set_xlabel(f"steps of {forecaster.columns.step} from the origin")
+    panels[len(names) // 2, 0].set_ylabel(forecaster.columns.values[value])
+    return plain(made)
+
+
+def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
+    """Which module answers most at each place, and how strongly; places of equal colour are one enclave."""
+    weights = enclaves(forecaster, reports, side)
+    made, (panels,) = figure(1, 2, 11.0, 4.4)
+    x, y = (grid(reports, side).positions[:, axis].reshape(side, side) for axis in (0, 1))
+    most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan).reshape(side, side)
+    for axes, part, title, colours in zip(
+        panels, (most, weights.sum(0).reshape(side, side)), ("the module that answers most", "the sum of all kernels"),
+        ("tab20", "magma"), strict=True,
+    ):  # fmt: skip
+        image = axes.pcolormesh(x, y, part, cmap=colours, shading="nearest")
+        made.colorbar(image, ax=axes)
+        axes.scatter(*stations(reports).positions[:, :2].T, s=6, color="white", edgecolor="black", linewidth=0.4)
+        axes.set_title(title, fontsize=9)
+        _as_map(axes, reports)
+    return plain(made)
+
+
+def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArray, "M P"]:
+    """The kernel of each module over a grid.
+
+    Raises:
+        ValueError: the model is no S2RM.
+    """
+    if not isinstance(forecaster.model, S2RM):
+        raise ValueError(f"enclaves: expected an S2RM, got {type(forecaster.model).__name__}; only these have modules "
+                         "in places")  # fmt: skip
+    with torch.no_grad():
+        return forecaster.model.enclaves(forecaster.scaling.coordinates(grid(reports, side).positions)).numpy()
+
+
+def _as_map(axes: Any, reports: Reports) -> None:
+    columns = reports.columns
+    axes.set(xlabel=columns.position[0], ylabel=columns.position[1])
+    if columns.on_the_globe:  # a degree of longitude is shorter than one of latitude
+        axes.set_aspect(1 / np.cos(np.radians(reports.positions[:, 1].mean())))
+    else:
+        axes.set_aspect("equal")
