@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from s2rm.forecasting import Forecaster
 from s2rm.models.s2rm import S2RM
-from s2rm.plots import colour, figure, plain
+from s2rm.plots import TRIVIAL, colour, figure, plain
 from s2rm.tasks.reports import Places, Reports, grid, stations
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Fi
                     if (row["predictor"], row["value"], row["sensors"], row["silent"]) == (name, value, group, 0)
                 )
                 if points:
-                    axes.plot(*zip(*points, strict=True), marker="o", ms=3, color=colour(name, names), label=name)
+                    look = {"color": colour(name, names), "label": name, "marker": "o", "ms": 3}
+                    axes.plot(*zip(*points, strict=True), "--" if name in TRIVIAL else "-", **look)
             axes.set(xlabel="steps ahead", title=f"{value}, sensors {group}")
         line[0].set_ylabel(metric.upper())
     panels[0][0].legend(frameon=False, fontsize=7)
