@@ -15,6 +15,10 @@ from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Training, provenance
 
 
+KEYS = ("predictor", "balls", "views", "seed")
+"""what tells a row of scores from another"""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a recipe that trains needs. Where a run is finished in its folder, it is not trained again."""
@@ -68,7 +72,10 @@ class Recipe:
                 row.pop("reliability")  # one curve is enough
         summary = {"label": label, "learning_rate": run.settings.training.learning_rate, **run.summary()}
         before = read(out)
-        result = {"runs": [*before.get("runs", []), summary], **provenance(), "rows": [*before.get("rows", []), *rows]}
+        kept = before.get("rows", [])
+        known = {tuple(row[key] for key in KEYS) for row in kept}  # another process may have scored the trivial ones
+        new = [row for row in rows if tuple(row[key] for key in KEYS) not in known]
+        result = {"runs": [*before.get("runs", []), summary], **provenance(), "rows": [*kept, *new]}
         write_json(out, result)
 
     def run(self, model: ModelName, seed: int = 0, name: str | None = None, **settings: Any) -> Run:
