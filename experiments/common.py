@@ -14,7 +14,6 @@ from s2rm.runs import ModelName, Run, Settings, trivial_predictors
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Training, provenance
 
-
 KEYS = ("predictor", "balls", "views", "seed")
 """what tells a row of scores from another"""
 
