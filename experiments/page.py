@@ -1,4 +1,4 @@
-"""Write the docs pages *Results* and *Speed* and the README's table from `results/`: no number is copied by hand.
+"""Write the docs pages of numbers and the README's table from `results/`: no number is copied by hand.
 
 `--check` only compares.
 """
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import claims
+import page_sensors
 from s2rm.runs import LABELS
 
 ROOT = Path(__file__).parent.parent
 PAGE, SPEED, README = ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md"
+SENSORS = ROOT / "docs" / "sensors-results.md"
 TRIVIAL = ("static scene", "last seen")
 SHIPPED = ROOT / "src" / "s2rm" / "pretrained" / "scores.json"
 METRICS = {
@@ -202,6 +204,7 @@ def searched() -> list[str]:
         return []
     rates = sorted({row["learning_rate"] for row in result["rows"]})
     loss = {(LABELS[row["model"]], row["learning_rate"]): row["val_loss"] for row in result["rows"]}
+    updates = {(LABELS[row["model"]], row["learning_rate"]): row["updates"] for row in result["rows"]}
     labels = list(dict.fromkeys(label for label, _ in loss))
     best = {label: min(value for (name, _), value in loss.items() if name == label) for label in labels}
 
@@ -209,13 +212,15 @@ def searched() -> list[str]:
         if (label, rate) not in loss:
             return "not run"
         value = loss[label, rate]
-        return f"**{value:.4f}**" if value == best[label] else f"{value:.4f}"
+        shown = f"{value:.4f} ({updates[label, rate]:,})"
+        return f"**{shown}**" if value == best[label] else shown
 
     minutes = sorted({round(row["minutes"]) for row in result["rows"]})
     return [
         "## The search\n",
         f"Validation loss of each model at each learning rate, {' to '.join(map(str, minutes))} minutes each, one "
-        "seed. The family trains at the best, in bold.\n",
+        "seed; the updates that it made in this time, which other work on the machine cut short, in brackets. The "
+        "family trains at the best, in bold.\n",
         markdown(
             ["model", *(f"{rate:g}" for rate in rates)], [[name, *(cell(name, r) for r in rates)] for name in labels]
         ),
@@ -434,7 +439,8 @@ def removed(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    for path, wanted in ((PAGE, page()), (SPEED, speed()), (README, readme())):
+    sensors = page_sensors.page(kept, markdown)
+    for path, wanted in ((PAGE, page()), (SPEED, speed()), (SENSORS, sensors), (README, readme())):
         if "--check" not in sys.argv:
             path.write_text(wanted)
         elif not path.is_file() or path.read_text() != wanted:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from common import draw, read
 from s2rm import plots, sensor_plots
-from s2rm.forecasting import FORECASTER, Fit, Forecaster, ForecastModel
+from s2rm.forecasting import FORECASTER, LABELS, SUMMARY, Fit, Forecaster, ForecastModel
 from s2rm.models.world_model import write_json
 from s2rm.sensor_baselines import Climatology, InverseDistance, Kriging, Persistence
 from s2rm.sensor_evaluation import judge
@@ -25,9 +25,6 @@ from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Reports
 from s2rm.tasks.tables import read_reports
 from s2rm.training import Training, provenance
-
-LABELS = {"s2gru": "S2GRU", "s2lstm": "S2LSTM", "s2rmc": "S2RMC", "rims": "RIMs", "rmc": "RMC", "lstm": "LSTM",
-          "gru": "GRU", "msa": "MSA"}  # fmt: skip
 
 
 class DataSet(NamedTuple):
@@ -136,7 +133,7 @@ def main(recipe: Sensors) -> None:
             seed=recipe.seed,
         )  # fmt: skip
         forecaster = Forecaster.fit(train, folder, Fit(model, training=training))
-        add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / "summary.json")}])
+        add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / SUMMARY)}])
     known = {row["predictor"] for row in read(path).get("rows", [])}
     trivial = {
         "persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance, "kriging": Kriging,

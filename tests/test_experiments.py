@@ -218,6 +218,6 @@ def test_every_recipe_is_tested():
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "pretrained.py",
-        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
+        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "page_sensors.py",
+        "pretrained.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
     }  # fmt: skip

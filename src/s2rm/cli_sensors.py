@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
-from s2rm.forecasting import Fit, Forecaster
-from s2rm.models.world_model import write_whole
+from s2rm.forecasting import LABELS, SUMMARY, Fit, Forecaster
+from s2rm.models.world_model import write_json, write_whole
+from s2rm.sensor_baselines import Climatology, InverseDistance, Kriging, Persistence
+from s2rm.sensor_evaluation import judge
+from s2rm.sensor_report import write_sensor_report
 from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
 from s2rm.tasks.tables import read_reports
 
 console = Console(stderr=True)
+LEADS = (0, 1, 3, 6, 12, 24)
+"""steps ahead that a report judges"""
 
 
 @dataclass(frozen=True)
@@ -26,18 +34,47 @@ class FitTable:
     """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each report"""
     columns: OmitArgPrefixes[Columns]
     how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
+    test: float = 0.15
+    """share of the steps, the last, that the fit does not see and the report judges by"""
+    held_out: float = 0.1
+    """share of the sensors, drawn at random, that the fit does not see either"""
     out: Path = Path("runs/sensors")
     """the folder, which must not be there yet"""
 
     def run(self) -> None:
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise ValueError(f"fit: {self.out} is there already; choose another --out")
+        for name in ("test", "held_out"):
+            if not 0 < getattr(self, name) <= 0.5:
+                raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(self, name)}")
         reports = read_reports(self.table, self.columns)
         console.print(_said(reports))
-        made = Forecaster.fit(reports, self.out, self.how)
-        console.print(
-            f"{self.out}: {made.model.num_parameters:,} parameters; forecast with s2rm forecast {self.out} {self.table}"
-        )
+        split = round((1 - self.test) * reports.num_steps)
+        sensors = np.unique(reports.sensor)
+        held_out = np.zeros(len(reports.sensors), bool)
+        chosen = np.random.default_rng(self.how.training.seed).permutation(sensors)
+        held_out[chosen[: max(1, round(self.held_out * len(sensors)))]] = True
+        train = reports.between(0, split).of(~held_out)
+        made = Forecaster.fit(train, self.out, self.how)
+        leads = [lead for lead in LEADS if lead <= min(made.horizon, reports.num_steps - split - 1)]
+        last = reports.num_steps - 1 - leads[-1]
+        origins = np.unique(np.linspace(split - 1, last, 40).round().astype(np.int64))
+        label = LABELS[self.how.model]
+        trivial = {"persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance,
+                   "kriging": Kriging}  # fmt: skip
+        predictors = {label: made, **{name: make().fit(train) for name, make in trivial.items()}}
+        rows = judge(predictors, reports, origins, leads, held_out, silent=(0.0,),
+                     progress=lambda all_: track(all_, "Judging", console=console))  # fmt: skip
+        summary = json.loads((self.out / SUMMARY).read_text())
+        write_json(self.out / "scores.json", {**summary, "rows": rows})
+        origin = int(origins[len(origins) // 2])
+        write_sensor_report(
+            self.out / "report.html", made, label,
+            {**summary, "learning_rate": self.how.training.learning_rate}, reports, held_out, origin, rows,
+        )  # fmt: skip
+        _print_errors(rows, leads)
+        console.print(f"report: {(self.out / 'report.html').resolve()}")
+        console.print(f"forecast with: s2rm forecast {self.out} {self.table}", soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -102,6 +139,19 @@ class Forecast:
         covariates = np.stack(known, -1) if known else np.empty((len(rows), 0))
         names = tuple(rows[columns.sensor].astype(str)) if columns.sensor in rows else None
         return Places(positions.astype(float), covariates.astype(np.float32), names)
+
+
+def _print_errors(rows: list[dict[str, Any]], leads: list[int]) -> None:
+    table = Table("value", "sensors", "predictor", *(f"+{lead}" for lead in leads), title="MAE")
+    for value, sensors in dict.fromkeys((row["value"], row["sensors"]) for row in rows):
+        for name in dict.fromkeys(row["predictor"] for row in rows):
+            found = {
+                row["lead"]: f"{row['mae']:.3g}"
+                for row in rows
+                if (row["value"], row["sensors"], row["predictor"]) == (value, sensors, name)
+            }
+            table.add_row(value, sensors, name, *(found.get(lead, "") for lead in leads))
+    console.print(table)
 
 
 def _until(reports: Reports, origin: str) -> Reports:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     import pandas
 
 ROWS = ("step", "sensor", "positions", "values", "covariates")
-FORECASTER, FORMAT = "forecaster.json", 1
+FORECASTER, SUMMARY, FORMAT = "forecaster.json", "summary.json", 1
+LABELS = {
+    "s2gru": "S2GRU", "s2lstm": "S2LSTM", "s2rmc": "S2RMC", "msa": "MSA", "rims": "RIMs", "rmc": "RMC", "lstm": "LSTM",
+    "gru": "GRU",
+}  # fmt: skip
 ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
 SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
 
@@ -123,7 +127,7 @@ class Forecaster:
         ]
         ended = fit(made.model, loaders[0], loaders[1], folder, how.training, progress=progress)
         summary = {**ended, "parameters": made.model.num_parameters, "seed": how.training.seed, **provenance()}
-        write_json(folder / "summary.json", summary)
+        write_json(folder / SUMMARY, summary)
         return cls.load(folder)
 
     def _write(self, folder: Path) -> None:

@@ -48,14 +48,10 @@ def write_report(
     Raises:
         ImportError: the extra `s2rm[report]` is not installed.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise ImportError('s2rm.report needs jinja2; install it with pip install "s2rm[report]"') from error
     world = same_world(list(runs))
     summaries = [run.summary() for run in runs]
-    template = Environment(autoescape=True).from_string(files("s2rm").joinpath("report.html.j2").read_text())
-    page = template.render(
+    write_page(
+        path,
         title=title,
         lead=(
             "Each model saw ten small crops of every frame, at random places, and learned to predict the crops of the "
@@ -74,13 +70,37 @@ def write_report(
             "frames for each number of balls, the same crops for every predictor."
         ),
         setting=" ".join(_setting(run) for run in runs),
-        hardware=summaries[0]["hardware"],
-        torch=summaries[0]["torch"],
-        commit=summaries[0]["commit"],
+        summary=summaries[0],
         tables=[*(_table(rows, metric, 1.0) for metric in TITLES), _table(rows, "f1", 0.3)],
+        pictures=_pictures(runs, rows, rollouts),
+    )
+
+
+def write_page(
+    path: Path, summary: Mapping[str, Any], pictures: Sequence[tuple[str, str, bytes, str]], **parts: Any
+) -> None:
+    """Write a page of the project's look.
+
+    Args:
+        path: of the HTML file, written whole or not at all.
+        summary: of a run, for the machine and the commit.
+        pictures: title, kind (such as image/png), content and a sentence of each.
+        parts: `title`, `lead`, `runs`, `world`, `setting` and `tables`, as the template has them.
+
+    Raises:
+        ImportError: the extra `s2rm[report]` is not installed.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise ImportError('s2rm.report needs jinja2; install it with pip install "s2rm[report]"') from error
+    template = Environment(autoescape=True).from_string(files("s2rm").joinpath("report.html.j2").read_text())
+    page = template.render(
+        **parts,
+        **{name: summary[name] for name in ("hardware", "torch", "commit")},
         pictures=[
             {"title": heading, "kind": kind, "data": base64.b64encode(content).decode(), "sentence": sentence}
-            for heading, kind, content, sentence in _pictures(runs, rows, rollouts)
+            for heading, kind, content, sentence in pictures
         ],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +125,7 @@ def _table(rows: Sequence[Mapping[str, Any]], metric: str, views: float) -> dict
     return {
         "title": f"{TITLES[metric]}, one step ahead, {seen}",
         "metric": TITLES[metric],
-        "balls": balls,
+        "heads": [plots.balls(number) for number in balls],
         "rows": [
             {
                 "name": name,

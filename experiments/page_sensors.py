@@ -1,0 +1,155 @@
+"""The docs page *Forecasts from real sensors*, from `results/sensors-*.json` and `results/sensor-checks.json`."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+Read = Callable[[str], dict[str, Any] | None]
+TITLES = {
+    "molene": "Molène: 46 weather stations in Brittany, hourly, January 2014 (Météo-France)",
+    "ndbc": "NDBC: marine and coastal stations of the American east, hourly, May 2013 (NOAA)",
+    "argo": "Argo: moving floats, daily, January to March 2016 (International Argo Program)",
+}
+TRIVIAL = ("persistence", "climatology", "inverse distance", "kriging")
+METRICS = {"rmse": "RMSE", "crps": "CRPS", "coverage": "coverage of the 90 % interval"}
+TEXT = """# Forecasts from real sensors
+
+Made by `make results-page` from the files in `results/`; no number here is copied by hand. `experiments/sensors.py`
+makes them: each model trains for the same wall-clock time on the first 70 % of the steps and without the sensors that
+are held out; forecasts start from later steps. Errors are in the values' own units, leads in steps. Lead 0 is now, at
+sensors that are not shown. *Inverse distance* and *kriging* interpolate the last reports, *persistence* repeats a
+sensor's own last (elsewhere it is inverse distance), *climatology* is the mean by hour of the day; MSA is a transformer
+over the reports of the last steps and the queries.
+"""
+
+
+def page(read: Read, table: Callable[[list[str], list[list[str]]], str]) -> str:
+    """The page, with `read` for results and `table` for tables."""
+    parts = [TEXT]
+    checks = read("sensor-checks")
+    if checks:
+        parts.append(checked(checks, table))
+    for name, title in TITLES.items():
+        result = read(f"sensors-{name}")
+        if result:
+            parts.append(section(name, title, result, table))
+    return "\n".join(parts)
+
+
+def checked(result: dict[str, Any], table: Callable[..., str]) -> str:
+    """The check figures."""
+
+    def said(figures: dict[str, Any]) -> str:
+        return ", ".join(
+            f"{name.upper()} {' to '.join(f'{part:.2f}' for part in (value if isinstance(value, list) else [value]))}"
+            for name, value in figures.items()
+        )
+
+    cells = [[row["data"], row["task"], said(row["known"]), said(row["found"])] for row in result["rows"]]
+    return (
+        "## Loading and scoring, checked\n\nFigures known for the same files, and ours.\n\n"
+        f"{table(['data', 'task', 'known', 'ours'], cells)}\n\n`results/sensor-checks.json`: {result['hardware']}, "
+        f"commit {result['commit']}; `{result['command']}`.\n"
+    )
+
+
+def section(name: str, title: str, result: dict[str, Any], table: Callable[..., str]) -> str:
+    """One data set."""
+    rows = result["rows"]
+    predictors = sorted(dict.fromkeys(row["predictor"] for row in rows), key=lambda one: one in TRIVIAL)
+    runs = []
+    for run in result["runs"]:
+        counts = (f"{run[name]:,}" for name in ("parameters", "updates"))
+        runs.append([run["label"], *counts, f"{run['minutes']:.1f}", f"{run['val_loss']:.3f}"])
+    lines = [
+        f"## {title}\n",
+        f"{result['stations']} sensors, {result['held_out']} of them held out; {result['origins']} origins.\n",
+        table(["run", "parameters", "updates", "minutes", "validation loss"], runs),
+        "",
+        table(["what it must reach", "here", "because"], [*verdicts(rows)]),
+    ]
+    for value in dict.fromkeys(row["value"] for row in rows):
+        for sensors, silent in (("seen", 0.0), ("held out", 0.0), ("seen", 0.5), ("held out", 0.5)):
+            lines += ["", by_lead(rows, predictors, value, sensors, silent, "mae", "MAE", table)]
+    more = "\n\n".join(
+        by_lead(rows, predictors, value, sensors, 0.0, metric, label, table)
+        for metric, label in METRICS.items()
+        for value in dict.fromkeys(row["value"] for row in rows)
+        for sensors in ("seen", "held out")
+    )
+    lines += ["", '??? note "RMSE, CRPS, coverage"\n', textwrap.indent(more, " " * 4), ""]
+    for picture, caption in (
+        ("errors", "MAE against the lead."), ("stations", "The sensors."), ("forecast", "A forecast over the area."),
+        ("series", "Forecasts in time, with their 90 % intervals."), ("enclaves", "Which module answers where."),
+    ):  # fmt: skip
+        lines.append(f"![{caption}](figures/{name}-{picture}.png)\n\n{caption}\n")
+    commits = ", ".join(sorted({run["commit"] for run in result["runs"]}))
+    lines.append(f"`results/sensors-{name}.json`: {result['hardware']}, commit {commits}; `{result['command']}`.\n")
+    return "\n".join(lines)
+
+
+def by_lead(
+    rows: list[dict[str, Any]],
+    predictors: list[str],
+    value: str,
+    sensors: str,
+    silent: float,
+    metric: str,
+    label: str,
+    table: Callable[..., str],
+) -> str:
+    """A metric of every predictor against the lead."""
+    found = {
+        (row["predictor"], row["lead"]): row[metric]
+        for row in rows
+        if (row["value"], row["sensors"], row["silent"]) == (value, sensors, silent)
+    }
+    leads = sorted({lead for _, lead in found})
+    quiet = f", {silent:.0%} of the others silent" if silent else ""
+    cells = [
+        [name, *(f"{found[name, lead]:.2f}" for lead in leads)] for name in predictors if (name, leads[0]) in found
+    ]
+    return table([f"{label} of {value}, {sensors}{quiet}", *(f"+{lead}" for lead in leads)], cells)
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """What S2GRU must reach, and whether it does."""
+    mae = {(row["predictor"], row["value"], row["lead"], row["sensors"], row["silent"]): row["mae"] for row in rows}
+    values, leads = (sorted({row[key] for row in rows}) for key in ("value", "lead"))
+
+    def least(other: str, sensors: str, some: list[int]) -> tuple[str, str]:
+        margins = [
+            (mae[other, value, lead, sensors, 0.0] / mae["S2GRU", value, lead, sensors, 0.0] - 1, value, lead)
+            for value in values
+            for lead in some
+            if ("S2GRU", value, lead, sensors, 0.0) in mae
+        ]
+        lost = [f"{value} +{lead} ({margin:+.0%})" for margin, value, lead in margins if margin <= 0]
+        worst, value, lead = min(margins)
+        if lost:
+            return "**does not hold**", f"its MAE is not below that of {other} at {', '.join(lost)}"
+        return "**holds**", f"MAE of {other} above S2GRU's by {worst:.0%} at least ({value}, +{lead})"
+
+    def lost(name: str) -> float:
+        growth = [
+            mae[name, value, lead, "held out", 0.5] / mae[name, value, lead, "held out", 0.0] - 1
+            for value in values
+            for lead in leads
+        ]
+        return sum(growth) / len(growth)
+
+    later = [lead for lead in leads if lead >= 3]
+    made = [
+        ["S2GRU beats persistence at seen sensors from 3 steps on", *least("persistence", "seen", later)],
+        ["S2GRU beats inverse distance at held-out sensors", *least("inverse distance", "held out", leads)],
+    ]
+    if any(key[0] == "MSA" for key in mae):
+        ours, theirs = lost("S2GRU"), lost("MSA")
+        made.append(
+            ["With half of the sensors silent S2GRU loses no more than MSA",
+             "**holds**" if ours <= theirs else "**does not hold**",
+             f"MAE at held-out sensors grows by {ours:.1%}, MSA's by {theirs:.1%}"]
+        )  # fmt: skip
+    return made

@@ -1,0 +1,100 @@
+"""The commands for tables: from a file to a report and a forecast."""
+
+import numpy as np
+import pytest
+
+from s2rm.cli import main
+from s2rm.tasks.field import FieldWorld
+from s2rm.tasks.tables import to_frame
+
+pandas = pytest.importorskip("pandas")
+COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction"]
+QUICK = ["--hidden-size", "8", "--num-modules", "4", "--context", "12", "--horizon", "6", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fitted")
+    table = folder / "reports.csv.gz"
+    to_frame(FieldWorld(num_stations=8, num_movers=2, num_steps=150).reports()).to_csv(table, index=False)
+    main(["fit", str(table), *COLUMNS, "--sensor", "sensor", *QUICK, "--out", str(folder / "run")])
+    return folder / "run", table
+
+
+def test_a_fit_leaves_a_report_that_judges_it(fitted):
+    run, _ = fitted
+    page = (run / "report.html").read_text()
+    for said in ("persistence", "kriging", "held out", "MAE of tracer", "Enclaves", "Who hears whom"):
+        assert said in page
+    assert page.count("data:image/png;base64,") == 8
+    assert (run / "scores.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["forecast.csv", "forecast.csv.gz", "forecast.parquet"])
+def test_a_forecast_is_a_table_of_any_kind(fitted, name, tmp_path):
+    run, table = fitted
+    main(["forecast", str(run), str(table), "--horizon", "3h", "--out", str(tmp_path / name)])
+    read = pandas.read_parquet if name.endswith("parquet") else pandas.read_csv
+    made = read(tmp_path / name)
+    assert len(made) == 3 * 10
+    assert {"init_time", "valid_time", "sensor", "x", "y", "tracer_mean", "tracer_stddev"} <= set(made)
+
+
+def test_a_forecast_over_a_grid_is_a_netcdf_file(fitted, tmp_path):
+    import xarray
+
+    run, table = fitted
+    options = ["--at", "grid", "--origin", "2000-01-03T00:00Z", "--out", str(tmp_path / "f.nc")]
+    main(["forecast", str(run), str(table), *options])
+    with xarray.open_dataset(tmp_path / "f.nc") as made:
+        assert dict(made.sizes) == {"valid_time": 6, "x": 50, "y": 50}
+        assert made.init_time.values == np.datetime64("2000-01-03T00:00")
+        assert np.isfinite(made.tracer_mean).all()
+
+
+def test_a_forecast_for_the_places_in_a_file(fitted, tmp_path):
+    run, table = fitted
+    (tmp_path / "places.csv").write_text("sensor,x,y\nhere,10,20\nthere,50,60\n")
+    options = ["--at", str(tmp_path / "places.csv"), "--out", str(tmp_path / "f.csv")]
+    main(["forecast", str(run), str(table), *options])
+    made = pandas.read_csv(tmp_path / "f.csv")
+    assert made.sensor.unique().tolist() == ["here", "there"]
+    assert made.x.unique().tolist() == [10, 50]
+
+
+def refused(capsys, *arguments):
+    """The one line with which a command ends, with exit status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("s2rm: ")]
+    assert len(said) == 1
+    return said[0]
+
+
+def test_bad_input_is_one_line_and_loses_nothing(fitted, tmp_path, capsys):
+    run, table = fitted
+    before = sorted(path.name for path in run.iterdir())
+    fit = ["fit", table, *COLUMNS, "--sensor", "sensor"]
+    assert "is there already; choose another --out" in refused(capsys, *fit, "--out", run)
+    assert "--test must be in (0, 0.5], got 0.9" in refused(capsys, *fit, "--test", "0.9", "--out", tmp_path / "new")
+    wrong = [part if part != "tracer" else "trcer" for part in fit]
+    assert "did you mean 'tracer'?" in refused(capsys, *wrong, "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    forecast = ["forecast", run, table, "--out", tmp_path / "f.csv"]
+    assert "found none at" in refused(capsys, "forecast", tmp_path, table)
+    assert "--horizon must be a duration of at least a step, 1h, got '6x'" in refused(
+        capsys, *forecast, "--horizon", "6x"
+    )
+    assert "--origin must be within the table" in refused(capsys, *forecast, "--origin", "1999-01-01")
+    assert "--origin must be a time, got 'then'" in refused(capsys, *forecast, "--origin", "then")
+    assert "--at must be stations, grid or a CSV file" in refused(capsys, *forecast, "--at", "nowhere.csv")
+    assert "--out must end in" in refused(capsys, "forecast", run, table, "--out", tmp_path / "f.txt")
+    (tmp_path / "places.csv").write_text("x,y\n1,2\n3,north\n")
+    said = refused(capsys, *forecast, "--at", tmp_path / "places.csv")
+    assert "the position in row 2" in said
+    (tmp_path / "places.csv").write_text("x,z\n1,2\n")
+    assert "has no column y; it has x, z" in refused(capsys, *forecast, "--at", tmp_path / "places.csv")
+    assert not (tmp_path / "f.csv").exists()
+    assert sorted(path.name for path in run.iterdir()) == before
