@@ -65,11 +65,13 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
     unit = forecaster.columns.values[value]
     for axes, part, title in zip(panels, (mean, stddev), ("mean", "standard deviation"), strict=True):
         x, y = (points.positions[:, axis].reshape(side, side) for axis in (0, 1))
-        image = axes.pcolormesh(x, y, part.reshape(side, side), cmap="viridis", shading="nearest")
+        turns = unit in columns.circular and title == "mean"
+        limits = (0.0, 360.0) if turns else (float(part.min()), float(part.max()))
+        look = {"cmap": "twilight" if turns else "viridis", "vmin": limits[0], "vmax": limits[1]}
+        image = axes.pcolormesh(x, y, part.reshape(side, side), shading="nearest", **look)
         made.colorbar(image, ax=axes, label=unit)
         if title == "mean":
-            limits = {"vmin": float(part.min()), "vmax": float(part.max())}
-            axes.scatter(*now.positions[:, :2].T, c=now.values[:, value], cmap="viridis", edgecolor="white", **limits)
+            axes.scatter(*now.positions[:, :2].T, c=now.values[:, value], edgecolor="white", **look)
         axes.set_title(f"{unit}, {lead} x {columns.step} ahead: {title}", fontsize=9)
         _as_map(axes, reports)
     return plain(made)
@@ -78,9 +80,13 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
 def forecasts_in_time(
     forecaster: Forecaster, shown: Reports, truth: Reports, origin: int, value: int, names: Sequence[str]
 ) -> Figure:
-    """Forecasts from one origin with their central 90 % intervals, and what some sensors then reported."""
+    """Forecasts from one origin with their central 90 % intervals, and what some sensors then reported.
+
+    The forecast is for where a sensor was at the origin.
+    """
+    places = stations(truth.between(0, origin + 1))
+    names = [name for name in names if name in (places.names or ())]
     made, panels = figure(len(names), 1, 8.0, 1.9 * len(names))
-    places = stations(truth)
     chosen = [(places.names or ()).index(name) for name in names]
     where = Places(places.positions[chosen], places.covariates[chosen])
     mean, stddev = (part[0, :, :, value] for part in forecaster.forecast(shown, where, np.array([origin])))
