@@ -32,6 +32,9 @@ results: setup
 	$(BIN)/python experiments/pretrained.py
 	$(BIN)/python experiments/removed_modules.py
 	$(BIN)/python experiments/enclaves.py
+	$(BIN)/python experiments/sensor_checks.py
+	for data in molene ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
+	$(BIN)/python experiments/leave_one_out.py
 	$(BIN)/python experiments/page.py
 
 results-page: setup

@@ -31,6 +31,9 @@ def page(read: Read, table: Callable[[list[str], list[list[str]]], str]) -> str:
     checks = read("sensor-checks")
     if checks:
         parts.append(checked(checks, table))
+    left_out = read("sensors-pm10")
+    if left_out:
+        parts.append(one_left_out(left_out, table))
     for name, title in TITLES.items():
         result = read(f"sensors-{name}")
         if result:
@@ -51,6 +54,26 @@ def checked(result: dict[str, Any], table: Callable[..., str]) -> str:
     return (
         "## Loading and scoring, checked\n\nFigures known for the same files, and ours.\n\n"
         f"{table(['data', 'task', 'known', 'ours'], cells)}\n\n`results/sensor-checks.json`: {result['hardware']}, "
+        f"commit {result['commit']}; `{result['command']}`.\n"
+    )
+
+
+def one_left_out(result: dict[str, Any], table: Callable[..., str]) -> str:
+    """German PM10."""
+    totals: dict[str, list[tuple[float, float, int]]] = {}
+    for row in result["rows"]:
+        totals.setdefault(row["predictor"], []).append((row["rmse"] ** 2, row["mae"], row["count"]))
+    cells = []
+    for name, parts in totals.items():
+        count = sum(number for *_, number in parts)
+        square, mae = (sum(part[index] * part[2] for part in parts) / count for index in (0, 1))
+        cells.append([name, f"{square**0.5:.2f}", f"{mae:.2f}", f"{count:,}"])
+    cells.append(["kriging, as published in gstat's vignette", "6.05 to 6.16", "4.04 to 4.09", ""])
+    return (
+        "## German PM10: one station left out at a time\n\nDaily means in µg/m³ at "
+        f"{result['stations']} rural stations, 2005. A model is fitted without the stations of a fold, "
+        f"{len(result['runs'])} of {result['folds']} folds so far, and interpolates each of them from all others.\n\n"
+        f"{table(['predictor', 'RMSE', 'MAE', 'values'], cells)}\n\n`results/sensors-pm10.json`: {result['hardware']}, "
         f"commit {result['commit']}; `{result['command']}`.\n"
     )
 

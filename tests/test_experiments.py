@@ -95,6 +95,27 @@ def test_sensors_are_forecast_beside_the_trivial_predictors(tmp_path):
         assert is_png(tmp_path / f"field-{name}.png")
 
 
+def test_stations_are_left_out_and_none_is_asked_twice(tmp_path):
+    command = [
+        sys.executable,
+        EXPERIMENTS / "leave_one_out.py",
+        "--data",
+        "field",
+        "--minutes",
+        "0.003",
+        "--folds",
+        "2",
+    ]
+    command += ["--runs", tmp_path, "--out", tmp_path / "out.json", "--model", "gru"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [run["fold"] for run in result["runs"]] == [0, 1]
+    rows = {(row["predictor"], row["fold"]): row for row in result["rows"]}
+    assert {name for name, _ in rows} == {"GRU", "inverse distance", "kriging"}
+    assert len({rows[name, 0]["count"] for name, fold in rows if fold == 0}) == 1
+    assert all(row["rmse"] >= row["mae"] > 0 for row in rows.values())
+
+
 def test_enclaves_share_the_arena(tmp_path):
     command = [sys.executable, EXPERIMENTS / "enclaves.py", "--out", tmp_path / "out.json", "--figures", tmp_path]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
@@ -218,6 +239,6 @@ def test_every_recipe_is_tested():
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "long.py", "page.py", "page_sensors.py",
-        "pretrained.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
+        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "leave_one_out.py", "long.py",
+        "page.py", "page_sensors.py", "pretrained.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
     }  # fmt: skip

@@ -1,0 +1,116 @@
+"""One station left out at a time: German PM10, interpolated from all others, beside inverse distance and kriging.
+
+No model sees a station that it is asked for: the stations are dealt into folds, a model is fitted without those of a
+fold and then interpolates each of them from all others. Writes `results/sensors-pm10.json` after every fold, so that
+the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from rich.progress import track
+
+from common import read
+from s2rm.forecasting import LABELS, Fit, Forecaster, ForecastModel
+from s2rm.models.world_model import write_json
+from s2rm.sensor_baselines import InverseDistance, Kriging
+from s2rm.tasks.field import FieldWorld
+from s2rm.tasks.reports import Columns, Places, Reports, stations
+from s2rm.tasks.tables import read_reports
+from s2rm.training import Training, provenance
+
+PM10 = Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """What to run."""
+
+    data: Literal["pm10", "field"] = "pm10"
+    """which data: field is the synthetic one, which needs no files"""
+    minutes: float = 4.0
+    """wall-clock budget for each fold"""
+    folds: int = 5
+    """parts into which the stations are dealt"""
+    model: ForecastModel = "s2gru"
+    """whom to fit"""
+    folder: Path = Path("../shared/data")
+    """folder of the data sets"""
+    runs: Path = Path("runs/sensors")
+    """where the run folders are"""
+    out: Path = Path("results/sensors-pm10.json")
+    """the errors"""
+    seed: int = 0
+    """of the folds, of the weights and of the order"""
+
+
+def load(recipe: LeaveOneOut) -> Reports:
+    """The reports."""
+    if recipe.data == "field":
+        return FieldWorld(num_stations=10, num_movers=0, num_steps=60, seed=recipe.seed).reports()
+    return read_reports(recipe.folder / "de_pm10_2005" / "de_pm10_2005.csv.gz", PM10)
+
+
+def errors(said: dict[str, np.ndarray], truth: np.ndarray) -> list[dict[str, Any]]:
+    """The errors of each predictor in the first value."""
+    known = ~np.isnan(truth)
+    return [
+        {
+            "predictor": name,
+            "rmse": float(np.sqrt(np.mean((mean[known] - truth[known]) ** 2))),
+            "mae": float(np.mean(np.abs(mean[known] - truth[known]))),
+            "count": int(known.sum()),
+        }
+        for name, mean in said.items()
+    ]
+
+
+def main(recipe: LeaveOneOut) -> None:
+    """Fit, interpolate and write what is missing."""
+    reports = load(recipe)
+    fold_of = np.random.default_rng(recipe.seed).permutation(len(reports.sensors)) % recipe.folds
+    places, everyone = stations(reports), np.arange(len(reports.sensors))
+    for fold in range(recipe.folds):
+        kept = read(recipe.out)
+        if fold in {run["fold"] for run in kept.get("runs", [])}:
+            continue
+        folder, asked = recipe.runs / f"{recipe.data}-fold-{fold}", np.flatnonzero(fold_of == fold)
+        training = Training(
+            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=recipe.minutes, patience=25, gradient_norm=1.0,
+            seed=recipe.seed,
+        )  # fmt: skip
+        forecaster = Forecaster.fit(reports.of(fold_of != fold), folder, Fit(recipe.model, training=training))
+        trivial = {"inverse distance": InverseDistance(max_age=0), "kriging": Kriging(max_age=0)}
+        for predictor in trivial.values():
+            predictor.fit(reports.of(fold_of != fold))
+        found: dict[str, list[np.ndarray]] = {name: [] for name in (LABELS[recipe.model], *trivial)}
+        truths = []
+        for sensor in track(asked, f"fold {fold + 1} of {recipe.folds}"):
+            others, mine = reports.of(everyone != sensor), reports.where(reports.sensor == sensor)
+            if not len(mine):
+                continue
+            place = Places(*(part[[sensor]] for part in places[:2]))
+            mean, _ = forecaster.interpolate(others, place, mine.step)
+            found[LABELS[recipe.model]].append(mean[:, 0, 0])
+            for name, predictor in trivial.items():
+                each = [
+                    predictor.predict(others, int(step), *place[:2], np.array([-1]), [0])[0][0, 0, 0]
+                    for step in mine.step
+                ]
+                found[name].append(np.array(each))
+            truths.append(mine.values[:, 0])
+        said = {name: np.concatenate(parts) for name, parts in found.items()}
+        run = {"fold": fold, "label": LABELS[recipe.model], **read(folder / "summary.json")}
+        rows = [{**row, "fold": fold} for row in errors(said, np.concatenate(truths))]
+        content = {"folds": recipe.folds, "seed": recipe.seed, "stations": len(places.positions), **provenance()}
+        content |= {"runs": [*kept.get("runs", []), run], "rows": [*kept.get("rows", []), *rows]}
+        write_json(recipe.out, content)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(LeaveOneOut))
