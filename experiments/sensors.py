@@ -117,6 +117,8 @@ def main(recipe: Sensors) -> None:
         rows = judge(predictors, reports, origins, data.leads, held_out, seed=recipe.seed,
                      progress=lambda all_: track(all_, ", ".join(predictors)))  # fmt: skip
         kept = read(path)
+        known = {row["predictor"] for row in kept.get("rows", [])}  # another process may have scored the trivial ones
+        rows = [row for row in rows if row["predictor"] not in known]
         content = {
             "data": recipe.data, "seed": recipe.seed, "stations": len(reporting), "held_out": int(held_out.sum()),
             "steps": reports.num_steps, "origins": len(origins), **provenance(),

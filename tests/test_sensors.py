@@ -113,7 +113,7 @@ def test_the_context_knows_nothing_of_what_is_not_shown():
     assert not before.views.mask.any()
 
 
-def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all():
+def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
     reports = some_reports()
     scaling = Scaling.of(reports)
     windows = Windows(slots(reports, scaling), 48, 12, scaling.extent, 24)
@@ -130,6 +130,11 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all():
     lags = [bool((part.targets.values[0, 12:40, :, 0] == seen.channels[11:39, :, 0]).any()) for part in windows]
     assert 0 < sum(lags) < 20
     assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
+    monkeypatch.setattr("s2rm.tasks.sensors.MOST_TARGETS", 3)
+    few = Windows(seen, 48, 12, scaling.extent, 24)[key]
+    assert few.targets.mask.shape == (6, 48, 3)
+    assert few.context.shape[:3] == (6, 48, 3)
+    assert few.views.mask.shape == made.views.mask.shape
     with pytest.raises(ValueError, match="expected at least 48 steps of reports, got 40"):
         Windows(slots(reports.between(0, 40), scaling), 48, 12, scaling.extent, 24)
 

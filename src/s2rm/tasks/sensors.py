@@ -17,6 +17,8 @@ from s2rm.views import Episode, Views
 
 NEIGHBOURS = 8
 """sensors from whose last reports a guess is made"""
+MOST_TARGETS = 64
+"""slots that a training window asks for; of more a random choice"""
 NUM_FEATURES = 7
 """of the context, beside what each channel has"""
 
@@ -144,6 +146,9 @@ class Slots(NamedTuple):
     """cosine and sine of the hour of the day and of the day of the year"""
 
 
+IN_SLOTS = ("positions", "channels", "covariates", "sensor")
+
+
 def clock(times: NDArray[Any]) -> Float[Tensor, "T 4"]:
     """Cosine and sine of the hour of the day and of the day of the year, UTC."""
     days = times.astype("datetime64[s]").astype(np.int64) / 86_400
@@ -203,6 +208,7 @@ def episode(
     day: int | None,
     first: int = 1,
     lag: Int[Tensor, " B"] | None = None,
+    slots_asked: Int[Tensor, " Q"] | None = None,
 ) -> Episode:
     """Windows of L steps as an episode for a model that takes context and corrects.
 
@@ -220,6 +226,7 @@ def episode(
         lag: 0 where the targets at a step are of that step, so that they are forecast; 1 where they are of the step
             before, the last that is seen, so that they are interpolated, and only those that are not seen are asked.
             Default: 0.
+        slots_asked: ask for these slots only. Default: all.
     """
     length = shown.shape[1]
     lag = torch.zeros_like(starts) if lag is None else lag
@@ -227,11 +234,15 @@ def episode(
     reported = Slots(*(part[steps] for part in seen))
     targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
     views = views_of(reported, shown)
+    told = views.mask.roll(1, 1) & (lag == 1)[:, None, None]
+    if slots_asked is not None:
+        targets = targets._replace(**{name: getattr(targets, name)[:, :, slots_asked] for name in IN_SLOTS})
+        told = told[:, :, slots_asked]
     there = (targets.sensor >= 0) & (torch.arange(length)[:, None] >= first)
     wanted = torch.cat([targets.channels, torch.full_like(targets.covariates, torch.nan)], -1)
     there = there & ~targets.channels.isnan().all(-1)
     if asked is seen:
-        there = there & ~(views.mask.roll(1, 1) & (lag == 1)[:, None, None])
+        there = there & ~told
     return Episode(
         views,
         Views._unchecked(targets.positions, wanted, there),
@@ -359,4 +370,7 @@ class Windows(Dataset[Episode]):
         sensor = self.seen.sensor[starts[:, None] + torch.arange(self.length)]
         shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
         shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
-        return episode(self.seen, self.seen, starts, shown, self.extent, self.day, self.length // 4, lag)
+        number_of_slots = sensor.shape[-1]
+        few = None if number_of_slots <= MOST_TARGETS else torch.randperm(number_of_slots, generator=generator)
+        asked = None if few is None else few[:MOST_TARGETS]
+        return episode(self.seen, self.seen, starts, shown, self.extent, self.day, self.length // 4, lag, asked)
