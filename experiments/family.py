@@ -39,7 +39,8 @@ def main(family: Family) -> None:
         for model in family.models:
             if not seed or model in ("s2gru", "rims", "lstm"):
                 family.add(family.out, LABELS[model], model, seed, fractions=family.fractions)
-    rows = read(family.out)["rows"]
+    order = [*LABELS.values(), *plots.TRIVIAL]
+    rows = sorted(read(family.out)["rows"], key=lambda row: order.index(row["predictor"]))
     draw(
         family.figures,
         one_step=plots.png(plots.scores_by_balls(rows, 1.0, preset(family.size).num_balls)),

@@ -230,6 +230,12 @@ def test_claims_are_decided_by_the_numbers(monkeypatch):
     assert decided(above, S2GRU=[0.6], RIMs=[0.7], **others)[0] == claims.NOT
     assert decided(above, S2GRU=[0.8], **others) == (claims.UNDECIDED, "not run yet: RIMs")
     assert claims.verdict(claims.CLAIMS[0], None) == (claims.UNDECIDED, "not run yet")
+    still, others = [0.25] * 4, {name: [0.26] * 4 for name in ("RIMs", "last seen")}
+    for line, expected in (([0.8, 0.7, 0.6, 0.55], claims.HOLDS), ([0.8, 0.5, 0.4, 0.3], claims.NOT)):
+        lines = {"S2GRU": line, "static scene": still, **others}
+        rolled = {"rows": [{"predictor": name, "balls": 5, "f1": f1} for name, f1 in lines.items()]}
+        assert claims.keeps_track(rolled)[0] == expected
+    assert "is lost after 1 steps" in claims.keeps_track(rolled)[1]
     assert decided(claims.above_the_trivial, S2GRU=[0.3])[0] == claims.HOLDS
     assert decided(claims.above_the_trivial, S2GRU=[0.15])[0] == claims.NOT
 

@@ -41,6 +41,11 @@ def colour(name: str, names: Sequence[str]) -> str:
     return TRIVIAL[name] if name in TRIVIAL else COLOURS[models.index(name) % len(COLOURS)]
 
 
+def predictors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who the rows are of, the trivial last."""
+    return sorted(dict.fromkeys(row["predictor"] for row in rows), key=lambda name: name in TRIVIAL)
+
+
 def balls(number: int) -> str:
     """The heading of a rollout."""
     return f"{number} ball{'' if number == 1 else 's'}"
@@ -77,7 +82,7 @@ def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on:
         _lines(axes, rows, "balls", metric)
         axes.axvline(trained_on, color="#dddddd", zorder=0)
         axes.set(xlabel="moving balls", title=label)
-    panels[0].legend(frameon=False, fontsize=8)
+    panels[2].legend(frameon=False, fontsize=8, loc="lower left")
     return plain(made)
 
 
@@ -95,7 +100,7 @@ def scores_by_views(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
 
 def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], across: str, metric: str) -> None:
     """A line for each predictor: the mean over the rows of a point, and a band for their range."""
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    names = predictors(rows)
     for name in names:
         points: dict[float, list[float]] = {}
         for row in rows:
@@ -113,7 +118,7 @@ def heat_maps(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     Source:
         S2RM, Figures 20 and 21.
     """
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    names = predictors(rows)
     numbers = sorted({row["balls"] for row in rows})
     views = sorted({row["views"] for row in rows})
     columns = min(5, len(names))
@@ -146,7 +151,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
     `rows` are those of `one_step_table`; a point is a tenth of the probabilities that holds at least 0.01 % of pixels.
     """
     rows = [row for row in rows if row["views"] == 1]
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    names = predictors(rows)
     numbers = sorted({row["balls"] for row in rows})[::2]
     made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 0.4, 3.4)
     for axes, number in zip(panels, numbers, strict=True):
@@ -168,7 +173,7 @@ def removed_modules(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Source:
         S2RM, Figure 7.
     """
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    names = predictors(rows)
     numbers = sorted({row["balls"] for row in rows})
     made, panels = figure(1, len(numbers), 3.2 * len(numbers) + 0.6, 3.0)
     for axes, number in zip(panels.flat, numbers, strict=True):
