@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from s2rm.forecasting import Forecaster
 from s2rm.models.s2rm import S2RM
-from s2rm.plots import TRIVIAL, colour, figure, plain
+from s2rm.plots import TRIVIAL, colour, figure, plain, predictors
 from s2rm.tasks.reports import Places, Reports, grid, stations
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ COVERED = 1.6449
 
 def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Figure:
     """A metric against the lead: a row of panels for each value, at sensors that are seen and that are held out."""
-    values, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("value", "predictor"))
+    values, names = list(dict.fromkeys(row["value"] for row in rows)), predictors(rows)
     groups = ("seen", "held out")
     made, panels = figure(len(values), len(groups), 9.6, 3.2 * len(values))
     for line, value in zip(panels, values, strict=True):
