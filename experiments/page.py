@@ -230,8 +230,13 @@ def searched() -> list[str]:
 
 def origin(name: str, result: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     """Where a result comes from."""
-    commits = ", ".join(sorted({run["commit"] for run in runs}))
-    return f"`results/{name}.json`: trained on {runs[0]['hardware']} at commit {commits}; `{result['command']}`.\n"
+    return f"`results/{name}.json`: trained on {made(runs)}; written by `{result['command']}`.\n"
+
+
+def made(runs: list[dict[str, Any]]) -> str:
+    """On what, at which commits and by which commands runs were made."""
+    commits, commands = (list(dict.fromkeys(run[key] for run in runs)) for key in ("commit", "command"))
+    return f"{runs[0]['hardware']} at commit {', '.join(commits)} by {', '.join(f'`{one}`' for one in commands)}"
 
 
 def picture(name: str, caption: str) -> str:
@@ -394,8 +399,7 @@ def section(title: str, sentence: str, path: Path, result: dict[str, Any]) -> st
     lines += [f"\n{table(result['rows'], 'f1', views)}" for views in (1.0, 0.3)]
     more = "\n\n".join(table(result["rows"], metric, views) for views in (1.0, 0.3) for metric in metrics[1:])
     lines += ["", '??? note "Balanced accuracy, log-likelihood, calibration"\n', textwrap.indent(more, " " * 4)]
-    commits = ", ".join(sorted({run["commit"] for run in runs}))
-    trained = f"trained on {runs[0]['hardware']} at commit {commits}; `{result['command']}`."
+    trained = f"trained on {made(runs)}; written by `{result['command']}`."
     return "\n".join([*lines, "", f"`{path.relative_to(ROOT)}`: {trained}", ""])
 
 

@@ -108,8 +108,11 @@ def section(name: str, title: str, result: dict[str, Any], table: Callable[..., 
         ("series", "Forecasts in time, with their 90 % intervals."), ("enclaves", "Which module answers where."),
     ):  # fmt: skip
         lines.append(f"![{caption}](figures/{name}-{picture}.png)\n\n{caption}\n")
-    commits = ", ".join(sorted({run["commit"] for run in result["runs"]}))
-    lines.append(f"`results/sensors-{name}.json`: {result['hardware']}, commit {commits}; `{result['command']}`.\n")
+    commits, commands = (list(dict.fromkeys(run[key] for run in result["runs"])) for key in ("commit", "command"))
+    lines.append(
+        f"`results/sensors-{name}.json`: {result['hardware']}, commit {', '.join(commits)}, seed {result['seed']}; "
+        f"{', '.join(f'`{one}`' for one in commands)}.\n"
+    )
     return "\n".join(lines)
 
 

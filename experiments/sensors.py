@@ -19,7 +19,7 @@ from common import draw, read
 from s2rm import plots, sensor_plots
 from s2rm.forecasting import FORECASTER, LABELS, SUMMARY, Fit, Forecaster, ForecastModel
 from s2rm.models.world_model import write_json
-from s2rm.sensor_baselines import Climatology, InverseDistance, Kriging, Persistence
+from s2rm.sensor_baselines import BASELINES
 from s2rm.sensor_evaluation import judge
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Reports
@@ -137,10 +137,7 @@ def main(recipe: Sensors) -> None:
         forecaster = Forecaster.fit(train, folder, Fit(model, training=training))
         add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / SUMMARY)}])
     known = {row["predictor"] for row in read(path).get("rows", [])}
-    trivial = {
-        "persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance, "kriging": Kriging,
-    }  # fmt: skip
-    missing = {name: make().fit(train) for name, make in trivial.items() if name not in known}
+    missing = {name: make().fit(train) for name, make in BASELINES.items() if name not in known}
     if missing:
         add(missing, [])
     pictures = {

@@ -15,7 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from s2rm.forecasting import LABELS, SUMMARY, Fit, Forecaster
 from s2rm.models.world_model import write_json, write_whole
-from s2rm.sensor_baselines import Climatology, InverseDistance, Kriging, Persistence
+from s2rm.sensor_baselines import BASELINES
 from s2rm.sensor_evaluation import judge
 from s2rm.sensor_report import write_sensor_report
 from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
@@ -60,9 +60,7 @@ class FitTable:
         last = reports.num_steps - 1 - leads[-1]
         origins = np.unique(np.linspace(split - 1, last, 40).round().astype(np.int64))
         label = LABELS[self.how.model]
-        trivial = {"persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance,
-                   "kriging": Kriging}  # fmt: skip
-        predictors = {label: made, **{name: make().fit(train) for name, make in trivial.items()}}
+        predictors: dict[str, Any] = {label: made, **{name: make().fit(train) for name, make in BASELINES.items()}}
         rows = judge(predictors, reports, origins, leads, held_out, silent=(0.0,),
                      progress=lambda all_: track(all_, "Judging", console=console))  # fmt: skip
         summary = json.loads((self.out / SUMMARY).read_text())

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
+from s2rm import runs
 from s2rm.models.gqn import GQN
 from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
 
 ROWS = ("step", "sensor", "positions", "values", "covariates")
 FORECASTER, SUMMARY, FORMAT = "forecaster.json", "summary.json", 1
-LABELS = {
-    "s2gru": "S2GRU", "s2lstm": "S2LSTM", "s2rmc": "S2RMC", "msa": "MSA", "rims": "RIMs", "rmc": "RMC", "lstm": "LSTM",
-    "gru": "GRU",
-}  # fmt: skip
+LABELS = {**runs.LABELS, "msa": "MSA"}
 ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
 SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
 
@@ -202,14 +200,7 @@ class Forecaster:
             )
         origins = np.array([reports.num_steps - 1]) if origins is None else origins
         horizon = self.horizon if horizon is None else horizon
-        means: list[Tensor] = []
-        spreads: list[Tensor] = []
-        for some in np.split(origins, range(32, len(origins), 32)):
-            window = self._window(reports, places, some, horizon)
-            state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
-            for parts, part in zip((means, spreads), self._ahead(state, window, horizon), strict=True):
-                parts.append(part)
-        return self.scaling.units(torch.cat(means), torch.cat(spreads))
+        return self._from_origins(reports, places, origins, horizon)
 
     @torch.no_grad()
     def interpolate(
@@ -221,15 +212,20 @@ class Forecaster:
         """
         self.check(reports)
         origins = np.array([reports.num_steps - 1]) if origins is None else origins
-        means: list[Tensor] = []
-        spreads: list[Tensor] = []
+        mean, stddev = self._from_origins(reports, places, origins, 1, lag=1)
+        return mean[:, 0], stddev[:, 0]
+
+    def _from_origins(
+        self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`(O, H, Q, C)`, some origins at a time."""
+        parts = []
         for some in np.split(origins, range(32, len(origins), 32)):
-            window = self._window(reports, places, some, 1, lag=1)
+            window = self._window(reports, places, some, horizon, lag)
             state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
-            mean, spread = self._ahead(state, window, 1)
-            means.append(mean[:, 0])
-            spreads.append(spread[:, 0])
-        return self.scaling.units(torch.cat(means), torch.cat(spreads))
+            parts.append(self._ahead(state, window, horizon))
+        means, stddevs = zip(*parts, strict=True)
+        return self.scaling.units(torch.cat(means), torch.cat(stddevs))
 
     def predict(
         self,

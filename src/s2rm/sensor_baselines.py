@@ -400,6 +400,14 @@ class Kriging(_FromLastReports):
         return mapped, deviation**2
 
 
+BASELINES: dict[str, type[_Trivial]] = {
+    "persistence": Persistence,
+    "climatology": Climatology,
+    "inverse distance": InverseDistance,
+    "kriging": Kriging,
+}
+
+
 def _to_components(values: Any, circular: Any) -> NDArray:
     radians = np.radians(values)
     return np.stack([np.cos(radians), np.sin(radians)] if circular else [values], -1)

@@ -412,8 +412,10 @@ def provenance() -> dict[str, Any]:
         # Results that one run writes do not change what the next one runs.
         code = ("src/*.py", "experiments", "benchmarks", "constraints.txt")
         commit = git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", *code) else "")
+    # What a record keeps is the command, not where on a machine it wrote.
+    arguments = [Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:]]
     return {
-        "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *arguments]),
         "commit": commit or "not in a git checkout",
         "hardware": f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -286,9 +286,9 @@ def context(
 
     now = torch.arange(length).expand(batch, -1)
     value, then = as_of(now - 1)
-    freshest = then.flatten(2).amax(-1)
-    origin = torch.where(freshest < 0, -1, freshest)
-    distance = torch.cdist(targets.positions, place.roll(1, 1)) ** 2  # the place as of the step before
+    origin = then.flatten(2).amax(-1)
+    # To the place as of the step before; by differences, as products would lose what is small beside the Earth.
+    distance = torch.cdist(targets.positions, place.roll(1, 1), compute_mode="donot_use_mm_for_euclid_dist") ** 2
     if day is None:
         earlier = later = (value, torch.full_like(then, -1))
     else:
@@ -351,6 +351,7 @@ class Windows(Dataset[Episode]):
                 "the horizon, or give a longer table"
             )
         self.seen, self.length, self.horizon, self.extent, self.day = seen, length, horizon, extent, day
+        self.num_sensors = int(seen.sensor.max()) + 1
 
     def __len__(self) -> int:
         return len(self.seen.sensor) - self.length + 1
@@ -359,18 +360,17 @@ class Windows(Dataset[Episode]):
         rows, seed = key
         generator = torch.Generator().manual_seed(seed)
         starts = torch.tensor(rows)
-        batch, number = len(rows), int(self.seen.sensor.max()) + 1
+        batch = len(rows)
         origin = self.length - 1 - torch.randint(self.horizon + 1, (batch,), generator=generator)
         origin = torch.where(torch.rand(batch, generator=generator) < 0.3, self.length, origin)
         silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
         # Half of the windows that are not blind interpolate, which needs silent sensors.
         lag = ((torch.rand(batch, generator=generator) < 0.5) & (origin == self.length)).long()
         silent = torch.where(lag[:, None] == 1, silent.clamp(min=0.2), silent)
-        speaks = torch.rand(batch, number, generator=generator) >= silent
+        speaks = torch.rand(batch, self.num_sensors, generator=generator) >= silent
         sensor = self.seen.sensor[starts[:, None] + torch.arange(self.length)]
         shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
         shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
-        number_of_slots = sensor.shape[-1]
-        few = None if number_of_slots <= MOST_TARGETS else torch.randperm(number_of_slots, generator=generator)
-        asked = None if few is None else few[:MOST_TARGETS]
+        few = sensor.shape[-1] <= MOST_TARGETS
+        asked = None if few else torch.randperm(sensor.shape[-1], generator=generator)[:MOST_TARGETS]
         return episode(self.seen, self.seen, starts, shown, self.extent, self.day, self.length // 4, lag, asked)
