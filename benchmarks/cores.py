@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from s2rm import S2GRU, S2RMC, RelationalMemory, RIMs
+from s2rm.files import write_json
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import write_json
 from s2rm.nn.over_time import map_state
 from s2rm.training import keep_freed_memory, provenance
 

@@ -11,7 +11,7 @@ import torch
 import tyro
 from rich.console import Console
 
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.runs import Settings
 from s2rm.tasks.bouncing_balls import Clips, preset, videos
 from s2rm.training import Training, batches, provenance

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from s2rm import S2GRU, Episode, Views
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.training import provenance
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from s2rm import Views
 from s2rm.export import StreamingStep
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.runs import Settings
 from s2rm.training import provenance
 

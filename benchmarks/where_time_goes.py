@@ -13,7 +13,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from cores import Benchmark, cores, seconds
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.training import keep_freed_memory, provenance
 
 KINDS = {

@@ -13,7 +13,7 @@ import tyro
 
 from common import draw
 from s2rm import S2RM, plots
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.runs import PRETRAINED, Run
 from s2rm.training import provenance
 

@@ -16,8 +16,8 @@ import tyro
 from rich.progress import track
 
 from common import read
+from s2rm.files import write_json
 from s2rm.forecasting import LABELS, Fit, Forecaster, ForecastModel
-from s2rm.models.world_model import write_json
 from s2rm.sensor_baselines import InverseDistance, Kriging
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Places, Reports, stations

@@ -14,7 +14,7 @@ from typing import Literal
 
 import tyro
 
-from s2rm.models.world_model import write_json, write_whole
+from s2rm.files import write_json, write_whole
 from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, ModelName, Run, Settings, score
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import MODEL, Training

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from s2rm import S2RM, plots
 from s2rm.evaluation import episodes_to_test, model_predictor, one_step_scores
-from s2rm.models.world_model import write_json, write_whole
+from s2rm.files import write_json, write_whole
 from s2rm.runs import PRETRAINED, Run, trivial_predictors
 from s2rm.training import provenance
 

@@ -15,7 +15,7 @@ from rich.progress import track
 from common import Recipe, draw
 from s2rm import plots
 from s2rm.evaluation import NUM_BALLS, PROMPT_STEPS, ROLLOUT_STEPS, roll_out
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.runs import ModelName, trivial_predictors
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import provenance

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from common import read
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.runs import ModelName, Run, Settings
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import Training, provenance

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from s2rm.models.world_model import write_json
+from s2rm.files import write_json
 from s2rm.sensor_baselines import InverseDistance, Kriging, Persistence, SensorPredictor
 from s2rm.sensor_scores import scores
 from s2rm.tasks.reports import Columns, Reports

@@ -17,8 +17,8 @@ from rich.progress import track
 
 from common import draw, read
 from s2rm import plots, sensor_plots
+from s2rm.files import write_json
 from s2rm.forecasting import FORECASTER, LABELS, SUMMARY, Fit, Forecaster, ForecastModel
-from s2rm.models.world_model import write_json
 from s2rm.sensor_baselines import BASELINES
 from s2rm.sensor_evaluation import judge
 from s2rm.tasks.field import FieldWorld

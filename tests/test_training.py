@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from conftest import make_s2rm
 from s2rm import load
-from s2rm.models.world_model import write_whole
+from s2rm.files import write_whole
 from s2rm.runs import Run, Settings
 from s2rm.tasks.bouncing_balls import preset
 from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, history, provenance

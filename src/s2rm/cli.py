@@ -25,7 +25,7 @@ from s2rm.evaluation import (
     roll_out,
 )
 from s2rm.export import StreamingStep
-from s2rm.models.world_model import write_json, write_whole
+from s2rm.files import write_json, write_whole
 from s2rm.report import write_report
 from s2rm.runs import (
     PRETRAINED,

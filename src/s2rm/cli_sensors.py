@@ -13,8 +13,8 @@ from rich.progress import track
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
+from s2rm.files import write_json, write_whole
 from s2rm.forecasting import LABELS, SUMMARY, Fit, Forecaster
-from s2rm.models.world_model import write_json, write_whole
 from s2rm.sensor_baselines import BASELINES
 from s2rm.sensor_evaluation import judge
 from s2rm.sensor_report import write_sensor_report

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
-from s2rm.models.world_model import WorldModel, write_whole
+from s2rm.files import write_whole
+from s2rm.models.world_model import WorldModel
 from s2rm.views import Views
 
 

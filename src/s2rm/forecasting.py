@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm import runs
+from s2rm.files import write_json, write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import WorldModel, load, write_json, write_whole
+from s2rm.models.world_model import WorldModel, load
 from s2rm.tasks.reports import Columns, Places, Reports, merge
 from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots, views_of
 from s2rm.tasks.tables import read_reports

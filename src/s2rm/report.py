@@ -15,9 +15,9 @@ from torch import Tensor
 from s2rm import plots
 from s2rm.analysis import masking_effects
 from s2rm.evaluation import PROMPT_STEPS, ROLLOUT_STEPS, Rollouts, episodes_to_test
+from s2rm.files import write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import write_whole
 from s2rm.nn.rims import RIMs
 from s2rm.runs import Run, same_world
 

@@ -14,9 +14,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from tyro.conf import Suppress
 
 from s2rm.evaluation import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
+from s2rm.files import write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC, Term
-from s2rm.models.world_model import WorldModel, load, write_whole
+from s2rm.models.world_model import WorldModel, load
 from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
 from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history, provenance
 

@@ -29,8 +29,9 @@ from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from s2rm.files import write_whole
 from s2rm.likelihoods import measured
-from s2rm.models.world_model import WorldModel, write_whole
+from s2rm.models.world_model import WorldModel
 from s2rm.views import Episode
 
 LAST = "checkpoints/last.ckpt"
