@@ -7,7 +7,8 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,onnx,docs,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,railways,onnx,docs,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps flatland-rl flatland-baselines
 	touch $@
 
 demo: setup

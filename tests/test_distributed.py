@@ -50,7 +50,7 @@ def test_two_processes_train_as_one_and_write_and_speak_once(alone, tmp_path):
     assert_same(run, alone)
     assert run.settings == SETTINGS, "how it is run is not what is trained"
     epochs = [rf"epoch {number}: validation loss \S+ \S+ minutes" for number in range(3)]
-    end = r"[^:]+: validation loss \S+ nats a pixel after 3 epochs, 9 updates, \S+ minutes"
+    end = r"[^:]+: validation loss \S+ nats after 3 epochs, 9 updates, \S+ minutes"
     assert re.fullmatch(" ".join([r"LSTM: \S+ parameters", *epochs, end]), " ".join(output.split())), output
     ours, expected = (
         sorted(path.name.split(".")[0] for path in each.folder.rglob("*") if path.is_file()) for each in (run, alone)

@@ -128,6 +128,30 @@ def test_enclaves_share_the_arena(tmp_path):
     assert is_png(tmp_path / "interaction-graph.png")
 
 
+def test_the_railway_is_collected_and_trained_on_once(tmp_path):
+    options = ["--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--figures", tmp_path]
+    results = []
+    for _ in range(2):
+        run("railways.py", *options)
+        results.append(json.loads((tmp_path / "out.json").read_text()))
+    first, again = results
+    assert first["run"] == again["run"], "nothing was trained again"
+    assert first["rows"] == again["rows"]
+    assert {"command", "commit", "hardware", "seed"} <= first.keys()
+    assert first["run"]["updates"] > 0
+    rows = {row["predictor"]: row for row in first["rows"]}
+    assert rows.keys() == {"S2GRU", "mean view", "last seen"}
+    assert all(0 <= row[name] <= 1 for row in rows.values() for name in ("f1", "f1_trains", "f1_other_trains"))
+    assert rows["mean view"]["log_likelihood"] < rows["last seen"]["log_likelihood"] < 0
+    assert len(first["neighbours_of_each_module"]) == 10
+    assert is_png(tmp_path / "railways-enclaves.png")
+    assert is_png(tmp_path / "railways-views.png")
+    command = [sys.executable, EXPERIMENTS / "railways.py", "--size", "tiny", "--minutes", "1", *options]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 1
+    assert "holds a run of other settings; delete it or choose another with --runs" in refused.stderr
+
+
 def test_the_search_tries_all_and_goes_on_where_it_was(tmp_path):
     for rates in (["1e-3"], ["1e-3", "2e-3"]):
         run(
@@ -246,6 +270,6 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "leave_one_out.py", "long.py",
-        "page.py", "page_sensors.py", "pretrained.py", "removed_modules.py", "rollouts.py", "search.py",
+        "page.py", "page_sensors.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
         "sensor_checks.py", "sensors.py",
     }  # fmt: skip

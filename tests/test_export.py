@@ -57,6 +57,19 @@ def test_an_exported_step_is_the_step(name):
         )
 
 
+def test_a_model_of_polar_images_is_exported_with_its_targets_shape():
+    shapes = {"value_shape": (15, *VALUE_SHAPE), "target_shape": (14, *VALUE_SHAPE)}
+    step = StreamingStep(MODELS["s2gru"](codec="polar", likelihood="mixed", **shapes).eval())
+    positions, values, mask, queries = given(3, 5, 2)
+    images = values[:, :, None].repeat(1, 1, 15, 1, 1)
+    with torch.no_grad():
+        ours, expected = (
+            run(positions, images, mask, queries, *step.initial_state(3)) for run in (step.exported().module(), step)
+        )
+    torch.testing.assert_close(ours, expected)
+    assert expected[0].shape == expected[1].shape == (3, 2, 14, *VALUE_SHAPE)
+
+
 def test_a_sparse_model_is_exported_dense(monkeypatch):
     monkeypatch.setattr(module, "DENSE_PAIRS", 0)
     step = StreamingStep(MODELS["s2gru"](normalise="neighbourhood").eval())

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -456,7 +457,9 @@ def test_positions_of_another_world_are_refused(model):
         model.predict(states, torch.rand(2, 5, 3, 2))
     with pytest.raises(ValueError, match="4 steps, queries, coordinates.* got shape .2, 3, 1, 2."):
         list(model.rollout(views, torch.rand(2, 3, 1, 2, dtype=torch.float64), 4))
-    with pytest.raises(ValueError, match="expected views with 2 coordinates .* values of shape .3, 5., got .* .4, 5."):
+    with pytest.raises(
+        ValueError, match="expected targets with 2 coordinates .* values of shape .3, 5., got .* .4, 5."
+    ):
         model.loss(Episode(views, some_views(value_shape=(4, 5))))
 
 
@@ -574,3 +577,84 @@ def test_a_model_that_corrects_starts_at_the_guess_and_learns_from_its_context(m
         Episode(views, context=context[:, :2])
     with pytest.raises(ValueError, match="needs likelihood"):
         make(value_shape=(2,), num_coordinates=2, likelihood="gaussian", context_size=1, corrects=True)
+
+
+TARGET_SHAPE = (2, 4)
+
+
+def some_targets(steps: int = 5) -> Views:
+    return some_views(steps=steps, views=3, value_shape=TARGET_SHAPE)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "tto"])
+def test_targets_may_have_another_shape_than_views(name, tmp_path):
+    make = partial(make_gqn, "tto") if name == "tto" else MODELS[name]
+    model = make(target_shape=TARGET_SHAPE).double()
+    views, targets = some_views(), some_targets()
+    assert outputs(model, views).shape == (2, 5, 3, *TARGET_SHAPE)
+    whole = model.loss(Episode(views, targets))
+    torch.testing.assert_close(model.loss(Episode(views, targets), recompute=3), whole)
+    whole.backward()
+    with pytest.raises(ValueError, match="expected targets with 2 .* values of shape .2, 4., got .* .3, 5."):
+        model.loss(Episode(views))
+    with pytest.raises(ValueError, match="expected views with 2 .* values of shape .3, 5., got .* .2, 4."):
+        model.loss(Episode(targets))
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.target_shape == TARGET_SHAPE
+    torch.testing.assert_close(outputs(again, views), outputs(model, views))
+
+
+def test_predictions_that_are_no_views_are_not_fed_back():
+    model, views, queries = make_s2rm(target_shape=TARGET_SHAPE).double(), some_views(), torch.zeros(2, 3, 2).double()
+    with pytest.raises(
+        ValueError, match=r"shape \(2, 4\) cannot be fed back .* \(3, 5\), .* closed_loop=False"
+    ) as error:
+        list(model.rollout(views, queries, 3))
+    assert "\n" not in str(error.value)
+    blind = list(model.rollout(views, queries, 3, closed_loop=False))
+    assert [ahead.mean.shape for ahead in blind] == 3 * [(2, 3, *TARGET_SHAPE)]
+
+
+def test_the_codec_follows_the_shape_of_the_targets_too():
+    assert make_s2rm(codec=None, target_shape=TARGET_SHAPE).arguments["codec"] == "cnn"
+    assert make_s2rm(codec=None, target_shape=(4,)).arguments["codec"] == "mlp"
+
+
+def test_corrections_are_of_the_targets():
+    model = make_gqn(value_shape=(5,), target_shape=(2,), likelihood="gaussian", context_size=3, corrects=True)
+    views, targets = (
+        some_views(value_shape=(5,)).to(torch.float32),
+        some_views(views=3, value_shape=(2,)).to(torch.float32),
+    )
+    context = torch.randn(2, 5, 3, 3)
+    predicted = model.predict(model.observe(views), targets.positions, context)
+    torch.testing.assert_close(predicted.mean, context[..., :2])
+    assert model.loss(Episode(views, targets, context)).isfinite()
+
+
+def test_models_saved_before_targets_had_a_shape_are_loaded(tmp_path):
+    model = make_s2rm().eval()
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["arguments"].pop("target_shape", "none") is None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    views = some_views().to(torch.float32)
+    queries = torch.rand(2, 5, 3, 2)
+    ours, theirs = (m.predict(m.observe(views), queries).mean for m in (model, load(tmp_path)))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("recompute", [1, 3, 9])
+def test_recomputing_leaves_each_term_of_a_mixed_loss_as_it_is(recompute):
+    shape = (14, 2, 3)
+    model = make_s2rm(value_shape=shape, likelihood="mixed").double()
+    views = some_views(steps=8, value_shape=shape)
+    views.values[0, 3, :, 0] = views.values[1, 4, 2, 7, 0, 0] = views.values[:, 5, 1, 10:] = torch.nan
+    episode = Episode(views)
+    terms = model.loss_terms(episode)
+    assert list(terms) == ["friendly", "type", "hecs"]
+    torch.testing.assert_close(model.loss_terms(episode, recompute), terms)
+    torch.testing.assert_close(model.loss(episode, recompute), sum(terms.values()))
+    fed = list(model.rollout(views, views.positions[:, 0], 3))
+    assert fed[2].mean.shape == (2, 7, *shape)

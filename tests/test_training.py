@@ -13,13 +13,14 @@ import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
-from conftest import make_s2rm
-from s2rm import load
+from conftest import make_s2rm, some_views
+from s2rm import Episode, load
 from s2rm.files import write_whole
 from s2rm.runs import Run, Settings
 from s2rm.tasks.bouncing_balls import preset
-from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, history, provenance
+from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, fit, history, provenance
 
 TINY = Settings(training=Training(epochs=3, batch_size=4), world=preset("tiny"))
 
@@ -278,3 +279,28 @@ def test_provenance_names_machine_and_commit():
     with warnings.catch_warnings():
         made = provenance()
     assert all(made[name] for name in ("command", "commit", "hardware", "torch"))
+
+
+def test_each_term_of_a_mixed_loss_is_logged_in_validation(tmp_path):
+    shape = (14, 2, 3)
+    model = make_s2rm(value_shape=shape, likelihood="mixed")
+    given = [Episode(some_views(rows, value_shape=shape).to(torch.float32)) for rows in (3, 1)]
+    loader = DataLoader(given, batch_size=None)
+    training = Training(epochs=1, batch_size=3, learning_rate=1e-9)
+    ended = fit(model, loader, loader, tmp_path, training, progress=False)
+    (epoch,) = history(tmp_path)
+    model.eval()
+    terms = [model.loss_terms(episode) for episode in given]
+    for name in ("friendly", "type", "hecs"):
+        expected = (3 * terms[0][name] + terms[1][name]) / 4
+        assert epoch[f"val_{name}"] == pytest.approx(expected.item(), rel=1e-5)
+        assert f"train_{name}" not in epoch
+    assert epoch["val_loss"] == pytest.approx(sum(epoch[f"val_{name}"] for name in terms[0]))
+    assert ended["val_loss"] == pytest.approx(epoch["val_loss"])
+
+
+def test_a_loss_of_one_term_is_logged_once(tmp_path):
+    loader = DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    fit(make_s2rm(), loader, loader, tmp_path, Training(epochs=1), progress=False)
+    names = {name for name in history(tmp_path)[0] if name.startswith(("val", "train"))}
+    assert names == {"train_loss", "val_loss"}

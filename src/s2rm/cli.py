@@ -18,9 +18,9 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional
 
 from s2rm import plots
+from s2rm.battle_report import write_battle_report
 from s2rm.cli_sensors import FitTable, Forecast
 from s2rm.evaluation import (
-    NUM_BALLS,
     Rollouts,
     roll_out,
 )
@@ -31,6 +31,7 @@ from s2rm.runs import (
     PRETRAINED,
     SCORES,
     SUMMARY,
+    WORLDS,
     ModelName,
     Run,
     Settings,
@@ -39,7 +40,8 @@ from s2rm.runs import (
     score,
     trivial_predictors,
 )
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.bouncing_balls import BallsWorld, preset
+from s2rm.tasks.skirmish import SkirmishWorld
 from s2rm.training import Machines, Training
 
 console = Console(stderr=True)
@@ -55,13 +57,15 @@ class Train:
     and summary.json. A run that was stopped, by whatever, goes on with --resume RUN.
     """
 
-    task: Positional[Literal["balls"]] = "balls"
-    """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels"""
+    task: Positional[Literal["balls", "skirmish"]] = "balls"
+    """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels. skirmish:
+    two teams of up to nine units fight on a map of 32 x 32 units; each unit of one team sees polar images around it"""
     size: str = "small"
-    """how much of it: paper (20,000 sequences of 100 frames), small (4,000 of 50, clips of 20), tiny (8 of 48)"""
+    """how much of it: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps), small (4,000
+    of 50, clips of 20; 1,200 of 50, clips of 20) or tiny"""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
-    out: Path = Path("runs/balls")
-    """the run folder, which must not be there yet"""
+    out: Path | None = None
+    """the run folder, which must not be there yet; runs/TASK if not given"""
     resume: Path | None = None
     """go on with this run; its settings are kept, but for --epochs and --minutes where given"""
     machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
@@ -70,8 +74,8 @@ class Train:
     def run(self) -> None:
         self.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
         if self.resume is None:
-            settings = replace(self.settings, world=preset(self.size))
-            run = Run.create(self.out, settings)
+            settings = replace(self.settings, world=WORLDS[self.task][1](self.size))
+            run = Run.create(self.out or Path("runs") / self.task, settings)
             rank_zero_only(console.print)(f"{run.label}: {settings.build().num_parameters:,} parameters")
             run.train(machines=self.machines)
         else:
@@ -86,7 +90,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score runs, and the trivial predictors, one step ahead: 1 to 6 balls, 10 to 100 % of the views."""
+    """Score runs, and the trivial predictors, one step ahead.
+
+    Balls: 1 to 6 of them, 10 to 100 % of the views. Skirmish: five scenarios, 20 to 100 % of the agents reporting.
+    """
 
     runs: Runs
     """run folders, one of each model, all of one world"""
@@ -124,7 +131,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Report:
-    """One self-contained HTML page of runs: tables, curves, rollouts, enclaves."""
+    """One self-contained HTML page of runs: tables, curves, rollouts or a battle from above, enclaves."""
 
     runs: Runs
     """run folders, one of each model, all of one world"""
@@ -147,7 +154,10 @@ class Report:
         if missing:
             raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
         out = self.out or runs[0].folder / "report.html"
-        write_report(out, runs, rows, _roll_out(runs, (1, 3, 5), 32, 0))
+        if isinstance(same_world(runs), SkirmishWorld):
+            write_battle_report(out, runs, rows)
+        else:
+            write_report(out, runs, rows, _roll_out(runs, (1, 3, 5), 32, 0))
         console.print(f"report: {out.resolve()}")
 
 
@@ -224,6 +234,11 @@ def _evaluate(runs: list[Run]) -> dict[str, Any]:
 
 def _roll_out(runs: list[Run], balls: Sequence[int], num_sequences: int, seed: int) -> dict[int, Rollouts]:
     world = same_world(runs)
+    if not isinstance(world, BallsWorld):
+        raise ValueError(
+            "rollout: expected runs on the balls, got runs on the skirmish, whose views carry actions that no model "
+            "predicts; see s2rm report"
+        )
     loaded = {run.label: run.load_model() for run in runs}
     models = {label: model for label, model in loaded.items() if not model.is_oracle}
     trivial = trivial_predictors(runs)
@@ -234,19 +249,21 @@ def _roll_out(runs: list[Run], balls: Sequence[int], num_sequences: int, seed: i
 def _print_end(run: Run) -> None:
     ended = run.summary()
     console.print(
-        f"{run.folder}: validation loss {ended['val_loss']:.4f} nats a pixel after {ended['epochs']} epochs, "
+        f"{run.folder}: validation loss {ended['val_loss']:.4f} nats after {ended['epochs']} epochs, "
         f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
     )
 
 
 def _print_scores(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(title="F1, one step ahead, all views")
-    table.add_column("moving balls")
-    for balls in NUM_BALLS:
-        table.add_column(str(balls), justify="right")
-    chosen = [row for row in rows if row["views"] == 1.0]
+    on_balls = "balls" in rows[0]
+    title, across, metric = ("F1", "balls", "f1") if on_balls else ("Unit-type macro F1", "scenario", "unit_type_f1")
+    chosen = [row for row in rows if row["views" if on_balls else "reporting"] == 1.0]
+    table = Table(title=f"{title}, one step ahead, all views")
+    table.add_column("moving balls" if on_balls else across)
+    for column in dict.fromkeys(row[across] for row in chosen):
+        table.add_column(str(column), justify="right")
     for name in dict.fromkeys(row["predictor"] for row in chosen):
-        table.add_row(name, *(f"{row['f1']:.3f}" for row in chosen if row["predictor"] == name))
+        table.add_row(name, *(f"{row[metric]:.3f}" for row in chosen if row["predictor"] == name))
     console.print(table)
 
 

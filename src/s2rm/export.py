@@ -21,8 +21,8 @@ class StreamingStep(nn.Module):
     """One `step` of a model and a prediction from the state after it.
 
     Called with `positions` `(B, A, n)`, `values` `(B, A, *shape)`, `mask` (bool, `(B, A)`), `queries` `(B, Q, n)` and
-    the tensors of the state, it returns the mean and the standard deviation of the prediction, `(B, Q, *shape)` each,
-    and the tensors of the new state. B, A and Q are free.
+    the tensors of the state, it returns the mean and the standard deviation of the prediction, `(B, Q, *target_shape)`
+    each, and the tensors of the new state. B, A and Q are free.
 
     Args:
         model: any model but the oracle.

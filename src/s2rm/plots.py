@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c0392b", "#4a4a4a")
 TRIVIAL = {
-    "static scene": "#9b9a97", "last seen": "#b8a58c", "climatology": "#9b9a97", "persistence": "#b8a58c",
-    "inverse distance": "#7f9183", "kriging": "#4a4a4a",
+    "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "climatology": "#9b9a97",
+    "persistence": "#b8a58c", "inverse distance": "#7f9183", "kriging": "#4a4a4a",
 }  # fmt: skip
 LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
 
@@ -79,7 +79,7 @@ def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on:
     made, (panels,) = figure(1, 3, 10.5, 3.4)
     rows = [row for row in rows if row["views"] == views]
     for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
-        _lines(axes, rows, "balls", metric)
+        lines(axes, rows, "balls", metric)
         axes.axvline(trained_on, color="#dddddd", zorder=0)
         axes.set(xlabel="moving balls", title=label)
     panels[2].legend(frameon=False, fontsize=8, loc="lower left")
@@ -91,14 +91,14 @@ def scores_by_views(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     numbers = sorted({row["balls"] for row in rows})
     made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 0.4, 3.4)
     for axes, number in zip(panels, numbers, strict=True):
-        _lines(axes, [row for row in rows if row["balls"] == number], "views", metric)
+        lines(axes, [row for row in rows if row["balls"] == number], "views", metric)
         axes.set(xlabel="fraction of views", title=balls(number))
     panels[0].set_ylabel(LABELS[metric])
     panels[0].legend(frameon=False, fontsize=7)
     return plain(made)
 
 
-def _lines(axes: Any, rows: Sequence[Mapping[str, Any]], across: str, metric: str) -> None:
+def lines(axes: Any, rows: Sequence[Mapping[str, Any]], across: str, metric: str) -> None:
     """A line for each predictor: the mean over the rows of a point, and a band for their range."""
     names = predictors(rows)
     for name in names:

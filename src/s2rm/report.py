@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from s2rm import plots
@@ -20,6 +21,8 @@ from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
 from s2rm.nn.rims import RIMs
 from s2rm.runs import Run, same_world
+from s2rm.tasks.bouncing_balls import BallsWorld
+from s2rm.views import Views
 
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
 SENTENCES = {
@@ -49,7 +52,7 @@ def write_report(
         ImportError: the extra `s2rm[report]` is not installed.
     """
     world = same_world(list(runs))
-    summaries = [run.summary() for run in runs]
+    assert isinstance(world, BallsWorld)
     write_page(
         path,
         title=title,
@@ -58,10 +61,7 @@ def write_report(
             f"next frame. It trained on {world.num_balls} moving balls and was tested, without further training, on "
             "1 to 6."
         ),
-        runs=[
-            {"label": run.label, "summary": summary, "learning_rate": run.settings.training.learning_rate}
-            for run, summary in zip(runs, summaries, strict=True)
-        ],
+        runs=trained(runs),
         world=(
             f"World: {world.arena} x {world.arena} pixels, balls of radius {world.radius:g} px at {world.slowest:g} to "
             f"{world.fastest:g} px a frame at the start, one more ball fixed in the centre; {world.num_views} views of "
@@ -69,9 +69,9 @@ def write_report(
             f"{world.clip} frames, mirrored at random. Test: {world.test_sequences:,} sequences of {world.num_frames} "
             "frames for each number of balls, the same crops for every predictor."
         ),
-        setting=" ".join(_setting(run) for run in runs),
-        summary=summaries[0],
-        tables=[*(_table(rows, metric, 1.0) for metric in TITLES), _table(rows, "f1", 0.3)],
+        setting=" ".join(setting(run) for run in runs),
+        summary=runs[0].summary(),
+        tables=[*(_by_balls(rows, metric, 1.0) for metric in TITLES), _by_balls(rows, "f1", 0.3)],
         pictures=_pictures(runs, rows, rollouts),
     )
 
@@ -107,37 +107,66 @@ def write_page(
     write_whole(path, page.encode())
 
 
-def _setting(run: Run) -> str:
-    settings, injected = run.settings, run.load_model().inject_positions
+def trained(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The runs as the template has them."""
+    return [
+        {"label": run.label, "summary": run.summary(), "learning_rate": run.settings.training.learning_rate}
+        for run in runs
+    ]
+
+
+def setting(run: Run) -> str:
+    arguments, injected = run.settings.arguments, run.load_model().inject_positions
     return (
-        f"{run.label}: codec {settings.codec}, positions {'injected' if injected else 'not injected'} into encoder and "
-        f"decoder, wavelengths from {settings.shortest:g} to {settings.longest:g} px."
+        f"{run.label}: codec {arguments['codec']}, positions {'injected' if injected else 'not injected'} into encoder "
+        f"and decoder, wavelengths from {arguments['shortest']:g} to {arguments['longest']:g}."
     )
 
 
-def _table(rows: Sequence[Mapping[str, Any]], metric: str, views: float) -> dict[str, Any]:
+def _by_balls(rows: Sequence[Mapping[str, Any]], metric: str, views: float) -> dict[str, Any]:
     chosen = [row for row in rows if row["views"] == views]
-    balls = sorted({row["balls"] for row in chosen})
-    score = {(row["predictor"], row["balls"]): row[metric] for row in chosen}
-    names = list(dict.fromkeys(row["predictor"] for row in chosen))
-    best = {number: max(score[name, number] for name in names) for number in balls}
     seen = "all views" if views == 1 else f"{views:.0%} of the views"
+    heads = {number: plots.balls(number) for number in sorted({row["balls"] for row in chosen})}
+    title = f"{TITLES[metric]}, one step ahead, {seen}"
+    return comparison(chosen, metric, "balls", heads, title, TITLES[metric], SENTENCES[metric])
+
+
+def comparison(
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    across: str,
+    heads: Mapping[Any, str],
+    title: str,
+    label: str,
+    sentence: str,
+) -> dict[str, Any]:
+    """A table of a metric, higher is better, with a line for each predictor, as the template has it.
+
+    Args:
+        rows: one for each predictor and column.
+        metric, across: what of a row is shown, and what tells its column.
+        heads: the columns and their headings.
+        title, label, sentence: of the table.
+    """
+    score = {(row["predictor"], row[across]): row[metric] for row in rows}
+    names = list(dict.fromkeys(row["predictor"] for row in rows))
+    best = {column: max(score[name, column] for name in names) for column in heads}
     return {
-        "title": f"{TITLES[metric]}, one step ahead, {seen}",
-        "metric": TITLES[metric],
-        "heads": [plots.balls(number) for number in balls],
+        "title": title,
+        "metric": label,
+        "heads": list(heads.values()),
         "rows": [
             {
                 "name": name,
                 "trivial": name in plots.TRIVIAL,
                 "cells": [
-                    {"text": f"{score[name, number]:.3f}", "best": score[name, number] == best[number]}
-                    for number in balls
+                    {"text": f"{score[name, column]:.3f}", "best": score[name, column] == best[column]}
+                    for column in heads
                 ],
             }
             for name in names
         ],
-        "sentence": SENTENCES[metric],
+        "sentence": sentence,
     }
 
 
@@ -145,6 +174,7 @@ def _pictures(
     runs: Sequence[Run], rows: Sequence[Mapping[str, Any]], rollouts: Mapping[int, Rollouts]
 ) -> list[tuple[str, str, bytes, str]]:
     world = same_world(list(runs))
+    assert isinstance(world, BallsWorld)
     headings = {number: plots.balls(number) for number in rollouts}
     pictures = [
         (
@@ -214,31 +244,33 @@ def _pictures(
                 _effects(run, masking_effects(model.core, inputs)),
             ]
         if isinstance(model, S2RM):
-            with torch.no_grad():
-                weights, kernel = model.enclaves(grid), model.interaction_graph()
-            blind = int((weights.flatten(1).amax(1) == 0).sum())
-            seen = float((weights.amax(0) > 0).float().mean())
-            pictures.append(
-                (
-                    f"Enclaves of {run.label}",
-                    "image/png",
-                    plots.png(plots.enclaves(weights)),
-                    "Where in the arena each module listens and answers, from 0 (black) to 1. Modules share the arena: "
-                    f"{blind} of {len(weights)} see none of it, and {seen:.0%} of the pixels are seen by at least one.",
-                )
-            )
-            edges = int((kernel.triu(1) > 0).sum())
-            pictures += [
-                (
-                    f"Who hears whom in {run.label}",
-                    "image/png",
-                    plots.png(plots.interaction_graph(kernel, weights)),
-                    f"Each module as its enclave; a line where two hear each other. {edges} of "
-                    f"{len(kernel) * (len(kernel) - 1) // 2} pairs do.",
-                ),
-                _effects(run, masking_effects(model, views)),
-            ]
+            pictures += modules(run, model, grid, views)
     return pictures
+
+
+def modules(run: Run, model: S2RM, grid: Float[Tensor, "H W 2"], views: Views) -> list[tuple[str, str, bytes, str]]:
+    """Pictures of where modules answer, over a grid of positions, who hears whom, and who depends on whom."""
+    with torch.no_grad():
+        weights, kernel = model.enclaves(grid), model.interaction_graph()
+    blind = int((weights.flatten(1).amax(1) == 0).sum())
+    seen = float((weights.amax(0) > 0).float().mean())
+    edges, pairs = int((kernel.triu(1) > 0).sum()), len(kernel) * (len(kernel) - 1) // 2
+    return [
+        (
+            f"Enclaves of {run.label}",
+            "image/png",
+            plots.png(plots.enclaves(weights)),
+            "Where in the world each module listens and answers, from 0 (black) to 1. Modules share it: "
+            f"{blind} of {len(weights)} see none of it, and {seen:.0%} of it is seen by at least one.",
+        ),
+        (
+            f"Who hears whom in {run.label}",
+            "image/png",
+            plots.png(plots.interaction_graph(kernel, weights)),
+            f"Each module as its enclave; a line where two hear each other. {edges} of {pairs} pairs do.",
+        ),
+        _effects(run, masking_effects(model, views)),
+    ]
 
 
 def _effects(run: Run, effects: Tensor) -> tuple[str, str, bytes, str]:

@@ -13,12 +13,16 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from tyro.conf import Suppress
 
+from s2rm import battle_evaluation
 from s2rm.evaluation import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
 from s2rm.files import write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC, Term
 from s2rm.models.world_model import WorldModel, load
-from s2rm.tasks.bouncing_balls import BallsWorld, Clips, preset, videos
+from s2rm.tasks import bouncing_balls, skirmish
+from s2rm.tasks.bouncing_balls import BallsWorld, videos
+from s2rm.tasks.polar import PolarGrid
+from s2rm.tasks.skirmish import SkirmishWorld
 from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history, provenance
 
 FORMAT = 1
@@ -39,6 +43,12 @@ LABELS = {
     "tto": "TTO",
 }
 ModelName = Literal["s2gru", "s2rmc", "s2lstm", "rims", "rmc", "lstm", "gru", "tto"]
+World = BallsWorld | SkirmishWorld
+WORLDS: dict[str, tuple[type[World], Callable[[str], World]]] = {
+    "balls": (BallsWorld, bouncing_balls.preset),
+    "skirmish": (SkirmishWorld, skirmish.preset),
+}
+"""each task's world, and what gives one by name"""
 SPATIAL = {"s2gru": S2GRU, "s2rmc": S2RMC, "s2lstm": S2LSTM}
 
 
@@ -48,35 +58,37 @@ class Settings:
 
     model: ModelName = "s2gru"
     """which model"""
-    codec: Literal["cnn", "mlp"] = "mlp"
-    """encoder and decoder: residual CNNs of the paper's size, or a small perceptron for CPUs"""
+    codec: Literal["cnn", "mlp", "polar"] | None = None
+    """encoder and decoder: residual CNNs of the paper's size, or small for CPUs, a perceptron (the balls' if not given)
+    or polar convolutions (the skirmish's)"""
     inject_positions: bool = True
     """S2RM only: give embedded positions to encoder and decoder too (the paper: no); the baseline always does"""
-    shortest: float = 24.0
-    """shortest wavelength of the positional embedding, pixels"""
-    longest: float = 384.0
-    """bound of its longest wavelength, pixels"""
+    shortest: float | None = None
+    """shortest wavelength of the positional embedding, in the world's units; half of its side if not given"""
+    longest: float | None = None
+    """bound of its longest wavelength; eight times its side if not given"""
     ablate: tuple[Term, ...] = ()
     """S2RM only: terms of its attentions to switch off"""
     training: Training = field(default_factory=Training)
     """how to train"""
-    world: Annotated[BallsWorld, Suppress] = field(default_factory=lambda: preset("small"))
-    """the balls, and how they are seen"""
+    world: Annotated[World, Suppress] = field(default_factory=lambda: bouncing_balls.preset("small"))
+    """what is seen, and how"""
 
     def build(self) -> WorldModel:
         """The model, its weights drawn from the seed."""
         torch.manual_seed(self.training.seed)
-        shared: dict[str, Any] = {
-            "value_shape": [self.world.crop, self.world.crop],
-            "num_coordinates": 2,
-            "shortest": self.shortest,
-            "longest": self.longest,
-            "codec": self.codec,
-        }
         if self.model not in SPATIAL:
-            return GQN(core=self.model, **shared)
+            return GQN(core=self.model, **self.arguments)
         own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
-        return SPATIAL[self.model](extent=[[0.0, float(self.world.arena)]] * 2, **own, **shared)
+        return SPATIAL[self.model](extent=[[0.0, self.world.side]] * 2, **own, **self.arguments)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What every model is made with."""
+        side = self.world.side
+        lengths = {"shortest": self.shortest or side / 2, "longest": self.longest or 8 * side}
+        made = {"num_coordinates": 2, **lengths, **self.world.model_arguments()}
+        return made if self.codec is None else {**made, "codec": self.codec}
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,8 @@ class Run:
 
     @rank_zero_only
     def _write_config(self) -> None:
-        config = {"format": FORMAT, **asdict(self.settings)}
+        task = next(name for name, (kind, _) in WORLDS.items() if isinstance(self.settings.world, kind))
+        config = {"format": FORMAT, "task": task, **asdict(self.settings)}
         write_whole(self.folder / CONFIG, json.dumps(config, indent=2).encode())
 
     @classmethod
@@ -139,8 +152,12 @@ class Run:
                 f"run: the model in {path} must be one of {', '.join(LABELS)}, got {config.get('model')!r}; train again"
             )
         try:
-            training, world = Training(**config.pop("training")), BallsWorld(**config.pop("world"))
-            config["ablate"] = tuple(config.get("ablate", ()))
+            kind, _ = WORLDS[config.pop("task", "balls")]
+            kept = _tuples(config.pop("world"))
+            if "grid" in kept:
+                kept["grid"] = PolarGrid(**kept["grid"])
+            training, world = Training(**config.pop("training")), kind(**kept)
+            config = _tuples(config)
             return cls(folder, Settings(training=training, world=world, **config))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
@@ -155,11 +172,9 @@ class Run:
 
     def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
         """Train, from the start or from the last checkpoint."""
-        world, training = self.settings.world, self.settings.training
+        training = self.settings.training
         model, origin = self.settings.build(), provenance()
-        train, validation = (
-            Clips(world, videos(world, split, training.seed), split == "train") for split in ("train", "val")
-        )
+        train, validation = (self.settings.world.episodes(split, training.seed) for split in ("train", "val"))
         ended = fit(
             model,
             batches(train, training.batch_size, training.seed, shuffle=True),
@@ -219,6 +234,11 @@ class Run:
         return history(self.folder)
 
 
+def _tuples(kept: dict[str, Any]) -> dict[str, Any]:
+    """With tuples where JSON has lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+
+
 def pretrained(folder: Path = PRETRAINED) -> list[Run]:
     """The runs that are shipped with the library, each file as it was shipped.
 
@@ -241,7 +261,7 @@ def pretrained(folder: Path = PRETRAINED) -> list[Run]:
     return [Run.open(folder / name) for name in dict.fromkeys(n.split("/")[0] for n in names if "/" in n)]
 
 
-def same_world(runs: list[Run]) -> BallsWorld:
+def same_world(runs: list[Run]) -> World:
     """The world of all these runs, which must share it, and their names, which must differ."""
     worlds = {(run.settings.world, run.settings.training.seed) for run in runs}
     if len(worlds) != 1:
@@ -253,18 +273,35 @@ def same_world(runs: list[Run]) -> BallsWorld:
 
 
 def score(
-    runs: list[Run], fractions: Iterable[float] = FRACTIONS, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
+    runs: list[Run],
+    fractions: Iterable[float] | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
-    """One-step scores of the runs and of the trivial predictors, 1 to 6 balls, with where they come from."""
-    world, trivial = same_world(runs), trivial_predictors(runs)
-    predictors = {run.label: model_predictor(run.load_model()) for run in runs}
-    predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
-    rows = one_step_table(predictors, world, runs[0].settings.training.seed, fractions=fractions, progress=progress)
+    """One-step scores of the runs and of the trivial predictors, with where they come from.
+
+    On the balls: 1 to 6 of them, by share of the views. On the skirmish: every scenario, and the training scenarios by
+    share of the agents that report.
+
+    Args:
+        runs: of one world.
+        fractions: the shares. Default: all of the figures'.
+        progress: shows how far it is.
+    """
+    world, seed = same_world(runs), runs[0].settings.training.seed
+    models = {run.label: run.load_model() for run in runs}
+    if isinstance(world, SkirmishWorld):
+        rows = battle_evaluation.tabulate(models, world, seed, fractions or battle_evaluation.REPORTING, progress)
+    else:
+        trivial = trivial_predictors(runs)
+        predictors = {label: model_predictor(model) for label, model in models.items()}
+        predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
+        rows = one_step_table(predictors, world, seed, fractions=fractions or FRACTIONS, progress=progress)
     return {"runs": {run.label: run.summary() for run in runs}, **provenance(), "rows": rows}
 
 
 def trivial_predictors(runs: list[Run]) -> TrivialPredictors:
-    """What the static scene and last seen know from the runs' training sequences."""
+    """What the static scene and last seen know from the runs' training sequences of balls."""
     world, seed = same_world(runs), runs[0].settings.training.seed
+    assert isinstance(world, BallsWorld)
     few = replace(world, train_sequences=min(world.train_sequences, 500))
     return TrivialPredictors(few, videos(few, "train", seed), seed)

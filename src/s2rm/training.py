@@ -30,7 +30,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from s2rm.files import write_whole
-from s2rm.likelihoods import measured
 from s2rm.models.world_model import WorldModel
 from s2rm.views import Episode
 
@@ -152,25 +151,42 @@ class OneStepForward(L.LightningModule):
         super().__init__()
         self.model, self.training_options = model, training
 
-    def loss(self, name: str, episode: Episode) -> torch.Tensor:
-        """The loss of this process's rows, so weighted that its mean over processes is the whole batch's; logged."""
+    def loss(self, split: str, episode: Episode) -> torch.Tensor:
+        """The loss of this process's rows, so weighted that its mean over processes is the whole batch's; logged.
+
+        In validation its terms are logged too, where they are several.
+        """
         size, processes = episode.views.batch_size, self.trainer.world_size
         recompute = self.training_options.recompute if self.training else None
         if processes == 1:
-            loss = self.model.loss(episode, recompute)
+            terms = self.model.loss_terms(episode, recompute)
         else:
             rows = list(range(size))[self.trainer.global_rank :: processes]
             share = episode.rows(rows or [0])  # all must take part in each step, if with nothing
-            of_share = num_targets(share) if rows else 0
-            loss = self.model.loss(share, recompute) * (processes * of_share) / num_targets(episode).clamp(min=1)
-        self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
+            of_share, whole = self.num_targets(share), self.num_targets(episode)
+            terms = {
+                name: term * (processes * of_share[name] * bool(rows)) / whole[name].clamp(min=1)
+                for name, term in self.model.loss_terms(share, recompute).items()
+            }
+        loss = torch.stack([*terms.values()]).sum()
+        logged = {f"{split}_loss": loss}
+        if len(terms) > 1 and not self.training:
+            logged |= {f"{split}_{name}": term for name, term in terms.items()}
+        for name, value in logged.items():
+            bar = value is loss
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=size, sync_dist=True)
         return loss
 
+    def num_targets(self, episode: Episode) -> dict[str, torch.Tensor]:
+        """How many numbers one-step-forward training predicts, for each term of the loss."""
+        targets, _ = episode.to_predict(1, None)
+        return self.model.likelihood.counts(targets.values, targets.mask)
+
     def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
-        return self.loss("train_loss", episode)
+        return self.loss("train", episode)
 
     def validation_step(self, episode: Episode, batch_index: int) -> None:
-        self.loss("val_loss", episode)
+        self.loss("val", episode)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
@@ -191,11 +207,6 @@ class OneStepForward(L.LightningModule):
         )
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
-
-
-def num_targets(episode: Episode) -> torch.Tensor:
-    """How many numbers one-step-forward training predicts."""
-    return measured(episode.targets.values, episode.targets.mask)[:, 1:].sum()
 
 
 class KeepBest(Callback):

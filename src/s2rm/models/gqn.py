@@ -63,11 +63,12 @@ class GQN(WorldModel):
         embedding_dim: size of the positional embedding, a multiple of 2n.
         shortest: shortest wavelength of the embedding, in the world's units.
         longest: bound of the longest wavelength.
-        likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
-        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape). Default: "cnn" where
-            views have two or three axes, else "mlp".
+        likelihood: "bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units).
+        codec: "cnn" (the paper's size, for images), "polar" (small, for polar images) or "mlp" (small, for CPUs and for
+            any shape). Default: "cnn" where views and targets have two or three axes, else "mlp".
         context_size: F, what else is known of each query.
         corrects: predict corrections to a guess, the first entries of the context.
+        target_shape: shape of what is predicted, where views carry more, such as actions. Default: that of a view.
 
     Raises:
         ValueError: an argument out of its range.
@@ -90,6 +91,7 @@ class GQN(WorldModel):
         codec: str | None = None,
         context_size: int = 0,
         corrects: bool = False,
+        target_shape: Sequence[int] | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if core not in CORES:

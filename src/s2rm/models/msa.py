@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from s2rm.functional import TWO_PI
-from s2rm.likelihoods import measured, negative_log_likelihood
+from s2rm.likelihoods import measured
 from s2rm.models.world_model import WorldModel
 from s2rm.views import Episode, Views
 
@@ -56,15 +56,16 @@ class MSA(WorldModel):
         num_layers: layers of the transformer.
         num_heads: heads of each layer.
         window: W, steps with views that it looks back on.
-        steps_per_loss: steps of each sequence that a loss predicts; see `loss`.
+        steps_per_loss: steps of each sequence that a loss predicts; see `loss_terms`.
         embedding_dim: size of the positional embedding, a multiple of 2n.
         shortest: shortest wavelength of the embedding, in the world's units.
         longest: bound of the longest wavelength.
-        likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
-        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape). None: "cnn" where
-            views have two or three axes, else "mlp".
+        likelihood: "bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units).
+        codec: "cnn" (the paper's size, for images), "polar" (small, for polar images) or "mlp" (small, for CPUs and for
+            any shape). None: "cnn" where views and targets have two or three axes, else "mlp".
         context_size: F, what else is known of each query; the decoder reads it.
         corrects: predict corrections to a guess, the first entries of the context.
+        target_shape: shape of what is predicted, where views carry more, such as actions. Default: that of a view.
 
     Raises:
         ValueError: an argument out of its range.
@@ -92,6 +93,7 @@ class MSA(WorldModel):
         codec: str | None = "mlp",
         context_size: int = 0,
         corrects: bool = False,
+        target_shape: Sequence[int] | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         for name in ("num_layers", "num_heads", "window", "steps_per_loss"):
@@ -189,8 +191,8 @@ class MSA(WorldModel):
                 reports = layer(reports, src_key_padding_mask=empty)
         return self.transformer.norm(queries)
 
-    def loss(self, episode: Episode, recompute: int | None = None) -> Tensor:
-        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there at some steps.
+    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Tensor]:
+        """The terms of the loss, averaged over what is there at some steps.
 
         Predicting costs as much as seeing all of the window again, so only `steps_per_loss` of the steps of each
         sequence that have targets are predicted, spread over them evenly: drawn at random in training mode, each as
@@ -203,7 +205,7 @@ class MSA(WorldModel):
         Raises:
             ValueError: `recompute` below 1.
         """
-        self.check(episode.targets)
+        self.check_targets(episode.targets)
         if recompute is not None and recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
         targets, context = episode.to_predict(1, None)
@@ -212,7 +214,7 @@ class MSA(WorldModel):
         at = torch.arange(len(steps), device=steps.device)[:, None], steps
         states = states._replace(slots=states.slots[at], ages=states.ages[at])
         predicted = self.predict(states, targets.filled()[0][at], None if context is None else context[at])
-        return negative_log_likelihood(predicted, targets.values[at], targets.mask[at] & drawn[..., None])
+        return self.likelihood.terms(predicted, targets.values[at], targets.mask[at] & drawn[..., None])
 
     def _draw(self, there: Bool[Tensor, "B T"]) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
         """Steps to predict, of those that are there, one of each K-th of them; all where they are no more than K."""

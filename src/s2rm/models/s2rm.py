@@ -65,9 +65,9 @@ class S2RM(WorldModel):
         longest: bound of the longest wavelength.
         extent: the box of the world's positions, one (low, high) a coordinate, in which the modules start. Default:
             one shortest wavelength from 0.
-        likelihood: "bernoulli" (binary pixels) or "gaussian" (real channels).
-        codec: "cnn" (the paper's size, for images) or "mlp" (small, for CPUs and for any shape). Default: "cnn" where
-            views have two or three axes, else "mlp".
+        likelihood: "bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units).
+        codec: "cnn" (the paper's size, for images), "polar" (small, for polar images) or "mlp" (small, for CPUs and for
+            any shape). Default: "cnn" where views and targets have two or three axes, else "mlp".
         inject_positions: give embedded positions to encoder and decoder too; the paper does so in the baselines only.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as Eq. 4 has it.
         normalise: what each softmax runs over: "all" views and modules, as in the paper, or the "neighbourhood", those
@@ -80,6 +80,7 @@ class S2RM(WorldModel):
             non-local term it weighs all that is there alike (a softmax over equal scores).
         context_size: F, what else is known of each query.
         corrects: predict corrections to a guess, the first entries of the context.
+        target_shape: shape of what is predicted, where views carry more, such as actions. Default: that of a view.
 
     Raises:
         ValueError: an argument out of its range.
@@ -111,6 +112,7 @@ class S2RM(WorldModel):
         ablate: Sequence[str] = (),
         context_size: int = 0,
         corrects: bool = False,
+        target_shape: Sequence[int] | None = None,
     ):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__(arguments, hidden_size, hidden_size, inject_positions)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from torch.utils.checkpoint import checkpoint
 
 from s2rm.files import write_whole
-from s2rm.likelihoods import LIKELIHOODS, measured, negative_log_likelihood
+from s2rm.likelihoods import LIKELIHOODS
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import PositionalEmbedding
 from s2rm.views import Episode, Views
@@ -34,10 +34,11 @@ class WorldModel(nn.Module, ABC):
 
     Args:
         arguments: the subclass's own constructor arguments, kept for `save`; the ones below are read from it.
-            `value_shape`: shape of a view. `num_coordinates`: n. `embedding_dim`, `shortest`, `longest`: of the
-            positional embedding. `likelihood`: "bernoulli" or "gaussian". `codec`: "mlp" or "cnn". `context_size`: F,
-            what else is known of each query. `corrects`: predict corrections to a guess, the first entries of the
-            context, as many as a view has; before training, the mean is the guess.
+            `value_shape`: shape of a view. `target_shape`: shape of what is predicted; None: that of a view.
+            `num_coordinates`: n. `embedding_dim`, `shortest`, `longest`: of the positional embedding. `likelihood`:
+            "bernoulli", "gaussian" or "mixed". `codec`: "mlp", "cnn" or "polar". `context_size`: F, what else is known
+            of each query. `corrects`: predict corrections to a guess, the first entries of the context, as many as a
+            target has; before training, the mean is the guess.
         encoding_size: size of an encoded view.
         decoding_size: size of what the decoder decodes.
         inject_positions: whether encoder and decoder see embedded positions.
@@ -50,10 +51,13 @@ class WorldModel(nn.Module, ABC):
         super().__init__()
         self.arguments = json.loads(json.dumps(arguments))
         self.value_shape = tuple(arguments["value_shape"])
+        shape = arguments["target_shape"]
+        self.target_shape = self.value_shape if shape is None else tuple(shape)
         self.num_coordinates: int = arguments["num_coordinates"]
         self.inject_positions = inject_positions
         if self.arguments["codec"] is None:
-            self.arguments["codec"] = "cnn" if len(self.value_shape) in (2, 3) else "mlp"
+            images = all(len(shape) in (2, 3) for shape in (self.value_shape, self.target_shape))
+            self.arguments["codec"] = "cnn" if images else "mlp"
         for name, known in (("likelihood", LIKELIHOODS), ("codec", CODECS)):
             if self.arguments[name] not in known:
                 got = self.arguments[name]
@@ -62,20 +66,21 @@ class WorldModel(nn.Module, ABC):
             self.num_coordinates, arguments["embedding_dim"], arguments["shortest"], arguments["longest"]
         )
         self.likelihood = LIKELIHOODS[arguments["likelihood"]]()
+        self.likelihood.check(self.target_shape)
         encoder, decoder = CODECS[self.arguments["codec"]]
         self.context_size: int = arguments["context_size"]
-        num_values = math.prod(self.value_shape)
+        num_values = math.prod(self.target_shape)
         if arguments["corrects"]:
             if arguments["likelihood"] != "gaussian" or self.context_size < num_values:
                 raise ValueError(
                     f'{type(self).__name__}: corrects needs likelihood "gaussian" and a context_size of at least '
                     f"{num_values}, the guess, got {arguments['likelihood']!r} and {self.context_size}"
                 )
-            self.correction = nn.Parameter(torch.zeros(self.value_shape))
+            self.correction = nn.Parameter(torch.zeros(self.target_shape))
         position_size = self.embedding.dim if inject_positions else 0
         known = position_size + self.context_size
         self.encoder = encoder(self.value_shape, encoding_size, position_size)
-        self.decoder = decoder(self.value_shape, decoding_size, known, self.likelihood.num_parameters)
+        self.decoder = decoder(self.target_shape, decoding_size, known, self.likelihood.num_parameters)
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> Any:
@@ -103,7 +108,7 @@ class WorldModel(nn.Module, ABC):
         return self.last(self.observe(views_at_t, state))
 
     def predict(self, states: Any, positions: Tensor, context: Tensor | None = None) -> Distribution:
-        """The distribution over the views at queried positions, one step ahead of each state.
+        """The distribution over the targets at queried positions, one step ahead of each state.
 
         Args:
             states: from `observe`, for positions `(B, T, Q, n)`; from `step`, for positions `(B, Q, n)`.
@@ -111,7 +116,7 @@ class WorldModel(nn.Module, ABC):
             context: what else is known of each query, `(B, T, Q, F)` or `(B, Q, F)`, for models that take context.
 
         Returns:
-            A distribution over `(B, T, Q, *value_shape)` or `(B, Q, *value_shape)`.
+            A distribution over `(B, T, Q, *target_shape)` or `(B, Q, *target_shape)`.
 
         Raises:
             ValueError: positions of another dtype or device; context of another size, or none where there must be.
@@ -128,7 +133,7 @@ class WorldModel(nn.Module, ABC):
         known = [part for part in (embedded if self.inject_positions else None, context) if part is not None]
         parameters = self.decoder(vector, torch.cat(known, -1) if known else None)
         if context is not None and self.arguments["corrects"]:
-            guess = context[..., : self.correction.numel()].unflatten(-1, self.value_shape)
+            guess = context[..., : self.correction.numel()].unflatten(-1, self.target_shape)
             mean, spread = parameters.unbind(-1)
             parameters = torch.stack([torch.addcmul(guess, self.correction, mean), spread], -1)
         return self.likelihood.distribution(parameters)
@@ -140,6 +145,8 @@ class WorldModel(nn.Module, ABC):
     def loss(self, episode: Episode, recompute: int | None = None) -> Tensor:
         """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there.
 
+        With likelihood "mixed" it is a sum of such means; see `loss_terms`.
+
         Args:
             episode: T+1 steps.
             recompute: trade time for memory on long sequences: keep the states after every so many steps only, and
@@ -148,25 +155,35 @@ class WorldModel(nn.Module, ABC):
         Raises:
             ValueError: `recompute` below 1.
         """
-        self.check(episode.targets)
+        return torch.stack([*self.loss_terms(episode, recompute).values()]).sum()
+
+    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Tensor]:
+        """The terms of which the loss is the sum, by name; arguments as of `loss`."""
+        self.check_targets(episode.targets)
         if recompute is None:
             return self._loss_of(episode.views, *episode.to_predict(1, None), None)[0]
         if recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
-        total, state, steps = episode.views.values.new_zeros(()), None, episode.views.num_steps
+        whole, _ = episode.to_predict(1, None)
+        counts = self.likelihood.counts(whole.values, whole.mask)
+        totals = {name: episode.views.values.new_zeros(()) for name in counts}
+        state, steps = None, episode.views.num_steps
         for start in range(0, steps - 1, recompute):
             end = min(start + recompute, steps - 1)
             views, (targets, context) = episode.views.steps(start, end + 1), episode.to_predict(start + 1, end + 1)
-            mean, state = checkpoint(self._loss_of, views, targets, context, state, use_reentrant=False)
-            total = total + mean * measured(targets.values, targets.mask).sum()
-        return total / measured(episode.targets.values, episode.targets.mask)[:, 1:].sum().clamp(min=1)
+            terms, state = checkpoint(self._loss_of, views, targets, context, state, use_reentrant=False)
+            for name, count in self.likelihood.counts(targets.values, targets.mask).items():
+                totals[name] = totals[name] + terms[name] * count
+        return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
 
-    def _loss_of(self, views: Views, targets: Views, context: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+    def _loss_of(
+        self, views: Views, targets: Views, context: Tensor | None, state: Any
+    ) -> tuple[dict[str, Tensor], Any]:
         """The loss of `targets`, at the steps after those of `views` but the last, and the state then."""
         positions, _, _ = targets.filled()
         states = self.states_before_targets(views, state)
         predicted = self.predict(states, positions, context)
-        return negative_log_likelihood(predicted, targets.values, targets.mask), self.last(states)
+        return self.likelihood.terms(predicted, targets.values, targets.mask), self.last(states)
 
     @torch.no_grad()
     def rollout(
@@ -190,8 +207,16 @@ class WorldModel(nn.Module, ABC):
             context: of each query, `(B, steps, Q, F)`, for models that take context; these feed back at the queries.
 
         Yields:
-            The distribution over `(B, Q, *value_shape)` for each of the steps that follow the prompt.
+            The distribution over `(B, Q, *target_shape)` for each of the steps that follow the prompt.
+
+        Raises:
+            ValueError: a closed loop of a model whose predictions are no views; positions or context that do not fit.
         """
+        if closed_loop and self.target_shape != self.value_shape:
+            raise ValueError(
+                f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
+                f"{self.value_shape}, whose actions they lack; use closed_loop=False"
+            )
 
         for positions in (queries, *([] if feedback is None else [feedback])):
             if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
@@ -230,13 +255,20 @@ class WorldModel(nn.Module, ABC):
 
     def check(self, views: Views) -> None:
         """Refuse views that this model was not made for."""
+        self._check_views("views", views, self.value_shape)
+
+    def check_targets(self, targets: Views) -> None:
+        """Refuse targets that this model was not made for."""
+        self._check_views("targets", targets, self.target_shape)
+
+    def _check_views(self, name: str, views: Views, shape: tuple[int, ...]) -> None:
         got = (views.positions.shape[-1], views.value_shape)
-        if got != (self.num_coordinates, self.value_shape):
+        if got != (self.num_coordinates, shape):
             raise ValueError(
-                f"{type(self).__name__}: expected views with {self.num_coordinates} coordinates and values of shape "
-                f"{self.value_shape}, got {got[0]} coordinates and {got[1]}; make the model for these views"
+                f"{type(self).__name__}: expected {name} with {self.num_coordinates} coordinates and values of shape "
+                f"{shape}, got {got[0]} coordinates and {got[1]}; make the model for these {name}"
             )
-        self._check_kind("views", views.values)
+        self._check_kind(name, views.values)
 
     def _check_kind(self, name: str, given: Tensor) -> None:
         weight = next(self.parameters())

@@ -1,4 +1,4 @@
-"""Encoders and decoders of views: a small perceptron for CPUs, and the paper's size of residual CNN."""
+"""Encoders and decoders of views: a small perceptron for CPUs, the paper's size of residual CNN, and a polar CNN."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
+
+from s2rm.nn.images import image_shape, join
+from s2rm.nn.polar import PolarDecoder, PolarEncoder
 
 
 class PositionedMLP(nn.Module):
@@ -107,17 +110,6 @@ class ResidualBlock(nn.Module):
         return x + self.second(elu(self.first(elu(x))))
 
 
-def image_shape(value_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """`(channels, height, width)` of a view that is an image with or without a channel axis."""
-    if len(value_shape) not in (2, 3):
-        raise ValueError(
-            f'codec "cnn": views must be images (height, width) or (channels, height, width), got shape {value_shape}; '
-            'use codec="mlp"'
-        )
-    channels, height, width = (1, *value_shape)[-3:]
-    return channels, height, width
-
-
 class ResidualEncoder(nn.Module):
     """Seven convolutions, two residual blocks among them, the position joined after the second.
 
@@ -129,7 +121,7 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, channels: int = 64):
         super().__init__()
-        self.image = image_shape(value_shape)
+        self.image = image_shape(value_shape, "cnn")
         colours, height, width = self.image
         self.value_rank = len(value_shape)
         self.stem = nn.Sequential(
@@ -169,7 +161,7 @@ class ResidualDecoder(nn.Module):
         self, value_shape: tuple[int, ...], size: int, position_size: int, num_parameters: int, channels: int = 64
     ):
         super().__init__()
-        colours, height, width = image_shape(value_shape)
+        colours, height, width = image_shape(value_shape, "cnn")
         self.shape, self.num_parameters = value_shape, num_parameters
         self.resolution, self.small = (height, width), (channels, math.ceil(height / 2), math.ceil(width / 2))
         self.spread = nn.Linear(size, math.prod(self.small))
@@ -195,12 +187,8 @@ class ResidualDecoder(nn.Module):
         return per_colour.reshape(*slots, *self.shape, self.num_parameters)
 
 
-def join(features: Float[Tensor, "N C H W"], position: Float[Tensor, "*slots d"] | None) -> Float[Tensor, "N F H W"]:
-    """Features with the embedded position as further channels, the same at every pixel."""
-    if position is None:
-        return features
-    flat = position.flatten(0, -2)[:, :, None, None]
-    return torch.cat([features, flat.expand(-1, -1, *features.shape[-2:])], 1)
-
-
-CODECS = {"mlp": (MLPEncoder, MLPDecoder), "cnn": (ResidualEncoder, ResidualDecoder)}
+CODECS = {
+    "mlp": (MLPEncoder, MLPDecoder),
+    "cnn": (ResidualEncoder, ResidualDecoder),
+    "polar": (PolarEncoder, PolarDecoder),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -75,6 +76,19 @@ class BallsWorld:
                 f"BallsWorld: balls of radius {self.radius} must pass between the fixed ball and the walls of an arena "
                 f"of {self.arena} pixels; take a radius in (0, {self.arena / 8:g}]"
             )
+
+    @property
+    def side(self) -> float:
+        """Of the square in which positions lie."""
+        return float(self.arena)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model of this world is made with, beside what every model is."""
+        return {"value_shape": [self.crop, self.crop], "codec": "mlp"}
+
+    def episodes(self, split: str, seed: int) -> Clips:
+        """The whole batches of "train" or "val"."""
+        return Clips(self, videos(self, split, seed), split == "train")
 
 
 PRESETS = {
