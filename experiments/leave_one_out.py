@@ -7,7 +7,7 @@ the command goes on where it was stopped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from s2rm.sensor_baselines import InverseDistance, Kriging
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Places, Reports, stations
 from s2rm.tasks.tables import read_reports
-from s2rm.training import Training, provenance
+from s2rm.training import provenance
 
 PM10 = Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
 
@@ -80,10 +80,7 @@ def main(recipe: LeaveOneOut) -> None:
         if fold in {run["fold"] for run in kept.get("runs", [])}:
             continue
         folder, asked = recipe.runs / f"{recipe.data}-fold-{fold}", np.flatnonzero(fold_of == fold)
-        training = Training(
-            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=recipe.minutes, patience=25, gradient_norm=1.0,
-            seed=recipe.seed,
-        )  # fmt: skip
+        training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
         forecaster = Forecaster.fit(reports.of(fold_of != fold), folder, Fit(recipe.model, training=training))
         trivial = {"inverse distance": InverseDistance(max_age=0), "kriging": Kriging(max_age=0)}
         for predictor in trivial.values():

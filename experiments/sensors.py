@@ -7,7 +7,7 @@ pictures of the first model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from s2rm.sensor_evaluation import judge
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Reports
 from s2rm.tasks.tables import read_reports
-from s2rm.training import Training, provenance
+from s2rm.training import provenance
 
 
 class DataSet(NamedTuple):
@@ -130,10 +130,7 @@ def main(recipe: Sensors) -> None:
         folder = recipe.runs / f"{recipe.data}-{model}"
         if LABELS[model] in {run["label"] for run in read(path).get("runs", [])}:
             continue
-        training = Training(
-            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=recipe.minutes, patience=25, gradient_norm=1.0,
-            seed=recipe.seed,
-        )  # fmt: skip
+        training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
         forecaster = Forecaster.fit(train, folder, Fit(model, training=training))
         add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / SUMMARY)}])
     known = {row["predictor"] for row in read(path).get("rows", [])}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from s2rm.forecasting import Fit, Forecaster
+from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
 from s2rm.tasks.sensors import Scaling, Windows, clock, context_size, episode, queries, slots
 from s2rm.tasks.tables import to_frame
@@ -250,3 +251,29 @@ def test_queries_are_the_same_at_each_step():
     scaling = Scaling.of(reports)
     asked = queries(torch.zeros(5, 3), torch.zeros(5, 1), slots(reports, scaling))
     assert asked.sensor.shape == (60, 5)
+
+
+def test_noise_moves_each_sensor_in_each_batch_and_nothing_else():
+    reports = FieldWorld(num_stations=7, num_movers=0, num_steps=60).reports()
+    scaling = Scaling.of(reports)
+    seen = slots(reports, scaling)
+    windows = Windows(seen, 48, 12, scaling.extent, 24, noise=0.05)
+    moved, again = (
+        windows._displaced(torch.Generator().manual_seed(3)),
+        windows._displaced(torch.Generator().manual_seed(3)),
+    )
+    assert torch.equal(moved.positions, again.positions)
+    off = moved.positions - seen.positions
+    for sensor in range(7):
+        mine = off[seen.sensor == sensor]
+        torch.testing.assert_close(mine, mine[:1].expand_as(mine), atol=1e-6, rtol=0)
+    assert 0.02 < off[seen.sensor >= 0].std() < 0.1
+    assert torch.equal(moved.sensor, seen.sensor)
+    torch.testing.assert_close(moved.channels, seen.channels, equal_nan=True)
+
+
+def test_the_spacing_is_the_median_distance_to_the_nearest_other():
+    scaling = Scaling.of(FieldWorld(num_stations=5, num_movers=2, num_steps=20).reports())
+    places = np.array([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [20.0, 0.0]])
+    assert scaling.spacing(places) == pytest.approx(np.median([3, 3, 4, 16]) / scaling.side, rel=1e-5)
+    assert scaling.spacing(places[:1]) == 0

@@ -141,6 +141,23 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     assert resumed.lowest == 1.0
 
 
+def test_averaged_weights_are_validated_and_kept_over_a_stop(tmp_path):
+    averaged = replace(TINY, training=replace(TINY.training, average=0.9, learning_rate=1e-3, epochs=4))
+    whole = Run.create(tmp_path / "whole", averaged).train(progress=False)
+    part = Run.create(tmp_path / "part", averaged).with_limits(epochs=2).train(progress=False)
+    part.with_limits(epochs=4).train(resume=True, progress=False)
+    plain = Run.create(tmp_path / "plain", replace(TINY, training=replace(averaged.training, average=None)))
+    plain.train(progress=False)
+    weights = [load_file(run.folder / "model" / "weights.safetensors") for run in (whole, part, plain)]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+    assert any(not torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
+    first = Run.create(tmp_path / "first", replace(TINY, training=replace(averaged.training, average=1 - 1e-9)))
+    first.train(progress=False)
+    losses = [epoch["val_loss"] for epoch in first.history()]
+    assert losses == [losses[0]] * 4, "the mean stays at the first update's weights"
+
+
 def test_a_budget_of_time_ends_training(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, minutes=0.03, epochs=100_000))
     run = Run.create(tmp_path / "run", settings).train(progress=False)

@@ -47,8 +47,9 @@ class Fit:
     """which model"""
     num_modules: int | None = None
     """modules of an S2RM; one for five sensors if not given, 10 to 64"""
-    hidden_size: int = 64
-    """size of a module's state, or of msa's tokens; of a recurrent baseline's state, four times as much"""
+    hidden_size: int | None = None
+    """size of a module's state, 16 to 64 by how many values there are if not given; a recurrent baseline's state is
+    four times that; msa's tokens have 64 if not given"""
     context: int | None = None
     """steps from which a forecast starts; a day and a half if not given, at least 12"""
     horizon: int | None = None
@@ -57,7 +58,7 @@ class Fit:
     """share of the steps, the last, by which the best weights are chosen"""
     training: Training = field(
         default_factory=lambda: Training(
-            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=8.0, patience=25, gradient_norm=1.0
+            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=8.0, patience=15, gradient_norm=1.0, average=0.98
         )
     )
     """how to train"""
@@ -115,9 +116,12 @@ class Forecaster:
         made = cls(reports.columns, scaling, context, horizon, _model(how, scaling, train))
         made._write(folder)
         seen = [slots(part, scaling) for part in (train, reports.between(split, length))]
+        spacing = scaling.spacing(np.unique(train.positions, axis=0))
         loaders = [
             batches(
-                Windows(part, context + horizon, horizon, scaling.extent, made.day),
+                Windows(
+                    part, context + horizon, horizon, scaling.extent, made.day, spacing / 3 if number == 0 else 0.0
+                ),
                 how.training.batch_size,
                 how.training.seed + number,
                 shuffle=number == 0,
@@ -386,13 +390,13 @@ def _model(how: Fit, scaling: Scaling, train: Reports) -> WorldModel:
         "corrects": True,
     }
     if how.model == "msa":
-        return MSA(hidden_size=how.hidden_size, window=min(how.context or 12, 12), **shared)
+        return MSA(hidden_size=how.hidden_size or 64, window=min(how.context or 12, 12), **shared)
+    # 24 for 25,000 values, 64 for 180,000: more learns a short table by heart.
+    size = how.hidden_size or min(64, max(16, 8 * round(np.isfinite(train.values).sum() ** 0.5 / 52)))
     if how.model not in SPATIAL:
-        return GQN(core=how.model, hidden_size=4 * how.hidden_size, **shared)
+        return GQN(core=how.model, hidden_size=4 * size, **shared)
     modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
-    model = S2RM(
-        cell=SPATIAL[how.model], num_modules=modules, hidden_size=how.hidden_size, inject_positions=True, **shared
-    )
+    model = S2RM(cell=SPATIAL[how.model], num_modules=modules, hidden_size=size, inject_positions=True, **shared)
     places = scaling.coordinates(np.unique(train.positions, axis=0))
     model.modules_on_sphere.places = nn.Parameter(model.embedding(_spread_out(places, modules)))
     return model

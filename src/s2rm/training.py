@@ -22,7 +22,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
@@ -56,6 +56,9 @@ class Training:
     """scale gradients down to this norm; not at all if not given"""
     weight_decay: float = 0.0
     """of AdamW, which is Adam where this is 0"""
+    average: float | None = None
+    """validate and keep a running mean of the weights, of which each update replaces 1 minus this share; not if not
+    given"""
     recompute: int | None = None
     """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
     backward pass, for less memory and more time; keep all if not given"""
@@ -69,6 +72,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training: {name} must be positive, got {value}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"training: average must be between 0 and 1, got {self.average}")
         if self.weight_decay < 0:
             raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
         if self.precision not in ("32-true", "bf16-mixed"):
@@ -209,18 +214,28 @@ class OneStepForward(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
 
-class KeepBest(Callback):
-    """Save the model whenever the validation loss is the lowest yet."""
+class Averaging(EMAWeightAveraging):
+    """A running mean of the weights, which validation uses."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.lowest = folder, float("inf")
+    def model(self) -> WorldModel:
+        """With these weights."""
+        averaged: Any = self._average_model
+        return averaged.module.model
+
+
+class KeepBest(Callback):
+    """Save the model, or the one with averaged weights, whenever the validation loss is the lowest yet."""
+
+    def __init__(self, folder: Path, averaging: Averaging | None = None):
+        self.folder, self.averaging, self.lowest = folder, averaging, float("inf")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loss = float(trainer.callback_metrics["val_loss"])
         if not trainer.sanity_checking and loss < self.lowest:
             self.lowest = loss
             if trainer.is_global_zero:
-                pl_module.model.save(self.folder)  # type: ignore[operator,union-attr]
+                model: Any = pl_module.model if self.averaging is None else self.averaging.model()
+                model.save(self.folder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"lowest": self.lowest}
@@ -344,7 +359,8 @@ def fit(
             raise ValueError(
                 f"fit: {checkpoint} is not a checkpoint that training wrote, and is not opened; start a new run"
             ) from error
-    best = KeepBest(folder / MODEL)
+    averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
+    best = KeepBest(folder / MODEL, averaging)
     timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)
     callbacks: list[Callback] = [
         timer,
@@ -353,6 +369,8 @@ def fit(
         EarlyStopping("val_loss", patience=training.patience),
         ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
     ]
+    if averaging:
+        callbacks.append(averaging)
     terminal = sys.stdout.isatty()
     if progress and not terminal:
         callbacks.append(EpochLines())

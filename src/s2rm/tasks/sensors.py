@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,6 +18,8 @@ from s2rm.views import Episode, Views
 
 NEIGHBOURS = 8
 """sensors from whose last reports a guess is made"""
+COVARIATE_NOISE = 0.3
+"""standard deviations by which a sensor's covariates are off in a training batch, where there is noise"""
 MOST_TARGETS = 64
 """slots that a training window asks for; of more a random choice"""
 NUM_FEATURES = 7
@@ -77,6 +80,11 @@ class Scaling:
         globe, else in the user's units."""
         away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
         return max(0.0, away) * (6371.0 if self.globe else self.side)
+
+    def spacing(self, positions: NDArray[np.float64]) -> float:
+        """The median distance from a position to the nearest other, in the model's coordinates; 0 if there is one."""
+        places = self.coordinates(positions).numpy()
+        return float(np.median(cKDTree(places).query(places, 2)[0][:, 1])) if len(places) > 1 else 0.0
 
     @property
     def num_channels(self) -> int:
@@ -342,16 +350,18 @@ class Windows(Dataset[Episode]):
         length: L, steps of a window.
         horizon: steps of a window that may be blind.
         extent, day: as for `episode`.
+        noise: standard deviation by which each sensor's place is off in each batch, as are its covariates, so that a
+            model cannot learn the sensors by heart; none if 0.
     """
 
-    def __init__(self, seen: Slots, length: int, horizon: int, extent: float, day: int | None):
+    def __init__(self, seen: Slots, length: int, horizon: int, extent: float, day: int | None, noise: float = 0.0):
         if len(seen.sensor) < length:
             raise ValueError(
                 f"windows: expected at least {length} steps of reports, got {len(seen.sensor)}; shorten the context or "
                 "the horizon, or give a longer table"
             )
         self.seen, self.length, self.horizon, self.extent, self.day = seen, length, horizon, extent, day
-        self.num_sensors = int(seen.sensor.max()) + 1
+        self.num_sensors, self.noise = int(seen.sensor.max()) + 1, noise
 
     def __len__(self) -> int:
         return len(self.seen.sensor) - self.length + 1
@@ -368,9 +378,20 @@ class Windows(Dataset[Episode]):
         lag = ((torch.rand(batch, generator=generator) < 0.5) & (origin == self.length)).long()
         silent = torch.where(lag[:, None] == 1, silent.clamp(min=0.2), silent)
         speaks = torch.rand(batch, self.num_sensors, generator=generator) >= silent
-        sensor = self.seen.sensor[starts[:, None] + torch.arange(self.length)]
+        seen = self._displaced(generator) if self.noise else self.seen
+        sensor = seen.sensor[starts[:, None] + torch.arange(self.length)]
         shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
         shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
         few = sensor.shape[-1] <= MOST_TARGETS
         asked = None if few else torch.randperm(sensor.shape[-1], generator=generator)[:MOST_TARGETS]
-        return episode(self.seen, self.seen, starts, shown, self.extent, self.day, self.length // 4, lag, asked)
+        return episode(seen, seen, starts, shown, self.extent, self.day, self.length // 4, lag, asked)
+
+    def _displaced(self, generator: torch.Generator) -> Slots:
+        """The reports, with each sensor a little off its place throughout."""
+        sensor = self.seen.sensor.clamp(min=0)
+
+        def off(part: Tensor, spread: float) -> Tensor:
+            return part + spread * torch.randn(self.num_sensors, part.shape[-1], generator=generator)[sensor]
+
+        positions, covariates = off(self.seen.positions, self.noise), off(self.seen.covariates, COVARIATE_NOISE)
+        return self.seen._replace(positions=positions, covariates=covariates)
