@@ -85,11 +85,13 @@ def section(name: str, title: str, result: dict[str, Any], table: Callable[..., 
     runs = []
     for run in result["runs"]:
         counts = (f"{run[name]:,}" for name in ("parameters", "updates"))
-        runs.append([run["label"], *counts, f"{run['minutes']:.1f}", f"{run['val_loss']:.3f}"])
+        runs.append(
+            [run["label"], *counts, f"{run['minutes']:.1f}", f"{run['val_loss']:.3f}", f"{run['peak_gib']:.1f}"]
+        )
     lines = [
         f"## {title}\n",
         f"{result['stations']} sensors, {result['held_out']} of them held out; {result['origins']} origins.\n",
-        table(["run", "parameters", "updates", "minutes", "validation loss"], runs),
+        table(["run", "parameters", "updates", "minutes", "validation loss", "peak memory, GiB"], runs),
         "",
         table(["what it must reach", "here", "because"], [*verdicts(rows)]),
     ]

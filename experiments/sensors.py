@@ -7,6 +7,7 @@ pictures of the first model.
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -132,7 +133,8 @@ def main(recipe: Sensors) -> None:
             continue
         training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
         forecaster = Forecaster.fit(train, folder, Fit(model, training=training))
-        add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / SUMMARY)}])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the process, in KiB on Linux
+        add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / SUMMARY), "peak_gib": peak}])
     known = {row["predictor"] for row in read(path).get("rows", [])}
     missing = {name: make().fit(train) for name, make in BASELINES.items() if name not in known}
     if missing:
