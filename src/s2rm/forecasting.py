@@ -50,6 +50,8 @@ class Fit:
     hidden_size: int | None = None
     """size of a module's state, 16 to 64 by how many values there are if not given; a recurrent baseline's state is
     four times that; msa's tokens have 64 if not given"""
+    share_parameters: bool = True
+    """S2RM only: the modules differ in place and state only, so that a short table does not fit each apart"""
     context: int | None = None
     """steps from which a forecast starts; a day and a half if not given, at least 12"""
     horizon: int | None = None
@@ -396,7 +398,10 @@ def _model(how: Fit, scaling: Scaling, train: Reports) -> WorldModel:
     if how.model not in SPATIAL:
         return GQN(core=how.model, hidden_size=4 * size, **shared)
     modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
-    model = S2RM(cell=SPATIAL[how.model], num_modules=modules, hidden_size=size, inject_positions=True, **shared)
+    model = S2RM(
+        cell=SPATIAL[how.model], num_modules=modules, hidden_size=size, inject_positions=True,
+        share_parameters=how.share_parameters, **shared,
+    )  # fmt: skip
     places = scaling.coordinates(np.unique(train.positions, axis=0))
     model.modules_on_sphere.places = nn.Parameter(model.embedding(_spread_out(places, modules)))
     return model
