@@ -36,6 +36,8 @@ results: setup
 	$(BIN)/python experiments/sensor_checks.py
 	for data in molene ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/leave_one_out.py
+	$(BIN)/python experiments/skirmish.py
+	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/page.py
 
 results-page: setup

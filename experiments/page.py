@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import claims
+import page_agents
 import page_sensors
 from s2rm.runs import LABELS
 
 ROOT = Path(__file__).parent.parent
 PAGE, SPEED, README = ROOT / "docs" / "results.md", ROOT / "docs" / "speed.md", ROOT / "README.md"
-SENSORS = ROOT / "docs" / "sensors-results.md"
+SENSORS, AGENTS = ROOT / "docs" / "sensors-results.md", ROOT / "docs" / "agents-results.md"
 TRIVIAL = ("static scene", "last seen")
 SHIPPED = ROOT / "src" / "s2rm" / "pretrained" / "scores.json"
 METRICS = {
@@ -443,8 +444,9 @@ def removed(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sensors = page_sensors.page(kept, markdown)
-    for path, wanted in ((PAGE, page()), (SPEED, speed()), (SENSORS, sensors), (README, readme())):
+    sensors, agents = page_sensors.page(kept, markdown), page_agents.page(kept, markdown, runs_table, origin)
+    pages = ((PAGE, page()), (SPEED, speed()), (SENSORS, sensors), (AGENTS, agents), (README, readme()))
+    for path, wanted in pages:
         if "--check" not in sys.argv:
             path.write_text(wanted)
         elif not path.is_file() or path.read_text() != wanted:

@@ -68,8 +68,7 @@ def main(recipe: Skirmish) -> None:
     if models:
         world = preset(recipe.size)
         battle = battles(replace(world, test_battles=1), "test", 0, SHOWN)
-        steps = [max(1, round(part * (world.num_steps - 1))) for part in (0.1, 0.2, 0.3, 0.45, 0.6)]
-        above = battle_plots.from_above(models, world, battle, SHARE, steps)
+        above = battle_plots.from_above(models, world, battle, SHARE, battle_plots.moments(battle))
         draw(recipe.figures, skirmish_from_above=plots.png(above))
     rows = read(recipe.out)["rows"]
     draw(recipe.figures, skirmish_reporting=plots.png(battle_plots.scores_by_reporting(rows)))

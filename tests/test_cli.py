@@ -3,13 +3,20 @@
 import base64
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from s2rm import battle_plots
+from s2rm.battle_evaluation import REPORTING, SCENARIOS
 from s2rm.cli import main
-from s2rm.runs import LABELS, Run
+from s2rm.runs import LABELS, Run, Settings, pretrained
+from s2rm.tasks import skirmish
+from s2rm.tasks.bouncing_balls import BallsWorld
+from s2rm.tasks.polar import PolarGrid
+from s2rm.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +98,45 @@ def test_train_evaluate_rollout_report(demo, tmp_path, capsys):
         assert picture.n_frames == 25
     main(["report", str(run), "--scores", str(tmp_path / "scores.json")])
     assert "LSTM" in (run / "report.html").read_text()
+
+
+def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["train", "skirmish", "--size", "tiny", "--model", "s2gru", "--epochs", "1", "--out", str(run)])
+    main(["train", "--resume", str(run), "--epochs", "2"])
+    assert Run.open(run).settings.world == skirmish.preset("tiny")
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 2
+    main(["evaluate", str(run)])
+    rows = json.loads((run / "scores.json").read_text())["rows"]
+    assert {(row["predictor"], row["scenario"], row["reporting"]) for row in rows} == {
+        (name, scenario, share)
+        for name in ("S2GRU", "nobody moves", "last seen")
+        for scenario, share in [*(("validation", share) for share in REPORTING), *((name, 1) for name in SCENARIOS)]
+    }
+    assert "5s3z" in capsys.readouterr().err
+    main(["report", str(run)])
+    page = (run / "report.html").read_text()
+    for part in (
+        "Unit-type macro F1, by share of agents that report", "5s3z, new", f"{rows[0]['unit_type_f1']:.3f}",
+        *(f"{label}, one step ahead" for label in battle_plots.LABELS.values()), "not StarCraft II",
+        "A battle from above", "When agents fall silent", "Learning", "Enclaves of S2GRU",
+    ):  # fmt: skip
+        assert part in page
+    assert page.count('src="data:image/png') == page.count("<figcaption>") == 6
+    assert "expected runs on the balls, got runs on the skirmish" in refused(capsys, "rollout", run)
+
+
+def test_the_settings_of_a_run_come_back_and_those_of_old_ones_too(demo, tmp_path):
+    world = replace(skirmish.preset("tiny"), train_scenarios=("2z",), grid=PolarGrid(3, 5, 4.5))
+    settings = Settings("rmc", world=world, training=Training(minutes=1.5, epochs=3))
+    assert Run.create(tmp_path / "new", settings).settings == Run.open(tmp_path / "new").settings == settings
+    config = json.loads((demo / "lstm" / "config.json").read_text())
+    assert config.pop("task") == "balls"
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert Run.open(tmp_path / "old").settings == Run.open(demo / "lstm").settings
+    for run in pretrained():
+        assert isinstance(run.settings.world, BallsWorld)
 
 
 def test_an_oracle_is_left_out_of_rollouts(tmp_path):

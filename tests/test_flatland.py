@@ -17,10 +17,10 @@ from s2rm.tasks.flatland import (
     Journeys,
     Railways,
     RailwayWorld,
-    collect,
     episode,
     preset,
 )
+from s2rm.tasks.flatland_play import collect
 
 WORLD = dataclasses.replace(preset("tiny"), num_trains=3, episodes_per_map=2)
 OFF, ON = ("waiting", "ready to depart", "broken down off the grid", "arrived"), ("moving", "stopped", "broken down")

@@ -54,17 +54,16 @@ def test_turning_the_image_turns_the_features(turn):
 def test_turning_by_what_the_strides_leave_turns_what_the_linear_layers_see():
     encoder, decoder = PolarEncoder((2, 8, 16), 11, 0).double(), PolarDecoder((2, 8, 16), 11, 0, 1).double()
     image = torch.randn(3, 2, 8, 16, dtype=torch.float64)
-    stem, body = encoder.stem, encoder.body[:4]
+    convolutions = encoder.convolutions[:4]
     inputs = torch.cat([image, torch.zeros_like(image[:, :1])], 1)
-    torch.testing.assert_close(body(stem(inputs.roll(4, -1))), body(stem(inputs)).roll(1, -1))
+    torch.testing.assert_close(convolutions(inputs.roll(4, -1)), convolutions(inputs).roll(1, -1))
+    last = decoder.layers.rest[-1]
     with torch.no_grad():
-        weight, bias = (
-            part.unflatten(0, decoder.small).roll(1, 2).flatten(0, 2) for part in decoder.spread.parameters()
-        )
+        weight, bias = (part.unflatten(0, decoder.small).roll(1, 2).flatten(0, 2) for part in last.parameters())
         vector = torch.randn(3, 11, dtype=torch.float64)
         before = decoder(vector)
-        decoder.spread.weight.copy_(weight)
-        decoder.spread.bias.copy_(bias)
+        last.weight.copy_(weight)
+        last.bias.copy_(bias)
         torch.testing.assert_close(decoder(vector), before.roll(4, -2))
 
 

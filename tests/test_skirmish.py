@@ -8,34 +8,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2rm.tasks import skirmish
-from s2rm.tasks.skirmish import (
+from s2rm.tasks import tactics
+from s2rm.tasks.fighting import (
     LEAST_DAMAGE,
-    LONGEST_DELAY,
     MAX_OVERLAP,
-    PRESETS,
     SHIELD_DELAY,
     SHIELD_RATE,
+    SLACK,
     UNITS,
-    SkirmishWorld,
-    _advance,
-    _Field,
+    Battlefield,
+    Orders,
+    Slots,
     _hits,
-    _Orders,
-    _orders,
-    _slots,
-    _starts,
     _strike,
-    _Temper,
-    _temper,
-    battles,
-    preset,
-    scenario,
-    simulate,
+    advance,
+    line_up,
+    starts,
 )
+from s2rm.tasks.skirmish import PRESETS, SkirmishWorld, battles, preset, scenario, simulate
+from s2rm.tasks.tactics import LONGEST_DELAY, Temper, draw_tempers, give_orders
 from s2rm.tasks.trajectories import ACTIONS, TENSORS, UNIT_TYPES, Trajectories
 
 WORLD = replace(preset("tiny"), num_steps=48)
+SIDE, STEP = WORLD.side, WORLD.seconds_per_step
+SECONDS = STEP / WORLD.substeps
+"""of a substep"""
 ATTACK = ACTIONS.index("attack")
 
 
@@ -44,11 +41,15 @@ def fought() -> Trajectories:
     return simulate(WORLD, "1c3s5z", 48, seed=0)
 
 
+def lined_up(own: str, other: str) -> Slots:
+    return line_up(scenario(own), scenario(other))
+
+
 def a_field(own: str, other: str, positions: list[tuple[float, float]], targets: list[int]):
     """One battle in which everyone attacks."""
-    slots = _slots(own, other)
+    slots = lined_up(own, other)
     shape = (1, len(targets))
-    field = _Field(
+    field = Battlefield(
         positions=torch.tensor([positions]),
         health=slots.health.clone()[None],
         shield=slots.shield.clone()[None],
@@ -58,7 +59,7 @@ def a_field(own: str, other: str, positions: list[tuple[float, float]], targets:
         goal=torch.full((1, 2, 2), 16.0),
     )
     attack = torch.tensor([[target != unit for unit, target in enumerate(targets)]])
-    orders = _Orders(attack, torch.zeros(shape, dtype=torch.bool), torch.zeros(*shape, 2), torch.zeros(shape))
+    orders = Orders(attack, torch.zeros(shape, dtype=torch.bool), torch.zeros(*shape, 2), torch.zeros(shape))
     return slots, field, orders
 
 
@@ -108,7 +109,7 @@ def test_units_and_teams_are_those_of_the_name(fought):
 @given(name=st.sampled_from(["1c3s5z", "2s5z", "1s2z", "2c2z", "9z"]), seed=st.integers(0, 2**40))
 def test_what_can_never_happen_does_not(name, seed):
     played = simulate(replace(WORLD, num_steps=32), name, 4, seed)
-    slots = _slots(name, name)
+    slots = lined_up(name, name)
     alive, positions = played.alive, played.positions
     edge = slots.radius[:, None] - 1e-5
     assert (positions >= edge).all(), "nobody leaves the map"
@@ -132,7 +133,7 @@ def test_what_can_never_happen_does_not(name, seed):
 
 
 def test_only_a_colossus_walks_over_others():
-    apart = _slots("2c1s", "1c1z").apart
+    apart = lined_up("2c1s", "1c1z").apart
     collides = torch.tensor([[0, 1, 0, 1, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0]])
     assert torch.equal(apart > 0, collides.bool())
     assert apart[2, 4] == 1.125
@@ -164,7 +165,7 @@ def test_damage_is_that_of_the_table(attacker, victim, attacks, shield, health):
 
 
 def test_hits_at_once_are_as_hits_one_after_the_other():
-    slots = _slots("3s4z", "2s2z")
+    slots = lined_up("3s4z", "2s2z")
     generator = torch.Generator().manual_seed(0)
     battle = torch.randint(5, (60,), generator=generator)
     attacker = torch.randint(7, (60,), generator=generator)
@@ -192,16 +193,16 @@ def test_a_lance_sweeps_across_the_line_of_fire():
 
 def test_two_attacks_are_a_cooldown_apart_and_land_in_the_same_substep_as_the_foe_s():
     slots, field, orders = a_field("1z", "1z", [(10.0, 10.0), (11.0, 10.0)], [1, 0])
-    seconds, when = WORLD.seconds_per_step / WORLD.substeps, []
+    when = []
     for substep in range(200):
         before = field.health + field.shield
-        _advance(WORLD, slots, field, orders)
+        advance(slots, field, orders, SIDE, SECONDS)
         if (field.health + field.shield < before).any():
-            when.append(substep * seconds)
+            when.append(substep * SECONDS)
             assert field.health[0, 0] == field.health[0, 1], "both strike at once"
     gaps = torch.tensor(when).diff()
     assert gaps.min() >= UNITS["zealot"].cooldown
-    assert gaps.max() <= UNITS["zealot"].cooldown + 2 * seconds
+    assert gaps.max() <= UNITS["zealot"].cooldown + 2 * SECONDS
     # 150 points: three attacks on the shield, a fourth of 5 and 7, and seven of 7 and 7 on the 88 left.
     assert len(when) == 4 + 7
     assert (field.health == 0).all(), "of equals neither survives"
@@ -210,15 +211,14 @@ def test_two_attacks_are_a_cooldown_apart_and_land_in_the_same_substep_as_the_fo
 def test_shields_come_back_after_the_delay_and_no_sooner():
     slots, field, orders = a_field("1s", "1z", [(4.0, 4.0), (28.0, 28.0)], [0, 1])
     field.shield[0, 1], field.unhurt[0, 1] = 20.0, 0.0
-    seconds = WORLD.seconds_per_step / WORLD.substeps
-    for _ in range(math.floor(SHIELD_DELAY / seconds)):
-        _advance(WORLD, slots, field, orders)
+    for _ in range(math.floor(SHIELD_DELAY / SECONDS)):
+        advance(slots, field, orders, SIDE, SECONDS)
     assert field.shield[0, 1] == 20
     for _ in range(16):
-        _advance(WORLD, slots, field, orders)
-    assert field.shield[0, 1] == pytest.approx(20 + 16 * seconds * SHIELD_RATE)
+        advance(slots, field, orders, SIDE, SECONDS)
+    assert field.shield[0, 1] == pytest.approx(20 + 16 * SECONDS * SHIELD_RATE)
     for _ in range(190):
-        _advance(WORLD, slots, field, orders)
+        advance(slots, field, orders, SIDE, SECONDS)
     assert field.shield[0, 1] == UNITS["zealot"].shield
 
 
@@ -242,11 +242,11 @@ def test_actions_are_what_units_do(fought):
 
 def test_attackers_have_an_enemy_in_range(fought):
     gaps = (fought.positions[:, :, :, None] - fought.positions[:, :, None]).norm(dim=-1)
-    slots = _slots("1c3s5z", "1c3s5z")
+    slots = lined_up("1c3s5z", "1c3s5z")
     gaps = gaps - slots.radius[:, None] - slots.radius
     there = slots.enemy & fought.alive[:, :, None]
     nearest = torch.where(there, gaps, math.inf).amin(-1)
-    assert (nearest <= slots.reach + skirmish.SLACK + 1e-4)[fought.actions == ATTACK].all()
+    assert (nearest <= slots.reach + SLACK + 1e-4)[fought.actions == ATTACK].all()
 
 
 def test_teams_meet_fight_and_one_wins():
@@ -269,29 +269,29 @@ def test_mirror_matches_are_even():
 
 def test_teams_that_change_places_do_the_same(monkeypatch):
     """Exactly, but for the random swerve: orders, hits and moves of a battle and of its mirror image."""
-    generator, slots = torch.Generator().manual_seed(0), _slots("1c2s3z", "1c2s3z")
+    generator, slots = torch.Generator().manual_seed(0), lined_up("1c2s3z", "1c2s3z")
     swap = torch.arange(12).roll(6)
-    start, temper = _starts(WORLD, slots, 16, generator), _temper(slots, 16, generator)
+    start, temper = starts(slots, SIDE, 16, generator), draw_tempers(slots, 16, generator)
     monkeypatch.setattr(torch, "randn", lambda shape, **_: torch.zeros(shape))
-    monkeypatch.setattr(skirmish, "_uniform", lambda low, high, size, generator: torch.full(size, (low + high) / 2))
+    monkeypatch.setattr(tactics, "uniform", lambda low, high, size, generator: torch.full(size, (low + high) / 2))
 
-    def field(order: torch.Tensor) -> _Field:
+    def field(order: torch.Tensor) -> Battlefield:
         full = (16, 12)
-        return _Field(
+        return Battlefield(
             start[:, order], slots.health.expand(full), slots.shield.expand(full), torch.zeros(full),
             torch.full(full, SHIELD_DELAY), torch.arange(12).expand(full), torch.full((16, 2, 2), 16.0),
         )  # fmt: skip
 
     first, second = field(torch.arange(12)), field(swap)
-    swapped = _Temper(*(part[:, swap] for part in temper))
+    swapped = Temper(*(part[:, swap] for part in temper))
     for step in range(12):
-        one, actions = _orders(WORLD, slots, first, temper, step, generator)
-        two, mirrored = _orders(WORLD, slots, second, swapped, step, generator)
+        one, actions = give_orders(slots, first, temper, SIDE, STEP, step * STEP, generator)
+        two, mirrored = give_orders(slots, second, swapped, SIDE, STEP, step * STEP, generator)
         assert torch.equal(actions[:, swap], mirrored)
         assert torch.equal(swap[first.target[:, swap]], second.target)
         for _ in range(WORLD.substeps):
-            _advance(WORLD, slots, first, one)
-            _advance(WORLD, slots, second, two)
+            advance(slots, first, one, SIDE, SECONDS)
+            advance(slots, second, two, SIDE, SECONDS)
         for name in ("positions", "health", "shield"):
             torch.testing.assert_close(getattr(first, name)[:, swap], getattr(second, name), atol=1e-4, rtol=0)
             setattr(second, name, getattr(first, name)[:, swap])

@@ -19,6 +19,7 @@ from s2rm.tasks.trajectories import UNIT_TYPES, Trajectories
 from s2rm.views import Views
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LABELS = {
@@ -40,6 +41,15 @@ def scores_by_reporting(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return plots.plain(made)
 
 
+def moments(battle: Trajectories, number: int = 5) -> list[int]:
+    """Steps spread over the fight, in which both teams of one battle live."""
+    sides = battle.friendly[0], ~battle.friendly[0]
+    fight = sum(
+        bool(all((battle.alive[0, step] & side).any() for side in sides)) for step in range(battle.alive.shape[1])
+    )
+    return [max(1, round(part)) for part in torch.linspace(0.1, 0.9, number).mul(fight - 1).tolist()]
+
+
 @torch.no_grad()
 def from_above(
     models: Mapping[str, WorldModel],
@@ -51,9 +61,9 @@ def from_above(
 ) -> Figure:
     """One battle from above at some steps: truth, and what each model believes one step ahead of it.
 
-    Truth: friendly units blue, the others red; agents that report are ringed by their field of view. Belief: how much
+    Truth: friendly units blue, the others red; agents that report are ringed, what they see is shaded. Belief: how much
     friendly units (blue) and others (red) each model expects in each cell, from its predictions at places all over the
-    map, looked at by nobody or not.
+    map, looked at or not; outlined, who is there.
 
     Args:
         models: trained, by name.
@@ -64,29 +74,27 @@ def from_above(
         seed: of who reports.
     """
     from matplotlib.colors import to_rgb
+    from matplotlib.patches import Circle
 
     episode = reporting(observations(battle, world.grid), share, torch.Generator().manual_seed(seed))
     rows = 1 + len(models)
     made, panels = plots.figure(rows, len(steps), 2.6 * len(steps) + 0.4, 2.75 * rows)
-    speaks = episode.views.mask[0]
-    eyes = battle.positions[0].gather(1, agents(battle)[0, None, :, None].expand(speaks.shape[0], -1, 2))
+    reports = episode.views.mask[0]
+    eyes = battle.positions[0].gather(1, agents(battle)[0, None, :, None].expand(len(reports), -1, 2))
+    shades = [OURS if friendly else THEIRS for friendly in battle.friendly[0]]
     for axes, step in zip(panels[0], steps, strict=True):
-        for unit in battle.alive[0, step].nonzero()[:, 0].tolist():
-            name = UNIT_TYPES[int(battle.types[0, unit])]
-            shade = OURS if battle.friendly[0, unit] else THEIRS
-            axes.scatter(
-                *battle.positions[0, step, unit], s=26, color=shade, marker=MARKERS.get(name, "^"), linewidth=0
-            )
-        for place in eyes[step][speaks[step]]:
-            axes.add_patch(_circle(place, world.grid.field_of_view))
+        for place in eyes[step][reports[step]].tolist():
+            axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
+            axes.scatter(*place, s=90, facecolor="none", edgecolor="black", linewidth=0.8)
+        _units(axes, battle, step, s=26, color=shades, linewidth=0)
         axes.set_title(f"step {step}", fontsize=9)
     colours = torch.tensor([to_rgb(OURS), to_rgb(THEIRS)])
     for line, (name, model) in zip(panels[1:], models.items(), strict=True):
-        ours, theirs = belief(model, world, episode.views.steps(None, max(steps)))
         for axes, step in zip(line, steps, strict=True):
-            amounts = torch.stack([ours[step - 1], theirs[step - 1]], -1).clamp(0, 1)
+            amounts = torch.stack(belief(model, world, episode.views.steps(None, step)), -1).clamp(0, 1)
             picture = 1 - (amounts[..., None] * (1 - colours)).sum(-2).clamp(0, 1)
-            axes.imshow(picture, origin="lower", extent=(0, world.map_size, 0, world.map_size))
+            axes.imshow(picture.numpy(), origin="lower", extent=(0, world.map_size, 0, world.map_size))
+            _units(axes, battle, step, s=14, facecolor="none", edgecolor=shades, linewidth=0.6)
         line[0].set_ylabel(name)
     panels[0, 0].set_ylabel("truth")
     for axes in panels.flat:
@@ -94,10 +102,9 @@ def from_above(
     return made
 
 
-def belief(
-    model: WorldModel, world: SkirmishWorld, views: Views
-) -> tuple[Float[Tensor, "T H W"], Float[Tensor, "T H W"]]:
-    """How likely a friendly unit, and another, is in each cell of the map one step after each of the views.
+@torch.no_grad()
+def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
+    """How likely a friendly unit, and another, is in each cell of the map one step after the last of the views.
 
     The mean over the pixels, of images asked for all over the map, that lie in the cell, but for the innermost, at
     which there always is who asks.
@@ -109,19 +116,20 @@ def belief(
     inside = ((cells >= 0) & (cells < side)).all(-1)
     index = (cells[..., 1] * side + cells[..., 0])[inside]
     count = torch.bincount(index, minlength=side * side).clamp(min=1)
-    mean = model.predict(model.observe(views), centres.expand(1, views.num_steps, -1, -1)).mean[0]
-    friendly, types, _ = parts(mean)
+    state = model.last(model.observe(views))
+    friendly, types, _ = parts(model.predict(state, centres[None]).mean[0])
     somebody = types.sum(-3)
     ours = torch.minimum(friendly.squeeze(-3), somebody)
     maps = []
     for expected in (ours, somebody - ours):
-        told = expected[:, :, 1:][:, inside]
-        total = told.new_zeros(len(told), side * side).index_add_(1, index, told)
-        maps.append((total / count).unflatten(1, (side, side)))
+        total = expected.new_zeros(side * side).index_add_(0, index, expected[:, 1:][inside])
+        maps.append((total / count).unflatten(0, (side, side)))
     return maps[0], maps[1]
 
 
-def _circle(place: Tensor, radius: float) -> Any:
-    from matplotlib.patches import Circle
-
-    return Circle((float(place[0]), float(place[1])), radius, facecolor=OURS, alpha=0.08, edgecolor="none")
+def _units(axes: Axes, battle: Trajectories, step: int, **look: Any) -> None:
+    """Markers of the living units by type, each with its own of the colours."""
+    for unit in battle.alive[0, step].nonzero()[:, 0].tolist():
+        own = {name: value[unit] if isinstance(value, list) else value for name, value in look.items()}
+        marker = MARKERS.get(UNIT_TYPES[int(battle.types[0, unit])], "^")
+        axes.scatter(*battle.positions[0, step, unit].tolist(), marker=marker, **own)

@@ -47,16 +47,17 @@ def write_battle_report(path: Path, runs: Sequence[Run], rows: Sequence[Mapping[
     by_share = {share: f"{share:.0%}" for share in shares}
     silent = [row for row in rows if row["scenario"] == VALIDATION]
     fought = [row for row in rows if row["scenario"] != VALIDATION]
-    lived = int(battle.alive.any(2).sum())
-    steps = [round(part * (min(lived, world.num_steps) - 1)) for part in (0.1, 0.25, 0.4, 0.55, 0.7)]
+    above = battle_plots.from_above(seeing(models), world, battle, SHARE, battle_plots.moments(battle), seed)
     pictures = [
         (
             "A battle from above",
             "image/png",
-            plots.png(battle_plots.from_above(seeing(models), world, battle, SHARE, [max(1, s) for s in steps], seed)),
+            plots.png(above),
             f"A battle of {SHOWN}, which no model trained on, of which {SHARE:.0%} of the friendly units report. Top: "
-            "friendly units blue, the others red; diamonds are colossi, squares stalkers, discs zealots; what is seen "
-            "is shaded. Below: where each model expects friendly units and others one step ahead, in the shade or not.",
+            "friendly units blue, the others red; diamonds are colossi, squares stalkers, discs zealots; who reports "
+            "is ringed, what they see is shaded. Below: where each model expects friendly units (blue) and others "
+            "(red) one step ahead, seen or not; outlines are who is there. A model that keeps track colours the "
+            "outlines, also outside the shade.",
         ),
         (
             "When agents fall silent",
@@ -98,7 +99,10 @@ def write_battle_report(path: Path, runs: Sequence[Run], rows: Sequence[Mapping[
         summary=runs[0].summary(),
         tables=[
             *(
-                comparison(fought, metric, "scenario", heads, f"{label}, one step ahead", label, SENTENCES[metric])
+                comparison(
+                    fought, metric, "scenario", heads, f"{label}, one step ahead", label, SENTENCES[metric],
+                    digits=3 if metric.endswith("f1") else 4,
+                )
                 for metric, label in battle_plots.LABELS.items()
             ),
             comparison(

@@ -62,7 +62,7 @@ class Train:
     two teams of up to nine units fight on a map of 32 x 32 units; each unit of one team sees polar images around it"""
     size: str = "small"
     """how much of it: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps), small (4,000
-    of 50, clips of 20; 1,200 of 50, clips of 20) or tiny"""
+    of 50, clips of 20; 3,000 of 64, clips of 20) or tiny"""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
     out: Path | None = None
     """the run folder, which must not be there yet; runs/TASK if not given"""

@@ -139,6 +139,7 @@ def comparison(
     title: str,
     label: str,
     sentence: str,
+    digits: int = 3,
 ) -> dict[str, Any]:
     """A table of a metric, higher is better, with a line for each predictor, as the template has it.
 
@@ -147,6 +148,7 @@ def comparison(
         metric, across: what of a row is shown, and what tells its column.
         heads: the columns and their headings.
         title, label, sentence: of the table.
+        digits: after the point.
     """
     score = {(row["predictor"], row[across]): row[metric] for row in rows}
     names = list(dict.fromkeys(row["predictor"] for row in rows))
@@ -160,7 +162,7 @@ def comparison(
                 "name": name,
                 "trivial": name in plots.TRIVIAL,
                 "cells": [
-                    {"text": f"{score[name, column]:.3f}", "best": score[name, column] == best[column]}
+                    {"text": f"{score[name, column]:.{digits}f}", "best": score[name, column] == best[column]}
                     for column in heads
                 ],
             }

@@ -9,43 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
 
-from s2rm.nn.images import image_shape, join
+from s2rm.nn.codec_parts import PositionedMLP, image_shape
 from s2rm.nn.polar import PolarDecoder, PolarEncoder
-
-
-class PositionedMLP(nn.Module):
-    """A perceptron of two hidden layers, the first of which an embedded position scales and shifts.
-
-    `elu(W_1 x ⊙ (1 + a(s)) + b(s))`, then one more hidden layer and the output. A crop and its place combine by
-    multiplication here: in first trials on the balls this learned much faster than joining the place to the input.
-
-    Args:
-        input_size: size of x.
-        output_size: size of the result.
-        position_size: size of the embedded position s, 0 for none.
-        hidden_size: width of the hidden layers.
-
-    Source:
-        The scale and shift are those of FiLM (Perez et al. 2018).
-    """
-
-    def __init__(self, input_size: int, output_size: int, position_size: int, hidden_size: int):
-        super().__init__()
-        self.first = nn.Linear(input_size, hidden_size)
-        self.rest = nn.Sequential(
-            nn.ELU(), nn.Linear(hidden_size, hidden_size), nn.ELU(), nn.Linear(hidden_size, output_size)
-        )
-        if position_size:
-            self.scale_and_shift = nn.Sequential(nn.Linear(position_size, 64), nn.ELU(), nn.Linear(64, 2 * hidden_size))
-
-    def forward(
-        self, inputs: Float[Tensor, "*slots I"], position: Float[Tensor, "*slots d"] | None
-    ) -> Float[Tensor, "*slots O"]:
-        features = self.first(inputs)
-        if position is not None:
-            scale, shift = self.scale_and_shift(position).chunk(2, -1)
-            features = torch.addcmul(features + shift, features, scale)
-        return self.rest(features)
 
 
 class MLPEncoder(nn.Module):
@@ -185,6 +150,14 @@ class ResidualDecoder(nn.Module):
         images = self.fine(interpolate(features, size=self.resolution))
         per_colour = images.unflatten(1, (-1, self.num_parameters)).movedim(2, -1)
         return per_colour.reshape(*slots, *self.shape, self.num_parameters)
+
+
+def join(features: Float[Tensor, "N C H W"], position: Float[Tensor, "*slots d"] | None) -> Float[Tensor, "N F H W"]:
+    """Features with the embedded position as further channels, the same at every pixel."""
+    if position is None:
+        return features
+    flat = position.flatten(0, -2)[:, :, None, None]
+    return torch.cat([features, flat.expand(-1, -1, *features.shape[-2:])], 1)
 
 
 CODECS = {

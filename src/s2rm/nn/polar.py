@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, pixel_shuffle
 
-from s2rm.nn.images import image_shape, join
+from s2rm.nn.codec_parts import PositionedMLP, image_shape
 
 
 class PolarConv2d(nn.Conv2d):
@@ -39,29 +39,29 @@ def doubled(features: Float[Tensor, "N F I J"], size: tuple[int, ...]) -> Float[
 
 
 class PolarEncoder(nn.Module):
-    """Three polar convolutions, the first and the last of stride 2, the position joined after the first.
+    """Two polar convolutions of stride 2, then a perceptron that the embedded position scales and shifts.
 
     All channels of a pixel share one missing flag, which says whether any was not measured.
 
     Args: as [`MLPEncoder`][s2rm.nn.codecs.MLPEncoder]; `channels` is the width of the convolutions.
 
     Source:
-        S2RM, E.2. The layers are ours, few and small: the paper gives its own in pictures only.
+        S2RM, E.2: positions enter "further downstream". The layers are ours, few and small: the paper gives its own in
+        pictures only. Joined to the features as further channels, positions were learned much more slowly.
     """
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, channels: int = 32):
         super().__init__()
         self.image = image_shape(value_shape, "polar")
         self.value_rank = len(value_shape)
-        self.stem = PolarConv2d(self.image[0] + 1, channels, stride=2)
-        self.body = nn.Sequential(
-            PolarConv2d(channels + position_size, channels),
+        self.convolutions = nn.Sequential(
+            PolarConv2d(self.image[0] + 1, channels, stride=2),
             nn.ELU(),
             PolarConv2d(channels, channels, stride=2),
             nn.ELU(),
             nn.Flatten(),
-            nn.Linear(channels * math.prod(halved(halved(self.image[1:]))), size),
         )
+        self.layers = PositionedMLP(channels * math.prod(halved(halved(self.image[1:]))), size, position_size, 128)
 
     def forward(
         self,
@@ -71,12 +71,12 @@ class PolarEncoder(nn.Module):
     ) -> Float[Tensor, "*slots H"]:
         slots = values.shape[: values.ndim - self.value_rank]
         images, flags = (part.reshape(-1, *self.image) for part in (values, missing))
-        features = elu(self.stem(torch.cat([images, flags.amax(1, keepdim=True)], 1)))
-        return self.body(join(features, position)).unflatten(0, slots)
+        features = self.convolutions(torch.cat([images, flags.amax(1, keepdim=True)], 1))
+        return self.layers(features.unflatten(0, slots), position)
 
 
 class PolarDecoder(nn.Module):
-    """The encoder's mirror image, the query's position joined after a single convolution.
+    """The encoder's mirror image: a perceptron that the query's position scales and shifts, two polar convolutions.
 
     Args: as [`MLPDecoder`][s2rm.nn.codecs.MLPDecoder]; `channels` is the width of the convolutions.
 
@@ -92,18 +92,16 @@ class PolarDecoder(nn.Module):
         self.image = image_shape(value_shape, "polar")
         self.middle = halved(self.image[1:])
         self.small = (channels, *halved(self.middle))
-        self.spread = nn.Linear(size, math.prod(self.small))
-        self.stem = PolarConv2d(channels, channels)
+        self.layers = PositionedMLP(size, math.prod(self.small), position_size, 128)
         # Each pixel gives four: as much work as a convolution of the enlarged image, on a quarter of the pixels.
-        self.coarse = PolarConv2d(channels + position_size, 4 * channels)
+        self.coarse = PolarConv2d(channels, 4 * channels)
         self.fine = PolarConv2d(channels, 4 * self.image[0] * num_parameters)
 
     def forward(
         self, vector: Float[Tensor, "*slots H"], position: Float[Tensor, "*slots d"] | None = None
     ) -> Float[Tensor, "*slots *shape"]:
         slots = vector.shape[:-1]
-        features = elu(self.spread(vector.flatten(0, -2))).unflatten(1, self.small)
-        features = join(elu(self.stem(features)), position)
+        features = elu(self.layers(vector, position)).flatten(0, -2).unflatten(1, self.small)
         features = elu(doubled(self.coarse(features), self.middle))
         images = doubled(self.fine(features), self.image[1:])
         per_colour = images.unflatten(1, (-1, self.num_parameters)).movedim(2, -1)
