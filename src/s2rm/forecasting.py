@@ -32,6 +32,8 @@ from s2rm.views import Episode, Views
 if TYPE_CHECKING:
     import pandas
 
+MOST_REPORTS = 25_000
+"""in a batch of training windows, of which it holds fewer if need be, but two"""
 ROWS = ("step", "sensor", "positions", "values", "covariates")
 FORECASTER, SUMMARY, FORMAT = "forecaster.json", "summary.json", 1
 LABELS = {**runs.LABELS, "msa": "MSA"}
@@ -63,7 +65,7 @@ class Fit:
             learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=8.0, patience=15, gradient_norm=1.0, average=0.98
         )
     )
-    """how to train"""
+    """how to train; where windows hold many reports, a batch has fewer of them than its size"""
 
 
 class Stream(NamedTuple):
@@ -118,13 +120,15 @@ class Forecaster:
         made = cls(reports.columns, scaling, context, horizon, _model(how, scaling, train))
         made._write(folder)
         seen = [slots(part, scaling) for part in (train, reports.between(split, length))]
+        reports_a_window = (context + horizon) * seen[0].sensor.shape[1]
+        batch_size = min(how.training.batch_size, max(2, MOST_REPORTS // reports_a_window))
         spacing = scaling.spacing(np.unique(train.positions, axis=0))
         loaders = [
             batches(
                 Windows(
                     part, context + horizon, horizon, scaling.extent, made.day, spacing / 3 if number == 0 else 0.0
                 ),
-                how.training.batch_size,
+                batch_size,
                 how.training.seed + number,
                 shuffle=number == 0,
             )
