@@ -118,11 +118,12 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
     page = (run / "report.html").read_text()
     for part in (
         "Unit-type macro F1, by share of agents that report", "5s3z, new", f"{rows[0]['unit_type_f1']:.3f}",
-        *(f"{label}, one step ahead" for label in battle_plots.LABELS.values()), "not StarCraft II",
+        *(f"{label[1:]}, one step ahead" for label in battle_plots.LABELS.values()), "not StarCraft II",
         "A battle from above", "When agents fall silent", "Learning", "Enclaves of S2GRU",
     ):  # fmt: skip
         assert part in page
     assert page.count('src="data:image/png') == page.count("<figcaption>") == 6
+    capsys.readouterr()
     assert "expected runs on the balls, got runs on the skirmish" in refused(capsys, "rollout", run)
 
 

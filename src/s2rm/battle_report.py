@@ -74,7 +74,7 @@ def write_battle_report(path: Path, runs: Sequence[Run], rows: Sequence[Mapping[
         ),
     ]
     line = torch.arange(0.5, world.map_size)
-    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flip(0)  # north up, as from above
     for run in runs:
         model = models[run.label]
         if isinstance(model, S2RM):
@@ -100,8 +100,8 @@ def write_battle_report(path: Path, runs: Sequence[Run], rows: Sequence[Mapping[
         tables=[
             *(
                 comparison(
-                    fought, metric, "scenario", heads, f"{label}, one step ahead", label, SENTENCES[metric],
-                    digits=3 if metric.endswith("f1") else 4,
+                    fought, metric, "scenario", heads, f"{label[0].upper()}{label[1:]}, one step ahead", label,
+                    SENTENCES[metric], digits=3 if metric.endswith("f1") else 4,
                 )
                 for metric, label in battle_plots.LABELS.items()
             ),
