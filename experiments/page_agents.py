@@ -78,6 +78,8 @@ TEXT = """# Battles and railways, results
 Made by `make results-page` from the files in `results/`; no number of ours is copied by hand. Higher is better
 throughout. [Worlds of agents](agents.md) says what the worlds are. The trivial predictors stand last in each table.
 """
+NOTHING = "\nNo run is kept yet: `experiments/skirmish.py` and `experiments/railways.py` make them.\n"
+"""where there is no result"""
 SKIRMISH = """## Skirmishes (Figure 8, Tables 1 and 4 to 7)
 
 One step ahead, at all living agents of a team. These are skirmishes of our own making. **The paper's numbers are on
@@ -114,7 +116,7 @@ def page(
     if ran:
         run = {**ran["run"], "seed": ran["seed"]}
         parts += [RAILWAYS, runs_table([run]), "", *railways(ran, table), origin("railways", ran, [run])]
-    return "\n".join(parts)
+    return "\n".join(parts if len(parts) > 1 else [TEXT + NOTHING])
 
 
 def battles(result: dict[str, Any], table: Table) -> list[str]:

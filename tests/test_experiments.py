@@ -156,6 +156,8 @@ def test_skirmishes_are_trained_on_scored_and_drawn(tmp_path):
     options = ["--runs", tmp_path, "--out", tmp_path / "out.json", "--figures", tmp_path, "--shares", 0.5, 1.0]
     run("skirmish.py", *options, "--models", "s2gru", "lstm")
     result = json.loads((tmp_path / "out.json").read_text())
+    run("skirmish.py", *options, "--models", "s2gru", "lstm")
+    assert json.loads((tmp_path / "out.json").read_text()) == result, "nothing was trained or scored again"
     assert [run["label"] for run in result["runs"]] == ["S2GRU", "LSTM"]
     assert {"command", "commit", "hardware"} <= result.keys()
     rows = [tuple(row[key] for key in ("predictor", "scenario", "reporting", "seed")) for row in result["rows"]]

@@ -69,7 +69,7 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
             color=colour(name, list(histories)),
             label=name,
         )
-    axes.set(xlabel="minutes of training", ylabel="validation loss (nats a pixel)")
+    axes.set(xlabel="minutes of training", ylabel="validation loss")
     axes.legend(frameon=False)
     return plain(made)
 

@@ -47,7 +47,7 @@ class PolarEncoder(nn.Module):
 
     Source:
         S2RM, E.2: positions enter "further downstream". The layers are ours, few and small: the paper gives its own in
-        pictures only. Joined to the features as further channels, positions were learned much more slowly.
+        pictures only.
     """
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, channels: int = 32):
