@@ -1,7 +1,7 @@
 """Figure 6: S2GRU without the local or the non-local term of either attention, by share of the views.
 
 Writes `results/ablations.json` after every run, so that the command goes on where it was stopped, and the figure. Every
-run trains for the same wall-clock time.
+run trains for the same wall-clock time. With all terms it is the family's first S2GRU, which is not trained again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tyro
 from common import Recipe, draw, read
 from s2rm import plots
 from s2rm.evaluation import FRACTIONS
+from s2rm.files import write_json
 from s2rm.models.s2rm import TERMS
 
 
@@ -27,16 +28,34 @@ class Ablations(Recipe):
     """numbers of moving balls"""
     fractions: tuple[float, ...] = FRACTIONS
     """shares of the views that are seen"""
+    family: Path = Path("results/family.json")
+    """where the S2GRU with all terms is taken from; it is trained where it is not there"""
     out: Path = Path("results/ablations.json")
     """the scores"""
 
 
 def main(recipe: Ablations) -> None:
     """Train and score what is missing, write, draw."""
+    if not read(recipe.out):
+        take(recipe)
     for term in (None, *TERMS):
         label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
         recipe.add(recipe.out, label, "s2gru", balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
     draw(recipe.figures, ablations=plots.png(plots.scores_by_views(read(recipe.out)["rows"], "balanced_accuracy")))
+
+
+def take(recipe: Ablations) -> None:
+    """Begin the result with the first S2GRU of the family and the trivial predictors beside it, where they are there."""
+    family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in plots.TRIVIAL}
+    runs = [run for run in family.get("runs", []) if (run["label"], run["seed"]) == ("S2GRU", 0)]
+    if not runs or round(runs[0]["minutes"]) != recipe.minutes:
+        return
+    rows = [
+        {**row, "predictor": names[row["predictor"]]}
+        for row in family["rows"]
+        if row["predictor"] in names and not row["seed"] and row["balls"] in recipe.balls
+    ]
+    write_json(recipe.out, {"runs": [{**runs[0], "label": "all terms"}], "rows": rows})
 
 
 if __name__ == "__main__":
