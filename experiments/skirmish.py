@@ -1,7 +1,7 @@
 """Table 1, Figure 8 and Tables 4 to 7, on skirmishes of our own: unit types, markers and stats, as agents fall silent.
 
 Not StarCraft II, and so not the paper's data. Every model trains for the same wall-clock time at the same learning
-rate. Writes `results/skirmish.json` after every run, so that the command goes on where it was stopped, and pictures.
+rate, from layers of unit variance. Writes `results/skirmish.json` after every run, so that the command goes on where it was stopped, and pictures.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Skirmish:
     """whom to train"""
     seeds: int = 1
     """of worlds and weights"""
+    learning_rate: float = 2e-3
+    """of Adam, at the start, for every model"""
     shares: tuple[float, ...] = REPORTING
     """of the agents that report"""
     runs: Path = Path("runs/skirmish")
@@ -54,13 +56,16 @@ def main(recipe: Skirmish) -> None:
         for model in recipe.models:
             known = {(run["label"], run["seed"]) for run in read(recipe.out).get("runs", [])}
             training = Training(
-                learning_rate=1e-3, batch_size=16, gradient_norm=1.0, epochs=10_000, patience=1000,
-                minutes=recipe.minutes, seed=seed,
+                learning_rate=recipe.learning_rate, batch_size=16, gradient_norm=1.0, epochs=10_000, patience=1000,
+                minutes=recipe.minutes, seed=seed, unit_variance=True,
             )  # fmt: skip
             folder, label = recipe.runs / f"{model}-{seed}", LABELS[model]
             if (label, seed) in known and not folder.is_dir():
                 continue
-            run = Run.finished(folder, Settings(model, training=training, world=preset(recipe.size)))
+            world = preset(recipe.size)
+            # Units are a map unit or two apart: waves of half the map's length tell them apart too slowly.
+            waves = {"shortest": world.side / 4, "longest": 4 * world.side}
+            run = Run.finished(folder, Settings(model, training=training, world=world, **waves))
             trained[label, seed] = run
             if (label, seed) not in known:
                 add(recipe, run, seed)

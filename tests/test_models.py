@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
 from s2rm import GQN, S2GRU, Episode, Views, load
+from s2rm.models import world_model
 from s2rm.models.s2rm import TERMS
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 
@@ -63,6 +64,36 @@ def test_what_is_not_there_never_matters(model):
     )
     assert_all_close([outputs(model, poisoned)], [outputs(model, views)])
     assert_all_close(gradients(model, poisoned), gradients(model, views))
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "mixed"])
+@pytest.mark.parametrize("name", [*MODELS, "tto"])
+def test_working_on_what_is_there_only_changes_nothing(name, likelihood, monkeypatch):
+    make = partial(make_gqn, "tto") if name == "tto" else MODELS[name]
+    shapes = {"value_shape": (2, 3), "target_shape": (14, 2, 3) if likelihood == "mixed" else (2, 3)}
+    model = make(likelihood=likelihood, context_size=2, **shapes).double()
+    views = some_views(value_shape=shapes["value_shape"])
+    views.values[:, 2, 3:, 0] = torch.nan
+    targets = some_views(views=4, value_shape=shapes["target_shape"])
+    episode = Episode(views, targets, torch.randn(2, 5, 4, 2, dtype=torch.float64))
+    results = []
+    for packs in (world_model.is_worth_packing, lambda mask: False):
+        monkeypatch.setattr(world_model, "is_worth_packing", packs)
+        model.zero_grad()
+        terms = model.loss_terms(episode)
+        sum(terms.values()).backward()
+        results.append([*terms.values(), *(parameter.grad.clone() for parameter in model.parameters())])
+    assert_all_close(*results)
+
+
+def test_only_what_is_there_is_encoded_and_decoded():
+    model, views = make_s2rm().double(), some_views()
+    slots = {}
+    for name in ("encoder", "decoder"):
+        part = getattr(model, name)
+        part.register_forward_pre_hook(lambda _, given, name=name: slots.update({name: tuple(given[0].shape[:1])}))
+    model.loss(Episode(views))
+    assert slots == {"encoder": (int(views.mask[:, :-1].sum()),), "decoder": (int(views.mask[:, 1:].sum()),)}
 
 
 def test_padding_never_matters(model):

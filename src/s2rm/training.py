@@ -30,6 +30,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from s2rm.files import write_whole
+from s2rm.models.unit_variance import unit_variance
 from s2rm.models.world_model import WorldModel
 from s2rm.views import Episode
 
@@ -59,6 +60,8 @@ class Training:
     average: float | None = None
     """validate and keep a running mean of the weights, of which each update replaces 1 minus this share; not if not
     given"""
+    unit_variance: bool = False
+    """before the first update, scale the layers of encoder and decoder to outputs of unit variance on the first batch"""
     recompute: int | None = None
     """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
     backward pass, for less memory and more time; keep all if not given"""
@@ -359,6 +362,8 @@ def fit(
             raise ValueError(
                 f"fit: {checkpoint} is not a checkpoint that training wrote, and is not opened; start a new run"
             ) from error
+    if training.unit_variance and not resume:
+        unit_variance(model, next(iter(train)))
     averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
     best = KeepBest(folder / MODEL, averaging)
     timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)

@@ -129,7 +129,10 @@ class WorldModel(nn.Module, ABC):
                 f"{None if context is None else tuple(context.shape)}; give one row to each query"
             )
         embedded = self.embedding(positions)
-        vector = self.read(states, embedded)
+        return self._decoded(self.read(states, embedded), embedded, context)
+
+    def _decoded(self, vector: Tensor, embedded: Tensor, context: Tensor | None) -> Distribution:
+        """The distribution over the targets, from what was read for them."""
         known = [part for part in (embedded if self.inject_positions else None, context) if part is not None]
         parameters = self.decoder(vector, torch.cat(known, -1) if known else None)
         if context is not None and self.arguments["corrects"]:
@@ -180,10 +183,15 @@ class WorldModel(nn.Module, ABC):
         self, views: Views, targets: Views, context: Tensor | None, state: Any
     ) -> tuple[dict[str, Tensor], Any]:
         """The loss of `targets`, at the steps after those of `views` but the last, and the state then."""
-        positions, _, _ = targets.filled()
-        states = self.states_before_targets(views, state)
-        predicted = self.predict(states, positions, context)
-        return self.likelihood.terms(predicted, targets.values, targets.mask), self.last(states)
+        states, there = self.states_before_targets(views, state), targets.mask
+        positions = torch.where(there[..., None], targets.positions, 0.0)
+        if not is_worth_packing(there):
+            predicted = self.predict(states, positions, context)
+            return self.likelihood.terms(predicted, targets.values, there), self.last(states)
+        embedded = self.embedding(positions)
+        read = self.read(states, embedded)[there]
+        predicted = self._decoded(read, embedded[there], None if context is None else context[there])
+        return self.likelihood.terms(predicted, targets.values[there], there[there]), self.last(states)
 
     @torch.no_grad()
     def rollout(
@@ -249,9 +257,17 @@ class WorldModel(nn.Module, ABC):
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
-        positions, values, missing = views.filled()
-        embedded = self.embedding(positions)
-        return embedded, self.encoder(values, missing, embedded if self.inject_positions else None)
+        if not is_worth_packing(views.mask):
+            positions, values, missing = views.filled()
+            embedded = self.embedding(positions)
+            return embedded, self.encoder(values, missing, embedded if self.inject_positions else None)
+        there = views.mask
+        embedded = self.embedding(torch.where(there[..., None], views.positions, 0.0))
+        missing = views.values[there].isnan()
+        values = torch.where(missing, 0.0, views.values[there])
+        encoded = self.encoder(values, missing.to(values.dtype), embedded[there] if self.inject_positions else None)
+        blank = encoded.new_zeros(*there.shape, encoded.shape[-1])
+        return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
 
     def check(self, views: Views) -> None:
         """Refuse views that this model was not made for."""
@@ -305,6 +321,13 @@ class WorldModel(nn.Module, ABC):
         write_whole(folder / WEIGHTS, save(weights))
         config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
         write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
+
+
+def is_worth_packing(mask: Tensor) -> bool:
+    """Whether to encode and decode only what is there: where something is not, and asking does not wait for a device."""
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return 0 < int(mask.sum()) < mask.numel()
 
 
 def load(folder: str | Path) -> WorldModel:

@@ -134,7 +134,9 @@ def _teams(world: SkirmishWorld, own: str, other: str) -> tuple[dict[str, int], 
 
 PRESETS = {
     "paper": SkirmishWorld(),
-    "small": SkirmishWorld(num_steps=64, clip=20, train_battles=3_000, val_battles=150, test_battles=100),
+    "small": SkirmishWorld(
+        num_steps=64, clip=20, train_battles=3_000, val_battles=150, test_battles=100, grid=PolarGrid(4, 8)
+    ),
     "tiny": SkirmishWorld(num_steps=24, clip=8, train_battles=9, val_battles=3, test_battles=2),
 }
 
