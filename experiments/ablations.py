@@ -45,7 +45,7 @@ def main(recipe: Ablations) -> None:
 
 
 def take(recipe: Ablations) -> None:
-    """Begin the result with the first S2GRU of the family and the trivial predictors beside it, where they are there."""
+    """Begin the result with the family's first S2GRU and the trivial predictors beside it, where they are there."""
     family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in plots.TRIVIAL}
     runs = [run for run in family.get("runs", []) if (run["label"], run["seed"]) == ("S2GRU", 0)]
     if not runs or round(runs[0]["minutes"]) != recipe.minutes:

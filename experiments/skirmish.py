@@ -1,7 +1,8 @@
 """Table 1, Figure 8 and Tables 4 to 7, on skirmishes of our own: unit types, markers and stats, as agents fall silent.
 
 Not StarCraft II, and so not the paper's data. Every model trains for the same wall-clock time at the same learning
-rate, from layers of unit variance. Writes `results/skirmish.json` after every run, so that the command goes on where it was stopped, and pictures.
+rate, from layers of unit variance. Writes `results/skirmish.json` after every run, so that the command goes on where it
+was stopped, and pictures.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ class Training:
     """validate and keep a running mean of the weights, of which each update replaces 1 minus this share; not if not
     given"""
     unit_variance: bool = False
-    """before the first update, scale the layers of encoder and decoder to outputs of unit variance on the first batch"""
+    """before the first update, scale the layers of encoder and decoder to unit variance on the first batch; for sparse
+    views, which otherwise hardly reach the prediction"""
     recompute: int | None = None
     """for long sequences: keep only the state after every so many time steps, and compute the rest again in the
     backward pass, for less memory and more time; keep all if not given"""

@@ -12,12 +12,12 @@ from s2rm.views import Episode
 
 LAYERS = (nn.Linear, nn.Conv2d)
 LEAST = 1e-6
-"""a layer whose outputs vary less is left as it is"""
+"""a layer whose products are smaller is left as it is"""
 
 
 @torch.no_grad()
 def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> None:
-    """Scale the weights of encoder and decoder, layer by layer, until each layer's outputs have unit variance.
+    """Scale the weights of encoder and decoder, layer by layer, until each layer's products have unit variance.
 
     PyTorch's own weights shrink what passes through a layer to about half, and sparse images to a tenth in the first:
     through encoder, core and decoder little of a view is left, and training begins with a long plateau. Biases, and
@@ -26,7 +26,7 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
     Args:
         model: changed in place.
         episode: some views and targets like those of training.
-        last: standard deviation of the decoder's outputs, small so that the first predictions are indifferent.
+        last: the same of the decoder's last layer, small so that the first predictions are indifferent.
 
     Source:
         Mishkin and Matas 2016, "All you need is a good init". Relative to it: one pass, on top of PyTorch's weights
@@ -42,9 +42,10 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
 
     def rescale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Hooked to each layer, so that the next one is given what this one puts out now."""
-        deviation = output.std()
-        if deviation > LEAST:
-            layer.weight *= wanted[layer] / deviation
+        bias = layer.bias.view(-1, *[1] * (output.ndim - 2)) if isinstance(layer, nn.Conv2d) else layer.bias
+        size = (output - bias).square().mean().sqrt()
+        if size > LEAST:
+            layer.weight *= wanted[layer] / size
         return layer.forward(*inputs)
 
     hooks = [layer.register_forward_hook(rescale) for layer in wanted]

@@ -324,7 +324,7 @@ class WorldModel(nn.Module, ABC):
 
 
 def is_worth_packing(mask: Tensor) -> bool:
-    """Whether to encode and decode only what is there: where something is not, and asking does not wait for a device."""
+    """Whether to encode and decode what is there only: if something is not, and asking does not wait for a device."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return 0 < int(mask.sum()) < mask.numel()
