@@ -1,4 +1,4 @@
-"""How long the trainer waits for data: the ball generator, and the views gathered from its videos."""
+"""How long the trainer waits for data: generating balls or battles, and gathering a batch of views from them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 from rich.console import Console
 
 from s2rm.files import write_json
-from s2rm.runs import Settings
-from s2rm.tasks.bouncing_balls import Clips, preset, videos
-from s2rm.training import Training, batches, provenance
+from s2rm.runs import WORLDS, Settings
+from s2rm.training import Training, batches, keep_freed_memory, provenance
 
 
 @dataclass(frozen=True)
 class DataWaits:
-    """What to time: training S2GRU as the demo does."""
+    """What to time: training S2GRU as the demo does, or as the recipe on skirmishes does."""
 
+    task: Literal["balls", "skirmish"] = "balls"
+    """what to train on"""
     size: str = "small"
     """preset of the world, as in `s2rm train`"""
     updates: int = 40
@@ -31,13 +33,16 @@ class DataWaits:
 
 def main(benchmark: DataWaits) -> None:
     """Time gathering and training in turn, in one process; print, write JSON."""
-    settings = Settings(world=preset(benchmark.size), training=Training(learning_rate=2e-3, gradient_norm=1.0))
-    world, model = settings.world, settings.build()
+    keep_freed_memory()
+    _, preset = WORLDS[benchmark.task]
+    batch_size = 32 if benchmark.task == "balls" else 16
+    settings = Settings(world=preset(benchmark.size), training=Training(learning_rate=2e-3, batch_size=batch_size))
+    model = settings.build()
     start = time.perf_counter()
-    source = videos(world, "train", seed=0)
+    source = settings.world.episodes("train", seed=0)
     generating = time.perf_counter() - start
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.training.learning_rate)
-    loader = batches(Clips(world, source, train=True), settings.training.batch_size, seed=0, shuffle=True)
+    loader = batches(source, settings.training.batch_size, seed=0, shuffle=True)
     episodes = iter(loader)
     gathering, learning = [], []
     for _ in range(min(benchmark.updates, len(loader))):
@@ -52,9 +57,9 @@ def main(benchmark: DataWaits) -> None:
     gather, learn = statistics.median(gathering), statistics.median(learning)
     epoch = (gather + learn) * len(loader)
     result = {
+        "task": benchmark.task,
         "seed": settings.training.seed,
         "sequences": len(source),
-        "frames": source.packed.shape[1],
         "generate_seconds": generating,
         "gather_seconds_a_batch": gather,
         "learn_seconds_a_batch": learn,

@@ -84,9 +84,11 @@ def still_static(rows: Rows) -> str:
         name
         for name in RECURRENT
         if all(
-            abs(score - scores(rows, "static scene", "f1", balls=balls, views=1.0)[0]) < 0.01
+            abs(score - scores(rows, "static scene", "f1", **where)[0]) < 0.01
+            for seed in {row["seed"] for row in rows if row["predictor"] == name}
             for balls in numbers(rows)
-            for score in scores(rows, name, "f1", balls=balls, views=1.0)
+            for where in [{"balls": balls, "views": 1.0, "seed": seed}]
+            for score in scores(rows, name, "f1", **where)
         )
     ]
     return f"; in this time {', '.join(still)} learned the static scene and no more" if still else ""

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,29 @@ def test_ablations_leave_one_term_out_each(tmp_path):
     ))]  # fmt: skip
     assert Run.open(tmp_path / "without-input-local-0").load_model().ablate == {"input_local"}
     assert is_png(tmp_path / "figures" / "ablations.png")
+
+
+def test_the_run_with_all_terms_is_the_family_s(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    from ablations import Ablations, take
+
+    runs = [{"label": label, "seed": seed, "minutes": 15.02} for label in ("S2GRU", "LSTM") for seed in (0, 1)]
+    rows = [
+        {"predictor": name, "seed": seed, "balls": balls, "f1": 10 * seed + balls}
+        for name in ("S2GRU", "LSTM", "static scene", "last seen")
+        for seed in (0, 1)
+        for balls in (1, 2, 3)
+    ]
+    (tmp_path / "family.json").write_text(json.dumps({"runs": runs, "rows": rows}))
+    recipe = Ablations(family=tmp_path / "family.json", out=tmp_path / "out.json")
+    take(replace(recipe, minutes=4.0))
+    assert not recipe.out.exists(), "of another budget"
+    take(recipe)
+    taken = json.loads(recipe.out.read_text())
+    assert taken["runs"] == [{**runs[0], "label": "all terms"}]
+    assert {(row["predictor"], row["balls"], row["f1"]) for row in taken["rows"]} == {
+        (name, balls, balls) for name in ("all terms", "static scene", "last seen") for balls in (1, 3)
+    }
 
 
 def test_the_long_budget_compares_with_and_without_injected_positions(tmp_path):
@@ -222,7 +246,7 @@ def test_the_benchmark_of_the_cores_runs_small(tmp_path):
 
 
 SMALL = {
-    "data_waits.py": ["--size", "tiny", "--updates", "2"],
+    "data_waits.py": ["--task", "skirmish", "--size", "tiny", "--updates", "2"],
     "precision.py": ["--size", "tiny", "--updates", "2"],
     "streaming.py": ["--repeats", "2"],
     "throughput.py": ["--batch", "2", "--steps", "3", "--repeats", "1"],
@@ -257,9 +281,9 @@ def test_claims_are_decided_by_the_numbers(monkeypatch):
 
     def decided(decide, **scores):
         claim = claims.Claim("", "", "", decide)
-        return claims.verdict(claim, {"rows": rows(static_scene=[0.1], last_seen=[0.2], **scores)})
+        return claims.verdict(claim, {"rows": rows(static_scene=[0.1, 0.3], last_seen=[0.2, 0.2], **scores)})
 
-    others = {"RMC": [0.5], "LSTM": [0.1], "GRU": [0.4]}
+    others = {"RMC": [0.5], "LSTM": [0.1, 0.3], "GRU": [0.4]}
     above = claims.above_all("f1", 1.0)
     assert decided(above, S2GRU=[0.8, 0.9], RIMs=[0.6, 0.7], **others) == (
         claims.HOLDS, "the least margin of the means is +0.200, over RIMs at 1 ball; in this time LSTM learned the "
