@@ -98,7 +98,7 @@ def trained(recipe: Recipe, world: RailwayWorld, train: Railways, val: Railways,
         )  # fmt: skip
         training = Training(
             learning_rate=recipe.learning_rate, batch_size=16, epochs=10_000, minutes=recipe.minutes, patience=1000,
-            gradient_norm=1.0, seed=recipe.seed,
+            gradient_norm=1.0, seed=recipe.seed, unit_variance=True,
         )  # fmt: skip
         ended = fit(
             model,
