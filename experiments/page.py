@@ -137,8 +137,12 @@ again in the backward pass: the memory of k steps instead of T, for one more for
 
 ## Data
 
-Gathering the views of a batch takes {gather} of the time of the demo's training; it runs in the trainer's own process.
-The {sequences} sequences are generated in {generate} s, once.
+Gathering the views of a batch takes {gather} of the time of the demo's training, and drawing the polar views of a batch
+of small skirmishes {draw} of theirs; both run in the trainer's own process. The {sequences} sequences of balls are
+generated in {generate} s, once, and the {battles} battles in {fight} s.
+
+On a CPU only the views and targets that are there are encoded and decoded. On other devices, where counting them would
+make the CPU wait, and while compiling or exporting, all slots are.
 
 ## GPUs
 
@@ -289,7 +293,7 @@ def placed(result: dict[str, Any]) -> str:
 
 def speed() -> str:
     """The page on speed as it should be."""
-    names = ("cores", "where_time_goes", "streaming", "precision", "many_modules", "data_waits")
+    names = ("cores", "where_time_goes", "streaming", "precision", "many_modules", "data_waits", "skirmish_waits")
     results = {name: json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in names}
     cores, profile, many = results["cores"], results["where_time_goes"]["rows"], results["many_modules"]["rows"]
     kinds = list(dict.fromkeys(key for row in profile for key in row if key != "core"))
@@ -338,7 +342,7 @@ def speed() -> str:
             ],
         ),
     }
-    waits = results["data_waits"]
+    waits, battles = results["data_waits"], results["skirmish_waits"]
     return SPEED_TEXT.format(
         **tables,
         hardware=cores[0]["hardware"],
@@ -347,6 +351,9 @@ def speed() -> str:
         gather=f"{waits['gather_share']:.1%}",
         generate=f"{waits['generate_seconds']:.0f}",
         sequences=f"{waits['sequences']:,}",
+        draw=f"{battles['gather_share']:.1%}",
+        fight=f"{battles['generate_seconds']:.0f}",
+        battles=f"{battles['sequences']:,}",
     )
 
 
