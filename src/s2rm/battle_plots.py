@@ -33,12 +33,11 @@ MARKERS = {"colossus": "D", "stalker": "s", "zealot": "o"}
 def scores_by_reporting(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The four metrics on the training scenarios against the share of the agents that report (Figure 8)."""
     rows = [row for row in rows if row["scenario"] == VALIDATION]
-    made, (panels,) = plots.figure(1, 4, 13.5, 3.4)
+    made, (panels,) = plots.figure(1, 4, 14.8, 3.4)
     for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
         plots.lines(axes, rows, "reporting", metric)
         axes.set(xlabel="share of agents that report", title=label)
-    panels[0].legend(frameon=False, fontsize=8)
-    return plots.plain(made)
+    return plots.plain(plots.key_beside(made, panels[0]))
 
 
 def moments(battle: Trajectories, number: int = 5) -> list[int]:

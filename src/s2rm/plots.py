@@ -76,26 +76,30 @@ def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
 
 def scores_by_balls(rows: Sequence[Mapping[str, Any]], views: float, trained_on: int) -> Figure:
     """F1, balanced accuracy and log-likelihood against the number of balls, and their range over seeds (Figure 4)."""
-    made, (panels,) = figure(1, 3, 10.5, 3.4)
+    made, (panels,) = figure(1, 3, 11.8, 3.4)
     rows = [row for row in rows if row["views"] == views]
     for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
         lines(axes, rows, "balls", metric)
         axes.axvline(trained_on, color="#dddddd", zorder=0)
         axes.set(xlabel="moving balls", title=label)
-    panels[2].legend(frameon=False, fontsize=8, loc="lower left")
-    return plain(made)
+    return plain(key_beside(made, panels[0]))
 
 
 def scores_by_views(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """A metric against the fraction of views, a panel for each number of balls (Figure 6)."""
     numbers = sorted({row["balls"] for row in rows})
-    made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 0.4, 3.4)
+    made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 1.7, 3.4)
     for axes, number in zip(panels, numbers, strict=True):
         lines(axes, [row for row in rows if row["balls"] == number], "views", metric)
         axes.set(xlabel="fraction of views", title=balls(number))
     panels[0].set_ylabel(LABELS[metric])
-    panels[0].legend(frameon=False, fontsize=7)
-    return plain(made)
+    return plain(key_beside(made, panels[0]))
+
+
+def key_beside(made: Figure, axes: Any) -> Figure:
+    """The figure with the names of what is drawn in a panel to the right of all panels, where no line runs."""
+    made.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    return made
 
 
 def lines(axes: Any, rows: Sequence[Mapping[str, Any]], across: str, metric: str) -> None:
@@ -153,7 +157,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
     rows = [row for row in rows if row["views"] == 1]
     names = predictors(rows)
     numbers = sorted({row["balls"] for row in rows})[::2]
-    made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 0.4, 3.4)
+    made, (panels,) = figure(1, len(numbers), 3.4 * len(numbers) + 1.7, 3.4)
     for axes, number in zip(panels, numbers, strict=True):
         axes.plot([0, 1], [0, 1], color="#dddddd", zorder=0)
         for name in names:
@@ -163,8 +167,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot(*zip(*points, strict=True), dashes, marker=".", color=colour(name, names), label=name)
         axes.set(xlabel="probability", title=balls(number))
     panels[0].set_ylabel("how often 1")
-    panels[0].legend(frameon=False, fontsize=7)
-    return plain(made)
+    return plain(key_beside(made, panels[0]))
 
 
 def removed_modules(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -233,15 +236,14 @@ def rollout_animation(rollouts: Mapping[str, Rollouts], frame_ms: int = 160) -> 
 
 def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """F1 of stitched frames against the steps since the prompt, a panel for each mapping's key."""
-    made, (panels,) = figure(1, len(scores), 3.4 * len(scores) + 0.4, 3.2)
+    made, (panels,) = figure(1, len(scores), 3.4 * len(scores) + 1.7, 3.2)
     for axes, (heading, lines) in zip(panels, scores.items(), strict=True):
         for name, line in lines.items():
             dashes = "--" if name in TRIVIAL else "-"
             axes.plot(range(1, len(line) + 1), line, dashes, color=colour(name, list(lines)), label=name)
         axes.set(xlabel="steps since the last true view", title=heading, ylim=(0, 1))
     panels[0].set_ylabel("F1")
-    panels[0].legend(frameon=False, fontsize=8)
-    return plain(made)
+    return plain(key_beside(made, panels[0]))
 
 
 def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
