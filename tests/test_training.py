@@ -85,6 +85,18 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_layers_get_unit_variance_once_at_the_start(tmp_path):
+    still = replace(TINY.training, learning_rate=1e-9, epochs=1, unit_variance=True)
+    run = Run.create(tmp_path / "run", replace(TINY, training=still)).train(progress=False)
+    first = "encoder.layers.first.weight"
+    begun, own = run.load_model().state_dict(), TINY.build().state_dict()
+    assert begun[first].norm() > 2 * own[first].norm()
+    torch.testing.assert_close(begun["cell.weight_hidden"], own["cell.weight_hidden"], rtol=0, atol=1e-6)
+    run.with_limits(epochs=2).train(resume=True, progress=False)
+    last = torch.load(run.folder / LAST, weights_only=True)["state_dict"]
+    torch.testing.assert_close(last[f"model.{first}"], begun[first], rtol=0, atol=1e-6)
+
+
 def test_ctrl_c_leaves_the_last_good_checkpoint(tmp_path):
     process = s2rm(*TRAIN, "--epochs", "100000", "--out", tmp_path / "run")
     wait_for(tmp_path / "run" / LAST, process)

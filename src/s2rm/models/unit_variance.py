@@ -20,7 +20,7 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
     """Scale the weights of encoder and decoder, layer by layer, until each layer's products have unit variance.
 
     PyTorch's own weights shrink what passes through a layer to about half, and sparse images to a tenth in the first:
-    through encoder, core and decoder little of a view is left, and training begins with a long plateau. Biases, and
+    through encoder, core and decoder little of a view is left, and training can begin with a long plateau. Biases, and
     what an embedded position scales and shifts by, stay as they are.
 
     Args:
@@ -42,8 +42,8 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
 
     def rescale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Hooked to each layer, so that the next one is given what this one puts out now."""
-        bias = layer.bias.view(-1, *[1] * (output.ndim - 2)) if isinstance(layer, nn.Conv2d) else layer.bias
-        size = (output - bias).square().mean().sqrt()
+        products = output - layer.forward(torch.zeros_like(inputs[0][:1]))
+        size = products.square().mean().sqrt()
         if size > LEAST:
             layer.weight *= wanted[layer] / size
         return layer.forward(*inputs)
