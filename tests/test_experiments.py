@@ -303,6 +303,20 @@ def test_claims_are_decided_by_the_numbers(monkeypatch):
     assert decided(claims.above_the_trivial, S2GRU=[0.15])[0] == claims.NOT
 
 
+@pytest.mark.parametrize(("worst", "expected"), [(0.83, "holds"), (0.89, "not decided"), (0.95, "does not hold")])
+def test_a_small_loss_of_one_seed_decides_nothing(worst, expected, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import claims
+
+    terms = ("input local", "input nonlocal", "intercell local", "intercell nonlocal")
+    found = {"all terms": 0.9, **{f"without {term}": 0.8 for term in terms[1:]}, "without input local": worst}
+    runs = [{"label": name, "updates": 10 + number} for number, name in enumerate(found)]
+    rows = [{"predictor": name, "balanced_accuracy": score} for name, score in found.items()]
+    verdict, because = claims.all_terms_help({"runs": runs, "rows": rows})
+    assert verdict == expected
+    assert "the 10 updates that all terms made in the time of 11 to 14" in because
+
+
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
     assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
