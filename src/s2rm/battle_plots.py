@@ -103,26 +103,27 @@ def from_above(
 
 @torch.no_grad()
 def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
-    """How likely a friendly unit, and another, is in each cell of the map one step after the last of the views.
+    """How likely a friendly unit, and another, is around each cell of the map one step after the last of the views.
 
-    The mean over the pixels, of images asked for all over the map, that lie in the cell, but for the innermost, at
-    which there always is who asks.
+    The mean, over images asked for all over the map, of the pixel in which the cell lies: not the innermost, at which
+    there always is who asks, and none farther out than two thirds of the field of view, where pixels are wide.
     """
-    side = world.map_size
+    side, grid = world.map_size, world.grid
     line = torch.arange(1.0, side, 2.0)
     centres = torch.cartesian_prod(line, line)
-    cells = world.grid.to_game(centres)[:, 1:].floor().long()
-    inside = ((cells >= 0) & (cells < side)).all(-1)
-    index = (cells[..., 1] * side + cells[..., 0])[inside]
-    count = torch.bincount(index, minlength=side * side).clamp(min=1)
+    cells = torch.cartesian_prod(*[torch.arange(0.5, side)] * 2).flip(-1)
+    offsets = cells - centres[:, None]
+    radius, angle = grid.to_pixels(offsets)[0].unbind(-1)
+    near = (radius > 0) & (offsets.norm(dim=-1) <= 2 / 3 * grid.field_of_view)
     state = model.last(model.observe(views))
     friendly, types, _ = parts(model.predict(state, centres[None]).mean[0])
     somebody = types.sum(-3)
     ours = torch.minimum(friendly.squeeze(-3), somebody)
     maps = []
     for expected in (ours, somebody - ours):
-        total = expected.new_zeros(side * side).index_add_(0, index, expected[:, 1:][inside])
-        maps.append((total / count).unflatten(0, (side, side)))
+        at_cells = expected.flatten(1).gather(1, radius * grid.num_angles + angle)
+        mean = torch.where(near, at_cells, 0.0).sum(0) / near.sum(0).clamp(min=1)
+        maps.append(mean.unflatten(0, (side, side)))
     return maps[0], maps[1]
 
 
