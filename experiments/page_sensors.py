@@ -73,16 +73,25 @@ def one_left_out(result: dict[str, Any], table: Callable[..., str]) -> str:
     totals: dict[str, list[tuple[float, float, int]]] = {}
     for row in result["rows"]:
         totals.setdefault(row["predictor"], []).append((row["rmse"] ** 2, row["mae"], row["count"]))
-    cells = []
+    cells, rmse = [], {}
     for name, parts in totals.items():
         count = sum(number for *_, number in parts)
         square, mae = (sum(part[index] * part[2] for part in parts) / count for index in (0, 1))
-        cells.append([name, f"{square**0.5:.2f}", f"{mae:.2f}", f"{count:,}"])
+        rmse[name] = square**0.5
+        cells.append([name, f"{rmse[name]:.2f}", f"{mae:.2f}", f"{count:,}"])
+    ours, *others = rmse
+    decided = [
+        [f"{ours} beats {other}", "**holds**" if rmse[ours] < rmse[other] else "**does not hold**",
+         f"RMSE {rmse[ours]:.2f} against {rmse[other]:.2f}"]
+        for other in others
+    ]  # fmt: skip
     cells.append(["kriging, as published in gstat's vignette", "6.05 to 6.16", "4.04 to 4.09", ""])
     return (
         "## German PM10: one station left out at a time\n\nDaily means in µg/m³ at "
         f"{result['stations']} rural stations, 2005. A model is fitted without the stations of a fold, "
-        f"{len(result['runs'])} of {result['folds']} folds so far, and interpolates each of them from all others.\n\n"
+        f"{len(result['runs'])} of {result['folds']} folds so far, for {max(run['minutes'] for run in result['runs']):.0f} minutes at most, and "
+        "interpolates each of them from all others.\n\n"
+        f"{table(['claim', 'here', 'because'], decided)}\n\n"
         f"{table(['predictor', 'RMSE', 'MAE', 'values'], cells)}\n\n`results/sensors-pm10.json`: {result['hardware']}, "
         f"commit {result['commit']}; `{result['command']}`.\n"
     )
