@@ -90,9 +90,9 @@ last step, *last seen* also what they saw before; both know that who asks stands
 What was tried so that a quarter of an hour on one core teaches something, in throw-away runs of one to three minutes
 (S2GRU, LSTM, GRU, the oracle) that were scored on some of the validation battles. Kept, the same for every model:
 layers of unit variance at the start, without which all stood at the mean picture; 4 x 8 pixels instead of 8 x 16; waves
-of 8 map units at the shortest instead of 16 or 4. Not kept: parameters that the modules share (no worse, but not
-the paper's way); places of pixels, not of views, in encoder and decoder (no help). The settings are not blind to the validation battles; the scenarios of
-Table 1 were not looked at.
+of 8 map units at the shortest instead of 16 or 4. Not kept: parameters that the modules share (no worse, but not the
+paper's way); places of pixels, not of views, in encoder and decoder (no help). The settings are not blind to the
+validation battles; the scenarios of Table 1 were not looked at.
 """
 RAILWAYS = """## Railways (Appendix A, Figure 9)
 

@@ -86,12 +86,12 @@ def one_left_out(result: dict[str, Any], table: Callable[..., str]) -> str:
         for other in others
     ]  # fmt: skip
     cells.append(["kriging, as published in gstat's vignette", "6.05 to 6.16", "4.04 to 4.09", ""])
+    minutes = max(run["minutes"] for run in result["runs"])
     return (
         "## German PM10: one station left out at a time\n\nDaily means in µg/m³ at "
         f"{result['stations']} rural stations, 2005. A model is fitted without the stations of a fold, "
-        f"{len(result['runs'])} of {result['folds']} folds so far, for {max(run['minutes'] for run in result['runs']):.0f} minutes at most, and "
-        "interpolates each of them from all others.\n\n"
-        f"{table(['claim', 'here', 'because'], decided)}\n\n"
+        f"{len(result['runs'])} of {result['folds']} folds so far, for {minutes:.0f} minutes at most, and interpolates "
+        f"each of them from all others.\n\n{table(['claim', 'here', 'because'], decided)}\n\n"
         f"{table(['predictor', 'RMSE', 'MAE', 'values'], cells)}\n\n`results/sensors-pm10.json`: {result['hardware']}, "
         f"commit {result['commit']}; `{result['command']}`.\n"
     )
