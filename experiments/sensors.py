@@ -111,7 +111,7 @@ def main(recipe: Sensors) -> None:
     held_out[np.random.default_rng(recipe.seed).permutation(reporting)[: round(data.held_out * len(reporting))]] = True
     split = round(0.7 * reports.num_steps)
     train = reports.between(0, split).of(~held_out)
-    first = min(split + 24, reports.num_steps - max(data.leads) - 1)
+    first = min(split + max(data.leads), reports.num_steps - max(data.leads) - 1)
     origins = np.arange(first, reports.num_steps - max(data.leads), data.every)
 
     def add(predictors: dict[str, Any], runs: list[dict[str, Any]]) -> None:
