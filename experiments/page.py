@@ -141,8 +141,8 @@ Gathering the views of a batch takes {gather} of the time of the demo's training
 of small skirmishes {draw} of theirs; both run in the trainer's own process. The {sequences} sequences of balls are
 generated in {generate} s, once, and the {battles} battles in {fight} s.
 
-On a CPU only the views and targets that are there are encoded and decoded. On other devices, where counting them would
-make the CPU wait, and while compiling or exporting, all slots are.
+On a CPU only the views and targets that are there are encoded and, but by MSA, decoded. On other devices, where
+counting them would make the CPU wait, and while compiling or exporting, all slots are.
 
 ## GPUs
 
