@@ -2,7 +2,7 @@
 
 Split by time (the first 70 % to train) and by station (some are never seen). Every model trains for the same wall-clock
 time. Writes `results/sensors-DATA.json` after every model, so that the command goes on where it was stopped, and
-pictures of the first model.
+pictures of the first model. A forecaster that is fitted already, in the folder of the runs, is judged as it is.
 """
 
 from __future__ import annotations
@@ -131,10 +131,12 @@ def main(recipe: Sensors) -> None:
         folder = recipe.runs / f"{recipe.data}-{model}"
         if LABELS[model] in {run["label"] for run in read(path).get("runs", [])}:
             continue
-        training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
-        forecaster = Forecaster.fit(train, folder, Fit(model, training=training))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the process, in KiB on Linux
-        add({LABELS[model]: forecaster}, [{"label": LABELS[model], **read(folder / SUMMARY), "peak_gib": peak}])
+        if "peak_gib" not in read(folder / SUMMARY):
+            training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
+            Forecaster.fit(train, folder, Fit(model, training=training))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the process, in KiB on Linux
+            write_json(folder / SUMMARY, {**read(folder / SUMMARY), "peak_gib": peak})
+        add({LABELS[model]: Forecaster.load(folder)}, [{"label": LABELS[model], **read(folder / SUMMARY)}])
     known = {row["predictor"] for row in read(path).get("rows", [])}
     missing = {name: make().fit(train) for name, make in BASELINES.items() if name not in known}
     if missing:
@@ -143,7 +145,7 @@ def main(recipe: Sensors) -> None:
         f"{recipe.data}_errors": plots.png(sensor_plots.errors_by_lead(read(path)["rows"])),
         f"{recipe.data}_stations": plots.png(sensor_plots.map_of_stations(reports, held_out)),
     }
-    folder = recipe.runs / f"{recipe.data}-{recipe.models[0]}"
+    folder = recipe.runs / f"{recipe.data}-{recipe.models[0]}" if recipe.models else recipe.runs
     if (folder / FORECASTER).is_file():
         forecaster, shown = Forecaster.load(folder), reports.of(~held_out)
         chosen = [reports.sensors[index] for group in (~held_out, held_out)

@@ -9,7 +9,7 @@ import torch
 from s2rm.forecasting import Fit, Forecaster
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
-from s2rm.tasks.sensors import Scaling, Windows, clock, context_size, episode, queries, slots
+from s2rm.tasks.sensors import AGEING, Scaling, Windows, aged, clock, context_size, episode, queries, slots
 from s2rm.tasks.tables import to_frame
 from s2rm.training import Training
 
@@ -39,7 +39,7 @@ def window(reports, length, origin, scaling=None):
     seen = slots(reports, scaling)
     shown = torch.zeros(1, length, seen.sensor.shape[1], dtype=torch.bool)
     shown[:, : origin + 1] = True
-    return episode(seen, seen, torch.tensor([0]), shown, scaling.extent, 24)
+    return episode(seen, seen, torch.tensor([0]), shown, scaling, 24)
 
 
 def test_units_and_back():
@@ -98,6 +98,34 @@ def test_the_guess_is_the_last_report_of_the_place_and_its_change_that_of_the_da
                 assert (daily - truth[at, slot]).abs() < 0.35, "a daily cycle, but for what is missing"
 
 
+def test_a_step_of_age_counts_as_the_table_says():
+    generator = np.random.default_rng(0)
+    step, sensor = (part.ravel() for part in np.indices((80, 12)))
+    lasting, passing = 5 * generator.normal(size=12), generator.normal(size=80).cumsum()
+    places = generator.uniform(0, 1, (12, 2))[sensor]
+    columns = Columns("time", ("x", "y"), ("lasting", "passing"), "station")
+    reports = Reports(
+        columns, np.datetime64("2014-01-01T00", "ns"), 80, tuple("abcdefghijkl"), step, sensor, places,
+        np.stack([lasting[sensor], passing[step]], 1).astype(np.float32), np.zeros((len(step), 0), np.float32),
+    )  # fmt: skip
+    reports = reports.where(generator.random(len(step)) < 0.3)
+    scaling = Scaling.of(reports)
+    slow, fast = aged(scaling, slots(reports, scaling), 24, 6, None).ageing
+    assert slow == scaling.extent * min(AGEING), "a station's own report is the best guess, however old"
+    assert fast > 4 * slow, "the latest reports are the best guess, wherever they come from"
+
+
+def test_the_context_says_how_old_the_reports_are():
+    reports = some_reports(num_sensors=1)
+    reports = reports.where(~np.isin(reports.step, (38, 39, 40)))
+    made = window(reports, 60, 40)
+    last = reports.step[reports.step <= 40].max()
+    channels = 3
+    ages = made.context[0, 41:, 0, made.views.values.shape[-1] + channels]
+    ages = ages[made.targets.mask[0, 41:, 0]]
+    torch.testing.assert_close(ages, torch.from_numpy(reports.step[reports.step > 40] - last).float().log1p() / 3)
+
+
 def test_the_context_knows_nothing_of_what_is_not_shown():
     reports = some_reports()
     scaling = Scaling.of(reports)
@@ -117,7 +145,7 @@ def test_the_context_knows_nothing_of_what_is_not_shown():
 def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
     reports = some_reports()
     scaling = Scaling.of(reports)
-    windows = Windows(slots(reports, scaling), 48, 12, scaling.extent, 24)
+    windows = Windows(slots(reports, scaling), 48, 12, scaling, 24)
     assert len(windows) == 13
     key = ([0, 5, 12, 7, 3, 2], 3)
     made, again = windows[key], windows[key]
@@ -132,12 +160,12 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
     assert 0 < sum(lags) < 20
     assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
     monkeypatch.setattr("s2rm.tasks.sensors.MOST_TARGETS", 3)
-    few = Windows(seen, 48, 12, scaling.extent, 24)[key]
+    few = Windows(seen, 48, 12, scaling, 24)[key]
     assert few.targets.mask.shape == (6, 48, 3)
     assert few.context.shape[:3] == (6, 48, 3)
     assert few.views.mask.shape == made.views.mask.shape
     with pytest.raises(ValueError, match="expected at least 48 steps of reports, got 40"):
-        Windows(slots(reports.between(0, 40), scaling), 48, 12, scaling.extent, 24)
+        Windows(slots(reports.between(0, 40), scaling), 48, 12, scaling, 24)
 
 
 @pytest.fixture(scope="module", params=["s2gru", "lstm"])
@@ -257,7 +285,7 @@ def test_noise_moves_each_sensor_in_each_batch_and_nothing_else():
     reports = FieldWorld(num_stations=7, num_movers=0, num_steps=60).reports()
     scaling = Scaling.of(reports)
     seen = slots(reports, scaling)
-    windows = Windows(seen, 48, 12, scaling.extent, 24, noise=0.05)
+    windows = Windows(seen, 48, 12, scaling, 24, noise=0.05)
     moved, again = (
         windows._displaced(torch.Generator().manual_seed(3)),
         windows._displaced(torch.Generator().manual_seed(3)),

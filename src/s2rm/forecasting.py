@@ -24,7 +24,7 @@ from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel, load
 from s2rm.tasks.reports import Columns, Places, Reports, merge
-from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots, views_of
+from s2rm.tasks.sensors import Scaling, Slots, Windows, aged, context_size, episode, queries, slots, views_of
 from s2rm.tasks.tables import read_reports
 from s2rm.training import MODEL, Training, batches, fit, provenance
 from s2rm.views import Episode, Views
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MOST_REPORTS = 25_000
 """in a batch of training windows, of which it holds fewer if need be, but two"""
 ROWS = ("step", "sensor", "positions", "values", "covariates")
-FORECASTER, SUMMARY, FORMAT = "forecaster.json", "summary.json", 1
+FORECASTER, SUMMARY, FORMAT = "forecaster.json", "summary.json", 2
 LABELS = {**runs.LABELS, "msa": "MSA"}
 ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
 SPATIAL = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
@@ -118,16 +118,16 @@ class Forecaster:
         scaling = Scaling.of(train)
         torch.manual_seed(how.training.seed)
         made = cls(reports.columns, scaling, context, horizon, _model(how, scaling, train))
-        made._write(folder)
         seen = [slots(part, scaling) for part in (train, reports.between(split, length))]
+        scaling = aged(scaling, seen[0], context + horizon, horizon, made.day)
+        made = replace(made, scaling=scaling)
+        made._write(folder)
         reports_a_window = (context + horizon) * seen[0].sensor.shape[1]
         batch_size = min(how.training.batch_size, max(2, MOST_REPORTS // reports_a_window))
         spacing = scaling.spacing(np.unique(train.positions, axis=0))
         loaders = [
             batches(
-                Windows(
-                    part, context + horizon, horizon, scaling.extent, made.day, spacing / 3 if number == 0 else 0.0
-                ),
+                Windows(part, context + horizon, horizon, scaling, made.day, spacing / 3 if number == 0 else 0.0),
                 batch_size,
                 how.training.seed + number,
                 shuffle=number == 0,
@@ -156,8 +156,11 @@ class Forecaster:
                              "make one with s2rm fit")  # fmt: skip
         try:
             kept = json.loads(path.read_text())
-            if kept["format"] > FORMAT:
-                raise ValueError(f"format {kept['format']}, this version reads up to {FORMAT}; update s2rm")
+            if kept["format"] != FORMAT:
+                raise ValueError(
+                    f"forecast: {path} has format {kept['format']}, this version reads {FORMAT}; fit again, or take "
+                    "the version of s2rm that fitted it"
+                )
             columns, scaling = (
                 {name: tuple(part) if isinstance(part, list) else part for name, part in kept[what].items()}
                 for what in ("columns", "scaling")
@@ -272,7 +275,7 @@ class Forecaster:
         shown[:, : self.context] = True
         starts = torch.from_numpy(origins + 1)
         lags = torch.full_like(starts, lag)
-        return episode(seen, asked, starts, shown, self.scaling.extent, self.day, lag=lags)
+        return episode(seen, asked, starts, shown, self.scaling, self.day, lag=lags)
 
     def _ahead(self, state: Any, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""

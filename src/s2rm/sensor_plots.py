@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,19 +46,19 @@ def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Fi
 
 def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
     """Where each sensor last reported from."""
-    made, ((axes,),) = figure(1, 1, 6.0, 5.0)
+    made, (axes,) = _maps(reports, 1)
     places = stations(reports)
     held = np.array([held_out[reports.sensors.index(name)] for name in places.names or ()], bool)
     for chosen, label, marker in ((~held, "seen", "o"), (held, "held out", "^")):
-        axes.scatter(*places.positions[chosen, :2].T, marker=marker, s=18, label=f"{label} ({int(chosen.sum())})")
-    _as_map(axes, reports)
+        points = places.positions[chosen, :2]
+        axes.scatter(*points.T, marker=marker, s=_size(held), label=f"{label} ({len(points)})")
     axes.legend(frameon=False, fontsize=8)
     return plain(made)
 
 
 def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> Figure:
     """The mean and the spread of a forecast from the last step, over a grid, and the last reports."""
-    made, (panels,) = figure(1, 2, 11.0, 4.4)
+    made, panels = _maps(reports, 2)
     points, columns = grid(reports, side), forecaster.columns
     mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
     now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
@@ -71,9 +71,10 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
         image = axes.pcolormesh(x, y, part.reshape(side, side), shading="nearest", **look)
         made.colorbar(image, ax=axes, label=unit)
         if title == "mean":
-            axes.scatter(*now.positions[:, :2].T, c=now.values[:, value], edgecolor="white", **look)
+            axes.scatter(
+                *now.positions[:, :2].T, c=now.values[:, value], s=_size(now), edgecolor="white", linewidth=0.6, **look
+            )
         axes.set_title(f"{unit}, {lead} x {columns.step} ahead: {title}", fontsize=9)
-        _as_map(axes, reports)
     return plain(made)
 
 
@@ -100,6 +101,7 @@ def forecasts_in_time(
         seen = bool((shown.sensor == shown.sensors.index(name)).any()) if name in shown.sensors else False
         axes.set_title(f"{name} ({'seen' if seen else 'held out'})", fontsize=9)
         axes.axvline(0, color="#dddddd", zorder=0)
+        axes.set_xlim(-len(mean) - 0.5, len(mean) + 0.5)
     panels[0, 0].legend(frameon=False, fontsize=7, ncols=3)
     panels[-1, 0].set_xlabel(f"steps of {forecaster.columns.step} from the origin")
     panels[len(names) // 2, 0].set_ylabel(forecaster.columns.values[value])
@@ -109,7 +111,7 @@ def forecasts_in_time(
 def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
     """Which module answers most at each place, and how strongly; places of equal colour are one enclave."""
     weights = enclaves(forecaster, reports, side)
-    made, (panels,) = figure(1, 2, 11.0, 4.4)
+    made, panels = _maps(reports, 2)
     x, y = (grid(reports, side).positions[:, axis].reshape(side, side) for axis in (0, 1))
     most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan).reshape(side, side)
     for axes, part, title, colours in zip(
@@ -118,9 +120,9 @@ def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) ->
     ):  # fmt: skip
         image = axes.pcolormesh(x, y, part, cmap=colours, shading="nearest")
         made.colorbar(image, ax=axes)
-        axes.scatter(*stations(reports).positions[:, :2].T, s=6, color="white", edgecolor="black", linewidth=0.4)
+        places = stations(reports).positions[:, :2]
+        axes.scatter(*places.T, s=_size(places) / 3, color="white", edgecolor="black", linewidth=0.4)
         axes.set_title(title, fontsize=9)
-        _as_map(axes, reports)
     return plain(made)
 
 
@@ -137,10 +139,22 @@ def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArr
         return forecaster.model.enclaves(forecaster.scaling.coordinates(grid(reports, side).positions)).numpy()
 
 
-def _as_map(axes: Any, reports: Reports) -> None:
-    columns = reports.columns
-    axes.set(xlabel=columns.position[0], ylabel=columns.position[1])
-    if columns.on_the_globe:  # a degree of longitude is shorter than one of latitude
-        axes.set_aspect(1 / np.cos(np.radians(reports.positions[:, 1].mean())))
+def _maps(reports: Reports, number: int) -> tuple[Figure, Any]:
+    """Panels for maps of where the reports are from: side by side, or one above the other where that is wide."""
+    width, height = np.ptp(reports.positions[:, :2], axis=0)
+    aspect = 1.0
+    if reports.columns.on_the_globe:  # a degree of longitude is shorter than one of latitude
+        aspect = 1 / np.cos(np.radians(reports.positions[:, 1].mean()))
+    tall = float(np.clip(aspect * height / width, 0.4, 1.6)) if width else 1.0
+    if tall < 0.6:
+        made, panels = figure(number, 1, 9.0, number * (7.5 * tall + 0.8))
     else:
-        axes.set_aspect("equal")
+        made, panels = figure(1, number, 5.5 * number, 4.5 * tall + 0.8)
+    for axes in panels.flat:
+        axes.set(xlabel=reports.columns.position[0], ylabel=reports.columns.position[1], aspect=aspect)
+    return made, panels.flat
+
+
+def _size(points: Sized) -> float:
+    """Of a point among so many that they do not hide each other."""
+    return float(np.clip(4000 / max(1, len(points)), 4, 36))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ MOST_TARGETS = 64
 """slots that a training window asks for; of more a random choice"""
 NUM_FEATURES = 7
 """of the context, beside what each channel has"""
+AGEING = tuple(1 / (12 * 4**power) for power in range(7))
+"""shares of the extent; as far as one of these a report is taken to lie away for each step of its age"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Scaling:
     """of the positions, in the model's coordinates"""
     extent: float
     """twice the largest distance of a position from the middle, in the model's coordinates"""
+    ageing: tuple[float, ...]
+    """of each channel: as how far away a step of age counts in a guess, in the model's coordinates"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -69,11 +73,14 @@ class Scaling:
             side=float(max((high - low).max(), 1e-9)),
             middle=(),
             extent=1.0,
+            ageing=(),
         )
         places = made.coordinates(np.unique(reports.positions, axis=0))
         middle = places.mean(0)
         extent = 2 * (places - middle).norm(dim=-1).max().item()
-        return cls(**{**asdict(made), "middle": tuple(middle.tolist()), "extent": max(extent, 1e-6)})
+        extent = max(extent, 1e-6)
+        ageing = (extent * AGEING[1],) * made.num_channels
+        return replace(made, middle=tuple(middle.tolist()), extent=extent, ageing=ageing)
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
         """How far the farthest position lies beyond twice the radius of those fitted to, 0 if none does: km on the
@@ -212,7 +219,7 @@ def episode(
     asked: Slots,
     starts: Int[Tensor, " B"],
     shown: Bool[Tensor, "B L A"],
-    extent: float,
+    scaling: Scaling,
     day: int | None,
     first: int = 1,
     lag: Int[Tensor, " B"] | None = None,
@@ -221,14 +228,14 @@ def episode(
     """Windows of L steps as an episode for a model that takes context and corrects.
 
     A view holds the channels and the covariates. Of a target the channels are to be predicted; its context is, per
-    channel, the guess, its change and whether there is one, then features of the query as a whole.
+    channel, the guess, its change, its age and whether there is one, then features of the query as a whole.
 
     Args:
         seen: what was reported.
         asked: what is to be predicted, at the same steps.
         starts: where the windows begin.
         shown: which reports of the windows the model sees.
-        extent: of the positions; it sets the scale of distances.
+        scaling: of the reports; it sets the scales of distances and ages.
         day: steps a day, where the step divides it and a window is longer; else None.
         first: the first step of a window with targets.
         lag: 0 where the targets at a step are of that step, so that they are forecast; 1 where they are of the step
@@ -254,23 +261,28 @@ def episode(
     return Episode(
         views,
         Views._unchecked(targets.positions, wanted, there),
-        context(reported, targets, views.mask, extent, day, lag),
+        context(reported, targets, views.mask, scaling, day, lag),
     )
 
 
 def context_size(scaling: Scaling) -> int:
     """F, numbers of a query's context."""
-    return 3 * scaling.num_channels + 3 * len(scaling.covariate_mean) + NUM_FEATURES
+    return 4 * scaling.num_channels + 3 * len(scaling.covariate_mean) + NUM_FEATURES
 
 
 def context(
-    views: Slots, targets: Slots, shown: Bool[Tensor, "B L A"], extent: float, day: int | None, lag: Int[Tensor, " B"]
+    views: Slots,
+    targets: Slots,
+    shown: Bool[Tensor, "B L A"],
+    scaling: Scaling,
+    day: int | None,
+    lag: Int[Tensor, " B"],
 ) -> Float[Tensor, "B L Q F"]:
     """What is known of each target at step t, which is of step t less the lag, from the reports shown before t.
 
     The *guess* of a channel is the inverse-distance mean of the last reports of the nearest sensors, the older of which
     count as farther away; the *change* is that of the same sensors a day before, from the hour of those reports to the
-    hour of the target.
+    hour of the target; the *age* is that of the reports, the steps from them to the target.
     """
     batch, length, _ = shown.shape
     present, index = views.sensor[shown].unique(return_inverse=True)
@@ -302,12 +314,13 @@ def context(
     else:
         earlier, later = as_of(torch.where(origin < day, -1, origin - day)), as_of(now - lag[:, None] - day)
 
-    parts: list[list[Tensor]] = [[], [], []]
+    extent = scaling.extent
+    parts: list[list[Tensor]] = [[], [], [], []]
     nearest = torch.full_like(distance[..., 0], torch.inf)
     for channel in range(channels):
         moment = then[..., channel]
         age = moment.amax(-1, keepdim=True) - moment
-        cost = distance + ((age * (extent / 48)) ** 2)[:, :, None]
+        cost = distance + ((age * scaling.ageing[channel]) ** 2)[:, :, None]
         cost = torch.where((moment < 0)[:, :, None], torch.inf, cost)
         least, chosen = cost.topk(min(NEIGHBOURS, number), largest=False)
         weight = 1 / (least + (1e-4 * extent) ** 2)
@@ -321,7 +334,9 @@ def context(
         change = weight * of(both.float()) * of(later[0][..., channel] - earlier[0][..., channel])
         parts[0].append(guess)
         parts[1].append(change.sum(-1) / total)
-        parts[2].append((weight.sum(-1) > 0).float())
+        since = (now - lag[:, None])[:, :, None] - moment
+        parts[2].append(((weight * of(since.float())).sum(-1) / total).log1p() / 3)
+        parts[3].append((weight.sum(-1) > 0).float())
         nearest = torch.minimum(nearest, least[..., 0])
     lead = now - lag[:, None] - origin
     found = nearest.isfinite()
@@ -332,10 +347,10 @@ def context(
         *(targets.clock[:, :, None].expand(-1, -1, nearest.shape[2], -1).unbind(-1)),
     ]
     missing = targets.covariates.isnan().float()
-    guesses, changes, flags = (torch.stack(part, -1) for part in parts)
+    guesses, *others = (torch.stack(part, -1) for part in parts)
     # The guess is as long as a view, whose last entries are the covariates.
     guess = torch.cat([guesses, torch.zeros_like(missing)], -1)
-    return torch.cat([guess, changes, flags, targets.covariates.nan_to_num(), missing, torch.stack(features, -1)], -1)
+    return torch.cat([guess, *others, targets.covariates.nan_to_num(), missing, torch.stack(features, -1)], -1)
 
 
 class Windows(Dataset[Episode]):
@@ -349,18 +364,18 @@ class Windows(Dataset[Episode]):
         seen: the reports.
         length: L, steps of a window.
         horizon: steps of a window that may be blind.
-        extent, day: as for `episode`.
+        scaling, day: as for `episode`.
         noise: standard deviation by which each sensor's place is off in each batch, as are its covariates, so that a
             model cannot learn the sensors by heart; none if 0.
     """
 
-    def __init__(self, seen: Slots, length: int, horizon: int, extent: float, day: int | None, noise: float = 0.0):
+    def __init__(self, seen: Slots, length: int, horizon: int, scaling: Scaling, day: int | None, noise: float = 0.0):
         if len(seen.sensor) < length:
             raise ValueError(
                 f"windows: expected at least {length} steps of reports, got {len(seen.sensor)}; shorten the context or "
                 "the horizon, or give a longer table"
             )
-        self.seen, self.length, self.horizon, self.extent, self.day = seen, length, horizon, extent, day
+        self.seen, self.length, self.horizon, self.scaling, self.day = seen, length, horizon, scaling, day
         self.num_sensors, self.noise = int(seen.sensor.max()) + 1, noise
 
     def __len__(self) -> int:
@@ -384,7 +399,7 @@ class Windows(Dataset[Episode]):
         shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
         few = sensor.shape[-1] <= MOST_TARGETS
         asked = None if few else torch.randperm(sensor.shape[-1], generator=generator)[:MOST_TARGETS]
-        return episode(seen, seen, starts, shown, self.extent, self.day, self.length // 4, lag, asked)
+        return episode(seen, seen, starts, shown, self.scaling, self.day, self.length // 4, lag, asked)
 
     def _displaced(self, generator: torch.Generator) -> Slots:
         """The reports, with each sensor a little off its place throughout."""
@@ -395,3 +410,24 @@ class Windows(Dataset[Episode]):
 
         positions, covariates = off(self.seen.positions, self.noise), off(self.seen.covariates, COVARIATE_NOISE)
         return self.seen._replace(positions=positions, covariates=covariates)
+
+
+def aged(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | None, number: int = 16) -> Scaling:
+    """The scaling with those steps of age by which guesses come nearest to the targets of some training windows.
+
+    A float's own report of last week tells more than another's of today, far away; of clouds it is not so.
+
+    Args:
+        scaling, seen, length, horizon, day: as for `Windows`.
+        number: of windows that are looked at, spread evenly.
+    """
+    errors = []
+    for share in AGEING:
+        tried = replace(scaling, ageing=(scaling.extent * share,) * scaling.num_channels)
+        windows = Windows(seen, length, horizon, tried, day)
+        made = windows[torch.linspace(0, len(windows) - 1, number).long().tolist(), 0]
+        assert made.context is not None
+        error = (made.targets.values - made.context[..., : made.targets.values.shape[-1]]).abs()
+        errors.append(error[made.targets.mask][:, : scaling.num_channels].nanmean(0))
+    best = torch.stack(errors).nan_to_num(torch.inf).argmin(0)
+    return replace(scaling, ageing=tuple(scaling.extent * AGEING[index] for index in best.tolist()))
