@@ -12,7 +12,7 @@ TITLES = {
     "ndbc": "NDBC: marine and coastal stations of the American east, hourly, May 2013 (NOAA)",
     "argo": "Argo: moving floats, daily, January to March 2016 (International Argo Program)",
 }
-TRIVIAL = ("persistence", "climatology", "inverse distance", "kriging")
+TRIVIAL = ("persistence", "climatology", "inverse distance", "local linear", "kriging")
 METRICS = {"rmse": "RMSE", "crps": "CRPS", "coverage": "coverage of the 90 % interval"}
 TEXT = """# Forecasts from real sensors
 

@@ -14,6 +14,7 @@ from s2rm.sensor_baselines import (
     Climatology,
     InverseDistance,
     Kriging,
+    LocalLinear,
     Persistence,
     SensorPredictor,
     coordinates,
@@ -28,7 +29,12 @@ PLANE = Columns("time", ("x", "y"), ("level", "course"), "sensor", circular=("co
 GLOBE = Columns("time", ("lon", "lat"), ("level",), "sensor")
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-TRIVIAL = {"persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance}
+TRIVIAL = {
+    "persistence": Persistence,
+    "climatology": Climatology,
+    "inverse distance": InverseDistance,
+    "local linear": LocalLinear,
+}
 ALL = {**TRIVIAL, "kriging": Kriging}
 
 
@@ -159,6 +165,28 @@ def test_inverse_distance_by_hand():
     np.testing.assert_allclose(tiny, 2)
 
 
+def test_a_plane_is_found_again_and_far_away_it_is_level():
+    generator = np.random.default_rng(0)
+    places = generator.uniform(-1, 1, (30, 2))
+    values = np.stack([3 + places @ [2.0, -1.0], np.full(30, 50.0)], 1)
+    shown = table([(0, index, place, value) for index, (place, value) in enumerate(zip(places, values, strict=True))],
+                  num_sensors=30)  # fmt: skip
+    asked = [(0.1, 0.2), (-0.5, 0.4), (1e4, 0)]
+    errors = []
+    for tilt in (0.0, 1.0, 10.0, 1e6):
+        mean, _ = ask(LocalLinear(tilt=tilt).fit(shown), shown, 0, asked, [-1] * 3, (0,))
+        errors.append(np.abs(mean[0, :2, 0] - 3 - np.array(asked[:2]) @ [2, -1]).max())
+        if tilt <= 10:
+            assert 0 < mean[0, 2, 0] < 6, "within what is reported"
+        np.testing.assert_allclose(mean[..., 1], 50, rtol=1e-6)
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-4 < errors[-2]
+    near = inverse_distance(PLANE, places, values[:, :1], np.array(asked), num_nearest=12)
+    np.testing.assert_allclose(
+        ask(LocalLinear(tilt=0).fit(shown), shown, 0, asked, [-1] * 3, (0,))[0][0, :, 0], near[:, 0], rtol=1e-4
+    )
+
+
 def test_distances_on_the_globe_are_great_circles():
     # Across the date line: 1 and 2 degrees away along the equator; the third is on the other side of the globe.
     places, values = np.array([[179, 0], [-178, 0], [0, 0]]), np.array([[3.0], [8.0], [1.0]])
@@ -171,7 +199,7 @@ def test_distances_on_the_globe_are_great_circles():
 
 def test_directions_are_averaged_as_vectors():
     shown = table([(0, 0, (0, 0), (1, 350)), (0, 1, (2, 0), (3, 20)), (1, 0, (0, 0), (1, 350))])
-    for predictor in (InverseDistance(), Persistence(), Kriging()):
+    for predictor in (InverseDistance(), LocalLinear(), Persistence(), Kriging()):
         mean, _ = ask(predictor.fit(shown), shown, 0, [(1, 0)], [-1], (0,))
         np.testing.assert_allclose(mean, [[[2, 5]]], atol=1e-4)
     mean, _ = ask(Climatology().fit(shown), shown, 0, [(1, 0)], [-1], (0, 1, 2))

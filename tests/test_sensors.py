@@ -9,7 +9,7 @@ import torch
 from s2rm.forecasting import Fit, Forecaster
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Places, Reports, grid, stations
-from s2rm.tasks.sensors import AGEING, Scaling, Windows, aged, clock, context_size, episode, queries, slots
+from s2rm.tasks.sensors import AGEING, Scaling, Windows, clock, context_size, episode, queries, slots, tuned
 from s2rm.tasks.tables import to_frame
 from s2rm.training import Training
 
@@ -110,7 +110,7 @@ def test_a_step_of_age_counts_as_the_table_says():
     )  # fmt: skip
     reports = reports.where(generator.random(len(step)) < 0.3)
     scaling = Scaling.of(reports)
-    slow, fast = aged(scaling, slots(reports, scaling), 24, 6, None).ageing
+    slow, fast = tuned(scaling, slots(reports, scaling), 24, 6, None).ageing
     assert slow == scaling.extent * min(AGEING), "a station's own report is the best guess, however old"
     assert fast > 4 * slow, "the latest reports are the best guess, wherever they come from"
 

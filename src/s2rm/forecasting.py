@@ -24,7 +24,7 @@ from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel, load
 from s2rm.tasks.reports import Columns, Places, Reports, merge
-from s2rm.tasks.sensors import Scaling, Slots, Windows, aged, context_size, episode, queries, slots, views_of
+from s2rm.tasks.sensors import Scaling, Slots, Windows, context_size, episode, queries, slots, tuned, views_of
 from s2rm.tasks.tables import read_reports
 from s2rm.training import MODEL, Training, batches, fit, provenance
 from s2rm.views import Episode, Views
@@ -119,7 +119,7 @@ class Forecaster:
         torch.manual_seed(how.training.seed)
         made = cls(reports.columns, scaling, context, horizon, _model(how, scaling, train))
         seen = [slots(part, scaling) for part in (train, reports.between(split, length))]
-        scaling = aged(scaling, seen[0], context + horizon, horizon, made.day)
+        scaling = tuned(scaling, seen[0], context + horizon, horizon, made.day)
         made = replace(made, scaling=scaling)
         made._write(folder)
         reports_a_window = (context + horizon) * seen[0].sensor.shape[1]

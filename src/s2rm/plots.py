@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c0392b", "#4a4a4a")
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "climatology": "#9b9a97",
-    "persistence": "#b8a58c", "inverse distance": "#7f9183", "kriging": "#4a4a4a",
+    "persistence": "#b8a58c", "inverse distance": "#7f9183", "local linear": "#a3b18a", "kriging": "#4a4a4a",
 }  # fmt: skip
 LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
 

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from s2rm.sensor_scores import difference
 from s2rm.tasks.reports import Columns, Reports
+from s2rm.tasks.sensors import plane
 
 EARTH_RADIUS = 6371.0
 """km"""
@@ -311,6 +313,33 @@ class InverseDistance(_FromLastReports):
         return inverse_distance(self.columns, places, values, positions, self.num_nearest, self.power), 0.0
 
 
+class LocalLinear(_FromLastReports):
+    """A plane through the last reports of the nearest sensors, weighted by inverse square distance.
+
+    What models here correct is much the same, but that it counts ages and tilts as far as a table wants it to.
+
+    Args:
+        num_nearest: sensors that are looked at.
+        tilt: how freely the plane tilts; with 0 it is inverse distance.
+        max_age: steps after which a report is forgotten.
+    """
+
+    def __init__(self, num_nearest: int = 12, tilt: float = 10.0, max_age: int = 24):
+        super().__init__(max_age)
+        self.num_nearest, self.tilt = num_nearest, tilt
+
+    def _map(
+        self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray
+    ) -> tuple[NDArray, NDArray | float]:
+        there, asked = coordinates(self.columns, places), coordinates(self.columns, positions)
+        nearest = np.arange(1, min(self.num_nearest, len(there)) + 1)
+        distance, index = cKDTree(there).query(asked, nearest)
+        closeness = 1 / (distance**2 + (1e-4 * (np.ptp(there, axis=0).max() or 1.0)) ** 2)
+        away = torch.from_numpy(there[index] - asked[:, None])
+        weight = plane(torch.from_numpy(closeness / closeness.sum(-1, keepdims=True)), away, self.tilt)
+        return np.einsum("qk,qkd->qd", weight.numpy(), values[index]), 0.0
+
+
 class Persistence(_FromLastReports):
     """The sensor's own last report; where it has none, inverse distance over the last reports of others.
 
@@ -404,6 +433,7 @@ BASELINES: dict[str, type[_Trivial]] = {
     "persistence": Persistence,
     "climatology": Climatology,
     "inverse distance": InverseDistance,
+    "local linear": LocalLinear,
     "kriging": Kriging,
 }
 

@@ -16,16 +16,20 @@ from torch.utils.data import Dataset
 from s2rm.tasks.reports import Reports
 from s2rm.views import Episode, Views
 
-NEIGHBOURS = 8
+NEIGHBOURS = 12
 """sensors from whose last reports a guess is made"""
 COVARIATE_NOISE = 0.3
 """standard deviations by which a sensor's covariates are off in a training batch, where there is noise"""
 MOST_TARGETS = 64
 """slots that a training window asks for; of more a random choice"""
+MOST_SLOTS = 100_000
+"""of the windows by which guesses are tuned, if need be, but eight windows"""
 NUM_FEATURES = 7
 """of the context, beside what each channel has"""
 AGEING = tuple(1 / (12 * 4**power) for power in range(7))
 """shares of the extent; as far as one of these a report is taken to lie away for each step of its age"""
+TILT = (0.0, 1.0, 10.0)
+"""how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Scaling:
     """twice the largest distance of a position from the middle, in the model's coordinates"""
     ageing: tuple[float, ...]
     """of each channel: as how far away a step of age counts in a guess, in the model's coordinates"""
+    tilt: tuple[float, ...]
+    """of each channel: how freely the plane of a guess tilts"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -74,13 +80,19 @@ class Scaling:
             middle=(),
             extent=1.0,
             ageing=(),
+            tilt=(),
         )
         places = made.coordinates(np.unique(reports.positions, axis=0))
         middle = places.mean(0)
         extent = 2 * (places - middle).norm(dim=-1).max().item()
         extent = max(extent, 1e-6)
-        ageing = (extent * AGEING[1],) * made.num_channels
-        return replace(made, middle=tuple(middle.tolist()), extent=extent, ageing=ageing)
+        return replace(
+            made,
+            middle=tuple(middle.tolist()),
+            extent=extent,
+            ageing=(extent * AGEING[1],) * made.num_channels,
+            tilt=(TILT[0],) * made.num_channels,
+        )
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
         """How far the farthest position lies beyond twice the radius of those fitted to, 0 if none does: km on the
@@ -228,7 +240,7 @@ def episode(
     """Windows of L steps as an episode for a model that takes context and corrects.
 
     A view holds the channels and the covariates. Of a target the channels are to be predicted; its context is, per
-    channel, the guess, its change, its age and whether there is one, then features of the query as a whole.
+    channel, the guess, what is known of it, and then features of the query as a whole.
 
     Args:
         seen: what was reported.
@@ -267,7 +279,8 @@ def episode(
 
 def context_size(scaling: Scaling) -> int:
     """F, numbers of a query's context."""
-    return 4 * scaling.num_channels + 3 * len(scaling.covariate_mean) + NUM_FEATURES
+    covariates = len(scaling.covariate_mean)
+    return (4 + scaling.num_coordinates + covariates) * scaling.num_channels + 3 * covariates + NUM_FEATURES
 
 
 def context(
@@ -280,9 +293,10 @@ def context(
 ) -> Float[Tensor, "B L Q F"]:
     """What is known of each target at step t, which is of step t less the lag, from the reports shown before t.
 
-    The *guess* of a channel is the inverse-distance mean of the last reports of the nearest sensors, the older of which
-    count as farther away; the *change* is that of the same sensors a day before, from the hour of those reports to the
-    hour of the target; the *age* is that of the reports, the steps from them to the target.
+    The *guess* of a channel is a weighted mean of the last reports of the nearest sensors: by inverse distance, where
+    the older count as farther away, or a plane through them, which may tilt. By the same weights, the *change* is that
+    of these sensors a day before, from the hour of the reports to the hour of the target; the *age* is the steps from
+    the reports to the target; there follow whether there are reports, and how far off in place and covariates.
     """
     batch, length, _ = shown.shape
     present, index = views.sensor[shown].unique(return_inverse=True)
@@ -292,6 +306,8 @@ def context(
     values = reported.new_zeros(batch, length, number, channels)
     when = torch.full((batch, length, number, channels), -1)
     places = reported.new_zeros(batch, length, number, views.positions.shape[-1])
+    covariates = reported.new_zeros(number, views.covariates.shape[-1])
+    covariates[index] = views.covariates[row, step, slot].nan_to_num()
     values[row, step, index] = reported.nan_to_num()
     when[row, step, index] = torch.where(reported.isnan(), -1, step[:, None])
     places[row, step, index] = views.positions[row, step, slot]
@@ -307,15 +323,16 @@ def context(
     now = torch.arange(length).expand(batch, -1)
     value, then = as_of(now - 1)
     origin = then.flatten(2).amax(-1)
-    # To the place as of the step before; by differences, as products would lose what is small beside the Earth.
-    distance = torch.cdist(targets.positions, place.roll(1, 1), compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    place = place.roll(1, 1)  # as of the step before
+    # By differences, as products would lose what is small beside the Earth.
+    distance = torch.cdist(targets.positions, place, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     if day is None:
         earlier = later = (value, torch.full_like(then, -1))
     else:
         earlier, later = as_of(torch.where(origin < day, -1, origin - day)), as_of(now - lag[:, None] - day)
 
-    extent = scaling.extent
-    parts: list[list[Tensor]] = [[], [], [], []]
+    extent, described = scaling.extent, targets.covariates.nan_to_num()
+    parts: list[list[Tensor]] = [[], [], [], [], [], []]
     nearest = torch.full_like(distance[..., 0], torch.inf)
     for channel in range(channels):
         moment = then[..., channel]
@@ -323,20 +340,21 @@ def context(
         cost = distance + ((age * scaling.ageing[channel]) ** 2)[:, :, None]
         cost = torch.where((moment < 0)[:, :, None], torch.inf, cost)
         least, chosen = cost.topk(min(NEIGHBOURS, number), largest=False)
-        weight = 1 / (least + (1e-4 * extent) ** 2)
-
-        def of(kept: Tensor, chosen: Tensor = chosen) -> Tensor:
-            return kept.unsqueeze(2).expand(-1, -1, chosen.shape[2], -1).gather(-1, chosen)
-
-        total = weight.sum(-1).clamp(min=1e-12)
-        guess = (weight * of(value[..., channel])).sum(-1) / total
+        closeness = 1 / (least + (1e-4 * extent) ** 2)
+        away = (of(place, chosen) - targets.positions[..., None, :]) / extent
+        weight = plane(closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12), away, scaling.tilt[channel])
         both = (earlier[1][..., channel] >= 0) & (later[1][..., channel] >= 0)
-        change = weight * of(both.float()) * of(later[0][..., channel] - earlier[0][..., channel])
-        parts[0].append(guess)
-        parts[1].append(change.sum(-1) / total)
+        change = both * (later[0][..., channel] - earlier[0][..., channel])
         since = (now - lag[:, None])[:, :, None] - moment
-        parts[2].append(((weight * of(since.float())).sum(-1) / total).log1p() / 3)
-        parts[3].append((weight.sum(-1) > 0).float())
+        told = of(torch.stack([value[..., channel], change, since], -1), chosen)
+        guess, changed, old = (weight[..., None] * told).sum(-2, keepdim=True).unbind(-1)
+        there = least[..., :1].isfinite()
+        off = 16 * (weight[..., None] * away).sum(-2)
+        unlike = there * ((weight[..., None] * covariates[chosen]).sum(-2) - described)
+        for part, one in zip(
+            parts, (guess, changed, old.clamp(min=0).log1p() / 3, there.float(), off, unlike), strict=True
+        ):
+            part.append(one)
         nearest = torch.minimum(nearest, least[..., 0])
     lead = now - lag[:, None] - origin
     found = nearest.isfinite()
@@ -347,10 +365,34 @@ def context(
         *(targets.clock[:, :, None].expand(-1, -1, nearest.shape[2], -1).unbind(-1)),
     ]
     missing = targets.covariates.isnan().float()
-    guesses, *others = (torch.stack(part, -1) for part in parts)
+    guesses, *others = (torch.cat(part, -1) for part in parts)
     # The guess is as long as a view, whose last entries are the covariates.
     guess = torch.cat([guesses, torch.zeros_like(missing)], -1)
-    return torch.cat([guess, *others, targets.covariates.nan_to_num(), missing, torch.stack(features, -1)], -1)
+    return torch.cat([guess, *others, described, missing, torch.stack(features, -1)], -1)
+
+
+def of(kept: Float[Tensor, "B L S n"], chosen: Int[Tensor, "B L Q K"]) -> Float[Tensor, "B L Q K n"]:
+    """What is kept of the sensors that are chosen for each query."""
+    index = chosen.flatten(2)[..., None].expand(-1, -1, -1, kept.shape[-1])
+    return kept.gather(2, index).unflatten(2, chosen.shape[2:])
+
+
+def plane(
+    weight: Float[Tensor, "*batch K"], away: Float[Tensor, "*batch K n"], tilt: float
+) -> Float[Tensor, "*batch K"]:
+    """The weights by which a plane through K values has its value at the origin, from those by which it is fitted.
+
+    Locally weighted linear regression. The ridge on the slope is the mean square of the distances by `tilt`, so that
+    far from all values the plane is level; with a tilt of 0 it is so everywhere.
+    """
+    if not tilt:
+        return weight
+    middle = (weight[..., None] * away).sum(-2)
+    off = away - middle[..., None, :]
+    spread = torch.einsum("...k,...kn,...km->...nm", weight, off, off)
+    ridge = (weight * away.square().sum(-1)).sum(-1) / (away.shape[-1] * tilt) + 1e-12
+    slope = torch.linalg.solve(spread + ridge[..., None, None] * torch.eye(away.shape[-1], dtype=away.dtype), middle)
+    return weight * (1 - (off * slope[..., None, :]).sum(-1))
 
 
 class Windows(Dataset[Episode]):
@@ -412,22 +454,26 @@ class Windows(Dataset[Episode]):
         return self.seen._replace(positions=positions, covariates=covariates)
 
 
-def aged(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | None, number: int = 16) -> Scaling:
-    """The scaling with those steps of age by which guesses come nearest to the targets of some training windows.
+def tuned(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | None) -> Scaling:
+    """The scaling with those steps of age, and then planes, whose guesses come nearest to some training targets.
 
     A float's own report of last week tells more than another's of today, far away; of clouds it is not so.
 
     Args:
         scaling, seen, length, horizon, day: as for `Windows`.
-        number: of windows that are looked at, spread evenly.
     """
-    errors = []
-    for share in AGEING:
-        tried = replace(scaling, ageing=(scaling.extent * share,) * scaling.num_channels)
-        windows = Windows(seen, length, horizon, tried, day)
-        made = windows[torch.linspace(0, len(windows) - 1, number).long().tolist(), 0]
-        assert made.context is not None
-        error = (made.targets.values - made.context[..., : made.targets.values.shape[-1]]).abs()
-        errors.append(error[made.targets.mask][:, : scaling.num_channels].nanmean(0))
-    best = torch.stack(errors).nan_to_num(torch.inf).argmin(0)
-    return replace(scaling, ageing=tuple(scaling.extent * AGEING[index] for index in best.tolist()))
+    channels, slots_a_window = scaling.num_channels, length * seen.sensor.shape[1]
+    number = min(128, max(8, MOST_SLOTS // slots_a_window))
+    for name, choices in (("ageing", tuple(scaling.extent * share for share in AGEING)), ("tilt", TILT)):
+        errors = []
+        for choice in choices:
+            tried: dict[str, Any] = {name: (choice,) * channels}
+            windows = Windows(seen, length, horizon, replace(scaling, **tried), day)
+            made = windows[torch.linspace(0, len(windows) - 1, number).long().tolist(), 0]
+            assert made.context is not None
+            error = (made.targets.values - made.context[..., : made.targets.values.shape[-1]]).abs()
+            errors.append(error[made.targets.mask][:, :channels].nanmean(0))
+        best = torch.stack(errors).nan_to_num(torch.inf).argmin(0)
+        chosen: dict[str, Any] = {name: tuple(choices[index] for index in best.tolist())}
+        scaling = replace(scaling, **chosen)
+    return scaling
