@@ -1,4 +1,4 @@
-"""One station left out at a time: German PM10, interpolated from all others, beside inverse distance and kriging.
+"""One station left out at a time: German PM10, interpolated from all others, beside trivial predictors.
 
 No model sees a station that it is asked for: the stations are dealt into folds, a model is fitted without those of a
 fold and then interpolates each of them from all others. Writes `results/sensors-pm10.json` after every fold, so that
@@ -18,7 +18,7 @@ from rich.progress import track
 from common import read
 from s2rm.files import write_json
 from s2rm.forecasting import LABELS, Fit, Forecaster, ForecastModel
-from s2rm.sensor_baselines import InverseDistance, Kriging
+from s2rm.sensor_baselines import InverseDistance, Kriging, LocalLinear
 from s2rm.tasks.field import FieldWorld
 from s2rm.tasks.reports import Columns, Places, Reports, stations
 from s2rm.tasks.tables import read_reports
@@ -82,7 +82,11 @@ def main(recipe: LeaveOneOut) -> None:
         folder, asked = recipe.runs / f"{recipe.data}-fold-{fold}", np.flatnonzero(fold_of == fold)
         training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
         forecaster = Forecaster.fit(reports.of(fold_of != fold), folder, Fit(recipe.model, training=training))
-        trivial = {"inverse distance": InverseDistance(max_age=0), "kriging": Kriging(max_age=0)}
+        trivial = {
+            "inverse distance": InverseDistance(max_age=0),
+            "local linear": LocalLinear(max_age=0),
+            "kriging": Kriging(max_age=0),
+        }
         for predictor in trivial.values():
             predictor.fit(reports.of(fold_of != fold))
         found: dict[str, list[np.ndarray]] = {name: [] for name in (LABELS[recipe.model], *trivial)}

@@ -126,6 +126,29 @@ def test_the_context_says_how_old_the_reports_are():
     torch.testing.assert_close(ages, torch.from_numpy(reports.step[reports.step > 40] - last).float().log1p() / 3)
 
 
+def test_the_context_says_how_far_off_the_reports_are():
+    places, heights = np.array([[0.0, 0.0], [2.0, 0.0], [10.0, 0.0]]), np.array([100.0, 300.0, 700.0], np.float32)
+    step, sensor = (part.ravel() for part in np.indices((20, 3)))
+    columns = Columns("time", ("x", "y"), ("warmth",), "station", ("height",))
+    reports = Reports(
+        columns, np.datetime64("2014-01-01T00", "ns"), 20, ("a", "b", "c"), step, sensor, places[sensor],
+        np.random.default_rng(0).normal(size=(60, 1)).astype(np.float32), heights[sensor, None],
+    )  # fmt: skip
+    scaling = Scaling.of(reports)
+    seen = slots(reports, scaling)
+    shown = torch.ones(1, 20, 3, dtype=torch.bool)
+    shown[..., 2] = False
+    made = episode(seen, seen, torch.tensor([0]), shown, scaling, None)
+    weight = np.array([1 / 10**2, 1 / 8**2]) / (1 / 10**2 + 1 / 8**2)
+    known = scaling.known(heights[:, None])[:, 0].numpy()
+    first = made.views.values.shape[-1] + 3  # behind the guess, which is as long as a view, change, age and flag
+    off, above, unlike = made.context[0, 5, 2, first : first + 3].tolist()
+    assert off == pytest.approx(16 * (weight @ [-10, -8]) / (scaling.extent * scaling.side), rel=1e-3)
+    assert above == pytest.approx(0, abs=1e-6)
+    assert unlike == pytest.approx(weight @ known[:2] - known[2], rel=1e-3)
+    torch.testing.assert_close(made.context[0, 5, 0, first : first + 3], torch.zeros(3), atol=1e-3, rtol=0)
+
+
 def test_the_context_knows_nothing_of_what_is_not_shown():
     reports = some_reports()
     scaling = Scaling.of(reports)
