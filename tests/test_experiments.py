@@ -111,7 +111,7 @@ def test_sensors_are_forecast_beside_the_trivial_predictors(tmp_path):
         subprocess.run([*command, *models], check=True, capture_output=True, timeout=300)
     result = json.loads((tmp_path / "out.json").read_text())
     assert [run["label"] for run in result["runs"]] == ["S2GRU", "MSA"], "nothing was fitted twice"
-    names = {"S2GRU", "MSA", "persistence", "climatology", "inverse distance", "kriging"}
+    names = {"S2GRU", "MSA", "persistence", "climatology", "inverse distance", "local linear", "kriging"}
     keys = [tuple(row[key] for key in ("predictor", "value", "lead", "sensors", "silent")) for row in result["rows"]]
     assert {key[0] for key in keys} == names
     assert len(keys) == len(set(keys))
@@ -120,22 +120,13 @@ def test_sensors_are_forecast_beside_the_trivial_predictors(tmp_path):
 
 
 def test_stations_are_left_out_and_none_is_asked_twice(tmp_path):
-    command = [
-        sys.executable,
-        EXPERIMENTS / "leave_one_out.py",
-        "--data",
-        "field",
-        "--minutes",
-        "0.003",
-        "--folds",
-        "2",
-    ]
-    command += ["--runs", tmp_path, "--out", tmp_path / "out.json", "--model", "gru"]
+    command = [sys.executable, EXPERIMENTS / "leave_one_out.py", "--data", "field", "--minutes", "0.003"]
+    command += ["--folds", "2", "--runs", tmp_path, "--out", tmp_path / "out.json", "--model", "gru"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     result = json.loads((tmp_path / "out.json").read_text())
     assert [run["fold"] for run in result["runs"]] == [0, 1]
     rows = {(row["predictor"], row["fold"]): row for row in result["rows"]}
-    assert {name for name, _ in rows} == {"GRU", "inverse distance", "kriging"}
+    assert {name for name, _ in rows} == {"GRU", "inverse distance", "local linear", "kriging"}
     assert len({rows[name, 0]["count"] for name, fold in rows if fold == 0}) == 1
     assert all(row["rmse"] >= row["mae"] > 0 for row in rows.values())
 

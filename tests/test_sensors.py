@@ -169,7 +169,9 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
     reports = some_reports()
     scaling = Scaling.of(reports)
     windows = Windows(slots(reports, scaling), 48, 12, scaling, 24)
-    assert len(windows) == 13
+    assert len(windows) == 16, "as few as 13 steps can begin one"
+    torch.testing.assert_close(windows[[0, 1], 3].targets.values, windows[[13, 14], 3].targets.values, equal_nan=True)
+    assert len(Windows(slots(reports, scaling), 40, 12, scaling, 24)) == 21
     key = ([0, 5, 12, 7, 3, 2], 3)
     made, again = windows[key], windows[key]
     torch.testing.assert_close(made.views.mask, again.views.mask)

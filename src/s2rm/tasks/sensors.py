@@ -20,6 +20,8 @@ NEIGHBOURS = 12
 """sensors from whose last reports a guess is made"""
 COVARIATE_NOISE = 0.3
 """standard deviations by which a sensor's covariates are off in a training batch, where there is noise"""
+LEAST_WINDOWS = 16
+"""in an epoch; where fewer steps can begin one, each begins several, which differ in what they hide"""
 MOST_TARGETS = 64
 """slots that a training window asks for; of more a random choice"""
 MOST_SLOTS = 100_000
@@ -396,7 +398,7 @@ def plane(
 
 
 class Windows(Dataset[Episode]):
-    """Training windows, indexed by keys `(rows, seed)`, a row for each step at which a window may begin.
+    """Training windows, indexed by keys `(rows, seed)`, at least one row for each step at which a window may begin.
 
     Most windows are blind from a random step on, as a forecast is; in most some sensors are silent throughout. Silent
     sensors and all reports after that step are still to be predicted, so that a model learns to forecast; in some
@@ -421,12 +423,16 @@ class Windows(Dataset[Episode]):
         self.num_sensors, self.noise = int(seen.sensor.max()) + 1, noise
 
     def __len__(self) -> int:
+        return max(LEAST_WINDOWS, self._num_starts)
+
+    @property
+    def _num_starts(self) -> int:
         return len(self.seen.sensor) - self.length + 1
 
     def __getitem__(self, key: tuple[list[int], int]) -> Episode:
         rows, seed = key
         generator = torch.Generator().manual_seed(seed)
-        starts = torch.tensor(rows)
+        starts = torch.tensor(rows) % self._num_starts
         batch = len(rows)
         origin = self.length - 1 - torch.randint(self.horizon + 1, (batch,), generator=generator)
         origin = torch.where(torch.rand(batch, generator=generator) < 0.3, self.length, origin)
