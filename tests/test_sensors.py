@@ -80,6 +80,15 @@ def test_the_clock_goes_around():
     assert (hours[0, 2:] - hours[1, 2:]).norm() < 0.03
 
 
+def test_the_day_of_the_year_is_known_where_there_is_more_than_a_year():
+    for step, num_steps, known in (("1h", 60, False), ("1D", 365, False), ("1D", 400, True)):
+        reports = some_reports(num_steps, columns=replace(LONLAT, step=step))
+        scaling = Scaling.of(reports)
+        assert scaling.seasons == known
+        assert slots(reports, scaling).clock[:, 2:].any() == known
+        assert slots(reports, scaling).clock[:, :2].any()
+
+
 def test_the_guess_is_the_last_report_of_the_place_and_its_change_that_of_the_day_before():
     reports = some_reports()
     reports = reports.where(reports.step < 60)

@@ -64,6 +64,9 @@ class Scaling:
     """of each channel: as how far away a step of age counts in a guess, in the model's coordinates"""
     tilt: tuple[float, ...]
     """of each channel: how freely the plane of a guess tilts"""
+    seasons: bool
+    """whether the day of the year is known to the model: in less than a year it would tell one day from all others,
+    and nothing of those that follow"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -83,6 +86,7 @@ class Scaling:
             extent=1.0,
             ageing=(),
             tilt=(),
+            seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
         )
         places = made.coordinates(np.unique(reports.positions, axis=0))
         middle = places.mean(0)
@@ -172,7 +176,7 @@ class Slots(NamedTuple):
     sensor: Int[Tensor, "T A"]
     """-1 where the slot is empty"""
     clock: Float[Tensor, "T 4"]
-    """cosine and sine of the hour of the day and of the day of the year"""
+    """cosine and sine of the hour of the day and of the day of the year, or 0 where seasons are not known"""
 
 
 IN_SLOTS = ("positions", "channels", "covariates", "sensor")
@@ -203,7 +207,7 @@ def slots(reports: Reports, scaling: Scaling) -> Slots:
         packed(scaling.channels(reports.values), float("nan")),
         packed(scaling.known(reports.covariates), float("nan")),
         packed(torch.from_numpy(reports.sensor), -1),
-        clock(reports.times),
+        clock(reports.times) * torch.tensor([1, 1, scaling.seasons, scaling.seasons]),
     )
 
 
