@@ -404,9 +404,10 @@ def plane(
 class Windows(Dataset[Episode]):
     """Training windows, indexed by keys `(rows, seed)`, at least one row for each step at which a window may begin.
 
-    Most windows are blind from a random step on, as a forecast is; in most some sensors are silent throughout. Silent
-    sensors and all reports after that step are still to be predicted, so that a model learns to forecast; in some
-    windows the silent sensors are asked for the last step that is seen, so that it learns to fill gaps.
+    Most windows are blind from some step on, as a forecast is, half of these for the whole horizon, as else the
+    farthest steps would hardly be learned; in most some sensors are silent throughout. Silent sensors and all reports
+    after that step are still to be predicted, so that a model learns to forecast; in some windows the silent sensors
+    are asked for the last step that is seen, so that it learns to fill gaps.
 
     Args:
         seen: the reports.
@@ -438,7 +439,8 @@ class Windows(Dataset[Episode]):
         generator = torch.Generator().manual_seed(seed)
         starts = torch.tensor(rows) % self._num_starts
         batch = len(rows)
-        origin = self.length - 1 - torch.randint(self.horizon + 1, (batch,), generator=generator)
+        blind = torch.randint(2 * self.horizon, (batch,), generator=generator).clamp(max=self.horizon)
+        origin = self.length - 1 - blind
         origin = torch.where(torch.rand(batch, generator=generator) < 0.3, self.length, origin)
         silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
         # Half of the windows that are not blind interpolate, which needs silent sensors.
