@@ -334,6 +334,26 @@ def test_noise_moves_each_sensor_in_each_batch_and_nothing_else():
     torch.testing.assert_close(moved.channels, seen.channels, equal_nan=True)
 
 
+def test_noise_shifts_the_level_of_each_window_but_no_direction():
+    reports = some_reports()
+    scaling = Scaling.of(reports)
+    seen, key = slots(reports, scaling), ([0, 5, 9], 3)
+    plain, shifted = Windows(seen, 48, 12, scaling, 24)[key], Windows(seen, 48, 12, scaling, 24, noise=1e-9)[key]
+    offs = []
+    for what in ("views", "targets"):
+        one, other = getattr(plain, what), getattr(shifted, what)
+        assert torch.equal(one.mask, other.mask)
+        off = (other.values - one.values).masked_fill(~one.mask[..., None], torch.nan)
+        offs.append(off[..., 0].flatten(1).nanmean(1))
+        torch.testing.assert_close(off[..., 0].nan_to_num(), (offs[-1][:, None, None] * one.mask), atol=1e-5, rtol=0)
+        assert not off[..., 1:3].nan_to_num().any()
+    torch.testing.assert_close(*offs)
+    assert offs[0].unique().numel() == 3
+    guessed = (plain.context[..., 7 + 2 * 0] > -9) & plain.targets.mask & (plain.context[..., 4 + 6] > 0)
+    guess_off = (shifted.context - plain.context)[..., 0]
+    torch.testing.assert_close(guess_off[guessed], (offs[0][:, None, None] * guessed)[guessed], atol=1e-4, rtol=0)
+
+
 def test_the_spacing_is_the_median_distance_to_the_nearest_other():
     scaling = Scaling.of(FieldWorld(num_stations=5, num_movers=2, num_steps=20).reports())
     places = np.array([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [20.0, 0.0]])

@@ -20,6 +20,8 @@ NEIGHBOURS = 12
 """sensors from whose last reports a guess is made"""
 COVARIATE_NOISE = 0.3
 """standard deviations by which a sensor's covariates are off in a training batch, where there is noise"""
+LEVEL_NOISE = 1.0
+"""standard deviations by which all values of a training window are off, where there is noise; directions are not"""
 LEAST_WINDOWS = 16
 """in an epoch; where fewer steps can begin one, each begins several, which differ in what they hide"""
 MOST_TARGETS = 64
@@ -242,6 +244,7 @@ def episode(
     first: int = 1,
     lag: Int[Tensor, " B"] | None = None,
     slots_asked: Int[Tensor, " Q"] | None = None,
+    level: Float[Tensor, "B D"] | None = None,
 ) -> Episode:
     """Windows of L steps as an episode for a model that takes context and corrects.
 
@@ -260,12 +263,17 @@ def episode(
             before, the last that is seen, so that they are interpolated, and only those that are not seen are asked.
             Default: 0.
         slots_asked: ask for these slots only. Default: all.
+        level: add this to all values of a window. Default: nothing.
     """
     length = shown.shape[1]
     lag = torch.zeros_like(starts) if lag is None else lag
     steps = starts[:, None] + torch.arange(length)
     reported = Slots(*(part[steps] for part in seen))
     targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
+    if level is not None:
+        reported, targets = (
+            part._replace(channels=part.channels + level[:, None, None]) for part in (reported, targets)
+        )
     views = views_of(reported, shown)
     told = views.mask.roll(1, 1) & (lag == 1)[:, None, None]
     if slots_asked is not None:
@@ -453,7 +461,13 @@ class Windows(Dataset[Episode]):
         shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
         few = sensor.shape[-1] <= MOST_TARGETS
         asked = None if few else torch.randperm(sensor.shape[-1], generator=generator)[:MOST_TARGETS]
-        return episode(seen, seen, starts, shown, self.scaling, self.day, self.length // 4, lag, asked)
+        level = self._level(batch, generator) if self.noise else None
+        return episode(seen, seen, starts, shown, self.scaling, self.day, self.length // 4, lag, asked, level)
+
+    def _level(self, batch: int, generator: torch.Generator) -> Float[Tensor, "B D"]:
+        """What is added to each channel in each window, so that a model learns no return to what was usual so far."""
+        shifts = [scale for turns in self.scaling.circular for scale in ((0.0, 0.0) if turns else (LEVEL_NOISE,))]
+        return torch.randn(batch, len(shifts), generator=generator) * torch.tensor(shifts)
 
     def _displaced(self, generator: torch.Generator) -> Slots:
         """The reports, with each sensor a little off its place throughout."""
