@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from s2rm.forecasting import Forecaster
 from s2rm.models.s2rm import S2RM
-from s2rm.plots import TRIVIAL, colour, figure, plain, predictors
+from s2rm.plots import TRIVIAL, colour, figure, key_beside, plain, predictors
 from s2rm.tasks.reports import Places, Reports, grid, stations
 
 if TYPE_CHECKING:
@@ -23,12 +23,16 @@ COVERED = 1.6449
 
 
 def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Figure:
-    """A metric against the lead: a row of panels for each value, at sensors that are seen and that are held out."""
+    """A metric against the lead: a row of panels for each value, at sensors that are seen and that are held out.
+
+    A line that lies far above all others is cut off, as else these could not be told apart.
+    """
     values, names = list(dict.fromkeys(row["value"] for row in rows)), predictors(rows)
     groups = ("seen", "held out")
     made, panels = figure(len(values), len(groups), 9.6, 3.2 * len(values))
     for line, value in zip(panels, values, strict=True):
         for axes, group in zip(line, groups, strict=True):
+            highest = []
             for name in names:
                 points = sorted(
                     (row["lead"], row[metric])
@@ -36,12 +40,15 @@ def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Fi
                     if (row["predictor"], row["value"], row["sensors"], row["silent"]) == (name, value, group, 0)
                 )
                 if points:
+                    highest.append(max(value for _, value in points))
                     look = {"color": colour(name, names), "label": name, "marker": "o", "ms": 3}
                     axes.plot(*zip(*points, strict=True), "--" if name in TRIVIAL else "-", **look)
             axes.set(xlabel="steps ahead", title=f"{value}, sensors {group}")
+            second, top = [0.0, 0.0, *sorted(highest)][-2:]
+            if top > 2 * second > 0:
+                axes.set_ylim(top=1.1 * second)
         line[0].set_ylabel(metric.upper())
-    panels[0][0].legend(frameon=False, fontsize=7)
-    return plain(made)
+    return key_beside(plain(made), panels[0][0])
 
 
 def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
