@@ -17,11 +17,12 @@ METRICS = {"rmse": "RMSE", "crps": "CRPS", "coverage": "coverage of the 90 % int
 TEXT = """# Forecasts from real sensors
 
 Made by `make results-page` from the files in `results/`; no number here is copied by hand. `experiments/sensors.py`
-makes them: each model trains for the same wall-clock time on the first 70 % of the steps and without the sensors that
-are held out; forecasts start from later steps. Errors are in the values' own units, leads in steps. Lead 0 is now, at
-sensors that are not shown. *Inverse distance*, *local linear* and *kriging* interpolate the last reports, *persistence*
-repeats a sensor's own last (elsewhere it is inverse distance), *climatology* is the mean by hour of the day; MSA is a
-transformer over the reports of the last steps and the queries.
+makes them: each model has the same wall-clock time to train on the first 70 % of the steps and without the sensors that
+are held out (it may stop early, and what a slow one had begun to validate runs over); forecasts start from later steps.
+Errors are in the values' own units, leads in steps. Lead 0 is now, at sensors that are not shown. *Inverse distance*,
+*local linear* and *kriging* interpolate the last reports, *persistence* repeats a sensor's own last (elsewhere it is
+inverse distance), *climatology* is the mean by hour of the day; MSA is a transformer over the reports of the last steps
+and the queries.
 
 What was tried so that S2GRU does not learn a month of few stations by heart, in throw-away runs on Molène that were
 scored on some of the test's origins: weight decay and a lower learning rate (no help); no positions in encoder and

@@ -356,6 +356,14 @@ def test_noise_shifts_the_level_of_each_window_but_no_direction():
     torch.testing.assert_close(guess_off, offs[0][:, None, None] * guessed, atol=1e-4, rtol=0)
 
 
+def test_a_forecaster_of_another_format_is_refused(tmp_path):
+    for content, told in (('{"format": 1}', "has format 1, this version reads 2; fit again"),
+                          ('{"format": 2}', "not a fitted forecaster's"), ("{", "not a fitted forecaster's")):  # fmt: skip
+        (tmp_path / "forecaster.json").write_text(content)
+        with pytest.raises(ValueError, match=told):
+            Forecaster.load(tmp_path)
+
+
 def test_the_spacing_is_the_median_distance_to_the_nearest_other():
     scaling = Scaling.of(FieldWorld(num_stations=5, num_movers=2, num_steps=20).reports())
     places = np.array([[0.0, 0.0], [0.0, 3.0], [4.0, 0.0], [20.0, 0.0]])
