@@ -15,7 +15,7 @@ from rich.progress import track
 
 from s2rm.files import write_json
 from s2rm.runs import ModelName, Settings
-from s2rm.tasks.bouncing_balls import Clips, preset, videos
+from s2rm.tasks.balls.world import Clips, preset, videos
 from s2rm.training import Training, batches, provenance
 
 

@@ -17,7 +17,7 @@ from cores import Benchmark, floor, spatial
 from s2rm import S2GRU
 from s2rm.files import write_json
 from s2rm.runs import Settings
-from s2rm.tasks.bouncing_balls import Clips, preset, videos
+from s2rm.tasks.balls.world import Clips, preset, videos
 from s2rm.training import Training, keep_freed_memory, provenance
 
 

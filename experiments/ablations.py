@@ -12,10 +12,10 @@ from pathlib import Path
 import tyro
 
 from common import Recipe, draw, read
-from s2rm import plots
-from s2rm.evaluation import FRACTIONS
 from s2rm.files import write_json
 from s2rm.models.s2rm import TERMS
+from s2rm.report import figures as plots
+from s2rm.tasks.balls.scores import FRACTIONS
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from s2rm.evaluation import FRACTIONS, NUM_BALLS, model_predictor, one_step_table
 from s2rm.files import write_json, write_whole
 from s2rm.runs import ModelName, Run, Settings, trivial_predictors
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, model_predictor, one_step_table
+from s2rm.tasks.balls.world import preset
 from s2rm.training import Training, provenance
 
 KEYS = ("predictor", "balls", "views", "seed")

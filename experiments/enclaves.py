@@ -12,8 +12,9 @@ import torch
 import tyro
 
 from common import draw
-from s2rm import S2RM, plots
+from s2rm import S2RM
 from s2rm.files import write_json
+from s2rm.report import figures as plots
 from s2rm.runs import PRETRAINED, Run
 from s2rm.training import provenance
 

@@ -13,10 +13,10 @@ from typing import get_args
 import tyro
 
 from common import Recipe, draw, read
-from s2rm import plots
-from s2rm.evaluation import FRACTIONS
+from s2rm.report import figures as plots
 from s2rm.runs import LABELS, ModelName
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.scores import FRACTIONS
+from s2rm.tasks.balls.world import preset
 
 
 @dataclass(frozen=True)

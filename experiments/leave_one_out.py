@@ -17,11 +17,11 @@ from rich.progress import track
 
 from common import read
 from s2rm.files import write_json
-from s2rm.forecasting import LABELS, Fit, Forecaster, ForecastModel
-from s2rm.sensor_baselines import InverseDistance, Kriging, LocalLinear
-from s2rm.tasks.field import FieldWorld
-from s2rm.tasks.reports import Columns, Places, Reports, stations
-from s2rm.tasks.tables import read_reports
+from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.forecaster import LABELS, Fit, Forecaster, ForecastModel
+from s2rm.sensors.predictors import InverseDistance, Kriging, LocalLinear
+from s2rm.sensors.reports import Columns, Places, Reports, stations
+from s2rm.sensors.tables import read_reports
 from s2rm.training import provenance
 
 PM10 = Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")

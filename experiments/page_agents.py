@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from claims import HOLDS, NOT, UNDECIDED, Claim, mean, scores, verdict
-from s2rm.battle_evaluation import VALIDATION
+from s2rm.tasks.battles.scores import VALIDATION
 
 Read = Callable[[str], dict[str, Any] | None]
 Table = Callable[[list[str], list[list[str]]], str]

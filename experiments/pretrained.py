@@ -16,7 +16,7 @@ import tyro
 
 from s2rm.files import write_json, write_whole
 from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, ModelName, Run, Settings, score
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.world import preset
 from s2rm.training import MODEL, Training
 
 MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")

@@ -16,11 +16,13 @@ import tyro
 from rich.progress import track
 
 from common import draw, read
-from s2rm import S2GRU, S2RM, load, plots, railway_plots
+from s2rm import S2GRU, S2RM, load
 from s2rm.files import write_json
-from s2rm.railway_evaluation import TrivialPredictors, episodes, model_predictor, scores
-from s2rm.tasks.flatland import CHANNELS, Journeys, Railways, RailwayWorld, preset
-from s2rm.tasks.flatland_play import collect
+from s2rm.report import figures as plots
+from s2rm.tasks.railways import plots as railway_plots
+from s2rm.tasks.railways.play import collect
+from s2rm.tasks.railways.scores import TrivialPredictors, episodes, model_predictor, scores
+from s2rm.tasks.railways.world import CHANNELS, Journeys, Railways, RailwayWorld, preset
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import tyro
 from rich.progress import track
 
-from s2rm import S2RM, plots
-from s2rm.evaluation import episodes_to_test, model_predictor, one_step_scores
+from s2rm import S2RM
 from s2rm.files import write_json, write_whole
+from s2rm.report import figures as plots
 from s2rm.runs import PRETRAINED, Run, trivial_predictors
+from s2rm.tasks.balls.scores import episodes_to_test, model_predictor, one_step_scores
 from s2rm.training import provenance
 
 

@@ -13,11 +13,11 @@ import tyro
 from rich.progress import track
 
 from common import Recipe, draw
-from s2rm import plots
-from s2rm.evaluation import NUM_BALLS, PROMPT_STEPS, ROLLOUT_STEPS, roll_out
 from s2rm.files import write_json
+from s2rm.report import figures as plots
 from s2rm.runs import ModelName, trivial_predictors
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, ROLLOUT_STEPS, roll_out
+from s2rm.tasks.balls.world import preset
 from s2rm.training import provenance
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from common import read
 from s2rm.files import write_json
 from s2rm.runs import ModelName, Run, Settings
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.world import preset
 from s2rm.training import Training, provenance
 
 

@@ -16,10 +16,10 @@ import tyro
 from numpy.typing import NDArray
 
 from s2rm.files import write_json
-from s2rm.sensor_baselines import InverseDistance, Kriging, Persistence, SensorPredictor
-from s2rm.sensor_scores import scores
-from s2rm.tasks.reports import Columns, Reports
-from s2rm.tasks.tables import read_reports
+from s2rm.sensors.predictors import InverseDistance, Kriging, Persistence, SensorPredictor
+from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.scores import scores
+from s2rm.sensors.tables import read_reports
 from s2rm.training import provenance
 
 ON_LAND = Columns(time="time", position=("lon", "lat"), values=("air_temp_K",), sensor="station")

@@ -17,14 +17,15 @@ import tyro
 from rich.progress import track
 
 from common import draw, read
-from s2rm import plots, sensor_plots
 from s2rm.files import write_json
-from s2rm.forecasting import FORECASTER, LABELS, SUMMARY, Fit, Forecaster, ForecastModel
-from s2rm.sensor_baselines import BASELINES
-from s2rm.sensor_evaluation import judge
-from s2rm.tasks.field import FieldWorld
-from s2rm.tasks.reports import Columns, Reports
-from s2rm.tasks.tables import read_reports
+from s2rm.report import figures as plots
+from s2rm.sensors import plots as sensor_plots
+from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.forecaster import FORECASTER, LABELS, SUMMARY, Fit, Forecaster, ForecastModel
+from s2rm.sensors.judging import judge
+from s2rm.sensors.predictors import BASELINES
+from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.tables import read_reports
 from s2rm.training import provenance
 
 

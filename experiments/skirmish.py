@@ -15,12 +15,13 @@ import tyro
 from rich.progress import track
 
 from common import draw, read
-from s2rm import battle_plots, plots
-from s2rm.battle_evaluation import REPORTING
-from s2rm.battle_report import SHARE, SHOWN, seeing
 from s2rm.files import write_json
+from s2rm.report import figures as plots
 from s2rm.runs import LABELS, ModelName, Run, Settings, score
-from s2rm.tasks.skirmish import battles, preset
+from s2rm.tasks.battles import plots as battle_plots
+from s2rm.tasks.battles.report import SHARE, SHOWN, seeing
+from s2rm.tasks.battles.scores import REPORTING
+from s2rm.tasks.battles.skirmish import battles, preset
 from s2rm.training import Training, provenance
 
 KEYS = ("predictor", "scenario", "reporting", "seed")

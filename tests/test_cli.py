@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from s2rm import battle_plots
-from s2rm.battle_evaluation import REPORTING, SCENARIOS
 from s2rm.cli import main
 from s2rm.runs import LABELS, Run, Settings, pretrained
-from s2rm.tasks import skirmish
-from s2rm.tasks.bouncing_balls import BallsWorld
-from s2rm.tasks.polar import PolarGrid
+from s2rm.tasks.balls.world import BallsWorld
+from s2rm.tasks.battles import plots as battle_plots
+from s2rm.tasks.battles import skirmish
+from s2rm.tasks.battles.polar import PolarGrid
+from s2rm.tasks.battles.scores import REPORTING, SCENARIOS
 from s2rm.training import Training
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from s2rm.cli import main
-from s2rm.tasks.field import FieldWorld
-from s2rm.tasks.tables import to_frame
+from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.tables import to_frame
 
 pandas = pytest.importorskip("pandas")
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction"]

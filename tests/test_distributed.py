@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from conftest import make_gqn, some_views
 from s2rm import Episode
 from s2rm.runs import Run, Settings
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.world import preset
 from s2rm.training import LAST, Machines, OneStepForward, Training, history
 from test_training import finish, s2rm, wait_for
 
@@ -82,7 +82,7 @@ def test_every_kind_of_model_trains_in_two_processes(tmp_path):
     script.write_text(f"""
 from pathlib import Path
 from s2rm.runs import Run, Settings
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.world import preset
 from s2rm.training import Machines, Training
 
 for model in {models}:

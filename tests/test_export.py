@@ -16,7 +16,7 @@ from s2rm.cli import main
 from s2rm.export import StreamingStep
 from s2rm.models import s2rm as module
 from s2rm.runs import Run, Settings
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.world import preset
 from s2rm.training import Training
 
 # What the tools of PyTorch themselves warn of.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from s2rm.likelihoods import LIKELIHOODS, BernoulliPixels, GaussianSensors, MixedChannels, negative_log_likelihood
-from s2rm.tasks.trajectories import STATS, UNIT_TYPES
+from s2rm.tasks.battles.trajectories import STATS, UNIT_TYPES
 
 
 def test_bernoulli_by_hand():

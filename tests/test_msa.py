@@ -3,14 +3,14 @@
 from itertools import pairwise
 
 import pytest
+import test_sensors as sensors
 import torch
 from torch import nn
 
 import test_models as contract
-import test_sensors as sensors
 from conftest import ARGUMENTS, VALUE_SHAPE, some_views
 from s2rm import MSA, Episode, Views, load
-from s2rm.forecasting import Fit, Forecaster
+from s2rm.sensors.forecaster import Fit, Forecaster
 from s2rm.training import Training
 
 SMALL = {"hidden_size": 12, "num_layers": 2, "num_heads": 3, "window": 3}

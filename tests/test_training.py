@@ -19,7 +19,7 @@ from conftest import make_s2rm, some_views
 from s2rm import Episode, load
 from s2rm.files import write_whole
 from s2rm.runs import Run, Settings
-from s2rm.tasks.bouncing_balls import preset
+from s2rm.tasks.balls.world import preset
 from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, fit, history, provenance
 
 TINY = Settings(training=Training(epochs=3, batch_size=4), world=preset("tiny"))

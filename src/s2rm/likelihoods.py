@@ -96,7 +96,7 @@ class MixedChannels(Likelihood):
     """
 
     num_parameters = 1
-    # As many as UNIT_TYPES and STATS of s2rm.tasks.trajectories, which stands above this module.
+    # As many as UNIT_TYPES and STATS of s2rm.tasks.battles.trajectories, which stands above this module.
     num_types = 9
     num_stats = 4
 

@@ -13,16 +13,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from tyro.conf import Suppress
 
-from s2rm import battle_evaluation
-from s2rm.evaluation import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
 from s2rm.files import write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC, Term
 from s2rm.models.world_model import WorldModel, load
-from s2rm.tasks import bouncing_balls, skirmish
-from s2rm.tasks.bouncing_balls import BallsWorld, videos
-from s2rm.tasks.polar import PolarGrid
-from s2rm.tasks.skirmish import SkirmishWorld
+from s2rm.tasks.balls import world as bouncing_balls
+from s2rm.tasks.balls.scores import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
+from s2rm.tasks.balls.world import BallsWorld, videos
+from s2rm.tasks.battles import scores as battle_evaluation
+from s2rm.tasks.battles import skirmish
+from s2rm.tasks.battles.polar import PolarGrid
+from s2rm.tasks.battles.skirmish import SkirmishWorld
 from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history, provenance
 
 FORMAT = 1

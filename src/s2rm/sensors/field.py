@@ -1,0 +1,267 @@
+"""A tracer carried round a gyre, seen by stations and moving sensors: a sensor world of which the truth is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float, Real
+from numpy.typing import NDArray
+
+from s2rm.sensors.reports import Columns, Reports
+
+COLUMNS = Columns(
+    time="time", position=("x", "y"), values=("tracer", "direction"), sensor="sensor", circular=("direction",)
+)
+START = np.datetime64("2000-01-01T00:00:00", "us")
+_WARM_UP = 5.0
+"""decay times for which the sources release before step 0"""
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class FieldWorld:
+    r"""What the world is, who looks at it, and for how long.
+
+    The flow is a gyre and a wind that slowly turns the other way, $u(x, t) = \Omega J (x - m) + U(t)$. Sources release
+    puffs, warm and cold, which the flow carries while they spread and decay. Between releases the tracer $T$ obeys
+
+    $$\partial_t T = -u \cdot \nabla T + \kappa \nabla^2 T - \lambda (T - T_0)$$
+
+    exactly: a round puff in a flow that only shifts and turns stays round, so that $T - T_0$ is a sum of
+    $A \, s_0 / s \; e^{-\lambda \tau} \exp(-|x - c|^2 / 2 s)$ with $s = s_0 + 2 \kappa \tau$, $\tau$ the time since
+    release and the centre $c$ carried by the flow. The plane has no walls; the centres stay in the box, which is
+    `[0, side]` in both coordinates. The field depends on the seed, not on who looks at it.
+
+    Raises:
+        ValueError: a number below its least value, a share outside [0, 1), or a wind that blows things out of the box.
+    """
+
+    num_stations: int = 40
+    """sensors that stay where they are"""
+    num_movers: int = 10
+    """sensors that move: every other one drifts with the flow, the rest walk at random in the box"""
+    num_steps: int = 500
+    """hours"""
+    noise: float = 0.1
+    """standard deviation of what the sensors add to the tracer"""
+    direction_noise: float = 5.0
+    """standard deviation of what they add to the direction, degrees"""
+    dropout: float = 0.1
+    """share of the reports that is lost in gaps"""
+    gap: float = 6.0
+    """mean length of a gap, steps; longer where the dropout needs it"""
+    partial: float = 0.2
+    """share of the sensors that start late or stop early"""
+    without_direction: float = 0.2
+    """share of the sensors that do not measure the direction"""
+    seed: int = 0
+    """of field, sensors and noise: the same seed gives the same reports"""
+    side: float = 100.0
+    """of the box"""
+    turn: float = 48.0
+    """steps in which the gyre turns once"""
+    wind: float = 1.0
+    """speed of the wind, a step"""
+    wind_turn: float = 240.0
+    """steps in which the wind turns once"""
+    diffusivity: float = 0.2
+    """of the tracer, a step"""
+    decay: float = 0.01
+    """of the tracer, a step"""
+    num_sources: int = 12
+    """places at which puffs are released"""
+    release_every: float = 40.0
+    """mean steps between releases of a source"""
+    width: float = 8.0
+    """standard deviation of a puff at its release"""
+    strength: float = 8.0
+    """mean height of a puff at its release"""
+    background: float = 15.0
+    """the tracer where there is no puff"""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num_stations", 0), ("num_movers", 0), ("num_steps", 1), ("num_sources", 1), ("noise", 0), ("seed", 0),
+            ("direction_noise", 0), ("gap", 1), ("wind", 0), ("diffusivity", 0), ("strength", 0),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"FieldWorld: {name} must be at least {least} and finite, got {getattr(self, name)}")
+        for name in ("side", "turn", "wind_turn", "decay", "release_every", "width"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"FieldWorld: {name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("dropout", "partial", "without_direction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"FieldWorld: {name} must be a share in [0, 1), got {getattr(self, name)}")
+        if self.num_sensors == 0:
+            raise ValueError("FieldWorld: expected at least one sensor, got none; give num_stations or num_movers")
+        if self._reach <= 0:
+            raise ValueError(
+                f"FieldWorld: a wind of {self.wind} blows things up to {self.side / 2 - self._reach:g} away, out of a "
+                f"box of side {self.side}; take a weaker wind or a quicker turn"
+            )
+
+    @property
+    def num_sensors(self) -> int:
+        """Stations, then movers."""
+        return self.num_stations + self.num_movers
+
+    @property
+    def _rates(self) -> tuple[float, float]:
+        """Angular velocities of the gyre and of the wind, radians a step: of opposite signs, hence never in step."""
+        return 2 * math.pi / self.turn, -2 * math.pi / self.wind_turn
+
+    @property
+    def _reach(self) -> float:
+        """What starts this near to the middle never leaves the box."""
+        gyre, turning = self._rates
+        return self.side / 2 - 2 * self.wind / (gyre - turning)
+
+    @property
+    def _middle(self) -> complex:
+        return complex(self.side, self.side) / 2
+
+    def _generator(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, purpose])
+
+    def _in_reach(self, generator: np.random.Generator, count: int) -> Complex[NDArray, " count"]:
+        radius, angle = self._reach * np.sqrt(generator.random(count)), 2 * math.pi * generator.random(count)
+        return self._middle + radius * np.exp(1j * angle)
+
+    @cached_property
+    def _puffs(self) -> tuple[Complex[NDArray, " P"], Float[NDArray, " P"], Float[NDArray, " P"]]:
+        """Where, when and how high puffs are released. Half of the sources are cold."""
+        places = self._in_reach(self._generator(0), self.num_sources)
+        before = math.ceil(_WARM_UP / self.decay / self.release_every)
+        # One row after the other, so that a longer world begins as a shorter one does.
+        num_rounds = before + math.ceil(self.num_steps / self.release_every)
+        draws = self._generator(1).random((num_rounds, self.num_sources, 2))
+        times = self.release_every * (np.arange(-before, len(draws) - before)[:, None] + draws[..., 0])
+        heights = self.strength * (0.5 + draws[..., 1]) * (-1.0) ** np.arange(self.num_sources)
+        return np.tile(places, len(draws)), times.ravel(), heights.ravel()
+
+    @cached_property
+    def _wind_at_start(self) -> complex:
+        return self.wind * complex(np.exp(2j * math.pi * self._generator(2).random()))
+
+    def _carried(self, places: NDArray, since: NDArray | float, until: NDArray | float) -> NDArray:
+        gyre, turning = self._rates
+        turned = np.exp(1j * gyre * (np.asarray(until) - since))
+        wind = np.exp(1j * turning * np.asarray(until)) - turned * np.exp(1j * turning * np.asarray(since))
+        return self._middle + turned * (places - self._middle) + self._wind_at_start * wind / (1j * (turning - gyre))
+
+    def carried(
+        self, positions: Real[NDArray, "R 2"], since: Real[NDArray, " R"], until: Real[NDArray, " R"]
+    ) -> Float[NDArray, "R 2"]:
+        """Where the flow carries what is at these positions, between two steps; back, where the second is earlier."""
+        return _pairs(self._carried(_complex(positions), since, until))
+
+    def flow(self, steps: Real[NDArray, " R"], positions: Real[NDArray, "R 2"]) -> Float[NDArray, "R 2"]:
+        """Its velocity, a step."""
+        gyre, turning = self._rates
+        velocity = 1j * gyre * (_complex(positions) - self._middle)
+        return _pairs(velocity + self._wind_at_start * np.exp(1j * turning * steps))
+
+    def truth(self, steps: Real[NDArray, " R"], positions: Real[NDArray, "R 2"]) -> Float[NDArray, "R 2"]:
+        """The tracer, and the direction in which the flow goes, degrees in [0, 360) from the first coordinate.
+
+        Args:
+            steps: from 0 to the last step, also between steps.
+            positions: anywhere on the plane.
+
+        Raises:
+            ValueError: a step that is not in this world.
+        """
+        if len(steps) and not (steps.min() >= 0 and steps.max() <= self.num_steps - 1):
+            raise ValueError(
+                f"FieldWorld: steps must be from 0 to {self.num_steps - 1}, got {steps.min()} to {steps.max()}"
+            )
+        velocity = _complex(self.flow(steps, positions))
+        direction = np.degrees(np.angle(velocity)) % 360
+        # A hair below zero rounds up to 360.
+        return np.stack([self._tracer(steps, positions), np.where(direction < 360, direction, 0.0)], -1)
+
+    def _tracer(self, steps: NDArray, positions: NDArray) -> NDArray:
+        places, times, heights = self._puffs
+        tracer = np.full(len(steps), self.background)
+        order = np.argsort(steps, kind="stable")
+        changes = np.flatnonzero(np.diff(steps[order])) + 1
+        for rows in np.split(order, changes):
+            if not len(rows):
+                continue
+            step = float(steps[rows[0]])
+            there = times <= step
+            age = step - times[there]
+            spread = self.width**2 + 2 * self.diffusivity * age
+            height = heights[there] * self.width**2 / spread * np.exp(-self.decay * age)
+            centres = _pairs(self._carried(places[there], times[there], step))
+            for some in np.split(rows, range(_ROWS, len(rows), _ROWS)):
+                away = ((positions[some, None] - centres) ** 2).sum(-1)
+                tracer[some] += np.exp(-away / (2 * spread)) @ height
+        return tracer
+
+    def _paths(self) -> Float[NDArray, "T S 2"]:
+        """Where each sensor is at each step."""
+        stations = self.side * self._generator(3).random((self.num_stations, 2))
+        num_drifting = (self.num_movers + 1) // 2
+        steps = np.arange(self.num_steps)[:, None]
+        drifting = _pairs(self._carried(self._in_reach(self._generator(4), num_drifting), 0.0, steps))
+        generator = self._generator(5)
+        starts = self.side * generator.random((self.num_movers - num_drifting, 2))
+        strides = self.side / 50 * generator.standard_normal((self.num_steps, *starts.shape))
+        strides[0] = 0
+        # Walls reflect: the box unfolded is twice as long.
+        walking = self.side - np.abs((starts + strides.cumsum(0)) % (2 * self.side) - self.side)
+        still = np.broadcast_to(stations, (self.num_steps, *stations.shape))
+        return np.concatenate([still, drifting, walking], 1)
+
+    def _reporting(self) -> Bool[NDArray, "T S"]:
+        """Who reports when: gaps come and end at constant rates, and some sensors start late or stop early."""
+        generator = self._generator(6)
+        odds = self.dropout / (1 - self.dropout)
+        gap = max(self.gap, odds)
+        draws = generator.random((self.num_steps, self.num_sensors))
+        reporting = np.empty_like(draws, dtype=bool)
+        reporting[0] = draws[0] >= self.dropout
+        for before, now, draw in zip(reporting, reporting[1:], draws[1:], strict=False):
+            now[:] = np.where(before, draw >= odds / gap, draw < 1 / gap)
+        steps = np.arange(self.num_steps)[:, None]
+        kind, when = generator.random((2, self.num_sensors))
+        late, early = kind < self.partial / 2, (kind >= self.partial / 2) & (kind < self.partial)
+        half = self.num_steps / 2
+        return reporting & ~(late & (steps < half * when)) & ~(early & (steps >= half * (1 + when)))
+
+    def reports(self) -> Reports:
+        """What the sensors report, with noise and without what is lost."""
+        step, sensor = np.nonzero(self._reporting())
+        positions = self._paths()[step, sensor]
+        # A draw for every sensor and step, so that a report has the same noise whatever else is lost.
+        noise = self._generator(7).standard_normal((self.num_steps, self.num_sensors, 2))[step, sensor]
+        noisy = self.truth(step, positions) + noise * (self.noise, self.direction_noise)
+        values = noisy.astype(np.float32)
+        values[:, 1] %= 360
+        without = self._generator(8).random(self.num_sensors) < self.without_direction
+        values[without[sensor], 1] = np.nan
+        names = [f"station {number}" for number in range(self.num_stations)]
+        names += [f"mover {number}" for number in range(self.num_movers)]
+        return Reports(
+            columns=COLUMNS,
+            start=START,
+            num_steps=self.num_steps,
+            sensors=tuple(names),
+            step=step.astype(np.int64),
+            sensor=sensor.astype(np.int64),
+            positions=positions,
+            values=values,
+            covariates=np.zeros((len(step), 0), np.float32),
+        )
+
+
+def _complex(pairs: Real[NDArray, "*batch 2"]) -> Complex[NDArray, "*batch"]:
+    return pairs[..., 0] + 1j * pairs[..., 1]
+
+
+def _pairs(places: Complex[NDArray, "*batch"]) -> Float[NDArray, "*batch 2"]:
+    return np.stack([places.real, places.imag], -1)

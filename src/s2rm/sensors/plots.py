@@ -1,0 +1,167 @@
+"""Pictures of sensors: where they are, how good forecasts are, forecasts in time and on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+from s2rm.models.s2rm import S2RM
+from s2rm.report.figures import TRIVIAL, colour, figure, key_beside, plain, predictors
+from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.reports import Places, Reports, grid, stations
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COVERED = 1.6449
+"""standard deviations to each side of a central 90 % interval"""
+
+
+def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Figure:
+    """A metric against the lead: a row of panels for each value, at sensors that are seen and that are held out.
+
+    A line that lies far above all others is cut off, as else these could not be told apart.
+    """
+    values, names = list(dict.fromkeys(row["value"] for row in rows)), predictors(rows)
+    groups = ("seen", "held out")
+    made, panels = figure(len(values), len(groups), 9.6, 3.2 * len(values))
+    for line, value in zip(panels, values, strict=True):
+        for axes, group in zip(line, groups, strict=True):
+            highest = []
+            for name in names:
+                points = sorted(
+                    (row["lead"], row[metric])
+                    for row in rows
+                    if (row["predictor"], row["value"], row["sensors"], row["silent"]) == (name, value, group, 0)
+                )
+                if points:
+                    highest.append(max(value for _, value in points))
+                    look = {"color": colour(name, names), "label": name, "marker": "o", "ms": 3}
+                    axes.plot(*zip(*points, strict=True), "--" if name in TRIVIAL else "-", **look)
+            axes.set(xlabel="steps ahead", title=f"{value}, sensors {group}")
+            second, top = [0.0, 0.0, *sorted(highest)][-2:]
+            if top > 2 * second > 0:
+                axes.set_ylim(top=1.1 * second)
+        line[0].set_ylabel(metric.upper())
+    return key_beside(plain(made), panels[0][0])
+
+
+def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
+    """Where each sensor last reported from."""
+    made, (axes,) = _maps(reports, 1)
+    places = stations(reports)
+    held = np.array([held_out[reports.sensors.index(name)] for name in places.names or ()], bool)
+    for chosen, label, marker in ((~held, "seen", "o"), (held, "held out", "^")):
+        points = places.positions[chosen, :2]
+        axes.scatter(*points.T, marker=marker, s=_size(held), label=f"{label} ({len(points)})")
+    axes.legend(frameon=False, fontsize=8)
+    return plain(made)
+
+
+def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> Figure:
+    """The mean and the spread of a forecast from the last step, over a grid, and the last reports."""
+    made, panels = _maps(reports, 2)
+    points, columns = grid(reports, side), forecaster.columns
+    mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
+    now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
+    unit = forecaster.columns.values[value]
+    for axes, part, title in zip(panels, (mean, stddev), ("mean", "standard deviation"), strict=True):
+        x, y = (points.positions[:, axis].reshape(side, side) for axis in (0, 1))
+        turns = unit in columns.circular and title == "mean"
+        limits = (0.0, 360.0) if turns else (float(part.min()), float(part.max()))
+        look = {"cmap": "twilight" if turns else "viridis", "vmin": limits[0], "vmax": limits[1]}
+        image = axes.pcolormesh(x, y, part.reshape(side, side), shading="nearest", **look)
+        made.colorbar(image, ax=axes, label=unit)
+        if title == "mean":
+            axes.scatter(
+                *now.positions[:, :2].T, c=now.values[:, value], s=_size(now), edgecolor="white", linewidth=0.6, **look
+            )
+        axes.set_title(f"{unit}, {lead} x {columns.step} ahead: {title}", fontsize=9)
+    return plain(made)
+
+
+def forecasts_in_time(
+    forecaster: Forecaster, shown: Reports, truth: Reports, origin: int, value: int, names: Sequence[str]
+) -> Figure:
+    """Forecasts from one origin with their central 90 % intervals, and what some sensors then reported.
+
+    The forecast is for where a sensor was at the origin.
+    """
+    places = stations(truth.between(0, origin + 1))
+    names = [name for name in names if name in (places.names or ())]
+    made, panels = figure(len(names), 1, 8.0, 1.9 * len(names))
+    chosen = [(places.names or ()).index(name) for name in names]
+    where = Places(places.positions[chosen], places.covariates[chosen])
+    mean, stddev = (part[0, :, :, value] for part in forecaster.forecast(shown, where, np.array([origin])))
+    ahead = origin + 1 + np.arange(len(mean))
+    for axes, name, centre, spread in zip(panels[:, 0], names, mean.T, stddev.T, strict=True):
+        mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
+        axes.plot(mine.step - origin, mine.values[:, value], "k.", ms=3, label="reported")
+        axes.plot(ahead - origin, centre, color="#0b6e99", label="forecast")
+        low, high = centre - COVERED * spread, centre + COVERED * spread
+        axes.fill_between(ahead - origin, low, high, color="#0b6e99", alpha=0.2, label="90 %")
+        seen = bool((shown.sensor == shown.sensors.index(name)).any()) if name in shown.sensors else False
+        axes.set_title(f"{name} ({'seen' if seen else 'held out'})", fontsize=9)
+        axes.axvline(0, color="#dddddd", zorder=0)
+        axes.set_xlim(-len(mean) - 0.5, len(mean) + 0.5)
+    panels[0, 0].legend(frameon=False, fontsize=7, ncols=3)
+    panels[-1, 0].set_xlabel(f"steps of {forecaster.columns.step} from the origin")
+    panels[len(names) // 2, 0].set_ylabel(forecaster.columns.values[value])
+    return plain(made)
+
+
+def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
+    """Which module answers most at each place, and how strongly; places of equal colour are one enclave."""
+    weights = enclaves(forecaster, reports, side)
+    made, panels = _maps(reports, 2)
+    x, y = (grid(reports, side).positions[:, axis].reshape(side, side) for axis in (0, 1))
+    most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan).reshape(side, side)
+    for axes, part, title, colours in zip(
+        panels, (most, weights.sum(0).reshape(side, side)), ("the module that answers most", "the sum of all kernels"),
+        ("tab20", "magma"), strict=True,
+    ):  # fmt: skip
+        image = axes.pcolormesh(x, y, part, cmap=colours, shading="nearest")
+        made.colorbar(image, ax=axes)
+        places = stations(reports).positions[:, :2]
+        axes.scatter(*places.T, s=_size(places) / 3, color="white", edgecolor="black", linewidth=0.4)
+        axes.set_title(title, fontsize=9)
+    return plain(made)
+
+
+def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArray, "M P"]:
+    """The kernel of each module over a grid.
+
+    Raises:
+        ValueError: the model is no S2RM.
+    """
+    if not isinstance(forecaster.model, S2RM):
+        raise ValueError(f"enclaves: expected an S2RM, got {type(forecaster.model).__name__}; only these have modules "
+                         "in places")  # fmt: skip
+    with torch.no_grad():
+        return forecaster.model.enclaves(forecaster.scaling.coordinates(grid(reports, side).positions)).numpy()
+
+
+def _maps(reports: Reports, number: int) -> tuple[Figure, Any]:
+    """Panels for maps of where the reports are from: side by side, or one above the other where that is wide."""
+    width, height = np.ptp(reports.positions[:, :2], axis=0)
+    aspect = 1.0
+    if reports.columns.on_the_globe:  # a degree of longitude is shorter than one of latitude
+        aspect = 1 / np.cos(np.radians(reports.positions[:, 1].mean()))
+    tall = float(np.clip(aspect * height / width, 0.4, 1.6)) if width else 1.0
+    if tall < 0.6:
+        made, panels = figure(number, 1, 9.0, number * (7.5 * tall + 0.8))
+    else:
+        made, panels = figure(1, number, 5.5 * number, 4.5 * tall + 0.8)
+    for axes in panels.flat:
+        axes.set(xlabel=reports.columns.position[0], ylabel=reports.columns.position[1], aspect=aspect)
+    return made, panels.flat
+
+
+def _size(points: Sized) -> float:
+    """Of a point among so many that they do not hide each other."""
+    return float(np.clip(4000 / max(1, len(points)), 4, 36))

@@ -1,0 +1,135 @@
+"""Pictures of battles: from above, truth beside belief, and scores as agents fall silent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from s2rm.likelihoods import parts
+from s2rm.models.world_model import WorldModel
+from s2rm.report import figures as plots
+from s2rm.tasks.battles.polar import agents, observations
+from s2rm.tasks.battles.scores import VALIDATION, reporting
+from s2rm.tasks.battles.skirmish import SkirmishWorld
+from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
+from s2rm.views import Views
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "unit_type_f1": "unit-type macro F1", "friendly_f1": "friendly-marker F1",
+    "negative_mse": "negative mean squared error", "log_likelihood": "log-likelihood",
+}  # fmt: skip
+OURS, THEIRS = "#0b6e99", "#c0392b"
+MARKERS = {"colossus": "D", "stalker": "s", "zealot": "o"}
+
+
+def scores_by_reporting(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The four metrics on the training scenarios against the share of the agents that report (Figure 8)."""
+    rows = [row for row in rows if row["scenario"] == VALIDATION]
+    made, (panels,) = plots.figure(1, 4, 14.8, 3.4)
+    for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
+        plots.lines(axes, rows, "reporting", metric)
+        axes.set(xlabel="share of agents that report", title=label)
+    return plots.plain(plots.key_beside(made, panels[0]))
+
+
+def moments(battle: Trajectories, number: int = 5) -> list[int]:
+    """Steps spread over the fight, in which both teams of one battle live."""
+    sides = battle.friendly[0], ~battle.friendly[0]
+    fight = sum(
+        bool(all((battle.alive[0, step] & side).any() for side in sides)) for step in range(battle.alive.shape[1])
+    )
+    return [max(1, round(part)) for part in torch.linspace(0.1, 0.9, number).mul(fight - 1).tolist()]
+
+
+@torch.no_grad()
+def from_above(
+    models: Mapping[str, WorldModel],
+    world: SkirmishWorld,
+    battle: Trajectories,
+    share: float,
+    steps: Sequence[int],
+    seed: int = 0,
+) -> Figure:
+    """One battle from above at some steps: truth, and what each model believes one step ahead of it.
+
+    Truth: friendly units blue, the others red; agents that report are ringed, what they see is shaded. Belief: how much
+    friendly units (blue) and others (red) each model expects in each cell, from its predictions at places all over the
+    map, looked at or not; outlined, who is there.
+
+    Args:
+        models: trained, by name.
+        world: how battles are seen.
+        battle: one battle.
+        share: of the agents that report.
+        steps: from 1 on, a column each.
+        seed: of who reports.
+    """
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Circle
+
+    episode = reporting(observations(battle, world.grid), share, torch.Generator().manual_seed(seed))
+    rows = 1 + len(models)
+    made, panels = plots.figure(rows, len(steps), 2.6 * len(steps) + 0.4, 2.75 * rows)
+    reports = episode.views.mask[0]
+    eyes = battle.positions[0].gather(1, agents(battle)[0, None, :, None].expand(len(reports), -1, 2))
+    shades = [OURS if friendly else THEIRS for friendly in battle.friendly[0]]
+    for axes, step in zip(panels[0], steps, strict=True):
+        for place in eyes[step][reports[step]].tolist():
+            axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
+            axes.scatter(*place, s=90, facecolor="none", edgecolor="black", linewidth=0.8)
+        _units(axes, battle, step, s=26, color=shades, linewidth=0)
+        axes.set_title(f"step {step}", fontsize=9)
+    colours = torch.tensor([to_rgb(OURS), to_rgb(THEIRS)])
+    for line, (name, model) in zip(panels[1:], models.items(), strict=True):
+        for axes, step in zip(line, steps, strict=True):
+            amounts = torch.stack(belief(model, world, episode.views.steps(None, step)), -1).clamp(0, 1)
+            picture = 1 - (amounts[..., None] * (1 - colours)).sum(-2).clamp(0, 1)
+            axes.imshow(picture.numpy(), origin="lower", extent=(0, world.map_size, 0, world.map_size))
+            _units(axes, battle, step, s=14, facecolor="none", edgecolor=shades, linewidth=0.6)
+        line[0].set_ylabel(name)
+    panels[0, 0].set_ylabel("truth")
+    for axes in panels.flat:
+        axes.set(xlim=(0, world.map_size), ylim=(0, world.map_size), aspect="equal", xticks=[], yticks=[])
+    return made
+
+
+@torch.no_grad()
+def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
+    """How likely a friendly unit, and another, is around each cell of the map one step after the last of the views.
+
+    The mean, over images asked for all over the map, of the pixel in which the cell lies: not the innermost, at which
+    there always is who asks, and none farther out than two thirds of the field of view, where pixels are wide.
+    """
+    side, grid = world.map_size, world.grid
+    line = torch.arange(1.0, side, 2.0)
+    centres = torch.cartesian_prod(line, line)
+    cells = torch.cartesian_prod(*[torch.arange(0.5, side)] * 2).flip(-1)
+    offsets = cells - centres[:, None]
+    radius, angle = grid.to_pixels(offsets)[0].unbind(-1)
+    near = (radius > 0) & (offsets.norm(dim=-1) <= 2 / 3 * grid.field_of_view)
+    state = model.last(model.observe(views))
+    friendly, types, _ = parts(model.predict(state, centres[None]).mean[0])
+    somebody = types.sum(-3)
+    ours = torch.minimum(friendly.squeeze(-3), somebody)
+    maps = []
+    for expected in (ours, somebody - ours):
+        at_cells = expected.flatten(1).gather(1, radius * grid.num_angles + angle)
+        mean = torch.where(near, at_cells, 0.0).sum(0) / near.sum(0).clamp(min=1)
+        maps.append(mean.unflatten(0, (side, side)))
+    return maps[0], maps[1]
+
+
+def _units(axes: Axes, battle: Trajectories, step: int, **look: Any) -> None:
+    """Markers of the living units by type, each with its own of the colours."""
+    for unit in battle.alive[0, step].nonzero()[:, 0].tolist():
+        own = {name: value[unit] if isinstance(value, list) else value for name, value in look.items()}
+        marker = MARKERS.get(UNIT_TYPES[int(battle.types[0, unit])], "^")
+        axes.scatter(*battle.positions[0, step, unit].tolist(), marker=marker, **own)

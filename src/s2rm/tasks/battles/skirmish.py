@@ -1,0 +1,245 @@
+"""Skirmishes of our own making: two teams of zealots, stalkers and colossi fight on an open field.
+
+It stands where the StarCraft II scenarios of the S2RM paper stand (appendix B.1) and is a skirmish, not StarCraft II.
+Unit statistics are those of the game as of patch 5.0, at "Faster" speed, in real seconds and map units (Liquipedia,
+"StarCraft II unit statistics": the pages of the three units and of plasma shields). As in SMAC, both teams get orders
+once a step, and sight is 9.
+
+Left out: terrain that matters (heights are drawn, and change nothing), obstacles and path finding, facing, turning and
+acceleration, the wind-up of an attack and the flight of a shot (hits land at once), upgrades and abilities (charge,
+blink, longer lances), high ground, and any planning: both teams follow the one scripted policy of `tactics.py`. A
+cooldown ends with a substep, so that it lasts up to one longer than in the table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from s2rm.tasks.battles.fighting import SHIELD_DELAY, UNITS, Battlefield, Slots, advance, line_up, starts
+from s2rm.tasks.battles.polar import CHANNELS, STATE, Battles, PolarGrid
+from s2rm.tasks.battles.tactics import draw_tempers, give_orders
+from s2rm.tasks.battles.trajectories import Trajectories
+
+_LONGEST_SUBSTEP = 1 / 8
+_CHUNK = 1_024
+_LETTERS = {kind.letter: name for name, kind in UNITS.items()}
+
+
+def scenario(name: str) -> dict[str, int]:
+    """The units of each team, `{"colossus": 1, "stalker": 3, "zealot": 5}` for "1c3s5z".
+
+    Raises:
+        ValueError: not numbers with letters, an unknown letter, or one that comes twice.
+    """
+    parts = re.findall(r"([1-9]\d*)([a-z])", name)
+    letters = [letter for _, letter in parts]
+    if "".join(map("".join, parts)) != name or not parts or not set(letters) <= set(_LETTERS):
+        known = ", ".join(f"{letter} ({unit})" for letter, unit in _LETTERS.items())
+        raise ValueError(f"skirmish: expected a scenario such as 1c3s5z, of {known}, got {name!r}; count units so")
+    if len(set(letters)) < len(letters):
+        raise ValueError(f"skirmish: expected each kind of unit once in a scenario, got {name!r}; add their numbers")
+    return {_LETTERS[letter]: int(count) for count, letter in parts}
+
+
+@dataclass(frozen=True)
+class SkirmishWorld:
+    """The field, the time, and how many battles there are.
+
+    Raises:
+        ValueError: a size below its least value, a clip longer than a battle, substeps too coarse, or training
+            scenarios that are unknown, too few to go round or too crowded for the map.
+    """
+
+    map_size: int = 32
+    """side of the square map, map units"""
+    num_steps: int = 100
+    """steps of a trajectory; a battle that is over goes on with the survivors walking about"""
+    seconds_per_step: float = 0.5
+    """between two steps, in which orders stand"""
+    substeps: int = 8
+    """of the simulation in a step"""
+    train_scenarios: tuple[str, ...] = ("1c3s5z", "3s5z", "2s5z")
+    """of training and validation, in equal shares"""
+    train_battles: int = 9_000
+    """battles to train on, over all scenarios"""
+    val_battles: int = 900
+    """battles to validate on, over all scenarios"""
+    test_battles: int = 1_000
+    """battles to test on, of each scenario"""
+    clip: int = 100
+    """steps of a training clip, cut from a trajectory at random"""
+    grid: PolarGrid = field(default_factory=PolarGrid)
+    """how a unit sees it"""
+
+    def __post_init__(self) -> None:
+        if not self.train_scenarios:
+            raise ValueError("SkirmishWorld: expected at least one of train_scenarios, got none; name some, e.g. 3s5z")
+        shares = len(self.train_scenarios)
+        for name, least in (
+            ("map_size", 16), ("num_steps", 2), ("clip", 2), ("substeps", 1), ("train_battles", shares),
+            ("val_battles", shares), ("test_battles", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"SkirmishWorld: expected {name} of at least {least}, got {getattr(self, name)}; take more"
+                )
+        if self.clip > self.num_steps:
+            raise ValueError(
+                f"SkirmishWorld: expected a clip of at most num_steps, {self.num_steps}, got {self.clip}; shorten it"
+            )
+        if not 0 < self.seconds_per_step <= self.substeps * _LONGEST_SUBSTEP:
+            raise ValueError(
+                f"SkirmishWorld: expected seconds_per_step in (0, {self.substeps * _LONGEST_SUBSTEP:g}] with "
+                f"{self.substeps} substeps, got {self.seconds_per_step}; take more substeps"
+            )
+        for name in self.train_scenarios:
+            _teams(self, name, name)
+
+    @property
+    def side(self) -> float:
+        """Of the square in which positions lie."""
+        return float(self.map_size)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What a model of this world is made with, beside what every model is."""
+        pixels = [self.grid.num_radii, self.grid.num_angles]
+        shapes = {"value_shape": [CHANNELS, *pixels], "target_shape": [STATE, *pixels]}
+        return {**shapes, "likelihood": "mixed", "codec": "polar"}
+
+    def episodes(self, split: str, seed: int) -> Battles:
+        """The whole batches of "train" or "val"."""
+        return Battles(battles(self, split, seed), self.grid, self.clip, split == "train")
+
+
+def _teams(world: SkirmishWorld, own: str, other: str) -> tuple[dict[str, int], dict[str, int]]:
+    """The units of both, for which there must be room."""
+    teams = scenario(own), scenario(other)
+    area = sum(count * math.pi * UNITS[kind].radius ** 2 for team in teams for kind, count in team.items())
+    if area > world.map_size**2 / 10:
+        raise ValueError(
+            f"skirmish: expected units that cover at most a tenth of the map of {world.map_size} x {world.map_size}, "
+            f"got {own} against {other}, which cover {area:.0f}; take fewer units or a map_size of "
+            f"{math.ceil((10 * area) ** 0.5)}"
+        )
+    return teams
+
+
+PRESETS = {
+    "paper": SkirmishWorld(),
+    "small": SkirmishWorld(
+        num_steps=64, clip=20, train_battles=3_000, val_battles=150, test_battles=100, grid=PolarGrid(4, 8)
+    ),
+    "tiny": SkirmishWorld(num_steps=24, clip=8, train_battles=9, val_battles=3, test_battles=2),
+}
+
+
+def preset(name: str) -> SkirmishWorld:
+    """The world of that name."""
+    if name not in PRESETS:
+        raise ValueError(f"skirmish: unknown preset {name!r}; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = None) -> Trajectories:
+    """The battles of a split, generated from the seed; no two splits share any.
+
+    Args:
+        world: how many, and how long.
+        split: "train" or "val", over the training scenarios in equal shares, one after the other; or "test".
+        seed: the same seed gives the same battles.
+        scenario: of the test, for example "5s3z"; none in the other splits.
+
+    Raises:
+        ValueError: an unknown split, or a scenario too many, too few, or that is none.
+    """
+    sizes = {"train": world.train_battles, "val": world.val_battles, "test": world.test_battles}
+    if split not in sizes:
+        raise ValueError(f"skirmish: unknown split {split!r}; choose from {', '.join(sizes)}")
+    if (split == "test") != (scenario is not None):
+        raise ValueError(f"skirmish: expected a scenario with the test split and no other, got {scenario} with {split}")
+    names = world.train_scenarios if scenario is None else (scenario,)
+    parts = []
+    for index, name in enumerate(names):
+        share = (sizes[split] + index) // len(names)
+        # Only 32 bits of a seed count.
+        parts.append(simulate(world, name, share, zlib.crc32(f"{split} {seed} {index} {name}".encode())))
+    return Trajectories.join(parts)
+
+
+def simulate(
+    world: SkirmishWorld, scenario: str, num_battles: int, seed: int, other: str | None = None
+) -> Trajectories:
+    """Battles between two teams of the same units, or against `other` units.
+
+    Everything in a substep happens to both teams at once, and starts lie on an axis of random direction: nothing but
+    the mark `friendly` tells the teams apart.
+
+    Args:
+        world: the field and the time.
+        scenario: units of the friendly team, which come first.
+        num_battles: N.
+        seed: the same seed gives the same battles.
+        other: units of the enemy, for example "1s2z"; the same as `scenario` unless given.
+
+    Raises:
+        ValueError: no battles, unknown units, or more of them than the map has room for.
+    """
+    if num_battles < 1:
+        raise ValueError(f"skirmish: expected at least 1 battle, got {num_battles}; ask for more")
+    slots = line_up(*_teams(world, scenario, other or scenario))
+    generator = torch.Generator().manual_seed(seed)
+    chunks = [min(_CHUNK, num_battles - start) for start in range(0, num_battles, _CHUNK)]
+    played = [_play(world, slots, size, generator) for size in chunks]
+    positions, alive, stats, actions = (torch.cat(parts) for parts in zip(*played, strict=True))
+    return Trajectories(
+        positions=positions,
+        alive=alive,
+        types=slots.types.expand(num_battles, -1).clone(),
+        friendly=(slots.team == 0).expand(num_battles, -1).clone(),
+        stats=stats,
+        actions=actions,
+        terrain=_terrain(world, num_battles, generator),
+        scenario=torch.zeros(num_battles, dtype=torch.long),
+        names=(scenario if other is None else f"{scenario}_vs_{other}",),
+    )
+
+
+def _play(world: SkirmishWorld, slots: Slots, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Positions, alive, stats and actions of `size` battles, `(size, T, U, ...)`."""
+    shape, side, seconds = (size, len(slots.types)), world.side, world.seconds_per_step
+    now = Battlefield(
+        positions=starts(slots, side, size, generator),
+        health=slots.health.repeat(size, 1),
+        shield=slots.shield.repeat(size, 1),
+        cooldown=torch.zeros(shape),
+        unhurt=torch.full(shape, SHIELD_DELAY),
+        target=torch.arange(shape[1]).expand(shape),
+        goal=torch.full((size, 2, 2), side / 2),
+    )
+    temper = draw_tempers(slots, size, generator)
+    kept: tuple[list[Tensor], ...] = ([], [], [], [])
+    for step in range(world.num_steps):
+        alive = now.health > 0
+        orders, actions = give_orders(slots, now, temper, side, seconds, step * seconds, generator)
+        stats = torch.stack([now.health, torch.zeros(shape), now.cooldown, now.shield], -1)
+        for part, value in zip(kept, (now.positions, alive, stats * alive[..., None], actions), strict=True):
+            part.append(value)
+        for _ in range(world.substeps if step + 1 < world.num_steps else 0):
+            advance(slots, now, orders, side, seconds / world.substeps)
+    return tuple(torch.stack(part, 1) for part in kept)
+
+
+def _terrain(world: SkirmishWorld, size: int, generator: torch.Generator) -> Float[Tensor, "N H W"]:
+    """Smooth heights from 0 to 1, which have no effect on play."""
+    coarse = torch.rand(size, 1, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(world.map_size,) * 2, mode="bicubic")[:, 0]
+    low, high = smooth.amin((1, 2), keepdim=True), smooth.amax((1, 2), keepdim=True)
+    return (smooth - low) / (high - low)

@@ -1,0 +1,245 @@
+"""Trains on a railway, each of which sees the cells around it: the grid world of the S2RM paper's appendix A."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from s2rm.files import write_whole
+from s2rm.tasks.balls.world import crops
+from s2rm.views import Episode, Views
+
+STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
+"""what a train may be doing, numbered as in flatland"""
+CHANNELS = (
+    "track north", "track east", "track south", "track west", "train north", "train east", "train south", "train west",
+    "station", "own station",
+)  # fmt: skip
+"""of each cell of a view: to which sides its track leads; which way a train in it faces; whether some train of the
+episode is bound for it, and whether the train in the centre of the view is"""
+TRACK, TRAIN = slice(0, 4), slice(4, 8)
+FORMAT = 1
+TENSORS = ("rails", "map_of", "positions", "directions", "states", "stations")
+
+
+@dataclass(frozen=True)
+class RailwayWorld:
+    """What the world is, how it is seen, and how much of it there is.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    grid: int = 60
+    """side of the square grid, cells"""
+    num_trains: int = 10
+    """trains of an episode, each of which has a view while it is on the grid"""
+    view: int = 5
+    """side of a view, cells, odd"""
+    num_steps: int = 128
+    """steps of an episode"""
+    clip: int = 128
+    """steps of a training clip, cut from an episode at random"""
+    latest_departure: int = 32
+    """trains may depart from a step on that is drawn uniformly from 0 to this one"""
+    cities: int = 5
+    """cities of a map, at most; fewer where no more fit"""
+    rails_between_cities: int = 2
+    """parallel tracks by which a city is entered, at most"""
+    rail_pairs_in_city: int = 2
+    """pairs of parallel tracks in a city, at most"""
+    speeds: tuple[float, ...] = (1.0,)
+    """cells a step; each train has one of these, each as likely"""
+    malfunction_rate: float = 0.0
+    """how often a train breaks down, times a step"""
+    longest_malfunction: int = 20
+    """steps for which a train that broke down stands still, at most"""
+    episodes_per_map: int = 1
+    """episodes, with schedules of their own, on each map"""
+    train_episodes: int = 8_000
+    """episodes to train on"""
+    val_episodes: int = 2_000
+    """episodes to validate on"""
+    test_episodes: int = 1_000
+    """episodes to test on"""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("grid", 20), ("num_trains", 1), ("num_steps", 2), ("clip", 2), ("latest_departure", 0), ("cities", 2),
+            ("rails_between_cities", 1), ("rail_pairs_in_city", 1), ("longest_malfunction", 1), ("episodes_per_map", 1),
+            ("train_episodes", 1), ("val_episodes", 1), ("test_episodes", 1),
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"RailwayWorld: {name} must be at least {least}, got {getattr(self, name)}")
+        if not (1 <= self.view <= self.grid and self.view % 2):
+            raise ValueError(f"RailwayWorld: view must be odd and at most the grid's {self.grid}, got {self.view}")
+        for name, most in (("clip", self.num_steps), ("latest_departure", self.num_steps - 1)):
+            if getattr(self, name) > most:
+                raise ValueError(f"RailwayWorld: {name} must be at most {most}, got {getattr(self, name)}; shorten it")
+        if not self.speeds or not all(0 < speed <= 1 for speed in self.speeds):
+            raise ValueError(f"RailwayWorld: speeds must be above 0 and at most 1 cell a step, got {self.speeds}")
+        if not 0 <= self.malfunction_rate < 1:
+            raise ValueError(f"RailwayWorld: malfunction_rate must be in [0, 1), got {self.malfunction_rate}")
+
+
+PRESETS = {
+    "paper": RailwayWorld(),
+    "small": RailwayWorld(clip=32, train_episodes=200, val_episodes=20, test_episodes=40),
+    "tiny": RailwayWorld(
+        grid=25, num_trains=3, num_steps=40, clip=16, latest_departure=8, cities=2, train_episodes=4, val_episodes=2,
+        test_episodes=2,
+    ),
+}  # fmt: skip
+
+
+def preset(name: str) -> RailwayWorld:
+    """The world of that name."""
+    if name not in PRESETS:
+        raise ValueError(f"railways: unknown preset {name!r}; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Railways:
+    """N episodes of A trains over T steps, on K maps of G x G cells.
+
+    Raises:
+        ValueError: shapes that do not fit each other, a number that stands for nothing.
+    """
+
+    rails: Tensor
+    """uint16 `(K, G, G)`: the ways through each cell, flatland's 16 bits: a nibble for each direction in which a train
+    comes, a bit in it for each in which it may go on, from north clockwise, the highest first"""
+    map_of: Tensor
+    """int64 `(N,)`: the map of each episode"""
+    positions: Tensor
+    """int16 `(N, T, A, 2)`: (row, column) of each train, -1 while it is not on the grid"""
+    directions: Tensor
+    """int8 `(N, T, A)`: which way it faces, 0 to 3 from north clockwise, -1 while it is not on the grid"""
+    states: Tensor
+    """int8 `(N, T, A)`: an index of `STATES`"""
+    stations: Tensor
+    """int16 `(N, A, 2)`: (row, column) for which each train is bound"""
+
+    def __post_init__(self) -> None:
+        episodes, steps, trains = self.directions.shape
+        maps, grid = self.rails.shape[:2]
+        expected = {
+            "rails": (maps, grid, grid), "map_of": (episodes,), "positions": (episodes, steps, trains, 2),
+            "states": (episodes, steps, trains), "stations": (episodes, trains, 2),
+        }  # fmt: skip
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(
+                    f"railways: expected {name} of shape {shape}, got {tuple(getattr(self, name).shape)}; "
+                    "give one row to each train"
+                )
+        for name, least, most in (
+            ("map_of", 0, maps - 1), ("positions", -1, grid - 1), ("directions", -1, 3),
+            ("states", 0, len(STATES) - 1), ("stations", 0, grid - 1),
+        ):  # fmt: skip
+            part = getattr(self, name)
+            if part.numel() and not least <= int(part.min()) <= int(part.max()) <= most:
+                raise ValueError(
+                    f"railways: expected {name} from {least} to {most}, got {int(part.min())} to {int(part.max())}; "
+                    "number them anew"
+                )
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def save(self, path: Path) -> None:
+        """Write them to one file (safetensors), whole or not at all."""
+        kept = {name: getattr(self, name).contiguous() for name in TENSORS}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save(kept, {"railways": json.dumps({"format": FORMAT})}))
+
+    @classmethod
+    def load(cls, path: Path) -> Railways:
+        """What `save` wrote.
+
+        Raises:
+            ValueError: no file, one that is cut short, something else, or of another version.
+        """
+        if not path.is_file():
+            raise ValueError(f"railways: found no file {path}; collect some first")
+        try:
+            with safe_open(path, "pt") as file:
+                found = json.loads((file.metadata() or {})["railways"])["format"]
+                if found != FORMAT:
+                    raise ValueError(
+                        f"railways: {path} has format {found}, this version reads {FORMAT}; collect them again, or "
+                        "take the version of s2rm that wrote them"
+                    )
+                return cls(**{name: file.get_tensor(name) for name in TENSORS})
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"railways: {path} is cut short or no file of railways ({error}); collect them again"
+            ) from error
+
+
+def episode(
+    world: RailwayWorld, source: Railways, rows: Int[Tensor, " B"], steps: Int[Tensor, "B T"] | None = None
+) -> Episode:
+    """What the trains of these episodes see, in all steps or in these; the targets are the next step's views.
+
+    Views are `(10, view, view)`: `CHANNELS` of the cells around the train, rows southward, 1 or 0; beyond the grid 0.
+    Their positions are the trains' cells, (row, column). The mask is False before departure and after arrival.
+    """
+    steps = torch.arange(source.directions.shape[1]).expand(len(rows), -1) if steps is None else steps
+    at = (rows[:, None], steps)
+    positions, directions = source.positions[at].long(), source.directions[at].long()
+    mask, side = directions >= 0, source.rails.shape[-1]
+    positions = positions.clamp(min=0)
+    stations = source.stations[rows].long()
+
+    # A cell in bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
+    ways = source.rails[source.map_of[rows]].int()
+    ways = ((ways | ways >> 4 | ways >> 8 | ways >> 12) & 15).short()
+    places = torch.zeros_like(ways).flatten(1).scatter_(1, _cell(stations, side), 256)
+    cells = (ways.flatten(1) | places)[:, None].repeat(1, steps.shape[1], 1)
+    cells.scatter_add_(2, _cell(positions, side), torch.where(mask, 16 << directions.clamp(min=0), 0).short())
+
+    around = crops(cells.unflatten(2, (side, side)), positions.float(), world.view).short()
+    channels = [around >> bit & 1 for bit in (3, 2, 1, 0, 4, 5, 6, 7, 8)]
+    offsets = torch.arange(world.view) - world.view // 2
+    to_go = (stations[:, None] - positions)[..., None] == offsets
+    channels.append(to_go[..., 0, :, None] & to_go[..., 1, None, :])
+    return Episode(Views(positions.float(), torch.stack(channels, 3).float(), mask))
+
+
+def _cell(positions: Int[Tensor, "*batch 2"], side: int) -> Int[Tensor, "*batch"]:
+    """The number of a cell."""
+    return positions[..., 0] * side + positions[..., 1]
+
+
+class Journeys(torch.utils.data.Dataset):
+    """Whole batches of training or validation episodes, each a pure function of its key `(rows, seed)`.
+
+    Args:
+        world: how the railways are seen.
+        source: the railways.
+        train: cut clips of `world.clip` steps at random; otherwise whole episodes.
+    """
+
+    def __init__(self, world: RailwayWorld, source: Railways, train: bool):
+        self.world, self.source, self.train = world, source, train
+
+    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+        rows, seed = torch.tensor(key[0]), key[1]
+        if not self.train:
+            return episode(self.world, self.source, rows)
+        generator = torch.Generator().manual_seed(seed)
+        length = self.source.directions.shape[1]
+        start = torch.randint(length - self.world.clip + 1, (len(rows), 1), generator=generator)
+        return episode(self.world, self.source, rows, start + torch.arange(self.world.clip))
+
+    def __len__(self) -> int:
+        return len(self.source)

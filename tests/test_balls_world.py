@@ -1,0 +1,188 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from s2rm.tasks.balls.world import (
+    MAX_OVERLAP,
+    PRESETS,
+    SUBSTEPS,
+    BallsWorld,
+    Clips,
+    _advance,
+    crops,
+    episode,
+    grid_positions,
+    mirrored,
+    preset,
+    render,
+    simulate,
+    stitch,
+    videos,
+)
+
+WORLD = replace(preset("tiny"), num_frames=100, clip=2)
+
+
+@pytest.fixture(scope="module")
+def crowd() -> torch.Tensor:
+    """Six balls, as crowded as any test set."""
+    return simulate(WORLD, 64, 6, seed=0)
+
+
+def test_the_same_seed_gives_the_same_world():
+    assert torch.equal(simulate(WORLD, 3, 2, seed=5), simulate(WORLD, 3, 2, seed=5))
+    assert not torch.equal(simulate(WORLD, 3, 2, seed=5), simulate(WORLD, 3, 2, seed=6))
+
+
+def test_nothing_leaves_the_arena(crowd):
+    assert crowd.min() >= WORLD.radius
+    assert crowd.max() <= WORLD.arena - WORLD.radius
+
+
+def test_overlaps_stay_within_the_stated_bound(crowd):
+    gaps = (crowd[:, :, :, None] - crowd[:, :, None]).norm(dim=-1) + 1e3 * torch.eye(6)
+    assert gaps.min() >= 2 * WORLD.radius - MAX_OVERLAP
+    assert (crowd - WORLD.arena / 2).norm(dim=-1).min() >= 2 * WORLD.radius - MAX_OVERLAP
+
+
+def test_every_substep_conserves_the_energy():
+    start = simulate(WORLD, 64, 6, seed=1)[:, 0].double()
+    x, v = list(start.unbind(1)), list(torch.randn(64, 6, 2, dtype=torch.float64).unbind(1))
+    energy, hits = torch.stack(v).square().sum((0, 2)), 0
+    for _ in range(400):
+        before = torch.stack(v)
+        _advance(WORLD, x, v)
+        hits += int((torch.stack(v) != before).any(-1).sum())
+        torch.testing.assert_close(torch.stack(v).square().sum((0, 2)), energy, rtol=1e-12, atol=0)
+    assert hits > 1000, "there was something to conserve"
+
+
+def test_speeds_never_exceed_what_the_energy_allows(crowd):
+    speeds = crowd.diff(dim=1).norm(dim=-1)
+    assert speeds.max() <= WORLD.fastest * 6**0.5
+    assert speeds.mean() > WORLD.slowest / 2
+
+
+def test_two_balls_head_on_exchange_their_velocities(monkeypatch):
+    world = replace(WORLD, num_frames=6)
+    start = torch.tensor([[[8.0, 8.0], [8.0, 20.0]]], dtype=torch.float64)
+    monkeypatch.setattr("s2rm.tasks.balls.world._place", lambda *_: start)
+    angles = iter([torch.tensor([[0.0, 0.5]], dtype=torch.float64), torch.tensor([[0.0, 0.0]], dtype=torch.float64)])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(angles))
+    centres = simulate(replace(world, slowest=1.0, fastest=1.0), 1, 2, seed=0)
+    before, after = centres[0, 1] - centres[0, 0], centres[0, -1] - centres[0, -2]
+    torch.testing.assert_close(before, torch.tensor([[0.0, 1.0], [0.0, -1.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(after, torch.tensor([[0.0, -1.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
+
+
+def test_frames_show_the_balls_and_the_fixed_one():
+    world = replace(WORLD, num_frames=2, clip=2)
+    centres = torch.tensor([[[[10.0, 30.0]], [[10.5, 30.0]]]])
+    frames = render(world, centres).frames()
+    assert frames.shape == (1, 2, 48, 48)
+    assert frames[0, 0, 10, 30] == 1
+    assert frames[0, 0, 24, 24] == 1
+    rows = torch.arange(48) + 0.5
+    inside = (rows[:, None] - 10) ** 2 + (rows - 30) ** 2 < 16
+    fixed = (rows[:, None] - 24) ** 2 + (rows - 24) ** 2 < 16
+    assert torch.equal(frames[0, 0].bool(), inside | fixed)
+
+
+def test_videos_are_kept_eight_pixels_a_byte_at_any_size():
+    odd = replace(WORLD, arena=49, num_frames=3, clip=2)
+    packed = render(odd, simulate(odd, 2, 1, seed=0))
+    assert packed.packed.shape == (2, 3, -(-49 * 49 // 8))
+    assert packed.frames(torch.tensor([1])).shape == (1, 3, 49, 49)
+    assert torch.equal(packed.frames()[1:], packed.frames(torch.tensor([1])))
+
+
+def test_splits_and_numbers_of_balls_share_no_sequence():
+    small = replace(WORLD, num_frames=2, train_sequences=2, val_sequences=2, test_sequences=2)
+    sets = [
+        videos(small, split, seed, balls).packed
+        for split in ("train", "val", "test")
+        for seed in (0, 1)
+        for balls in (2, 3)
+    ]
+    assert len({tuple(part.flatten().tolist()) for part in sets}) == len(sets)
+
+
+def test_crops_are_what_stands_around_the_position():
+    frames = torch.randint(2, (2, 3, 20, 20), dtype=torch.uint8)
+    positions = torch.randint(20, (2, 3, 5, 2)).float()
+    positions[0, 0, 0] = torch.tensor([0.0, 19.0])
+    cut = crops(frames, positions, 7)
+    padded = torch.nn.functional.pad(frames, (3, 3, 3, 3))
+    for index in [(0, 0, 0), (1, 2, 4), (0, 1, 3)]:
+        row, column = positions[index].int().tolist()
+        expected = padded[index[0], index[1], row : row + 7, column : column + 7]
+        assert torch.equal(cut[index], expected.float())
+
+
+def test_stitching_crops_gives_the_frame_back_but_for_the_gaps():
+    frames = torch.rand(1, 1, 48, 48)
+    grid = grid_positions(WORLD)
+    assert grid.shape == (16, 2)
+    whole = stitch(crops(frames, grid.expand(1, 1, -1, -1), 11), grid, 48)[0, 0]
+    covered = ~whole.isnan()
+    assert covered.sum() == (4 * 11) ** 2
+    torch.testing.assert_close(whole[covered], frames[0, 0][covered])
+    overlapping = torch.tensor([[5.0, 5.0], [5.0, 6.0]])
+    both = stitch(torch.stack([torch.zeros(11, 11), torch.ones(11, 11)]), overlapping, 48)
+    assert both[5, 5] == 0.5
+
+
+def test_mirrored_videos_are_symmetries_of_the_square():
+    frames = torch.rand(64, 1, 5, 5)
+    turned = mirrored(frames, torch.Generator().manual_seed(0))
+    symmetries = [t.flip(dims) for t in (frames, frames.transpose(-1, -2)) for dims in ([], [-1], [-2], [-1, -2])]
+    which = torch.stack([(turned == symmetry).flatten(1).all(1) for symmetry in symmetries])
+    assert which.any(0).all()
+    assert which.any(1).all(), "each of the eight is drawn"
+
+
+def test_episodes_predict_the_next_crops():
+    frames = videos(preset("tiny"), "val", 0).frames()
+    one = episode(preset("tiny"), frames, torch.Generator().manual_seed(3))
+    assert one.views.positions.shape == (4, 48, 10, 2)
+    assert one.views.values.shape == (4, 48, 10, 11, 11)
+    assert one.targets is one.views
+
+
+def test_clips_are_a_function_of_their_key():
+    clips = Clips(preset("tiny"), videos(preset("tiny"), "train", 0), train=True)
+    again, other = clips[[1, 5], 7], clips[[1, 5], 8]
+    assert again.views.num_steps == 8
+    assert torch.equal(clips[[1, 5], 7].views.values, again.views.values)
+    assert not torch.equal(other.views.positions, again.views.positions)
+    assert len(clips) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 49}, "crop must be odd and at most the arena's 48 pixels, got 49"),
+        ({"crop": 10}, "crop must be odd"),
+        ({"radius": 7.0}, r"must pass between the fixed ball and the walls .* take a radius in \(0, 6\]"),
+        ({"clip": 200}, "clip must be at most num_frames, 100, got 200"),
+        ({"num_views": 0}, "num_views must be at least 1, got 0"),
+        ({"slowest": 3.0}, "speeds must hold 0 <= slowest <= fastest, got 3.0 and 2.0"),
+    ],
+)
+def test_impossible_worlds_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(BallsWorld(), **changes)
+
+
+def test_balls_that_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.setattr("s2rm.tasks.balls.world._ATTEMPTS", 20)
+    with pytest.raises(ValueError, match=r"40 balls of radius 4 .* do not fit an arena of 48 pixels .* found no free"):
+        simulate(WORLD, 2, 40, seed=0)
+
+
+def test_presets():
+    assert PRESETS["paper"] == BallsWorld(train_sequences=20_000, val_sequences=1_000, test_sequences=1_000, clip=100)
+    with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
+        preset("huge")
+    assert WORLD.fastest * 6**0.5 <= SUBSTEPS * MAX_OVERLAP, "the bound allows for a step of the fastest ball"

@@ -1,0 +1,321 @@
+"""Scores of forecasts of battles, who falls silent, the predictors that know no tactics, and the pictures."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from s2rm import WorldModel
+from s2rm.likelihoods import parts
+from s2rm.runs import Settings
+from s2rm.tasks.battles import plots as battle_plots
+from s2rm.tasks.battles.polar import STATE, PolarGrid, agents, draw, observations, unit_channels
+from s2rm.tasks.battles.scores import (
+    NUM_TYPES,
+    REPORTING,
+    VALIDATION,
+    Forecast,
+    TrivialPredictors,
+    kinds,
+    model_predictor,
+    reporting,
+    scores,
+)
+from s2rm.tasks.battles.skirmish import preset, simulate
+from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
+
+WORLD = replace(preset("tiny"), grid=PolarGrid(3, 5, 4.5))
+STALKER, ZEALOT = 1 + UNIT_TYPES.index("stalker"), 1 + UNIT_TYPES.index("zealot")
+
+
+def crowded(battles: int = 3, steps: int = 7, units: int = 9) -> Trajectories:
+    """Battles in which all walk and die at random on a map of 11 x 7 cells; two thirds are friendly."""
+    walked = torch.randn(battles, steps, units, 2).cumsum(1)
+    return Trajectories(
+        positions=(7 * torch.rand(battles, 1, units, 2) + walked) % 7,
+        alive=(torch.rand(battles, steps, units) < 0.9).int().cummin(1).values.bool(),
+        types=torch.randint(3, (battles, units)),
+        friendly=torch.rand(battles, units) < 0.67,
+        stats=50 * torch.rand(battles, steps, units, 4),
+        actions=torch.zeros(battles, steps, units, dtype=torch.long),
+        terrain=torch.rand(battles, 7, 11),
+        scenario=torch.zeros(battles, dtype=torch.long),
+        names=("a",),
+    )
+
+
+@pytest.fixture(scope="module")
+def trivial() -> TrivialPredictors:
+    torch.manual_seed(1)
+    return TrivialPredictors(WORLD.grid, crowded(12))
+
+
+def truth_of(episode) -> torch.Tensor:
+    return episode.targets.values[:, 1:][episode.targets.mask[:, 1:]]
+
+
+def who_knows_the_future(_, episode) -> Forecast:
+    truth = truth_of(episode)
+    friendly, types, stats = parts(truth)
+    types, friendly = torch.cat([1 - types.sum(-3, keepdim=True), types], -3), friendly.squeeze(-3)
+    return Forecast(friendly, types, stats, friendly > 0.5, kinds(truth)[1])
+
+
+def test_scores_by_hand():
+    # A zealot asks, a stalker of the enemy stands two to its east: pixels (0, 0) and (1, 0) of 2 x 4.
+    two = torch.ones(1, 2, 2)
+    battle = Trajectories(
+        positions=torch.tensor([[8.0, 8.0], [10.0, 8.0]]).expand(1, 2, 2, 2),
+        alive=two.bool(),
+        types=torch.tensor([[ZEALOT - 1, STALKER - 1]]),
+        friendly=torch.tensor([[True, False]]),
+        stats=torch.tensor([[100.0, 0.0, 0.5, 50.0], [80.0, 0.0, 0.0, 80.0]]).expand(1, 2, 2, 4),
+        actions=two.long(),
+        terrain=torch.zeros(1, 16, 16),
+        scenario=torch.zeros(1, dtype=torch.long),
+        names=("a",),
+    )
+    friendly = torch.tensor([[0.8, 0.1, 0.1, 0.1], [0.6, 0.1, 0.1, 0.1]])[None]
+    types = torch.zeros(1, NUM_TYPES, 2, 4)
+    types[:, 0] = 1
+    for pixel, said in {(0, 0): {ZEALOT: 0.7}, (1, 0): {STALKER: 0.3, 0: 0.5}, (1, 1): {STALKER: 0.6, 0: 0.4},
+                        (1, 2): {4: 0.7, 0: 0.3}}.items():  # fmt: skip
+        types[(0, slice(None), *pixel)] = 0
+        for kind, probability in said.items():
+            types[(0, kind, *pixel)] = probability
+    forecast = Forecast(friendly, types, torch.zeros(1, 4, 2, 4), friendly > 0.5, types.argmax(1))
+    (found,) = scores({"one": lambda *_: forecast}, battle, PolarGrid(2, 4, 4.0)).values()
+    # Marines were said to be there and none is: they are left out of the mean.
+    assert found["unit_type_f1"] == pytest.approx((1 + 0) / 2)
+    assert found["friendly_f1"] == pytest.approx(2 / 3)
+    squared = (1.0**2 + 0.5**2 + 0.5**2 + 0.8**2 + 0.8**2) / 32
+    assert found["negative_mse"] == pytest.approx(-squared)
+    logs = sum(map(math.log, (0.8, 0.4, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.7, 0.3, 0.4, 0.3))) / 8
+    assert found["log_likelihood"] == pytest.approx(logs - squared)
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_one_who_knows_the_future_scores_perfectly(share):
+    fought = simulate(WORLD, "2s1z", 12, seed=0)
+    (found,) = scores({"one": who_knows_the_future}, fought, WORLD.grid, share).values()
+    assert found == {
+        "unit_type_f1": 1, "friendly_f1": 1, "negative_mse": 0, "log_likelihood": pytest.approx(0, abs=1e-6),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "number"), [(1.0, 5), (0.6, 3), (0.2, 1), (0.01, 1)])
+def test_who_is_silent_is_silent_throughout_and_is_asked(share, number):
+    whole = observations(simulate(WORLD, "5z", 40, seed=0), WORLD.grid)
+    some = reporting(whole, share, torch.Generator().manual_seed(0))
+    assert torch.equal(some.targets.mask, whole.targets.mask)
+    speaks = some.views.mask[:, 0]
+    assert speaks.sum(1).tolist() == [number] * 40
+    assert torch.equal(some.views.mask, whole.views.mask & speaks[:, None])
+    assert (len(speaks.unique(dim=0)) > 1) == (number < 5), "others in other battles"
+
+
+def test_who_reports_depends_on_the_seed_alone():
+    fought, heard = crowded(13), []
+
+    def listens(_, episode) -> Forecast:
+        heard.append(episode.views.mask)
+        return who_knows_the_future(_, episode)
+
+    for seed in (3, 3, 4):
+        scores({"one": listens, "other": listens}, fought, WORLD.grid, 0.5, seed)
+    first, again, other = heard[:4], heard[4:8], heard[8:]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[::2], first[1::2], strict=True)), "all hear the same"
+    assert not torch.equal(first[0], other[0])
+    assert [len(mask) for mask in first[::2]] == [10, 3]
+
+
+def in_loops(fought: Trajectories, episode, memory: bool) -> tuple[torch.Tensor, ...]:
+    """Markers, types and stats of units as they were last seen, unit by unit and image by image."""
+    images, slots, channels = [], agents(fought), unit_channels(fought)[..., :STATE]
+    for battle in range(len(fought)):
+        last: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for step in range(fought.alive.shape[1] - 1):
+            eyes = [
+                fought.positions[battle, step, slot]
+                for slot, reports in zip(slots[battle], episode.views.mask[battle, step], strict=True)
+                if reports
+            ]
+
+            def looked_at(place, eyes=eyes):
+                return any(torch.dist(place, eye) <= WORLD.grid.field_of_view for eye in eyes)
+
+            last = {unit: seen for unit, seen in last.items() if memory and not looked_at(seen[0])}
+            for unit, place in enumerate(fought.positions[battle, step]):
+                if fought.alive[battle, step, unit] and looked_at(place):
+                    last[unit] = place, channels[battle, step, unit]
+            for slot, asks in enumerate(episode.targets.mask[battle, step + 1]):
+                if asks:
+                    centre, asking = episode.targets.positions[battle, step + 1, slot], int(slots[battle, slot])
+                    gaps = [place - centre if unit != asking else 0 * centre for unit, (place, _) in last.items()]
+                    offsets = torch.stack(gaps) if gaps else torch.zeros(0, 2)
+                    looks = torch.stack([look for _, look in last.values()]) if gaps else torch.zeros(0, STATE)
+                    images.append(draw(WORLD.grid, offsets, torch.ones(len(gaps), dtype=torch.bool), looks))
+    drawn = torch.stack(images)
+    friendly, kind = kinds(drawn)
+    friendly[:, 0, 0] = 1
+    return friendly, kind, parts(drawn)[2]
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_trivial_predictors_are_those_of_plain_loops(trivial, memory):
+    fought = crowded()
+    episode = reporting(observations(fought, WORLD.grid), 0.4, torch.Generator().manual_seed(0))
+    said = (trivial.last_seen if memory else trivial.nobody_moves)(fought, episode)
+    friendly, kind, stats = in_loops(fought, episode, memory)
+    assert torch.equal(said.is_friendly.long(), friendly)
+    unknown = kind[:, 0, 0] == 0
+    assert unknown.any(), "nobody saw some of those who ask"
+    assert (said.kind[:, 0, 0][unknown] > 0).all(), "who asks is there"
+    kind[:, 0, 0] = said.kind[:, 0, 0].where(unknown, kind[:, 0, 0])
+    assert torch.equal(said.kind, kind)
+    assert torch.equal(said.stats, stats)
+    torch.testing.assert_close(said.types.sum(1), torch.ones_like(said.friendly))
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_the_probabilities_of_trivial_predictors_are_how_often_they_were_right(memory):
+    train = crowded(11)
+    trivial = TrivialPredictors(WORLD.grid, train)
+    episode = observations(train, WORLD.grid)
+    said = (trivial.last_seen if memory else trivial.nobody_moves)(train, episode)
+    true_friendly, true_kind = kinds(truth_of(episode))
+    for number in said.kind[:, 1:].unique():
+        at = said.kind == number
+        at[:, 0, 0] = False
+        for kind in range(NUM_TYPES):
+            share = (true_kind[at] == kind).float().mean()
+            assert said.types[:, kind][at] == pytest.approx(float(share), abs=1e-5)
+    for marker in (False, True):
+        at = said.is_friendly == marker
+        at[:, 0, 0] = False
+        assert said.friendly[at] == pytest.approx(float(true_friendly[at].float().mean()), abs=1e-5)
+    assert said.friendly[:, 0, 0] == pytest.approx(1)
+    middle = said.types.movedim(1, -1)[:, 0, 0]
+    assert middle.gather(1, true_kind[:, 0, 0, None]) == pytest.approx(1), "with all reporting, who asks was seen"
+
+
+def test_trivial_predictors_use_nothing_that_nobody_saw(trivial):
+    fought = crowded()
+    episode = reporting(observations(fought, WORLD.grid), 0.3, torch.Generator().manual_seed(0))
+    reports = torch.zeros_like(fought.alive).scatter(
+        2, agents(fought)[:, None].expand_as(episode.views.mask), episode.views.mask
+    )
+    gaps = (fought.positions[:, :, :, None] - fought.positions[:, :, None]).norm(dim=-1)
+    seen = fought.alive & ((gaps <= WORLD.grid.field_of_view) & reports[..., None]).any(2)
+    seen[:, -1] = False
+    assert (~seen & fought.alive)[:, :-1].any()
+    blank = torch.where(seen[..., None], 1.0, torch.nan)
+    poisoned = replace(
+        fought, positions=fought.positions * blank, stats=fought.stats * blank, terrain=fought.terrain * torch.nan,
+        alive=fought.alive & seen, types=torch.where(seen.any(1), fought.types, 7),
+    )  # fmt: skip
+    for predict in (trivial.nobody_moves, trivial.last_seen):
+        one, other = predict(fought, episode), predict(poisoned, episode)
+        assert all(torch.equal(value, getattr(other, name)) for name, value in vars(one).items())
+
+
+def test_memory_helps_who_hears_of_little():
+    world = preset("tiny")
+    trivial = TrivialPredictors(world.grid, simulate(world, "3s5z", 8, seed=0))
+    predictors = {"nobody moves": trivial.nobody_moves, "last seen": trivial.last_seen}
+    found = scores(predictors, simulate(world, "3s5z", 12, seed=1), world.grid, 0.2)
+    assert found["last seen"]["unit_type_f1"] > found["nobody moves"]["unit_type_f1"] > 0.3
+
+
+@pytest.mark.parametrize("name", ["s2gru", "lstm", "tto"])
+def test_the_log_likelihood_is_minus_the_loss(name):
+    model = Settings(name, world=WORLD).build()
+    fought = simulate(replace(WORLD, num_steps=5, clip=2), "1s2z", 4, seed=0)
+    with torch.no_grad():
+        loss = model.loss(observations(fought, WORLD.grid))
+    (found,) = scores({"one": model_predictor(model)}, fought, WORLD.grid).values()
+    assert found["log_likelihood"] == pytest.approx(-float(loss), rel=1e-5)
+    some = reporting(observations(fought, WORLD.grid), 0.5, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loss = model.loss(some)
+    (found,) = scores({"one": model_predictor(model)}, fought, WORLD.grid, 0.5).values()
+    assert found["log_likelihood"] == pytest.approx(-float(loss), rel=1e-5), "whoever is silent"
+
+
+class OneUnit(WorldModel):
+    """A model that expects a friendly zealot, and nothing else, at one place of the map."""
+
+    place = torch.tensor([20.3, 9.6])
+
+    def __init__(self, world):
+        torch.nn.Module.__init__(self)
+        self.grid = world.grid
+
+    def initial_state(self, batch_size):
+        return None
+
+    def observe(self, views, state=None):
+        return None
+
+    def last(self, states):
+        return None
+
+    def read(self, states, embedded):
+        raise AssertionError("predict does without")
+
+    def predict(self, states, positions, context=None):
+        looks = torch.zeros(STATE)
+        looks[[0, ZEALOT]] = 1
+        offsets = (self.place - positions)[..., None, :]
+        slots = offsets.shape[:-1]
+        return SimpleNamespace(mean=draw(self.grid, offsets, torch.ones(slots).bool(), looks.expand(*slots, -1)))
+
+
+def test_a_unit_is_believed_to_be_where_the_model_says_it_is():
+    world = preset("tiny")
+    views = observations(simulate(world, "1z", 1, seed=0), world.grid).views
+    ours, theirs = battle_plots.belief(OneUnit(world), world, views)
+    assert ours.shape == theirs.shape == (32, 32)
+    assert (theirs == 0).all()
+    row, column = (ours > 0).nonzero().T
+    east, north = column + 0.5 - 20.3, row + 0.5 - 9.6
+    assert torch.hypot(east, north).max() < 3, "rows are north, columns east"
+    weight = ours[row, column] / ours.sum()
+    assert torch.hypot((weight * east).sum(), (weight * north).sum()) < 0.3
+
+
+def test_a_battle_is_drawn_from_above():
+    battle = simulate(WORLD, "1c1s2z", 1, seed=0)
+    steps = battle_plots.moments(battle, 3)
+    made = battle_plots.from_above({"one": OneUnit(WORLD)}, WORLD, battle, 0.5, steps)
+    assert [axes.get_title() for axes in made.axes] == [f"step {step}" for step in steps] + [""] * 3
+    assert [axes.get_ylabel() for axes in made.axes] == ["truth", "", "", "one", "", ""]
+    assert all(len(axes.images) == 0 and len(axes.patches) <= 2 for axes in made.axes[:3])
+    assert all(len(axes.images) == 1 for axes in made.axes[3:])
+    assert len(made.axes[0].collections) == 8 + 2, "two of four report, and are ringed"
+
+
+def test_what_is_shown_is_the_fight():
+    battle = simulate(replace(WORLD, num_steps=40), "1z", 1, 0, "2c")
+    assert not battle.alive[0, -1, 0]
+    steps = battle_plots.moments(battle)
+    assert steps == sorted(steps)
+    assert steps[0] >= 1
+    assert battle.alive[0, steps[-1], 0]
+
+
+def test_scores_are_drawn_by_who_reports():
+    values = dict.fromkeys(battle_plots.LABELS, 0.5)
+    rows = [
+        {"predictor": name, "scenario": scenario, "reporting": share, **values}
+        for name in ("S2GRU", "last seen")
+        for scenario, share in [*((VALIDATION, share) for share in REPORTING), ("1s2z", 1.0)]
+    ]
+    made = battle_plots.scores_by_reporting(rows)
+    assert [axes.get_title() for axes in made.axes] == list(battle_plots.LABELS.values())
+    for axes in made.axes:
+        assert {len(line.get_xdata()) for line in axes.lines} == {len(REPORTING)}
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]

@@ -1,0 +1,193 @@
+"""Trains on a railway, played by flatland itself, at small size."""
+
+import builtins
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm.tasks.railways.play import collect
+from s2rm.tasks.railways.world import (
+    CHANNELS,
+    FORMAT,
+    STATES,
+    TRACK,
+    TRAIN,
+    Journeys,
+    Railways,
+    RailwayWorld,
+    episode,
+    preset,
+)
+
+WORLD = dataclasses.replace(preset("tiny"), num_trains=3, episodes_per_map=2)
+OFF, ON = ("waiting", "ready to depart", "broken down off the grid", "arrived"), ("moving", "stopped", "broken down")
+
+
+@pytest.fixture(scope="module")
+def railways():
+    return collect(WORLD, "train", seed=5)
+
+
+def test_trains_depart_move_along_the_track_and_arrive(railways):
+    assert railways.directions.shape == (4, 40, 3)
+    assert railways.map_of.tolist() == [0, 0, 1, 1]
+    assert not torch.equal(railways.rails[0], railways.rails[1])
+    on = railways.directions >= 0
+    names = np.array(STATES)[railways.states.numpy()]
+    assert (np.isin(names, ON) == on.numpy()).all()
+    assert (np.isin(names, OFF) == ~on.numpy()).all()
+    assert not on[:, 0].any(), "trains depart after the first step"
+    assert on.any(1).all(), "each train departs"
+    assert (names[:, -1] == "arrived").any()
+    for n, t, a in on[:, :-1].nonzero().tolist():
+        (row, column), direction = railways.positions[n, t, a].tolist(), int(railways.directions[n, t, a])
+        ways = int(railways.rails[railways.map_of[n], row, column]) >> 4 * (3 - direction)
+        if on[n, t + 1, a] and names[n, t, a] == names[n, t + 1, a] == "moving":
+            after = int(railways.directions[n, t + 1, a])
+            assert ways >> (3 - after) & 1, "it leaves by a way through the cell"
+            step = ((-1, 0), (0, 1), (1, 0), (0, -1))[after]
+            assert (railways.positions[n, t + 1, a] - railways.positions[n, t, a]).tolist() == list(step)
+        if not on[n, t + 1, a]:
+            gap = (railways.positions[n, t, a] - railways.stations[n, a]).abs().sum()
+            assert gap == 1, "it is gone when it reaches its station"
+            assert not on[n, t + 1 :, a].any(), "for good"
+    for n, t in on.any(2).nonzero().tolist():
+        cells = railways.positions[n, t][on[n, t]].tolist()
+        assert len({tuple(cell) for cell in cells}) == len(cells), "one train in a cell"
+
+
+def test_views_are_what_is_around_each_train(railways):
+    rows = torch.tensor([3, 0])
+    made = episode(WORLD, railways, rows)
+    views = made.views
+    assert views.values.shape == (2, 40, 3, len(CHANNELS), 5, 5)
+    assert torch.equal(views.mask, railways.directions[rows] >= 0), "False before departure and after arrival"
+    assert made.targets is views
+    half, side = WORLD.view // 2, railways.rails.shape[-1]
+    for b, t, a in views.mask.nonzero().tolist():
+        n = int(rows[b])
+        rails = railways.rails[railways.map_of[n]].tolist()
+        here = railways.positions[n, t, a].tolist()
+        assert views.positions[b, t, a].tolist() == here
+        expected = torch.zeros(len(CHANNELS), 5, 5)
+        stations = railways.stations[n].tolist()
+        trains = {
+            tuple(place): direction
+            for place, direction in zip(
+                railways.positions[n, t].tolist(), railways.directions[n, t].tolist(), strict=True
+            )
+            if direction >= 0
+        }
+        for i in range(5):
+            for j in range(5):
+                row, column = here[0] + i - half, here[1] + j - half
+                if not (0 <= row < side and 0 <= column < side):
+                    continue
+                bits = f"{rails[row][column]:016b}"
+                for leads in range(4):
+                    expected[leads, i, j] = any(bits[4 * comes + leads] == "1" for comes in range(4))
+                if (row, column) in trains:
+                    expected[4 + trains[row, column], i, j] = 1
+                expected[8, i, j] = [row, column] in stations
+                expected[9, i, j] = [row, column] == stations[a]
+        assert torch.equal(views.values[b, t, a], expected)
+        centre = views.values[b, t, a, TRAIN, half, half]
+        assert centre.nonzero().flatten().tolist() == [int(railways.directions[n, t, a])], "itself, in the centre"
+        assert views.values[b, t, a, TRACK, half, half].any(), "on a track"
+
+
+def test_the_seed_and_the_split_decide(railways):
+    again, other = collect(WORLD, "train", seed=5), collect(WORLD, "val", seed=5)
+    for name in ("rails", "positions", "directions", "states", "stations"):
+        assert torch.equal(getattr(railways, name), getattr(again, name))
+        assert not torch.equal(getattr(railways, name)[:1], getattr(other, name)[:1])
+
+
+def test_trains_of_several_speeds_break_down():
+    world = dataclasses.replace(
+        WORLD, speeds=(1.0, 0.5), malfunction_rate=0.05, longest_malfunction=5, train_episodes=2
+    )
+    states = collect(world, "train", seed=0, progress=list).states
+    assert (states == STATES.index("broken down")).any()
+
+
+def test_clips_are_parts_of_episodes(railways):
+    journeys = Journeys(WORLD, railways, train=True)
+    assert len(journeys) == 4
+    clips, whole = journeys[[1, 2, 2], 7], Journeys(WORLD, railways, train=False)[[1, 2, 2], 7]
+    assert torch.equal(clips.views.values, journeys[[1, 2, 2], 7].views.values)
+    assert clips.views.values.shape[:2] == (3, WORLD.clip)
+    for row in range(3):
+        starts = [
+            start
+            for start in range(WORLD.num_steps - WORLD.clip + 1)
+            if torch.equal(clips.views.values[row], whole.views.values[row, start : start + WORLD.clip])
+        ]
+        assert starts
+    assert whole.views.num_steps == WORLD.num_steps
+
+
+def test_what_is_saved_is_loaded_and_nothing_else(railways, tmp_path, monkeypatch):
+    path = tmp_path / "some" / "railways.safetensors"
+    railways.save(path)
+    loaded = Railways.load(path)
+    for field in dataclasses.fields(Railways):
+        assert torch.equal(getattr(loaded, field.name), getattr(railways, field.name))
+    assert [part.name for part in path.parent.iterdir()] == [path.name]
+    content = path.read_bytes()
+    for length in (0, 5, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is cut short or no file of railways .*; collect them again"):
+            Railways.load(path)
+    monkeypatch.setattr("s2rm.tasks.railways.world.FORMAT", FORMAT + 1)
+    railways.save(path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=f"has format {FORMAT + 1}, this version reads {FORMAT}"):
+        Railways.load(path)
+    with pytest.raises(ValueError, match="found no file .*; collect some first"):
+        Railways.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"grid": 10}, "grid must be at least 20, got 10"),
+        ({"num_trains": 0}, "num_trains must be at least 1, got 0"),
+        ({"view": 4}, "view must be odd and at most the grid's 60, got 4"),
+        ({"clip": 129}, "clip must be at most 128, got 129; shorten it"),
+        ({"latest_departure": 128}, "latest_departure must be at most 127, got 128"),
+        ({"speeds": (1.5,)}, r"speeds must be above 0 and at most 1 cell a step, got \(1.5,\)"),
+        ({"speeds": ()}, "speeds must be"),
+        ({"malfunction_rate": 1.0}, r"malfunction_rate must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused(change, line):
+    with pytest.raises(ValueError, match=f"^RailwayWorld: {line}"):
+        RailwayWorld(**change)
+
+
+def test_bad_input_is_refused_in_one_line(railways, monkeypatch):
+    with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
+        preset("huge")
+    with pytest.raises(ValueError, match="expected a split of train, val, test, got 'all'"):
+        collect(WORLD, "all", seed=0)
+    with pytest.raises(ValueError, match="a grid of 20 cells has no room for 2 cities of 2 pairs of tracks"):
+        collect(dataclasses.replace(WORLD, grid=20), "train", seed=0)
+    with pytest.raises(ValueError, match=r"expected stations of shape \(4, 3, 2\), got \(4, 2, 2\)"):
+        dataclasses.replace(railways, stations=railways.stations[:, :2])
+    with pytest.raises(ValueError, match="expected directions from -1 to 3, got 4 to 4; number them anew"):
+        dataclasses.replace(railways, directions=torch.full_like(railways.directions, 4))
+    plain = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("flatland_baselines"):
+            raise ImportError(f"No module named {name}")
+        return plain(name, *rest)
+
+    monkeypatch.delitem(sys.modules, "flatland_baselines", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match="needs flatland; install it with pip install .*--no-deps flatland-rl"):
+        collect(WORLD, "train", seed=0)

@@ -1,0 +1,50 @@
+"""Forecasts are judged on what nobody showed them."""
+
+import numpy as np
+import pytest
+
+from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.judging import judge
+from s2rm.sensors.predictors import Persistence
+
+
+class Knows:
+    """Knows the truth, and notes what it was shown."""
+
+    def __init__(self, world):
+        self.world, self.latest, self.sensors = world, -1, set()
+
+    def fit(self, train):
+        return self
+
+    def predict(self, shown, origin, positions, covariates, sensors, leads):
+        self.latest = max(self.latest, int(shown.step.max(initial=-1)) - origin)
+        self.sensors |= set(np.unique(shown.sensor).tolist())
+        mean = np.stack([self.world.truth(np.full(len(positions), origin + lead), positions) for lead in leads])
+        return mean, np.full(mean.shape, 1e-3)
+
+
+def test_who_knows_the_truth_makes_no_error_and_is_shown_neither_the_future_nor_what_is_held_out():
+    world = FieldWorld(num_stations=8, num_movers=3, num_steps=60, noise=0.0, direction_noise=0.0, seed=0)
+    reports = world.reports()
+    held_out = np.arange(len(reports.sensors)) % 4 == 0
+    knows = Knows(world)
+    persistence = Persistence().fit(reports.between(0, 40).of(~held_out))
+    rows = judge({"knows": knows, "persistence": persistence}, reports, np.arange(42, 56), (0, 1, 4), held_out)
+    assert knows.latest <= 0
+    assert not knows.sensors & set(np.flatnonzero(held_out).tolist())
+    assert {(row["sensors"], row["silent"]) for row in rows} == {
+        ("seen", 0.0), ("held out", 0.0), ("seen", 0.5), ("held out", 0.5), ("silent", 0.5),
+    }  # fmt: skip
+    assert not any(row["lead"] == 0 and row["sensors"] == "seen" for row in rows)
+    error = {(row["predictor"], row["value"], row["lead"], row["sensors"], row["silent"]): row["mae"] for row in rows}
+    assert max(mae for key, mae in error.items() if key[0] == "knows") < 1e-3
+    assert 0.01 < error["persistence", "tracer", 1, "seen", 0.0] < error["persistence", "tracer", 4, "seen", 0.0]
+    assert error["persistence", "tracer", 1, "seen", 0.0] < error["persistence", "tracer", 1, "held out", 0.0]
+
+
+def test_leads_come_in_order():
+    world = FieldWorld(num_stations=4, num_movers=1, num_steps=20, seed=0)
+    reports = world.reports()
+    with pytest.raises(ValueError, match="leads must be in order"):
+        judge({}, reports, np.array([5]), (3, 1), np.zeros(len(reports.sensors), bool))

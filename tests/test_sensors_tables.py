@@ -1,0 +1,621 @@
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.tables import DEGREES, read_reports, to_frame
+
+pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+COLUMNS = Columns("time", ("lon", "lat"), ("temp", "wind"), "station", ("alt",), ("wind",))
+CELLS = ["temp", "wind", "alt"]
+
+
+def table(num_steps: int = 3, num_stations: int = 2):
+    """Stations "0", "1", ... at (10, 50), (11, 51), ..., each hour from 2013-05-01; no two temperatures alike."""
+    hour, station = (x.ravel() for x in np.mgrid[:num_steps, :num_stations])
+    return pandas.DataFrame(
+        {
+            "time": [f"2013-05-01T{h:02d}:00:00Z" for h in hour],
+            "station": [f"s{s}" for s in station],
+            "lon": 10.0 + station,
+            "lat": 50.0 + station,
+            "alt": 100.0 * station,
+            "temp": 0.5 * np.arange(len(hour)),
+            "wind": 30.0 * np.arange(len(hour)),
+        }
+    )
+
+
+def changed(row: int, **cells):
+    """The table with other cells in one row, counted from 1."""
+    frame = table().astype(object)
+    for name, cell in cells.items():
+        frame.loc[row - 1, name] = cell
+    return frame
+
+
+def check(reports: Reports) -> None:
+    """What holds of all reports."""
+    key = reports.step * len(reports.sensors) + reports.sensor
+    assert (np.diff(key) > 0).all()
+    assert len(reports) > 0
+    assert reports.num_steps >= 2
+    assert 0 == reports.step[0] <= reports.step[-1] == reports.num_steps - 1
+    assert list(reports.sensors) == sorted(set(reports.sensors))
+    assert set(reports.sensor.tolist()) == set(range(len(reports.sensors)))
+    assert np.isfinite(reports.positions).all()
+    assert not np.isinf(reports.values).any()
+    assert not np.isnan(reports.values).all(1).any()
+    assert (np.nanmin(reports.values, 0) < np.nanmax(reports.values, 0)).all()
+    assert (reports.step.dtype, reports.sensor.dtype) == (np.int64, np.int64)
+    assert (reports.values.dtype, reports.covariates.dtype, reports.positions.dtype) == (
+        "float32",
+        "float32",
+        "float64",
+    )
+    for name, block in (
+        ("position", reports.positions),
+        ("values", reports.values),
+        ("covariates", reports.covariates),
+    ):
+        assert block.shape == (len(reports), len(getattr(reports.columns, name)))
+
+
+def check_equal(one: Reports, other: Reports) -> None:
+    assert (one.columns, one.start, one.num_steps) == (other.columns, other.start, other.num_steps)
+    assert one.sensors == other.sensors
+    for name in ("step", "sensor", "positions", "values", "covariates"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), strict=True)
+
+
+def refusal(source, columns: Columns = COLUMNS) -> str:
+    with pytest.raises(ValueError, match=r"\Aread: ") as raised:
+        read_reports(source, columns)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+class TestReading:
+    def test_a_table(self):
+        reports = read_reports(table().sample(frac=1, random_state=0), COLUMNS)
+        check(reports)
+        assert reports.start == np.datetime64("2013-05-01T00:00")
+        assert (reports.num_steps, reports.sensors) == (3, ("s0", "s1"))
+        assert reports.step.tolist() == [0, 0, 1, 1, 2, 2]
+        assert reports.sensor.tolist() == [0, 1, 0, 1, 0, 1]
+        assert reports.positions.tolist() == [[10, 50], [11, 51]] * 3
+        assert reports.values.tolist() == [[0, 0], [0.5, 30], [1, 60], [1.5, 90], [2, 120], [2.5, 150]]
+        assert reports.covariates.tolist() == [[0], [100]] * 3
+
+    @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".CSV", ".parquet"])
+    def test_files(self, tmp_path, ending):
+        path = tmp_path / f"table{ending}"
+        frame = table().assign(unused="x")
+        frame.to_parquet(path) if ending == ".parquet" else frame.to_csv(path, index=False)
+        check_equal(read_reports(path, COLUMNS), read_reports(table(), COLUMNS))
+        check_equal(read_reports(str(path), COLUMNS), read_reports(table(), COLUMNS))
+
+    def test_csv_keeps_names_as_written(self, tmp_path):
+        path = tmp_path / "table.csv"
+        table().replace({"station": {"s0": "007", "s1": "7"}}).to_csv(path, index=False)
+        assert read_reports(path, COLUMNS).sensors == ("007", "7")
+
+    @pytest.mark.parametrize("names", [[2, 10], [2.0, 10.0], [b"2", b"10"], ["2", 10]])
+    def test_names_are_sorted_texts(self, names):
+        reports = read_reports(table().replace({"station": dict(zip(["s0", "s1"], names, strict=True))}), COLUMNS)
+        assert reports.sensors == ("10", "2")
+        assert reports.sensor.tolist() == [0, 1] * 3
+        assert reports.values[0].tolist() == [0.5, 30]
+
+    def test_columns_may_be_in_the_index(self):
+        frame = table().set_index(["time", "station"])
+        check_equal(read_reports(frame, COLUMNS), read_reports(table(), COLUMNS))
+
+    def test_places_are_sensors_where_none_is_named(self):
+        columns = replace(COLUMNS, sensor=None)
+        frame = table()
+        frame.loc[2:, "lon"] += 3e-7
+        reports = read_reports(frame, columns)
+        check(reports)
+        assert reports.sensors == ("10 50", "11 51")
+
+    def test_places_too_near_for_short_names(self):
+        columns = Columns("time", ("x", "y"), ("temp",))
+        frame = table().assign(x=lambda t: 500_000.1 + 0.1 * t.alt / 100, y=-0.0)
+        assert read_reports(frame, columns).sensors == ("500000.1 0", "500000.2 0")
+
+    def test_empty_cells_and_rows_without_values(self):
+        frame = table(4)
+        frame.loc[2, ["temp", "wind"]] = np.nan
+        frame.loc[2, ["time", "lon", "lat"]] = ["no time", np.nan, 999]
+        frame.loc[3, "wind"] = frame.loc[4, "alt"] = np.nan
+        reports = read_reports(frame, COLUMNS)
+        check(reports)
+        assert reports.step.tolist() == [0, 0, 1, 2, 2, 3, 3]
+        assert np.isnan(reports.values).nonzero()[0].tolist() == [2]
+        assert np.isnan(reports.covariates).nonzero()[0].tolist() == [3]
+
+    @pytest.mark.parametrize("dtype", ["float32", "Float64", "string", "category", object])
+    def test_types_of_numbers(self, dtype):
+        frame = table()
+        frame.loc[3, "wind"] = np.nan
+        typed = frame.assign(temp=frame.temp.astype(dtype), wind=frame.wind.astype(dtype))
+        check_equal(read_reports(typed, COLUMNS), read_reports(frame, COLUMNS))
+
+    def test_blank_text_is_empty(self):
+        assert np.isnan(read_reports(changed(3, wind=" "), COLUMNS).values[2, 1])
+
+
+class TestDatasets:
+    @pytest.fixture
+    def stations(self):
+        """(time, station), with one hour at which station s1 is silent."""
+        xarray = pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')
+        temp = np.arange(6.0).reshape(3, 2)
+        temp[1, 1] = np.nan
+        return xarray.Dataset(
+            {"temp": (("time", "station"), temp), "alt": ("station", [5.0, 7.0]), "error": ("time", np.ones(3))},
+            coords={
+                "time": pandas.date_range("2013-05-01", periods=3, freq="h"),
+                "station": ["s0", "s1"],
+                "lon": ("station", [10.0, 11.0]),
+                "lat": ("station", [50.0, 51.0]),
+            },
+        )
+
+    columns = Columns("time", ("lon", "lat"), ("temp",), "station", ("alt",))
+
+    def check_stations(self, reports: Reports) -> None:
+        check(reports)
+        assert reports.values[:, 0].tolist() == [0, 1, 2, 4, 5]
+        assert reports.step.tolist() == [0, 0, 1, 2, 2]
+        assert reports.positions[:2].tolist() == [[10, 50], [11, 51]]
+        assert reports.covariates[:, 0].tolist() == [5, 7, 5, 5, 7]
+
+    def test_stations(self, stations):
+        self.check_stations(read_reports(stations, self.columns))
+        self.check_stations(read_reports(stations.drop_vars("station"), self.columns))
+        reports = read_reports(stations.drop_vars("station"), replace(self.columns, sensor=None))
+        assert reports.sensors == ("10 50", "11 51")
+        self.check_stations(reports)
+
+    @pytest.mark.parametrize("engine", ["scipy", "h5netcdf"])
+    def test_netcdf(self, stations, tmp_path, engine):
+        if engine == "h5netcdf":
+            pytest.importorskip("h5py", reason="h5netcdf needs h5py")
+        stations.to_netcdf(tmp_path / "stations.nc", engine=engine)
+        self.check_stations(read_reports(tmp_path / "stations.nc", self.columns))
+
+    @pytest.mark.parametrize("consolidated", [True, False])
+    def test_zarr(self, stations, tmp_path, consolidated):
+        pytest.importorskip("zarr", reason='needs pip install "s2rm[tables]"')
+        stations.to_zarr(tmp_path / "stations.zarr", zarr_format=2, consolidated=consolidated)
+        self.check_stations(read_reports(tmp_path / "stations.zarr", self.columns))
+
+    def test_a_grid(self):
+        xarray = pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')
+        temp = np.arange(30.0).reshape(2, 3, 5)
+        temp[0, 1, 1] = np.nan
+        coords = {"time": pandas.date_range("2013", periods=2, freq="D"), "lat": [50, 51, 52], "lon": [1, 2, 3, 4, 5]}
+        grid = xarray.Dataset({"temp": (("time", "lat", "lon"), temp)}, coords)
+        reports = read_reports(grid, Columns("time", ("lon", "lat"), ("temp",), step="1D"))
+        check(reports)
+        assert (len(reports), reports.num_steps, len(reports.sensors)) == (29, 2, 15)
+        row = reports.values[:, 0].tolist().index(22)
+        assert reports.positions[row].tolist() == [3, 51]
+        assert reports.sensors[reports.sensor[row]] == "3 51"
+
+    def test_a_dimension_too_many(self, stations):
+        message = refusal(stations.expand_dims(level=[1, 2, 3]), self.columns)
+        assert "the 3 entries of 'level' in the table" in message
+        assert ".isel(level=0)" in message
+        self.check_stations(read_reports(stations.expand_dims(level=[1]), self.columns))
+
+    def test_a_missing_variable(self, stations):
+        expected = "read: found no column 'temps' in the table; did you mean 'temp'?"
+        assert refusal(stations, replace(self.columns, values=("temps",))) == expected
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda t: t.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            lambda t: t.dt.strftime("%Y-%m-%d %H:%M:%S"),
+            lambda t: t.dt.strftime("%Y-%m-%dT%H"),
+            lambda t: t.dt.strftime("%Y%m%dT%H%M+00"),
+            lambda t: t.dt.strftime(" %Y-%m-%dT%H:%M:%S.000+00:00 "),
+            lambda t: t.dt.tz_localize("UTC").dt.tz_convert("Asia/Kolkata").astype(str),
+            lambda t: t,
+            lambda t: t.astype("datetime64[ns]"),
+            lambda t: t.dt.tz_localize("UTC"),
+            lambda t: t.dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin"),
+            lambda t: t.dt.to_pydatetime(),
+            lambda t: t.astype("category"),
+        ],
+    )
+    def test_all_that_mean_the_same(self, write):
+        frame = table()
+        moments = pandas.Series(pandas.to_datetime(frame.time.str[:19], format="ISO8601"))
+        check_equal(read_reports(frame.assign(time=write(moments)), COLUMNS), read_reports(frame, COLUMNS))
+
+    def test_summer_time_within_a_zone(self):
+        times = pandas.date_range("2013-03-31", periods=6, freq="h", tz="Europe/Berlin")
+        reports = read_reports(table(6, 2).assign(time=np.repeat(times, 2)), COLUMNS)
+        assert reports.step.tolist() == np.repeat(range(6), 2).tolist()
+        assert reports.start == np.datetime64("2013-03-30T23:00")
+
+    def test_irregular_times_are_binned(self):
+        times = ["2013-05-01T00:47", "2013-05-01T01:00", "2013-05-01T01:14:59.9", "2013-05-01T01:15"]
+        frame = table(2).assign(time=times, station=["a", "b", "b", "a"])
+        reports = read_reports(frame, replace(COLUMNS, step="15min"))
+        assert reports.start == np.datetime64("2013-05-01T00:45")
+        assert reports.step.tolist() == [0, 1, 2]
+        assert reports.values[:, 0].tolist() == [0, 0.75, 1.5]
+        assert reports.num_steps == 3
+
+    def test_steps_before_1970(self):
+        reports = read_reports(table(2).assign(time=["1969-12-31T22:30"] * 2 + ["1970-01-01T01:00"] * 2), COLUMNS)
+        assert (reports.start, reports.num_steps) == (np.datetime64("1969-12-31T22:00"), 4)
+
+    @pytest.mark.parametrize("text", ["yesterday", "now", "2013-13-01", "2013", "1367366400", "01/05/2013", "NaTs"])
+    def test_what_is_no_time(self, text):
+        expected = (
+            f"read: expected times in 'time' of the table, got '{text}' in row 4; "
+            "write them as in ISO 8601, 2013-05-01T06:00"
+        )
+        assert refusal(changed(4, time=text)) == expected
+
+    @pytest.mark.parametrize("other", ["2013-05-01T03:00:00", "2013-05-01", "2013-05-01T03:00:00+02:00"])
+    def test_mixed_zones(self, other):
+        message = refusal(changed(2, time=other))
+        assert "in the time zone of '2013-05-01T00:00:00Z'" in message
+        assert f"got '{other}' in row 2; write all of them in UTC" in message
+
+    def test_datetimes_of_mixed_zones(self):
+        frame = table()
+        aware = pandas.to_datetime(frame.time)
+        times = [*aware[:5].tolist(), aware[5].tz_localize(None)]
+        assert "in row 6; write all of them in UTC" in refusal(frame.assign(time=pandas.Series(times, dtype=object)))
+
+    def test_numbers(self):
+        assert "got 1367366400 in row 1" in refusal(table().assign(time=1367366400))
+
+    @pytest.mark.parametrize("step", ["hour", "", "0h", "-1h", "NaT", "1MS", "1H", "5", "1500ns"])
+    def test_what_is_no_step(self, step):
+        assert f"got '{step}'" in refusal(table(), replace(COLUMNS, step=step))
+
+    def test_too_many_steps(self):
+        message = refusal(changed(5, time="1900-01-01T00:00Z"), replace(COLUMNS, step="1s"))
+        assert "from 1900-01-01T00:00:00 (row 5) to 2013-05-01T02:00:00 (row 6)" in message
+        assert "3,576,362,401 steps of '1s'" in message
+        assert "such as '358s'" in message
+        read_reports(changed(5, time="1900-01-01T00:00Z"), replace(COLUMNS, step="358s"))
+
+
+class TestAverages:
+    def averaged(self, columns: Columns = COLUMNS, **cells) -> Reports:
+        """The table with three more reports of s0 in its first hour."""
+        first = pandas.concat([table().iloc[:1]] * len(next(iter(cells.values())))).assign(**cells)
+        reports = read_reports(pandas.concat([first, table().iloc[1:]], ignore_index=True), columns)
+        check(reports)
+        assert len(reports) == 6
+        return reports
+
+    def test_values_positions_and_covariates(self):
+        nan = np.nan
+        reports = self.averaged(
+            temp=[nan, 2.0, 4.0], wind=[5.0, nan, nan], lon=[1.0, 2, 6], lat=[3.0, 4, 8], alt=[nan, 1, 2]
+        )
+        assert reports.values[0].tolist() == [3, 5]
+        np.testing.assert_allclose(reports.positions[0], [3, 5], atol=0.01)
+        assert reports.covariates[0] == 1.5
+
+    def test_equal_cells_keep_their_value(self):
+        reports = self.averaged(lon=[0.1] * 3, lat=[0.7] * 3, wind=[360.0] * 3)
+        assert reports.positions[0].tolist() == [0.1, 0.7]
+        assert reports.values[0, 1] == 360
+
+    @pytest.mark.parametrize(
+        ("directions", "mean"),
+        [([350, 10], 0), ([10, 350], 0), ([350, 20], 5), ([355, np.nan, 345], 350), ([90, 90, 180, 180], 135),
+         ([-10, -20], 345), ([90, 270], 90)],
+    )  # fmt: skip
+    def test_directions(self, directions, mean):
+        wind = np.array(directions, dtype=float)
+        assert self.averaged(wind=wind).values[0, 1] == pytest.approx(mean, abs=1e-4)
+        plain = self.averaged(replace(COLUMNS, circular=()), wind=wind).values[0, 1]
+        assert plain == pytest.approx(np.nanmean(wind), abs=1e-4)
+
+    @pytest.mark.parametrize(
+        ("longitudes", "others", "mean"),
+        [([179, -179.5], -100, 179.75), ([-179.5, 179], -100, 179.75), ([-179, 179.5], 10, -179.75), ([1, 359], 300, 0),
+         ([379, 379.5], 300, 379.25), ([1, 359], -10, 0), ([180, 180], -10, 180)],
+    )  # fmt: skip
+    def test_longitudes(self, longitudes, others, mean):
+        first = pandas.concat([table().iloc[:1]] * 2).assign(lon=longitudes)
+        rest = table().iloc[1:].assign(lon=float(others))
+        reports = read_reports(pandas.concat([first, rest], ignore_index=True), COLUMNS)
+        turn = 360 if others == -10 and 1 in longitudes else 0
+        assert reports.positions[0, 0] == pytest.approx(mean - turn, abs=1e-9)
+        check_equal(read_reports(to_frame(reports), COLUMNS), reports)
+
+    def test_planar_coordinates(self):
+        columns = replace(COLUMNS, position=("x", "y"))
+        frame = table().rename(columns={"lon": "x", "lat": "y"})
+        first = pandas.concat([frame.iloc[:1]] * 2).assign(x=[179.0, -179.0], y=[-1000.0, 2000.0])
+        reports = read_reports(pandas.concat([first, frame.iloc[1:]], ignore_index=True), columns)
+        assert reports.positions[0].tolist() == [0, 500]
+
+
+class TestRefusals:
+    def test_a_misspelt_column(self, tmp_path):
+        table().to_csv(tmp_path / "molene.csv", index=False)
+        expected = "read: found no column 'Tmp' in molene.csv; did you mean 'temp'?"
+        assert refusal(tmp_path / "molene.csv", replace(COLUMNS, values=("Tmp",), circular=())) == expected
+        message = refusal(table(), replace(COLUMNS, sensor="xyz"))
+        assert message.startswith("read: found no column 'xyz' in the table; it has 'time', 'station', 'lon'")
+
+    def test_a_column_there_twice(self):
+        frame = table()
+        assert "2 columns of the table are named 'temp'" in refusal(pandas.concat([frame, frame[["temp"]]], axis=1))
+
+    @pytest.mark.parametrize("cell", ["warm", "12,5", "1.5C", [1.0], 1j, pandas.Timestamp("2013")])
+    @pytest.mark.parametrize("name", [*CELLS, "lon"])
+    def test_text_among_numbers(self, name, cell):
+        frame = table().astype({name: object})
+        frame.at[2, name] = cell
+        message = refusal(frame)
+        assert f"expected numbers in {name!r} of the table, got {cell!r:.37}" in message
+        assert "in row 3;" in message
+
+    @pytest.mark.parametrize("name", [*CELLS, "lon", "lat"])
+    @pytest.mark.parametrize("cell", [np.inf, -np.inf, 1e300])
+    def test_infinite_numbers(self, name, cell):
+        assert f"expected finite numbers in {name!r} of the table, got {cell} in row 3" in refusal(
+            changed(3, **{name: cell})
+        )
+
+    def test_rows_are_those_of_the_source(self):
+        frame = changed(5, time="never")
+        frame.loc[0, ["temp", "wind"]] = np.nan
+        assert "got 'never' in row 5" in refusal(frame)
+
+    @pytest.mark.parametrize("name", ["time", "station", "lon", "lat"])
+    @pytest.mark.parametrize("cell", [None, np.nan, " "])
+    def test_missing_keys(self, name, cell):
+        frame = changed(3, **{name: cell})
+        frame.loc[4, name] = None
+        assert (
+            f"expected {name!r} in each row of the table that holds values, got none in 2, first in row 3"
+            in refusal(frame)
+        )
+
+    @pytest.mark.parametrize(("name", "cell"), [("lat", 90.5), ("lat", -91), ("lon", -361), ("lon", 999)])
+    def test_off_the_globe(self, name, cell):
+        low, high = DEGREES[("lon", "lat").index(name)]
+        message = f"expected degrees from {low:g} to {high:g} in {name!r} of the table, got {float(cell)} in row 3"
+        assert message in refusal(changed(3, **{name: cell}))
+        columns = replace(COLUMNS, position=("x", "y"))
+        read_reports(changed(3, **{name: cell}).rename(columns={"lon": "x", "lat": "y"}), columns)
+
+    def test_longitude_and_latitude_swapped(self):
+        message = refusal(table().assign(lon=table().lat, lat=table().lon + 120))
+        assert "degrees from -90 to 90 in 'lat' of the table, got 130.0 in row 1" in message
+        assert message.endswith("mend it, or swap 'lon' and 'lat', which then fit")
+        message = refusal(table(), replace(COLUMNS, position=("lat", "lon")))
+        assert message == "read: expected the longitude first, got position ('lat', 'lon'); swap the two names"
+
+    def test_a_constant_channel(self):
+        assert refusal(table().assign(temp=7.25)) == "read: 'temp' is 7.25 in all of the table; leave it out"
+        assert "'temp' is 1 in all" in refusal(changed(2, temp=np.nan).assign(temp=1 + 1e-12))
+
+    def test_a_channel_never_measured(self):
+        assert "'wind' is empty in all rows of the table; leave it out" in refusal(table().assign(wind=np.nan))
+        assert "'wind' is empty in all rows of the table; leave it out" in refusal(table().assign(wind=" "))
+
+    def test_too_little(self):
+        assert "all of the table is in one step of '1h'" in refusal(table(1))
+        assert "expected at least 2 sensors in the table, got only 's0'" in refusal(table(3, 1))
+        assert "the table holds no rows" in refusal(table()[:0])
+
+    def test_what_is_no_table(self):
+        assert "got list; convert it" in refusal([1, 2])
+
+
+class TestFiles:
+    def test_missing_and_unknown(self, tmp_path):
+        assert refusal(tmp_path / "no.csv") == f"read: found no file {tmp_path}/no.csv; check the path"
+        message = refusal(tmp_path / "table.txt")
+        expected = "read: cannot tell what table.txt is; expected a name ending in .csv, .csv.gz, .parquet, .nc, .zarr"
+        assert message == expected
+
+    @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet", ".nc", ".zarr"])
+    def test_empty_files_and_folders(self, tmp_path, ending):
+        file, folder = tmp_path / f"file{ending}", tmp_path / f"folder{ending}"
+        file.touch()
+        folder.mkdir()
+        assert refusal(file).startswith(f"read: cannot read file{ending} (")
+        refusal(folder)
+
+    @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+    @pytest.mark.parametrize("ending", [".csv.gz", ".parquet", ".nc"])
+    def test_half_written_files(self, tmp_path, ending, kept):
+        path = tmp_path / f"half{ending}"
+        frame = table(24, 7)
+        if ending == ".nc":
+            pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')
+            frame.drop(columns=["time", "station"]).to_xarray().to_netcdf(path, engine="scipy")
+        else:
+            frame.to_parquet(path) if ending == ".parquet" else frame.to_csv(path, index=False)
+        path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+        assert refusal(path).startswith(f"read: cannot read half{ending} (")
+
+    @pytest.mark.parametrize(
+        "content", [b"a,b\n1,2\n3,4,5\n", b"a,b\n1,2,3\n3,4,5\n", b"\xff\xfe\x00time"], ids=range(3)
+    )
+    def test_malformed_csv(self, tmp_path, content):
+        (tmp_path / "bad.csv").write_bytes(content)
+        assert refusal(tmp_path / "bad.csv").startswith("read: cannot read bad.csv (")
+        (tmp_path / "bad.csv.gz").write_bytes(gzip.compress(content))
+        assert refusal(tmp_path / "bad.csv.gz").startswith("read: cannot read bad.csv.gz (")
+
+
+class TestWriting:
+    @pytest.mark.parametrize("sensor", ["station", None])
+    @pytest.mark.parametrize("step", ["1h", "3h", "25min"])
+    def test_round_trip(self, sensor, step):
+        frame = table(9, 5)
+        frame.loc[3:17, "wind"] = frame.loc[11:30, "temp"] = np.nan
+        columns = replace(COLUMNS, sensor=sensor, step=step)
+        reports = read_reports(frame, columns)
+        again = to_frame(reports)
+        assert list(again) == [name for name in ("time", sensor, "lon", "lat", "temp", "wind", "alt") if name]
+        assert str(again.time.dt.tz) == "UTC"
+        check_equal(read_reports(again, columns), reports)
+
+    def test_round_trip_through_a_file(self, tmp_path):
+        reports = read_reports(table(), COLUMNS)
+        to_frame(reports).to_csv(tmp_path / "again.csv", index=False)
+        check_equal(read_reports(tmp_path / "again.csv", COLUMNS), reports)
+
+    def test_times_begin_steps(self):
+        later = replace(read_reports(table(), COLUMNS), start=np.datetime64("2013-05-01T05:00"))
+        assert to_frame(later).time.iloc[-1] == pandas.Timestamp("2013-05-01T07:00Z")
+
+
+ODD = [
+    None, np.nan, "", " ", "x", "1.5", "é\n", "nan", "inf", np.inf, -1e39, 1e-320, 400, -400, True, 10**400, b"1", 1j,
+    np.datetime64("2013-05-01"), pandas.NaT, pandas.NA, pandas.Timestamp("2013-05-01T00:00Z"), "12:00",
+    "2013-05-01T00:30", "2013-05-01T00:30+02:00", "0001-01-01", "9999-12-31T23:59:59", "2013-02-30", [2],
+]  # fmt: skip
+
+
+@st.composite
+def tables(draw):
+    """Small tables, of which some cells, columns and rows are wrong."""
+    frame = table(draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    if draw(st.booleans()):
+        minutes = draw(st.lists(st.integers(0, 400), min_size=len(frame), max_size=len(frame)))
+        frame["time"] = pandas.Timestamp("2013-05-01") + pandas.to_timedelta(minutes, unit="min")
+    if draw(st.booleans()):
+        frame = pandas.concat([frame, frame.assign(lon=-179.0, wind=350.0)])
+    names = list(frame)
+    for _ in range(draw(st.integers(0, 3))):
+        row, name, cell = draw(st.integers(0, len(frame) - 1)), draw(st.sampled_from(names)), draw(st.sampled_from(ODD))
+        cells = frame[name].tolist()
+        cells[row] = cell
+        frame[name] = pandas.Series(cells, index=frame.index, dtype=object)
+    match draw(st.sampled_from(["as it is"] * 6 + ["drop", "twice", "constant", "few", "text"])):
+        case "drop":
+            frame = frame.drop(columns=draw(st.sampled_from(names)))
+        case "twice":
+            frame = pandas.concat([frame, frame[[draw(st.sampled_from(names))]]], axis=1)
+        case "constant":
+            frame[draw(st.sampled_from(names))] = draw(st.sampled_from([cell for cell in ODD if cell != [2]]))
+        case "few":
+            frame = frame[: draw(st.integers(0, 2))]
+        case "text":
+            frame = frame.astype(str)
+    return frame
+
+
+class TestAnything:
+    @staticmethod
+    def read(source, columns: Columns) -> None:
+        try:
+            reports = read_reports(source, columns)
+        except ValueError as error:
+            message = str(error)
+            assert message.startswith("read: ")
+            assert message.isprintable()
+        else:
+            check(reports)
+            check_equal(read_reports(to_frame(reports), columns), reports)
+
+    columns = st.fixed_dictionaries(
+        {
+            "position": st.sampled_from([("lon", "lat"), ("lat", "lon"), ("lon",)]),
+            "values": st.sampled_from([("temp", "wind"), ("wind",)]),
+            "sensor": st.sampled_from(["station", None]),
+            "covariates": st.sampled_from([(), ("alt",)]),
+            "circular": st.sampled_from([(), ("wind",)]),
+            "step": st.sampled_from(["1h", "20min", "1us", "odd"]),
+        }
+    )
+
+    @settings(max_examples=250, deadline=None)
+    @given(frame=tables(), columns=columns)
+    def test_frames(self, frame, columns):
+        self.read(frame, Columns("time", **columns))
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(frame=tables(), columns=columns, cut=st.none() | st.floats(0, 1))
+    def test_csv(self, frame, columns, cut, tmp_path):
+        text = frame.to_csv(index=False)
+        path = tmp_path / "table.csv"
+        path.write_text(text if cut is None else text[: int(cut * len(text))])
+        self.read(path, Columns("time", **columns))
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(position=st.floats(0, 1), byte=st.integers(0, 255), ending=st.sampled_from([".csv.gz", ".parquet"]))
+    def test_damaged_files(self, position, byte, ending, tmp_path):
+        path = tmp_path / f"table{ending}"
+        table().to_parquet(path) if ending == ".parquet" else table().to_csv(path, index=False)
+        content = bytearray(path.read_bytes())
+        content[int(position * (len(content) - 1))] = byte
+        path.write_bytes(content)
+        self.read(path, COLUMNS)
+
+
+class TestRealMeasurements:
+    """The four tables beside the project."""
+
+    @staticmethod
+    def read(name: str, position: tuple[str, ...], values: tuple[str, ...], sensor: str, **others) -> Reports:
+        path = DATA / name
+        if not path.exists():
+            pytest.skip(f"the real measurements are not there: {path}")
+        reports = read_reports(path, Columns("time", position, values, sensor, **others))
+        check(reports)
+        return reports
+
+    def test_molene(self):
+        values = ("air_temp_K", "dewpoint_K", "rel_humidity_pct", "wind_speed_ms", "wind_dir_deg", "gust_ms", "rain_mm",
+                  "slp_Pa", "global_radiation_Jm2")  # fmt: skip
+        reports = self.read(
+            "molene_2014-01/molene_2014-01.csv.gz", ("lon", "lat"), values, "station",
+            covariates=("alt_m",), circular=("wind_dir_deg",),
+        )  # fmt: skip
+        assert (len(reports), reports.num_steps, len(reports.sensors)) == (34_050, 744, 46)
+        assert reports.start == np.datetime64("2014-01-01")
+        assert (~np.isnan(reports.values)).sum(0).tolist()[:2] == [31_875, 23_692]
+
+    def test_ndbc(self):
+        values = ("air_temp_C", "water_temp_C", "dewpoint_C", "slp_hPa", "wind_speed_ms", "wind_gust_ms",
+                  "wind_dir_deg", "wave_height_m")  # fmt: skip
+        name = "ndbc_marine_2013-05/ndbc_marine_2013-05.csv.gz"
+        reports = self.read(name, ("lon", "lat"), values, "station", circular=("wind_dir_deg",))
+        assert (len(reports), reports.num_steps, len(reports.sensors)) == (405_021, 744, 599)
+        hourly = np.bincount(reports.step[~np.isnan(reports.values[:, 0])])
+        assert (hourly.min(), hourly.max()) == (224, 454)
+
+    def test_argo(self):
+        values = ("temp100dbar_C", "temp150dbar_C", "temp200dbar_C")
+        reports = self.read("argo2016_moving/argo2016.csv.gz", ("lon", "lat"), values, "float", step="1D")
+        assert reports.num_steps == 91
+        # A float may report twice a day.
+        assert 0.98 * 32_436 < len(reports) < 32_436
+        assert 20 <= reports.positions[:, 0].min() < reports.positions[:, 0].max() <= 380
+
+    def test_de_pm10(self):
+        name = "de_pm10_2005/de_pm10_2005.csv.gz"
+        reports = self.read(name, ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
+        assert (len(reports), reports.num_steps, len(reports.sensors)) == (23_230, 365, 69)
