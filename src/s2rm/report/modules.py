@@ -1,21 +1,30 @@
-"""What the modules do to each other. Enclaves, interaction graph and traces are methods of S2RM and RIMs."""
+"""What modules do: where they answer, who interacts with whom, and what masking one of them changes."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
 from s2rm.nn.rims import RIMs
+from s2rm.report.figures import figure
+from s2rm.report.page import Entry, Picture, drawn
 from s2rm.views import Views
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @torch.no_grad()
 def masking_effects(model: S2RM | RIMs, seen: Views | Tensor) -> Float[Tensor, "M M"]:
-    """How much masking one module changes each of the others.
+    r"""How much masking one module changes each of the others.
 
-    Entry (m, l) is the mean over sequences and steps of `‖h_l without m - h_l‖`, divided by that of `‖h_l‖`.
+    Entry $(m, l)$ is $\lVert h_l^{\setminus m} - h_l \rVert / \lVert h_l \rVert$, numerator and denominator averaged
+    over sequences and steps, where $h_l^{\setminus m}$ is the state of module $l$ without module $m$.
 
     Args:
         model: an S2RM, or the RIMs of a model.
@@ -25,7 +34,7 @@ def masking_effects(model: S2RM | RIMs, seen: Views | Tensor) -> Float[Tensor, "
         `(M, M)`, NaN on the diagonal.
 
     Source:
-        Figures 22 to 25 of the RIMs paper, which mask a module and show what becomes of the others; the measure is
+        Figures 22 to 25 of the RIMs paper, which mask a module and show the states of the others; the measure is
         ours. In an S2RM a masked module is removed; in RIMs it is never active and never read from.
     """
     modules = model.num_modules
@@ -41,7 +50,7 @@ def masking_effects(model: S2RM | RIMs, seen: Views | Tensor) -> Float[Tensor, "
 
 
 def _states(model: S2RM | RIMs, seen: Views | Tensor, masked: int | None = None) -> Float[Tensor, "B T M H"]:
-    """The modules' states after each step, with one module masked or none; the masked one's slot may hold anything."""
+    """The states of all modules after each step; the slot of a masked module may hold anything."""
     if isinstance(model, RIMs):
         assert isinstance(seen, Tensor)
         outputs, _ = model.trace(seen, masked_modules=() if masked is None else (masked,))
@@ -52,3 +61,104 @@ def _states(model: S2RM | RIMs, seen: Views | Tensor, masked: int | None = None)
     smaller = model.without_modules(masked)
     states = smaller.cell.message(smaller.observe(seen))
     return torch.cat([states[:, :, :masked], torch.zeros_like(states[:, :, :1]), states[:, :, masked:]], 2)
+
+
+def module_pictures(entry: Entry, grid: Float[Tensor, "H W 2"], views: Views) -> list[Picture]:
+    """The pictures of a run's modules; none for a model without modules.
+
+    Args:
+        entry: the run.
+        grid: positions all over the world, as a picture has them.
+        views: an example, from which the effects of masking are measured.
+    """
+    model = entry.model
+    if isinstance(model, GQN) and isinstance(model.core, RIMs):
+        inputs = model.summed(views).detach()
+        active = model.core.trace(inputs)[1][0].active[0]
+        sentence = "One sequence; black is active. A module that is always or never active has not specialised in time."
+        return [
+            drawn(f"When each module of {entry.label} is active", activity(active), sentence),
+            _effects(entry, masking_effects(model.core, inputs)),
+        ]
+    if not isinstance(model, S2RM):
+        return []
+    with torch.no_grad():
+        weights, kernel = model.enclaves(grid), model.interaction_graph()
+    blind = int((weights.flatten(1).amax(1) == 0).sum())
+    seen = float((weights.amax(0) > 0).float().mean())
+    edges, pairs = int((kernel.triu(1) > 0).sum()), len(kernel) * (len(kernel) - 1) // 2
+    return [
+        drawn(
+            f"Enclaves of {entry.label}",
+            enclaves(weights),
+            "Where in the world each module reads views and answers queries, from 0 (black) to 1. "
+            f"{blind} of {len(weights)} modules cover no part of it; {seen:.0%} of it is covered by at least one.",
+        ),
+        drawn(
+            f"Interactions between the modules of {entry.label}",
+            interaction_graph(kernel, weights),
+            f"Each module as its enclave; a line joins two that attend to each other. {edges} of {pairs} pairs do.",
+        ),
+        _effects(entry, masking_effects(model, views)),
+    ]
+
+
+def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
+    sentence = "A bright row is a module on which many others depend; in a dark matrix the modules are almost independent."
+    return drawn(f"Effect of masking one module of {entry.label} on the others", effect_matrix(effects), sentence)
+
+
+def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
+    """Where each module answers: `Z(P(x), p_m)` over the arena, a panel for each module (S2RM, Figure 5)."""
+    modules = len(weights)
+    columns = min(5, modules)
+    made, panels = figure(-(-modules // columns), columns, 1.6 * columns + 0.8, 1.75 * -(-modules // columns))
+    for index, axes in enumerate(panels.flat):
+        if index >= modules:
+            axes.axis("off")
+            continue
+        image = axes.imshow(weights[index].numpy(), vmin=0, vmax=1, cmap="magma")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"module {index + 1}", fontsize=8)
+    made.colorbar(image, ax=list(panels.flat), shrink=0.8)
+    return made
+
+
+def interaction_graph(kernel: Float[Tensor, "M M"], weights: Float[Tensor, "M H W"]) -> Figure:
+    """The modules as their enclaves, with an edge where their kernel is above 0, darker where larger (Figure 9)."""
+    made, ((axes,),) = figure(1, 1, 6.4, 6.4)
+    modules = len(kernel)
+    angles = torch.arange(modules) * (2 * torch.pi / modules)
+    places = torch.stack([angles.cos(), angles.sin()], 1).tolist()
+    for m, (x, y) in enumerate(places):
+        for n, (other_x, other_y) in enumerate(places[:m]):
+            if kernel[m, n] > 0:
+                axes.plot([x, other_x], [y, other_y], color="black", alpha=0.15 + 0.7 * float(kernel[m, n]), zorder=0)
+        node = axes.inset_axes((x - 0.17, y - 0.17, 0.34, 0.34), transform=axes.transData)
+        node.imshow(weights[m].numpy(), vmin=0, vmax=1, cmap="magma")
+        node.set(xticks=[], yticks=[])
+        axes.text(x, y + 0.18, str(m + 1), ha="center", va="bottom", fontsize=8)
+    axes.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
+    axes.axis("off")
+    return made
+
+
+def effect_matrix(effects: Float[Tensor, "M M"]) -> Figure:
+    """`masking_effects` as an image: masked modules in rows, changed ones in columns."""
+    made, ((axes,),) = figure(1, 1, 4.6, 3.9)
+    numbers = [str(module + 1) for module in range(len(effects))]
+    image = axes.imshow(effects.numpy(), cmap="viridis", vmin=0)
+    axes.set_xticks(range(len(numbers)), numbers)
+    axes.set_yticks(range(len(numbers)), numbers)
+    axes.set(xlabel="changed module", ylabel="masked module")
+    made.colorbar(image, ax=axes, label="relative change of its state")
+    return made
+
+
+def activity(active: Bool[Tensor, "T M"]) -> Figure:
+    """Which modules are active at each step (RIMs, Figure 2): black is active."""
+    made, ((axes,),) = figure(1, 1, 7.5, 2.4)
+    axes.imshow(~active.T.numpy(), cmap="gray", aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(active.shape[1]), [str(module + 1) for module in range(active.shape[1])])
+    axes.set(xlabel="step", ylabel="module")
+    return made

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
+from s2rm.tasks.crops import crops
+from s2rm.tasks.worlds import Drawn, named, random_clip
 from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
@@ -82,13 +84,9 @@ class BallsWorld:
         """Of the square in which positions lie."""
         return float(self.arena)
 
-    def model_arguments(self) -> dict[str, Any]:
-        """What a model of this world is made with, beside what every model is."""
+    def model_arguments(self) -> dict[str, object]:
+        """The arguments of a model that are the world's: the shape of a view, and the codec."""
         return {"value_shape": [self.crop, self.crop], "codec": "mlp"}
-
-    def episodes(self, split: str, seed: int) -> Clips:
-        """The whole batches of "train" or "val"."""
-        return Clips(self, videos(self, split, seed), split == "train")
 
 
 PRESETS = {
@@ -99,10 +97,8 @@ PRESETS = {
 
 
 def preset(name: str) -> BallsWorld:
-    """The world of that name."""
-    if name not in PRESETS:
-        raise ValueError(f"bouncing balls: unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The world of that name: "paper", "small" or "tiny"."""
+    return named(PRESETS, name, "bouncing balls")
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,35 +244,6 @@ def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
     return torch.cartesian_prod(line, line)
 
 
-def crops(
-    frames: Shaped[Tensor, "B T H W"], positions: Float[Tensor, "B T A 2"], size: int
-) -> Float[Tensor, "B T A size size"]:
-    """The `size` x `size` pixels around each position; outside the frame is 0."""
-    half, width = size // 2, frames.shape[-1] + 2 * (size // 2)
-    padded = torch.nn.functional.pad(frames, (half, half, half, half)).flatten(2)
-    corner = positions.long()
-    offsets = torch.arange(size, device=frames.device)
-    window = (offsets[:, None] * width + offsets).flatten()
-    index = (corner[..., 0] * width + corner[..., 1])[..., None] + window
-    return padded.gather(-1, index.flatten(2)).to(positions.dtype).unflatten(-1, (-1, size, size))
-
-
-def stitch(
-    patches: Float[Tensor, "*batch Q size size"], positions: Float[Tensor, "Q 2"], arena: int
-) -> Float[Tensor, "*batch arena arena"]:
-    """Frames from crops at the same positions in each: the mean where crops overlap, NaN where there is none."""
-    size = patches.shape[-1]
-    half = size // 2
-    total = patches.new_zeros(*patches.shape[:-3], arena + 2 * half, arena + 2 * half)
-    count = total.new_zeros(total.shape[-2:])
-    for query, (row, column) in enumerate(positions.long().tolist()):
-        window = (..., slice(row, row + size), slice(column, column + size))
-        total[window] += patches[..., query, :, :]
-        count[window] += 1
-    inner = slice(half, half + arena)
-    return (total / count)[..., inner, inner]
-
-
 def mirrored(frames: Shaped[Tensor, "B T H W"], generator: torch.Generator) -> Shaped[Tensor, "B T H W"]:
     """Each sequence in one of the eight symmetries of the square, drawn at random."""
     flips = torch.rand(3, len(frames), 1, 1, 1, generator=generator) < 0.5
@@ -291,28 +258,21 @@ def episode(world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torc
     return Episode(Views(positions, crops(frames, positions, world.crop)))
 
 
-class Clips(torch.utils.data.Dataset):
-    """Whole batches of training or validation episodes, each a pure function of its key `(rows, seed)`.
+def episodes(world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
+    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
     Args:
-        world: how the videos are seen.
-        source: the videos.
-        train: cut clips of `world.clip` frames at random and mirror them; otherwise whole sequences as they are.
+        world: how many, and how they are seen.
+        split: "train": clips of `world.clip` frames, cut at random and mirrored; "val": whole sequences as they are.
+        seed: of the sequences.
+        folder: unused, since sequences are simulated in seconds.
     """
+    source = videos(world, split, seed)
 
-    def __init__(self, world: BallsWorld, source: Videos, train: bool):
-        self.world, self.source, self.train = world, source, train
+    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
+        if split != "train":
+            return episode(world, source.frames(rows), generator)
+        steps = random_clip(len(rows), source.packed.shape[1], world.clip, generator)
+        return episode(world, mirrored(source.frames(rows, steps), generator), generator)
 
-    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
-        rows, seed = key
-        generator = torch.Generator().manual_seed(seed)
-        sequences = torch.tensor(rows)
-        if not self.train:
-            return episode(self.world, self.source.frames(sequences), generator)
-        length = self.source.packed.shape[1]
-        start = torch.randint(length - self.world.clip + 1, (len(rows), 1), generator=generator)
-        frames = self.source.frames(sequences, start + torch.arange(self.world.clip))
-        return episode(self.world, mirrored(frames, generator), generator)
-
-    def __len__(self) -> int:
-        return len(self.source)
+    return Drawn(len(source), draw)

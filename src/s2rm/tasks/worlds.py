@@ -1,0 +1,64 @@
+"""What all worlds share: presets by name, and batches of episodes as pure functions of their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from s2rm.views import Episode
+
+
+class World(Protocol):
+    """What there is to see, how it is seen, and how much of it there is: a frozen dataclass of plain values."""
+
+    @property
+    def side(self) -> float:
+        """Of the square in which positions lie, in the world's own units."""
+        ...
+
+    def model_arguments(self) -> dict[str, object]:
+        """The arguments of a model that are the world's: shapes, likelihood and codec."""
+        ...
+
+
+W = TypeVar("W", bound=World)
+
+
+def named(presets: Mapping[str, W], name: str, world: str) -> W:
+    """The preset of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in presets:
+        raise ValueError(f"{world}: unknown preset {name!r}; choose from {', '.join(presets)}")
+    return presets[name]
+
+
+class Drawn(Dataset[Episode]):
+    """Whole batches of episodes, each a pure function of its key `(rows, seed)`.
+
+    Args:
+        size: number of sequences that rows count.
+        draw: the episodes of some rows, int64 `(B,)`; what is random in them comes from the generator.
+    """
+
+    def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], Episode]):
+        self.size, self.draw = size, draw
+
+    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+        rows, seed = key
+        return self.draw(torch.tensor(rows), torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def random_clip(batch_size: int, length: int, clip: int, generator: torch.Generator) -> Tensor:
+    """The steps `(B, clip)` of clips that begin at random steps of sequences of a length."""
+    start = torch.randint(length - clip + 1, (batch_size, 1), generator=generator)
+    return start + torch.arange(clip)
