@@ -6,16 +6,12 @@ import torch
 
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views
-from s2rm.tasks.balls.scores import (
-    Forecast,
-    TrivialPredictors,
-    episodes_to_test,
-    model_predictor,
-    one_step_scores,
-    one_step_table,
-    roll_out,
-)
-from s2rm.tasks.balls.world import crops, episode, preset, random_positions, videos
+from s2rm.tasks.balls.predictors import TrivialPredictors
+from s2rm.tasks.balls.rollouts import roll_out
+from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores, one_step_table
+from s2rm.tasks.balls.world import episode, preset, random_positions, videos
+from s2rm.tasks.crops import crops
+from s2rm.tasks.task import Forecast, model_predictor
 
 WORLD = replace(preset("tiny"), num_frames=6, clip=2)
 BALLS = {"value_shape": (11, 11), "shortest": 24.0, "longest": 384.0}
@@ -28,6 +24,11 @@ def trivial() -> TrivialPredictors:
 
 def some_episode() -> Episode:
     return episode(WORLD, videos(WORLD, "test", 0).frames(), torch.Generator().manual_seed(0))
+
+
+def asked(views: Views, positions: torch.Tensor) -> Episode:
+    """Views, and the crops at some positions as the targets."""
+    return Episode(views, Views(positions, torch.zeros(*positions.shape[:3], 11, 11)))
 
 
 def test_scores_by_hand():
@@ -47,8 +48,9 @@ def test_scores_by_hand():
 
 @pytest.mark.parametrize(("fraction", "kept"), [(1.0, 10), (0.3, 3), (0.1, 1), (0.01, 1)])
 def test_a_fraction_of_the_views_is_what_a_predictor_gets(fraction, kept):
-    def check(views, positions):
-        assert views.mask.sum(2).eq(kept).all()
+    def check(part):
+        positions = part.targets.positions[:, 1:]
+        assert part.views.mask.sum(2).eq(kept).all()
         assert positions.shape[2] == 10, "every position is still asked for"
         zeros = torch.zeros(*positions.shape[:3], 11, 11)
         return Forecast(zeros, zeros > 1)
@@ -76,8 +78,7 @@ def test_one_who_knows_the_future_scores_perfectly():
 
 
 def test_the_static_scene_is_the_fixed_ball(trivial):
-    positions = torch.tensor([24.0, 24.0]).expand(2, 5, 1, 2)
-    forecast = trivial.static_scene(some_episode().views, positions)
+    forecast = trivial.static_scene(asked(some_episode().views, torch.tensor([24.0, 24.0]).expand(2, 6, 1, 2)))
     rows = torch.arange(19, 30) + 0.5 - 24
     fixed = rows[:, None] ** 2 + rows**2 < 16
     assert torch.equal(forecast.decision[0, 0, 0], fixed)
@@ -95,7 +96,7 @@ def test_the_static_scene_has_the_f1_that_the_fixed_ball_alone_gives():
 
 def test_last_seen_is_what_stood_there_when_it_was_last_looked_at(trivial):
     views = some_episode().views.keep(torch.arange(10) < 3)
-    seen, known = trivial.canvas(views)
+    canvas = trivial.canvas(views)
     for b, t, row, column in [(0, 0, 24, 24), (1, 3, 10, 12), (0, 5, 47, 0), (1, 5, 30, 30), (0, 4, 5, 40)]:
         value = None
         for step in range(t + 1):
@@ -103,15 +104,14 @@ def test_last_seen_is_what_stood_there_when_it_was_last_looked_at(trivial):
                 y, x = (views.positions[b, step, view].int() - torch.tensor([row, column])).tolist()
                 if max(abs(y), abs(x)) <= 5:
                     value = bool(views.values[b, step, view, 5 - y, 5 - x])
-        assert known[b, t, row, column] == (value is not None)
-        assert seen[b, t, row, column] == bool(value)
+        assert canvas[b, t, row, column] == (-1 if value is None else int(value))
 
 
 def test_last_seen_falls_back_on_the_static_scene(trivial):
     views = some_episode().views
-    positions = random_positions(WORLD, 2, 5, torch.Generator().manual_seed(2))
-    nothing = views.keep(torch.zeros(10, dtype=torch.bool))
-    unseen, static = trivial.last_seen(nothing, positions), trivial.static_scene(nothing, positions)
+    positions = random_positions(WORLD, 2, 6, torch.Generator().manual_seed(2))
+    nothing = asked(views.keep(torch.zeros(10, dtype=torch.bool)), positions)
+    unseen, static = trivial.last_seen(nothing), trivial.static_scene(nothing)
     assert torch.equal(unseen.decision, static.decision)
     torch.testing.assert_close(unseen.probability, static.probability)
     low, high = trivial.frequencies

@@ -8,18 +8,17 @@ from s2rm.tasks.balls.world import (
     PRESETS,
     SUBSTEPS,
     BallsWorld,
-    Clips,
     _advance,
-    crops,
     episode,
+    episodes,
     grid_positions,
     mirrored,
     preset,
     render,
     simulate,
-    stitch,
     videos,
 )
+from s2rm.tasks.crops import crops, stitch
 
 WORLD = replace(preset("tiny"), num_frames=100, clip=2)
 
@@ -151,7 +150,7 @@ def test_episodes_predict_the_next_crops():
 
 
 def test_clips_are_a_function_of_their_key():
-    clips = Clips(preset("tiny"), videos(preset("tiny"), "train", 0), train=True)
+    clips = episodes(preset("tiny"), "train", 0)
     again, other = clips[[1, 5], 7], clips[[1, 5], 8]
     assert again.views.num_steps == 8
     assert torch.equal(clips[[1, 5], 7].views.values, again.views.values)

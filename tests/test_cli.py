@@ -10,7 +10,9 @@ import torch
 from PIL import Image, ImageSequence
 
 from s2rm.cli import main
-from s2rm.runs import LABELS, Run, Settings, pretrained
+from s2rm.models.named import LABELS
+from s2rm.runs import Run, pretrained
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import BallsWorld
 from s2rm.tasks.battles import plots as battle_plots
 from s2rm.tasks.battles import skirmish
@@ -69,7 +71,7 @@ def test_the_report_is_one_page_that_needs_no_network(demo, tmp_path):
         "F1, one step ahead",
         "Rollouts",
         "Enclaves of S2GRU",
-        "Who hears whom",
+        "Interactions between the modules",
         "Learning",
     ):
         assert heading in page
@@ -78,8 +80,8 @@ def test_the_report_is_one_page_that_needs_no_network(demo, tmp_path):
 
 def test_a_demo_that_was_finished_is_not_trained_again(demo, capsys, monkeypatch):
     scores = json.loads((demo / "scores.json").read_text())
-    monkeypatch.setattr("s2rm.cli._evaluate", lambda runs: scores)
-    monkeypatch.setattr("s2rm.cli.write_report", lambda *_: None)
+    monkeypatch.setattr("s2rm.cli.runs._scored", lambda runs: scores)
+    monkeypatch.setattr("s2rm.cli.runs.write_report", lambda *_: None)
     monkeypatch.setattr("s2rm.runs.fit", lambda *_, **__: pytest.fail("trained again"))
     main(["demo", "--size", "tiny", "--minutes", "0.02", "--out", str(demo)])
     assert capsys.readouterr().err.count("trained already") == 2
@@ -104,7 +106,7 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
     run = tmp_path / "run"
     main(["train", "skirmish", "--size", "tiny", "--model", "s2gru", "--epochs", "1", "--out", str(run)])
     main(["train", "--resume", str(run), "--epochs", "2"])
-    assert Run.open(run).settings.world == skirmish.preset("tiny")
+    assert Run.open(run).world == skirmish.preset("tiny")
     assert json.loads((run / "summary.json").read_text())["epochs"] == 2
     main(["evaluate", str(run)])
     rows = json.loads((run / "scores.json").read_text())["rows"]
@@ -124,20 +126,22 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
         assert part in page
     assert page.count('src="data:image/png') == page.count("<figcaption>") == 6
     capsys.readouterr()
-    assert "expected runs on the balls, got runs on the skirmish" in refused(capsys, "rollout", run)
+    assert "shows runs on the balls, got runs on the skirmish" in refused(capsys, "rollout", run)
 
 
 def test_the_settings_of_a_run_come_back_and_those_of_old_ones_too(demo, tmp_path):
     world = replace(skirmish.preset("tiny"), train_scenarios=("2z",), grid=PolarGrid(3, 5, 4.5))
-    settings = Settings("rmc", world=world, training=Training(minutes=1.5, epochs=3))
-    assert Run.create(tmp_path / "new", settings).settings == Run.open(tmp_path / "new").settings == settings
+    settings = Settings("rmc", training=Training(minutes=1.5, epochs=3))
+    made = Run.create(tmp_path / "new", settings, "skirmish", world)
+    assert made == Run.open(tmp_path / "new")
+    assert (made.settings, made.world) == (settings, world)
     config = json.loads((demo / "lstm" / "config.json").read_text())
     assert config.pop("task") == "balls"
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    assert Run.open(tmp_path / "old").settings == Run.open(demo / "lstm").settings
+    assert replace(Run.open(tmp_path / "old"), folder=demo / "lstm") == Run.open(demo / "lstm")
     for run in pretrained():
-        assert isinstance(run.settings.world, BallsWorld)
+        assert isinstance(run.world, BallsWorld)
 
 
 def test_an_oracle_is_left_out_of_rollouts(tmp_path):

@@ -3,8 +3,8 @@ import torch
 
 from conftest import make_gqn, make_s2rm, some_views
 from s2rm import RIMs
-from s2rm.report import figures as plots
-from s2rm.report.modules import masking_effects
+from s2rm.report.modules import masking_effects, module_pictures
+from s2rm.report.page import Entry
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
@@ -46,15 +46,7 @@ def test_pictures_of_what_modules_do():
     views = some_views().to(torch.float32)
     line = torch.linspace(0.0, 7.0, 9)
     grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
-    with torch.no_grad():
-        weights, kernel = model.enclaves(grid), model.interaction_graph()
-    assert weights.shape == (3, 9, 9)
-    assert kernel.shape == (3, 3)
-    _, (trace,) = rims.core.trace(rims.summed(views))
-    for figure in (
-        plots.enclaves(weights),
-        plots.interaction_graph(kernel, weights),
-        plots.masking_effects(masking_effects(model, views)),
-        plots.activity(trace.active[0]),
-    ):
-        assert plots.png(figure).startswith(b"\x89PNG")
+    for label, each, number in (("S2GRU", model, 3), ("RIMs", rims, 2), ("LSTM", make_gqn(), 0)):
+        pictures = module_pictures(Entry(label, each, {}, 1e-3), grid, views)
+        assert len(pictures) == number
+        assert all(picture.content.startswith(b"\x89PNG") and label in picture.title for picture in pictures)

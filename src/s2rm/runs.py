@@ -1,30 +1,25 @@
-"""A run: one folder that holds what was trained, on what, and what came of it."""
+"""A run: one folder that holds what was trained, on which world, and how it ended."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from tyro.conf import Suppress
 
-from s2rm.files import write_whole
-from s2rm.models.gqn import GQN
-from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC, Term
+from s2rm.extras import require
+from s2rm.files import Row, read_json, write_json
+from s2rm.models.named import LABELS
 from s2rm.models.world_model import WorldModel, load
-from s2rm.tasks.balls import world as bouncing_balls
-from s2rm.tasks.balls.scores import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
-from s2rm.tasks.balls.world import BallsWorld, videos
-from s2rm.tasks.battles import scores as battle_evaluation
-from s2rm.tasks.battles import skirmish
-from s2rm.tasks.battles.polar import PolarGrid
-from s2rm.tasks.battles.skirmish import SkirmishWorld
-from s2rm.training import LAST, MODEL, Machines, Training, batches, fit, history, provenance
+from s2rm.records import from_plain, to_plain
+from s2rm.report.page import Entry
+from s2rm.settings import Settings
+from s2rm.tasks import balls, battles, railways
+from s2rm.tasks.task import Progress, Task
+from s2rm.tasks.worlds import World
+from s2rm.training import LAST, MODEL, Machines, batches, fit, history, provenance
 
 FORMAT = 1
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
@@ -33,84 +28,37 @@ SUMMARY_KEYS = (
     "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
     "torch",
 )  # fmt: skip
-LABELS = {
-    "s2gru": "S2GRU",
-    "s2rmc": "S2RMC",
-    "s2lstm": "S2LSTM",
-    "rims": "RIMs",
-    "rmc": "RMC",
-    "lstm": "LSTM",
-    "gru": "GRU",
-    "tto": "TTO",
-}
-ModelName = Literal["s2gru", "s2rmc", "s2lstm", "rims", "rmc", "lstm", "gru", "tto"]
-World = BallsWorld | SkirmishWorld
-WORLDS: dict[str, tuple[type[World], Callable[[str], World]]] = {
-    "balls": (BallsWorld, bouncing_balls.preset),
-    "skirmish": (SkirmishWorld, skirmish.preset),
-}
-"""each task's world, and what gives one by name"""
-SPATIAL = {"s2gru": S2GRU, "s2rmc": S2RMC, "s2lstm": S2LSTM}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to train and on what."""
-
-    model: ModelName = "s2gru"
-    """which model"""
-    codec: Literal["cnn", "mlp", "polar"] | None = None
-    """encoder and decoder: residual CNNs of the paper's size, or small for CPUs, a perceptron (the balls' if not given)
-    or polar convolutions (the skirmish's)"""
-    inject_positions: bool = True
-    """S2RM only: give embedded positions to encoder and decoder too (the paper: no); the baseline always does"""
-    shortest: float | None = None
-    """shortest wavelength of the positional embedding, in the world's units; half of its side if not given"""
-    longest: float | None = None
-    """bound of its longest wavelength; eight times its side if not given"""
-    ablate: tuple[Term, ...] = ()
-    """S2RM only: terms of its attentions to switch off"""
-    training: Training = field(default_factory=Training)
-    """how to train"""
-    world: Annotated[World, Suppress] = field(default_factory=lambda: bouncing_balls.preset("small"))
-    """what is seen, and how"""
-
-    def build(self) -> WorldModel:
-        """The model, its weights drawn from the seed."""
-        torch.manual_seed(self.training.seed)
-        if self.model not in SPATIAL:
-            return GQN(core=self.model, **self.arguments)
-        own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
-        return SPATIAL[self.model](extent=[[0.0, self.world.side]] * 2, **own, **self.arguments)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What every model is made with."""
-        side = self.world.side
-        lengths = {"shortest": self.shortest or side / 2, "longest": self.longest or 8 * side}
-        made = {"num_coordinates": 2, **lengths, **self.world.model_arguments()}
-        return made if self.codec is None else {**made, "codec": self.codec}
+TASKS: dict[str, Task] = {task.name: task for task in (balls.TASK, battles.TASK, railways.TASK)}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder and its settings. Where several processes train, the first alone writes.
+    """A run folder, its settings and its world. Where several processes train, only the first one writes.
 
-    `config.json`: the settings. `model/`: the best weights. `checkpoints/`: what going on needs. `logs/`: CSV and
-    TensorBoard. `summary.json`: how training ended. `scores.json`: its evaluation.
+    `config.json`: settings and world. `model/`: the best weights. `checkpoints/`: all that resuming needs. `logs/`: CSV
+    and TensorBoard. `summary.json`: how training ended. `scores.json`: its evaluation.
     """
 
     folder: Path
     settings: Settings
+    task: Task
+    world: World
 
     @classmethod
-    def create(cls, folder: Path, settings: Settings) -> Run:
+    def create(cls, folder: str | Path, settings: Settings, task: str = "balls", world: World | None = None) -> Run:
         """A new run, not trained yet.
+
+        Args:
+            folder: which must be empty or not there.
+            settings: of model and training.
+            task: one of `TASKS`.
+            world: of that task. Default: its preset "small".
 
         Raises:
             ValueError: the folder is there already; settings that make no model.
+            ImportError: an extra that the task needs is not installed.
         """
-        run = cls(folder, settings)
+        run = cls(Path(folder), settings, TASKS[task], world or TASKS[task].preset("small"))
         run._begin()
         return run
 
@@ -119,63 +67,57 @@ class Run:
         folder = self.folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
-        self.settings.build()  # refuses settings that make no model before anything is written
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.task.extra:
+            require(self.task.extra)
+        self.settings.build(self.world)  # refuses settings that make no model before anything is written
         self._write_config()
 
     @rank_zero_only
     def _write_config(self) -> None:
-        task = next(name for name, (kind, _) in WORLDS.items() if isinstance(self.settings.world, kind))
-        config = {"format": FORMAT, "task": task, **asdict(self.settings)}
-        write_whole(self.folder / CONFIG, json.dumps(config, indent=2).encode())
+        config = {"format": FORMAT, "task": self.task.name, **to_plain(self.settings), "world": to_plain(self.world)}
+        write_json(self.folder / CONFIG, config)
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: str | Path) -> Run:
         """A run that is there.
 
         Raises:
             ValueError: no run folder, half-written, of a newer format, or with settings that are none.
         """
-        path = folder / CONFIG
+        path = Path(folder) / CONFIG
         if not path.is_file():
             raise ValueError(
                 f"run: expected a run folder with {CONFIG}, found none at {folder}; train one with s2rm train"
             )
-        try:
-            config = json.loads(path.read_text())
-            written = config.pop("format")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"run: {path} is not a run's config ({error!r}); train again") from error
-        if not isinstance(written, int) or written > FORMAT:
+        config = read_json(path)
+        written = config.pop("format", None) if isinstance(config, dict) else None
+        if not isinstance(written, int):
+            raise ValueError(f"run: {path} is not a run's config; train again")
+        if written > FORMAT:
             raise ValueError(f"run: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
-        if config.get("model") not in LABELS:
-            raise ValueError(
-                f"run: the model in {path} must be one of {', '.join(LABELS)}, got {config.get('model')!r}; train again"
-            )
+        name, seen = config.pop("task", "balls"), config.pop("world", None)
+        if name not in TASKS:
+            raise ValueError(f"run: the task in {path} must be one of {', '.join(TASKS)}, got {name!r}; train again")
         try:
-            kind, _ = WORLDS[config.pop("task", "balls")]
-            kept = _tuples(config.pop("world"))
-            if "grid" in kept:
-                kept["grid"] = PolarGrid(**kept["grid"])
-            training, world = Training(**config.pop("training")), kind(**kept)
-            config = _tuples(config)
-            return cls(folder, Settings(training=training, world=world, **config))
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(Path(folder), from_plain(Settings, config), TASKS[name], from_plain(TASKS[name].world, seen))
+        except ValueError as error:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
     def with_limits(self, epochs: int | None = None, minutes: float | None = None) -> Run:
         """The same run with other limits, where given; they are kept in its config."""
         training = self.settings.training
         training = replace(training, epochs=epochs or training.epochs, minutes=minutes or training.minutes)
-        run = Run(self.folder, replace(self.settings, training=training))
+        run = replace(self, settings=replace(self.settings, training=training))
         run._write_config()
         return run
 
     def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
         """Train, from the start or from the last checkpoint."""
         training = self.settings.training
-        model, origin = self.settings.build(), provenance()
-        train, validation = (self.settings.world.episodes(split, training.seed) for split in ("train", "val"))
+        model, origin = self.settings.build(self.world), provenance()
+        train, validation = (
+            self.task.episodes(self.world, split, training.seed, self.folder) for split in ("train", "val")
+        )
         ended = fit(
             model,
             batches(train, training.batch_size, training.seed, shuffle=True),
@@ -187,22 +129,22 @@ class Run:
             progress=progress,
         )
         summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **origin}
-        rank_zero_only(write_whole)(self.folder / SUMMARY, json.dumps(summary, indent=2).encode())
+        rank_zero_only(write_json)(self.folder / SUMMARY, summary)
         return self
 
     @classmethod
-    def finished(cls, folder: Path, settings: Settings) -> Run:
-        """The run of these settings in this folder: as it is where it was finished, else gone on with, else new.
+    def finished(cls, folder: str | Path, settings: Settings, task: str = "balls", world: World | None = None) -> Run:
+        """The run of these settings in this folder: as it is where it has finished, else resumed, else a new one.
 
         Raises:
             ValueError: a run of other settings is there.
         """
-        if not (folder / CONFIG).is_file():
-            return cls.create(folder, settings).train()
+        if not (Path(folder) / CONFIG).is_file():
+            return cls.create(folder, settings, task, world).train()
         run = cls.open(folder)
-        if run.settings != settings:
+        if run != cls(Path(folder), settings, TASKS[task], world or TASKS[task].preset("small")):
             raise ValueError(f"run: {folder} holds a run of other settings; delete it or choose another folder")
-        return run if (folder / SUMMARY).is_file() else run.train(resume=(folder / LAST).is_file())
+        return run if (run.folder / SUMMARY).is_file() else run.train(resume=(run.folder / LAST).is_file())
 
     @property
     def label(self) -> str:
@@ -213,7 +155,7 @@ class Run:
         """The best weights so far."""
         return load(self.folder / MODEL).float()  # shipped weights are stored in half precision
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Row:
         """How training ended.
 
         Raises:
@@ -225,27 +167,30 @@ class Run:
                 f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}"
             )
         try:
-            summary = json.loads(path.read_text())
+            summary = read_json(path)
             return {name: summary[name] for name in SUMMARY_KEYS}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error
 
-    def history(self) -> list[dict[str, float]]:
-        """What was logged after each epoch."""
-        return history(self.folder)
+    def entry(self) -> Entry:
+        """What a report needs of the run."""
+        return Entry(
+            label=self.label,
+            model=self.load_model(),
+            summary=self.summary(),
+            learning_rate=self.settings.training.learning_rate,
+            setting=self.settings.sentence(self.label, self.world),
+            history=history(self.folder),
+        )
 
 
-def _tuples(kept: dict[str, Any]) -> dict[str, Any]:
-    """With tuples where JSON has lists."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
-
-
-def pretrained(folder: Path = PRETRAINED) -> list[Run]:
-    """The runs that are shipped with the library, each file as it was shipped.
+def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:
+    """The runs that are shipped with the library.
 
     Raises:
         ValueError: a file is missing or another one, by its SHA-256.
     """
+    folder = Path(folder)
     sums = folder / SUMS
     if not sums.is_file():
         raise ValueError(f"pretrained: expected the shipped weights with {SUMS}, found none at {folder}; install s2rm")
@@ -262,47 +207,41 @@ def pretrained(folder: Path = PRETRAINED) -> list[Run]:
     return [Run.open(folder / name) for name in dict.fromkeys(n.split("/")[0] for n in names if "/" in n)]
 
 
-def same_world(runs: list[Run]) -> World:
-    """The world of all these runs, which must share it, and their names, which must differ."""
-    worlds = {(run.settings.world, run.settings.training.seed) for run in runs}
-    if len(worlds) != 1:
+def same_world(runs: list[Run]) -> tuple[Task, World, int]:
+    """Task, world and seed of these runs.
+
+    Raises:
+        ValueError: they differ in one of these, or two runs are of one model.
+    """
+    first = runs[0]
+    shared = first.task, first.world, first.settings.training.seed
+    if any((run.task, run.world, run.settings.training.seed) != shared for run in runs):
         raise ValueError("runs: all must share one world and one seed to be compared; evaluate them apart")
     labels = [run.label for run in runs]
     if len(set(labels)) != len(labels):
         raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them apart")
-    return runs[0].settings.world
+    return shared
 
 
-def score(
-    runs: list[Run],
-    fractions: Iterable[float] | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> dict[str, Any]:
-    """One-step scores of the runs and of the trivial predictors, with where they come from.
-
-    On the balls: 1 to 6 of them, by share of the views. On the skirmish: every scenario, and the training scenarios by
-    share of the agents that report.
+def score(runs: list[Run], shares: Iterable[float] | None = None, progress: Progress = iter) -> Row:
+    """One-step scores of the runs and of the trivial predictors, with the origin of each number.
 
     Args:
         runs: of one world.
-        fractions: the shares. Default: all of the figures'.
+        shares: of the views, or of the agents that report. Default: all of the paper's figures.
         progress: shows how far it is.
     """
-    world, seed = same_world(runs), runs[0].settings.training.seed
+    task, world, seed = same_world(runs)
     models = {run.label: run.load_model() for run in runs}
-    if isinstance(world, SkirmishWorld):
-        rows = battle_evaluation.tabulate(models, world, seed, fractions or battle_evaluation.REPORTING, progress)
-    else:
-        trivial = trivial_predictors(runs)
-        predictors = {label: model_predictor(model) for label, model in models.items()}
-        predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
-        rows = one_step_table(predictors, world, seed, fractions=fractions or FRACTIONS, progress=progress)
+    rows = task.score(models, world, seed, shares, progress, runs[0].folder)
     return {"runs": {run.label: run.summary() for run in runs}, **provenance(), "rows": rows}
 
 
-def trivial_predictors(runs: list[Run]) -> TrivialPredictors:
-    """What the static scene and last seen know from the runs' training sequences of balls."""
-    world, seed = same_world(runs), runs[0].settings.training.seed
-    assert isinstance(world, BallsWorld)
-    few = replace(world, train_sequences=min(world.train_sequences, 500))
-    return TrivialPredictors(few, videos(few, "train", seed), seed)
+def write_report(path: str | Path, runs: list[Run], rows: list[Row]) -> None:
+    """One self-contained HTML page of runs of one world, with their scores.
+
+    Raises:
+        ImportError: the extra "report" is not installed.
+    """
+    task, world, seed = same_world(runs)
+    task.write_report(Path(path), [run.entry() for run in runs], rows, world, seed, runs[0].folder)

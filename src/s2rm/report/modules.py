@@ -104,7 +104,7 @@ def module_pictures(entry: Entry, grid: Float[Tensor, "H W 2"], views: Views) ->
 
 
 def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
-    sentence = "A bright row is a module on which many others depend; in a dark matrix the modules are almost independent."
+    sentence = "A bright row is a module on which many others depend; a dark matrix means independence."
     return drawn(f"Effect of masking one module of {entry.label} on the others", effect_matrix(effects), sentence)
 
 

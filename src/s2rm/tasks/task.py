@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -33,6 +33,7 @@ class Headline(NamedTuple):
     """keys of a row and the values that they must have"""
 
 
+@runtime_checkable
 class WriteReport(Protocol[W]):
     """Write one HTML page of some runs, all of one world; see `Task.write_report`."""
 
@@ -41,6 +42,7 @@ class WriteReport(Protocol[W]):
     ) -> None: ...
 
 
+@runtime_checkable
 class Score(Protocol[W]):
     """Score models one step ahead; see `Task.score`."""
 
@@ -55,6 +57,7 @@ class Score(Protocol[W]):
     ) -> list[Row]: ...
 
 
+@runtime_checkable
 class Episodes(Protocol[W]):
     """The whole batches of a split; see `Task.episodes`."""
 
@@ -81,6 +84,8 @@ class Task(Generic[W]):
     write_report: WriteReport[W]
     """one self-contained HTML page of runs and their scores"""
     headline: Headline
+    extra: str | None = None
+    """the extra that its episodes need"""
     animate: Callable[[Mapping[str, WorldModel], W, int, Sequence[int]], bytes] | None = None
     """an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers of objects; None: the views carry
     actions, which no model predicts, or rollouts have no picture yet"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from s2rm.views import Episode
 
 
+@runtime_checkable
 class World(Protocol):
     """What there is to see, how it is seen, and how much of it there is: a frozen dataclass of plain values."""
 

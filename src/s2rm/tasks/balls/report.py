@@ -34,7 +34,7 @@ def write_report(
     world: BallsWorld,
     seed: int = 0,
     folder: Path | None = None,
-    num_sequences: int = 32,
+    num_sequences: int = 16,
 ) -> None:
     """Write the page.
 

@@ -1,0 +1,108 @@
+"""What the commands of runs take. Light: `--help` and a typing error answer without loading what the work needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from s2rm.settings import Settings
+from s2rm.training import Machines
+
+Runs = Positional[tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The main job, end to end: train S2GRU and an LSTM for the same time, score both, write a report.
+
+    Runs that finished before are kept: an interrupted demo goes on where it was.
+    """
+
+    minutes: float = 4.75
+    """wall-clock budget for training each model"""
+    size: str = "small"
+    """preset of the world, as in `s2rm train`"""
+    out: Path = Path("runs/demo")
+    """folder of the two runs, scores.json and report.html"""
+    seed: int = 0
+    """of the world, the weights and the order"""
+    pretrained: bool = False
+    """show the runs that are shipped, which were trained for longer; nothing is trained"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model on one world and leave a run folder.
+
+    The folder holds config.json, model/ (the best weights, safetensors), checkpoints/, logs/ (CSV and TensorBoard)
+    and summary.json. A run that was stopped for any reason goes on with --resume RUN.
+    """
+
+    task: Positional[Literal["balls", "skirmish", "railways"]] = "balls"
+    """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels. skirmish:
+    two teams of up to nine units fight on a map of 32 x 32 units; each unit of one team sees polar images around it.
+    railways: ten trains on a grid of 60 x 60 cells, each of which sees the 5 x 5 cells around it"""
+    size: str = "small"
+    """amount of data: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps; railways:
+    8,000 episodes of 128 steps), small (4,000 of 50, clips of 20; 3,000 of 64, clips of 20; 200 of 128, clips of 32)
+    or tiny"""
+    settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    out: Path | None = None
+    """the run folder, which must not be there yet; runs/TASK if not given"""
+    resume: Path | None = None
+    """go on with this run; its settings are kept, but for --epochs and --minutes where given"""
+    machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
+    """on what to train; a run may be resumed on other machines"""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score runs, and the trivial predictors, one step ahead.
+
+    Balls: 1 to 6 of them, with 10 to 100 % of the views. Skirmish: five scenarios, with 20 to 100 % of the agents
+    reporting. Railways: maps that were not seen in training.
+    """
+
+    runs: Runs
+    """run folders, one of each model, all of one world"""
+    out: Path | None = None
+    """where the scores go, JSON; default: scores.json in the first run's folder"""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Closed-loop rollouts of runs: 20 steps of true views, then 25 in which the models see their own predictions."""
+
+    runs: Runs
+    """run folders, one of each model, all of one world"""
+    balls: tuple[int, ...] = (3,)
+    """numbers of moving balls, a column each"""
+    out: Path = Path("rollout.gif")
+    """the animated picture: truth and each model in rows"""
+    seed: int = 0
+    """of the balls and of the crops"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One self-contained HTML page of runs: tables, learning curves, rollouts or a map, modules."""
+
+    runs: Runs
+    """run folders, one of each model, all of one world"""
+    scores: Path | None = None
+    """scores of these runs, as `s2rm evaluate` writes them; default: scores.json in the first run's folder"""
+    out: Path | None = None
+    """the page; default: report.html in the first run's folder"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write one streaming step of a run's model as an ONNX file, for use without Python."""
+
+    run_folder: Positional[Path]
+    """run folder"""
+    out: Path | None = None
+    """the file; default: model.onnx in the run folder"""

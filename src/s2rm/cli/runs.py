@@ -1,0 +1,153 @@
+"""The work behind the commands of runs: train, evaluate, rollout, report, export, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from s2rm.cli.commands import Demo, Evaluate, Export, Report, Rollout, Train
+from s2rm.export import StreamingStep
+from s2rm.extras import require
+from s2rm.files import Row, read_json, write_json, write_whole
+from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
+from s2rm.settings import Settings
+from s2rm.tasks.task import Headline
+from s2rm.training import Machines, Training
+
+console = Console(stderr=True)
+DEMO_MODELS = ("s2gru", "lstm")
+
+
+def train(command: Train) -> None:
+    """Train a new run, or resume one."""
+    command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
+    if command.resume is None:
+        folder, world = command.out or Path("runs") / command.task, TASKS[command.task].preset(command.size)
+        run = Run.create(folder, command.settings, command.task, world)
+        parameters = command.settings.build(world).num_parameters
+        rank_zero_only(console.print)(f"{run.label}: {parameters:,} parameters")
+        run.train(machines=command.machines)
+    else:
+        limits = command.settings.training
+        rest = replace(command.settings, training=replace(limits, epochs=None, minutes=None))
+        if replace(command, settings=rest, resume=None, machines=Machines()) != Train():
+            raise ValueError("train: --resume keeps the run's settings; only --epochs and --minutes may be given")
+        run = Run.open(command.resume).with_limits(limits.epochs, limits.minutes)
+        run.train(resume=True, machines=command.machines)
+    ended = run.summary()
+    rank_zero_only(console.print)(
+        f"{run.folder}: validation loss {ended['val_loss']:.4f} nats after {ended['epochs']} epochs, "
+        f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
+    )
+
+
+def evaluate(command: Evaluate) -> None:
+    """Score runs and write the scores."""
+    runs = _open(command.runs)
+    scores = _scored(runs)
+    path = command.out or runs[0].folder / SCORES
+    write_json(path, scores)
+    _print_scores(runs, scores["rows"])
+    console.print(f"scores: {path}")
+
+
+def rollout(command: Rollout) -> None:
+    """Write an animated picture of closed-loop rollouts."""
+    require("report")
+    runs = _open(command.runs)
+    task, world, _ = same_world(runs)
+    if task.animate is None:
+        raise ValueError(f"rollout: the command shows runs on the balls, got runs on the {task.name}; see s2rm report")
+    models = {run.label: run.load_model() for run in runs}
+    write_whole(command.out, task.animate(models, world, command.seed, command.balls))
+    console.print(f"rollout: {command.out}")
+
+
+def report(command: Report) -> None:
+    """Write the page of runs."""
+    require("report")
+    runs = _open(command.runs)
+    path = command.scores or runs[0].folder / SCORES
+    if not path.is_file():
+        raise ValueError(f"report: found no scores at {path}; make them with s2rm evaluate RUN [RUN ...]")
+    try:
+        rows = read_json(path)["rows"]
+        scored = {row["predictor"] for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"report: {path} is no scores file ({error!r}); make it with s2rm evaluate") from error
+    missing = [run.label for run in runs if run.label not in scored]
+    if missing:
+        raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
+    out = command.out or runs[0].folder / "report.html"
+    write_report(out, runs, rows)
+    console.print(f"report: {out.resolve()}")
+
+
+def export(command: Export) -> None:
+    """Write the ONNX file of a run's model."""
+    require("onnx")
+    path = command.out or command.run_folder / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    StreamingStep(Run.open(command.run_folder).load_model()).save_onnx(path)
+    console.print(f"model: {path}")
+
+
+def demo(command: Demo) -> None:
+    """Train and score what is missing, and write the report."""
+    require("report")
+    if command.pretrained:
+        runs, rows = pretrained(), read_json(PRETRAINED / SCORES)["rows"]
+    else:
+        runs = _trained(command)
+        scores = _scored(runs)
+        write_json(command.out / SCORES, scores)
+        rows = scores["rows"]
+    _print_scores(runs, rows)
+    path = command.out / "report.html"
+    write_report(path, runs, rows)
+    console.print(f"report: {path.resolve()}")
+
+
+def _trained(command: Demo) -> list[Run]:
+    """The demo's runs, those trained before as they are."""
+    world, runs = TASKS["balls"].preset(command.size), []
+    training = Training(
+        learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, minutes=command.minutes, seed=command.seed
+    )
+    for model in DEMO_MODELS:
+        folder = command.out / model
+        done = (folder / SUMMARY).is_file()
+        console.print(f"{folder}: {'trained already' if done else f'training for {command.minutes:g} minutes'}")
+        runs.append(Run.finished(folder, Settings(model=model, training=training), "balls", world))
+    return runs
+
+
+def _open(folders: Sequence[Path]) -> list[Run]:
+    if not folders:
+        raise ValueError("expected at least one run folder, got none; train one with s2rm train")
+    runs = [Run.open(folder) for folder in folders]
+    same_world(runs)
+    return runs
+
+
+def _scored(runs: list[Run]) -> Row:
+    return score(runs, progress=lambda cases: track(list(cases), "Evaluating", console=console))
+
+
+def _print_scores(runs: list[Run], rows: Sequence[Row]) -> None:
+    """The headline of the task: one metric, a line for each predictor."""
+    head: Headline = runs[0].task.headline
+    chosen = [row for row in rows if all(row[key] == value for key, value in head.where)]
+    table = Table(title=head.title)
+    table.add_column(head.columns)
+    for column in dict.fromkeys(row[head.across] for row in chosen):
+        table.add_column(str(column), justify="right")
+    for name in dict.fromkeys(row["predictor"] for row in chosen):
+        table.add_row(name, *(f"{row[head.metric]:.3f}" for row in chosen if row["predictor"] == name))
+    console.print(table)

@@ -1,0 +1,65 @@
+"""Which model to train, and how: what a run keeps beside its world, and the command line shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from s2rm.models.named import ModelName, Term
+from s2rm.training import Training
+
+if TYPE_CHECKING:
+    from s2rm.models.world_model import WorldModel
+    from s2rm.tasks.worlds import World
+
+SPATIAL = {"s2gru": "gru", "s2rmc": "rmc", "s2lstm": "lstm"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which model to train, and how."""
+
+    model: ModelName = "s2gru"
+    """S2RMs (s2gru, s2rmc, s2lstm), baselines (rims, rmc, lstm, gru), or tto, the time-travelling oracle"""
+    codec: Literal["cnn", "mlp", "polar"] | None = None
+    """encoder and decoder: cnn (residual, of the paper's size), mlp (small, for CPUs) or polar (convolutions of polar
+    images); the world's own if not given"""
+    inject_positions: bool = True
+    """S2RM only: give embedded positions to encoder and decoder too; in the paper only the baselines' get them"""
+    shortest: float | None = None
+    """shortest wavelength of the positional embedding, in the world's units; half of the world's side if not given"""
+    longest: float | None = None
+    """bound of the longest wavelength; eight times the world's side if not given"""
+    ablate: tuple[Term, ...] = ()
+    """S2RM only: terms of the attentions to switch off"""
+    training: Training = field(default_factory=Training)
+    """how to train"""
+
+    def build(self, world: World) -> WorldModel:
+        """The model of a world, its weights drawn from the seed."""
+        import torch
+
+        from s2rm.models.gqn import GQN
+        from s2rm.models.s2rm import S2RM
+
+        torch.manual_seed(self.training.seed)
+        if self.model not in SPATIAL:
+            return GQN(core=self.model, **self.arguments(world))
+        own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
+        return S2RM(cell=SPATIAL[self.model], extent=[[0.0, world.side]] * 2, **own, **self.arguments(world))
+
+    def arguments(self, world: World) -> dict[str, object]:
+        """The arguments that every model of a world has."""
+        own = {"codec": self.codec, "shortest": self.shortest, "longest": self.longest}
+        usual = {"num_coordinates": 2, "shortest": world.side / 2, "longest": 8 * world.side}
+        given = {name: value for name, value in own.items() if value is not None}
+        return {**usual, **world.model_arguments(), **given}
+
+    def sentence(self, label: str, world: World) -> str:
+        """How the model was set up, for a report."""
+        arguments = self.arguments(world)
+        injected = self.inject_positions or self.model not in SPATIAL
+        return (
+            f"{label}: codec {arguments['codec']}, positions {'' if injected else 'not '}injected into encoder and "
+            f"decoder, wavelengths from {arguments['shortest']:g} to {arguments['longest']:g}."
+        )
