@@ -26,7 +26,8 @@ class World(Protocol):
         ...
 
 
-W = TypeVar("W", bound=World)
+W = TypeVar("W")
+"""a kind of world"""
 
 
 def named(presets: Mapping[str, W], name: str, world: str) -> W:
