@@ -138,7 +138,7 @@ def test_packed_outputs_stay_in_the_order_of_the_input(make):
         (lambda core, x: core(x, torch.zeros(1, 2, 12)), r"expected a state of 2 .* got \[\(1, 2, 12\)\]"),
         (lambda core, x: core(x, (torch.zeros(1, 2, 12, device="meta"),) * 2), "on cpu.* on meta; leave it out"),
         (lambda core, x: core(x, (torch.zeros(1, 2, 12).double(),) * 2), "torch.float32 on cpu, got .*torch.float64"),
-        (lambda core, x: core(pack_sequence([x[0]]), mask=x[..., 0] > 0), "says itself which steps are there"),
+        (lambda core, x: core(pack_sequence([x[0]]), mask=x[..., 0] > 0), "already defines which steps are present"),
     ],
 )
 def test_bad_calls_are_refused_in_one_line(make, call, message):

@@ -23,8 +23,7 @@ def plain_rims(rims, inputs, state, selection="zero_row"):
         c = [state[-1][0, b, m * S : (m + 1) * S] for m in range(M)]
         steps = []
         for x in inputs[b]:
-            K, D = layer.input_heads, layer.input_key_size
-            V = layer.input_value.shape[1] // K
+            K, D, V = layer.reading
             keys, values, query = (
                 x @ layer.input_key,
                 x @ layer.input_value,
@@ -72,10 +71,9 @@ def plain_rims(rims, inputs, state, selection="zero_row"):
                     (ir, iz, i_n), (hr, hz, hn) = gates_in.split(S), gates_h.split(S)
                     r, z = (ir + hr).sigmoid(), (iz + hz).sigmoid()
                     h[m] = (1 - z) * (i_n + r * hn).tanh() + z * h[m]
-            K, D = layer.communication_heads, layer.communication_key_size
+            K, D, V = layer.communication
             projected = [(h[m] @ layer.communication_in[m]).split(layer.communication_sizes) for m in range(M)]
             q, k_, v = zip(*projected, strict=True)
-            V = len(v[0]) // K
             after = list(h)
             for m in active:
                 heard = []
