@@ -310,7 +310,7 @@ def test_a_small_loss_of_one_seed_decides_nothing(worst, expected, monkeypatch):
 
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in (EXPERIMENTS.parent / "benchmarks").glob("*.py")}
-    assert benchmarks == {*SMALL, "cores.py", "many_modules.py"}
+    assert benchmarks == {*SMALL, "common.py", "cores.py", "many_modules.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "leave_one_out.py", "long.py",
