@@ -229,7 +229,7 @@ def test_the_benchmark_of_the_cores_runs_small(tmp_path):
     own.write_text("from torch import nn\n\n\ndef make(i, h):\n    return nn.LSTM(i, h, batch_first=True)\n")
     command += ["--repeats", "1", "--out", tmp_path / "cores.json", "--compare", own]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    times = json.loads((tmp_path / "cores.json").read_text())
+    times = json.loads((tmp_path / "cores.json").read_text())["rows"]
     assert {(row["core"], row["pass"]) for row in times} == {
         (core, direction) for core in ("S2GRU", "S2RMC", "RIMs", "RMC") for direction in ("forward", "train")
     }

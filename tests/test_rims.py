@@ -1,4 +1,4 @@
-"""RIMs against the published equations in plain loops, and what is theirs beyond the call contract."""
+"""RIMs against the published equations in plain loops, and their own features beyond the call contract."""
 
 import math
 
@@ -117,7 +117,7 @@ def test_rims_are_the_published_equations(cell, selection, rows):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
+def test_inactive_modules_keep_their_state_and_pass_the_gradient():
     rims = RIMs(7, 15, batch_first=True, num_modules=5, num_active=2)
     state = tuple(torch.randn(1, 2, 15, requires_grad=True) for _ in range(2))
     inputs = torch.randn(2, 1, 7)
@@ -130,7 +130,7 @@ def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
     assert torch.equal(gradient[0], (~active).float())
 
 
-def test_a_trace_tells_what_every_module_of_every_layer_did():
+def test_a_trace_records_every_module_of_every_layer():
     rims = RIMs(7, 12, num_layers=2, bidirectional=True, num_modules=4, num_active=3)
     inputs = torch.randn(5, 2, 7)
     outputs, traces = rims.trace(inputs)
@@ -143,7 +143,7 @@ def test_a_trace_tells_what_every_module_of_every_layer_did():
         assert trace.communication_weights.shape == (2, 5, 4, 4, 4)
         for weights in (trace.input_weights, trace.communication_weights):
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    # The backward direction of the first layer is a forward one over the input turned round.
+    # The backward direction of the first layer is a forward one over the reversed input.
     alone = RIMs(7, 12, num_modules=4, num_active=3)
     alone.layers[0].load_state_dict(rims.layers[1].state_dict())
     _, (turned,) = alone.trace(inputs.flip(0))
