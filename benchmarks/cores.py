@@ -1,16 +1,12 @@
-"""How fast the recurrent cores are, as ratios to the time of their matrix products alone."""
+"""The speed of the recurrent cores, as ratios to the time of their matrix products alone."""
 
 from __future__ import annotations
 
-import random
 import runpy
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -20,37 +16,37 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from common import in_turn, save
 from s2rm import S2GRU, S2RMC, RelationalMemory, RIMs
-from s2rm.files import write_json
 from s2rm.models.s2rm import S2RM
 from s2rm.nn.over_time import map_state
-from s2rm.training import keep_freed_memory, provenance
+from s2rm.training import keep_freed_memory
 
 Products = list[tuple[int, int, int, int]]
-"""(how many, rows, inner, columns) of the matrix products of one step"""
+"""(number, rows, inner size, columns) of the matrix products of one step"""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What to time."""
+    """The cores of the family, forward and training step."""
 
     batch: int = 32
     """sequences"""
     steps: int = 50
     """time steps"""
     repeats: int = 7
-    """interleaved runs, of which the median counts"""
+    """interleaved runs; the median counts"""
     threads: int | None = None
-    """threads; all cores if not given"""
+    """number of threads; all cores if not given"""
     out: Path | None = None
-    """where to write the times, JSON"""
+    """where to write the times as JSON"""
     compare: Path | None = None
     """a Python file whose `make(input_size, hidden_size)` returns a module called like nn.LSTM, batch first"""
 
 
 @dataclass(frozen=True)
 class Core:
-    """A core to be timed: how it runs, how it runs plainly, its parameters and its products."""
+    """A core to be timed: its run, the run of its reference, its parameters and its matrix products."""
 
     run: Callable[[], Tensor]
     reference: Callable[[], Tensor]
@@ -59,7 +55,7 @@ class Core:
 
 
 def plainly(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Run with all gradients left to autograd."""
+    """The same run with all gradients computed by autograd."""
 
     def plain() -> Tensor:
         with patch("s2rm.nn.over_time.by_autograd", lambda device: True):
@@ -69,7 +65,7 @@ def plainly(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def s2rm_reference(model: S2RM, embedded: Tensor, encodings: Tensor, mask: Tensor) -> Tensor:
-    """The loop of section 4 as it is written: everything at every step, plain attention."""
+    """The loop of section 4 as written: everything at every step, attention without a fast path."""
     state = model.initial_state(len(embedded))
     states = []
     for step in range(embedded.shape[1]):
@@ -82,7 +78,7 @@ def s2rm_reference(model: S2RM, embedded: Tensor, encodings: Tensor, mask: Tenso
 
 
 def spatial(make: Callable[..., S2RM], benchmark: Benchmark, views: int = 10) -> Core:
-    """An S2RM without its codec: ten modules of 128, ten encoded views a step."""
+    """An S2RM without its codec: ten modules of 128, ten encoded views per step."""
     model = make(value_shape=(2,), num_coordinates=2, codec="mlp", shortest=24.0, longest=384.0)
     B, T, M, H, A = benchmark.batch, benchmark.steps, model.num_modules, model.hidden_size, views
     embedded = model.embedding(24 * torch.rand(B, T, A, 2))
@@ -109,13 +105,13 @@ def spatial(make: Callable[..., S2RM], benchmark: Benchmark, views: int = 10) ->
 
 
 def sequential(core: RIMs | RelationalMemory, benchmark: Benchmark, products: Products) -> Core:
-    """RIMs or relational memory over a sequence of vectors."""
+    """RIMs or a relational memory over a sequence of vectors."""
     inputs = torch.randn(benchmark.batch, benchmark.steps, core.input_size)
     return Core(lambda: core(inputs)[0], plainly(lambda: core(inputs)[0]), core, products)
 
 
 def cores(benchmark: Benchmark) -> dict[str, Core]:
-    """The cores of the family, at the sizes that the papers use."""
+    """The cores of the family, at the sizes of the papers."""
     B = benchmark.batch
     rims = RIMs(512, 600, batch_first=True, num_modules=6, num_active=4)
     memory = RelationalMemory(512, 512, batch_first=True, num_heads=4)
@@ -134,12 +130,12 @@ def cores(benchmark: Benchmark) -> dict[str, Core]:
 
 
 def floor(products: Products, steps: int, train: bool) -> Callable[[], None]:
-    """The products alone, step by step; in training also those of the inputs' gradients, and the weights' in one."""
+    """The products alone, step by step; in training also those of the inputs' gradients, and each weight's in one."""
     made = []
     for count, rows, inner, columns in products:
         given, weight = torch.randn(count, rows, inner), torch.randn(count, inner, columns)
         out, back = torch.empty(count, rows, columns), torch.empty(count, rows, inner)
-        # A product of two activations has a gradient at each step; a weight's is taken once over all of them.
+        # A product of two activations has a gradient at each step; a weight's is one product over all steps.
         shared = count < 64
         joined = [torch.randn(count, rows * steps, size) for size in (inner, columns)] if train and shared else None
         made.append((given, weight, out, back, torch.empty_like(weight), joined))
@@ -161,33 +157,47 @@ def floor(products: Products, steps: int, train: bool) -> Callable[[], None]:
     return run
 
 
-def lstm_of_equal_size(module: nn.Module, benchmark: Benchmark) -> nn.LSTM:
+def lstm_of_equal_size(module: nn.Module) -> nn.LSTM:
     """An LSTM with inputs of 512 and as many parameters."""
     wanted = sum(parameter.numel() for parameter in module.parameters())
     size = next(size for size in range(1, 10_000) if 4 * size * (512 + size + 2) >= wanted)
     return nn.LSTM(512, size, batch_first=True)
 
 
-def seconds(run: Callable[[], Any], train: bool) -> float:
-    """One run."""
-    start = time.perf_counter()
-    if train:
+def one_pass(run: Callable[[], Tensor | None], train: bool) -> Callable[[], None]:
+    """A forward pass, or forward and backward."""
+
+    def training() -> None:
         result = run()
         if result is not None:
             result.sum().backward()
-    else:
-        with torch.no_grad():
-            run()
-    return time.perf_counter() - start
+
+    return training if train else torch.no_grad()(run)
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most memory that the tensors made in a run took at once."""
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The largest amount of memory that the tensors created in a run took at once."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(accumulate(sizes), default=0)
+
+
+def measure(benchmark: Benchmark, core: Core, train: bool) -> dict[str, float]:
+    """Seconds of the core and of its competitors, and the core's peak of memory."""
+    inputs, lstm = torch.randn(benchmark.batch, benchmark.steps, 512), lstm_of_equal_size(core.module)
+    runs: dict[str, Callable[[], Tensor | None]] = {
+        "ours": core.run,
+        "reference": core.reference,
+        "lstm": lambda: lstm(inputs)[0],
+        "floor": floor(core.products, benchmark.steps, train),
+    }
+    if benchmark.compare:
+        theirs = runpy.run_path(str(benchmark.compare))["make"](512, lstm.hidden_size)
+        runs["compare"] = lambda: theirs(inputs)[0]
+    medians = in_turn({name: one_pass(run, train) for name, run in runs.items()}, benchmark.repeats)
+    return {**medians, "peak_bytes": peak_bytes(one_pass(core.run, train))}
 
 
 def main(benchmark: Benchmark) -> None:
@@ -196,37 +206,19 @@ def main(benchmark: Benchmark) -> None:
     keep_freed_memory()  # as training does
     if benchmark.threads:
         torch.set_num_threads(benchmark.threads)
+    compared = ["ours", "reference", "lstm", *(["compare"] if benchmark.compare else [])]
     table = Table(title=f"batch {benchmark.batch}, {benchmark.steps} steps; ratios to the floor")
-    for head in ("core", "pass", "floor", "ours", "reference", "nn.LSTM", *(["yours"] if benchmark.compare else [])):
+    for head in ("core", "pass", "floor", *compared):
         table.add_column(head, justify="right")
-    inputs, results = torch.randn(benchmark.batch, benchmark.steps, 512), []
+    rows = []
     for name, core in cores(benchmark).items():
-        lstm = lstm_of_equal_size(core.module, benchmark)
         for train in (False, True):
-            runs: dict[str, Callable[[], Any]] = {
-                "ours": core.run,
-                "reference": core.reference,
-                "lstm": lambda lstm=lstm: lstm(inputs)[0],
-                "floor": floor(core.products, benchmark.steps, train),
-            }
-            if benchmark.compare:
-                yours = runpy.run_path(str(benchmark.compare))["make"](512, lstm.hidden_size)
-                runs["compare"] = lambda yours=yours: yours(inputs)[0]
-            times: dict[str, list[float]] = {key: [] for key in runs}
-            for turn in range(benchmark.repeats + 1):
-                # Who comes after whom changes, since one leaves its weights in the cache for the next.
-                order = random.Random(turn).sample(list(runs), len(runs))
-                for key in order:
-                    times[key].append(seconds(runs[key], train))
-            medians = {key: statistics.median(values[1:]) for key, values in times.items()}
-            peak = peak_bytes(lambda train=train, core=core: seconds(core.run, train))
-            row = {"core": name, "pass": "train" if train else "forward", **medians, "peak_bytes": peak}
-            results.append({**row, "seed": 0, **provenance()})
-            ratios = [f"{medians[key] / medians['floor']:.2f}" for key in medians if key != "floor"]
-            table.add_row(name, results[-1]["pass"], f"{1e3 * medians['floor']:.0f} ms", *ratios)
-    Console().print(table, provenance())
-    if benchmark.out:
-        write_json(benchmark.out, results)
+            times = measure(benchmark, core, train)
+            rows.append({"core": name, "pass": "train" if train else "forward", **times})
+            ratios = [f"{times[key] / times['floor']:.2f}" for key in compared]
+            table.add_row(name, rows[-1]["pass"], f"{1e3 * times['floor']:.0f} ms", *ratios)
+    Console().print(table)
+    save(benchmark.out, rows)
 
 
 if __name__ == "__main__":

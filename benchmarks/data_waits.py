@@ -1,4 +1,4 @@
-"""How long the trainer waits for data: generating balls or battles, and gathering a batch of views from them."""
+"""The time that training waits for data: generating balls or battles, and gathering batches of views from them."""
 
 from __future__ import annotations
 
@@ -12,63 +12,61 @@ import torch
 import tyro
 from rich.console import Console
 
-from s2rm.files import write_json
-from s2rm.runs import WORLDS, Settings
-from s2rm.training import Training, batches, keep_freed_memory, provenance
+from common import save, seconds
+from s2rm.runs import Settings
+from s2rm.tasks.balls.world import preset as balls
+from s2rm.tasks.battles.skirmish import preset as skirmish
+from s2rm.training import Training, batches, keep_freed_memory
 
 
 @dataclass(frozen=True)
 class DataWaits:
-    """What to time: training S2GRU as the demo does, or as the recipe on skirmishes does."""
+    """Training of S2GRU as in the demo, or as in the recipe on skirmishes."""
 
     task: Literal["balls", "skirmish"] = "balls"
-    """what to train on"""
+    """the world to train on"""
     size: str = "small"
     """preset of the world, as in `s2rm train`"""
     updates: int = 40
-    """how many training steps"""
+    """number of training steps"""
     out: Path | None = None
-    """where to write the times, JSON"""
+    """where to write the times as JSON"""
 
 
 def main(benchmark: DataWaits) -> None:
     """Time gathering and training in turn, in one process; print, write JSON."""
     keep_freed_memory()
-    _, preset = WORLDS[benchmark.task]
-    batch_size = 32 if benchmark.task == "balls" else 16
+    preset, batch_size = (balls, 32) if benchmark.task == "balls" else (skirmish, 16)
     settings = Settings(world=preset(benchmark.size), training=Training(learning_rate=2e-3, batch_size=batch_size))
     model = settings.build()
     start = time.perf_counter()
     source = settings.world.episodes("train", seed=0)
     generating = time.perf_counter() - start
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.training.learning_rate)
-    loader = batches(source, settings.training.batch_size, seed=0, shuffle=True)
-    episodes = iter(loader)
-    gathering, learning = [], []
-    for _ in range(min(benchmark.updates, len(loader))):
-        start = time.perf_counter()
-        episode = next(episodes)
-        gathered = time.perf_counter()
+    loader = batches(source, batch_size, seed=0, shuffle=True)
+    episodes, gathered = iter(loader), []
+
+    def gather() -> None:
+        gathered.append(next(episodes))
+
+    def learn() -> None:
         optimizer.zero_grad()
-        model.loss(episode).backward()
+        model.loss(gathered.pop()).backward()
         optimizer.step()
-        gathering.append(gathered - start)
-        learning.append(time.perf_counter() - gathered)
-    gather, learn = statistics.median(gathering), statistics.median(learning)
-    epoch = (gather + learn) * len(loader)
-    result = {
+
+    times = [(seconds(gather), seconds(learn)) for _ in range(min(benchmark.updates, len(loader)))]
+    gathering, learning = (statistics.median(each) for each in zip(*times, strict=True))
+    row = {
         "task": benchmark.task,
-        "seed": settings.training.seed,
         "sequences": len(source),
         "generate_seconds": generating,
-        "gather_seconds_a_batch": gather,
-        "learn_seconds_a_batch": learn,
-        "gather_share": gather / (gather + learn),
-        "generate_share_of_20_epochs": generating / (generating + 20 * epoch),
+        "gather_seconds_a_batch": gathering,
+        "learn_seconds_a_batch": learning,
+        "gather_share": gathering / (gathering + learning),
+        "generate_share_of_20_epochs": generating / (generating + 20 * (gathering + learning) * len(loader)),
     }
-    Console().print(result)
-    if benchmark.out:
-        write_json(benchmark.out, {**result, **provenance()})
+    Console().print(row)
+    save(benchmark.out, [row], seed=settings.training.seed)
 
 
 if __name__ == "__main__":

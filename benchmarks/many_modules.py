@@ -1,11 +1,10 @@
-"""How time and memory grow with the number of modules, at a fixed neighbourhood."""
+"""The growth of time and memory with the number of modules, at a fixed size of the neighbourhood."""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,34 +13,33 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from common import save, seconds
 from s2rm import S2GRU, Episode, Views
-from s2rm.files import write_json
-from s2rm.training import provenance
 
 
 @dataclass(frozen=True)
 class ManyModules:
-    """What to time: a training step, as many views as modules, in worlds that grow with them."""
+    """A training step with as many views as modules, in worlds that grow with them."""
 
     modules: tuple[int, ...] = (16, 64, 256, 1024, 4096)
-    """numbers of modules, squares"""
+    """numbers of modules, each a square"""
     steps: int = 20
     """time steps"""
     hidden: int = 32
     """size of a module's state"""
     repeats: int = 5
-    """training steps, of which the median counts"""
+    """number of training steps; the median counts"""
     out: Path | None = None
-    """where to write the results, JSON"""
+    """where to write the results as JSON"""
 
 
 def measure(benchmark: ManyModules, num_modules: int) -> dict[str, float]:
-    """Seconds and bytes of one training step, and how many pairs interact in it; run in a process of its own."""
+    """Seconds and bytes per time step of a training step, and its number of interacting pairs; in a new process."""
     torch.manual_seed(0)
     side = round(num_modules**0.5)
     world = {"shortest": 4.0 * side, "longest": 40.0 * side, "value_shape": (1,), "num_coordinates": 2}
     model = S2GRU(**world, num_modules=num_modules, hidden_size=benchmark.hidden, codec="mlp", likelihood="gaussian")
-    # A module answers for all within 1.6 grid cells.
+    # The truncation at which a module's neighbourhood has a radius of 1.6 grid cells.
     corner = model.embedding(torch.tensor([[0.0, 0.0], [1.6, 0.0]]))
     model = S2GRU(
         **world, num_modules=num_modules, hidden_size=benchmark.hidden, codec="mlp", likelihood="gaussian",
@@ -54,12 +52,13 @@ def measure(benchmark: ManyModules, num_modules: int) -> dict[str, float]:
     places = model.modules_on_sphere
     seen = sum(int((places(model.embedding(step)) > 0).sum()) for step in positions[0])
     pairs = seen / (benchmark.steps + 1) + int((places.between() > 0).sum())
-    times, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(benchmark.repeats + 1):
-        start = time.perf_counter()
+
+    def step() -> None:
         model.zero_grad()
         model.loss(episode).backward()
-        times.append(time.perf_counter() - start)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = [seconds(step) for _ in range(benchmark.repeats + 1)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "modules": num_modules,
@@ -71,9 +70,9 @@ def measure(benchmark: ManyModules, num_modules: int) -> dict[str, float]:
 
 
 def main(benchmark: ManyModules) -> None:
-    """Measure each size in a process of its own, print, write JSON."""
+    """Measure each size in a new process, print, write JSON."""
     rows = []
-    table = Table(title=f"a training step over {benchmark.steps} time steps; times and memory a time step")
+    table = Table(title=f"a training step over {benchmark.steps} time steps; time and memory per time step")
     for head in ("modules and views", "pairs", "ms", "MB", "peak GB", "time / pairs", "memory / pairs"):
         table.add_column(head, justify="right")
     for modules in benchmark.modules:
@@ -88,8 +87,7 @@ def main(benchmark: ManyModules) -> None:
         ratios = (f"{row[f'{key}_growth_per_pair']:.2f}" for key in ("time", "memory"))
         table.add_row(str(modules), f"{row['pairs']:.0f}", *cells, *ratios)
     Console().print(table)
-    if benchmark.out:
-        write_json(benchmark.out, {"seed": 0, "rows": rows, **provenance()})
+    save(benchmark.out, rows)
 
 
 if __name__ == "__main__":

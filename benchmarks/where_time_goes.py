@@ -1,4 +1,4 @@
-"""A profile of one training step of each core: how much of it is matrix products, and what the rest is."""
+"""A profile of one training step of each core: the share of the matrix products, and of the rest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from cores import Benchmark, cores, seconds
-from s2rm.files import write_json
-from s2rm.training import keep_freed_memory, provenance
+from common import save
+from cores import Benchmark, cores, one_pass
+from s2rm.training import keep_freed_memory
 
 KINDS = {
     "matrix products": ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_"),
@@ -26,18 +26,18 @@ KINDS = {
 
 @dataclass(frozen=True)
 class WhereTimeGoes:
-    """What to profile: a training step, as `cores.py` times it."""
+    """A training step, as `cores.py` times it."""
 
     batch: int = 32
     """sequences"""
     steps: int = 50
     """time steps"""
     out: Path | None = None
-    """where to write the shares, JSON"""
+    """where to write the shares as JSON"""
 
 
 def kind(name: str) -> str:
-    """What an operation counts as."""
+    """The kind of an operation, by its name in the profile."""
     if not name.startswith("aten::"):
         return "Python and autograd"
     return next((kind for kind, names in KINDS.items() if name[6:] in names), "element-wise, views, allocation")
@@ -49,10 +49,11 @@ def main(benchmark: WhereTimeGoes) -> None:
     torch.manual_seed(0)
     rows = []
     for name, core in cores(Benchmark(batch=benchmark.batch, steps=benchmark.steps)).items():
+        step = one_pass(core.run, train=True)
         for _ in range(3):
-            seconds(core.run, train=True)
+            step()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            seconds(core.run, train=True)
+            step()
         total: Counter[str] = Counter()
         for event in profiler.key_averages():
             total[kind(event.key)] += event.self_cpu_time_total
@@ -62,8 +63,7 @@ def main(benchmark: WhereTimeGoes) -> None:
     for row in rows:
         table.add_row(row["core"], *(f"{row.get(name, 0):.0%}" for name in kinds[1:]))
     Console().print(table)
-    if benchmark.out:
-        write_json(benchmark.out, {"seed": 0, "rows": rows, **provenance()})
+    save(benchmark.out, rows)
 
 
 if __name__ == "__main__":

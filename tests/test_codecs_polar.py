@@ -1,4 +1,4 @@
-"""Polar convolutions against plain loops, and what turning an image does to them."""
+"""Polar convolutions against plain loops, and their equivariance to rotations."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def in_loops(image, layer, stride):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("radii", "angles"), [(5, 7), (1, 2), (4, 1), (3, 8)])
-def test_the_convolution_is_zero_beyond_the_radii_and_round_in_the_angles(radii, angles, stride):
+def test_padding_is_zero_in_radius_and_circular_in_angle(radii, angles, stride):
     layer = PolarConv2d(2, 3, stride).double()
     images = torch.randn(2, 2, radii, angles, dtype=torch.float64)
     torch.testing.assert_close(layer(images), torch.stack([in_loops(image, layer, stride) for image in images]))
@@ -38,20 +38,20 @@ def test_by_hand():
         layer.weight.copy_(torch.arange(9.0).view(1, 1, 3, 3))
     image = torch.zeros(1, 1, 3, 4)
     image[0, 0, 0, 0] = 1
-    # The pixel itself has the weight 4; the ones before it in angle see it by 5, those after by 3; farther out 2, 1, 0.
+    # The pixel itself has weight 4, its neighbour before it in angle 5, the one after it 3; farther out 2, 1, 0.
     assert layer(image)[0, 0].tolist() == [[4, 3, 0, 5], [1, 0, 0, 2], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("turn", [1, 4, -3])
-def test_turning_the_image_turns_the_features(turn):
+def test_rotating_the_image_rotates_the_features(turn):
     layers = torch.nn.Sequential(PolarConv2d(2, 3), torch.nn.ELU(), PolarConv2d(3, 4)).double()
     image = torch.randn(2, 2, 5, 7, dtype=torch.float64)
     torch.testing.assert_close(layers(image.roll(turn, -1)), layers(image).roll(turn, -1))
     outward = layers(image.roll(1, -2))
-    assert not torch.allclose(outward, layers(image).roll(1, -2)), "the first and last radius are no neighbours"
+    assert not torch.allclose(outward, layers(image).roll(1, -2)), "the first and last radius are not adjacent"
 
 
-def test_turning_by_what_the_strides_leave_turns_what_the_linear_layers_see():
+def test_rotating_by_the_strides_rotates_the_input_of_the_linear_layers():
     encoder, decoder = PolarEncoder((2, 8, 16), 11, 0).double(), PolarDecoder((2, 8, 16), 11, 0, 1).double()
     image = torch.randn(3, 2, 8, 16, dtype=torch.float64)
     convolutions = encoder.convolutions[:4]
@@ -67,7 +67,7 @@ def test_turning_by_what_the_strides_leave_turns_what_the_linear_layers_see():
         torch.testing.assert_close(decoder(vector), before.roll(4, -2))
 
 
-def test_one_flag_says_whether_any_channel_is_missing():
+def test_one_flag_is_set_where_any_channel_is_missing():
     encoder = PolarEncoder((3, 5, 7), 11, 0)
     values, missing = torch.rand(2, 3, 5, 7), torch.zeros(2, 3, 5, 7)
     one, all_of_them = missing.clone(), missing.clone()
@@ -76,7 +76,7 @@ def test_one_flag_says_whether_any_channel_is_missing():
     assert not torch.allclose(encoder(values, one), encoder(values, missing))
 
 
-def test_views_that_are_no_images_are_refused():
+def test_other_views_than_images_are_refused():
     for make in (lambda: PolarEncoder((4,), 5, 0), lambda: PolarDecoder((4,), 5, 0, 1)):
         with pytest.raises(ValueError, match='codec "polar": views must be images .* got shape .4,.; use codec="mlp"'):
             make()

@@ -13,7 +13,7 @@ from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 
 
 @pytest.mark.parametrize("num_rows", [1, 1000])
-def test_attention_in_parts_equals_the_plain_one_with_gradients(num_rows):
+def test_attention_in_parts_equals_the_reference_with_gradients(num_rows):
     layer = KernelModulatedAttention(11, num_heads=3, head_size=5, value_size=7, gate_size=13).double()
     y, z = torch.randn(2, 3, 11, dtype=torch.float64), torch.randn(2, 5, 11, dtype=torch.float64)
     local = torch.rand(2, 3, 5, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_attention_in_parts_equals_the_plain_one_with_gradients(num_rows):
 
 @pytest.mark.parametrize("make", [GroupedGRUCell, GroupedLSTMCell])
 @pytest.mark.parametrize("shared", [False, True])
-def test_fused_cells_are_the_plain_ones_with_gradients(make, shared, monkeypatch):
+def test_fused_cells_equal_the_reference_with_gradients(make, shared, monkeypatch):
     cell = make(3, 4, 5, shared).double()
     inputs = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     state = map_state(lambda part: torch.randn_like(part).requires_grad_(), cell.initial_state(2))
@@ -75,7 +75,7 @@ def test_attention_has_the_gradients_of_its_output():
         )
 
 
-def test_grouped_gru_is_one_gru_a_module():
+def test_grouped_gru_is_one_gru_per_module():
     cell = GroupedGRUCell(3, 5, 7)
     inputs, hidden = torch.randn(2, 3, 5), torch.randn(2, 3, 7)
     result = cell(inputs, hidden, hidden)
@@ -89,7 +89,7 @@ def test_grouped_gru_is_one_gru_a_module():
         torch.testing.assert_close(result[:, module], alone(inputs[:, module], hidden[:, module]))
 
 
-def test_grouped_gru_carries_what_it_is_given():
+def test_grouped_gru_carries_its_state():
     cell = GroupedGRUCell(2, 3, 4)
     torch.nn.init.constant_(cell.bias_hidden[:, 4:8], 50.0)
     carried = torch.randn(5, 2, 4)
@@ -109,7 +109,7 @@ def test_codecs_keep_their_shapes_and_use_the_position(codec, value_shape, posit
     code = encode(values, missing, given)
     assert code.shape == (3, 2, 11)
     assert decode(code, given).shape == (3, 2, *value_shape, 2)
-    assert not torch.allclose(encode(values, missing + 1, given), code), "the missing flag is seen"
+    assert not torch.allclose(encode(values, missing + 1, given), code), "the missing flag has an effect"
     if position_size:
         assert not torch.allclose(encode(values, missing, -position), code)
         assert not torch.allclose(decode(code, -position), decode(code, position))

@@ -37,7 +37,7 @@ def test_gradients_against_numeric_ones():
     assert gradcheck(twice, leaves)
 
 
-def test_a_graph_can_be_walked_twice():
+def test_two_backward_passes_of_a_graph_give_the_same_gradient():
     weight = torch.randn(3, 3, requires_grad=True)
     product = over_time(weight)
     loss = product(product(torch.ones(2, 3))).sum()
@@ -49,22 +49,22 @@ def test_a_graph_can_be_walked_twice():
 @pytest.mark.parametrize("loss", [Tensor.sum, lambda outputs: outputs.square().sum()])
 def test_a_second_derivative_is_refused(loss):
     weight = torch.randn(3, 3, requires_grad=True)
-    made = loss(over_time(weight)(torch.ones(2, 3)))
+    result = loss(over_time(weight)(torch.ones(2, 3)))
     with pytest.raises(RuntimeError, match="no second derivatives, got create_graph=True; leave it out"):
-        torch.autograd.grad(made, weight, create_graph=True)
+        torch.autograd.grad(result, weight, create_graph=True)
 
 
-def test_a_weight_that_changed_since_is_refused():
+def test_a_weight_changed_in_between_is_refused():
     weight, inputs = torch.randn(3, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
-    made = over_time(weight)(inputs).sum()
+    result = over_time(weight)(inputs).sum()
     with torch.no_grad():
         weight.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        made.backward()
+        result.backward()
 
 
 @pytest.mark.parametrize("learns", [("weight",), ("bias",), ("inputs",), ("inputs", "bias")])
-def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own(learns):
+def test_frozen_parts_get_no_gradient_and_the_rest_theirs(learns):
     given = {"weight": torch.randn(3, 4), "bias": torch.randn(4), "inputs": torch.randn(2, 3)}
     for name in learns:
         given[name].requires_grad_()
@@ -83,7 +83,7 @@ def test_without_gradients_it_is_a_plain_product():
         assert not over_time(weight.requires_grad_())(inputs).requires_grad
 
 
-def test_a_pass_that_skips_the_weight_leaves_nothing_behind():
+def test_a_pass_without_the_weight_leaves_no_sums_behind():
     weight, inputs = torch.randn(3, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)
     loss = over_time(weight)(inputs).square().sum()
     torch.autograd.grad(loss, inputs, retain_graph=True)

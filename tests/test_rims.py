@@ -1,4 +1,4 @@
-"""RIMs against the published equations in plain loops, and what is theirs beyond the call contract."""
+"""RIMs against the published equations in plain loops, and their own features beyond the call contract."""
 
 import math
 
@@ -23,8 +23,7 @@ def plain_rims(rims, inputs, state, selection="zero_row"):
         c = [state[-1][0, b, m * S : (m + 1) * S] for m in range(M)]
         steps = []
         for x in inputs[b]:
-            K, D = layer.input_heads, layer.input_key_size
-            V = layer.input_value.shape[1] // K
+            K, D, V = layer.reading
             keys, values, query = (
                 x @ layer.input_key,
                 x @ layer.input_value,
@@ -72,10 +71,9 @@ def plain_rims(rims, inputs, state, selection="zero_row"):
                     (ir, iz, i_n), (hr, hz, hn) = gates_in.split(S), gates_h.split(S)
                     r, z = (ir + hr).sigmoid(), (iz + hz).sigmoid()
                     h[m] = (1 - z) * (i_n + r * hn).tanh() + z * h[m]
-            K, D = layer.communication_heads, layer.communication_key_size
+            K, D, V = layer.communication
             projected = [(h[m] @ layer.communication_in[m]).split(layer.communication_sizes) for m in range(M)]
             q, k_, v = zip(*projected, strict=True)
-            V = len(v[0]) // K
             after = list(h)
             for m in active:
                 heard = []
@@ -119,7 +117,7 @@ def test_rims_are_the_published_equations(cell, selection, rows):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
+def test_inactive_modules_keep_their_state_and_pass_the_gradient():
     rims = RIMs(7, 15, batch_first=True, num_modules=5, num_active=2)
     state = tuple(torch.randn(1, 2, 15, requires_grad=True) for _ in range(2))
     inputs = torch.randn(2, 1, 7)
@@ -132,7 +130,7 @@ def test_modules_that_are_not_active_keep_their_state_and_pass_the_gradient():
     assert torch.equal(gradient[0], (~active).float())
 
 
-def test_a_trace_tells_what_every_module_of_every_layer_did():
+def test_a_trace_records_every_module_of_every_layer():
     rims = RIMs(7, 12, num_layers=2, bidirectional=True, num_modules=4, num_active=3)
     inputs = torch.randn(5, 2, 7)
     outputs, traces = rims.trace(inputs)
@@ -145,7 +143,7 @@ def test_a_trace_tells_what_every_module_of_every_layer_did():
         assert trace.communication_weights.shape == (2, 5, 4, 4, 4)
         for weights in (trace.input_weights, trace.communication_weights):
             torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    # The backward direction of the first layer is a forward one over the input turned round.
+    # The backward direction of the first layer is a forward one over the reversed input.
     alone = RIMs(7, 12, num_modules=4, num_active=3)
     alone.layers[0].load_state_dict(rims.layers[1].state_dict())
     _, (turned,) = alone.trace(inputs.flip(0))

@@ -1,10 +1,9 @@
-"""Kernel-modulated dot-product attention with a gate (KMDPA), arranged for use inside a recurrent loop."""
+"""Kernel-modulated dot-product attention (KMDPA) with a gate, arranged for use inside a recurrent loop."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,21 +12,22 @@ from torch.autograd import Function
 from torch.ops import aten
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
-from s2rm.nn.over_time import Summed, once, over_time
+from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, once, over_time
 
 
 class KernelModulatedAttention(nn.Module):
-    """What a set of modules reads from a set of things, by content and by place.
+    r"""Attention by content and by position: rows y read from columns z, weighted by a kernel of their positions.
 
-    With `Z` the local weights, `G` a two-layer MLP that ends in one sigmoid, and `[·]` the heads side by side:
+    With Z the kernel's weights, G a two-layer perceptron that ends in one sigmoid, and $[\cdot]$ the heads side by
+    side:
 
-        ũ_i = W_out [ Σ_j Z_ij softmax_j(Q y_i · K z_j) V z_j ]
-        b_i = Σ_j Z_ij z_j
-        u_i = G(ũ_i, b_i) b_i + (1 - G(ũ_i, b_i)) ũ_i
+    $$\tilde u_i = W^{out} [\sum_j Z_{ij} \, \mathrm{softmax}_j(Q y_i \cdot K z_j) \, V z_j]$$
 
-    `forward` is this, plainly. The methods below it split the same computation for a loop over time: the two weights
-    make queries and keys, [`attend`][s2rm.nn.local.DenseLocal.attend] reads, `out_over_time` makes ũ of what was read
-    and `gate_over_time` u.
+    $$b_i = \sum_j Z_{ij} z_j, \quad g_i = G(\tilde u_i, b_i), \quad u_i = g_i b_i + (1 - g_i) \tilde u_i$$
+
+    `forward` computes this as written. The other methods split the same computation for a loop over time: the two
+    weights map y and z to queries and keys, [`attend`][s2rm.nn.local.DenseLocal.attend] computes what the heads read,
+    `out_over_time` maps it to $\tilde u$, and `gate_over_time` returns u.
 
     Args:
         size: size of y, z and the result.
@@ -37,8 +37,8 @@ class KernelModulatedAttention(nn.Module):
         gate_size: width of the gate's hidden layer.
 
     Source:
-        S2RM, Eq. 7 to 9, 15 to 24. Relative to the paper: heads are joined by a projection (the paper leaves open how
-        2 x 128 values meet a partner of 128); the width of the gate is ours.
+        S2RM, Eq. 7 to 9, 15 to 24. Relative to the paper: heads are joined by a projection (the paper does not say how
+        2 x 128 values meet a gate partner of 128); the width of the gate is ours.
     """
 
     def __init__(self, size: int, num_heads: int, head_size: int, value_size: int, gate_size: int):
@@ -65,7 +65,7 @@ class KernelModulatedAttention(nn.Module):
         local: Float[Tensor, "*batch I J"],
         mask: Bool[Tensor, "*batch J"] | None = None,
     ) -> Float[Tensor, "*batch I H"]:
-        """Plain reference: `y` reads from `z` where `local` and `mask` let it."""
+        """The equations as written, the reference: `local` is Z, `mask` is False where a column of `z` is absent."""
         q = torch.einsum("...ih,hkd->...ikd", y, self.query)
         k = torch.einsum("...jh,hkd->...jkd", z, self.key)
         v = torch.einsum("...jh,hkv->...jkv", z, self.value)
@@ -82,10 +82,11 @@ class KernelModulatedAttention(nn.Module):
     def key_weight(self) -> Float[Tensor, "H KD"]:
         return self.key.flatten(1)
 
-    def out_over_time(self, num_rows: int) -> Callable[[Tensor], Tensor]:
-        """`ũ` from what the heads read, `(R, KH)` to `(R, H)`, for use at every step of a loop over `num_rows` in all.
+    def out_over_time(self, num_rows: int) -> LinearMap:
+        r"""$\tilde u$ from what the heads read, `(R, KH)` to `(R, H)`, for use at every step of a loop.
 
-        `V` and `W_out` are linear, so they can come after the sum over j, and in one matrix where the rows repay it.
+        V and $W^{out}$ are linear, so both can follow the sum over j. Their product, one matrix `(KH, H)`, is computed
+        once where the loop's `num_rows` in total make up for it.
         """
         if torch.compiler.is_exporting() or num_rows <= self.size:
             heads, joined = (self.num_heads, self.size), self.out.flatten(0, 1)
@@ -93,11 +94,11 @@ class KernelModulatedAttention(nn.Module):
         return over_time(torch.einsum("ikv,kvh->kih", self.value, self.out).flatten(0, 1))
 
     def gate_from_local(self, local_sum: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch G"]:
-        """The part of the gate's hidden layer that comes from b."""
+        """The part of the gate's hidden layer that depends on b."""
         return nn.functional.linear(local_sum, self.gate_hidden.weight[:, self.size :], self.gate_hidden.bias)
 
     def gate_over_time(self) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-        """`u` from `ũ`, `b` and, where it is known before, `gate_from_local(b)`; for use at every step of a loop."""
+        r"""u from $\tilde u$, b and, if computed before, `gate_from_local(b)`; for use at every step of a loop."""
         weight = self.gate_hidden.weight
         from_attended = over_time(weight[:, : self.size].T)
         from_local = over_time(weight[:, self.size :].T, self.gate_hidden.bias)
@@ -106,10 +107,9 @@ class KernelModulatedAttention(nn.Module):
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
             if isinstance(out, Summed) and isinstance(from_attended, Summed) and isinstance(from_local, Summed):
                 maps = (from_attended, from_local, out)
-                saved = [part for map_ in maps for part in (map_.weight, map_.token)]
-                return _Gate.apply(
-                    attended, local_sum, hidden, from_local.bias, out.bias, *saved, [map_.sums for map_ in maps]
-                )
+                weights, sums = [map_.weight for map_ in maps], [map_.sums for map_ in maps]
+                biases, tokens = (from_local.bias, out.bias), [map_.token for map_ in maps]
+                return _Gate.apply(attended, local_sum, hidden, weights, biases, sums, *tokens)
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
             return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
@@ -118,35 +118,39 @@ class KernelModulatedAttention(nn.Module):
 
 
 class _Gate(Function):
-    """The gate and its sum, with gradients written by hand."""
+    r"""The gate and its sum as one node, with hand-written gradients. With $a = \tilde u$:
+
+    $$g = \sigma(w \cdot \mathrm{relu}(A a + B b + c) + d), \quad u = (1 - g) a + g b$$
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         attended: Tensor,
         local_sum: Tensor,
         hidden: Tensor | None,
-        local_bias: Tensor,
-        out_bias: Tensor,
-        *weights_and_tokens_then_sums: Any,
+        weights: list[Tensor],
+        biases: tuple[Tensor, Tensor],
+        sums: list[Sums],
+        *tokens: Tensor | None,
     ) -> Tensor:
-        *weights_and_tokens, ctx.sums = weights_and_tokens_then_sums
-        from_attended, from_local, out = weights_and_tokens[::2]
+        (from_attended, from_local, out), (local_bias, out_bias) = weights, biases
         rows = attended.flatten(0, 1)
         known = torch.addmm(local_bias, local_sum.flatten(0, 1), from_local) if hidden is None else hidden.flatten(0, 1)
         active = torch.addmm(known, rows, from_attended).relu_()
         gate = torch.addmm(out_bias, active, out).sigmoid_().view(*attended.shape[:2], 1)
-        ctx.save_for_backward(attended, local_sum, active, gate, *weights_and_tokens)
-        ctx.hidden_is_known = hidden is not None
+        ctx.save_for_backward(attended, local_sum, active, gate, *weights, *tokens)
+        ctx.sums, ctx.hidden_is_known = sums, hidden is not None
         return torch.lerp(attended, local_sum, gate)
 
     @staticmethod
     @once
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        attended, local_sum, active, gate, *weights_and_tokens = ctx.saved_tensors
-        (from_attended, from_local, out), tokens = weights_and_tokens[::2], weights_and_tokens[1::2]
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        attended, local_sum, active, gate, from_attended, from_local, out, *tokens = ctx.saved_tensors
         attended_sums, local_sums, out_sums = ctx.sums
         gradient = gradient.contiguous()
+        # db = du g,  da = du (1 - g),  dg = du · (b - a); then dg passes the sigmoid and the hidden layer to a, and to
+        # b unless the hidden layer's part of b was given.
         to_local = gradient * gate
         to_attended = gradient - to_local
         to_gate = torch.linalg.vecdot(gradient, local_sum - attended).unsqueeze(-1)
@@ -159,5 +163,4 @@ class _Gate(Function):
             local_sums.add(local_sum.flatten(0, 1), to_hidden)
             to_local.flatten(0, 1).addmm_(to_hidden, from_local.mT)
         known = to_hidden.view(*gate.shape[:2], -1) if ctx.hidden_is_known else None
-        to_maps = [part for token in tokens for part in (None, token)]
-        return to_attended, to_local, known, None, None, *to_maps, None
+        return to_attended, to_local, known, None, None, None, *tokens

@@ -1,9 +1,9 @@
-"""The call contract of `torch.nn.LSTM`, for recurrent cores of our own."""
+"""The call contract of `torch.nn.LSTM`, for other recurrent cores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ State = tuple[Tensor, ...]
 
 
 class Layer(nn.Module):
-    """One layer in one direction: what [`RecurrentCore`][s2rm.nn.core.RecurrentCore] stacks."""
+    """One layer in one direction, of which [`RecurrentCore`][s2rm.nn.core.RecurrentCore] stacks several."""
 
     def initial_state(self, batch_size: int) -> State:
         """The state before any input, `(B, H)` each."""
@@ -22,22 +22,22 @@ class Layer(nn.Module):
     def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """Outputs `(B, T, H)` and the last state, from inputs `(B, T, ...)`.
 
-        Where `mask` (bool, `(B, T)`) is False the state stays as it was and the output is 0.
+        Where `mask` (bool, `(B, T)`) is False the state is kept and the output is 0.
         """
         raise NotImplementedError
 
 
 class RecurrentCore(nn.Module):
-    """Layers and directions of a recurrent core, called like `torch.nn.LSTM`.
+    """Stacked layers and directions of a recurrent core, called like `torch.nn.LSTM`.
 
     Args:
-        make_layer: a layer from the size of its input.
+        make_layer: returns a layer, given the size of its input.
         input_size: size of the input.
         hidden_size: size of the output in each direction.
-        num_layers: layers, each reading the one below.
+        num_layers: number of layers, each reading the one below.
         batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
         dropout: probability of dropping an output on its way to the next layer, in training.
-        bidirectional: a second set of layers reads backward in time.
+        bidirectional: add a second set of layers that reads backward in time.
     """
 
     def __init__(
@@ -63,18 +63,23 @@ class RecurrentCore(nn.Module):
         self.layers = nn.ModuleList(make_layer(size) for size in sizes for _ in range(self.directions))
 
     def flatten_parameters(self) -> None:
-        """Nothing: there for code that calls it on an `nn.LSTM`."""
+        """Does nothing; for code that calls it on an `nn.LSTM`."""
 
-    def forward(self, input: Any, hx: Any = None, mask: Tensor | None = None) -> tuple[Any, Any]:
-        """The outputs of every step, and the state after the last.
+    def forward(
+        self,
+        input: Tensor | PackedSequence | Sequence[Tensor],
+        hx: Tensor | Sequence[Tensor] | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor | State]:
+        """The outputs of every step and the state after the last.
 
         Args:
             input: `(B, T, input_size)` if `batch_first`, else `(T, B, input_size)`; `(T, input_size)` for a single
-                sequence; or a `PackedSequence`.
+                sequence; or a `PackedSequence`. A list of sequences is refused.
             hx: the state, `(h, c)`, each `(num_layers * directions, B, hidden_size)`; one tensor where the core has
                 only one. Default: the initial state.
-            mask: bool `(B, T)`, `(T, B)` or `(T,)` as `input`, True where a step is there. Elsewhere the state stays
-                as it was, the output is 0, and what stands there never matters.
+            mask: bool `(B, T)`, `(T, B)` or `(T,)` as `input`, True where a step is present. Elsewhere the state is
+                kept, the output is 0 and the input has no effect.
 
         Returns:
             Outputs with `directions * hidden_size` at the end, in the form of `input`, and the state.
@@ -82,71 +87,73 @@ class RecurrentCore(nn.Module):
         Raises:
             ValueError: inputs, state or mask of another size, dtype or device.
         """
-        name, inputs, state = type(self).__name__, input, hx
-        if isinstance(inputs, list | tuple) and not isinstance(inputs, PackedSequence):
+        state = None if hx is None else _parts(hx)
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, state, mask)
+        if isinstance(input, Sequence):
             raise ValueError(
-                f"{name}: expected one tensor or a PackedSequence, got a {type(inputs).__name__}; sequences of unequal "
-                "length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
+                f"{type(self).__name__}: expected one tensor or a PackedSequence, got a {type(input).__name__}; "
+                "sequences of unequal length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
             )
-        if isinstance(inputs, PackedSequence):
-            if mask is not None:
-                raise ValueError(
-                    f"{name}: a PackedSequence says itself which steps are there, got a mask too; drop one"
-                )
-            padded, lengths = pad_packed_sequence(inputs, batch_first=True)
-            there = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
-            outputs, state = self._run(padded, state, there)
-            order = torch.arange(len(lengths)) if inputs.sorted_indices is None else inputs.sorted_indices.cpu()
-            packed = pack_padded_sequence(outputs[order.to(outputs.device)], lengths[order], batch_first=True)
-            return PackedSequence(
-                packed.data, inputs.batch_sizes, inputs.sorted_indices, inputs.unsorted_indices
-            ), state
-        single = inputs.ndim == 2
+        single, batch_axis = input.ndim == 2, 0 if self.batch_first else 1
         if single:
-            batch_axis = 0 if self.batch_first else 1
-            inputs, mask = inputs.unsqueeze(batch_axis), None if mask is None else mask.unsqueeze(batch_axis)
-            state = tuple(part.unsqueeze(1) for part in _parts(state)) if state is not None else None
+            input, mask = input.unsqueeze(batch_axis), None if mask is None else mask.unsqueeze(batch_axis)
+            state = None if state is None else tuple(part.unsqueeze(1) for part in state)
         if not self.batch_first:
-            inputs, mask = inputs.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
-        outputs, state = self._run(inputs, state, mask)
+            input, mask = input.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
+        outputs, state = self._run(input, state, mask)
         if not self.batch_first:
             outputs = outputs.transpose(0, 1)
         if single:
-            outputs = outputs.squeeze(0 if self.batch_first else 1)
-            state = _join(tuple(part.squeeze(1) for part in _parts(state)))
-        return outputs, state
+            outputs, state = outputs.squeeze(batch_axis), tuple(part.squeeze(1) for part in state)
+        return outputs, _join(state)
 
-    def _run(self, inputs: Tensor, state: Any, mask: Tensor | None) -> tuple[Tensor, Any]:
+    def _run_packed(
+        self, packed: PackedSequence, state: State | None, mask: Tensor | None
+    ) -> tuple[PackedSequence, Tensor | State]:
+        if mask is not None:
+            raise ValueError(
+                f"{type(self).__name__}: a PackedSequence already defines which steps are present, got a mask too; "
+                "drop one"
+            )
+        padded, lengths = pad_packed_sequence(packed, batch_first=True)
+        present = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
+        outputs, state = self._run(padded, state, present)
+        # Sorted as `packed` is: sorting anew could exchange sequences of equal length.
+        order = torch.arange(len(lengths)) if packed.sorted_indices is None else packed.sorted_indices.cpu()
+        data = pack_padded_sequence(outputs[order.to(outputs.device)], lengths[order], batch_first=True).data
+        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), _join(state)
+
+    def _run(self, inputs: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """Outputs `(B, T, directions * H)` and the state of all layers, from inputs `(B, T, ...)`."""
         self._check(inputs, state, mask)
         if mask is not None:
+            # Whatever stands at absent steps, NaN too, must reach neither outputs nor gradients.
             inputs = torch.where(mask.reshape(mask.shape + (1,) * (inputs.ndim - 2)), inputs, 0.0)
         ends: list[State] = []
         for number in range(self.num_layers):
             outputs = []
             for direction in range(self.directions):
                 index = number * self.directions + direction
-                layer: Any = self.layers[index]
-                if state is None:
-                    start = layer.initial_state(inputs.shape[0])
-                else:
-                    start = tuple(part[index] for part in _parts(state))
-                given, there = inputs, mask
+                layer = cast("Layer", self.layers[index])
+                start = layer.initial_state(len(inputs)) if state is None else tuple(part[index] for part in state)
+                given, present = inputs, mask
                 if direction:
-                    given, there = inputs.flip(1), None if mask is None else mask.flip(1)
-                output, end = layer.unroll(given, start, there)
+                    given, present = inputs.flip(1), None if mask is None else mask.flip(1)
+                output, end = layer.unroll(given, start, present)
                 outputs.append(output.flip(1) if direction else output)
                 ends.append(end)
             inputs = torch.cat(outputs, -1)
             if number + 1 < self.num_layers:
                 inputs = nn.functional.dropout(inputs, self.dropout, self.training)
-        return inputs, _join(tuple(torch.stack(part) for part in zip(*ends, strict=True)))
+        return inputs, tuple(torch.stack(part) for part in zip(*ends, strict=True))
 
-    def _check(self, inputs: Tensor, state: Any, mask: Tensor | None) -> None:
+    def _check(self, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
         name, weight = type(self).__name__, next(self.parameters())
         if inputs.ndim < 3 or inputs.shape[-1] != self.input_size or inputs.shape[1] < 1:
             raise ValueError(
                 f"{name}: expected inputs of (batch, time, {self.input_size}) with at least one step, got "
-                f"{tuple(inputs.shape)} (batch first); make the core with this input_size"
+                f"{tuple(inputs.shape)} (batch first); create the core with this input_size"
             )
         typed = inputs.dtype == weight.dtype or torch.is_autocast_enabled(inputs.device.type)
         if not typed or inputs.device != weight.device:
@@ -163,20 +170,20 @@ class RecurrentCore(nn.Module):
             )
         if state is None:
             return
-        expected = [(len(self.layers), *part.shape) for part in self.layers[0].initial_state(inputs.shape[0])]  # type: ignore[operator]
-        got = [tuple(part.shape) for part in _parts(state)]
-        kinds = {(part.dtype, part.device) for part in _parts(state)}
-        if got != expected or kinds != {(weight.dtype, weight.device)}:
+        layer = cast("Layer", self.layers[0])
+        expected = [(len(self.layers), *part.shape) for part in layer.initial_state(len(inputs))]
+        got = [tuple(part.shape) for part in state]
+        if got != expected or {(part.dtype, part.device) for part in state} != {(weight.dtype, weight.device)}:
             raise ValueError(
                 f"{name}: expected a state of {len(expected)} tensor(s) {expected[0]} (layers x directions, batch, "
-                f"hidden), {weight.dtype} on {weight.device}, got {got}, {_parts(state)[0].dtype} on "
-                f"{_parts(state)[0].device}; leave it out to start anew"
+                f"hidden), {weight.dtype} on {weight.device}, got {got}, {state[0].dtype} on {state[0].device}; leave "
+                "it out to start from the initial state"
             )
 
 
-def _parts(state: Any) -> State:
+def _parts(state: Tensor | Sequence[Tensor]) -> State:
     return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
-def _join(parts: State) -> Any:
+def _join(parts: State) -> Tensor | State:
     return parts[0] if len(parts) == 1 else parts

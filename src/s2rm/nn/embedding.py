@@ -1,4 +1,4 @@
-"""Where things are: positions on the sphere, and the places of the modules there."""
+"""Positions embedded on the sphere, and the modules' learned places there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2rm.nn.pairs import Pairs, near
 
 
 class PositionalEmbedding(nn.Module):
-    """`P(x)`: positions `(..., n)` in the world's units to unit vectors `(..., dim)`.
+    """`P(x)`, positions `(..., n)` in the world's units as unit vectors `(..., dim)`.
 
     See [`positional_embedding`][s2rm.functional.positional_embedding] for the equation and the errors.
     """
@@ -27,21 +27,21 @@ class PositionalEmbedding(nn.Module):
         if positions.shape[-1] != self.num_coordinates:
             raise ValueError(
                 f"positional embedding: positions must end in {self.num_coordinates} coordinates, got shape "
-                f"{tuple(positions.shape)}; give as many as the model was made for"
+                f"{tuple(positions.shape)}; give the num_coordinates of the model"
             )
         return positional_embedding(positions, self.dim, self.shortest, self.longest)
 
 
 class ModulePlaces(nn.Module):
-    """The learned places `p_m` of the modules on the sphere, and the kernel between them and anything else.
+    """The modules' learned places $p_m$ on the sphere, and the kernel between them and embedded positions.
 
-    A place is a free vector, normalised at use. It starts at the embedding of a position of the world.
+    A place is a free vector, normalised at use. It starts at the embedding of a position in the world.
 
     Args:
-        start: `(M, d)`, where the modules start.
+        start: `(M, d)`, the initial places.
         bandwidth: ε of Eq. 5.
         truncation: τ of Eq. 5.
-        straight_through: gradients pass the truncation (E.4.1); without, they stay among pairs that interact.
+        straight_through: gradients pass through the truncation (E.4.1); otherwise only pairs that interact have any.
     """
 
     def __init__(self, start: Float[Tensor, "M d"], bandwidth: float, truncation: float, straight_through: bool = True):
@@ -60,24 +60,25 @@ class ModulePlaces(nn.Module):
         return spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation, self.straight_through)
 
     def near(self, embedded: Float[Tensor, "*batch A d"]) -> Bool[Tensor, "*batch M A"]:
-        """Which embedded positions `(..., A, d)` are within the truncation of which module."""
+        """True where an embedded position, of `(..., A, d)`, is within the truncation of a module."""
         return self.unit @ embedded.transpose(-1, -2) >= self.truncation
 
     def between(self) -> Float[Tensor, "M M"]:
         """The kernel `Z(p_m, p_l)` between the modules."""
         return self(self.unit)
 
-    def sparse(self, embedded: Float[Tensor, "N A d"], there: Bool[Tensor, "N A"], read: bool) -> SparseLocal:
-        """The kernel of the pairs that interact, in each of N sets of embedded positions.
+    def sparse(self, embedded: Float[Tensor, "N A d"], present: Bool[Tensor, "N A"], read: bool) -> SparseLocal:
+        """The kernel between the pairs that interact, in each of N sets of embedded positions.
 
         Args:
             embedded: `(N, A, d)`.
-            there: `(N, A)`; what is not there meets no module.
-            read: the modules are the rows, which read the positions; else the positions are, which read the modules.
+            present: `(N, A)`; absent positions interact with no module.
+            read: True if the modules are the rows, which read the positions; else the positions are.
         """
-        sets, views, modules, unit = *there.shape, len(self.places), self.unit
+        sets, views, modules, unit = *present.shape, len(self.places), self.unit
         points = embedded.flatten(0, 1)
-        point, module = near(points, unit, there.flatten(), self.truncation)
+        point, module = near(points, unit, present.flatten(), self.truncation)
+        # Each set has its own copies of the modules, so that pairs of different sets never share a row or column.
         place = point // views * modules + module
         places = unit.expand(sets, -1, -1).flatten(0, 1)
         ends = ((place, places), (point, points))
@@ -92,6 +93,6 @@ class ModulePlaces(nn.Module):
 
 
 def uniform_positions(num: int, extent: list[tuple[float, float]]) -> Float[Tensor, "num n"]:
-    """`num` positions drawn uniformly from the box `extent`, one (low, high) a coordinate."""
+    """`num` positions drawn uniformly from the box `extent`, one (low, high) per coordinate."""
     low, high = torch.tensor(extent, dtype=torch.get_default_dtype()).unbind(-1)
     return low + (high - low) * torch.rand(num, len(extent))

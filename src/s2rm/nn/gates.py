@@ -1,34 +1,54 @@
-"""One step of gated cells as one node of the graph, with gradients written by hand: few passes over memory.
+r"""One step of a gated cell as one node of the graph, with hand-written gradients: few passes over memory.
 
-Their arguments are the cell's inputs, what its modules hear and what they carry, module first, `(M, B, ...)`, and the
-linear maps of the first two to the gates, as their weights, biases and tokens and their sums (see
-[`Summed`][s2rm.nn.over_time.Summed]). They equal [`gru_update`][s2rm.functional.gru_update] and
-[`lstm_update`][s2rm.functional.lstm_update] of those maps.
+`gru_step` equals [`gru_update`][s2rm.functional.gru_update] and `lstm_step` equals
+[`lstm_update`][s2rm.functional.lstm_update] of the linear maps of the inputs, $W x$, and of the messages, $U h$. All
+tensors are module first, `(M, B, ...)`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.ops import aten
 
-from s2rm.nn.over_time import Sums, once
+from s2rm.nn.over_time import Context, Summed, Sums, once
+
+Pair = tuple[Tensor, Tensor]
+"""of the input's map and the hidden state's"""
+
+
+def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: tuple[Summed, Summed]) -> Tensor:
+    """The next state of gated recurrent units.
+
+    Args:
+        inputs: `(M, B, E)`, x.
+        hidden: `(M, B, H)`, what enters the gates beside it.
+        carried: `(M, B, H)`, the state that is carried on.
+        maps: the linear maps of `inputs` and `hidden` to the gates.
+    """
+    return GRUStep.apply(inputs, hidden, carried, *_parts(maps))
+
+
+def lstm_step(inputs: Tensor, hidden: Tensor, memory: Tensor, maps: tuple[Summed, Summed]) -> Pair:
+    """The next hidden state and memory of long short-term memories; arguments as `gru_step`."""
+    return LSTMStep.apply(inputs, hidden, memory, *_parts(maps))
 
 
 class GRUStep(Function):
-    """The state after a step of gated recurrent units."""
+    r"""With gates $r, z = \sigma(Wx + Uh)$ and candidate $n = \tanh(W_n x + r \odot U_n h)$:
+
+    $$h' = (1 - z) \odot n + z \odot c$$
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         inputs: Tensor,
         hidden: Tensor,
         carried: Tensor,
-        weights: tuple[Tensor, Tensor],
-        biases: tuple[Tensor, Tensor],
+        weights: Pair,
+        biases: Pair,
         sums: tuple[Sums, Sums],
         *tokens: Tensor | None,
     ) -> Tensor:
@@ -47,10 +67,13 @@ class GRUStep(Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gates, candidate, hidden_candidate, carried, *maps = ctx.saved_tensors
         size = carried.shape[-1]
         reset, update = gates.chunk(2, -1)
+        # With g = dL/dh' and a the candidate before its tanh:
+        #   dc = g z,  da = (g - dc)(1 - n²),  dr = da (U_n h),  dz = g (c - n),  d(U_n h) = da r;
+        # dr and dz then pass their sigmoids. The outputs of both maps, (M, B, 3H), have the gates' gradient in common.
         to_carried = gradient * update
         to_input, to_hidden = gradient.new_empty(2, *gates.shape[:-1], 3 * size)
         to_gates, to_candidate = to_input[..., : 2 * size], to_input[..., 2 * size :]
@@ -63,19 +86,22 @@ class GRUStep(Function):
 
 
 class LSTMStep(Function):
-    """The state, and the memory that is carried, after a step of long short-term memories."""
+    r"""With gates $i, f, o = \sigma(Wx + Uh)$ and $g = \tanh(W_g x + U_g h)$:
+
+    $$c' = f \odot c + i \odot g, \quad h' = o \odot \tanh(c')$$
+    """
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         inputs: Tensor,
         hidden: Tensor,
         memory: Tensor,
-        weights: tuple[Tensor, Tensor],
-        biases: tuple[Tensor, Tensor],
+        weights: Pair,
+        biases: Pair,
         sums: tuple[Sums, Sums],
         *tokens: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Pair:
         size = memory.shape[-1]
         gates = torch.baddbmm((biases[0] + biases[1])[:, None], inputs, weights[0]).baddbmm_(hidden, weights[1])
         gates[..., : 2 * size].sigmoid_()
@@ -83,33 +109,41 @@ class LSTMStep(Function):
         gates[..., 3 * size :].sigmoid_()
         i, f, g, o = gates.chunk(4, -1)
         after = torch.addcmul(f * memory, i, g)
-        shown = after.tanh()
-        ctx.save_for_backward(gates, memory, shown, inputs, hidden, *weights, *tokens)
+        squashed = after.tanh()
+        ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *weights, *tokens)
         ctx.sums = sums
-        return o * shown, after
+        return o * squashed, after
 
     @staticmethod
     @once
-    def backward(ctx: Any, to_state: Tensor, to_memory: Tensor) -> tuple[Tensor | None, ...]:
-        gates, memory, shown, *maps = ctx.saved_tensors
+    def backward(ctx: Context, to_state: Tensor, to_memory: Tensor) -> tuple[Tensor | None, ...]:
+        gates, memory, squashed, *maps = ctx.saved_tensors
         size = memory.shape[-1]
         i, f, g, o = gates.chunk(4, -1)
-        to_after = aten.tanh_backward(to_state * o, shown).add_(to_memory)
+        # dc' = dh' o (1 - tanh²(c')) + its own gradient;  di = dc' g,  df = dc' c,  dg = dc' i,  do = dh' tanh(c'),
+        # each then through its own sigmoid or tanh;  dc = dc' f.
+        to_after = aten.tanh_backward(to_state * o, squashed).add_(to_memory)
         to_gates = torch.empty_like(gates)
         to_i_f, to_g, to_o = to_gates.split((2 * size, size, size), -1)
         torch.mul(to_after, g, out=to_i_f[..., :size])
         torch.mul(to_after, memory, out=to_i_f[..., size:])
         torch.mul(to_after, i, out=to_g)
-        torch.mul(to_state, shown, out=to_o)
+        torch.mul(to_state, squashed, out=to_o)
         aten.sigmoid_backward.grad_input(to_i_f, gates[..., : 2 * size], grad_input=to_i_f)
         aten.tanh_backward.grad_input(to_g, g, grad_input=to_g)
         aten.sigmoid_backward.grad_input(to_o, o, grad_input=to_o)
         return _gradients(maps, ctx.sums, to_gates, to_gates, to_after.mul_(f))
 
 
+def _parts(maps: tuple[Summed, Summed]) -> tuple[object, ...]:
+    a, b = maps
+    return (a.weight, b.weight), (a.bias, b.bias), (a.sums, b.sums), a.token, b.token
+
+
 def _gradients(
     maps: list[Tensor], sums: tuple[Sums, Sums], to_input: Tensor, to_hidden: Tensor, to_carried: Tensor
 ) -> tuple[Tensor | None, ...]:
+    """Gradients of the step's arguments from those of its maps' outputs; the weights' go to the sums."""
     inputs, hidden, weight_input, weight_hidden, *tokens = maps
     sums[0].add(inputs, to_input)
     sums[1].add(hidden, to_hidden)

@@ -1,19 +1,18 @@
-"""Who reads whom, and how strongly: the kernel's weights between rows and columns, dense or sparse.
+"""The kernel's weights Z between rows, which read, and columns, which are read; dense or sparse.
 
-Both kinds do the same with them: `sum` is `Σ_j Z_ij z_j`, `attend` what each head of an attention reads.
+Both kinds have the same methods: `sum` is `Σ_j Z_ij z_j`, `attend` what each head of an attention reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
-from s2rm.nn.over_time import Summed, Sums, once
+from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, once
 from s2rm.nn.pairs import Pairs
 
 
@@ -21,21 +20,21 @@ class DenseLocal(NamedTuple):
     """A weight for every pair."""
 
     weights: Float[Tensor, "*B I J"]
-    """Z, 0 where j is not there"""
+    """Z, 0 where j is absent"""
     bias: Float[Tensor, "#B #I J"]
-    """added to the scores: 0 where j takes a share of i's softmax, very negative where it does not"""
+    """added to the scores: 0 where j takes part in i's softmax, the lowest number where it does not"""
 
     @classmethod
     def where(cls, weights: Tensor, shares: Tensor) -> DenseLocal:
-        """From weights and a bool, broadcastable to them, that is True where j takes a share of i's softmax."""
+        """From weights and a bool, broadcastable to them, that is True where j takes part in i's softmax."""
         return cls(weights, weights.new_zeros(shares.shape).masked_fill(~shares, torch.finfo(weights.dtype).min))
 
     def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
-        # A matrix for all of the batch would be folded into a product that copies z.
+        # Expanded, since `@` of one matrix and a batch would fold the batch into a single product, which copies z.
         return self.weights.expand(*z.shape[:-2], -1, -1) @ z
 
     def steps(self, num_steps: int) -> list[DenseLocal]:
-        """From weights over time, `(B, T, I, J)`, those of each of T steps."""
+        """Weights over time, `(B, T, I, J)`, split into those of each of T steps."""
         return [DenseLocal(*parts) for parts in zip(self.weights.unbind(1), self.bias.unbind(1), strict=True)]
 
     def attend(
@@ -44,11 +43,18 @@ class DenseLocal(NamedTuple):
         k: Float[Tensor, "B J KD"],
         z: Float[Tensor, "B J H"],
         num_heads: int,
-        out: Callable[[Tensor], Tensor],
+        out: LinearMap,
         local_sum: Float[Tensor, "B I H"] | None = None,
     ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:
-        """What the heads read, `Σ_j Z_ij softmax_j(q_i · k_j) z_j`, side by side, by `out`: `(R, KH)` to `(R, O)`; and
-        the `sum` of z, taken on the way where it is not known."""
+        """What the heads read, mapped by `out`, and the local sum of z.
+
+        Args:
+            q, k: queries `(B, I, K D)` and keys `(B, J, K D)` of all heads.
+            z: `(B, J, H)`, what all heads read.
+            num_heads: K.
+            out: maps the heads' `Σ_j Z_ij softmax_j(q_i · k_j) z_j` side by side, `(R, K H)`, to `(R, O)`.
+            local_sum: `sum(z)` where it is already known; computed along with the heads otherwise.
+        """
         if isinstance(out, Summed):
             given = (q, k, z, self.weights, self.bias, out.weight, out.token)
             attended, together = _Attend.apply(*given, out.sums, num_heads, local_sum is None)
@@ -60,13 +66,13 @@ class DenseLocal(NamedTuple):
 
 
 class SparseLocal(NamedTuple):
-    """A weight for the pairs that interact; no other takes a share of the softmax."""
+    """A weight for each pair that interacts; the softmax runs over these pairs only."""
 
     weights: Float[Tensor, " P"]
     pairs: Pairs
-    """of the rows and columns of the whole batch; over time, of the batches of all steps, step by step"""
+    """of the rows and columns of the whole batch; over time, of the batches of all steps, one after the other"""
     num_rows: int
-    """I, rows of each set"""
+    """I, the rows of each element of the batch"""
 
     def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
         """`Σ_j Z_ij z_j`; weights over time take `(B, T, J, H)`."""
@@ -76,7 +82,7 @@ class SparseLocal(NamedTuple):
         return total.transpose(0, 1) if z.ndim == 4 else total
 
     def steps(self, num_steps: int) -> list[SparseLocal]:
-        """From weights over time, those of each step."""
+        """Weights over time, split into those of each step."""
         parts = self.pairs.split(num_steps)
         weights = self.weights.split([len(pairs.row) for pairs in parts])
         return [SparseLocal(*given, self.num_rows) for given in zip(weights, parts, strict=True)]
@@ -87,7 +93,7 @@ class SparseLocal(NamedTuple):
         k: Float[Tensor, "B J KD"],
         z: Float[Tensor, "B J H"],
         num_heads: int,
-        out: Callable[[Tensor], Tensor],
+        out: LinearMap,
         local_sum: Float[Tensor, "B I H"] | None = None,
     ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:
         """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
@@ -103,16 +109,16 @@ Local = DenseLocal | SparseLocal
 
 
 class _Attend(Function):
-    """Attention with gradients written by hand: one node a step, few passes over memory.
+    r"""Attention as one node per step, with hand-written gradients: few passes over memory.
 
-    All heads read the same z, so heads and rows count as one axis: `(B, I K, J) @ (B, J, H)`. The sum without a
-    softmax, `Σ_j Z_ij z_j`, is one more head. What the heads read is large and cheap, so the backward pass computes it
-    again.
+    With the shares $p_k = \mathrm{softmax}(q_k k_k^\top + bias)$ and weights $w_k = p_k \odot Z$ of head k, the heads
+    read $w_k z$. All heads read the same z, so rows and heads form one axis: `(B, I K, J) @ (B, J, H)`. The local sum,
+    $Z z$, is one more head. What the heads read is large and cheap, so the backward pass computes it again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         q: Tensor,
         k: Tensor,
         z: Tensor,
@@ -125,16 +131,13 @@ class _Attend(Function):
         with_sum: bool,
     ) -> tuple[Tensor, Tensor | None]:
         batch, rows, columns, size = *q.shape[:2], *z.shape[1:]
-        queries, keys = (
-            part.unflatten(-1, (num_heads, -1))
-            .transpose(1, 2)
-            .reshape(batch * num_heads, -1, part.shape[-1] // num_heads)
-            for part in (q, k)
-        )
+        # (B, I or J, K D) to (B K, I or J, D)
+        queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2).flatten(0, 1) for part in (q, k))
         shares = torch.bmm(queries, keys.mT).view(batch, num_heads, rows, columns).add_(bias.unsqueeze(1))
-        if columns:  # a softmax of few columns is faster by hand than PyTorch's
+        if columns:  # over few columns this is faster than PyTorch's softmax
             shares.sub_(shares.amax(-1, keepdim=True)).exp_()
             shares.div_(shares.sum(-1, keepdim=True))
+        # w, (B, I, K, J), with Z itself as one more head where the local sum is wanted.
         weights = shares.new_empty(batch, rows, num_heads + with_sum, columns)
         torch.mul(shares, local.unsqueeze(-3), out=weights[:, :, :num_heads].transpose(1, 2))
         if with_sum:
@@ -148,10 +151,11 @@ class _Attend(Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, to_attended: Tensor, to_sum: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, to_attended: Tensor, to_sum: Tensor | None) -> tuple[Tensor | None, ...]:
         queries, keys, z, local, shares, weights, out, token = ctx.saved_tensors
         (batch, num_heads, rows, columns), size = shares.shape, z.shape[-1]
         of_heads = num_heads * size
+        # The map `out` of read = w z, (B I, K H), then dz = wᵀ dread and dw = dread zᵀ.
         gradient = to_attended.flatten(0, 1)
         ctx.sums.add(torch.bmm(weights, z).view(batch * rows, -1)[:, :of_heads], gradient)
         to_read = gradient.new_empty(batch * rows, weights.shape[1] // rows * size)
@@ -161,6 +165,7 @@ class _Attend(Function):
         to_read = to_read.view(batch, -1, size)
         to_z = torch.bmm(weights.mT, to_read) if ctx.needs_input_grad[2] else None
         to_weights = torch.bmm(to_read, z.mT).view(batch, rows, -1, columns)
+        # dZ = Σ_k p_k dw_k, and the local sum's own;  through the softmax, with dp = dw Z: ds = p (dp - Σ_j p dp).
         to_scores = torch.mul(shares, to_weights[:, :, :num_heads].transpose(1, 2))
         to_local = None
         if ctx.needs_input_grad[3]:

@@ -1,10 +1,9 @@
-"""Relational memory: slots that attend to each other and to the input, behind gates."""
+"""Relational memory: gated slots that attend to each other and to the input."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,33 +11,37 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from s2rm.nn.core import Layer, RecurrentCore, State
-from s2rm.nn.over_time import over_time
+from s2rm.nn.over_time import LinearMap, over_time
 from s2rm.nn.recurrent import by_batch, by_weights
 
 GATE_STYLES = ("unit", "memory", None)
 
 
 class GroupedRelationalMemoryCell(nn.Module):
-    """One relational memory per module, each with parameters of its own.
+    r"""One relational memory per module, each with its own parameters.
 
-    With rows `x_i` of input, each projected to the slot size, and the memory `M`, a matrix of slots:
+    With the memory M, a matrix of slots, and the rows of input $x_i$, each projected to the slot size:
 
-        A = [M; x_1; x_2; ...];  Q, K, V = LN(A W)                    split into heads
-        A = LN(A + softmax(Q K^T / sqrt(d)) V);  A = LN(A + MLP(A))   M̃ = A without the rows of input
-        i, f = σ(W_g x_1 + U_g tanh(M) + b)                          M' = i tanh(M̃) + f M
+    $$A = [M; x_1; x_2; \dots], \quad Q, K, V = \mathrm{LN}(A W)$$
+
+    $$A' = \mathrm{LN}(A + \mathrm{softmax}(Q K^\top / \sqrt{d}) \, V), \quad A'' = \mathrm{LN}(A' + \mathrm{MLP}(A'))$$
+
+    $$i, f = \sigma(W_g x_1 + U_g \tanh(M) + b), \quad M' = i \odot \tanh(\tilde M) + f \odot M$$
+
+    where Q, K and V are split into heads, and $\tilde M$ is A'' without the rows of input.
 
     Args:
-        num_modules: how many memories.
-        input_sizes: sizes of the rows of input; the first is the one that the gates see.
-        num_slots, num_heads, head_size, key_size: of the memory; a slot is `num_heads * head_size`.
-        gate_style: "unit" (a gate a number), "memory" (a gate a slot), or None.
+        num_modules: number of memories.
+        input_sizes: sizes of the rows of input; the gates see the first only.
+        num_slots, num_heads, head_size, key_size: of the memory; a slot has `num_heads * head_size` numbers.
+        gate_style: "unit" (one gate per number), "memory" (one gate per slot), or None.
         forget_bias, input_bias: added to the gates.
         attention_layers: layers of the MLP, at least 1; ReLU between them, none after the last.
-        message_size: size of a linear `message` of the memory (S2RM, E.3); without it the message is the memory itself.
+        message_size: size of a linear map of the memory that others read (S2RM, E.3). Default: the memory itself.
         share_parameters: one set of parameters for all modules.
 
     Source:
-        Santoro et al. 2018 and their published implementation; rows beyond the first are S2RM's E.3.
+        Santoro et al. 2018 and their published implementation; further rows of input as in S2RM, E.3.
     """
 
     def __init__(
@@ -87,12 +90,12 @@ class GroupedRelationalMemoryCell(nn.Module):
             self.to_message = linear(num_slots * slot_size, message_size)
 
     def initial_state(self, batch_size: int) -> Float[Tensor, "B M S D"]:
-        """The identity, padded or cut to the slot size."""
+        """The identity, padded or cropped to the slot size."""
         identity = torch.eye(self.num_slots, self.slot_size, dtype=self.qkv[0].dtype, device=self.qkv[0].device)
         return identity.expand(batch_size, self.num_modules, -1, -1)
 
     def message(self, state: Float[Tensor, "*batch M S D"]) -> Float[Tensor, "*batch M H"]:
-        """What the modules and the queries read of the memory."""
+        """What the other modules and the queries read of the memory."""
         flat = state.flatten(-2)
         if not hasattr(self, "to_message"):
             return flat
@@ -102,7 +105,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         return torch.einsum("...mi,mio->...mo", flat, weight) + bias
 
     def forward(self, *inputs_then_state: Tensor) -> Float[Tensor, "B M S D"]:
-        """The memory after rows of input `(B, M, size)` each, and the memory before, `(B, M, S, D)`."""
+        """The next memory, from the rows of input, `(B, M, size)` each, and the memory, `(B, M, S, D)`."""
         return self.over_time()(*inputs_then_state)
 
     def over_time(self) -> Callable[..., Tensor]:
@@ -111,15 +114,16 @@ class GroupedRelationalMemoryCell(nn.Module):
         qkv, mlp = rows_over_time(self.qkv), [rows_over_time(parameters) for parameters in self.mlp]
         gated, shared = self.gate_style is not None, self.share_parameters
         gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
+        sizes = (self.key_size, self.key_size, self.head_size)
 
         def step(*inputs_then_state: Tensor) -> Tensor:
             *inputs, memory = inputs_then_state
-            # One module's rows of the whole batch form one matrix: (M, B, rows, D).
+            # The rows of one module form one matrix over the batch: table and memory are (M, B, rows, D).
             given = [by_weights(row, shared)[:, :, None] for row in inputs]
             rows = [map_(row) for row, map_ in zip(given, project, strict=True)]
             old = by_weights(memory, shared)
             table = torch.cat([old, *rows], 2)
-            sizes = (self.key_size, self.key_size, self.head_size)
+            # (M, B, rows, heads, key + key + value), then q, k, v of (M, B, heads, rows, size).
             projected = self._norm(qkv(table), self.qkv_norm).unflatten(-1, (self.num_heads, -1))
             q, k, v = projected.transpose(-2, -3).split(sizes, -1)
             attended = (q @ k.transpose(-1, -2) / math.sqrt(self.key_size)).softmax(-1) @ v
@@ -143,9 +147,14 @@ class GroupedRelationalMemoryCell(nn.Module):
         return layer_norm(x, x.shape[-1:]) * scale[:, None, None] + shift[:, None, None]
 
 
-def rows_over_time(parameters: Any) -> Callable[[Tensor], Tensor]:
-    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, for use at every step of a loop."""
-    product = over_time(*parameters)
+def rows_over_time(linear: nn.Module) -> LinearMap:
+    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, for use at every step of a loop.
+
+    Args:
+        linear: holds a weight, `(M, I, O)`, and a bias, `(M, O)`.
+    """
+    weight, bias = linear.parameters()
+    product = over_time(weight, bias)
     return lambda rows: product(rows.flatten(1, 2)).unflatten(1, rows.shape[1:3])
 
 
@@ -177,24 +186,31 @@ class RelationalMemoryLayer(Layer):
 class RelationalMemory(RecurrentCore):
     """A relational memory core, called like `torch.nn.LSTM`.
 
-    The output is the flattened memory. The state is `(h, c)`: c is the memory, h the same as it was put out.
+    The output is the flattened memory. The state is `(h, c)`: c is the memory, and h, equal to it, is the last output.
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:
         input_size: size of the input.
         hidden_size: of the whole memory, `num_slots * num_heads * head size`.
         num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
-        num_slots, num_heads: they must divide the hidden size.
+        num_slots, num_heads: their product must divide the hidden size.
         key_size: of a head's queries and keys. Default: the head size.
-        gate_style: "unit" (a gate a number), "memory" (a gate a slot), or None.
+        gate_style: "unit" (one gate per number), "memory" (one gate per slot), or None.
         forget_bias, input_bias: added to the gates.
         attention_layers: layers of the MLP.
 
     Raises:
-        ValueError: a hidden size that does not divide, or an unknown gate style.
+        ValueError: a hidden size that `num_slots * num_heads` does not divide, or an unknown gate style.
+
+    Example:
+        >>> memory = RelationalMemory(5, 12, batch_first=True, num_slots=2, num_heads=3)
+        >>> outputs, (h, c) = memory(torch.randn(2, 7, 5))
+        >>> outputs.shape, torch.equal(h[-1], outputs[:, -1])
+        (torch.Size([2, 7, 12]), True)
 
     Source:
-        Santoro et al. 2018, "Relational recurrent neural networks".
+        Santoro et al. 2018, "Relational recurrent neural networks". Relative to the paper: a layer norm per module, as
+        in the published implementation; the state has two parts, as that of an `nn.LSTM`.
     """
 
     def __init__(

@@ -1,32 +1,40 @@
-"""Linear maps that a loop over time applies at every step, their weight gradients added up in place."""
+"""Linear maps that a loop over time applies at every step, with weight gradients accumulated in place."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+P = ParamSpec("P")
+R = TypeVar("R")
+ModuleState = TypeVar("ModuleState", bound="Tensor | tuple[Tensor, ...]")
 
-def once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward pass written by hand, which refuses to be differentiated itself."""
+Context = Any
+"""The context of an autograd `Function`, which takes any attribute."""
+LinearMap = Callable[[Tensor], Tensor]
+
+
+def once(backward: Callable[P, R]) -> Callable[P, R]:
+    """Make a hand-written backward pass refuse to be differentiated itself."""
 
     @functools.wraps(backward)
-    def refusing(ctx: Any, *gradients: Any) -> Any:
+    def refusing(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "s2rm: gradients written by hand have no second derivatives, got create_graph=True; leave it out"
+                "s2rm: hand-written gradients have no second derivatives, got create_graph=True; leave it out"
             )
-        return backward(ctx, *gradients)
+        return backward(*args, **kwargs)
 
     return refusing
 
 
 class Sums:
-    """The gradients of a weight and its bias so far, in one backward pass."""
+    """The gradients of a weight and its bias, summed over the steps of one backward pass."""
 
     def __init__(self, weight: bool, bias: bool):
         self.wanted = (weight, bias)
@@ -36,16 +44,16 @@ class Sums:
         self.backward_pass: int | None = None
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
-        """One step's share, from the map's inputs and the gradient of its output."""
-        # A pass that asks for no gradient of the weight leaves its sums behind; they are not this one's, and only the
-        # number of the pass, which PyTorch has no public name for, tells.
+        """Add the share of one step, from the map's inputs and the gradient of its output."""
+        # A backward pass that needs no gradient of the weight never collects its sums. The next pass must not
+        # continue them, and only the number of the pass, for which PyTorch has no public name, distinguishes the two.
         now = torch._C._current_graph_task_id()
         if self.backward_pass != now:
             self.weight, self.bias, self.backward_pass = None, None, now
         if self.wanted[0]:
             self.weight = _added(self.weight, inputs.mT, gradient)
         if self.wanted[1]:
-            # A sum over rows as a product: it adds in place, and is the faster one.
+            # The sum over rows as a product with ones: it accumulates in place, and is faster than `sum`.
             if self.ones is None or self.ones.shape[-1] != gradient.shape[-2]:
                 self.ones = gradient.new_ones(*gradient.shape[:-2], 1, gradient.shape[-2])
             self.bias = _added(self.bias, self.ones, gradient)
@@ -58,59 +66,58 @@ def _added(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 class Summed:
-    """A weight, and perhaps a bias, in use at every step of a loop; called, it is the linear map.
+    r"""A linear map that is used at every step of a loop; its weight's gradient is one running sum.
 
-    Autograd alone would make a new gradient of the weight at each step and add it to those before; here the product
-    itself adds to one sum. It cannot be differentiated twice, and says so.
+    $$\partial W = \sum_t x_t^\top \, \partial y_t$$
+
+    Autograd alone would allocate a gradient of the weight at each step and add it to the previous ones; here each
+    step's product accumulates into the same tensor. Second derivatives are refused.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         learns = [part is not None and part.requires_grad and torch.is_grad_enabled() for part in (weight, bias)]
         self.sums = Sums(*learns)
         self.token = _Collect.apply(weight, bias, self.sums) if any(learns) else None
-        """goes into every node that calls `sums.add`, so that the weight's gradient waits for all of them"""
+        """an input of every node that calls `sums.add`, so that `_Collect.backward` runs after all of them"""
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if self.token is None:
-            return self.product(inputs)
+            return _product(inputs, self.weight, self.bias)
         return _Apply.apply(inputs, self.weight, self.bias, self.token, self.sums)
-
-    def product(self, inputs: Tensor) -> Tensor:
-        """The map alone."""
-        return _product(inputs, self.weight, self.bias)
 
 
 class _Collect(Function):
-    """Stands for the weight in the graph: its backward runs after that of all steps, and hands on their sums."""
+    """Stands for the weight in the graph: its backward runs after those of all steps and returns their sums."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, sums: Sums) -> Tensor:
+    def forward(ctx: Context, weight: Tensor, bias: Tensor | None, sums: Sums) -> Tensor:
         ctx.sums = sums
         return weight.new_zeros(())
 
     @staticmethod
     @once
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Context, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weight, bias = ctx.sums.weight, ctx.sums.bias
         ctx.sums.weight = ctx.sums.bias = None
         return weight, None if bias is None else bias.squeeze(-2), None
 
 
 class _Apply(Function):
-    """One step's product; its backward adds the weight's share to the sums."""
+    """The product of one step; its backward adds the share of the weight to the sums."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, sums: Sums) -> Tensor:
+    def forward(ctx: Context, inputs: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, sums: Sums) -> Tensor:
         ctx.save_for_backward(inputs, weight, token)
         ctx.sums = sums
         return _product(inputs, weight, bias)
 
     @staticmethod
     @once
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, Tensor, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, None, None, Tensor, None]:
         inputs, weight, token = ctx.saved_tensors
         ctx.sums.add(inputs, gradient)
+        # The token, a zero, is its own gradient: only the order of the nodes matters.
         return gradient @ weight.mT if ctx.needs_input_grad[0] else None, None, None, token, None
 
 
@@ -123,16 +130,16 @@ def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def by_autograd(device: torch.device) -> bool:
-    """Whether to leave all gradients to autograd: while compiling or exporting, which bring their own, and under
-    autocast, which chooses a type for each product."""
+    """Whether autograd computes all gradients: while compiling or exporting, which derive their own, and under
+    autocast, which chooses a dtype for each product."""
     return torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
 
 
-def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+def over_time(weight: Tensor, bias: Tensor | None = None) -> LinearMap:
     """A linear map for use at every step of a loop.
 
     Args:
-        weight: `(I, O)`, or `(M, I, O)` for one map a module.
+        weight: `(I, O)`, or `(M, I, O)` for one map per module.
         bias: `(O,)`, or `(M, O)`.
 
     Returns:
@@ -143,10 +150,10 @@ def over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], 
     return Summed(weight, bias)
 
 
-def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
-    """Apply a function to the tensors of states of one structure."""
+def map_state(function: Callable[..., Tensor], *states: ModuleState) -> ModuleState:
+    """Apply a function to the corresponding tensors of states of one type, a tensor or a (named) tuple of tensors."""
     first = states[0]
     if isinstance(first, Tensor):
-        return function(*states)
-    parts = (map_state(function, *parts) for parts in zip(*states, strict=True))
-    return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+        return cast("ModuleState", function(*states))
+    parts = [function(*parts) for parts in zip(*cast("tuple[tuple[Tensor, ...], ...]", states), strict=True)]
+    return cast("ModuleState", type(first)(*parts) if hasattr(first, "_fields") else tuple(parts))

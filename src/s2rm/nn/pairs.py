@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from scipy.spatial import KDTree
@@ -15,28 +15,33 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import pad
 
-from s2rm.nn.over_time import once
+from s2rm.nn.over_time import Context, once
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def exact(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Sparse products know no bfloat16, so autocast stays outside, forward and backward."""
+def without_autocast(
+    function: Callable[Concatenate[Context, Tensor, P], R],
+) -> Callable[Concatenate[Context, Tensor, P], R]:
+    """Disable autocast in a forward or backward pass, since sparse products have no bfloat16."""
 
     @functools.wraps(function)
-    def without_autocast(ctx: Any, first: Tensor, *rest: Any) -> Any:
+    def exact(ctx: Context, first: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast(first.device.type, enabled=False):
-            return function(ctx, first, *rest)
+            return function(ctx, first, *args, **kwargs)
 
-    return without_autocast
+    return exact
 
 
 with warnings.catch_warnings():
-    # The first sparse matrix of a process says that PyTorch calls them beta.
+    # PyTorch warns once per process, at the first sparse matrix, that they are in beta.
     warnings.filterwarnings("ignore", ".*beta state.*")
     torch.eye(1).to_sparse_csr()
 
 
 class Pairs(NamedTuple):
-    """Which of R rows meets which of C columns, as a sparse pattern in both directions. Made by `Pairs.of`."""
+    """The pairs of R rows and C columns that interact, as a sparse pattern in both directions; see `Pairs.of`."""
 
     row: Tensor
     """`(P,)`, sorted by row, then by column"""
@@ -44,7 +49,7 @@ class Pairs(NamedTuple):
     by_column: Tensor
     """`(P,)`, the order that sorts by column, then by row"""
     row_starts: Tensor
-    """`(R + 1,)`, where the pairs of each row start, and the last end"""
+    """`(R + 1,)`, where the pairs of each row start, and where the last end"""
     column_starts: Tensor
     """`(C + 1,)`, the same in the order of the columns"""
 
@@ -57,7 +62,7 @@ class Pairs(NamedTuple):
         return cls(row, column, by_column, _starts(row, num_rows), _starts(column, num_columns))
 
     def split(self, num_steps: int) -> list[Pairs]:
-        """The pairs of each of T steps, where rows and columns are `(T, ...)` and meet only within a step."""
+        """The pairs of each of T steps, where rows and columns are `(T, ...)` and interact only within a step."""
         rows, columns = ((len(starts) - 1) // num_steps for starts in (self.row_starts, self.column_starts))
         ends, parts = self.row_starts[[rows * step for step in range(num_steps + 1)]].tolist(), []
         for step, (start, end) in enumerate(pairwise(ends)):
@@ -73,7 +78,7 @@ class Pairs(NamedTuple):
         return parts
 
     def repeat(self, times: int) -> Pairs:
-        """The same pairs in each of a number of blocks of rows and columns that do not meet."""
+        """The same pairs in each of several blocks of rows and columns; blocks do not interact."""
         block = torch.arange(times, device=self.row.device)[:, None]
         rows, columns = len(self.row_starts) - 1, len(self.column_starts) - 1
         row, column = (block * rows + self.row).flatten(), (block * columns + self.column).flatten()
@@ -107,25 +112,25 @@ class Pairs(NamedTuple):
         return torch.sparse.sampled_addmm(self.matrix(a.new_zeros(len(self.row))), a, b.T, beta=0).values()
 
     def row_sums(self, values: Tensor) -> Tensor:
-        """The sum over the pairs of each row, given back to each pair: `(K, P)` to `(K, P)`."""
+        """The sum over the pairs of each row, repeated for each of them: `(K, P)` to `(K, P)`."""
         sums = torch.segment_reduce(values.T.contiguous(), "sum", offsets=self.row_starts, axis=0)
         return sums[self.row].T
 
 
-def near(points: Tensor, places: Tensor, there: Tensor, truncation: float) -> tuple[Tensor, Tensor]:
+def near(points: Tensor, places: Tensor, present: Tensor, truncation: float) -> tuple[Tensor, Tensor]:
     """The pairs of points and places, unit vectors `(N, d)` and `(M, d)`, with `point · place >= truncation`.
 
     Args:
         points: `(N, d)`.
         places: `(M, d)`.
-        there: bool `(N,)`; points that are not there are near nothing.
+        present: bool `(N,)`; absent points are near nothing.
         truncation: τ.
 
     Returns:
-        Indices of points and of places, `(P,)` each. The search runs on the CPU, in a tree.
+        Indices of points and of places, `(P,)` each. The search runs on the CPU, in a k-d tree.
     """
-    kept = there.nonzero().flatten()
-    # A little further than τ: rounding must not lose a pair. What is too far is dropped below.
+    kept = present.nonzero().flatten()
+    # |a - b|² = 2 - 2 a·b on the sphere. A little wider, lest rounding lose a pair; those too far are dropped below.
     radius = math.sqrt(max(0.0, 2 - 2 * truncation) + 1e-5)
     trees = [KDTree(part.detach().cpu().double().numpy()) for part in (points[kept], places)]
     found = trees[0].sparse_distance_matrix(trees[1], radius, output_type="ndarray")
@@ -137,21 +142,23 @@ def near(points: Tensor, places: Tensor, there: Tensor, truncation: float) -> tu
 
 
 def _starts(sorted_index: Tensor, num: int) -> Tensor:
-    """Where each of `num` groups starts, and the last ends."""
+    """Where each of `num` groups starts, and where the last ends."""
     return pad(torch.bincount(sorted_index, minlength=num).cumsum(0), (1, 0))
 
 
 class _Dot(Function):
+    r"""$s_{ij} = a_i \cdot b_j$; $da_i = \sum_j ds_{ij} b_j$, $db_j = \sum_i ds_{ij} a_i$, head by head."""
+
     @staticmethod
-    @exact
-    def forward(ctx: Any, a: Tensor, b: Tensor, pairs: Pairs) -> Tensor:
+    @without_autocast
+    def forward(ctx: Context, a: Tensor, b: Tensor, pairs: Pairs) -> Tensor:
         ctx.save_for_backward(a, b, *pairs)
         return torch.stack([pairs.products(x, y) for x, y in zip(a.unbind(1), b.unbind(1), strict=True)])
 
     @staticmethod
     @once
-    @exact
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    @without_autocast
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, b, *pattern = ctx.saved_tensors
         pairs = Pairs(*pattern)
         to_a = to_b = None
@@ -163,9 +170,11 @@ class _Dot(Function):
 
 
 class _Softmax(Function):
+    r"""$p = \mathrm{softmax}(s)$ over each row; $ds_{ij} = p_{ij} (dp_{ij} - \sum_l p_{il} dp_{il})$."""
+
     @staticmethod
-    @exact
-    def forward(ctx: Any, scores: Tensor, pairs: Pairs) -> Tensor:
+    @without_autocast
+    def forward(ctx: Context, scores: Tensor, pairs: Pairs) -> Tensor:
         largest = torch.segment_reduce(scores.T.contiguous(), "max", offsets=pairs.row_starts, axis=0)
         shares = (scores - largest[pairs.row].T).exp_()
         shares /= pairs.row_sums(shares)
@@ -174,24 +183,26 @@ class _Softmax(Function):
 
     @staticmethod
     @once
-    @exact
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    @without_autocast
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, None]:
         shares, *pattern = ctx.saved_tensors
         weighted = shares * gradient
         return weighted - shares * Pairs(*pattern).row_sums(weighted), None
 
 
 class _Sum(Function):
+    r"""$y_i = \sum_j w_{ij} z_j$; $dw_{ij} = dy_i \cdot z_j$, $dz_j = \sum_i w_{ij} dy_i$, summed over the heads."""
+
     @staticmethod
-    @exact
-    def forward(ctx: Any, weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
+    @without_autocast
+    def forward(ctx: Context, weights: Tensor, values: Tensor, pairs: Pairs) -> Tensor:
         ctx.save_for_backward(weights, values, *pairs)
         return torch.stack([pairs.matrix(w) @ values for w in weights], 1)
 
     @staticmethod
     @once
-    @exact
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    @without_autocast
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weights, values, *pattern = ctx.saved_tensors
         pairs = Pairs(*pattern)
         parts = [part.contiguous() for part in gradient.unbind(1)]

@@ -1,25 +1,37 @@
-"""Recurrent cells for a set of modules, each with parameters of its own, run as grouped products.
+"""Recurrent cells for a set of modules, each with its own parameters, computed as grouped products.
 
-All are called `cell(inputs, hidden, state)`: `inputs` and `hidden` enter the gates, `state` is what is carried on.
-`message(state)` is what the other modules and the queries read of it.
+A cell is called `cell(inputs, hidden, state)`: `inputs` and `hidden` enter the gates, `state` is carried on.
+`message(state)` is the part of the state that the other modules and the queries read.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2rm.functional import gru_update, lstm_update
-from s2rm.nn.gates import GRUStep, LSTMStep
-from s2rm.nn.over_time import Summed, map_state, over_time
+from s2rm.nn.gates import gru_step, lstm_step
+from s2rm.nn.over_time import LinearMap, Summed, map_state, over_time
 
 
-def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+class LSTMState(NamedTuple):
+    """The state of modules with long short-term memory."""
+
+    hidden: Tensor
+    """`(B, M, H)`"""
+    memory: Tensor
+    """`(B, M, H)`"""
+
+
+CellState = TypeVar("CellState", Tensor, LSTMState)
+
+
+def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> LinearMap:
     """Each module's own linear map, `(B, M, I)` to `(B, M, O)`, for use at every step of a loop."""
     product = over_time(weight, bias)
     return lambda inputs: product(inputs.transpose(0, 1)).transpose(0, 1)
@@ -35,13 +47,13 @@ def by_batch(x: Tensor, num_modules: int, shared: bool) -> Tensor:
     return x.squeeze(0).unflatten(0, (-1, num_modules)) if shared else x.transpose(0, 1)
 
 
-class GatedCell(nn.Module):
+class GatedCell(nn.Module, Generic[CellState]):
     """The parameters of a gated cell per module: two linear maps to `num_gates` gates.
 
     Args:
         num_modules: M.
-        input_size: size of a module's input.
-        hidden_size: size of a module's state.
+        input_size: size of a module's input, E.
+        hidden_size: size of a module's state, H.
         share_parameters: one set of parameters for all modules.
     """
 
@@ -58,36 +70,32 @@ class GatedCell(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden_size), 1 / math.sqrt(hidden_size))
 
-    def over_time(self) -> Callable[[Tensor, Tensor, Any], Any]:
+    def over_time(self) -> Callable[[Tensor, Tensor, CellState], CellState]:
         """The cell, for use at every step of a loop."""
         from_input = over_time(self.weight_input, self.bias_input)
         from_hidden = over_time(self.weight_hidden, self.bias_hidden)
         shared = self.share_parameters
 
-        def step(inputs: Tensor, hidden: Tensor, state: Any) -> Any:
+        def step(inputs: Tensor, hidden: Tensor, state: CellState) -> CellState:
             inputs, hidden = by_weights(inputs, shared), by_weights(hidden, shared)
             state = map_state(lambda part: by_weights(part, shared), state)
             if isinstance(from_input, Summed) and isinstance(from_hidden, Summed):
-                weights, biases, sums, tokens = (
-                    (getattr(from_input, part), getattr(from_hidden, part))
-                    for part in ("weight", "bias", "sums", "token")
-                )
-                after = self.fused_step(inputs, hidden, state, weights, biases, sums, *tokens)
+                after = self.fused_step(inputs, hidden, state, (from_input, from_hidden))
             else:
                 after = self.update(from_input(inputs), from_hidden(hidden), state)
             return map_state(lambda part: by_batch(part, self.num_modules, shared), after)
 
         return step
 
-    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Any) -> Any:
-        """The next state from the gates; module first, `(M, B, ...)`."""
+    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: CellState) -> CellState:
+        """The next state from the two maps' outputs; module first, `(M, B, ...)`."""
         raise NotImplementedError
 
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Any, *maps: Any) -> Any:
-        """The next state by one node of the graph; module first."""
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: CellState, maps: tuple[Summed, Summed]) -> CellState:
+        """The next state from the maps' inputs, as one node of the graph; module first."""
         raise NotImplementedError
 
-    def forward(self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: Any) -> Any:
+    def forward(self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: CellState) -> CellState:
         """One step."""
         return self.over_time()(inputs, hidden, state)
 
@@ -95,7 +103,7 @@ class GatedCell(nn.Module):
         return self.weight_hidden.new_zeros(batch_size, self.num_modules, self.hidden_size)
 
 
-class GroupedGRUCell(GatedCell):
+class GroupedGRUCell(GatedCell[Tensor]):
     """One gated recurrent unit per module. See [`gru_update`][s2rm.functional.gru_update] for the equations."""
 
     num_gates = 3
@@ -109,20 +117,11 @@ class GroupedGRUCell(GatedCell):
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
         return gru_update(input_gates, hidden_gates, state)
 
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Tensor, *maps: Any) -> Tensor:
-        return GRUStep.apply(inputs, hidden, state, *maps)
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Tensor, maps: tuple[Summed, Summed]) -> Tensor:
+        return gru_step(inputs, hidden, state, maps)
 
 
-class LSTMState(NamedTuple):
-    """The state of modules with long short-term memory."""
-
-    hidden: Tensor
-    """`(B, M, H)`"""
-    memory: Tensor
-    """`(B, M, H)`"""
-
-
-class GroupedLSTMCell(GatedCell):
+class GroupedLSTMCell(GatedCell[LSTMState]):
     """One long short-term memory per module. See [`lstm_update`][s2rm.functional.lstm_update] for the equations."""
 
     num_gates = 4
@@ -136,5 +135,5 @@ class GroupedLSTMCell(GatedCell):
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
         return LSTMState(*lstm_update(input_gates, hidden_gates, state.memory))
 
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: LSTMState, *maps: Any) -> LSTMState:
-        return LSTMState(*LSTMStep.apply(inputs, hidden, state.memory, *maps))
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: LSTMState, maps: tuple[Summed, Summed]) -> LSTMState:
+        return LSTMState(*lstm_step(inputs, hidden, state.memory, maps))

@@ -1,4 +1,4 @@
-"""Encoder and decoder of polar images: convolutions that know that angles come round."""
+"""Convolutions for polar images, whose angle axis is periodic."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, pixel_shuffle
 
-from s2rm.nn.codecs.shared import PositionedMLP, image_shape
+from s2rm.nn.codecs.shared import PositionedMLP, image_shape, split_parameters
 
 
 class PolarConv2d(nn.Conv2d):
-    """A 3 x 3 convolution of images `(channels, radii, angles)`: zeros beyond the radii, round and round the angles.
+    """A 3 x 3 convolution of images `(channels, radii, angles)`: zero padding in radius, circular padding in angle.
 
-    Turning the image by whole pixels turns the result, by as many with stride 1.
+    With stride 1, rotating the image by whole pixels rotates the output by as many.
 
     Source:
         S2RM, E.2.1.
@@ -29,25 +29,25 @@ class PolarConv2d(nn.Conv2d):
 
 
 def halved(size: tuple[int, ...]) -> tuple[int, int]:
-    """The radii and angles that stride 2 leaves."""
+    """The radii and angles after a convolution with stride 2."""
     return math.ceil(size[0] / 2), math.ceil(size[1] / 2)
 
 
 def doubled(features: Float[Tensor, "N F I J"], size: tuple[int, ...]) -> Float[Tensor, "N C K L"]:
-    """Four channels to one of twice the radii and angles, cut to a size, which `halved` would make theirs."""
+    """Four channels to one of twice the radii and angles, cropped to `size`; the inverse of `halved` in shape."""
     return pixel_shuffle(features, 2)[..., : size[0], : size[1]]
 
 
 class PolarEncoder(nn.Module):
     """Two polar convolutions of stride 2, then a perceptron that the embedded position scales and shifts.
 
-    All channels of a pixel share one missing flag, which says whether any was not measured.
+    The channels of a pixel share one missing flag: whether any of them was not measured.
 
-    Args: as [`MLPEncoder`][s2rm.nn.codecs.MLPEncoder]; `channels` is the width of the convolutions.
+    Args: as [`MLPEncoder`][s2rm.nn.codecs.mlp.MLPEncoder]; `channels` is the width of the convolutions.
 
     Source:
-        S2RM, E.2: positions enter "further downstream". The layers are ours, few and small: the paper gives its own in
-        pictures only.
+        S2RM, E.2: positions enter "further downstream". Relative to the paper: it gives the layers in pictures only;
+        ours are few and small.
     """
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, channels: int = 32):
@@ -78,10 +78,10 @@ class PolarEncoder(nn.Module):
 class PolarDecoder(nn.Module):
     """The encoder's mirror image: a perceptron that the query's position scales and shifts, two polar convolutions.
 
-    Args: as [`MLPDecoder`][s2rm.nn.codecs.MLPDecoder]; `channels` is the width of the convolutions.
+    Args: as [`MLPDecoder`][s2rm.nn.codecs.mlp.MLPDecoder]; `channels` is the width of the convolutions.
 
     Source:
-        S2RM, appendix D and E.2. The layers are ours.
+        S2RM, appendix D and E.2. Relative to the paper: the layers are ours.
     """
 
     def __init__(
@@ -93,16 +93,14 @@ class PolarDecoder(nn.Module):
         self.middle = halved(self.image[1:])
         self.small = (channels, *halved(self.middle))
         self.layers = PositionedMLP(size, math.prod(self.small), position_size, 128)
-        # Each pixel gives four: as much work as a convolution of the enlarged image, on a quarter of the pixels.
+        # Each pixel yields four: the cost of a convolution of the upsampled image, on a quarter of the pixels.
         self.coarse = PolarConv2d(channels, 4 * channels)
         self.fine = PolarConv2d(channels, 4 * self.image[0] * num_parameters)
 
     def forward(
         self, vector: Float[Tensor, "*slots H"], position: Float[Tensor, "*slots d"] | None = None
     ) -> Float[Tensor, "*slots *shape"]:
-        slots = vector.shape[:-1]
         features = elu(self.layers(vector, position)).flatten(0, -2).unflatten(1, self.small)
         features = elu(doubled(self.coarse(features), self.middle))
         images = doubled(self.fine(features), self.image[1:])
-        per_colour = images.unflatten(1, (-1, self.num_parameters)).movedim(2, -1)
-        return per_colour.reshape(*slots, *self.shape, self.num_parameters)
+        return split_parameters(images, vector.shape[:-1], self.shape, self.num_parameters)

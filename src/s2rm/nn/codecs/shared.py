@@ -1,4 +1,4 @@
-"""What the encoders and decoders of views share."""
+"""Parts that several encoders and decoders share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from torch import Tensor, nn
 
 
 class PositionedMLP(nn.Module):
-    """A perceptron of two hidden layers, the first of which an embedded position scales and shifts.
+    r"""A perceptron with two hidden layers, the first scaled and shifted by an embedded position.
 
-    `elu(W_1 x ⊙ (1 + a(s)) + b(s))`, then one more hidden layer and the output. A crop and its place combine by
-    multiplication here: in first trials on the balls this learned much faster than joining the place to the input.
+    $$\mathrm{elu}(W_1 x \odot (1 + a(s)) + b(s))$$
+
+    is the first hidden layer. View and position are combined by multiplication: in first trials on the balls this
+    learned much faster than appending the position to the input.
 
     Args:
         input_size: size of x.
-        output_size: size of the result.
+        output_size: size of the output.
         position_size: size of the embedded position s, 0 for none.
         hidden_size: width of the hidden layers.
 
     Source:
-        The scale and shift are those of FiLM (Perez et al. 2018).
+        FiLM, the scale and shift (Perez et al. 2018).
     """
 
     def __init__(self, input_size: int, output_size: int, position_size: int, hidden_size: int):
@@ -43,7 +45,11 @@ class PositionedMLP(nn.Module):
 
 
 def image_shape(value_shape: tuple[int, ...], codec: str) -> tuple[int, int, int]:
-    """`(channels, height, width)` of a view that is an image with or without a channel axis."""
+    """`(channels, height, width)` of a view that is an image, with or without a channel axis.
+
+    Raises:
+        ValueError: the view is no image.
+    """
     if len(value_shape) not in (2, 3):
         raise ValueError(
             f'codec "{codec}": views must be images (height, width) or (channels, height, width), got shape '
@@ -51,3 +57,10 @@ def image_shape(value_shape: tuple[int, ...], codec: str) -> tuple[int, int, int
         )
     channels, height, width = (1, *value_shape)[-3:]
     return channels, height, width
+
+
+def split_parameters(
+    images: Float[Tensor, "N CP I J"], slots: tuple[int, ...], shape: tuple[int, ...], num_parameters: int
+) -> Float[Tensor, "*slots_shape P"]:
+    """Images with P likelihood parameters side by side per channel, to `(*slots, *shape, P)`."""
+    return images.unflatten(1, (-1, num_parameters)).movedim(2, -1).reshape(*slots, *shape, num_parameters)

@@ -1,0 +1,42 @@
+"""Timing of competing runs in one process, and the file of results."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2rm.files import write_json
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """The time of one run, its work on the device included."""
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, float]:
+    """The median seconds of each run, over `repeats` rounds in which every run has its turn, after `warmup` more."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warmup + repeats):
+        # In changing order, since each run leaves the cache in a state that helps or hinders the next.
+        for name in random.Random(turn).sample(list(runs), len(runs)):
+            times[name].append(seconds(runs[name]))
+    return {name: statistics.median(values[warmup:]) for name, values in times.items()}
+
+
+def save(out: Path | None, rows: list[dict[str, Any]], **facts: object) -> None:
+    """Write rows and facts with their provenance as JSON, if there is a path."""
+    # Lightning takes seconds to import, and `many_modules.py` measures each size in a new process.
+    from s2rm.training import provenance
+
+    if out:
+        write_json(out, {**provenance(), "seed": 0, **facts, "runs": [], "rows": rows})
