@@ -16,7 +16,8 @@ from tyro.conf import Suppress
 from s2rm.files import write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2GRU, S2LSTM, S2RMC, Term
-from s2rm.models.world_model import WorldModel, load
+from s2rm.models.saved import load
+from s2rm.models.world_model import WorldModel
 from s2rm.tasks.balls import world as bouncing_balls
 from s2rm.tasks.balls.scores import FRACTIONS, TrivialPredictors, model_predictor, one_step_table
 from s2rm.tasks.balls.world import BallsWorld, videos
@@ -80,7 +81,7 @@ class Settings:
         torch.manual_seed(self.training.seed)
         if self.model not in SPATIAL:
             return GQN(core=self.model, **self.arguments)
-        own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
+        own: dict[str, Any] = {"inject_positions": self.inject_positions, "ablate": self.ablate}
         return SPATIAL[self.model](extent=[[0.0, self.world.side]] * 2, **own, **self.arguments)
 
     @property
