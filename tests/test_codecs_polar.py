@@ -90,7 +90,7 @@ def test_a_model_of_battles_is_trained_saved_and_loaded(make, tmp_path):
     terms = model.loss_terms(Episode(views, targets))
     assert list(terms) == ["friendly", "type", "hecs"]
     loss = model.loss(Episode(views, targets))
-    torch.testing.assert_close(loss, sum(terms.values()))
+    torch.testing.assert_close(loss, sum(term.value for term in terms.values()))
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     model.save(tmp_path)

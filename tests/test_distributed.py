@@ -114,15 +114,18 @@ def test_shares_add_up_to_the_whole_batch(processes, monkeypatch):
     targets.mask[1, 2:] = False  # rows of unlike numbers of targets
     targets.values[2, 3, 0, 0] = torch.nan
     episode = Episode(some_views(batch=5), targets)
-    whole = model.loss(episode)
+    (mean_of_whole,) = model.loss_terms(episode).values()
+    whole = mean_of_whole.value
     expected = torch.autograd.grad(whole, list(model.parameters()))
     lesson = OneStepForward(model, Training())
     logged = []
     monkeypatch.setattr(lesson, "log", lambda name, value, batch_size, **_: logged.append(batch_size))
-    losses = []
+    losses, counts = [], []
     for rank in range(processes):
-        lesson._trainer = SimpleNamespace(world_size=processes, global_rank=rank)
+        strategy = SimpleNamespace(reduce=lambda count, reduce_op: counts.append(int(count)) or mean_of_whole.count)
+        lesson._trainer = SimpleNamespace(world_size=processes, global_rank=rank, strategy=strategy)
         losses.append(lesson.training_step(episode, 0))
+    assert sum(counts) == (mean_of_whole.count if processes > 1 else 0), "what a sum over processes would be"
     mean = torch.stack(losses).mean()
     torch.testing.assert_close(mean, whole, rtol=1e-12, atol=0)
     gradients = torch.autograd.grad(mean, list(model.parameters()))

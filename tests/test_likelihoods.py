@@ -3,7 +3,14 @@ import math
 import pytest
 import torch
 
-from s2rm.likelihoods import LIKELIHOODS, BernoulliPixels, GaussianSensors, MixedChannels, negative_log_likelihood
+from s2rm.likelihoods import (
+    LIKELIHOODS,
+    BernoulliPixels,
+    GaussianSensors,
+    Mean,
+    MixedChannels,
+    negative_log_likelihood,
+)
 from s2rm.tasks.battles.trajectories import STATS, UNIT_TYPES
 
 
@@ -43,6 +50,18 @@ def test_nothing_there_is_zero():
     assert negative_log_likelihood(distribution, torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.bool)) == 0
 
 
+def means(terms):
+    return {name: mean.value for name, mean in terms.items()}
+
+
+def test_means_of_parts_add_up_to_the_mean_of_the_whole():
+    values, mask = torch.tensor([3.0, torch.nan, 5.0, 11.0]), torch.tensor([True, False, True, True])
+    parts = [Mean.where(mask[part], values[part]) for part in (slice(0, 1), slice(1, 2), slice(2, 4))]
+    assert [part.value.item() for part in parts] == [3, 0, 8]
+    whole = parts[0] + parts[1] + parts[2]
+    assert (whole.total, whole.count, whole.value) == (19, 3, pytest.approx(19 / 3))
+
+
 def some_units(lead=(2, 3), radii=3, angles=5):
     """Parameters, and targets with a unit of some type in about half of the pixels; float64."""
     parameters = torch.randn(*lead, 14, radii, angles, 1, dtype=torch.float64, requires_grad=True)
@@ -55,7 +74,7 @@ def some_units(lead=(2, 3), radii=3, angles=5):
 def test_mixed_is_the_three_terms_of_the_paper():
     parameters, values, type_or_none = some_units()
     distribution = MixedChannels().distribution(parameters)
-    terms = MixedChannels().terms(distribution, values, torch.ones(2, 3, dtype=torch.bool))
+    terms = means(MixedChannels().terms(distribution, values, torch.ones(2, 3, dtype=torch.bool)))
     given = parameters[..., 0]
     logits = torch.cat([torch.zeros_like(given[..., :1, :, :]), given[..., 1:10, :, :]], -3)
     cross_entropy = torch.nn.functional.cross_entropy(logits.flatten(0, 1), type_or_none.flatten(0, 1) + 1)
@@ -97,6 +116,8 @@ def test_what_mixed_did_not_measure_is_skipped_in_each_term():
     values[~mask] = torch.nan
     values[0, 0, 0, 1, 1] = values[0, 0, 5, 2, 2] = values[0, 0, 12, 0, 3] = torch.nan
     terms = MixedChannels().terms(MixedChannels().distribution(parameters), values, mask)
+    assert {name: int(mean.count) for name, mean in terms.items()} == {"friendly": 59, "type": 59, "hecs": 239}
+    terms = means(terms)
     given, there = parameters[..., 0], ~values.isnan()
     typed = there[:, :, 1:10].all(2)
     logits = torch.cat([torch.zeros_like(given[:, :, :1]), given[:, :, 1:10]], 2).movedim(2, -1)[typed]
@@ -108,12 +129,10 @@ def test_what_mixed_did_not_measure_is_skipped_in_each_term():
         "hecs": torch.nn.functional.mse_loss(given[stats], values[stats]),
     }
     torch.testing.assert_close(terms, expected)
-    counts = MixedChannels().counts(values, mask)
-    assert {name: int(count) for name, count in counts.items()} == {"friendly": 59, "type": 59, "hecs": 239}
     (gradient,) = torch.autograd.grad(sum(terms.values()), parameters)
     assert gradient.isfinite().all()
     assert gradient[~mask].eq(0).all()
-    nothing = MixedChannels().terms(MixedChannels().distribution(parameters), values, torch.zeros_like(mask))
+    nothing = means(MixedChannels().terms(MixedChannels().distribution(parameters), values, torch.zeros_like(mask)))
     assert [term.item() for term in nothing.values()] == [0, 0, 0]
 
 
@@ -140,5 +159,5 @@ def test_others_have_one_term(name):
     values, mask = torch.rand(2, 3).round(), torch.tensor([True, False])
     distribution = likelihood.distribution(torch.randn(2, 3, likelihood.num_parameters))
     (term,) = likelihood.terms(distribution, values, mask).values()
-    assert term == negative_log_likelihood(distribution, values, mask)
-    assert likelihood.counts(values, mask) == {"nll": 3}
+    assert term.value == negative_log_likelihood(distribution, values, mask)
+    assert term.count == 3

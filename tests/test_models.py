@@ -4,16 +4,20 @@ import json
 import math
 import pickle
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
 from torch.utils._pytree import tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
-from s2rm import GQN, S2GRU, Episode, Views, load
+from s2rm import GQN, MSA, S2GRU, Episode, Views, load
 from s2rm.models import world_model
+from s2rm.models.inputs import Space
+from s2rm.models.named import LABELS, SPATIAL, ModelName, build
 from s2rm.models.s2rm import TERMS
 from s2rm.nn.memory import GroupedRelationalMemoryCell
+from s2rm.runs import pretrained
 
 
 def outputs(model, views):
@@ -80,9 +84,9 @@ def test_working_on_what_is_there_only_changes_nothing(name, likelihood, monkeyp
     for packs in (world_model.is_worth_packing, lambda mask: False):
         monkeypatch.setattr(world_model, "is_worth_packing", packs)
         model.zero_grad()
-        terms = model.loss_terms(episode)
-        sum(terms.values()).backward()
-        results.append([*terms.values(), *(parameter.grad.clone() for parameter in model.parameters())])
+        terms = [mean.value for mean in model.loss_terms(episode).values()]
+        sum(terms).backward()
+        results.append([*terms, *(parameter.grad.clone() for parameter in model.parameters())])
     assert_all_close(*results)
 
 
@@ -151,8 +155,7 @@ def test_loss_is_the_mean_over_what_is_there(model):
     torch.testing.assert_close(model.loss(episode), expected)
 
 
-@pytest.mark.parametrize("name", [*MODELS, "tto"])
-@pytest.mark.parametrize("recompute", [1, 3, 9])
+@pytest.mark.parametrize(("name", "recompute"), [("s2gru", 1), ("s2gru", 9), *((name, 3) for name in [*MODELS, "tto"])])
 def test_recomputing_changes_memory_and_nothing_else(name, recompute):
     model = (make_gqn("tto") if name == "tto" else MODELS[name]()).double()
     views = some_views(steps=8)
@@ -200,8 +203,7 @@ def test_rollouts_feed_back_or_stay_blind(model):
     assert elsewhere[2].logits.shape == (2, 4, *VALUE_SHAPE)
 
 
-@pytest.mark.parametrize("codec", ["mlp", "cnn"])
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize(("likelihood", "codec"), [("bernoulli", "mlp"), ("gaussian", "cnn")])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_saved_and_loaded_is_the_same(make, likelihood, codec, tmp_path):
     model = make(likelihood=likelihood, codec=codec).eval()
@@ -233,7 +235,17 @@ def test_loading_refuses_what_was_not_saved(tmp_path):
     broken(lambda: config.write_text("[]"), "is not a saved model's config")
     broken(lambda: config.write_text(json.dumps({**saved(), "format": 99})), "has format 99, .* reads up to 1; update")
     broken(lambda: config.write_text(json.dumps({**saved(), "model": "Other"})), "names the model 'Other'")
-    broken(lambda: config.write_text(json.dumps({**saved(), "arguments": {"size": 3}})), "do not make a S2RM")
+    settings = lambda **changes: config.write_text(  # noqa: E731
+        json.dumps({**saved(), "arguments": {**saved()["arguments"], **changes}})
+    )
+    broken(lambda: settings(size=3), r"do not make a S2RM \(extra fields found \(size\) @ arguments\)")
+    broken(lambda: settings(hidden_size="11"), "expected int @ arguments.hidden_size")
+    broken(lambda: settings(num_modules=2.5), "expected int @ arguments.num_modules")
+    broken(lambda: settings(inject_positions=1), "expected bool @ arguments.inject_positions")
+    broken(lambda: settings(extent=[[0.0, "far"]]), "expected .* @ arguments.extent")
+    broken(lambda: settings(cell="other"), "cell must be one of .* got 'other'")
+    broken(lambda: config.write_text(json.dumps({**saved(), "arguments": [3]})), "do not make a S2RM .* not list")
+    broken(lambda: config.write_text(json.dumps({**saved(), "arguments": {}})), "do not make a S2RM .*value_shape")
     broken(lambda: weights.write_bytes(pickle.dumps({"a": 1})), "is no safetensors file .* is not opened")
     broken(lambda: weights.write_bytes(weights.read_bytes()[:-10]), "is no safetensors file")
     smaller = {**saved()["arguments"], "hidden_size": 5}
@@ -355,9 +367,14 @@ def s2rm_in_scalar_loops(model, views):
     return torch.stack(sequences)
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-@pytest.mark.parametrize("inject", [False, True])
-@pytest.mark.parametrize("ablate", [(), *((term,) for term in TERMS), TERMS])
+@pytest.mark.parametrize(
+    ("cell", "inject", "ablate"),
+    [
+        *(("gru", False, ablate) for ablate in [(), *((term,) for term in TERMS), TERMS]),
+        ("lstm", True, ()),
+        ("lstm", False, TERMS),
+    ],
+)
 def test_s2rm_equals_scalar_loops_with_gradients(cell, inject, ablate):
     model, views = make_s2rm(cell, inject_positions=inject, ablate=ablate).double(), some_views(steps=4)
     plain, fast = s2rm_in_scalar_loops(model, views), model.cell.message(model.observe(views))
@@ -405,7 +422,7 @@ def test_the_literal_equation_4_is_there_and_warns():
 
 
 def test_states_stay_bounded_where_the_literal_ones_explode():
-    views = some_views(steps=150)
+    views = some_views(steps=150, views=2)
     close = {"num_modules": 10, "truncation": -1.0, "bandwidth": 0.1}
     assert make_s2rm(**close).double().observe(views).abs().max() <= 1
     with pytest.warns(UserWarning, match="overflow"):
@@ -528,6 +545,49 @@ def test_the_codec_follows_the_shape_of_the_views_unless_given():
         assert make_s2rm(value_shape=shape, codec=None).arguments["codec"] == codec
     with pytest.raises(ValueError, match="codec must be one of .* got 'rnn'"):
         make_s2rm(codec="rnn")
+
+
+@pytest.mark.parametrize("make", [S2GRU, GQN, MSA])
+def test_the_space_follows_from_the_extent(make):
+    box = [(0, 48), (-10, 20)]
+    short = make(value_shape=(11, 11), extent=box).space
+    assert short == Space(2, 16, 24.0, 384.0, ((0.0, 48.0), (-10.0, 20.0)))
+    longer = make(value_shape=(11, 11), extent=box, num_coordinates=2, shortest=5, embedding_dim=8).space
+    assert (longer.shortest, longer.longest, longer.embedding_dim) == (5.0, 384.0, 8)
+    with pytest.raises(ValueError, match="extent must be 3 pairs"):
+        make(value_shape=(11, 11), extent=box, num_coordinates=3)
+    unknown = make(value_shape=(2,), num_coordinates=3).space
+    assert unknown == Space(3, 18, 2 * math.pi, 20_000 * math.pi, None)
+    assert unknown.start == 3 * [(0.0, 2 * math.pi)]
+
+
+@pytest.mark.parametrize("make", [S2GRU, GQN, MSA])
+def test_arguments_that_no_model_takes_are_refused(make):
+    with pytest.raises(TypeError, match="got unexpected arguments hidden, size"):
+        make(value_shape=(2,), num_coordinates=2, size=3, hidden=4)
+    with pytest.raises(TypeError, match="expected value_shape"):
+        make(num_coordinates=2)
+    with pytest.raises(TypeError, match="expected num_coordinates or extent"):
+        make(value_shape=(2,))
+
+
+def test_models_are_built_by_name():
+    for name in get_args(ModelName):
+        model = build(name, value_shape=(2,), num_coordinates=2, hidden_size=12)
+        assert {"cell": SPATIAL.get(name), "core": name}.items() & model.own.items()
+        assert name in LABELS
+    assert isinstance(build("msa", value_shape=(2,), num_coordinates=2), MSA)
+    with pytest.raises(ValueError, match="model: expected one of s2gru, .* got 'other'"):
+        build("other", value_shape=(2,), num_coordinates=2)
+
+
+def test_shipped_models_have_all_settings():
+    """Files of the first format, from before some of the arguments existed."""
+    for run in pretrained():
+        model, saved = run.load_model(), json.loads((run.folder / "model" / "config.json").read_text())["arguments"]
+        assert "target_shape" not in saved
+        again = json.loads(json.dumps(model.arguments))
+        assert saved.items() <= again.items()
 
 
 def test_unknown_terms_and_cells_are_refused():
@@ -685,7 +745,8 @@ def test_recomputing_leaves_each_term_of_a_mixed_loss_as_it_is(recompute):
     episode = Episode(views)
     terms = model.loss_terms(episode)
     assert list(terms) == ["friendly", "type", "hecs"]
-    torch.testing.assert_close(model.loss_terms(episode, recompute), terms)
-    torch.testing.assert_close(model.loss(episode, recompute), sum(terms.values()))
+    for name, mean in model.loss_terms(episode, recompute).items():
+        torch.testing.assert_close((mean.total, mean.count), (terms[name].total, terms[name].count))
+    torch.testing.assert_close(model.loss(episode, recompute), sum(mean.value for mean in terms.values()))
     fed = list(model.rollout(views, views.positions[:, 0], 3))
     assert fed[2].mean.shape == (2, 7, *shape)

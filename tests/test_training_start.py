@@ -29,7 +29,7 @@ def sizes(model, episode):
 
 
 @pytest.mark.parametrize("codec", ["mlp", "polar", "cnn"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["s2gru", "lstm"])
 def test_every_layer_starts_with_unit_variance(name, codec):
     shape = (3, 5, 7)
     model = MODELS[name](value_shape=shape, codec=codec).double()

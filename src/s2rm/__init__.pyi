@@ -4,8 +4,8 @@ from .models.s2rm import S2GRU as S2GRU
 from .models.s2rm import S2LSTM as S2LSTM
 from .models.s2rm import S2RM as S2RM
 from .models.s2rm import S2RMC as S2RMC
+from .models.saved import load as load
 from .models.world_model import WorldModel as WorldModel
-from .models.world_model import load as load
 from .nn.memory import RelationalMemory as RelationalMemory
 from .nn.rims import RIMs as RIMs
 from .views import Episode as Episode

@@ -1,4 +1,4 @@
-"""A streaming model leaves Python: one step as a function of tensors, for `torch.export` and ONNX."""
+"""Export of a streaming model: one step as a function of tensors, for `torch.export` and ONNX."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from s2rm.views import Views
 
 
 class StreamingStep(nn.Module):
-    """One `step` of a model and a prediction from the state after it.
+    """One `step` of a model, followed by a prediction from the new state.
 
-    Called with `positions` `(B, A, n)`, `values` `(B, A, *shape)`, `mask` (bool, `(B, A)`), `queries` `(B, Q, n)` and
-    the tensors of the state, it returns the mean and the standard deviation of the prediction, `(B, Q, *target_shape)`
-    each, and the tensors of the new state. B, A and Q are free.
+    Inputs: `positions` `(B, A, n)`, `values` `(B, A, *shape)`, `mask` (bool, `(B, A)`), `queries` `(B, Q, n)` and the
+    tensors of the state. Outputs: mean and standard deviation of the prediction, `(B, Q, *target_shape)` each, and the
+    tensors of the new state. B, A and Q may differ from call to call.
 
     Args:
         model: any model but the oracle.
 
     Raises:
-        ValueError: the model is the oracle, which cannot stream, or takes context.
+        ValueError: the model is the oracle, which cannot stream, or it takes context.
     """
 
     def __init__(self, model: WorldModel):
@@ -36,7 +36,7 @@ class StreamingStep(nn.Module):
         if model.is_oracle:
             raise ValueError("export: the oracle sees the step that it predicts and cannot stream; take another model")
         if model.context_size:
-            raise ValueError("export: a model that takes context cannot be exported yet; make one without")
+            raise ValueError("export: a model that takes context cannot be exported yet; take one without")
         self.model = model
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
@@ -53,13 +53,13 @@ class StreamingStep(nn.Module):
         return distribution.mean, distribution.stddev, *tree_leaves(after)
 
     def exported(self) -> torch.export.ExportedProgram:
-        """The step as `torch.export` has it."""
+        """The step as a program of `torch.export`."""
         given, shapes = self._example()
         with torch.no_grad():
             return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
 
     def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
-        """Inputs, and which of their axes are free."""
+        """Example inputs, and their axes of free size."""
         batch, views, queries = 2, 3, 4
         weight = next(self.parameters())
         given = (
@@ -69,7 +69,7 @@ class StreamingStep(nn.Module):
             weight.new_zeros(batch, queries, self.model.num_coordinates),
         )
         state, other = self.initial_state(batch), self.initial_state(batch + 1)
-        # A state's batch axis is the one that differs between batches of two sizes.
+        # The batch axis of a tensor of the state is the one that differs between two batch sizes.
         axes = [[*zip(*(part.shape for part in pair), strict=True)] for pair in zip(state, other, strict=True)]
         batch_axes = [next(axis for axis, (one, more) in enumerate(sizes) if one != more) for sizes in axes]
         free = {name: Dim(name) for name in ("batch", "views", "queries")}
@@ -84,9 +84,9 @@ class StreamingStep(nn.Module):
         return (*given, *state), shapes
 
     def save_onnx(self, path: str | Path) -> None:
-        """Write the step as an ONNX file, which is whole or not there.
+        """Write the step as an ONNX file, complete or not at all.
 
-        In: `positions`, `values`, `mask`, `queries`, `state_0`, ...; out: `predicted_mean`, `predicted_stddev`,
+        Inputs: `positions`, `values`, `mask`, `queries`, `state_0`, ... Outputs: `predicted_mean`, `predicted_stddev`,
         `next_0`, ...
 
         Raises:

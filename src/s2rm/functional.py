@@ -1,4 +1,4 @@
-"""The papers' equations as pure functions: the plain truth that every faster path is tested against."""
+"""The papers' equations as pure functions: the plain reference against which every faster path is tested."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ TWO_PI = 2 * math.pi
 def positional_embedding(
     positions: Float[Tensor, "*batch n"], dim: int, shortest: float = TWO_PI, longest: float = TWO_PI * 10_000
 ) -> Float[Tensor, "*batch d"]:
-    """Embed positions on the unit sphere, `P(x)`.
+    r"""Embed positions on the unit sphere, $P(x)$.
 
-    With `k = dim / (2n)` wavelengths `λ_i = shortest (longest / shortest)^(i/k)`, a coordinate x becomes
-    `[sin(2πx/λ_0), cos(2πx/λ_0), sin(2πx/λ_1), ...]`; the blocks of all coordinates are joined in order and divided
-    by their norm, which is always `sqrt(dim / 2)`.
+    There are $k = d / 2n$ wavelengths for each coordinate, from $\lambda_0$, the shortest, to below $\Lambda$, the
+    longest. Each coordinate becomes a block of sines and cosines; the blocks of all coordinates are joined in order and
+    divided by their norm, which is always $\sqrt{d / 2}$:
+
+    $$\lambda_i = \lambda_0 (\Lambda / \lambda_0)^{i / k} \qquad
+    x \mapsto [\sin(2 \pi x / \lambda_0), \cos(2 \pi x / \lambda_0), \sin(2 \pi x / \lambda_1), \dots]$$
 
     Args:
         positions: `(..., n)`, in the world's own units.
-        dim: size of the embedding, a multiple of 2n.
-        shortest: the shortest wavelength, in the units of `positions`.
-        longest: the wavelength that the longest stays below, in the same units.
+        dim: d, size of the embedding, a multiple of 2n.
+        shortest: shortest wavelength, in the units of `positions`.
+        longest: bound of the longest wavelength, in the same units.
 
     Returns:
-        `(..., dim)`, of norm 1.
+        `(..., d)`, of norm 1.
 
     Raises:
         ValueError: `dim` is no positive multiple of 2n, or the wavelengths are not `0 < shortest <= longest`.
 
     Source:
-        S2RM, Eq. 3 and 25. Relative to the paper: there the indices of the coordinates overlap and `10000^i` with
-        i = 2, 4, ... leaves one usable wavelength; this is the form that Transformers use.
+        S2RM, Eq. 3 and 25. Relative to the paper: there the indices of the coordinates overlap, and `10000^i` with
+        i = 2, 4, ... leaves one usable wavelength; this is the form used in Transformers.
     """
     n = positions.shape[-1]
     check_embedding(dim, n, shortest, longest)
@@ -46,7 +49,7 @@ def positional_embedding(
 
 
 def check_embedding(dim: int, num_coordinates: int, shortest: float, longest: float) -> None:
-    """Refuse an embedding size or wavelengths that `positional_embedding` cannot use."""
+    """Raise a ValueError for an embedding size or wavelengths that `positional_embedding` cannot use."""
     if dim < 1 or num_coordinates < 1 or dim % (2 * num_coordinates):
         raise ValueError(
             f"positional embedding: dim must be a positive multiple of 2 x {num_coordinates} coordinates, got {dim}; "
@@ -66,15 +69,17 @@ def spherical_gaussian_kernel(
     truncation: float = 0.6,
     straight_through: bool = True,
 ) -> Float[Tensor, "*both M A"]:
-    """The truncated spherical Gaussian `Z(p, s) = exp(-2ε(1 - p·s))` where `p·s >= τ`, and 0 elsewhere.
+    r"""The truncated spherical Gaussian kernel:
+
+    $$Z(p, s) = \begin{cases} e^{-2 \epsilon (1 - p \cdot s)} & p \cdot s \ge \tau \\ 0 & \text{else} \end{cases}$$
 
     Args:
         p: `(..., M, d)`, unit vectors.
         s: `(..., A, d)`, unit vectors.
         bandwidth: ε > 0; larger is narrower.
         truncation: τ in [-1, 1); larger is sparser.
-        straight_through: pass the gradient as if there were no truncation (E.4.1), so that a module that sees
-            nothing can still move.
+        straight_through: pass the gradient as if there were no truncation (E.4.1), so that a module without any view
+            nearby still moves.
 
     Returns:
         `(..., M, A)`, in [0, 1].
@@ -93,7 +98,7 @@ def spherical_gaussian_kernel(
 
 
 def check_kernel(bandwidth: float, truncation: float) -> None:
-    """Refuse a bandwidth or truncation for which Eq. 5 is not defined."""
+    """Raise a ValueError for a bandwidth or truncation for which Eq. 5 is not defined."""
     if not 0 < bandwidth < math.inf:
         raise ValueError(f"kernel: bandwidth must be positive and finite, got {bandwidth}; the paper uses 1.0")
     if not -1 <= truncation < 1:
@@ -107,17 +112,19 @@ def kernel_modulated_attention(
     local: Float[Tensor, "*batch I J"],
     mask: Bool[Tensor, "*batch J"] | None = None,
 ) -> Float[Tensor, "*batch I K V"]:
-    """Dot-product attention whose weights are attenuated by a kernel: `Σ_j local_ij softmax_j(q_i·k_j) v_j`.
+    r"""Dot-product attention whose weights are attenuated by a kernel, in each of K heads:
+
+    $$\mathrm{out}_i = \sum_j Z_{ij}\, \mathrm{softmax}_j(q_i \cdot k_j)\, v_j$$
 
     Args:
         q: queries, `(..., I, K, D)`.
         k: keys, `(..., J, K, D)`.
         v: values, `(..., J, K, V)`.
-        local: the local weights `Z`, `(..., I, J)`.
-        mask: `(..., J)`, True where j is there; what stands elsewhere never matters. Default: all are there.
+        local: the weights $Z$, `(..., I, J)`.
+        mask: `(..., J)`, False where j is missing; its content has no effect. Default: none is missing.
 
     Returns:
-        `(..., I, K, V)`; zero where nothing is there.
+        `(..., I, K, V)`; zero where all j are missing.
 
     Source:
         S2RM, Eq. 7, 15 to 18 and 20 to 23. The product is not scaled. Relative to the paper: Eq. 8 sums with the
@@ -137,7 +144,7 @@ def kernel_modulated_attention(
 def gated_sum(
     attended: Float[Tensor, "*batch H"], local_sum: Float[Tensor, "*batch H"], gate: Float[Tensor, "*batch 1"]
 ) -> Float[Tensor, "*batch H"]:
-    """Soft choice between what was attended to and the plain local sum: `G b + (1 - G) ũ` (S2RM, Eq. 9, 19, 24)."""
+    r"""Soft choice between the local sum and the attended values: $G b + (1 - G) \tilde u$ (S2RM, Eq. 9, 19, 24)."""
     return gate * local_sum + (1 - gate) * attended
 
 
@@ -146,18 +153,18 @@ def gru_update(
     hidden_gates: Float[Tensor, "*batch G"],
     carried: Float[Tensor, "*batch H"],
 ) -> Float[Tensor, "*batch H"]:
-    """The gated recurrent unit, from the linear maps of its input and of its hidden state.
+    r"""The gated recurrent unit, from the linear maps $i$ of its input and $h$ of its hidden state, with state $c$:
 
-    `r, z = σ(i_r + h_r), σ(i_z + h_z)`; `n = tanh(i_n + r h_n)`; `h' = (1 - z) n + z carried`.
+    $$r = \sigma(i_r + h_r) \qquad z = \sigma(i_z + h_z) \qquad n = \tanh(i_n + r h_n) \qquad c' = (1 - z) n + z c$$
 
     Args:
-        input_gates: `W_i u + b_i`, `(..., 3H)`, in the order r, z, n.
-        hidden_gates: `W_h h̄ + b_h`, `(..., 3H)`, in the same order.
-        carried: the state that `z` carries on, `(..., H)`.
+        input_gates: $W_i u + b_i$, `(..., 3H)`, in the order r, z, n.
+        hidden_gates: $W_h \bar h + b_h$, `(..., 3H)`, in the same order.
+        carried: the state c that is kept by z, `(..., H)`.
 
     Source:
-        Cho et al. 2014, in the variant of `torch.nn.GRU`. S2RM's Eq. 4 would carry `h̄`; carrying the module's own
-        state `h` keeps the state within [-1, 1] whatever the kernel.
+        Cho et al. 2014, in the variant of `torch.nn.GRU`. S2RM's Eq. 4 would keep $\bar h$; keeping the module's own
+        state leaves it within [-1, 1] for any kernel.
     """
     i_r, i_z, i_n = input_gates.chunk(3, -1)
     h_r, h_z, h_n = hidden_gates.chunk(3, -1)
@@ -169,13 +176,16 @@ def gru_update(
 def lstm_update(
     input_gates: Float[Tensor, "*batch G"], hidden_gates: Float[Tensor, "*batch G"], memory: Float[Tensor, "*batch H"]
 ) -> tuple[Float[Tensor, "*batch H"], Float[Tensor, "*batch H"]]:
-    """Long short-term memory, from the linear maps of its input and of its hidden state: `(h', c')`.
+    r"""Long short-term memory, from the linear maps of its input and of its hidden state: $(h', c')$.
 
-    `i, f, g, o = σ, σ, tanh, σ` of the summed maps; `c' = f c + i g`; `h' = o tanh(c')`.
+    With $a$ the sum of both maps,
+
+    $$i, f, o = \sigma(a_i), \sigma(a_f), \sigma(a_o) \qquad g = \tanh(a_g) \qquad c' = f c + i g \qquad
+    h' = o \tanh(c')$$
 
     Args:
-        input_gates: `W_i u + b_i`, `(..., 4H)`, in the order i, f, g, o.
-        hidden_gates: `W_h h + b_h`, `(..., 4H)`, in the same order.
+        input_gates: $W_i u + b_i$, `(..., 4H)`, in the order i, f, g, o.
+        hidden_gates: $W_h h + b_h$, `(..., 4H)`, in the same order.
         memory: c, `(..., H)`.
 
     Source:

@@ -1,8 +1,9 @@
-"""From a decoder's output to a distribution over views, and to the loss."""
+"""Likelihoods: from a decoder's output to a distribution over views, and to the terms of the loss."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,11 +11,34 @@ from torch.distributions import Bernoulli, Distribution, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot, softplus
 
 
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """A mean as a sum and the number of summed values, so that the means of parts add up to the mean of the whole."""
+
+    total: Tensor
+    """sum of the values, a scalar"""
+    count: Tensor
+    """int, number of values"""
+
+    @property
+    def value(self) -> Tensor:
+        """The mean; 0 over no values."""
+        return self.total / self.count.clamp(min=1)
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+    @classmethod
+    def where(cls, mask: Tensor, values: Tensor) -> Mean:
+        """The mean of the values at which the mask is True."""
+        return cls(torch.where(mask, values, 0.0).sum(), mask.sum())
+
+
 class Likelihood(ABC):
-    """What a decoder's output means."""
+    """The distribution that a decoder's output parametrises."""
 
     num_parameters: int
-    """numbers that the decoder gives for each channel"""
+    """number of parameters of each channel"""
 
     @abstractmethod
     def distribution(self, parameters: Tensor) -> Distribution:
@@ -25,19 +49,16 @@ class Likelihood(ABC):
         """The view that a closed-loop rollout feeds back."""
 
     def check(self, shape: tuple[int, ...]) -> None:  # noqa: B027
-        """Refuse targets of a shape that it does not know."""
+        """Raise a ValueError for targets of a shape that does not fit."""
 
-    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The terms whose sum is the loss, each a mean over what is there; arguments of `negative_log_likelihood`."""
-        return {"nll": negative_log_likelihood(distribution, values, mask)}
-
-    def counts(self, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Over how many numbers each of the terms is a mean."""
-        return {"nll": measured(values, mask).sum()}
+    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Mean]:
+        """The terms of the loss by name; the loss is the sum of their values. Args: as `negative_log_likelihood`."""
+        known = measured(values, mask)
+        return {"nll": Mean.where(known, -distribution.log_prob(torch.where(known, values, 0.0)))}
 
 
 class BernoulliPixels(Likelihood):
-    """Binary pixels: the decoder gives one logit for each."""
+    """Binary pixels, with one logit each."""
 
     num_parameters = 1
 
@@ -50,7 +71,7 @@ class BernoulliPixels(Likelihood):
 
 
 class GaussianSensors(Likelihood):
-    """Real channels: the decoder gives a mean and a spread for each."""
+    r"""Real channels, with a mean and a spread $s$ each; the standard deviation is $0.001 + \log(1 + e^s)$."""
 
     num_parameters = 2
     smallest_spread = 1e-3
@@ -65,38 +86,34 @@ class GaussianSensors(Likelihood):
 
 
 def measured(values: Tensor, mask: Tensor) -> Tensor:
-    """Which channels of values `(..., Q, *shape)` were measured: those not NaN, of the views that are there."""
+    """Which channels of values `(..., Q, *shape)` are measured: those that are not NaN, of views that are present."""
     return mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)) & ~values.isnan()
 
 
 def negative_log_likelihood(distribution: Distribution, values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `-log p(value)` in nats over every measured channel of the views that are there.
+    r"""Mean of $-\log p(\mathrm{value})$ in nats over every measured channel; 0 where there is none.
 
     Args:
         distribution: over `(..., Q, *shape)`.
-        values: `(..., Q, *shape)`; NaN is skipped.
-        mask: bool `(..., Q)`, True where a target is there.
-
-    Returns:
-        A scalar; zero where nothing is there.
+        values: targets, `(..., Q, *shape)`; NaN is not measured.
+        mask: bool `(..., Q)`, True where there is a target.
     """
-    there = measured(values, mask)
-    log_likelihood = distribution.log_prob(torch.where(there, values, 0.0))
-    return -torch.where(there, log_likelihood, 0.0).sum() / there.sum().clamp(min=1)
+    known = measured(values, mask)
+    return Mean.where(known, -distribution.log_prob(torch.where(known, values, 0.0))).value
 
 
 class MixedChannels(Likelihood):
-    """Polar images of units: whether a unit is friendly, its type, its stats. The decoder gives a number for each.
+    """Polar images of units: a marker of friendly units, the type and the stats, with one parameter a channel.
 
-    The loss is a sum of three means: of the binary cross-entropy of the friendly marker and of the categorical
-    cross-entropy of the type, over pixels, and of the squared error, over pixels and stats.
+    The loss is the sum of three means: the binary cross-entropy of the friendly marker and the categorical
+    cross-entropy of the type, over pixels, and the squared error, over pixels and stats.
 
     Source:
         S2RM, E.4.4. Relative to the paper: a pixel without a unit is one more category, whose logit is fixed at 0.
     """
 
     num_parameters = 1
-    # As many as UNIT_TYPES and STATS of s2rm.tasks.battles.trajectories, which stands above this module.
+    # The lengths of UNIT_TYPES and STATS in s2rm.tasks.battles.trajectories, which this module cannot import.
     num_types = 9
     num_stats = 4
 
@@ -112,35 +129,30 @@ class MixedChannels(Likelihood):
         return Mixed(parameters[..., 0])
 
     def feedback(self, distribution: Distribution) -> Tensor:
-        """The likelier friendly marker, the likeliest type or none, and the mean stats."""
+        """The most probable marker, the most probable type or none, and the mean stats."""
         friendly, types, stats = parts(distribution.mean)
         best = torch.cat([1 - types.sum(-3, keepdim=True), types], -3).argmax(-3)
         types = one_hot(best, 1 + self.num_types)[..., 1:].movedim(-1, -3).to(types.dtype)
         return torch.cat([(friendly > 0.5).to(types.dtype), types, stats], -3)
 
-    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Mean]:
         assert isinstance(distribution, Mixed)
         known = measured(values, mask)
-        log_likelihoods, there = distribution.log_parts(torch.where(known, values, 0.0)), self._there(known)
-        return {
-            name: -torch.where(there[name], part, 0.0).sum() / there[name].sum().clamp(min=1)
-            for name, part in zip(there, log_likelihoods, strict=True)
-        }
-
-    def counts(self, values: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return {name: there.sum() for name, there in self._there(measured(values, mask)).items()}
-
-    def _there(self, known: Tensor) -> dict[str, Tensor]:
-        """Where each term has something to be judged by; a type only where all of its channels were measured."""
+        log_likelihoods = distribution.log_parts(torch.where(known, values, 0.0))
         friendly, types, stats = parts(known)
-        return {"friendly": friendly, "type": types.all(-3, keepdim=True), "hecs": stats}
+        # A type counts only where all of its channels are measured.
+        counted = {"friendly": friendly, "type": types.all(-3, keepdim=True), "hecs": stats}
+        return {
+            name: Mean.where(counts, -part)
+            for (name, counts), part in zip(counted.items(), log_likelihoods, strict=True)
+        }
 
 
 class Mixed(Distribution):
     """Independent pixels, each a Bernoulli marker, a categorical type and real stats; over `(..., 14, I, J)`.
 
     Args:
-        parameters: `(..., 14, I, J)`: the marker's logit, those of the types relative to no unit's, and the stats.
+        parameters: `(..., 14, I, J)`: the logit of the marker, the logits of the types relative to no unit, the stats.
     """
 
     arg_constraints: dict = {}  # noqa: RUF012, as torch has it
@@ -151,7 +163,7 @@ class Mixed(Distribution):
 
     @property
     def log_normaliser(self) -> Tensor:
-        """`log(1 + Σ exp(logit))` of the types."""
+        r"""$\log(1 + \sum_k e^{\mathrm{logit}_k})$ over the types."""
         total = self.types.logsumexp(-3, keepdim=True)
         return torch.logaddexp(total, torch.zeros_like(total))
 
@@ -161,13 +173,13 @@ class Mixed(Distribution):
 
     @property
     def variance(self) -> Tensor:
-        """Stats count as normal with variance 1/2: minus the squared error is their log-likelihood, and a constant."""
+        """Stats are normal with variance 1/2: up to a constant, their log-likelihood is minus the squared error."""
         mean = self.mean
         markers, stats = mean[..., : -MixedChannels.num_stats, :, :], torch.full_like(self.stats, 0.5)
         return torch.cat([markers * (1 - markers), stats], -3)
 
     def log_parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-likelihoods of marker and type, `(..., 1, I, J)`, and minus the squared errors of stats."""
+        """Log-likelihoods of marker and type, `(..., 1, I, J)`, and minus the squared errors of the stats."""
         friendly, types, stats = parts(values)
         chosen = (types * self.types).sum(-3, keepdim=True)
         return (
@@ -177,7 +189,7 @@ class Mixed(Distribution):
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """`(..., 14, I, J)`: of the type's log-likelihood each of its channels has an equal share."""
+        """`(..., 14, I, J)`; the log-likelihood of the type is shared equally among its channels."""
         friendly, types, stats = self.log_parts(value)
         share = (types / MixedChannels.num_types).expand_as(self.types)
         return torch.cat([friendly, share, stats], -3)

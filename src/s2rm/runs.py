@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json
 from s2rm.models.named import LABELS
-from s2rm.models.world_model import WorldModel, load
+from s2rm.models.saved import load
+from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
 from s2rm.settings import Settings

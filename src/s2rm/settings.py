@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from s2rm.models.named import ModelName, Term
-from s2rm.training import Training
+from s2rm.models.named import SPATIAL, ModelName, Term, build
+from s2rm.training.settings import Training
 
 if TYPE_CHECKING:
     from s2rm.models.world_model import WorldModel
     from s2rm.tasks.worlds import World
-
-SPATIAL = {"s2gru": "gru", "s2rmc": "rmc", "s2lstm": "lstm"}
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,12 @@ class Settings:
         """The model of a world, its weights drawn from the seed."""
         import torch
 
-        from s2rm.models.gqn import GQN
-        from s2rm.models.s2rm import S2RM
-
         torch.manual_seed(self.training.seed)
-        if self.model not in SPATIAL:
-            return GQN(core=self.model, **self.arguments(world))
-        own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
-        return S2RM(cell=SPATIAL[self.model], extent=[[0.0, world.side]] * 2, **own, **self.arguments(world))
+        arguments: dict[str, object] = self.arguments(world)
+        if self.model in SPATIAL:
+            own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
+            arguments |= {"extent": [[0.0, world.side]] * 2, **own}
+        return build(self.model, **arguments)
 
     def arguments(self, world: World) -> dict[str, object]:
         """The arguments that every model of a world has."""

@@ -1,4 +1,4 @@
-"""Sets of local views over time: the one data contract of the library."""
+"""Sets of local views over time, which every model takes as input."""
 
 from __future__ import annotations
 
@@ -10,19 +10,33 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """What is seen of a world: at each time step, a set of values at known positions.
+    """Partial observations of a world: at each time step, a set of values at known positions.
 
-    The set is ragged and unordered; `mask` says which slots hold a view. What stands in the other slots
-    never matters. NaN inside a view that is there means that this channel was not measured.
+    The sets are unordered and may differ in size; `mask` marks the slots that hold a view. The content of other slots
+    has no effect. NaN within a view marks a channel that was not measured.
+
+    Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor is silent at the
+    first step, and one channel of another is missing:
+
+    >>> import torch
+    >>> from s2rm import Views
+    >>> positions, values = torch.rand(2, 3, 4, 2), torch.randn(2, 3, 4, 2)
+    >>> mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    >>> mask[:, 0, 3], values[0, 1, 2, 1] = False, torch.nan
+    >>> views = Views(positions, values, mask)
+    >>> views.batch_size, views.num_steps, views.value_shape
+    (2, 3, (2,))
+    >>> views.steps(1, None).num_steps
+    2
 
     Args:
         positions: float `(B, T, A, n)`, in the world's own units.
         values: float `(B, T, A, *shape)`, same dtype and device as `positions`.
-        mask: bool `(B, T, A)`, True where a view is there. Default: all are there.
+        mask: bool `(B, T, A)`, True where a slot holds a view. Default: all do.
 
     Raises:
-        ValueError: a shape, dtype or device that does not fit; a position that is there and not finite; a value
-            that is there and infinite; a view that is there and holds no measured channel.
+        ValueError: a shape, dtype or device that does not fit; a view with a position that is not finite, with an
+            infinite value, or without any measured channel.
     """
 
     positions: Tensor
@@ -67,18 +81,19 @@ class Views:
         there = self.mask
         if not (torch.isfinite(self.positions).all(-1) | ~there).all():
             raise ValueError(
-                "Views: positions of views that are there must be finite, got NaN or infinity; set mask to False there"
+                "Views: positions of views must be finite, got NaN or infinity; set mask to False where there is no "
+                "view"
             )
         values = self.values.flatten(3) if self.values.ndim > 3 else self.values[..., None]
         if (values.isinf().any(-1) & there).any():
             raise ValueError(
-                "Views: values of views that are there must be finite or NaN (not measured), got infinity; "
-                "set mask to False there"
+                "Views: values of views must be finite or NaN (not measured), got infinity; set mask to False where "
+                "there is no view"
             )
         if values.shape[-1] and (values.isnan().all(-1) & there).any():
             raise ValueError(
-                "Views: a view that is there must hold at least one measured channel, got only NaN; "
-                "set mask to False there"
+                "Views: a view must have at least one measured channel, got only NaN; set mask to False where there "
+                "is no view"
             )
 
     @property
@@ -94,7 +109,7 @@ class Views:
         return tuple(self.values.shape[3:])
 
     def steps(self, start: int | None, stop: int | None) -> Views:
-        """The views of time steps `start` to `stop - 1`, counted as in a Python slice."""
+        """The views of time steps `start` to `stop - 1`, indexed as by a Python slice."""
         span = (slice(None), slice(start, stop))
         return self._unchecked(self.positions[span], self.values[span], self.mask[span])
 
@@ -104,11 +119,11 @@ class Views:
         return self.steps(step, step + 1)
 
     def rows(self, rows: list[int]) -> Views:
-        """The views of these rows of the batch."""
+        """The views of some rows of the batch."""
         return self._unchecked(self.positions[rows], self.values[rows], self.mask[rows])
 
     def then(self, later: Views) -> Views:
-        """These views and then, in time, `later`, of the same batch and number of slots."""
+        """These views followed in time by `later`, of the same batch and number of slots."""
         pairs = ((self.positions, later.positions), (self.values, later.values), (self.mask, later.mask))
         return self._unchecked(*(torch.cat(pair, 1) for pair in pairs))
 
@@ -122,7 +137,7 @@ class Views:
         return self._unchecked(self.positions.to(*args, **kwargs), self.values.to(*args, **kwargs), mask)
 
     def filled(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`(positions, values, missing)` with zeros for all that is not there; `missing` is 1 where a value is not."""
+        """`(positions, values, missing)`: zeros replace whatever is missing, and `missing` is 1 where a value is."""
         there = self.mask.reshape(self.mask.shape + (1,) * (self.values.ndim - 3))
         measured = there & ~self.values.isnan()
         positions = torch.where(self.mask[..., None], self.positions, 0.0)
@@ -130,7 +145,7 @@ class Views:
 
     @classmethod
     def none(cls, batch_size: int, num_coordinates: int, value_shape: tuple[int, ...], like: Tensor) -> Views:
-        """One time step at which nothing is seen, with the dtype and device of `like`."""
+        """One time step without views, with the dtype and device of `like`."""
         return cls._unchecked(
             like.new_empty(batch_size, 1, 0, num_coordinates),
             like.new_empty(batch_size, 1, 0, *value_shape),
@@ -139,7 +154,7 @@ class Views:
 
     @classmethod
     def _unchecked(cls, positions: Tensor, values: Tensor, mask: Tensor) -> Views:
-        """Skip the checks, which wait for the device, where the parts come from views already checked."""
+        """Views from parts of views that were checked before, since the checks wait for the device."""
         views = object.__new__(cls)
         for name, tensor in (("positions", positions), ("values", values), ("mask", mask)):
             object.__setattr__(views, name, tensor)
@@ -148,14 +163,14 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """Views over T+1 time steps, and what is to be predicted at them.
+    """Views over T+1 time steps, and the targets at them.
 
-    One-step-forward training: after the views up to t, predict the targets at t+1.
+    One-step-forward training: from the views up to t, predict the targets at t+1.
 
     Args:
-        views: what the model sees, `(B, T+1, A, ...)`.
-        targets: what it is to predict, `(B, T+1, Q, ...)`. Default: the views themselves.
-        context: what else is known of each target before it is seen, `(B, T+1, Q, F)`, for models that take context.
+        views: input of the model, `(B, T+1, A, ...)`.
+        targets: views to predict, `(B, T+1, Q, ...)`. Default: `views`.
+        context: context features of each target, `(B, T+1, Q, F)`, known before its step; for models that take context.
 
     Raises:
         ValueError: targets of another batch or length; context of other targets; fewer than two time steps.
@@ -186,11 +201,11 @@ class Episode:
             )
 
     def to_predict(self, start: int | None, stop: int | None) -> tuple[Views, Tensor | None]:
-        """The targets of these steps, and their context."""
+        """The targets of time steps `start` to `stop - 1`, and their context."""
         return self.targets.steps(start, stop), None if self.context is None else self.context[:, start:stop]
 
     def rows(self, rows: list[int]) -> Episode:
-        """The episodes of these rows of the batch."""
+        """The episodes of some rows of the batch."""
         views = self.views.rows(rows)
         targets = views if self.targets is self.views else self.targets.rows(rows)
         return Episode(views, targets, None if self.context is None else self.context[rows])

@@ -9,7 +9,7 @@ from typing import Literal
 from tyro.conf import OmitArgPrefixes, Positional
 
 from s2rm.settings import Settings
-from s2rm.training import Machines
+from s2rm.training.settings import Machines
 
 Runs = Positional[tuple[Path, ...]]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Unpack
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from s2rm.functional import TWO_PI
+from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel
 from s2rm.nn.core import RecurrentCore
 from s2rm.nn.memory import RelationalMemory
@@ -18,23 +18,23 @@ from s2rm.views import Views
 
 
 class CoreState(NamedTuple):
-    """What a recurrent core puts out, and what it goes on from."""
+    """The state of a recurrent core: its output, and the memory from which it continues."""
 
     output: Tensor
     """`(B, T, H)` after each of T steps, `(B, H)` after one"""
-    memory: Any
-    """the core's own state after the last step, as its call contract has it"""
+    memory: Tensor | tuple[Tensor, ...]
+    """the core's own state after the last step, in the form of its second argument"""
 
 
 class TimeTravellingOracle(nn.Module):
-    """`h_{t+1} = F(r_{t+1})`, a two-layer perceptron without memory, called like `torch.nn.LSTM` (appendix D)."""
+    r"""$h_{t+1} = F(r_{t+1})$, a two-layer perceptron without memory, called like `torch.nn.LSTM` (appendix D)."""
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()
         self.hidden_size = hidden_size
         self.layers = nn.Sequential(nn.Linear(input_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size))
 
-    def forward(self, inputs: Float[Tensor, "B T I"], state: Any = None) -> tuple[Float[Tensor, "B T H"], tuple]:
+    def forward(self, inputs: Float[Tensor, "B T I"], state: object = None) -> tuple[Float[Tensor, "B T H"], tuple]:
         return self.layers(inputs), ()
 
 
@@ -49,70 +49,50 @@ CORES: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class GQN(WorldModel):
-    """A recurrent core between the encoder and the decoder of a generative query network.
+class GQN(WorldModel[CoreState]):
+    r"""The baselines: a recurrent core between the encoder and the decoder of a generative query network.
 
-    `r_t = Σ_a E(O_a, P(x_a))`; `h_{t+1} = F(r_t, h_t)`; `Ô_q = D(h_{t+1}, P(x_q))`.
+    The encoded views of a step are summed, the core updates its state, and each query is decoded from it:
+
+    $$r_t = \sum_a E(O_a, P(x_a)) \qquad h_{t+1} = F(r_t, h_t) \qquad \hat O_q = D(h_{t+1}, P(x_q))$$
 
     Args:
-        value_shape: shape of a view.
-        num_coordinates: n, coordinates of a position.
         core: "lstm", "gru", "rmc" (relational memory, 4 heads), "rims" (6 modules, 5 active), or "tto" (the
-            time-travelling oracle: it sees the views of the step that it predicts, and has no memory).
-        hidden_size: size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
-        embedding_dim: size of the positional embedding, a multiple of 2n.
-        shortest: shortest wavelength of the embedding, in the world's units.
-        longest: bound of the longest wavelength.
-        likelihood: "bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units).
-        codec: "cnn" (the paper's size, for images), "polar" (small, for polar images) or "mlp" (small, for CPUs and for
-            any shape). Default: "cnn" where views and targets have two or three axes, else "mlp".
-        context_size: F, what else is known of each query.
-        corrects: predict corrections to a guess, the first entries of the context.
-        target_shape: shape of what is predicted, where views carry more, such as actions. Default: that of a view.
+            time-travelling oracle, which has no memory but observes the step that it predicts).
+        hidden_size: H, size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
+        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood`, `codec`, `context_size` and
+            `corrects`, see [`Signature`][s2rm.models.inputs.Signature]; `num_coordinates`, `embedding_dim`, `shortest`,
+            `longest` and `extent`, see [`Space`][s2rm.models.inputs.Space].
 
     Raises:
+        TypeError: an unknown argument, or a missing one.
         ValueError: an argument out of its range.
 
     Source:
         S2RM, appendix D, Eq. 29 to 31, Table 2 for the defaults; the scaffold of Eslami et al. 2018.
     """
 
-    def __init__(
-        self,
-        *,
-        value_shape: Sequence[int],
-        num_coordinates: int,
-        core: str = "lstm",
-        hidden_size: int | None = None,
-        embedding_dim: int = 16,
-        shortest: float = TWO_PI,
-        longest: float = TWO_PI * 10_000,
-        likelihood: str = "bernoulli",
-        codec: str | None = None,
-        context_size: int = 0,
-        corrects: bool = False,
-        target_shape: Sequence[int] | None = None,
-    ):
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+    def __init__(self, *, core: str = "lstm", hidden_size: int | None = None, **inputs: Unpack[Arguments]):
+        own: dict[str, object] = {"core": core, "hidden_size": hidden_size}
         if core not in CORES:
             raise ValueError(f"GQN: core must be one of {list(CORES)}, got {core!r}")
         if hidden_size is None:
             hidden_size = 510 if core == "rims" else 512
         if hidden_size < 1:
             raise ValueError(f"GQN: hidden_size must be at least 1, got {hidden_size}")
-        super().__init__(arguments, hidden_size, hidden_size, inject_positions=True)
+        super().__init__(inputs, own, hidden_size, hidden_size, inject_positions=True)
         self.core: Any = CORES[core](hidden_size)
         self.is_oracle = core == "tto"
 
     def initial_state(self, batch_size: int) -> CoreState:
-        """The core's own: zeros, but for the relational memory."""
+        """The core's own: zeros, or the identity in a relational memory."""
         zeros = next(self.parameters()).new_zeros(batch_size, self.core.hidden_size)
         memory = (zeros[None], zeros[None])
         if isinstance(self.core, nn.GRU):
             return CoreState(zeros, zeros[None])
         if isinstance(self.core, RecurrentCore):
-            layer: Any = self.core.layers[0]
-            memory = tuple(part[None] for part in layer.initial_state(batch_size))
+            start = self.core.layers[0].initial_state(batch_size)  # type: ignore[operator]
+            memory = tuple(part[None] for part in start)
             return CoreState(memory[0][0], memory)
         return CoreState(zeros, () if self.is_oracle else memory)
 
@@ -123,12 +103,12 @@ class GQN(WorldModel):
         return CoreState(*self.core(self.summed(views), None if state is None else state.memory))
 
     def summed(self, views: Views) -> Float[Tensor, "B T H"]:
-        """The aggregated representation `r_t = Σ_a E(O_a, P(x_a))`, which the core reads (Eq. 29)."""
+        r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29)."""
         _, encodings = self.encode(views)
         return (encodings * views.mask[..., None]).sum(2)
 
-    def states_before_targets(self, views: Views, state: Any = None) -> CoreState:
-        """As of every model; the oracle's are those after steps 1 to T."""
+    def states_before_targets(self, views: Views, state: CoreState | None = None) -> CoreState:
+        """As in every model, but the oracle's are those after steps 1 to T."""
         return self.observe(views.steps(1, None) if self.is_oracle else views.steps(None, -1), state)
 
     def rollout(self, *arguments: Any, **options: Any) -> Iterator[Distribution]:

@@ -1,17 +1,16 @@
-"""Multi-layer self-attention over recent reports: a model without a recurrent state."""
+"""Multi-layer self-attention over recent observations: a model without a recurrent state."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from s2rm.functional import TWO_PI
-from s2rm.likelihoods import measured
+from s2rm.likelihoods import Mean, measured
+from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel
 from s2rm.views import Episode, Views
 
@@ -19,19 +18,19 @@ AGE_FREQUENCIES = 6
 
 
 class Memory(NamedTuple):
-    """What was seen lately: the views of S steps, and which W of these steps are remembered."""
+    """The recent observations: the views of S steps, and which W of these steps are remembered."""
 
     tokens: Tensor
-    """`(B, S, A, H)`, the encoded views, the oldest step first; zero where no view is. After one step S is W"""
+    """`(B, S, A, H)`, the encoded views, the oldest step first; zero where there is no view. After one step S is W"""
     mask: Tensor
-    """bool `(B, S, A)`, where a view is"""
+    """bool `(B, S, A)`, True where there is a view"""
     slots: Tensor
-    """int `(B, T, W)` after each of T steps, `(B, W)` after one: which of the S steps, the oldest first"""
+    """int `(B, T, W)` after each of T steps, `(B, W)` after one: indices into the S steps, the oldest first"""
     ages: Tensor
-    """int, as `slots`: how many steps before the one to be predicted that was; 0 where nothing is remembered"""
+    """int, as `slots`: age of each, in steps before the predicted one; 0 where nothing is remembered"""
 
     def recall(self) -> tuple[Tensor, Tensor]:
-        """The remembered views `(..., W, A, H)` and where they are, `(..., W, A)`."""
+        """The remembered views `(..., W, A, H)` and their mask, `(..., W, A)`."""
         first = torch.arange(len(self.tokens), device=self.slots.device) * self.tokens.shape[1]
         rows = (first.view(-1, *(1,) * (self.slots.ndim - 1)) + self.slots).flatten()
         tokens, mask = (
@@ -40,70 +39,62 @@ class Memory(NamedTuple):
         return tokens, mask & (self.ages > 0)[..., None]
 
 
-class MSA(WorldModel):
-    """A transformer encoder whose tokens are the reports of the last steps and the queries.
+class MSA(WorldModel[Memory]):
+    r"""A transformer encoder whose tokens are the observations of the last steps and the queries.
 
-    A report seen a steps before the predicted one is the token `E(O, P(x)) + L P(x) + A(a)`, a query `L P(x_q) + c`,
-    with linear maps L, of positions, and A, of sines and cosines of `log(1 + a)`. Reports hear reports; a query hears
-    reports and itself, so that no prediction depends on what else is asked. The decoder reads the queries' outputs.
+    With linear maps $L$ of embedded positions and $A$ of sines and cosines of $\log(1 + a)$, an observation made $a$
+    steps before the predicted step and a query are the tokens
 
-    The state is the views of the last steps at which anything was seen. A step without views only ages it.
+    $$E(O, P(x)) + L P(x) + A(a) \qquad\text{and}\qquad L P(x_q) + c$$
+
+    Observations attend to observations. A query attends to observations and itself, so that no prediction depends on
+    the other queries. The decoder reads the outputs at the queries.
+
+    The state holds the views of the last steps with any view. A step without views only ages it.
 
     Args:
-        value_shape: shape of a view.
-        num_coordinates: n, coordinates of a position.
         hidden_size: H, size of a token, a multiple of `num_heads`.
         num_layers: layers of the transformer.
         num_heads: heads of each layer.
-        window: W, steps with views that it looks back on.
-        steps_per_loss: steps of each sequence that a loss predicts; see `loss_terms`.
-        embedding_dim: size of the positional embedding, a multiple of 2n.
-        shortest: shortest wavelength of the embedding, in the world's units.
-        longest: bound of the longest wavelength.
-        likelihood: "bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units).
-        codec: "cnn" (the paper's size, for images), "polar" (small, for polar images) or "mlp" (small, for CPUs and for
-            any shape). None: "cnn" where views and targets have two or three axes, else "mlp".
-        context_size: F, what else is known of each query; the decoder reads it.
-        corrects: predict corrections to a guess, the first entries of the context.
-        target_shape: shape of what is predicted, where views carry more, such as actions. Default: that of a view.
+        window: W, number of remembered steps, counting those with views.
+        steps_per_loss: number of steps of each sequence that a loss predicts; see `loss_terms`.
+        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood` (default: "gaussian"), `codec`
+            (default: "mlp"), `context_size` and `corrects`, see [`Signature`][s2rm.models.inputs.Signature];
+            `num_coordinates`, `embedding_dim`, `shortest`, `longest` and `extent`, see
+            [`Space`][s2rm.models.inputs.Space].
 
     Raises:
+        TypeError: an unknown argument, or a missing one.
         ValueError: an argument out of its range.
 
     Source:
         After Pannatier, Matoba and Fleuret, "Inference from Real-World Sparse Measurements", TMLR 2024. Relative to
-        the paper: the encoder and the decoder are those of the other models here; reports have an age, queries do not
-        hear each other, and a prediction is a distribution.
+        the paper: the encoder and the decoder are those of the other models here; observations have an age, queries do
+        not attend to each other, and a prediction is a distribution.
     """
 
     def __init__(
         self,
         *,
-        value_shape: Sequence[int],
-        num_coordinates: int,
         hidden_size: int = 64,
         num_layers: int = 3,
         num_heads: int = 4,
         window: int = 12,
         steps_per_loss: int = 4,
-        embedding_dim: int = 16,
-        shortest: float = TWO_PI,
-        longest: float = TWO_PI * 10_000,
-        likelihood: str = "gaussian",
-        codec: str | None = "mlp",
-        context_size: int = 0,
-        corrects: bool = False,
-        target_shape: Sequence[int] | None = None,
+        **inputs: Unpack[Arguments],
     ):
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        for name in ("num_layers", "num_heads", "window", "steps_per_loss"):
-            if arguments[name] < 1:
-                raise ValueError(f"MSA: {name} must be at least 1, got {arguments[name]}")
+        counts = {
+            "num_layers": num_layers, "num_heads": num_heads, "window": window, "steps_per_loss": steps_per_loss,
+        }  # fmt: skip
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"MSA: {name} must be at least 1, got {count}")
         if hidden_size < 1 or hidden_size % num_heads:
             raise ValueError(
                 f"MSA: hidden_size must be a positive multiple of the number of heads, {num_heads}, got {hidden_size}"
             )
-        super().__init__(arguments, hidden_size, hidden_size, inject_positions=True)
+        inputs = {"likelihood": "gaussian", "codec": "mlp", **inputs}
+        super().__init__(inputs, {"hidden_size": hidden_size, **counts}, hidden_size, hidden_size, True)
         self.hidden_size, self.num_heads, self.window = hidden_size, num_heads, window
         self.steps_per_loss = steps_per_loss
         self.place = nn.Linear(self.embedding.dim, hidden_size)
@@ -117,16 +108,16 @@ class MSA(WorldModel):
         )
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
         self.draws: Tensor
-        """losses in training so far; they seed the draws, so that a resumed run draws as one that was not"""
+        """number of losses in training so far, which seeds the draws: a resumed run draws as an uninterrupted one"""
 
     def initial_state(self, batch_size: int) -> Memory:
-        """Nothing is remembered: each step has one slot, an empty one."""
+        """A memory of W steps, with one empty slot each."""
         tokens = next(self.parameters()).new_zeros(batch_size, self.window, 1, self.hidden_size)
         slots = torch.arange(self.window, device=tokens.device).repeat(batch_size, 1)
         return Memory(tokens, torch.zeros_like(tokens[..., 0], dtype=torch.bool), slots, torch.zeros_like(slots))
 
-    def check_state(self, state: Any, start: Any) -> None:
-        """As of every model, but that any number of views may be remembered of a step."""
+    def check_state(self, state: Memory, start: Memory) -> None:
+        """As in every model, but a state may hold any number of views a step."""
         if isinstance(state, Memory) and state.mask.ndim == 3:
             views = max(1, state.mask.shape[-1])
             tokens, mask = start.tokens.expand(-1, -1, views, -1), start.mask.expand(-1, -1, views)
@@ -145,10 +136,11 @@ class MSA(WorldModel):
         tokens = [pad(part, (0, 0, 0, width - part.shape[2])) for part in (state.tokens, new)]
         mask = [pad(part, (0, width - part.shape[2])) for part in (state.mask, views.mask)]
 
+        # Of the W remembered steps and the T new ones: whether they have views, and their time, 0 for the first new.
         step = torch.arange(views.num_steps, device=new.device)
         seen = torch.cat([state.ages > 0, views.mask.any(-1)], 1)
         born = torch.cat([-state.ages, step.repeat(views.batch_size, 1)], 1)
-        # Of the steps at which anything was seen, those that are the last W after each step.
+        # After each step, `number` steps with views were observed; the last W have ranks number - W to number - 1.
         number = seen.cumsum(1)[:, self.window :, None]
         rank = number - self.window + torch.arange(self.window, device=new.device)
         slots = nth(seen, rank.flatten(1)).view_as(rank)
@@ -165,42 +157,48 @@ class MSA(WorldModel):
         tokens, there = states.recall()
         reports = tokens + self.age(age_features(states.ages, tokens))[..., None, :]
         queries = self.place(embedded) + self.asked
-        heard = self.attend(
+        attended = self.attend(
             reports.flatten(-3, -2).flatten(0, -3), there.flatten(-2).flatten(0, -2), queries.flatten(0, -3)
         )
-        return heard.view(queries.shape)
+        return attended.view(queries.shape)
 
     def attend(
         self, reports: Float[Tensor, "N R H"], there: Bool[Tensor, "N R"], queries: Float[Tensor, "N Q H"]
     ) -> Float[Tensor, "N Q H"]:
-        """What the transformer makes of the queries, each of which hears the reports that are there and itself.
+        """The transformer's outputs at the queries, each of which attends to the observations and to itself.
 
-        The same as the transformer of reports and queries in one sequence with a mask, but without the mask of all
-        pairs, and without those outputs of the last layer that nobody reads.
+        Equals the transformer over observations and queries in one sequence with a mask, but computes neither the
+        observations' attention to queries nor their outputs of the last layer, which are not used.
+
+        Args:
+            reports: tokens of the observations.
+            there: where there is an observation.
+            queries: tokens of the queries.
         """
         shown, asked = there.shape[1], queries.shape[1]
         itself = torch.eye(asked, dtype=torch.bool, device=there.device).expand(len(there), -1, -1)
-        unheard = ~torch.cat([there[:, None].expand(-1, asked, -1), itself], -1).repeat_interleave(self.num_heads, 0)
-        # Where there is no report, all empty slots hear each other, unheard, as a softmax over nothing is NaN.
+        hidden = ~torch.cat([there[:, None].expand(-1, asked, -1), itself], -1).repeat_interleave(self.num_heads, 0)
+        # Without any observation the empty slots attend to each other, since a softmax over nothing is NaN. No query
+        # attends to them.
         empty = ~there & there.any(-1, keepdim=True)
         for number, layer in enumerate(self.transformer.layers, 1):
             both = layer.norm1(torch.cat([reports, queries], 1))
-            queries = queries + layer.self_attn(both[:, shown:], both, both, attn_mask=unheard, need_weights=False)[0]
+            queries = queries + layer.self_attn(both[:, shown:], both, both, attn_mask=hidden, need_weights=False)[0]
             queries = queries + layer.linear2(layer.activation(layer.linear1(layer.norm2(queries))))
             if number < len(self.transformer.layers):
                 reports = layer(reports, src_key_padding_mask=empty)
         return self.transformer.norm(queries)
 
-    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Tensor]:
-        """The terms of the loss, averaged over what is there at some steps.
+    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
+        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean] over the targets of some steps.
 
-        Predicting costs as much as seeing all of the window again, so only `steps_per_loss` of the steps of each
-        sequence that have targets are predicted, spread over them evenly: drawn at random in training mode, each as
-        likely as any other, and always the same in evaluation mode.
+        Each predicted step attends to the whole window again, so only `steps_per_loss` of the steps with targets are
+        predicted, spread evenly over the sequence: drawn at random in training mode, each as likely as any other, and
+        always the same in evaluation mode.
 
         Args:
             episode: T+1 steps.
-            recompute: of no effect, as there is no long computation to be kept.
+            recompute: without effect, since no long computation is kept.
 
         Raises:
             ValueError: `recompute` below 1.
@@ -217,7 +215,8 @@ class MSA(WorldModel):
         return self.likelihood.terms(predicted, targets.values[at], targets.mask[at] & drawn[..., None])
 
     def _draw(self, there: Bool[Tensor, "B T"]) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:
-        """Steps to predict, of those that are there, one of each K-th of them; all where they are no more than K."""
+        """The steps to predict: one of each K-th of those with targets, or all where they are at most K; and which of
+        these K are used."""
         count, part = there.sum(1, keepdim=True), torch.arange(self.steps_per_loss, device=there.device)
         within = torch.full((len(there), self.steps_per_loss), 0.5)
         if self.training:
@@ -229,7 +228,7 @@ class MSA(WorldModel):
 
 
 def nth(there: Bool[Tensor, "B S"], rank: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
-    """Where the True of a rank from 0 is in each row; anywhere if there is none."""
+    """Index of the True of this rank, from 0, in each row; any index if there is none."""
     return torch.searchsorted(there.cumsum(1), rank + 1).clamp(max=there.shape[1] - 1)
 
 

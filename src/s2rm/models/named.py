@@ -1,12 +1,50 @@
-"""The models by name."""
+"""The models by their short names, as the command line and settings on disk have them. Imports no model by itself."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import s2rm.models.world_model
 
 ModelName = Literal["s2gru", "s2rmc", "s2lstm", "rims", "rmc", "lstm", "gru", "tto"]
+"""the models of the papers' benchmarks"""
 Term = Literal["input_local", "input_nonlocal", "intercell_local", "intercell_nonlocal"]
+"""the terms of an S2RM's attentions (Figure 6)"""
 LABELS = {
-    "s2gru": "S2GRU", "s2rmc": "S2RMC", "s2lstm": "S2LSTM", "rims": "RIMs", "rmc": "RMC", "lstm": "LSTM", "gru": "GRU",
+    "s2gru": "S2GRU",
+    "s2rmc": "S2RMC",
+    "s2lstm": "S2LSTM",
+    "rims": "RIMs",
+    "rmc": "RMC",
+    "lstm": "LSTM",
+    "gru": "GRU",
     "tto": "TTO",
-}  # fmt: skip
+    "msa": "MSA",
+}
+"""each model's name in tables and figures"""
+SPATIAL = {"s2gru": "gru", "s2rmc": "rmc", "s2lstm": "lstm"}
+"""the cell of each S2RM; these take its arguments, such as `inject_positions` and `ablate`"""
+
+
+def build(name: str, **arguments: Any) -> s2rm.models.world_model.WorldModel:
+    """The model of a short name, with new weights.
+
+    Args:
+        name: one of `LABELS`.
+        arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] for the names in `SPATIAL`, of
+            [`MSA`][s2rm.models.msa.MSA] for "msa", and of [`GQN`][s2rm.models.gqn.GQN] for the others, but for the
+            cell or core, which the name says.
+
+    Raises:
+        ValueError: an unknown name, or an argument out of its range.
+    """
+    from s2rm.models.gqn import GQN
+    from s2rm.models.msa import MSA
+    from s2rm.models.s2rm import S2RM
+
+    if name not in LABELS:
+        raise ValueError(f"model: expected one of {', '.join(LABELS)}, got {name!r}")
+    if name == "msa":
+        return MSA(**arguments)
+    return S2RM(cell=SPATIAL[name], **arguments) if name in SPATIAL else GQN(core=name, **arguments)

@@ -1,125 +1,137 @@
-"""The contract that every model keeps, and how models are saved and loaded."""
+"""The contract of every model: it observes sets of views and predicts the view at any position."""
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from s2rm.files import write_whole
-from s2rm.likelihoods import LIKELIHOODS
+from s2rm.likelihoods import LIKELIHOODS, Mean
+from s2rm.models import saved
+from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import PositionalEmbedding
 from s2rm.views import Episode, Views
 
-FORMAT = 1
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+State = TypeVar("State")
+"""what `step` and `predict` need, batch first: a tensor or a named tuple of tensors"""
 
 
-class WorldModel(nn.Module, ABC):
-    """A model of a world that is seen in pieces: it takes sets of views and predicts the view at any position.
+class WorldModel(nn.Module, ABC, Generic[State]):
+    """A model of a partially observed world: it observes sets of views over time and predicts the view at any position.
 
-    A *state* holds what `step` and `predict` need, batch first: a tensor or a named tuple of tensors. *States* are
+    Views are encoded, the model updates its state, and the decoder turns what `read` finds for a query into the
+    parameters of a distribution. A *state* is batch first: a tensor or a named tuple of tensors. *States* are the
     states after each of T steps, `(B, T, ...)`.
 
     Args:
-        arguments: the subclass's own constructor arguments, kept for `save`; the ones below are read from it.
-            `value_shape`: shape of a view. `target_shape`: shape of what is predicted; None: that of a view.
-            `num_coordinates`: n. `embedding_dim`, `shortest`, `longest`: of the positional embedding. `likelihood`:
-            "bernoulli", "gaussian" or "mixed". `codec`: "mlp", "cnn" or "polar". `context_size`: F, what else is known
-            of each query. `corrects`: predict corrections to a guess, the first entries of the context, as many as a
-            target has; before training, the mean is the guess.
+        arguments: the arguments that all models share, as the model was called with them. They become the records
+            `signature` and `space`; see [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space].
+        own: the model's other arguments, kept for `save`.
         encoding_size: size of an encoded view.
-        decoding_size: size of what the decoder decodes.
-        inject_positions: whether encoder and decoder see embedded positions.
+        decoding_size: size of the vector that the decoder decodes.
+        inject_positions: whether encoder and decoder also take embedded positions.
+
+    Raises:
+        TypeError: an unknown argument, or a missing one.
+        ValueError: an argument out of its range.
     """
 
     is_oracle = False
-    """whether it sees the views of the step that it predicts, and so cannot roll out"""
+    """whether the model observes the step that it predicts, and so cannot roll out"""
 
-    def __init__(self, arguments: dict[str, Any], encoding_size: int, decoding_size: int, inject_positions: bool):
+    def __init__(
+        self,
+        arguments: Arguments,
+        own: dict[str, object],
+        encoding_size: int,
+        decoding_size: int,
+        inject_positions: bool,
+    ):
         super().__init__()
-        self.arguments = json.loads(json.dumps(arguments))
-        self.value_shape = tuple(arguments["value_shape"])
-        shape = arguments["target_shape"]
-        self.target_shape = self.value_shape if shape is None else tuple(shape)
-        self.num_coordinates: int = arguments["num_coordinates"]
-        self.inject_positions = inject_positions
-        if self.arguments["codec"] is None:
-            images = all(len(shape) in (2, 3) for shape in (self.value_shape, self.target_shape))
-            self.arguments["codec"] = "cnn" if images else "mlp"
-        for name, known in (("likelihood", LIKELIHOODS), ("codec", CODECS)):
-            if self.arguments[name] not in known:
-                got = self.arguments[name]
-                raise ValueError(f"{type(self).__name__}: {name} must be one of {list(known)}, got {got!r}")
-        self.embedding = PositionalEmbedding(
-            self.num_coordinates, arguments["embedding_dim"], arguments["shortest"], arguments["longest"]
-        )
-        self.likelihood = LIKELIHOODS[arguments["likelihood"]]()
+        name = type(self).__name__
+        signature, space = records(name, arguments)
+        self.signature, self.space, self.own, self.inject_positions = signature, space, own, inject_positions
+        self.value_shape = signature.value_shape
+        self.target_shape = self.value_shape if signature.target_shape is None else signature.target_shape
+        self.num_coordinates, self.context_size = space.num_coordinates, signature.context_size
+        for what, got, known in (
+            ("likelihood", signature.likelihood, list(LIKELIHOODS)),
+            ("codec", signature.codec, list(CODECS)),
+        ):
+            if got not in known:
+                raise ValueError(f"{name}: {what} must be one of {known}, got {got!r}")
+        self.embedding = PositionalEmbedding(self.num_coordinates, space.embedding_dim, space.shortest, space.longest)
+        self.likelihood = LIKELIHOODS[signature.likelihood]()
         self.likelihood.check(self.target_shape)
-        encoder, decoder = CODECS[self.arguments["codec"]]
-        self.context_size: int = arguments["context_size"]
         num_values = math.prod(self.target_shape)
-        if arguments["corrects"]:
-            if arguments["likelihood"] != "gaussian" or self.context_size < num_values:
+        if signature.corrects:
+            if signature.likelihood != "gaussian" or self.context_size < num_values:
                 raise ValueError(
-                    f'{type(self).__name__}: corrects needs likelihood "gaussian" and a context_size of at least '
-                    f"{num_values}, the guess, got {arguments['likelihood']!r} and {self.context_size}"
+                    f'{name}: corrects needs likelihood "gaussian" and a context_size of at least {num_values}, the '
+                    f"values of the first guess, got {signature.likelihood!r} and {self.context_size}"
                 )
             self.correction = nn.Parameter(torch.zeros(self.target_shape))
         position_size = self.embedding.dim if inject_positions else 0
-        known = position_size + self.context_size
+        encoder, decoder = CODECS[signature.codec]
         self.encoder = encoder(self.value_shape, encoding_size, position_size)
-        self.decoder = decoder(self.target_shape, decoding_size, known, self.likelihood.num_parameters)
+        self.decoder = decoder(
+            self.target_shape, decoding_size, position_size + self.context_size, self.likelihood.num_parameters
+        )
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The keyword arguments that build this model again, with their defaults."""
+        return {**asdict(self.signature), **asdict(self.space), **self.own}
 
     @abstractmethod
-    def initial_state(self, batch_size: int) -> Any:
+    def initial_state(self, batch_size: int) -> State:
         """The state before any view."""
 
     @abstractmethod
-    def observe(self, views: Views, state: Any = None) -> Any:
-        """Take the views of T steps and return the states after each, `(B, T, ...)`, by the fast path.
+    def observe(self, views: Views, state: State | None = None) -> State:
+        """The states after each of the T steps of the views, `(B, T, ...)`, by the fast path.
 
         Args:
             views: `(B, T, A, ...)`.
-            state: the state to go on from. Default: the initial state.
+            state: the state before the first of these steps. Default: the initial state.
         """
 
     @abstractmethod
-    def last(self, states: Any) -> Any:
+    def last(self, states: State) -> State:
         """The state after the last of the steps."""
 
     @abstractmethod
-    def read(self, states: Any, embedded: Tensor) -> Tensor:
-        """What the decoder decodes at embedded positions `(..., Q, d)`: `(..., Q, H)`."""
+    def read(self, states: State, embedded: Tensor) -> Tensor:
+        """The vectors `(..., Q, H)` from which the views at embedded positions `(..., Q, d)` are decoded."""
 
-    def step(self, views_at_t: Views, state: Any) -> Any:
-        """One time step, for streaming: the state after `views_at_t`, `(B, 1, A, ...)`; `observe` step by step."""
+    def step(self, views_at_t: Views, state: State) -> State:
+        """The state after one more time step, `(B, 1, A, ...)`, for streaming; equals `observe`, step by step."""
         return self.last(self.observe(views_at_t, state))
 
-    def predict(self, states: Any, positions: Tensor, context: Tensor | None = None) -> Distribution:
+    def predict(self, states: State, positions: Tensor, context: Tensor | None = None) -> Distribution:
         """The distribution over the targets at queried positions, one step ahead of each state.
 
         Args:
             states: from `observe`, for positions `(B, T, Q, n)`; from `step`, for positions `(B, Q, n)`.
-            positions: in the world's own units; Q may be any number.
-            context: what else is known of each query, `(B, T, Q, F)` or `(B, Q, F)`, for models that take context.
+            positions: queries, in the world's own units; Q may be any number.
+            context: context features of each query, `(B, T, Q, F)` or `(B, Q, F)`, where `context_size` is not 0.
 
         Returns:
             A distribution over `(B, T, Q, *target_shape)` or `(B, Q, *target_shape)`.
 
         Raises:
-            ValueError: positions of another dtype or device; context of another size, or none where there must be.
+            ValueError: positions of another dtype or device; context that is missing or of another size.
         """
         self._check_kind("positions", positions)
         expected = (*positions.shape[:-1], self.context_size) if self.context_size else None
@@ -129,69 +141,71 @@ class WorldModel(nn.Module, ABC):
                 f"{None if context is None else tuple(context.shape)}; give one row to each query"
             )
         embedded = self.embedding(positions)
-        return self._decoded(self.read(states, embedded), embedded, context)
+        return self.decode(self.read(states, embedded), embedded, context)
 
-    def _decoded(self, vector: Tensor, embedded: Tensor, context: Tensor | None) -> Distribution:
-        """The distribution over the targets, from what was read for them."""
-        known = [part for part in (embedded if self.inject_positions else None, context) if part is not None]
-        parameters = self.decoder(vector, torch.cat(known, -1) if known else None)
-        if context is not None and self.arguments["corrects"]:
+    def decode(self, vectors: Tensor, embedded: Tensor, context: Tensor | None) -> Distribution:
+        """The distribution over the targets of queries, from their vectors `(..., Q, H)`, embedded positions and
+        context. With `corrects` the mean is the guess plus the learned scale of each value times the correction."""
+        beside = [part for part in (embedded if self.inject_positions else None, context) if part is not None]
+        parameters = self.decoder(vectors, torch.cat(beside, -1) if beside else None)
+        if context is not None and self.signature.corrects:
             guess = context[..., : self.correction.numel()].unflatten(-1, self.target_shape)
             mean, spread = parameters.unbind(-1)
             parameters = torch.stack([torch.addcmul(guess, self.correction, mean), spread], -1)
         return self.likelihood.distribution(parameters)
 
-    def states_before_targets(self, views: Views, state: Any = None) -> Any:
+    def states_before_targets(self, views: Views, state: State | None = None) -> State:
         """The states from which the targets at steps 1 to T are predicted: those after steps 0 to T-1."""
         return self.observe(views.steps(None, -1), state)
 
     def loss(self, episode: Episode, recompute: int | None = None) -> Tensor:
-        """Negative log-likelihood of one-step-forward prediction, in nats, averaged over what is there.
+        """Negative log-likelihood of one-step-forward prediction, in nats: the mean over all measured target values.
 
-        With likelihood "mixed" it is a sum of such means; see `loss_terms`.
+        With likelihood "mixed" it is the sum of the means of three terms; see `loss_terms`.
 
         Args:
             episode: T+1 steps.
             recompute: trade time for memory on long sequences: keep the states after every so many steps only, and
-                compute what lies between once more in the backward pass.
+                compute those between again in the backward pass.
 
         Raises:
             ValueError: `recompute` below 1.
         """
-        return torch.stack([*self.loss_terms(episode, recompute).values()]).sum()
+        return torch.stack([mean.value for mean in self.loss_terms(episode, recompute).values()]).sum()
 
-    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Tensor]:
-        """The terms of which the loss is the sum, by name; arguments as of `loss`."""
+    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
+        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; the loss is the sum of their
+        values. The terms of parts of a batch, or of an episode, add up to those of the whole.
+
+        Args and raises: as `loss`.
+        """
         self.check_targets(episode.targets)
         if recompute is None:
-            return self._loss_of(episode.views, *episode.to_predict(1, None), None)[0]
+            return self._terms_of(episode.views, *episode.to_predict(1, None), None)[0]
         if recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
-        whole, _ = episode.to_predict(1, None)
-        counts = self.likelihood.counts(whole.values, whole.mask)
-        totals = {name: episode.views.values.new_zeros(()) for name in counts}
+        terms: dict[str, Mean] = {}
         state, steps = None, episode.views.num_steps
         for start in range(0, steps - 1, recompute):
             end = min(start + recompute, steps - 1)
             views, (targets, context) = episode.views.steps(start, end + 1), episode.to_predict(start + 1, end + 1)
-            terms, state = checkpoint(self._loss_of, views, targets, context, state, use_reentrant=False)
-            for name, count in self.likelihood.counts(targets.values, targets.mask).items():
-                totals[name] = totals[name] + terms[name] * count
-        return {name: total / counts[name].clamp(min=1) for name, total in totals.items()}
+            some, state = checkpoint(self._terms_of, views, targets, context, state, use_reentrant=False)
+            terms = {name: terms[name] + mean if name in terms else mean for name, mean in some.items()}
+        return terms
 
-    def _loss_of(
-        self, views: Views, targets: Views, context: Tensor | None, state: Any
-    ) -> tuple[dict[str, Tensor], Any]:
-        """The loss of `targets`, at the steps after those of `views` but the last, and the state then."""
-        states, there = self.states_before_targets(views, state), targets.mask
-        positions = torch.where(there[..., None], targets.positions, 0.0)
-        if not is_worth_packing(there):
+    def _terms_of(
+        self, views: Views, targets: Views, context: Tensor | None, state: State | None
+    ) -> tuple[dict[str, Mean], State]:
+        """The loss terms of `targets`, one step after each of `views` but the last, and the state after those."""
+        states, mask = self.states_before_targets(views, state), targets.mask
+        positions = torch.where(mask[..., None], targets.positions, 0.0)
+        if not is_worth_packing(mask):
             predicted = self.predict(states, positions, context)
-            return self.likelihood.terms(predicted, targets.values, there), self.last(states)
+            return self.likelihood.terms(predicted, targets.values, mask), self.last(states)
         embedded = self.embedding(positions)
-        read = self.read(states, embedded)[there]
-        predicted = self._decoded(read, embedded[there], None if context is None else context[there])
-        return self.likelihood.terms(predicted, targets.values[there], there[there]), self.last(states)
+        vectors = self.read(states, embedded)[mask]
+        predicted = self.decode(vectors, embedded[mask], None if context is None else context[mask])
+        return self.likelihood.terms(predicted, targets.values[mask], mask[mask]), self.last(states)
 
     @torch.no_grad()
     def rollout(
@@ -204,35 +218,24 @@ class WorldModel(nn.Module, ABC):
         feedback: Tensor | None = None,
         context: Tensor | None = None,
     ) -> Iterator[Distribution]:
-        """Predict many steps ahead, one prediction a step.
+        """Predict many steps ahead: one distribution a step.
 
         Args:
             views: the prompt, `(B, T, A, ...)`.
-            queries: where to predict: `(B, steps, Q, n)`, or `(B, Q, n)` for the same at every step.
-            steps: how many steps to predict.
-            closed_loop: feed predictions back as views (S2RM, F.1.1); False lets the state evolve with no views.
-            feedback: the positions at which predictions are fed back, shaped as `queries`. Default: the queries.
-            context: of each query, `(B, steps, Q, F)`, for models that take context; these feed back at the queries.
+            queries: positions to predict at, `(B, steps, Q, n)`, or `(B, Q, n)` for the same at every step.
+            steps: number of steps to predict.
+            closed_loop: feed predictions back as views (S2RM, F.1.1); False lets the state evolve without views.
+            feedback: positions at which predictions are fed back, shaped as `queries`. Default: the queries.
+            context: context features of each query, `(B, steps, Q, F)`, where `context_size` is not 0; such models feed
+                back at the queries only.
 
         Yields:
             The distribution over `(B, Q, *target_shape)` for each of the steps that follow the prompt.
 
         Raises:
-            ValueError: a closed loop of a model whose predictions are no views; positions or context that do not fit.
+            ValueError: a closed loop of a model whose targets are no views; positions or context that do not fit.
         """
-        if closed_loop and self.target_shape != self.value_shape:
-            raise ValueError(
-                f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
-                f"{self.value_shape}, whose actions they lack; use closed_loop=False"
-            )
-
-        for positions in (queries, *([] if feedback is None else [feedback])):
-            if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
-                raise ValueError(
-                    f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
-                    f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
-                )
-
+        self._check_rollout(steps, closed_loop, [queries] if feedback is None else [queries, feedback])
         if context is not None and feedback is not None:
             raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
 
@@ -255,6 +258,19 @@ class WorldModel(nn.Module, ABC):
             else:
                 state = self.step(nothing, state)
 
+    def _check_rollout(self, steps: int, closed_loop: bool, positions: list[Tensor]) -> None:
+        if closed_loop and self.target_shape != self.value_shape:
+            raise ValueError(
+                f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
+                f"{self.value_shape}, which also hold actions; use closed_loop=False"
+            )
+        for each in positions:
+            if each.ndim not in (3, 4) or (each.ndim == 4 and each.shape[1] < steps):
+                raise ValueError(
+                    f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
+                    f"coordinates), got shape {tuple(each.shape)}; give one set for each step, or one for all"
+                )
+
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
         if not is_worth_packing(views.mask):
@@ -270,11 +286,11 @@ class WorldModel(nn.Module, ABC):
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
 
     def check(self, views: Views) -> None:
-        """Refuse views that this model was not made for."""
+        """Raise a ValueError for views of another shape, dtype or device than the model's."""
         self._check_views("views", views, self.value_shape)
 
     def check_targets(self, targets: Views) -> None:
-        """Refuse targets that this model was not made for."""
+        """Raise a ValueError for targets of another shape, dtype or device than the model's."""
         self._check_views("targets", targets, self.target_shape)
 
     def _check_views(self, name: str, views: Views, shape: tuple[int, ...]) -> None:
@@ -294,14 +310,14 @@ class WorldModel(nn.Module, ABC):
                 f"{given.dtype} on {given.device}; move the {name} with .to(...)"
             )
 
-    def check_state(self, state: Any, start: Any) -> None:
-        """Refuse a state that is not like `start`, the initial state of this batch."""
-        got, expected = _leaves(state), _leaves(start)
-        alike = len(got) == len(expected) and all(
+    def check_state(self, state: State, start: State) -> None:
+        """Raise a ValueError for a state that is not shaped like `start`, the initial state of this batch."""
+        got, expected = tree_leaves(state), tree_leaves(start)
+        is_alike = len(got) == len(expected) and all(
             (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
             for one, other in zip(got, expected, strict=True)
         )
-        if not alike:
+        if not is_alike:
             raise ValueError(
                 f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]} on "
                 f"{expected[0].device}, got {[tuple(part.shape) for part in got]} on {got[0].device}; start from "
@@ -310,64 +326,17 @@ class WorldModel(nn.Module, ABC):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers training sets."""
+        """Number of trained values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_whole(folder / WEIGHTS, save(weights))
-        config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
-        write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
+        saved.save(self, folder)
 
 
 def is_worth_packing(mask: Tensor) -> bool:
-    """Whether to encode and decode what is there only: if something is not, and asking does not wait for a device."""
+    """Whether to encode and decode only the slots that hold a view: where some do not, and on the CPU, since the
+    number of views decides shapes and reading it would wait for another device."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return 0 < int(mask.sum()) < mask.numel()
-
-
-def load(folder: str | Path) -> WorldModel:
-    """The model that `save` wrote into `folder`, on the CPU, in evaluation mode. Nothing is unpickled.
-
-    Raises:
-        ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes.
-    """
-    folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"load: expected a saved model with {CONFIG} and {WEIGHTS}, found no {folder / name}")
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-        written, name, arguments = config["format"], config["model"], config["arguments"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"load: {folder / CONFIG} is not a saved model's config ({error!r}); save it again") from error
-    if not isinstance(written, int) or written > FORMAT:
-        raise ValueError(f"load: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
-    known = {model.__name__: model for model in WorldModel.__subclasses__()}
-    if name not in known:
-        raise ValueError(f"load: {folder / CONFIG} names the model {name!r}, known are {sorted(known)}; update s2rm")
-    try:
-        model = known[name](**arguments)
-    except TypeError as error:
-        raise ValueError(f"load: the arguments in {folder / CONFIG} do not make a {name} ({error})") from error
-    try:
-        weights = load_file(folder / WEIGHTS)
-        model.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
-        model.load_state_dict(weights)
-    except SafetensorError as error:
-        raise ValueError(
-            f"load: {folder / WEIGHTS} is no safetensors file ({error}); it was not written by save and is not opened"
-        ) from error
-    except (RuntimeError, StopIteration) as error:
-        raise ValueError(
-            f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
-        ) from error
-    return model.eval()
-
-
-def _leaves(state: Any) -> list[Tensor]:
-    return [state] if isinstance(state, Tensor) else [leaf for part in state for leaf in _leaves(part)]

@@ -22,7 +22,8 @@ from s2rm.files import write_json, write_whole
 from s2rm.models.gqn import GQN
 from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import WorldModel, load
+from s2rm.models.saved import load
+from s2rm.models.world_model import WorldModel
 from s2rm.sensors.reports import Columns, Places, Reports, merge
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.windows import Scaling, Slots, Windows, context_size, episode, queries, slots, tuned, views_of

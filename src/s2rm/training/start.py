@@ -1,8 +1,6 @@
-"""Weights to start from: layers of unit variance, so that what is seen reaches what is predicted."""
+"""Initial weights: layers of unit variance, so that the signal of the views reaches the prediction."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +10,21 @@ from s2rm.views import Episode
 
 LAYERS = (nn.Linear, nn.Conv2d)
 LEAST = 1e-6
-"""a layer whose products are smaller is left as it is"""
+"""layers with smaller products are left unchanged"""
 
 
 @torch.no_grad()
 def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> None:
-    """Scale the weights of encoder and decoder, layer by layer, until each layer's products have unit variance.
+    """Scale the weights of encoder and decoder, layer by layer, so that the products of each have unit variance.
 
-    PyTorch's own weights shrink what passes through a layer to about half, and sparse images to a tenth in the first:
-    through encoder, core and decoder little of a view is left, and training can begin with a long plateau. Biases, and
-    what an embedded position scales and shifts by, stay as they are.
+    PyTorch's own weights shrink the signal to about half in each layer, and to a tenth in the first one for sparse
+    images. Little of it is left after encoder, core and decoder, and training can begin with a long plateau. Biases,
+    and the layers by which embedded positions scale and shift, are left unchanged.
 
     Args:
         model: changed in place.
-        episode: some views and targets like those of training.
-        last: the same of the decoder's last layer, small so that the first predictions are indifferent.
+        episode: views and targets like those of training.
+        last: root mean square of the decoder's last products; small, so that the first predictions are near the prior.
 
     Source:
         Mishkin and Matas 2016, "All you need is a good init". Relative to it: one pass, on top of PyTorch's weights
@@ -40,8 +38,9 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
     ]
     wanted = dict.fromkeys((layer for _, layer in layers), 1.0) | {layers[-1][1]: last}
 
-    def rescale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Hooked to each layer, so that the next one is given what this one puts out now."""
+    def rescale(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The new output of a layer, so that the next layer is scaled on it."""
+        assert isinstance(layer, LAYERS)
         products = output - layer.forward(torch.zeros_like(inputs[0][:1]))
         size = products.square().mean().sqrt()
         if size > LEAST:

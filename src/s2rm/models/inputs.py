@@ -1,0 +1,128 @@
+"""What every model is built from: the data that go in and out, and the space of their positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Required, TypedDict
+
+from s2rm.functional import TWO_PI
+
+
+class Arguments(TypedDict, total=False):
+    """The keyword arguments that every model takes; see [`Signature`][s2rm.models.inputs.Signature] and
+    [`Space`][s2rm.models.inputs.Space] for their meaning and defaults."""
+
+    value_shape: Required[Sequence[int]]
+    target_shape: Sequence[int] | None
+    likelihood: str
+    codec: str | None
+    context_size: int
+    corrects: bool
+    num_coordinates: int | None
+    embedding_dim: int | None
+    shortest: float | None
+    longest: float | None
+    extent: Sequence[Sequence[float]] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes into a model and what comes out of it."""
+
+    value_shape: tuple[int, ...]
+    """shape of a view"""
+    target_shape: tuple[int, ...] | None
+    """shape of a predicted view, where views carry more than is predicted, such as actions; None: `value_shape`"""
+    likelihood: str
+    """"bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units)"""
+    codec: str
+    """encoder and decoder: "cnn" (residual, of the paper's size, for images), "polar" (small, for polar images) or
+    "mlp" (small, for CPUs and for any shape). Default: "mlp", but "cnn" where views and targets have two or three
+    axes"""
+    context_size: int
+    """F, number of context features of each query"""
+    corrects: bool
+    """predict corrections to a first guess, which is the first entries of the context, as many as a target has values;
+    an untrained model predicts the guess as its mean"""
+
+    @classmethod
+    def of(cls, arguments: Arguments) -> Signature:
+        """The record of a model's arguments, with defaults for those that are left out."""
+        value_shape = tuple(arguments["value_shape"])
+        target_shape = arguments.get("target_shape")
+        target_shape = None if target_shape is None else tuple(target_shape)
+        codec = arguments.get("codec")
+        if codec is None:
+            images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
+            codec = "cnn" if images else "mlp"
+        return cls(
+            value_shape, target_shape, arguments.get("likelihood", "bernoulli"), codec,
+            arguments.get("context_size", 0), arguments.get("corrects", False),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Space:
+    """The positions of a world, and the wavelengths that embed them. Lengths are in the world's own units."""
+
+    num_coordinates: int
+    """n, coordinates of a position. Default: as many as `extent` has"""
+    embedding_dim: int
+    """d, size of the positional embedding, a multiple of 2n. Default: 16, or the multiple nearest to it"""
+    shortest: float
+    """shortest wavelength of the embedding. Default: half of the longest side of `extent`; 2π without an extent"""
+    longest: float
+    """bound of the longest wavelength. Default: eight times the longest side of `extent`; 20,000π without an extent"""
+    extent: tuple[tuple[float, float], ...] | None
+    """the box of the positions, one (low, high) a coordinate. Default: unknown; modules then start within one shortest
+    wavelength from 0"""
+
+    @classmethod
+    def of(cls, model: str, arguments: Arguments) -> Space:
+        """The record of a model's arguments, with defaults for those that are left out or None.
+
+        Raises:
+            TypeError: neither `num_coordinates` nor `extent`.
+            ValueError: an extent that is no box.
+        """
+        n, dim, extent = (arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent"))
+        shortest, longest = arguments.get("shortest"), arguments.get("longest")
+        if n is None and extent is None:
+            raise TypeError(f"{model}: expected num_coordinates or extent, one (low, high) a coordinate, got neither")
+        box, default = None, (TWO_PI, TWO_PI * 10_000)
+        if extent is not None:
+            n = len(extent) if n is None else n
+            if n < 1 or len(extent) != n or any(len(side) != 2 or not side[0] < side[1] for side in extent):
+                raise ValueError(f"{model}: extent must be {n} pairs (low, high) with low < high, got {list(extent)}")
+            box = tuple((float(low), float(high)) for low, high in extent)
+            longest_side = max(high - low for low, high in box)
+            default = longest_side / 2, 8 * longest_side
+        assert n is not None
+        return cls(
+            n,
+            max(1, round(8 / max(1, n))) * 2 * n if dim is None else dim,
+            default[0] if shortest is None else float(shortest),
+            default[1] if longest is None else float(longest),
+            box,
+        )
+
+    @property
+    def start(self) -> list[tuple[float, float]]:
+        """The box in which modules start."""
+        return [(0.0, self.shortest)] * self.num_coordinates if self.extent is None else list(self.extent)
+
+
+def records(model: str, arguments: Arguments) -> tuple[Signature, Space]:
+    """The two records of the arguments that `model` was called with beside its own.
+
+    Raises:
+        TypeError: an unknown argument, or a missing one.
+        ValueError: an extent that is no box.
+    """
+    unknown = set(arguments) - set(Arguments.__annotations__)
+    if unknown:
+        raise TypeError(f"{model}: got unexpected arguments {', '.join(sorted(unknown))}")
+    if "value_shape" not in arguments:
+        raise TypeError(f"{model}: expected value_shape, the shape of a view, got none")
+    return Signature.of(arguments), Space.of(model, arguments)

@@ -1,0 +1,91 @@
+"""Models on disk: the weights as safetensors, the constructor's arguments as JSON. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
+
+import cattrs
+import safetensors.torch
+from safetensors import SafetensorError
+
+from s2rm.files import write_whole
+from s2rm.models.inputs import Arguments
+from s2rm.records import converter
+
+if TYPE_CHECKING:
+    import s2rm.models.world_model
+
+FORMAT = 1
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+def save(model: s2rm.models.world_model.WorldModel, folder: str | Path) -> None:
+    """Write weights and arguments into a folder, each file whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(folder / WEIGHTS, safetensors.torch.save(weights))
+    config = {"format": FORMAT, "model": type(model).__name__, "arguments": model.arguments}
+    write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
+
+
+def load(folder: str | Path) -> s2rm.models.world_model.WorldModel:
+    """The model that `save` wrote into `folder`, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"load: expected a saved model with {CONFIG} and {WEIGHTS}, found no {folder / name}")
+    model = _build(folder / CONFIG)
+    try:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        model.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
+        model.load_state_dict(weights)
+    except SafetensorError as error:
+        raise ValueError(
+            f"load: {folder / WEIGHTS} is no safetensors file ({error}); it was not written by save and is not opened"
+        ) from error
+    except (RuntimeError, StopIteration) as error:
+        raise ValueError(
+            f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
+        ) from error
+    return model.eval()
+
+
+def _build(path: Path) -> s2rm.models.world_model.WorldModel:
+    """The model of a config, with new weights."""
+    # Imported here, since models save themselves by this module; a model is known once it is imported.
+    from s2rm.models import gqn, msa, s2rm  # noqa: F401
+    from s2rm.models.world_model import WorldModel
+
+    try:
+        config = json.loads(path.read_text())
+        written, name, arguments = config["format"], config["model"], config["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"load: {path} is not a saved model's config ({error!r}); save it again") from error
+    if not isinstance(written, int) or written > FORMAT:
+        raise ValueError(f"load: {path.parent} has format {written}, this version reads up to {FORMAT}; update s2rm")
+    known = {model.__name__: model for model in WorldModel.__subclasses__()}
+    if name not in known:
+        raise ValueError(f"load: {path} names the model {name!r}, known are {sorted(known)}; update s2rm")
+    try:
+        return known[name](**converter.structure(arguments, _arguments_of(known[name])))
+    except cattrs.BaseValidationError as error:
+        wrong = "; ".join(cattrs.transform_error(error, path="arguments"))
+    except TypeError as error:
+        wrong = str(error)
+    raise ValueError(f"load: the arguments in {path} do not make a {name} ({wrong}); save the model again")
+
+
+def _arguments_of(model: type[s2rm.models.world_model.WorldModel]) -> Any:
+    """The names and types of the arguments that a model is built with: its own, and those that it shares."""
+    own = get_type_hints(model.__init__)
+    parameters = inspect.signature(model).parameters.values()
+    named = {each.name: own[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    return TypedDict("_", {**get_type_hints(Arguments), **named}, total=False)  # type: ignore[operator]

@@ -1,0 +1,25 @@
+from .callbacks import KeepBest
+from .fitting import fit, keep_freed_memory
+from .lesson import OneStepForward
+from .loaders import Batches, batches
+from .records import Ended, Provenance, Summary, cpu_name, history, provenance
+from .settings import LAST, MODEL, Machines, Training
+
+__all__ = [
+    "LAST",
+    "MODEL",
+    "Batches",
+    "Ended",
+    "KeepBest",
+    "Machines",
+    "OneStepForward",
+    "Provenance",
+    "Summary",
+    "Training",
+    "batches",
+    "cpu_name",
+    "fit",
+    "history",
+    "keep_freed_memory",
+    "provenance",
+]

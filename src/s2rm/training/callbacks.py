@@ -1,0 +1,102 @@
+"""Lightning callbacks of a run, and its checkpoint files. Checkpoints know callbacks by the names of their classes."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from s2rm.files import write_whole
+from s2rm.models.world_model import WorldModel
+
+
+class Averaging(EMAWeightAveraging):
+    """An exponential moving average of the weights, which is validated and saved."""
+
+    def model(self) -> WorldModel:
+        """The model with the averaged weights."""
+        assert self._average_model is not None
+        return cast(WorldModel, self._average_model.module.model)
+
+
+class KeepBest(Callback):
+    """Save the model, or the one with averaged weights, at each new minimum of the validation loss."""
+
+    def __init__(self, folder: Path, averaging: Averaging | None = None):
+        self.folder, self.averaging, self.lowest = folder, averaging, float("inf")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val_loss"])
+        if not trainer.sanity_checking and loss < self.lowest:
+            self.lowest = loss
+            if trainer.is_global_zero:
+                model = cast(WorldModel, pl_module.model) if self.averaging is None else self.averaging.model()
+                model.save(self.folder)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.lowest = state_dict["lowest"]
+
+
+class StopBetweenBatches(Callback):
+    """End training after the current batch at Ctrl-C, not amid a write or in a library that swallows the exception.
+
+    All processes end after the same batch. A second Ctrl-C ends training at once.
+    """
+
+    def __init__(self) -> None:
+        self.stopped, self.before = False, signal.getsignal(signal.SIGINT)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if threading.current_thread() is threading.main_thread() and callable(self.before):
+            signal.signal(signal.SIGINT, self._stop)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if threading.current_thread() is threading.main_thread() and callable(self.before):
+            signal.signal(signal.SIGINT, self.before)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        signal.signal(signal.SIGINT, self.before)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.stopped, all=False):
+            raise SystemExit  # at a KeyboardInterrupt Lightning would kill the other processes
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self.on_train_batch_end(trainer)
+
+
+class EpochLines(Callback):
+    """Print a line an epoch, where no terminal shows a progress bar."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not trainer.is_global_zero:
+            return
+        print(
+            f"epoch {trainer.current_epoch}: validation loss {now['val_loss']:.4f}, {now['minutes']:.1f} minutes",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoint files that are complete or absent (Lightning moves its own from another folder)."""
+
+    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getvalue())

@@ -1,0 +1,52 @@
+"""Loaders of whole batches, whose content depends on seed and epoch only, so that a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from s2rm.views import Episode
+
+
+class Batches(Sampler[tuple[list[int], int]]):
+    """Keys `(rows, seed)` of whole batches, a pure function of the seed and the epoch.
+
+    Args:
+        num_rows: number of sequences.
+        batch_size: sequences in a batch; the last batch of an epoch may have fewer.
+        seed: seed of the order, and of the seeds that the keys hold.
+        shuffle: draw another order each epoch.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int, shuffle: bool):
+        self.num_rows, self.batch_size, self.seed, self.shuffle = num_rows, batch_size, seed, shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch, also when a run is resumed."""
+        self.epoch = epoch if self.shuffle else 0
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        rows = torch.randperm(self.num_rows, generator=generator) if self.shuffle else torch.arange(self.num_rows)
+        for batch in rows.split(self.batch_size):
+            yield batch.tolist(), int(torch.randint(2**62, (), generator=generator))
+
+
+def batches(dataset: Dataset[Episode], batch_size: int, seed: int, shuffle: bool) -> DataLoader[Episode]:
+    """A loader of whole batches of episodes.
+
+    Args:
+        dataset: indexed by keys `(rows, seed)`: the rows of the batch, and a seed for what is drawn at random, such as
+            crops. Its length is the number of rows.
+        batch_size: sequences in a batch.
+        seed: seed of the order and of the keys.
+        shuffle: draw another order each epoch.
+    """
+    keys = Batches(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
+    return DataLoader(dataset, sampler=keys, batch_size=None)

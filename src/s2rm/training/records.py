@@ -1,0 +1,96 @@
+"""Records of a run: how training ended, what was logged, and where the numbers come from."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TypedDict
+
+
+class Ended(TypedDict):
+    """How training ended."""
+
+    val_loss: float
+    """lowest validation loss, in nats"""
+    epochs: int
+    """passes over the training sequences"""
+    updates: int
+    """updates of the weights"""
+    minutes: float
+    """time spent in training, over all sessions"""
+
+
+class Provenance(TypedDict):
+    """Where a number comes from."""
+
+    command: str
+    """the command line, without folders"""
+    commit: str
+    """commit of the project, with "-dirty" where its code was changed"""
+    hardware: str
+    """processor, number of cores and threads"""
+    accelerator: str | None
+    """GPU, if any"""
+    torch: str
+    """version of PyTorch"""
+
+
+class Summary(Ended, Provenance):
+    """A finished run: how training ended, what was trained, and where."""
+
+    parameters: int
+    """number of trained values"""
+    seed: int
+    """seed of initial weights, order and crops"""
+
+
+def history(folder: str | Path) -> list[dict[str, float]]:
+    """The logged values of each epoch, over all sessions of a run; an epoch that was run twice counts once."""
+    epochs: dict[int, dict[str, float]] = {}
+    versions = sorted((Path(folder) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parts[-2][8:]))
+    for path in versions:
+        with path.open() as file:
+            for line in csv.DictReader(file):
+                epoch = epochs.setdefault(int(line["epoch"]), {})
+                epoch.update({name: float(value) for name, value in line.items() if name and value})
+    return [epochs[number] for number in sorted(epochs)]
+
+
+def provenance() -> Provenance:
+    """The command, the commit, the machine and the version of PyTorch of this process."""
+    import torch
+
+    project, commit = Path(__file__).parents[3], ""
+    if (project / ".git").exists() and shutil.which("git"):
+
+        def git(*arguments: str) -> str:
+            return subprocess.run(["git", *arguments], cwd=project, capture_output=True, text=True).stdout.strip()
+
+        # The code only: results that one run writes do not change what the next one computes.
+        code = ("src/*.py", "experiments", "benchmarks", "constraints.txt")
+        commit = git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", *code) else "")
+    # Folders of this machine do not belong in a record.
+    arguments = [Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:]]
+    return {
+        "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *arguments]),
+        "commit": commit or "not in a git checkout",
+        "hardware": f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """The name of the processor, or its architecture where the system does not give a name."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,108 @@
+"""How to train and on what machines. The command line shows these settings, so this module imports neither torch nor
+Lightning."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lightning
+
+LAST = "checkpoints/last.ckpt"
+"""the checkpoint from which a run resumes, in its folder"""
+MODEL = "model"
+"""folder of the best weights, in the folder of the run"""
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. The defaults are the paper's (E.4.3)."""
+
+    learning_rate: float = 3e-4
+    """initial learning rate of Adam; halved when the validation loss has not fallen by 0.01 % for 5 epochs"""
+    batch_size: int = 32
+    """sequences in a batch, over all processes"""
+    epochs: int | None = None
+    """maximum number of passes over the training sequences; default: 100"""
+    minutes: float | None = None
+    """wall-clock budget for training, over all sessions of a run; default: none"""
+    patience: int = 20
+    """stop when the validation loss has not fallen for this many epochs"""
+    gradient_norm: float | None = None
+    """clip the gradient to this norm; default: no clipping"""
+    weight_decay: float = 0.0
+    """weight decay of AdamW; with 0 it is Adam"""
+    average: float | None = None
+    """decay of an exponential moving average of the weights, which is validated and saved; default: no averaging"""
+    unit_variance: bool = False
+    """before the first update, scale the layers of encoder and decoder to unit variance on the first batch; helps with
+    sparse views, whose signal otherwise nearly vanishes on the way to the prediction"""
+    recompute: int | None = None
+    """for long sequences: keep the states of every n-th time step only, and compute those between again in the backward
+    pass, which saves memory and costs time; default: keep all"""
+    precision: str = "32-true"
+    """precision of matrix products, as in Lightning: 32-true, or bf16-mixed, autocast to bfloat16, which is faster on
+    processors that support it"""
+    seed: int = 0
+    """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm", "recompute"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"training: {name} must be positive, got {value}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"training: average must be between 0 and 1, got {self.average}")
+        if self.weight_decay < 0:
+            raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
+        if self.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(f"training: precision must be 32-true or bf16-mixed, got {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines to train on, one process a device. The result does not depend on their number."""
+
+    devices: int = 1
+    """GPUs of each machine; processes on the CPU, where there is no GPU"""
+    num_nodes: int = 1
+    """number of machines; with several, torchrun or SLURM starts the processes"""
+    strategy: str = "auto"
+    """strategy, as in Lightning: auto, ddp, or ddp_find_unused_parameters_true for a model with unused parameters"""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"machines: {name} must be at least 1, got {getattr(self, name)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"machines: strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
+
+    def trainer(self, **options: Any) -> lightning.Trainer:
+        """Lightning's trainer on these machines.
+
+        Args:
+            options: further arguments of `lightning.Trainer`.
+
+        Raises:
+            ValueError: devices that do not exist, or processes started from outside whose number differs.
+        """
+        import lightning
+        from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+        expected = self.devices * self.num_nodes
+        started = int(os.environ.get("WORLD_SIZE" if TorchElasticEnvironment.detect() else "SLURM_STEP_NUM_TASKS", 1))
+        if started != expected and (started > 1 or self.num_nodes > 1):
+            raise ValueError(
+                f"machines: devices {self.devices} and num_nodes {self.num_nodes} are {expected} processes, got "
+                f"{started}; start as many with torchrun or srun"
+            )
+        # In a notebook Lightning's auto is a strategy that loses the weights that its processes trained.
+        strategy = "ddp" if self.strategy == "auto" and expected > 1 else self.strategy
+        try:
+            return lightning.Trainer(devices=self.devices, num_nodes=self.num_nodes, strategy=strategy, **options)
+        except (MisconfigurationException, RuntimeError) as error:
+            raise ValueError(f"machines: {' '.join(str(error).split())}") from error
