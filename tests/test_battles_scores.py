@@ -9,7 +9,7 @@ import torch
 
 from s2rm import WorldModel
 from s2rm.likelihoods import parts
-from s2rm.runs import Settings
+from s2rm.settings import Settings
 from s2rm.tasks.battles import plots
 from s2rm.tasks.battles.polar import STATE, PolarGrid, agents, draw, observations, unit_channels
 from s2rm.tasks.battles.predictors import (
@@ -238,7 +238,7 @@ def test_the_table_has_validation_by_share_and_every_scenario():
 
 @pytest.mark.parametrize("name", ["s2gru", "lstm", "tto"])
 def test_the_log_likelihood_is_minus_the_loss(name):
-    model = Settings(name, world=WORLD).build()
+    model = Settings(name).build(WORLD)
     fought = simulate(replace(WORLD, num_steps=5, clip=2), "1s2z", 4, seed=0)
     with torch.no_grad():
         loss = model.loss(observations(fought, WORLD.grid))
