@@ -136,17 +136,26 @@ def ragged(world, agent):
         (World(["ab"] * 9), {"num_episodes": 0}, "num_episodes of at least 1, got 0"),
         (World(["ab"]), {}, "agents at 2 steps or more, got 1 in episode 0"),
         (World([]), {}, "agents at 2 steps or more, got 0 in episode 0"),
-        (World(["ab", "b", "ab"]), {}, "that left not to come back, .* got 'a' back at step 2 of episode 0"),
-        (World(["ab"] * 9), {"position": lambda world, agent: world.place}, "position.*'a'. to give .* AttributeError"),
+        (World(["ab", "b", "ab"]), {}, "that left not to return, .* got 'a' back at step 2 of episode 0"),
+        (
+            World(["ab"] * 9),
+            {"position": lambda world, agent: world.place},
+            "position.*'a'. to return .* AttributeError",
+        ),
         (World(["ab"] * 9), {"position": lambda world, agent: (0, float("nan"))}, r"finite .* got \[0.0, nan\]"),
-        (World(["ab"] * 9), {"position": lambda world, agent: None}, "'a'. to give "),
-        (World(["ab"] * 9), {"position": lambda world, agent: 3.0}, "to give finite .x, y, .*, got 3.0"),
+        (World(["ab"] * 9), {"position": lambda world, agent: None}, "'a'. to return "),
+        (World(["ab"] * 9), {"position": lambda world, agent: 3.0}, "to return finite .x, y, .*, got 3.0"),
         (
             World(["ab"] * 9),
             {"position": lambda world, agent: (0,) * (1 + (agent == "b"))},
             "1 coordinates, .* got 2 for",
         ),
-        (World(["ab"] * 9, seen=ragged), {}, r"one shape, \(4,\) as of 'a', got \(3,\) of 'b'; give `observation`"),
+        (World(["ab"] * 9, seen=ragged), {}, r"one shape, \(4,\) as of 'a', got \(3,\) of 'b'; pass `observation`"),
+        (
+            World(["ab"] * 9, seen=lambda world, agent: np.full(2, np.nan if agent == "b" and world.time == 2 else 0)),
+            {},
+            "numbers in the observation of 'b' at step 2 of episode 0, got only NaN",
+        ),
         (World(["ab"] * 9, seen=lambda world, agent: {"x": 1}), {}, "'a' to observe an array of numbers, got dict"),
         (
             World(["ab"] * 9, spaces={"b": Discrete(5)}),
@@ -163,6 +172,18 @@ def ragged(world, agent):
 def test_what_cannot_be_views_is_refused(world, arguments, message):
     with pytest.raises(ValueError, match=message):
         some(world, **arguments)
+
+
+def test_a_reset_without_infos_and_missing_observations_are_refused():
+    world = World(["abc"] * 9)
+    tell = world._tell
+    world.reset = lambda seed: World.reset(world, seed)[0]
+    with pytest.raises(ValueError, match=r"parallel: expected reset.. to return .observations, infos., got dict"):
+        some(world)
+    del world.reset
+    world._tell = lambda: ({name: seen for name, seen in tell()[0].items() if name != "b" or world.time != 1}, {})
+    with pytest.raises(ValueError, match="an observation of every agent, got none of 'b' at step 1 of episode 0"):
+        some(world)
 
 
 def test_observations_made_equal_are_taken():

@@ -1,4 +1,4 @@
-"""Polar images of battles: the grid, drawing against plain loops, what units see, and the dataset."""
+"""Polar images of battles: the grid, drawing against plain loops, what units observe, and the dataset."""
 
 import math
 from dataclasses import replace
@@ -13,9 +13,9 @@ from s2rm.tasks.battles.polar import (
     NO_OP,
     SCALES,
     STATE,
-    Battles,
     PolarGrid,
     agents,
+    dataset,
     draw,
     observations,
     state_images,
@@ -238,7 +238,7 @@ def test_a_field_of_view_larger_than_the_map_is_refused():
     for refuses in (
         lambda: observations(battles, far),
         lambda: state_images(battles, far, torch.zeros(2, 4, 1, 2)),
-        lambda: Battles(battles, far, 2, train=True),
+        lambda: dataset(battles, far, 2),
     ):
         with pytest.raises(ValueError, match=message):
             refuses()
@@ -248,7 +248,7 @@ def test_training_cuts_clips_and_validation_takes_whole_battles():
     battles = some_battles(5, 9)
     battles.alive[2, 4:] = False
     battles.friendly[2, 0] = battles.alive[2, 3, 0] = True
-    data = Battles(battles, SMALL, clip=3, train=True)
+    data = dataset(battles, SMALL, clip=3)
     assert len(data) == 5
     both = battles[torch.tensor([0, 2])]
     cuts = [observations(window(both, torch.tensor([start, 0]), 3), SMALL).views.values[0] for start in range(7)]
@@ -260,12 +260,12 @@ def test_training_cuts_clips_and_validation_takes_whole_battles():
         assert clip.views.mask[1].any(), "cut from the steps at which friendly units live"
     assert len(starts) == 60
     assert set(starts) == set(range(7))
-    whole = Battles(battles, SMALL, clip=3, train=False)[[3, 1], 0]
+    whole = dataset(battles, SMALL)[[3, 1], 0]
     expected = observations(battles[torch.tensor([3, 1])], SMALL)
     assert torch.equal(whole.views.values, expected.views.values)
 
 
 @pytest.mark.parametrize("clip", [1, 5])
 def test_clips_that_battles_do_not_hold_are_refused(clip):
-    with pytest.raises(ValueError, match=f"Battles: clip must be from 2 to the battles' 4 steps, got {clip}"):
-        Battles(some_battles(), SMALL, clip, train=True)
+    with pytest.raises(ValueError, match=f"battles: expected a clip of 2 to the battles' 4 steps, got {clip}"):
+        dataset(some_battles(), SMALL, clip)

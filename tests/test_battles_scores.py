@@ -1,4 +1,4 @@
-"""Scores of forecasts of battles, who falls silent, the predictors that know no tactics, and the pictures."""
+"""Scores of forecasts of battles, silent agents, the trivial predictors, and the pictures."""
 
 import math
 from dataclasses import replace
@@ -9,20 +9,17 @@ import torch
 
 from s2rm import WorldModel
 from s2rm.likelihoods import parts
-from s2rm.runs import Settings
-from s2rm.tasks.battles import plots as battle_plots
+from s2rm.settings import Settings
+from s2rm.tasks.battles import plots
 from s2rm.tasks.battles.polar import STATE, PolarGrid, agents, draw, observations, unit_channels
-from s2rm.tasks.battles.scores import (
+from s2rm.tasks.battles.predictors import (
     NUM_TYPES,
-    REPORTING,
-    VALIDATION,
     Forecast,
     TrivialPredictors,
-    kinds,
+    markers_and_types,
     model_predictor,
-    reporting,
-    scores,
 )
+from s2rm.tasks.battles.scores import REPORTING, SCENARIOS, VALIDATION, reporting, score, scores
 from s2rm.tasks.battles.skirmish import preset, simulate
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
 
@@ -60,7 +57,7 @@ def who_knows_the_future(_, episode) -> Forecast:
     truth = truth_of(episode)
     friendly, types, stats = parts(truth)
     types, friendly = torch.cat([1 - types.sum(-3, keepdim=True), types], -3), friendly.squeeze(-3)
-    return Forecast(friendly, types, stats, friendly > 0.5, kinds(truth)[1])
+    return Forecast(friendly, types, stats, friendly > 0.5, markers_and_types(truth)[1])
 
 
 def test_scores_by_hand():
@@ -159,7 +156,7 @@ def in_loops(fought: Trajectories, episode, memory: bool) -> tuple[torch.Tensor,
                     looks = torch.stack([look for _, look in last.values()]) if gaps else torch.zeros(0, STATE)
                     images.append(draw(WORLD.grid, offsets, torch.ones(len(gaps), dtype=torch.bool), looks))
     drawn = torch.stack(images)
-    friendly, kind = kinds(drawn)
+    friendly, kind = markers_and_types(drawn)
     friendly[:, 0, 0] = 1
     return friendly, kind, parts(drawn)[2]
 
@@ -186,7 +183,7 @@ def test_the_probabilities_of_trivial_predictors_are_how_often_they_were_right(m
     trivial = TrivialPredictors(WORLD.grid, train)
     episode = observations(train, WORLD.grid)
     said = (trivial.last_seen if memory else trivial.nobody_moves)(train, episode)
-    true_friendly, true_kind = kinds(truth_of(episode))
+    true_friendly, true_kind = markers_and_types(truth_of(episode))
     for number in said.kind[:, 1:].unique():
         at = said.kind == number
         at[:, 0, 0] = False
@@ -225,14 +222,23 @@ def test_trivial_predictors_use_nothing_that_nobody_saw(trivial):
 def test_memory_helps_who_hears_of_little():
     world = preset("tiny")
     trivial = TrivialPredictors(world.grid, simulate(world, "3s5z", 8, seed=0))
-    predictors = {"nobody moves": trivial.nobody_moves, "last seen": trivial.last_seen}
-    found = scores(predictors, simulate(world, "3s5z", 12, seed=1), world.grid, 0.2)
+    found = scores(trivial.by_name, simulate(world, "3s5z", 12, seed=1), world.grid, 0.2)
     assert found["last seen"]["unit_type_f1"] > found["nobody moves"]["unit_type_f1"] > 0.3
+
+
+def test_the_table_has_validation_by_share_and_every_scenario():
+    world = replace(WORLD, num_steps=5, clip=2)
+    rows = score({}, world, seed=2, shares=(0.3, 1.0))
+    cases = [(VALIDATION, 0.3), (VALIDATION, 1.0), *((scenario, 1.0) for scenario in SCENARIOS)]
+    names = ("nobody moves", "last seen")
+    assert [(row["scenario"], row["reporting"], row["predictor"]) for row in rows] == [
+        (*case, name) for case in cases for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", ["s2gru", "lstm", "tto"])
 def test_the_log_likelihood_is_minus_the_loss(name):
-    model = Settings(name, world=WORLD).build()
+    model = Settings(name).build(WORLD)
     fought = simulate(replace(WORLD, num_steps=5, clip=2), "1s2z", 4, seed=0)
     with torch.no_grad():
         loss = model.loss(observations(fought, WORLD.grid))
@@ -277,7 +283,7 @@ class OneUnit(WorldModel):
 def test_a_unit_is_believed_to_be_where_the_model_says_it_is():
     world = preset("tiny")
     views = observations(simulate(world, "1z", 1, seed=0), world.grid).views
-    ours, theirs = battle_plots.belief(OneUnit(world), world, views)
+    ours, theirs = plots.belief(OneUnit(world), world, views)
     assert ours.shape == theirs.shape == (32, 32)
     assert (theirs == 0).all()
     row, column = (ours > 0).nonzero().T
@@ -289,8 +295,8 @@ def test_a_unit_is_believed_to_be_where_the_model_says_it_is():
 
 def test_a_battle_is_drawn_from_above():
     battle = simulate(WORLD, "1c1s2z", 1, seed=0)
-    steps = battle_plots.moments(battle, 3)
-    made = battle_plots.from_above({"one": OneUnit(WORLD)}, WORLD, battle, 0.5, steps)
+    steps = plots.moments(battle, 3)
+    made = plots.from_above({"one": OneUnit(WORLD)}, WORLD, battle, 0.5, steps)
     assert [axes.get_title() for axes in made.axes] == [f"step {step}" for step in steps] + [""] * 3
     assert [axes.get_ylabel() for axes in made.axes] == ["truth", "", "", "one", "", ""]
     assert all(len(axes.images) == 0 and len(axes.patches) <= 2 for axes in made.axes[:3])
@@ -301,21 +307,21 @@ def test_a_battle_is_drawn_from_above():
 def test_what_is_shown_is_the_fight():
     battle = simulate(replace(WORLD, num_steps=40), "1z", 1, 0, "2c")
     assert not battle.alive[0, -1, 0]
-    steps = battle_plots.moments(battle)
+    steps = plots.moments(battle)
     assert steps == sorted(steps)
     assert steps[0] >= 1
     assert battle.alive[0, steps[-1], 0]
 
 
 def test_scores_are_drawn_by_who_reports():
-    values = dict.fromkeys(battle_plots.LABELS, 0.5)
+    values = dict.fromkeys(plots.LABELS, 0.5)
     rows = [
         {"predictor": name, "scenario": scenario, "reporting": share, **values}
         for name in ("S2GRU", "last seen")
         for scenario, share in [*((VALIDATION, share) for share in REPORTING), ("1s2z", 1.0)]
     ]
-    made = battle_plots.scores_by_reporting(rows)
-    assert [axes.get_title() for axes in made.axes] == list(battle_plots.LABELS.values())
+    made = plots.scores_by_reporting(rows)
+    assert [axes.get_title() for axes in made.axes] == list(plots.LABELS.values())
     for axes in made.axes:
         assert {len(line.get_xdata()) for line in axes.lines} == {len(REPORTING)}
         assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]

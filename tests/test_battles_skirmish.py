@@ -25,9 +25,9 @@ from s2rm.tasks.battles.fighting import (
     line_up,
     starts,
 )
-from s2rm.tasks.battles.skirmish import PRESETS, SkirmishWorld, battles, preset, scenario, simulate
+from s2rm.tasks.battles.skirmish import PRESETS, SkirmishWorld, battles, episodes, preset, simulate
 from s2rm.tasks.battles.tactics import LONGEST_DELAY, Temper, draw_tempers, give_orders
-from s2rm.tasks.battles.trajectories import ACTIONS, TENSORS, UNIT_TYPES, Trajectories
+from s2rm.tasks.battles.trajectories import ACTIONS, TENSORS, UNIT_TYPES, Trajectories, team
 
 WORLD = replace(preset("tiny"), num_steps=48)
 SIDE, STEP = WORLD.side, WORLD.seconds_per_step
@@ -42,7 +42,7 @@ def fought() -> Trajectories:
 
 
 def lined_up(own: str, other: str) -> Slots:
-    return line_up(scenario(own), scenario(other))
+    return line_up(team(own), team(other))
 
 
 def a_field(own: str, other: str, positions: list[tuple[float, float]], targets: list[int]):
@@ -306,16 +306,14 @@ def test_more_units_win_whichever_side_they_are_on():
         assert (left[1 - winner] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["", "3", "z3", "3x", "1c3s5q", "0z", "3s 5z", "3s5"])
-def test_unknown_scenarios_are_refused(name):
-    with pytest.raises(ValueError, match=r"such as 1c3s5z, of c \(colossus\), s \(stalker\), z \(zealot\), got"):
-        scenario(name)
-
-
-def test_scenarios_are_counts():
-    assert scenario("1c3s12z") == {"colossus": 1, "stalker": 3, "zealot": 12}
-    with pytest.raises(ValueError, match="each kind of unit once in a scenario, got '3z2z'"):
-        scenario("3z2z")
+def test_episodes_are_clips_for_training_and_whole_battles_for_validation():
+    world = replace(PRESETS["tiny"], num_steps=7, clip=3)
+    assert episodes(world, "train")[[0, 4], 1].views.num_steps == 3
+    whole = episodes(world, "val", seed=2)
+    assert len(whole) == 3
+    played = battles(world, "val", 2)
+    views = whole[[1], 0].views
+    assert torch.equal(views.positions[views.mask], played.positions[1, :, :8][played.alive[1, :, :8]])
 
 
 @pytest.mark.parametrize(
@@ -349,5 +347,7 @@ def test_impossible_wishes_are_refused():
         simulate(WORLD, "1z", 0, 0)
     with pytest.raises(ValueError, match="got 999z against 1z"):
         simulate(WORLD, "999z", 1, 0, "1z")
+    with pytest.raises(ValueError, match=r"of c .colossus., s .stalker., z .zealot. or whole names, got '1m'"):
+        simulate(WORLD, "1m", 1, 0)
     with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
         preset("huge")

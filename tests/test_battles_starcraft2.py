@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from s2rm.tasks.battles.starcraft2 import GAME_IDS, capability_config, collect, episode_config, heuristic, team
-from s2rm.tasks.battles.trajectories import ACTIONS, UNIT_TYPES
+from s2rm.tasks.battles.starcraft2 import GAME_IDS, capability_config, collect, episode_config, heuristic
+from s2rm.tasks.battles.trajectories import ACTIONS, UNIT_TYPES, team
 
 OWN_IDS = {"colossus": 1970, "stalker": 1971, "zealot": 1972}
 SCENARIOS = ("1c3s5z", "3s5z", "2s5z", "1s2z", "5s3z")
@@ -103,14 +103,6 @@ class Game2(Game):
                 for i, name in enumerate(names):
                     ids = self.own_ids if key == "ally" else GAME_IDS
                     side[i] = message(ids[name], *starts[i].tolist())
-
-
-def test_scenarios_name_units():
-    assert team("1c3s5z") == ["colossus"] + 3 * ["stalker"] + 5 * ["zealot"]
-    assert team("2marauder1medivac12zg") == 2 * ["marauder"] + ["medivac"] + 12 * ["zergling"]
-    for wrong in ("", "3x", "s3", "0s", "3s5z_vs_3s6z", "3 s"):
-        with pytest.raises(ValueError, match="expected a scenario such as 1c3s5z, .* got"):
-            team(wrong)
 
 
 def test_messages_become_trajectories_in_the_units_of_the_game():
@@ -259,7 +251,7 @@ def test_units_that_come_back_from_the_dead_are_refused(back):
         unit.health = 0.0 if unit.health > 0 else 60.0
         return [int(unit.health > 0) for unit in environment.agents.values()]
 
-    with pytest.raises(ValueError, match=r"expected the dead to stay dead, got 14 of 14 units alive at step 2 of"):
+    with pytest.raises(ValueError, match=r"expected dead units to stay dead, got 14 of 14 units alive at step 2 of"):
         collect(game, 1, 5, seed=0, policy=revive)
 
 
@@ -285,7 +277,11 @@ def test_a_game_that_stops_is_played_again_and_in_the_end_given_up():
     [
         (lambda: Game("3s5z"), {"num_steps": 1}, "num_steps of at least 2, got 1"),
         (lambda: Game("3s5z"), {"num_battles": 0}, "num_battles of at least 1, got 0"),
-        (lambda: Game("3s5z"), {"policy": lambda environment, generator: [1]}, "to give 8 actions, got 1; give one"),
+        (
+            lambda: Game("3s5z"),
+            {"policy": lambda environment, generator: [1]},
+            "expected 8 actions of the policy, got 1; return one",
+        ),
         (
             lambda: SimpleNamespace(reset=None, step=None, agents=["a"]),
             {},
@@ -299,7 +295,7 @@ def test_a_game_that_stops_is_played_again_and_in_the_end_given_up():
         (
             lambda: Game("3s5z"),
             {"policy": lambda game, _: [vars(unit).pop("shield") and 1 for unit in game.agents.values()]},
-            "messages of units, got one that lacks something .*shield",
+            "messages of units, got one that is incomplete .*shield",
         ),
     ],
 )

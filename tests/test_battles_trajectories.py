@@ -1,11 +1,11 @@
-"""Trajectories: what they refuse, joining, and the file."""
+"""Trajectories: names of scenarios, what is refused, joining, and the file."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from s2rm.tasks.battles.trajectories import TENSORS, Trajectories
+from s2rm.tasks.battles.trajectories import TENSORS, Trajectories, team
 
 
 def made(battles: int = 2, steps: int = 3, units: int = 5, name: str = "a", seed: int = 0) -> Trajectories:
@@ -21,6 +21,22 @@ def made(battles: int = 2, steps: int = 3, units: int = 5, name: str = "a", seed
         scenario=torch.zeros(battles, dtype=torch.long),
         names=(name,),
     )
+
+
+def test_scenarios_name_units():
+    assert team("1c3s12z") == ["colossus"] + 3 * ["stalker"] + 12 * ["zealot"]
+    assert team("2marauder1medivac12zg") == 2 * ["marauder"] + ["medivac"] + 12 * ["zergling"]
+    with pytest.raises(ValueError, match="each type of unit once, got '3z1s2zealot'"):
+        team("3z1s2zealot")
+
+
+@pytest.mark.parametrize("name", ["", "3", "z3", "3x", "1c3s5q", "0z", "3s 5z", "3s5", "3s5z_vs_3s6z", "1z2m"])
+def test_unknown_scenarios_are_refused(name):
+    known = ("colossus", "stalker", "zealot")
+    with pytest.raises(
+        ValueError, match=r"such as 1c3s5z, of c \(colossus\), s \(stalker\), z \(zealot\) or whole .*got"
+    ):
+        team(name, known)
 
 
 def test_what_is_saved_is_loaded(tmp_path):

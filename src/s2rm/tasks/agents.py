@@ -1,25 +1,53 @@
-"""Views from any multi-agent environment of PettingZoo's parallel kind: what each agent observes, where it stands."""
+"""Any multi-agent environment with PettingZoo's parallel API: the observations of its agents become views."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from s2rm.views import Episode, Views
 
-Position = Callable[[Any, str], Any]
-Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, Any]]
-Observation = Callable[[Any], Any]
+if TYPE_CHECKING:
+
+    class Space(Protocol):
+        """A space of actions, as Gymnasium's."""
+
+        def seed(self, seed: int) -> object: ...
+        def sample(self, mask: Any = None) -> object: ...
+
+    class Environment(Protocol):
+        """An environment in which all agents act at once, as PettingZoo's `ParallelEnv`."""
+
+        agents: list[str]
+
+        def reset(self, seed: int | None = None) -> tuple[Mapping[str, object], object]: ...
+        def step(self, actions: dict[str, object]) -> tuple[Mapping[str, object], object, object, object, object]: ...
+        def action_space(self, agent: str) -> Space: ...
+
+else:
+    # Not checked at each call: `collect` refuses other environments with a sentence of its own.
+    Environment = object
+
+E = TypeVar("E", bound=Environment)
+Position = Callable[[E, str], ArrayLike]
+"""from an environment and an agent's name to the agent's position"""
+Policy = Callable[[E, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
+"""from an environment, the observations by agent and a generator to an action for each agent"""
+Observation = Callable[[Any], ArrayLike]
+"""from an agent's observation to an array"""
 
 
-def random_actions(environment: Any, observations: Mapping[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-    """For each agent any of its actions, or of those that an "action_mask" in its observation allows."""
+def random_actions(
+    environment: Environment, observations: Mapping[str, object], generator: np.random.Generator
+) -> dict[str, object]:
+    """A random action for each agent, of those that an "action_mask" in its observation allows."""
     actions = {}
     for agent in environment.agents:
         space, seen = environment.action_space(agent), observations[agent]
@@ -30,9 +58,9 @@ def random_actions(environment: Any, observations: Mapping[str, Any], generator:
 
 
 def collect(
-    environment: Any,
-    position: Position,
-    policy: Policy = random_actions,
+    environment: E,
+    position: Position[E],
+    policy: Policy[E] = random_actions,
     *,
     num_episodes: int,
     num_steps: int,
@@ -41,74 +69,73 @@ def collect(
     with_actions: bool = False,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Episode:
-    """Play episodes; each agent's observation is a view at its position, masked out while it is not there.
+    """Play episodes; each agent's observation becomes a view at its position, masked out while the agent is absent.
 
-    An agent keeps its slot throughout. Agents may enter and leave: at each step those count that
-    `environment.agents` lists after it, so that the observation with which one leaves is not kept.
+    An agent keeps its slot throughout. Agents may enter and leave: those in `environment.agents` after a step are
+    present, so the last observation of an agent that leaves is not kept.
 
     Args:
         environment: with `reset(seed=...)`, `step(actions)`, `agents` and `action_space(agent)`, as `ParallelEnv` has.
-        position: called with the environment and an agent's name, gives `(x, y, ...)`, in the world's own units.
-        policy: called with the environment, the observations by agent and a generator, gives an action to each.
+        position: called with the environment and an agent's name, returns `(x, y, ...)`, in the world's own units.
+        policy: called with the environment, the observations by agent and a generator, returns an action for each
+            agent. Default: random actions.
         num_episodes: N.
-        num_steps: T, at least 2. Longer episodes are cut; after the end of shorter ones nobody is there.
+        num_steps: T, at least 2. Longer episodes are cut; after the end of shorter ones no agent is present.
         seed: of the environment and of the policy.
-        observation: makes an array of what an agent observes; images channels first, as the models' codecs take them.
-            Default: it is one already.
-        with_actions: append to each view what its agent does from this step on, one-hot: to vectors as further
-            features, to images `(H, W)` or `(C, H, W)` as further channels. The targets do without.
+        observation: converts an agent's observation to an array; images channels first, as the models' codecs take
+            them. Default: observations are arrays already.
+        with_actions: append to each view the agent's action at this step, one-hot: to vectors as further features, to
+            images `(H, W)` or `(C, H, W)` as further channels. The targets do not contain it.
         progress: wraps the range of episodes, for a progress bar.
 
     Returns:
         N episodes, `(N, T, A, *shape)`, in float32, with a slot for every agent that ever entered.
 
     Raises:
-        ValueError: numbers too small; no parallel environment; positions that are not finite or not of one length;
-            observations that are no arrays of one shape; actions that cannot be one-hot; an agent that comes back after
-            it left; an episode that ends before its second step.
+        ValueError: numbers too small; no parallel environment; positions that are not finite or differ in length;
+            observations that are missing or no arrays of one shape; actions that cannot be one-hot; an agent that
+            returns after it left; an episode that ends before its second step.
     """
     for name, given, least in (("num_episodes", num_episodes, 1), ("num_steps", num_steps, 2)):
         if given < least:
-            raise ValueError(f"parallel: expected {name} of at least {least}, got {given}; ask for more")
-    # What PettingZoo calls AEC environments have agent_iter; Gymnasium's action_space is no method.
+            raise ValueError(f"parallel: expected {name} of at least {least}, got {given}; increase it")
+    # PettingZoo's AEC environments have agent_iter; in Gymnasium's environments action_space is not callable.
     missing = [name for name in ("reset", "step", "action_space") if not callable(getattr(environment, name, None))]
     if missing or hasattr(environment, "agent_iter"):
         lacks = f"without the method {missing[0]}" if missing else "whose agents take turns"
         raise ValueError(
             f"parallel: expected an environment like PettingZoo's ParallelEnv, got {type(environment).__name__}, "
-            f"{lacks}; make it with parallel_env(), or convert it with aec_to_parallel"
+            f"{lacks}; create it with parallel_env(), or convert it with aec_to_parallel"
         )
     generator = np.random.default_rng(seed)
-    slots: dict[str, int] = {}
-    reader = _Reader(environment, position, observation or (lambda seen: seen), with_actions, slots)
+    reader = _Reader(environment, position, observation, with_actions)
     episodes = [_play(reader, policy, generator, num_steps, number) for number in progress(range(num_episodes))]
-    return _episode(episodes, num_steps, len(slots), reader)
+    return _episode(episodes, num_steps, reader)
 
 
 class _Step(NamedTuple):
-    """The agents at one step, K of them."""
+    """The K agents that are present at one step."""
 
     slots: Int64[Tensor, " K"]
     positions: Float32[Tensor, "K n"]
     values: Tensor
     """float32 `(K, *shape)`"""
     actions: Int64[Tensor, " K"]
-    """zeros, if they are not asked for"""
+    """zeros without `with_actions`"""
 
 
-class _Reader:
-    """Reads agents off the environment, and refuses those unlike the first that it read."""
+class _Reader(Generic[E]):
+    """Reads the agents of an environment, and refuses those whose data differ in shape from the first agent's."""
 
-    def __init__(
-        self, environment: Any, position: Position, observation: Observation, actions: bool, slots: dict[str, int]
-    ):
-        self.environment, self.position, self.observation, self.slots = environment, position, observation, slots
+    def __init__(self, environment: E, position: Position[E], observation: Observation | None, actions: bool):
+        self.environment, self.position, self.observation = environment, position, observation
+        self.slots: dict[str, int] = {}
         self.first: tuple[str, int, tuple[int, ...]] | None = None
         self.actions, self.num_actions = actions, 0
 
-    def step(self, observations: Mapping[str, Any], actions: Mapping[str, Any]) -> _Step:
+    def step(self, observations: Mapping[str, object], actions: Mapping[str, object], where: str) -> _Step:
         agents = list(self.environment.agents)
-        read = [self.agent(agent, observations[agent]) for agent in agents]
+        read = [self.agent(agent, observations[agent], where) for agent in agents]
         return _Step(
             torch.tensor([self.slots.setdefault(agent, len(self.slots)) for agent in agents]),
             torch.from_numpy(np.stack([place for place, _ in read])),
@@ -116,47 +143,52 @@ class _Reader:
             torch.tensor([self.action(agent, actions[agent]) if self.actions else 0 for agent in agents]),
         )
 
-    def agent(self, agent: str, seen: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Its position `(n,)` and its observation."""
+    def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The position `(n,)` and the observation of an agent."""
         try:
             place = np.asarray(self.position(self.environment, agent), dtype=np.float32)
         except Exception as error:
             raise ValueError(
-                f"parallel: expected position(environment, {agent!r}) to give (x, y, ...), got {error!r}; give a "
+                f"parallel: expected position(environment, {agent!r}) to return (x, y, ...), got {error!r}; pass a "
                 "function that reads this environment's positions"
             ) from error
         if place.ndim != 1 or not place.size or not np.isfinite(place).all():
             raise ValueError(
-                f"parallel: expected position(environment, {agent!r}) to give finite (x, y, ...), got {place.tolist()}"
-                "; give a function that reads this environment's positions"
+                f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got "
+                f"{place.tolist()}; pass a function that reads this environment's positions"
             )
         try:
-            value = np.asarray(self.observation(seen), dtype=np.float32)
+            value = np.asarray(self.observation(seen) if self.observation else seen, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"parallel: expected {agent!r} to observe an array of numbers, got {type(seen).__name__} ({error}); "
-                "give `observation`, a function that makes it one"
+                "pass `observation`, a function that converts it to one"
             ) from error
+        if value.size and np.isnan(value).all():
+            raise ValueError(
+                f"parallel: expected numbers in the observation of {agent!r} {where}, got only NaN; take an agent out "
+                "of `agents` while it observes nothing"
+            )
         if self.first is None:
             self.first = (agent, len(place), value.shape)
         name, length, shape = self.first
         if len(place) != length:
             raise ValueError(
                 f"parallel: expected {length} coordinates, as for {name!r}, got {len(place)} for {agent!r}; "
-                "give all agents as many"
+                "return as many for all agents"
             )
         if value.shape != shape:
             raise ValueError(
                 f"parallel: expected observations of one shape, {shape} as of {name!r}, got {value.shape} of {agent!r}"
-                "; give `observation`, a function that makes them equal"
+                "; pass `observation`, a function that makes them equal"
             )
         return place, value
 
     def action(self, agent: str, action: Any) -> int:
-        """Which of its actions, from 0."""
+        """The number of an agent's action, from 0."""
         space = self.environment.action_space(agent)
         num_actions = getattr(space, "n", None)
-        if not isinstance(num_actions, int | np.integer):
+        if not isinstance(num_actions, int | np.integer) or not isinstance(action):
             raise ValueError(
                 f"parallel: expected Discrete actions, got {space} for {agent!r}; collect without with_actions"
             )
@@ -169,35 +201,51 @@ class _Reader:
         return int(action) - int(getattr(space, "start", 0))
 
 
-def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int) -> list[_Step]:
+def _play(
+    reader: _Reader[E], policy: Policy[E], generator: np.random.Generator, num_steps: int, number: int
+) -> list[_Step]:
+    """Play one episode."""
     environment = reader.environment
-    observations, _ = environment.reset(seed=int(generator.integers(2**31)))
+    start = environment.reset(seed=int(generator.integers(2**31)))
+    if not isinstance(start, tuple | list) or len(start) != 2:
+        raise ValueError(
+            f"parallel: expected reset() to return (observations, infos), got {type(start).__name__}; use PettingZoo's "
+            "current API"
+        )
+    observations = start[0]
     steps: list[_Step] = []
-    there: set[str] = set()
+    present: set[str] = set()
     left: set[str] = set()
     while environment.agents and len(steps) < num_steps:
-        left |= there - set(environment.agents)
-        there = set(environment.agents)
-        if there & left:
+        where = f"at step {len(steps)} of episode {number}"
+        left |= present - set(environment.agents)
+        present = set(environment.agents)
+        if present & left:
             raise ValueError(
-                f"parallel: expected agents that left not to come back, as PettingZoo has it, got "
-                f"{min(there & left)!r} back at step {len(steps)} of episode {number}; let it come under a new name"
+                f"parallel: expected agents that left not to return, as in PettingZoo, got {min(present & left)!r} "
+                f"back {where}; let it enter under a new name"
+            )
+        if not present <= set(observations):
+            raise ValueError(
+                f"parallel: expected an observation of every agent, got none of {min(present - set(observations))!r} "
+                f"{where}; take an agent out of `agents` while it observes nothing"
             )
         actions = policy(environment, observations, generator)
-        steps.append(reader.step(observations, actions))
+        steps.append(reader.step(observations, actions, where))
         if len(steps) < num_steps:
             observations, *_ = environment.step(dict(actions))
     if len(steps) < 2:
         raise ValueError(
             f"parallel: expected agents at 2 steps or more, got {len(steps)} in episode {number}, nothing to predict; "
-            "set a later end, or take a policy that plays longer"
+            "set a later end, or use a policy that plays longer"
         )
     return steps
 
 
-def _episode(episodes: list[list[_Step]], num_steps: int, num_slots: int, reader: _Reader) -> Episode:
+def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader[E]) -> Episode:
+    """The episodes as one batch."""
     first = episodes[0][0]
-    slots = (len(episodes), num_steps, num_slots)
+    slots = (len(episodes), num_steps, len(reader.slots))
     positions = torch.zeros(*slots, first.positions.shape[1])
     values = torch.zeros(*slots, *first.values.shape[1:])
     mask, actions = torch.zeros(slots, dtype=torch.bool), torch.zeros(slots, dtype=torch.long)
@@ -214,7 +262,7 @@ def _episode(episodes: list[list[_Step]], num_steps: int, num_slots: int, reader
 
 def _append(values: Tensor, channels: Float32[Tensor, "N T A K"]) -> Tensor:
     """Views `(N, T, A, *shape)` with K more features, or with K more channels, the same at every pixel."""
-    if values.ndim == 3 or values.ndim == 5:  # numbers and images without a channel axis
+    if values.ndim in (3, 5):  # numbers, and images without a channel axis
         values = values.unsqueeze(3)
     channels = channels.reshape(*channels.shape, *[1] * (values.ndim - 4))
     return torch.cat([values, channels.expand(*channels.shape[:4], *values.shape[4:])], 3)

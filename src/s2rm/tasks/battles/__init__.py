@@ -1,0 +1,25 @@
+"""Battles of two teams, seen by the units of one (S2RM, appendix B.1): simulated skirmishes, or StarCraft II's own."""
+
+from s2rm.tasks.battles.polar import PolarGrid, dataset, observations
+from s2rm.tasks.battles.report import write_report
+from s2rm.tasks.battles.scores import score
+from s2rm.tasks.battles.skirmish import SkirmishWorld, episodes, preset, simulate
+from s2rm.tasks.battles.trajectories import Trajectories
+from s2rm.tasks.task import Headline, Task
+
+TASK = Task(
+    name="skirmish",
+    world=SkirmishWorld,
+    preset=preset,
+    episodes=episodes,
+    score=score,
+    write_report=write_report,
+    headline=Headline(
+        "Unit-type macro F1, one step ahead, all views", "unit_type_f1", "scenario", "scenario", (("reporting", 1.0),)
+    ),
+)
+
+__all__ = [
+    "TASK", "PolarGrid", "SkirmishWorld", "Trajectories", "dataset", "episodes", "observations", "preset", "score",
+    "simulate",
+]  # fmt: skip

@@ -1,9 +1,9 @@
-"""What units of a skirmish do to each other: their statistics, hits, shields, walking and shoving."""
+"""The mechanics of a skirmish: statistics of the units, hits, shields, movement and collisions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,21 +14,24 @@ from torch import Tensor
 from s2rm.tasks.battles.trajectories import UNIT_TYPES
 
 SHIELD_DELAY, SHIELD_RATE = 10 / 1.4, 2 * 1.4
-"""seconds without damage until shields come back, and points a second; 10 and 2 at the game's "Normal" speed"""
+"""seconds without damage until shields recharge, and points a second; 10 and 2 at the game's "Normal" speed"""
 LEAST_DAMAGE = 0.5
-"""of a hit that gets through to the hit points, whatever the armour"""
+"""of a hit that passes the shield, whatever the armour"""
 SPLASH = 1.4
-"""map units: a lance sweeps this far to either side of its target, across the line of fire"""
+"""map units by which a lance sweeps to either side of its target, across the line of fire"""
 SLACK = 0.1
-"""map units beyond its range within which a unit still hits, so that jostling does not stop a melee"""
+"""map units beyond its reach within which a unit still hits, so that being pushed does not stop a melee"""
 MAX_OVERLAP = 0.25
-"""Units that may not walk through each other overlap by at most this many map units."""
+"""Units that collide overlap by at most this many map units."""
 
 
 class UnitKind(NamedTuple):
-    """One row of the table. Damage is per hit; the bonus is against armoured units if `pierces`, else light ones."""
+    """Statistics of a type of unit: points, map units, and seconds.
 
-    letter: str
+    Damage is per hit; the bonus applies against armoured units if `pierces`, else against light ones. A unit that
+    `towers` walks over the others, and collides only with units that do so too.
+    """
+
     health: float
     shield: float
     armour: float
@@ -46,15 +49,14 @@ class UnitKind(NamedTuple):
 
 
 UNITS = {
-    "colossus": UnitKind("c", 200, 150, 1, True, 1.0, 3.15, 7.0, 1.07, 10, 5, False, 2, True, True),
-    "stalker": UnitKind("s", 80, 80, 1, True, 0.625, 4.13, 6.0, 1.34, 13, 5, True, 1, False, False),
-    "zealot": UnitKind("z", 100, 50, 1, False, 0.5, 3.15, 0.1, 0.86, 8, 0, False, 2, False, False),
+    "colossus": UnitKind(200, 150, 1, True, 1.0, 3.15, 7.0, 1.07, 10, 5, False, 2, True, True),
+    "stalker": UnitKind(80, 80, 1, True, 0.625, 4.13, 6.0, 1.34, 13, 5, True, 1, False, False),
+    "zealot": UnitKind(100, 50, 1, False, 0.5, 3.15, 0.1, 0.86, 8, 0, False, 2, False, False),
 }
-"""Points, map units, and seconds. Who towers walks over others, and collides with its like only."""
 
 
 class Slots(NamedTuple):
-    """The table spread over the U units of a battle, the same in every battle of a scenario."""
+    """The statistics of the U units of a battle, the same in every battle of a scenario."""
 
     types: Int[Tensor, " U"]
     team: Int[Tensor, " U"]
@@ -69,36 +71,33 @@ class Slots(NamedTuple):
     hits: Int[Tensor, " U"]
     sweeps: Bool[Tensor, " U"]
     damage: Float[Tensor, "U U"]
-    """of a hit of the row's unit on the column's, before armour"""
+    """of a hit by the row's unit on the column's, before armour"""
     apart: Float[Tensor, "U U"]
-    """between centres of units that may not overlap, else 0"""
+    """the sum of the radii of two units that collide, else 0"""
 
 
-def line_up(own: Mapping[str, int], other: Mapping[str, int]) -> Slots:
-    """The units of both teams, the friendly first, from how many of each kind there are."""
-    names = [name for team in (own, other) for name, count in team.items() for _ in range(count)]
-    kinds = [UNITS[name] for name in names]
-    columns = {name: torch.tensor([getattr(kind, name) for kind in kinds]) for name in UnitKind._fields[1:]}
-    team = torch.tensor([0] * sum(own.values()) + [1] * sum(other.values()))
+def line_up(own: Sequence[str], other: Sequence[str]) -> Slots:
+    """The statistics of the units of both teams, by the names of their types; the friendly team comes first."""
+    kinds = [UNITS[name] for name in (*own, *other)]
+    columns = {name: torch.tensor([getattr(kind, name) for kind in kinds]) for name in UnitKind._fields}
+    team = torch.tensor([0] * len(own) + [1] * len(other))
     extra = columns["bonus"][:, None] * (columns["pierces"][:, None] == columns["armoured"])
     collide = (columns["towers"][:, None] == columns["towers"]) & ~torch.eye(len(kinds), dtype=torch.bool)
+    floats = ("health", "shield", "armour", "radius", "speed", "reach", "cooldown")
     return Slots(
-        types=torch.tensor([UNIT_TYPES.index(name) for name in names]),
+        types=torch.tensor([UNIT_TYPES.index(name) for name in (*own, *other)]),
         team=team,
         enemy=team[:, None] != team,
         damage=(columns["damage"][:, None] + extra).float(),
         apart=(columns["radius"][:, None] + columns["radius"]) * collide,
-        **{
-            name: columns[name].float()
-            for name in ("health", "shield", "armour", "radius", "speed", "reach", "cooldown")
-        },
+        **{name: columns[name].float() for name in floats},
         **{name: columns[name] for name in ("hits", "sweeps")},
     )
 
 
 @dataclass
 class Battlefield:
-    """What changes in N battles as they are played."""
+    """The state of N battles at one moment."""
 
     positions: Float[Tensor, "N U 2"]
     health: Float[Tensor, "N U"]
@@ -107,26 +106,37 @@ class Battlefield:
     unhurt: Float[Tensor, "N U"]
     """seconds since the last damage"""
     target: Int[Tensor, "N U"]
-    """the enemy each unit is at, itself where there is none"""
+    """the enemy that each unit has chosen, the unit itself where there is none"""
     goal: Float[Tensor, "N 2 2"]
-    """where each team goes while it sees no enemy"""
+    """the place to which each team walks while it sees no enemy"""
 
 
 class Orders(NamedTuple):
+    """What units are ordered to do during one step."""
+
     attack: Bool[Tensor, "N U"]
     approach: Bool[Tensor, "N U"]
+    """whether a unit walks towards its target, and stops within reach of it"""
     velocity: Float[Tensor, "N U 2"]
-    """of those who do not attack, map units a second"""
+    """of the units that do not attack, map units a second"""
     delay: Float[Tensor, "N U"]
-    """seconds by which a cooldown that starts now is longer than in the table"""
+    """seconds by which a cooldown that starts now is longer than in `UNITS`"""
 
 
 def uniform(low: float, high: float, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers drawn uniformly from an interval."""
     return low + (high - low) * torch.rand(size, generator=generator)
 
 
 def starts(slots: Slots, side: float, size: int, generator: torch.Generator) -> Float[Tensor, "N U 2"]:
-    """Two crowds on opposite sides of a point near the map's centre, apart and spread by random amounts."""
+    """Positions of two crowds on opposite sides of a point near the map's centre, at a random distance and spread.
+
+    Args:
+        slots: the U units.
+        side: of the map, map units.
+        size: N battles.
+        generator: draws the axis between the crowds, their distance and the positions within.
+    """
     angle = uniform(0, 2 * math.pi, (size, 1), generator)
     axis = torch.stack([angle.cos(), angle.sin()], -1) * (1 - 2 * slots.team[:, None])
     middle = side * uniform(0.4, 0.6, (size, 1, 2), generator)
@@ -143,9 +153,14 @@ def starts(slots: Slots, side: float, size: int, generator: torch.Generator) -> 
 
 
 def advance(slots: Slots, now: Battlefield, orders: Orders, side: float, seconds: float) -> None:
-    """One substep of so many seconds, in place: hits of both teams at once, then everyone moves.
+    """Advance battles by one substep, in place: the hits of both teams at once, then everybody moves.
 
-    `side` is that of the map.
+    Args:
+        slots: the statistics of the U units.
+        now: the state of the battles, changed in place.
+        orders: of the step to which the substep belongs.
+        side: of the map, map units.
+        seconds: the duration of the substep.
     """
     alive = now.health > 0
     offset = pick(now.positions, now.target) - now.positions
@@ -165,7 +180,7 @@ def advance(slots: Slots, now: Battlefield, orders: Orders, side: float, seconds
     alive = now.health > 0
     chase = offset * (slots.speed / distance.clamp(min=1e-6))[..., None]
     velocity = torch.where(orders.attack[..., None], chase, orders.velocity)
-    # Who walks up to an enemy, or is in a fight, stops in range.
+    # A unit that walks up to an enemy, or is in a fight, stops within reach.
     stand = (orders.attack | orders.approach) & (gap <= slots.reach)
     walk = velocity * (alive & ~stand)[..., None] * seconds
     step = walk + _push(slots, now.positions + walk, alive)
@@ -175,9 +190,10 @@ def advance(slots: Slots, now: Battlefield, orders: Orders, side: float, seconds
 
 
 def _hits(slots: Slots, now: Battlefield, fires: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Who is hit in this substep: of each hit the battle, the attacker and the victim, `(E,)` each.
+    """The hits of a substep: the battle, the attacker and the victim of each of the E hits, `(E,)` each.
 
-    A lance hits its target, and every enemy whose body touches the line across its target.
+    A colossus's lance hits its target, and every enemy whose body touches a segment of `2 SPLASH` through the target,
+    across the line of fire.
     """
     battle, attacker = fires.nonzero(as_tuple=True)
     target = now.target[battle, attacker]
@@ -186,6 +202,7 @@ def _hits(slots: Slots, now: Battlefield, fires: Tensor) -> tuple[Tensor, Tensor
     rows = battle[lances]
     place = now.positions[rows, target[lances]]
     ray = torch.nn.functional.normalize(place - now.positions[rows, attacker[lances]], dim=-1)
+    # Distance of each unit's centre from the segment: `along` the ray, and `across` beyond the segment's ends.
     offset = now.positions[rows] - place[:, None]
     along = (offset @ ray[..., None])[..., 0]
     across = offset[..., 0] * ray[:, 1:] - offset[..., 1] * ray[:, :1]
@@ -201,11 +218,13 @@ def _strike(
     slots: Slots, health: Tensor, shield: Tensor,
     battle: Tensor, attacker: Tensor, victim: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Health and shield, `(N, U)`, after these hits, `(E,)`, as if one after the other.
+    """Health and shield, `(N, U)`, after E hits, `(E,)`, as if they landed one after the other.
 
-    A shield takes all it can of a hit; what is left, less the armour but at least `LEAST_DAMAGE`, is taken from the
-    health. The order matters only in which of a team's hits breaks a shield.
+    A shield absorbs all it can of a hit; the rest, less the armour but at least `LEAST_DAMAGE`, is taken from the
+    health. The order of hits only decides which of them breaks a shield.
     """
+    # Hits sorted by victim; `before` is the damage of the earlier hits on the same victim, so that the shield left for
+    # each hit is max(shield - before, 0) and no loop over hits is needed.
     key, order = (battle * health.shape[1] + victim).sort(stable=True)
     damage = slots.damage[attacker, victim][order]
     before = damage.cumsum(0) - damage
@@ -226,22 +245,22 @@ def _squared(positions: Tensor, alive: Tensor) -> Tensor:
 
 
 def _push(slots: Slots, positions: Tensor, alive: Tensor) -> Tensor:
-    """How far, `(N, U, 2)`, each unit is pushed off those it overlaps: half of it each, and a little sideways."""
+    """The offsets `(N, U, 2)` that push overlapping units apart: half of the overlap each, and a little sideways."""
     distance = _squared(positions, alive).sqrt_()
     weight = (slots.apart - distance).clamp_(min=0).div_(distance.mul_(2).add_(1e-3))
     off = positions * weight.sum(-1, keepdim=True) - weight @ positions
-    # The sideways part lets those behind walk round those in front.
+    # The sideways part lets units walk around those in front of them.
     return torch.stack([off[..., 0] + 0.3 * off[..., 1], off[..., 1] - 0.3 * off[..., 0]], -1)
 
 
 def _settle(slots: Slots, before: Tensor, after: Tensor, alive: Tensor) -> Tensor:
-    """The positions after a substep, `(N, U, 2)`; who would overlap more than `MAX_OVERLAP` stays put."""
+    """The positions after a substep, `(N, U, 2)`; units that would overlap by more than `MAX_OVERLAP` stay."""
     closest = (slots.apart - MAX_OVERLAP).clamp(min=0).square()
     crowded = (_squared(after, alive) < closest).any(-1) & (after != before).any(-1)
     while crowded.any():
         after = torch.where(crowded[..., None], before, after)
         rows = crowded.any(-1).nonzero()[:, 0]
-        # Who stays may now be in the way of another.
+        # A unit that stays may now be in the way of another.
         crowded = torch.zeros_like(crowded)
         again = (_squared(after[rows], alive[rows]) < closest).any(-1)
         crowded[rows] = again & (after[rows] != before[rows]).any(-1)
@@ -249,9 +268,11 @@ def _settle(slots: Slots, before: Tensor, after: Tensor, alive: Tensor) -> Tenso
 
 
 def _inside(slots: Slots, side: float, positions: Tensor) -> Tensor:
+    """Positions `(N, U, 2)`, moved so that whole units lie on the map."""
     radius = slots.radius[:, None]
     return positions.maximum(radius).minimum(side - radius)
 
 
-def pick(of_units: Tensor, units: Tensor) -> Tensor:
+def pick(of_units: Float[Tensor, "N U 2"], units: Int[Tensor, "N U"]) -> Float[Tensor, "N U 2"]:
+    """The rows of `of_units` that `units` index, in each battle."""
     return of_units.gather(1, units[..., None].expand(-1, -1, 2))

@@ -1,17 +1,18 @@
-"""Pictures of battles: from above, truth beside belief, and scores as agents fall silent."""
+"""Pictures of battles: from above, truth beside prediction, and scores by the share of the agents that report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from s2rm.files import Row
 from s2rm.likelihoods import parts
 from s2rm.models.world_model import WorldModel
-from s2rm.report import figures as plots
+from s2rm.report.figures import figure, key_beside, lines, plain
 from s2rm.tasks.battles.polar import agents, observations
 from s2rm.tasks.battles.scores import VALIDATION, reporting
 from s2rm.tasks.battles.skirmish import SkirmishWorld
@@ -30,18 +31,18 @@ OURS, THEIRS = "#0b6e99", "#c0392b"
 MARKERS = {"colossus": "D", "stalker": "s", "zealot": "o"}
 
 
-def scores_by_reporting(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def scores_by_reporting(rows: Sequence[Row]) -> Figure:
     """The four metrics on the training scenarios against the share of the agents that report (Figure 8)."""
     rows = [row for row in rows if row["scenario"] == VALIDATION]
-    made, (panels,) = plots.figure(1, 4, 14.8, 3.4)
+    made, (panels,) = figure(1, 4, 14.8, 3.4)
     for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
-        plots.lines(axes, rows, "reporting", metric)
+        lines(axes, rows, "reporting", metric)
         axes.set(xlabel="share of agents that report", title=label)
-    return plots.plain(plots.key_beside(made, panels[0]))
+    return plain(key_beside(made, panels[0]))
 
 
 def moments(battle: Trajectories, number: int = 5) -> list[int]:
-    """Steps spread over the fight, in which both teams of one battle live."""
+    """Steps of one battle, spread over the time in which both teams have living units."""
     sides = battle.friendly[0], ~battle.friendly[0]
     fight = sum(
         bool(all((battle.alive[0, step] & side).any() for side in sides)) for step in range(battle.alive.shape[1])
@@ -58,11 +59,11 @@ def from_above(
     steps: Sequence[int],
     seed: int = 0,
 ) -> Figure:
-    """One battle from above at some steps: truth, and what each model believes one step ahead of it.
+    """One battle from above at some steps: the truth, and each model's one-step prediction of the whole map.
 
-    Truth: friendly units blue, the others red; agents that report are ringed, what they see is shaded. Belief: how much
-    friendly units (blue) and others (red) each model expects in each cell, from its predictions at places all over the
-    map, looked at or not; outlined, who is there.
+    Truth: friendly units blue, the others red; reporting agents are ringed, and their fields of view shaded.
+    Prediction: the expected number of friendly units (blue) and others (red) in each cell, from predictions at places
+    all over the map; the true units are outlined.
 
     Args:
         models: trained, by name.
@@ -70,21 +71,16 @@ def from_above(
         battle: one battle.
         share: of the agents that report.
         steps: from 1 on, a column each.
-        seed: of who reports.
+        seed: of the draw of the reporting agents.
     """
     from matplotlib.colors import to_rgb
-    from matplotlib.patches import Circle
 
     episode = reporting(observations(battle, world.grid), share, torch.Generator().manual_seed(seed))
     rows = 1 + len(models)
-    made, panels = plots.figure(rows, len(steps), 2.6 * len(steps) + 0.4, 2.75 * rows)
-    reports = episode.views.mask[0]
-    eyes = battle.positions[0].gather(1, agents(battle)[0, None, :, None].expand(len(reports), -1, 2))
+    made, panels = figure(rows, len(steps), 2.6 * len(steps) + 0.4, 2.75 * rows)
     shades = [OURS if friendly else THEIRS for friendly in battle.friendly[0]]
     for axes, step in zip(panels[0], steps, strict=True):
-        for place in eyes[step][reports[step]].tolist():
-            axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
-            axes.scatter(*place, s=90, facecolor="none", edgecolor="black", linewidth=0.8)
+        _fields_of_view(axes, world, battle, episode.views, step)
         _units(axes, battle, step, s=26, color=shades, linewidth=0)
         axes.set_title(f"step {step}", fontsize=9)
     colours = torch.tensor([to_rgb(OURS), to_rgb(THEIRS)])
@@ -101,12 +97,23 @@ def from_above(
     return made
 
 
+def _fields_of_view(axes: Axes, world: SkirmishWorld, battle: Trajectories, views: Views, step: int) -> None:
+    """Shade what the reporting agents see at a step, and ring them."""
+    from matplotlib.patches import Circle
+
+    places = battle.positions[0, step][agents(battle)[0]]
+    for place in places[views.mask[0, step]].tolist():
+        axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
+        axes.scatter(*place, s=90, facecolor="none", edgecolor="black", linewidth=0.8)
+
+
 @torch.no_grad()
 def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
-    """How likely a friendly unit, and another, is around each cell of the map one step after the last of the views.
+    """The probability of a friendly unit, and of another, around each cell of the map, one step after the last views.
 
-    The mean, over images asked for all over the map, of the pixel in which the cell lies: not the innermost, at which
-    there always is who asks, and none farther out than two thirds of the field of view, where pixels are wide.
+    It is the mean of the pixels in which the cell lies, over images that are predicted all over the map. Left out are
+    the innermost pixel, where the querying agent itself stands, and pixels beyond two thirds of the field of view,
+    which are wide.
     """
     side, grid = world.map_size, world.grid
     line = torch.arange(1.0, side, 2.0)
@@ -127,8 +134,8 @@ def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float
     return maps[0], maps[1]
 
 
-def _units(axes: Axes, battle: Trajectories, step: int, **look: Any) -> None:
-    """Markers of the living units by type, each with its own of the colours."""
+def _units(axes: Axes, battle: Trajectories, step: int, **look: object) -> None:
+    """Draw a marker for each living unit, by type; a list in `look` has one entry for each unit."""
     for unit in battle.alive[0, step].nonzero()[:, 0].tolist():
         own = {name: value[unit] if isinstance(value, list) else value for name, value in look.items()}
         marker = MARKERS.get(UNIT_TYPES[int(battle.types[0, unit])], "^")

@@ -1,4 +1,4 @@
-"""Battles as each unit sees them: polar images around it, of units, their actions and the ground."""
+"""Battles as each unit observes them: polar images of the units, their actions and the ground around it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from s2rm.tasks.battles.trajectories import ACTIONS, STATS, UNIT_TYPES, Trajectories
+from s2rm.tasks.worlds import Drawn
 from s2rm.views import Episode, Views
 
 SCALES = (100.0, 100.0, 1.0, 100.0)
-"""By what health, energy, cooldown (seconds) and shield are divided, whatever the type of unit (B.1.2)."""
+"""Divisors of health, energy, cooldown (seconds) and shield, the same for all types of unit (B.1.2)."""
 STATE = 1 + len(UNIT_TYPES) + len(STATS)
-"""The first channels of a view, which are to be predicted: friendly marker, types (one-hot), stats."""
+"""The number of the first channels of a view, which are predicted: friendly marker, types (one-hot), stats."""
 CHANNELS = STATE + 1 + len(ACTIONS)
-"""All channels of a view: the state, the ground's height, actions (one-hot)."""
+"""The number of channels of a view: the state, the ground's height, actions (one-hot)."""
 NO_OP = CHANNELS - len(ACTIONS) + ACTIONS.index("no-op")
+"""The channel of the action no-op."""
 
 
 @dataclass(frozen=True)
 class PolarGrid:
-    """Pixels around a place: `(i, j)` is `i` radial and `j` angular steps away, angle 0 east, a quarter round north.
+    r"""Pixels around a centre: `(i, j)` is `i` radial and `j` angular steps away, angle 0 east, a quarter turn north.
 
-    All pixels of radius 0 are the place itself. A pixel has what is nearer to its radius and angle than to others';
-    the outermost have all that is farther, up to the edge of the field of view.
+    $$x = i \rho\, (\cos j \varphi, \sin j \varphi) + x_0, \qquad \rho = \text{field of view} / I,
+    \quad \varphi = 2 \pi / J$$
+
+    All pixels of radius 0 are the centre itself. A unit belongs to the pixel with the nearest radius and the nearest
+    angle; the outermost radius extends to the edge of the field of view.
 
     Raises:
         ValueError: a size below its least value.
@@ -37,11 +42,11 @@ class PolarGrid:
     """
 
     num_radii: int = 8
-    """I"""
+    """number of radii, I"""
     num_angles: int = 16
-    """J"""
+    """number of angles, J"""
     field_of_view: float = 9.0
-    """radius of the circle that is seen, map units; nine is the sight of most units of the game"""
+    """radius of the circle that a unit sees, map units; nine is the sight of most units of the game"""
 
     def __post_init__(self) -> None:
         if self.num_radii < 1 or self.num_angles < 1 or not 0 < self.field_of_view < math.inf:
@@ -52,29 +57,30 @@ class PolarGrid:
 
     @property
     def radial(self) -> float:
-        """ρ, map units"""
+        """The radial step, ρ, map units."""
         return self.field_of_view / self.num_radii
 
     @property
     def angular(self) -> float:
-        """φ, radians"""
+        """The angular step, φ, radians."""
         return 2 * math.pi / self.num_angles
 
     @property
     def num_pixels(self) -> int:
+        """The number of pixels, `I J`."""
         return self.num_radii * self.num_angles
 
     def to_game(self, centre: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch I J 2"]:
-        """Where the pixels around each centre are on the map: `x = iρ (cos jφ, sin jφ) + centre`."""
+        """The places on the map of the pixels around each centre."""
         radius = self.radial * torch.arange(self.num_radii).to(centre)
         angle = self.angular * torch.arange(self.num_angles).to(centre)
         around = radius[:, None, None] * torch.stack([angle.cos(), angle.sin()], -1)
         return centre[..., None, None, :] + around
 
     def to_pixels(self, offsets: Float[Tensor, "*batch 2"]) -> tuple[Int[Tensor, "*batch 2"], Bool[Tensor, "*batch"]]:
-        """The pixel `(i, j)` of what is so far from the centre, and whether it is in the field of view.
+        """The pixel `(i, j)` of each offset from the centre, and whether it is in the field of view.
 
-        The radius and the angle are rounded, each to the nearest. What is not seen has pixel (0, 0).
+        The radius and the angle are rounded, each to the nearest. Offsets outside the field of view get pixel (0, 0).
         """
         east, north = offsets.unbind(-1)
         distance = torch.hypot(east, north)
@@ -84,7 +90,7 @@ class PolarGrid:
         return torch.where(seen[..., None], torch.stack([radius, angle], -1), 0.0).long(), seen
 
     def check(self, battles: Trajectories) -> None:
-        """Refuse maps over which one unit sees from side to side, wherever it stands."""
+        """Refuse a field of view that is larger than the map."""
         size = tuple(battles.terrain.shape[1:])
         if self.field_of_view > min(size):
             raise ValueError(
@@ -99,16 +105,16 @@ def draw(
     there: Bool[Tensor, "*batch U"],
     channels: Float[Tensor, "*batch U C"],
 ) -> Float[Tensor, "*batch C I J"]:
-    """Images of units, zero where there is none.
+    """Draw images of units; pixels without a unit are zero.
 
-    Of several units in one pixel it shows the one nearest to the pixel's place, the first of those equally near. All
-    pixels of radius 0 are one place, so a unit there keeps its angle; one that is exactly there has angle 0.
+    Of several units in one pixel the one nearest to the pixel's place is drawn, the first of those equally near. All
+    pixels of radius 0 are one place; a unit there is drawn at its angle, and one exactly at the centre at angle 0.
 
     Args:
-        grid: of the pixels.
+        grid: pixels of the images.
         offsets: from the image's centre to each unit, map units.
-        there: which units are there at all.
-        channels: what a unit's pixel holds.
+        there: which of the slots hold a unit.
+        channels: of the pixel in which a unit is drawn.
     """
     pixels, seen = grid.to_pixels(offsets)
     shown = (seen & there).nonzero(as_tuple=True)
@@ -116,7 +122,7 @@ def draw(
     image = torch.arange(math.prod(there.shape[:-1]), device=flat.device).view(*there.shape[:-1], 1)
     place = image.expand_as(there)[shown] * grid.num_pixels + flat
     centres = grid.to_game(offsets.new_zeros(2)).flatten(0, 1)
-    # Units in the order in which they claim their pixels; then the first claim on each pixel.
+    # Units sorted by distance from their pixel's place; each pixel takes the first of its units in that order.
     order = (offsets[shown] - centres[flat]).square().sum(-1).argsort(stable=True)
     rank = torch.arange(len(order), device=order.device)
     first = order.new_full((image.numel() * grid.num_pixels,), len(order))
@@ -128,9 +134,9 @@ def draw(
 
 
 def unit_channels(battles: Trajectories) -> Float[Tensor, "B T U C"]:
-    """What each unit's pixel holds; of no-op, how much more than the 1 of a pixel without a unit, and of the ground 0.
+    """The channels of each unit's pixel: the state, 0 for the ground, and the action, one-hot.
 
-    The first channels, `STATE` of them, are those of `state_images`.
+    A pixel without a unit has no-op 1, which is added to whole images later; here no-op is therefore lower by 1.
     """
     units, stats = battles.alive.shape, battles.stats
     friendly = battles.friendly[:, None].expand(units)
@@ -158,11 +164,11 @@ def _look(
 def state_images(
     battles: Trajectories, grid: PolarGrid, centres: Float[Tensor, "B T Q 2"]
 ) -> Float[Tensor, "B T Q 14 I J"]:
-    """The state around any places: friendly marker, types and stats of the living units, each in its pixel.
+    """The state around any places: friendly marker, type and stats of each living unit, in its pixel.
 
     Args:
         battles: B battles of T steps.
-        grid: of the pixels.
+        grid: pixels of the images.
         centres: places on the map, map units.
 
     Raises:
@@ -176,33 +182,34 @@ def state_images(
 
 
 def heights(terrain: Float[Tensor, "B H W"], places: Float[Tensor, "B *places 2"]) -> Float[Tensor, " B *places"]:
-    """Of the ground's cells at places of the map; 0 outside it."""
+    """The height of the ground at places of the map; 0 outside it."""
     size = places.new_tensor([terrain.shape[2], terrain.shape[1]])
-    # One cell more on each side, for all that is outside.
+    # The terrain is padded by one cell of height 0 on each side, to which places outside are clamped.
     east, north = torch.minimum((places + 1).clamp(min=0), size + 1).long().unbind(-1)
     cells = (north * (terrain.shape[2] + 2) + east).flatten(1)
     return pad(terrain, (1, 1, 1, 1)).flatten(1).gather(1, cells).view(places.shape[:-1])
 
 
 def agents(battles: Trajectories) -> Int[Tensor, "B A"]:
-    """The slots of each battle's friendly units, then some others where it has fewer than the one with most."""
+    """The slots of each battle's friendly units, filled up with other units to the largest number in any battle."""
     number = max(1, int(battles.friendly.sum(1).amax()))
     return battles.friendly.long().argsort(dim=1, descending=True, stable=True)[:, :number]
 
 
 def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
-    """What each friendly unit sees around it while it lives, and, without the ground and actions, is to predict.
+    """The observations of the living friendly units, as views, and the state in them, as targets.
 
     A view is `(23, I, J)`: the state (friendly marker, types, stats), the height of the ground at the pixel's place,
-    and the actions, of which those of units that are not friendly are unknown, and those where no unit lives no-op.
-    Its position is the unit's on the map. A unit sees itself, at pixel (0, 0).
+    and the actions; the action of a unit that is not friendly is unknown, and that of a pixel without a unit no-op.
+    The view's position is the unit's on the map. A unit sees itself, at pixel (0, 0).
 
     Args:
         battles: B battles of T steps.
-        grid: of the pixels.
+        grid: pixels of the images.
 
     Returns:
-        Views `(B, T, A, 23, I, J)` and targets `(B, T, A, 14, I, J)` of the A friendly units, the most of any battle.
+        Views `(B, T, A, 23, I, J)` and targets `(B, T, A, 14, I, J)`; A is the largest number of friendly units in any
+        battle.
 
     Raises:
         ValueError: a field of view larger than the map.
@@ -215,7 +222,7 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     alive = (battles.alive & battles.friendly[:, None]).take_along_dim(mine, 2)
     positions = torch.where(alive[..., None], battles.positions.take_along_dim(mine[..., None], 2), 0.0)
     channels = unit_channels(battles)
-    # Checked here, unit by unit, what the images are made of: in the images it would take longer than drawing them.
+    # The checks of Views run on the units, since on the images they would take longer than drawing them.
     Views(battles.positions, channels, battles.alive)
     images = _look(battles, grid, positions, channels)
     images[..., STATE, :, :] = heights(battles.terrain, grid.to_game(positions))
@@ -224,43 +231,37 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     return Episode(seen, state)
 
 
-class Battles(torch.utils.data.Dataset):
-    """Whole batches of training or validation episodes, each a pure function of its key `(rows, seed)`.
+def dataset(trajectories: Trajectories, grid: PolarGrid, clip: int | None = None) -> Drawn:
+    """Episodes of battles, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
     Args:
         trajectories: the battles.
-        grid: how they are seen.
-        clip: steps of a training clip, cut at random from the steps at which friendly units live.
-        train: cut clips; otherwise whole battles.
+        grid: pixels of the images.
+        clip: steps of a training clip, cut at random from the steps at which friendly units live. Default: whole
+            battles, as for validation.
 
     Raises:
         ValueError: clips longer than the battles or shorter than two steps; a field of view larger than the map.
     """
+    steps = trajectories.alive.shape[1]
+    length = steps if clip is None else clip
+    if not 2 <= length <= steps:
+        raise ValueError(f"battles: expected a clip of 2 to the battles' {steps} steps, got {clip}; choose another")
+    grid.check(trajectories)
+    lived = (trajectories.alive & trajectories.friendly[:, None]).any(2)
+    lengths = (lived * torch.arange(1, steps + 1)).amax(1)
 
-    def __init__(self, trajectories: Trajectories, grid: PolarGrid, clip: int, train: bool):
-        steps = trajectories.alive.shape[1]
-        if not 2 <= clip <= steps:
-            raise ValueError(f"Battles: clip must be from 2 to the battles' {steps} steps, got {clip}")
-        grid.check(trajectories)
-        self.trajectories, self.grid, self.clip, self.train = trajectories, grid, clip, train
-        lived = (trajectories.alive & trajectories.friendly[:, None]).any(2)
-        self.lengths = (lived * torch.arange(1, steps + 1)).amax(1)
+    def draw_clips(rows: Tensor, generator: torch.Generator) -> Episode:
+        battles = trajectories[rows]
+        if clip is not None:
+            starts = (lengths[rows] - clip + 1).clamp(min=1)
+            battles = window(battles, (torch.rand(len(rows), generator=generator) * starts).long(), clip)
+        return observations(battles, grid)
 
-    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
-        rows, seed = torch.tensor(key[0]), key[1]
-        battles = self.trajectories[rows]
-        if self.train:
-            generator = torch.Generator().manual_seed(seed)
-            starts = (self.lengths[rows] - self.clip + 1).clamp(min=1)
-            start = (torch.rand(len(rows), generator=generator) * starts).long()
-            battles = window(battles, start, self.clip)
-        return observations(battles, self.grid)
-
-    def __len__(self) -> int:
-        return len(self.trajectories)
+    return Drawn(len(trajectories), draw_clips)
 
 
 def window(battles: Trajectories, start: Int[Tensor, " B"], length: int) -> Trajectories:
-    """As many steps of each battle from its own start on."""
+    """As many steps of each battle, from its own start on."""
     at = torch.arange(len(battles))[:, None], start[:, None] + torch.arange(length)
     return replace(battles, **{name: getattr(battles, name)[at] for name in ("positions", "alive", "stats", "actions")})

@@ -1,120 +1,123 @@
-"""One self-contained HTML page of runs on the skirmish: tables, a battle from above, who falls silent, enclaves."""
+"""The report of runs on the skirmish: tables by scenario, a battle from above, silent agents, modules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from s2rm.models.s2rm import S2RM
-from s2rm.report import figures as plots
-from s2rm.report.page import comparison, modules, setting, trained, write_page
-from s2rm.runs import Run, same_world
-from s2rm.tasks.battles import plots as battle_plots
+from s2rm.files import Row
+from s2rm.report.figures import learning_curves
+from s2rm.report.modules import module_pictures
+from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
+from s2rm.tasks.battles import plots
 from s2rm.tasks.battles.polar import observations
 from s2rm.tasks.battles.scores import SCENARIOS, VALIDATION
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
+from s2rm.tasks.battles.trajectories import Trajectories
 
 SENTENCES = {
     "unit_type_f1": "Mean F1 over the types of units that occur; 1 is perfect.",
-    "friendly_f1": "F1 of the markers of friendly units, over all pixels.",
-    "negative_mse": "Minus the squared error of health, energy, cooldown and shield; closer to 0 is better.",
+    "friendly_f1": "F1 of the friendly marker, over all pixels.",
+    "negative_mse": "Minus the mean squared error of health, energy, cooldown and shield; closer to 0 is better.",
     "log_likelihood": "Minus the loss, nats and squared error a pixel; closer to 0 is better.",
 }
 SHOWN = "5s3z"
+"""scenario of the battle that is drawn from above"""
 SHARE = 0.5
+"""of its agents that report"""
 
 
-def write_battle_report(path: Path, runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_report(
+    path: str | Path,
+    entries: Sequence[Entry],
+    rows: Sequence[Row],
+    world: SkirmishWorld,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> None:
     """Write the page.
 
     Args:
         path: of the HTML file, written whole or not at all.
-        runs: the runs that it shows, all of one world.
-        rows: their one-step scores, as from `tabulate`.
+        entries: the runs that it shows, all of one world.
+        rows: their one-step scores, as from `score`.
+        world: on which they were trained.
+        seed: of the world.
+        folder: unused.
 
     Raises:
-        ImportError: the extra `s2rm[report]` is not installed.
+        ImportError: the extra "report" is not installed.
     """
-    world, seed = same_world(list(runs)), runs[0].settings.training.seed
-    assert isinstance(world, SkirmishWorld)
     battle = battles(replace(world, test_battles=1), "test", seed, SHOWN)
-    models = {run.label: run.load_model() for run in runs}
-    shares = sorted({row["reporting"] for row in rows if row["scenario"] == VALIDATION})
-    heads = {scenario: scenario if scenario in world.train_scenarios else f"{scenario}, new" for scenario in SCENARIOS}
-    by_share = {share: f"{share:.0%}" for share in shares}
-    silent = [row for row in rows if row["scenario"] == VALIDATION]
-    fought = [row for row in rows if row["scenario"] != VALIDATION]
-    above = battle_plots.from_above(seeing(models), world, battle, SHARE, battle_plots.moments(battle), seed)
-    pictures = [
-        (
-            "A battle from above",
-            "image/png",
-            plots.png(above),
-            f"A battle of {SHOWN}, which no model trained on, of which {SHARE:.0%} of the friendly units report. Top: "
-            "friendly units blue, the others red; diamonds are colossi, squares stalkers, discs zealots; who reports "
-            "is ringed, what they see is shaded. Below: where each model expects friendly units (blue) and others "
-            "(red) one step ahead, seen or not; outlines are who is there. A model that keeps track colours the "
-            "outlines, also outside the shade.",
-        ),
-        (
-            "When agents fall silent",
-            "image/png",
-            plots.png(battle_plots.scores_by_reporting(rows)),
-            "The training scenarios, left to right more agents that report; all are asked. Dashed: the two predictors "
-            "that know nothing of tactics.",
-        ),
-        (
-            "Learning",
-            "image/png",
-            plots.png(plots.learning_curves({run.label: run.history() for run in runs})),
-            "Validation loss against the time spent training.",
-        ),
-    ]
-    line = torch.arange(0.5, world.map_size)
-    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flip(0)  # north up, as from above
-    for run in runs:
-        model = models[run.label]
-        if isinstance(model, S2RM):
-            pictures += modules(run, model, grid, observations(battle, world.grid).views)
     write_page(
         path,
         title="Skirmishes, seen only from within",
         lead=(
-            "Each model saw what the living units of one team see around them, in polar images, and what they do, and "
-            f"learned to predict what they see next. It trained on {', '.join(world.train_scenarios)} (c colossus, s "
-            "stalker, z zealot; both teams alike) and was tested on two scenarios more. This is a simulator of our "
-            "own, not StarCraft II."
+            "Each model observed the surroundings of the living units of one team, as polar images, and their actions, "
+            "and learned to predict their next observations. It was trained on "
+            f"{', '.join(world.train_scenarios)} (c colossus, s stalker, z zealot; both teams alike) and tested on two "
+            "more scenarios. The battles are simulated; this is not StarCraft II."
         ),
-        runs=trained(runs),
+        entries=entries,
         world=(
             f"World: a map of {world.map_size} x {world.map_size} units, steps of {world.seconds_per_step:g} s; images "
-            f"of {world.grid.num_radii} radii and {world.grid.num_angles} angles out to {world.grid.field_of_view:g} "
-            f"units. Training: {world.train_battles:,} battles of {world.num_steps} steps in clips of {world.clip}. "
-            f"Test: {world.test_battles:,} battles of each scenario."
+            f"of {world.grid.num_radii} radii and {world.grid.num_angles} angles, a field of view of "
+            f"{world.grid.field_of_view:g} map units. Training: {world.train_battles:,} battles of {world.num_steps} "
+            f"steps in clips of {world.clip}. Test: {world.test_battles:,} battles of each scenario."
         ),
-        setting=" ".join(setting(run) for run in runs),
-        summary=runs[0].summary(),
-        tables=[
-            *(
-                comparison(
-                    fought, metric, "scenario", heads, f"{label[0].upper()}{label[1:]}, one step ahead", label,
-                    SENTENCES[metric], digits=3 if metric.endswith("f1") else 4,
-                )
-                for metric, label in battle_plots.LABELS.items()
-            ),
-            comparison(
-                silent, "unit_type_f1", "reporting", by_share, "Unit-type macro F1, by share of agents that report",
-                "share", SENTENCES["unit_type_f1"],
-            ),
-        ],
-        pictures=pictures,
-    )  # fmt: skip
+        tables=_tables(rows, world),
+        pictures=_pictures(entries, rows, world, battle, seed),
+    )
 
 
-def seeing(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that do not look at the step that they predict."""
-    return {name: model for name, model in models.items() if not model.is_oracle}
+def _tables(rows: Sequence[Row], world: SkirmishWorld) -> list[Table]:
+    """The four metrics by scenario, and the first by the share of agents that report."""
+    by_share = [row for row in rows if row["scenario"] == VALIDATION]
+    by_scenario = [row for row in rows if row["scenario"] != VALIDATION]
+    heads = {scenario: scenario if scenario in world.train_scenarios else f"{scenario}, new" for scenario in SCENARIOS}
+    shares = {share: f"{share:.0%}" for share in sorted({row["reporting"] for row in by_share})}
+    tables = [
+        comparison(
+            by_scenario, metric, "scenario", heads, f"{label[0].upper()}{label[1:]}, one step ahead", label,
+            SENTENCES[metric], digits=3 if metric.endswith("f1") else 4,
+        )
+        for metric, label in plots.LABELS.items()
+    ]  # fmt: skip
+    title = "Unit-type macro F1, by share of agents that report"
+    silent = comparison(by_share, "unit_type_f1", "reporting", shares, title, "share", SENTENCES["unit_type_f1"])
+    return [*tables, silent]
+
+
+def _pictures(
+    entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, battle: Trajectories, seed: int
+) -> list[Picture]:
+    models = {entry.label: entry.model for entry in entries if not entry.model.is_oracle}
+    line = torch.arange(0.5, world.map_size)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flip(0)  # north up, as from above
+    views = observations(battle, world.grid).views
+    return [
+        drawn(
+            "A battle from above",
+            plots.from_above(models, world, battle, SHARE, plots.moments(battle), seed),
+            f"A battle of {SHOWN}, a scenario that no model was trained on, in which {SHARE:.0%} of the friendly units "
+            "report. Top: friendly units blue, the others red; diamonds are colossi, squares stalkers, discs zealots; "
+            "reporting units are ringed, and their fields of view shaded. Below: where each model expects friendly "
+            "units (blue) and others (red) one step ahead, observed or not; outlines are the true units. A model that "
+            "keeps track of units fills the outlines, also outside the shaded area.",
+        ),
+        drawn(
+            "When agents fall silent",
+            plots.scores_by_reporting(rows),
+            "The training scenarios; the share of the agents that report grows from left to right, and all agents are "
+            "queried. Dashed: the two predictors that know nothing of tactics.",
+        ),
+        drawn(
+            "Learning",
+            learning_curves({entry.label: entry.history for entry in entries}),
+            "Validation loss against the time spent training.",
+        ),
+        *(picture for entry in entries for picture in module_pictures(entry, grid, views)),
+    ]

@@ -1,73 +1,56 @@
-"""Skirmishes of our own making: two teams of zealots, stalkers and colossi fight on an open field.
+"""Simulated skirmishes: two teams of zealots, stalkers and colossi fight on an open field.
 
-It stands where the StarCraft II scenarios of the S2RM paper stand (appendix B.1) and is a skirmish, not StarCraft II.
-Unit statistics are those of the game as of patch 5.0, at "Faster" speed, in real seconds and map units (Liquipedia,
+They stand in for the StarCraft II scenarios of the S2RM paper (appendix B.1), and are not StarCraft II. The statistics
+of units are those of the game as of patch 5.0, at "Faster" speed, in real seconds and map units (Liquipedia,
 "StarCraft II unit statistics": the pages of the three units and of plasma shields). As in SMAC, both teams get orders
 once a step, and sight is 9.
 
-Left out: terrain that matters (heights are drawn, and change nothing), obstacles and path finding, facing, turning and
+Left out: terrain that matters (heights are drawn, and have no effect), obstacles and path finding, facing, turning and
 acceleration, the wind-up of an attack and the flight of a shot (hits land at once), upgrades and abilities (charge,
-blink, longer lances), high ground, and any planning: both teams follow the one scripted policy of `tactics.py`. A
-cooldown ends with a substep, so that it lasts up to one longer than in the table.
+blink, longer lances), high ground, and any planning: both teams follow the scripted policy of `tactics.py`. A cooldown
+ends with a substep, so it lasts up to one substep longer than in `UNITS`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from s2rm.tasks.battles.fighting import SHIELD_DELAY, UNITS, Battlefield, Slots, advance, line_up, starts
-from s2rm.tasks.battles.polar import CHANNELS, STATE, Battles, PolarGrid
+from s2rm.tasks.battles.polar import CHANNELS, STATE, PolarGrid, dataset
 from s2rm.tasks.battles.tactics import draw_tempers, give_orders
-from s2rm.tasks.battles.trajectories import Trajectories
+from s2rm.tasks.battles.trajectories import Trajectories, team
+from s2rm.tasks.worlds import Drawn, named
 
 _LONGEST_SUBSTEP = 1 / 8
 _CHUNK = 1_024
-_LETTERS = {kind.letter: name for name, kind in UNITS.items()}
-
-
-def scenario(name: str) -> dict[str, int]:
-    """The units of each team, `{"colossus": 1, "stalker": 3, "zealot": 5}` for "1c3s5z".
-
-    Raises:
-        ValueError: not numbers with letters, an unknown letter, or one that comes twice.
-    """
-    parts = re.findall(r"([1-9]\d*)([a-z])", name)
-    letters = [letter for _, letter in parts]
-    if "".join(map("".join, parts)) != name or not parts or not set(letters) <= set(_LETTERS):
-        known = ", ".join(f"{letter} ({unit})" for letter, unit in _LETTERS.items())
-        raise ValueError(f"skirmish: expected a scenario such as 1c3s5z, of {known}, got {name!r}; count units so")
-    if len(set(letters)) < len(letters):
-        raise ValueError(f"skirmish: expected each kind of unit once in a scenario, got {name!r}; add their numbers")
-    return {_LETTERS[letter]: int(count) for count, letter in parts}
 
 
 @dataclass(frozen=True)
 class SkirmishWorld:
-    """The field, the time, and how many battles there are.
+    """The map, the steps of a battle, how units see it, and how many battles there are.
 
     Raises:
-        ValueError: a size below its least value, a clip longer than a battle, substeps too coarse, or training
-            scenarios that are unknown, too few to go round or too crowded for the map.
+        ValueError: a size below its least value, a clip longer than a battle, substeps too coarse, no training
+            scenarios, or scenarios with unknown units or too many for the map.
     """
 
     map_size: int = 32
     """side of the square map, map units"""
     num_steps: int = 100
-    """steps of a trajectory; a battle that is over goes on with the survivors walking about"""
+    """steps of a trajectory; after the end of a battle the survivors walk about"""
     seconds_per_step: float = 0.5
-    """between two steps, in which orders stand"""
+    """seconds between two steps; orders are given once a step"""
     substeps: int = 8
-    """of the simulation in a step"""
+    """substeps of the simulation in a step"""
     train_scenarios: tuple[str, ...] = ("1c3s5z", "3s5z", "2s5z")
-    """of training and validation, in equal shares"""
+    """scenarios of training and validation, in equal shares"""
     train_battles: int = 9_000
     """battles to train on, over all scenarios"""
     val_battles: int = 900
@@ -77,7 +60,7 @@ class SkirmishWorld:
     clip: int = 100
     """steps of a training clip, cut from a trajectory at random"""
     grid: PolarGrid = field(default_factory=PolarGrid)
-    """how a unit sees it"""
+    """pixels of a view"""
 
     def __post_init__(self) -> None:
         if not self.train_scenarios:
@@ -89,7 +72,7 @@ class SkirmishWorld:
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(
-                    f"SkirmishWorld: expected {name} of at least {least}, got {getattr(self, name)}; take more"
+                    f"SkirmishWorld: expected {name} of at least {least}, got {getattr(self, name)}; increase it"
                 )
         if self.clip > self.num_steps:
             raise ValueError(
@@ -108,21 +91,17 @@ class SkirmishWorld:
         """Of the square in which positions lie."""
         return float(self.map_size)
 
-    def model_arguments(self) -> dict[str, Any]:
-        """What a model of this world is made with, beside what every model is."""
+    def model_arguments(self) -> dict[str, object]:
+        """The arguments of a model that are the world's: shapes, likelihood and codec."""
         pixels = [self.grid.num_radii, self.grid.num_angles]
         shapes = {"value_shape": [CHANNELS, *pixels], "target_shape": [STATE, *pixels]}
         return {**shapes, "likelihood": "mixed", "codec": "polar"}
 
-    def episodes(self, split: str, seed: int) -> Battles:
-        """The whole batches of "train" or "val"."""
-        return Battles(battles(self, split, seed), self.grid, self.clip, split == "train")
 
-
-def _teams(world: SkirmishWorld, own: str, other: str) -> tuple[dict[str, int], dict[str, int]]:
-    """The units of both, for which there must be room."""
-    teams = scenario(own), scenario(other)
-    area = sum(count * math.pi * UNITS[kind].radius ** 2 for team in teams for kind, count in team.items())
+def _teams(world: SkirmishWorld, own: str, other: str) -> tuple[list[str], list[str]]:
+    """The units of two scenarios, for which the map must have room."""
+    teams = team(own, tuple(UNITS)), team(other, tuple(UNITS))
+    area = sum(math.pi * UNITS[kind].radius ** 2 for units in teams for kind in units)
     if area > world.map_size**2 / 10:
         raise ValueError(
             f"skirmish: expected units that cover at most a tenth of the map of {world.map_size} x {world.map_size}, "
@@ -142,23 +121,33 @@ PRESETS = {
 
 
 def preset(name: str) -> SkirmishWorld:
-    """The world of that name."""
-    if name not in PRESETS:
-        raise ValueError(f"skirmish: unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The world of that name: "paper", "small" or "tiny"."""
+    return named(PRESETS, name, "skirmish")
+
+
+def episodes(world: SkirmishWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
+    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
+
+    Args:
+        world: how many battles, and how they are seen.
+        split: "train": clips of `world.clip` steps, cut at random; "val": whole battles.
+        seed: of the battles.
+        folder: unused, since battles are simulated in seconds.
+    """
+    return dataset(battles(world, split, seed), world.grid, world.clip if split == "train" else None)
 
 
 def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = None) -> Trajectories:
-    """The battles of a split, generated from the seed; no two splits share any.
+    """The battles of a split, simulated from the seed; no two splits share any.
 
     Args:
-        world: how many, and how long.
-        split: "train" or "val", over the training scenarios in equal shares, one after the other; or "test".
+        world: how many battles, and how long they are.
+        split: "train" or "val": the training scenarios in equal shares, one after the other; or "test".
         seed: the same seed gives the same battles.
-        scenario: of the test, for example "5s3z"; none in the other splits.
+        scenario: of the test split, for example "5s3z"; None for the other splits.
 
     Raises:
-        ValueError: an unknown split, or a scenario too many, too few, or that is none.
+        ValueError: an unknown split or scenario, a test without a scenario, or another split with one.
     """
     sizes = {"train": world.train_battles, "val": world.val_battles, "test": world.test_battles}
     if split not in sizes:
@@ -177,20 +166,20 @@ def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = 
 def simulate(
     world: SkirmishWorld, scenario: str, num_battles: int, seed: int, other: str | None = None
 ) -> Trajectories:
-    """Battles between two teams of the same units, or against `other` units.
+    """Simulate battles between two teams of the same units, or against `other` units.
 
-    Everything in a substep happens to both teams at once, and starts lie on an axis of random direction: nothing but
-    the mark `friendly` tells the teams apart.
+    Everything in a substep happens to both teams at once, and the teams start on an axis of random direction, so they
+    differ only in the marker `friendly`.
 
     Args:
-        world: the field and the time.
+        world: the map and the steps.
         scenario: units of the friendly team, which come first.
         num_battles: N.
         seed: the same seed gives the same battles.
-        other: units of the enemy, for example "1s2z"; the same as `scenario` unless given.
+        other: units of the enemy team, for example "1s2z". Default: the same as `scenario`.
 
     Raises:
-        ValueError: no battles, unknown units, or more of them than the map has room for.
+        ValueError: no battles, unknown units, or more units than the map has room for.
     """
     if num_battles < 1:
         raise ValueError(f"skirmish: expected at least 1 battle, got {num_battles}; ask for more")

@@ -1,69 +1,85 @@
 """Battles of StarCraft II, played through SMAC or SMACv2: the scenarios of the S2RM paper (appendix B.1).
 
-Neither the game nor these packages come with s2rm: `collect` reads an environment that the user has made. What is said
-here of them is from the repositories oxwhirl/smac and oxwhirl/smacv2 (`env/starcraft2/starcraft2.py`, `wrapper.py`) and
-from `raw.proto` of Blizzard/s2client-proto.
+Neither the game nor these packages come with s2rm: `collect` plays an environment that the user has made. What this
+module assumes of them is from the repositories oxwhirl/smac and oxwhirl/smacv2 (`env/starcraft2/starcraft2.py`,
+`wrapper.py`) and from `raw.proto` of Blizzard/s2client-proto.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from s2rm.tasks.battles.trajectories import ACTIONS, STATS, UNIT_TYPES, Trajectories
+from s2rm.tasks.battles.trajectories import ACTIONS, LETTERS, STATS, UNIT_TYPES, Trajectories, team
+
+if TYPE_CHECKING:
+
+    class Place(Protocol):
+        """A place on the map, map units."""
+
+        x: float
+        y: float
+
+    class Unit(Protocol):
+        """The game's message of a unit."""
+
+        unit_type: int
+        pos: Place
+        health: float
+        health_max: float
+        energy: float
+        shield: float
+        weapon_cooldown: float
+
+    class Environment(Protocol):
+        """What SMAC's and SMACv2's environments have in common."""
+
+        agents: Mapping[int, Unit]
+        enemies: Mapping[int, Unit]
+        terrain_height: object
+        n_actions_no_attack: int
+
+        def reset(self) -> object: ...
+        def step(self, actions: list[int]) -> tuple[object, bool, Mapping[str, object]]: ...
+        def get_avail_agent_actions(self, agent_id: int) -> Sequence[int]: ...
+
+else:
+    # Not checked at each call: `collect` refuses other environments with a sentence of its own.
+    Unit = Environment = object
 
 LOOPS_PER_SECOND = 22.4
-"""game loops in a second at the speed "Faster", in which the game counts weapon cooldown"""
+"""game loops in a second at the speed "Faster"; the game counts weapon cooldown in loops"""
 GAME_IDS = {
     "colossus": 4, "stalker": 74, "zealot": 73, "marine": 48, "marauder": 51, "medivac": 54, "zergling": 105,
     "baneling": 9, "hydralisk": 107,
 }  # fmt: skip
-"""unit types as the game numbers them; SMAC's maps give the agents types of their own, which the environment knows"""
-LETTERS = {"c": "colossus", "s": "stalker", "z": "zealot", "m": "marine", "h": "hydralisk", "zg": "zergling"}
-"""how SMAC's scenarios name units; the other types go by their whole name"""
+"""the game's numbers of unit types; SMAC's maps give the agents types of their own, which the environment lists"""
 NEEDED = (
     "reset", "step", "get_avail_agent_actions", "agents", "enemies", "terrain_height", "n_actions_no_attack",
 )  # fmt: skip
 _TRIES = 3
 
 Policy = Callable[[Any, torch.Generator], Sequence[int]]
+"""from an environment and a generator to the action of each agent, as SMAC numbers them"""
 
 
-def team(scenario: str) -> list[str]:
-    """The units of a scenario, `["stalker", "stalker", "zealot"]` for "2s1z".
-
-    Raises:
-        ValueError: not numbers with names of units, or an unknown unit.
-    """
-    names = {**LETTERS, **{name: name for name in UNIT_TYPES}}
-    parts = re.findall(r"([1-9]\d*)([a-z]+)", scenario)
-    if not parts or "".join(map("".join, parts)) != scenario or not {name for _, name in parts} <= set(names):
-        known = ", ".join(f"{letter} ({name})" for letter, name in LETTERS.items())
-        raise ValueError(
-            f"starcraft2: expected a scenario such as 1c3s5z, of {known} or whole names, got {scenario!r}; "
-            "count units so"
-        )
-    return [names[name] for count, name in parts for _ in range(int(count))]
-
-
-def capability_config(scenario: str) -> dict[str, Any]:
-    """What SMACv2's `StarCraft2Env(map_name="10gen_protoss", capability_config=...)` needs for a scenario."""
+def capability_config(scenario: str) -> dict[str, object]:
+    """The `capability_config` of SMACv2's `StarCraft2Env(map_name="10gen_protoss", ...)` for a scenario."""
     size = len(team(scenario))
     return {"team_gen": {"n_units": size, "n_enemies": size, "observe": True}, "start_positions": {}}
 
 
-def episode_config(scenario: str, generator: torch.Generator, side: float = 32.0) -> dict[str, Any]:
-    """What SMACv2's `reset(episode_config)` needs to spawn mirrored teams, as two crowds on a map of `side` map units.
+def episode_config(scenario: str, generator: torch.Generator, side: float = 32.0) -> dict[str, dict[str, object]]:
+    """The argument of SMACv2's `reset(episode_config)` that spawns mirrored teams, as two crowds.
 
     Args:
         scenario: units of each team.
-        generator: draws where the crowds start.
-        side: of the map; all of SMACv2's have 32.
+        generator: draws the places of the crowds.
+        side: of the map, map units; all maps of SMACv2 have 32.
     """
     units = team(scenario)
     middle = side * (torch.tensor([0.15, 0.25]) + torch.tensor([0.2, 0.5]) * torch.rand(2, generator=generator))
@@ -78,11 +94,11 @@ def episode_config(scenario: str, generator: torch.Generator, side: float = 32.0
     }
 
 
-def heuristic(environment: Any, generator: torch.Generator) -> list[int]:
-    """Attack the nearest enemy that can be attacked, else walk towards the nearest that lives, else stop.
+def heuristic(environment: Environment, generator: torch.Generator) -> list[int]:
+    """The default policy: attack the nearest enemy in range, else walk towards the nearest living one, else stop.
 
-    Walking is north, south, east or west; of two ways that lead there one is drawn, in proportion to how far there is
-    to go. Medivacs heal the nearest of the hurt that can be healed, else walk towards the nearest.
+    A unit walks north, south, east or west; of two directions that lead to the enemy one is drawn, with probabilities
+    in proportion to the distances along them. Medivacs heal the nearest hurt unit in range, else walk towards it.
     """
     kinds, first = _kinds(environment), environment.n_actions_no_attack
     actions = []
@@ -107,12 +123,12 @@ def heuristic(environment: Any, generator: torch.Generator) -> list[int]:
     return actions
 
 
-def _squared_distance(unit: Any, other: Any) -> float:
+def _squared_distance(unit: Unit, other: Unit) -> float:
     return (other.pos.x - unit.pos.x) ** 2 + (other.pos.y - unit.pos.y) ** 2
 
 
-def _towards(unit: Any, other: Any, able: Sequence[int], generator: torch.Generator) -> int:
-    """The move that leads from one unit to another, or stop."""
+def _towards(unit: Unit, other: Unit, able: Sequence[int], generator: torch.Generator) -> int:
+    """The action that moves one unit towards another, or stop."""
     east, north = other.pos.x - unit.pos.x, other.pos.y - unit.pos.y
     ways = [(abs(north), 2 if north > 0 else 3), (abs(east), 4 if east > 0 else 5)]
     ways = [(length, action) for length, action in ways if length > 0 and able[action]]
@@ -123,7 +139,7 @@ def _towards(unit: Any, other: Any, able: Sequence[int], generator: torch.Genera
 
 
 def collect(
-    environment: Any,
+    environment: Environment,
     num_battles: int,
     num_steps: int,
     seed: int,
@@ -131,36 +147,35 @@ def collect(
     progress: Callable[[range], Iterable[int]] = iter,
     scenario: str | None = None,
 ) -> Trajectories:
-    """Play battles and keep what every unit did.
+    """Play battles and record the trajectories of all units.
 
     The agents come first, then the enemies. A step is one of the environment (`step_mul`, 8 of 22.4 game loops a
-    second). After the end of a battle nobody is there. Terrain is as SMAC has it, from 0 to 1.
-
-    The game tells the weapon cooldown of the agents only; that of enemies is 0.
+    second). After the end of a battle no unit is alive. Terrain is SMAC's, from 0 to 1. The game reveals the weapon
+    cooldown of the agents only; that of enemies is recorded as 0.
 
     Args:
         environment: SMAC's or SMACv2's `StarCraft2Env`, or SMACv2's `StarCraftCapabilityEnvWrapper`.
         num_battles: N.
-        num_steps: T, at least 2; longer battles are played on, and cut.
-        seed: of the policy and of the starts of `scenario`; the game's own is the environment's `seed`.
-        policy: called with the environment and a generator, gives each agent's action as SMAC numbers them: 0 no-op, 1
-            stop, 2 to 5 north, south, east and west, then one for each target.
+        num_steps: T, at least 2; longer battles are played to their end, and cut.
+        seed: of the policy and of the start positions of `scenario`; the game's own is the environment's `seed`.
+        policy: called with the environment and a generator, returns each agent's action as SMAC numbers them: 0 no-op,
+            1 stop, 2 to 5 north, south, east and west, then one for each target.
         progress: wraps the range of battles, for a progress bar.
-        scenario: teams for SMACv2 to spawn, such as "5s3z", in an environment made with `capability_config`. Default:
-            the teams of the map, or of the wrapper's own distribution.
+        scenario: teams for SMACv2 to spawn, such as "5s3z", in an environment created with `capability_config`.
+            Default: the teams of the map, or of the wrapper's own distribution.
 
     Raises:
-        ValueError: no SMAC environment; numbers too small; unknown units; a unit that comes back from the dead; a game
-            that stops in the middle of battles again and again.
+        ValueError: no SMAC environment; numbers too small; unknown units; a dead unit that is alive again; a game that
+            repeatedly stops in the middle of a battle.
     """
     for name, given, least in (("num_battles", num_battles, 1), ("num_steps", num_steps, 2)):
         if given < least:
-            raise ValueError(f"starcraft2: expected {name} of at least {least}, got {given}; ask for more")
+            raise ValueError(f"starcraft2: expected {name} of at least {least}, got {given}; increase it")
     missing = [name for name in NEEDED if not hasattr(environment, name)]
     if missing:
         raise ValueError(
             f"starcraft2: expected an SMAC or SMACv2 environment, got {type(environment).__name__} without "
-            f"{', '.join(missing)}; give StarCraft2Env itself, not a wrapper that hides it"
+            f"{', '.join(missing)}; pass StarCraft2Env itself, not a wrapper that hides it"
         )
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -173,21 +188,22 @@ def collect(
         else:
             raise ValueError(
                 f"starcraft2: expected battle {battle} to be played to its end, got a game that stopped "
-                f"{_TRIES} times; look at its own messages, and make the environment anew"
+                f"{_TRIES} times; read the game's own messages, and create the environment again"
             )
         parts.append(_trajectory(environment, frames, num_steps))
     return Trajectories.join(parts)
 
 
-def _reset(environment: Any, scenario: str | None, generator: torch.Generator) -> None:
+def _reset(environment: Environment, scenario: str | None, generator: torch.Generator) -> None:
     if scenario is None:
         environment.reset()
         return
-    inner = getattr(environment, "env", environment)  # SMACv2's wrapper takes no teams; what it wraps does
+    # SMACv2's wrapper takes no teams; the environment that it wraps does.
+    inner = getattr(environment, "env", environment)
     if (inner.n_agents, inner.n_enemies) != (len(team(scenario)),) * 2:
         raise ValueError(
             f"starcraft2: expected an environment with {len(team(scenario))} agents and enemies for {scenario}, got "
-            f"{inner.n_agents} and {inner.n_enemies}; make it with capability_config({scenario!r})"
+            f"{inner.n_agents} and {inner.n_enemies}; create it with capability_config({scenario!r})"
         )
     for attempt in range(_TRIES):
         try:
@@ -196,19 +212,18 @@ def _reset(environment: Any, scenario: str | None, generator: torch.Generator) -
         except TypeError as error:
             raise ValueError(
                 f"starcraft2: expected SMACv2, whose reset takes teams, for scenario {scenario}, got "
-                f"{type(inner).__name__} ({error}); make its StarCraft2Env, or give no "
-                "scenario and take a map that has these teams"
+                f"{type(inner).__name__} ({error}); use its StarCraft2Env, or a map with these teams and no scenario"
             ) from error
         except Exception as error:
-            # What SMACv2 raises where the game did not spawn all units; it cannot be imported here.
+            # SMACv2 raises this where the game did not spawn all units; the class cannot be imported here.
             if type(error).__name__ != "CannotResetException" or attempt + 1 == _TRIES:
                 raise
 
 
 def _play(
-    environment: Any, num_steps: int, policy: Policy, generator: torch.Generator, battle: int
+    environment: Environment, num_steps: int, policy: Policy, generator: torch.Generator, battle: int
 ) -> list[tuple[Tensor, list[int]]] | None:
-    """Of each step `(U, 6)`, east, north and stats, and the agents' actions; None if the game stopped."""
+    """The units `(U, 6)` (east, north, stats) and the agents' actions at each step; None if the game stopped."""
     frames: list[tuple[Tensor, list[int]]] = []
     ended = False
     for step in range(num_steps):
@@ -218,17 +233,17 @@ def _play(
         actions = list(policy(environment, generator))
         if len(actions) != len(environment.agents):
             raise ValueError(
-                f"starcraft2: expected the policy to give {len(environment.agents)} actions, got {len(actions)}; "
-                "give one for each agent, 0 for the dead"
+                f"starcraft2: expected {len(environment.agents)} actions of the policy, got {len(actions)}; "
+                "return one for each agent, 0 for the dead"
             )
         frames.append((frame, actions))
         if ended or step + 1 == num_steps:
             break
-        # The list itself: with heuristic_ai, SMACv2 writes into it what it did instead.
+        # `actions` is passed itself: with heuristic_ai, SMACv2 overwrites it with the actions that it took instead.
         _, ended, info = environment.step(actions)
-        if ended and not info:  # how SMAC says that it had to start the game again
+        if ended and not info:  # SMAC had to restart the game
             return None
-    # Until a first battle has ended, SMAC's reset launches one more game.
+    # SMAC's reset launches one more game as long as no battle has ended.
     while not ended:
         _, ended, _ = environment.step(list(policy(environment, generator)))
     return frames
@@ -238,17 +253,18 @@ def _check_dead(before: Tensor, after: Tensor, where: str) -> None:
     alive = [int((frame[:, 2] > 0).sum()) for frame in (before, after)]
     if len(before) != len(after) or bool(((before[:, 2] <= 0) & (after[:, 2] > 0)).any()):
         raise ValueError(
-            f"starcraft2: expected the dead to stay dead, got {alive[1]} of {len(after)} units alive {where} after "
-            f"{alive[0]} of {len(before)}, and not the same; take a map without reinforcements and without fog of war"
+            f"starcraft2: expected dead units to stay dead, got {alive[1]} of {len(after)} units alive {where} after "
+            f"{alive[0]} of {len(before)}, and not the same; use a map without reinforcements and without fog of war"
         )
 
 
-def _units(environment: Any) -> list[Any]:
+def _units(environment: Environment) -> list[Unit]:
+    """The messages of all units, the agents' first."""
     return [unit for side in (environment.agents, environment.enemies) for _, unit in sorted(side.items())]
 
 
-def _frame(environment: Any) -> Tensor:
-    """`(U, 6)`, copied at once: SMAC changes the messages of units that die."""
+def _frame(environment: Environment) -> Tensor:
+    """The units `(U, 6)`: east, north, stats; copied at once, since SMAC changes the messages of units that die."""
     try:
         rows = [
             (u.pos.x, u.pos.y, u.health, u.energy, u.weapon_cooldown / LOOPS_PER_SECOND, u.shield)
@@ -256,14 +272,14 @@ def _frame(environment: Any) -> Tensor:
         ]
     except AttributeError as error:
         raise ValueError(
-            f"starcraft2: expected the game's messages of units, got one that lacks something ({error}); give SMAC's "
-            "environment as it is"
+            f"starcraft2: expected the game's messages of units, got one that is incomplete ({error}); pass SMAC's own "
+            "environment"
         ) from error
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 2 + len(STATS))
 
 
-def _kinds(environment: Any) -> dict[int, str]:
-    """Names of unit types, by the game's numbers and by the map's own, which SMAC leaves at 0 for units it has not."""
+def _kinds(environment: Environment) -> dict[int, str]:
+    """Names of unit types by the game's numbers and by the map's own, which are 0 for types that the map lacks."""
     own = {getattr(environment, f"{name}_id", 0): name for name in UNIT_TYPES}
     return {number: name for name, number in GAME_IDS.items()} | {
         number: name for number, name in own.items() if number
@@ -271,19 +287,20 @@ def _kinds(environment: Any) -> dict[int, str]:
 
 
 def _scenario(types: Sequence[str]) -> str:
+    """The scenario of these units: the inverse of `team`."""
     letters = {name: letter for letter, name in LETTERS.items()}
     counts = Counter(types)
     return "".join(f"{counts[name]}{letters.get(name, name)}" for name in UNIT_TYPES if name in counts)
 
 
-def _trajectory(environment: Any, frames: list[tuple[Tensor, list[int]]], num_steps: int) -> Trajectories:
-    """One battle, with nobody after its end."""
+def _trajectory(environment: Environment, frames: list[tuple[Tensor, list[int]]], num_steps: int) -> Trajectories:
+    """The trajectory of one battle; after its end no unit is alive."""
     kinds, agents = _kinds(environment), len(environment.agents)
     names = []
     for unit in _units(environment):
         if unit.unit_type not in kinds:
             raise ValueError(
-                f"starcraft2: expected units among {', '.join(UNIT_TYPES)}, got unit type {unit.unit_type}; take a map "
+                f"starcraft2: expected units among {', '.join(UNIT_TYPES)}, got unit type {unit.unit_type}; use a map "
                 "without other units"
             )
         names.append(kinds[unit.unit_type])
@@ -311,8 +328,8 @@ def _trajectory(environment: Any, frames: list[tuple[Tensor, list[int]]], num_st
     )
 
 
-def _action(environment: Any, action: int) -> int:
-    """SMAC's number of an action as an index of `ACTIONS`; turning to look elsewhere, in SMACv2, counts as stop."""
+def _action(environment: Environment, action: int) -> int:
+    """The index in `ACTIONS` of SMAC's number of an action; SMACv2's turning to look elsewhere counts as stop."""
     if action >= environment.n_actions_no_attack:
         return ACTIONS.index("attack")
     return ACTIONS.index(("no-op", "stop", "north", "south", "east", "west")[action] if action < 6 else "stop")

@@ -1,4 +1,4 @@
-"""The one scripted policy that both teams of a skirmish follow."""
+"""The scripted policy that both teams of a skirmish follow."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from s2rm.tasks.battles.fighting import SLACK, Battlefield, Orders, Slots, pick,
 from s2rm.tasks.battles.trajectories import ACTIONS
 
 SIGHT = 9.0
-"""map units between centres; what one unit sees, its team knows"""
+"""map units between centres; a team knows what any of its units sees"""
 LONGEST_DELAY = 1 / 8
-"""seconds, at random, that a cooldown may take longer than in the table, as in the game"""
+"""seconds, at random, by which a cooldown is longer than in `UNITS`, as in the game"""
 
 
 class Temper(NamedTuple):
-    """What makes units differ, drawn once for each battle."""
+    """How units differ in their behaviour, drawn once for each battle."""
 
     wait: Float[Tensor, "N U"]
-    """seconds a unit holds its place while nobody is near"""
+    """seconds for which a unit holds its place while nobody is near"""
     focus: Bool[Tensor, "N U"]
-    """whether it shoots at the weakest enemy in range instead of the nearest"""
+    """whether it attacks the weakest enemy in range instead of the nearest"""
     kites: Bool[Tensor, "N U"]
     """whether it steps back from an enemy while its weapon cools down; ranged units only"""
     courage: Float[Tensor, "N U"]
-    """the share of health and shield below which it keeps away from enemies; 0 for melee"""
+    """the share of health and shield below which it retreats from enemies; 0 for melee units"""
     place: Float[Tensor, "N U 2"]
-    """where it walks relative to its team's goal"""
+    """where it walks relative to its team's goal, map units"""
 
 
 def draw_tempers(slots: Slots, size: int, generator: torch.Generator) -> Temper:
+    """The tempers of the units of `size` battles."""
     shape, ranged = (size, len(slots.team)), slots.reach > 1
     team_wait = uniform(-2, 2, (size, 2), generator).clamp(min=0)[:, slots.team]
     team_focus = uniform(0, 1, (size, 2), generator)[:, slots.team]
@@ -56,25 +57,31 @@ def give_orders(
     elapsed: float,
     generator: torch.Generator,
 ) -> tuple[Orders, Int[Tensor, "N U"]]:
-    """What each unit does in the next step, and its name in `ACTIONS`: the same policy for both teams.
+    """Order what each unit does in the next step; the same policy for both teams.
 
-    Attack an enemy in range, else walk to the nearest that the team sees, else to where enemies were last seen, and
-    about the map. Ranged units step back from who comes close, at times; the hurt keep away; some wait at the start.
+    A unit attacks an enemy in range, else walks to the nearest that its team sees, else to where enemies were last
+    seen, and about the map. Some ranged units step back from enemies that come close; badly hurt units retreat; some
+    wait at the start. Targets and goals are set in `now`.
 
-    `side` is that of the map; orders stand for so many seconds, and as many have `elapsed` since the start.
+    Args:
+        slots: the statistics of the U units.
+        now: the state of N battles.
+        temper: of the units.
+        side: of the map, map units.
+        seconds: for which the orders stand.
+        elapsed: seconds since the start.
+        generator: draws goals, swerves and delays.
+
+    Returns:
+        The orders, and each unit's action, an index of `ACTIONS`.
     """
     alive = now.health > 0
-    offset = now.positions[:, None] - now.positions[:, :, None]
-    distance = offset.norm(dim=-1)
-    gap = distance - slots.radius[:, None] - slots.radius
-    facing = slots.enemy & alive[:, :, None] & alive[:, None]
-    seen = (facing & (distance <= SIGHT)).any(1)
-    gap = torch.where(facing & seen[:, None], gap, math.inf)
+    gap, seen = _gaps(slots, now)
     in_range = gap <= slots.reach[:, None] + SLACK
     vigour = now.health + now.shield
     choice = torch.where(temper.focus[:, :, None], vigour[:, None] / 20, gap)
     choice = torch.where(in_range, choice - 1_000, gap)
-    # Whom a unit is at, it leaves only for a clearly better one.
+    # A unit leaves its target only for a clearly better one.
     choice = choice - (now.target[..., None] == torch.arange(gap.shape[-1])).float()
     nearest, threat = gap.min(-1)
     met = nearest < math.inf
@@ -95,29 +102,46 @@ def give_orders(
     arrived = ~met & (towards.norm(dim=-1) < 0.5)
     moves = alive & ~attack & (flee | ~(waits | arrived))
 
-    heading = torch.nn.functional.normalize(torch.where(flee[..., None], away, towards), dim=-1)
-    swerve = 0.15 * torch.randn(alive.shape, generator=generator)
-    heading = torch.stack([
-        heading[..., 0] * swerve.cos() - heading[..., 1] * swerve.sin(),
-        heading[..., 0] * swerve.sin() + heading[..., 1] * swerve.cos(),
-    ], -1)  # fmt: skip
+    heading = _swerved(torch.nn.functional.normalize(torch.where(flee[..., None], away, towards), dim=-1), generator)
     pace = torch.where(met, slots.speed, slots.speed.minimum(towards.norm(dim=-1) / seconds))
-    east, north = heading.unbind(-1)
-    compass = torch.where(
-        east.abs() > north.abs(),
-        torch.where(east > 0, ACTIONS.index("east"), ACTIONS.index("west")),
-        torch.where(north > 0, ACTIONS.index("north"), ACTIONS.index("south")),
-    )
-    actions = torch.where(moves, compass, ACTIONS.index("stop"))
+    actions = torch.where(moves, _compass(heading), ACTIONS.index("stop"))
     actions = torch.where(attack, ACTIONS.index("attack"), actions).where(alive, ACTIONS.index("no-op"))
     velocity, delay = heading * (pace * moves)[..., None], uniform(0, LONGEST_DELAY, tuple(alive.shape), generator)
     return Orders(attack, moves & met & ~flee, velocity, delay), actions
 
 
+def _gaps(slots: Slots, now: Battlefield) -> tuple[Float[Tensor, "N U U"], Bool[Tensor, "N U"]]:
+    """The gap between the bodies of each unit and each enemy that its team sees, else infinity; and who is seen."""
+    alive = now.health > 0
+    offset = now.positions[:, None] - now.positions[:, :, None]
+    distance = offset.norm(dim=-1)
+    gap = distance - slots.radius[:, None] - slots.radius
+    facing = slots.enemy & alive[:, :, None] & alive[:, None]
+    seen = (facing & (distance <= SIGHT)).any(1)
+    return torch.where(facing & seen[:, None], gap, math.inf), seen
+
+
+def _swerved(heading: Float[Tensor, "N U 2"], generator: torch.Generator) -> Float[Tensor, "N U 2"]:
+    """Headings turned by random angles of 0.15 radians standard deviation."""
+    swerve = 0.15 * torch.randn(heading.shape[:2], generator=generator)
+    east, north = heading.unbind(-1)
+    return torch.stack([east * swerve.cos() - north * swerve.sin(), east * swerve.sin() + north * swerve.cos()], -1)
+
+
+def _compass(heading: Float[Tensor, "N U 2"]) -> Int[Tensor, "N U"]:
+    """The actions whose directions are nearest to the headings."""
+    east, north = heading.unbind(-1)
+    return torch.where(
+        east.abs() > north.abs(),
+        torch.where(east > 0, ACTIONS.index("east"), ACTIONS.index("west")),
+        torch.where(north > 0, ACTIONS.index("north"), ACTIONS.index("south")),
+    )
+
+
 def _set_goals(
     slots: Slots, now: Battlefield, seen: Bool[Tensor, "N U"], side: float, generator: torch.Generator
 ) -> None:
-    """Where enemies are seen; else, for a team that is there, a place drawn at random; in place."""
+    """Set each team's goal: the middle of the enemies that it sees, else, once it has arrived, a random place."""
     sides = torch.stack([slots.team == 0, slots.team == 1])
 
     def middle(of: Bool[Tensor, "N 2 U"]) -> Tensor:

@@ -1,30 +1,53 @@
-"""What units on a map did: the form in which every battle, simulated or played, is kept."""
+"""The trajectories of units on a map: the form in which every battle, simulated or played, is kept."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from s2rm.files import write_whole
+from s2rm.files import read_tensors, write_tensors
 
 UNIT_TYPES = (
     "colossus", "stalker", "zealot", "marine", "marauder", "medivac", "zergling", "baneling", "hydralisk",
 )  # fmt: skip
 """the nine types of SMACv2"""
+LETTERS = {"c": "colossus", "s": "stalker", "z": "zealot", "m": "marine", "h": "hydralisk", "zg": "zergling"}
+"""how SMAC's scenarios abbreviate units; the other types go by their whole name"""
 STATS = ("health", "energy", "cooldown", "shield")
 """hit points, energy points, seconds until the weapon may fire again, shield points"""
 ACTIONS = ("no-op", "unknown", "stop", "north", "south", "east", "west", "attack")
-"""what a unit may do; unknown for units that are not friendly, no-op for the dead"""
-FORMAT = 1
+"""the actions of a unit; unknown for units that are not friendly, no-op for the dead"""
 TENSORS = ("positions", "alive", "types", "friendly", "stats", "actions", "terrain", "scenario")
+
+
+def team(scenario: str, known: Sequence[str] = UNIT_TYPES) -> list[str]:
+    """The units of each team of a scenario, `["stalker", "stalker", "zealot"]` for "2s1z".
+
+    Args:
+        scenario: how many of each type, a type as its letter of `LETTERS` or as its whole name.
+        known: the types that may occur.
+
+    Raises:
+        ValueError: no such name, an unknown type, or one that occurs twice.
+    """
+    names = {letter: name for letter, name in LETTERS.items() if name in known} | {name: name for name in known}
+    parts = re.findall(r"([1-9]\d*)([a-z]+)", scenario)
+    if not parts or "".join(map("".join, parts)) != scenario or not {name for _, name in parts} <= set(names):
+        letters = ", ".join(f"{letter} ({name})" for letter, name in names.items() if letter != name)
+        raise ValueError(
+            f"scenario: expected numbers and types of units such as 1c3s5z, of {letters} or whole names, got "
+            f"{scenario!r}; the types are {', '.join(known)}"
+        )
+    types = [names[name] for _, name in parts]
+    if len(set(types)) < len(types):
+        raise ValueError(f"scenario: expected each type of unit once, got {scenario!r}; add their numbers")
+    return [name for (count, _), name in zip(parts, types, strict=True) for _ in range(int(count))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,23 +55,23 @@ class Trajectories:
     """N battles of up to U units over T steps, in the game's own units. Slots that no unit has are never alive.
 
     Raises:
-        ValueError: shapes that do not fit each other, a number that stands for nothing, fewer than two steps.
+        ValueError: shapes that do not fit each other, a type, action or scenario out of range, fewer than two steps.
     """
 
     positions: Tensor
     """float `(N, T, U, 2)`: (east, north), map units"""
     alive: Tensor
-    """bool `(N, T, U)`: where a unit is on the map and lives"""
+    """bool `(N, T, U)`: whether a unit is on the map and lives"""
     types: Tensor
     """int `(N, U)`: of each unit, an index of `UNIT_TYPES`"""
     friendly: Tensor
-    """bool `(N, U)`: whether a unit is one of the team whose members are the agents"""
+    """bool `(N, U)`: whether a unit belongs to the team of the agents"""
     stats: Tensor
-    """float `(N, T, U, 4)`: `STATS`"""
+    """float `(N, T, U, 4)`: `STATS`, in their order"""
     actions: Tensor
-    """int `(N, T, U)`: what each unit does from this step on, an index of `ACTIONS`"""
+    """int `(N, T, U)`: the action that each unit takes at this step, an index of `ACTIONS`"""
     terrain: Tensor
-    """float `(N, H, W)`: height of the cell of a map unit, rows northward"""
+    """float `(N, H, W)`: height of each square map unit, rows northward"""
     scenario: Tensor
     """int `(N,)`: of each battle, an index of `names`"""
     names: tuple[str, ...]
@@ -68,7 +91,7 @@ class Trajectories:
                     f"trajectories: expected {name} of shape {shape}, got {got}; give one row to each unit"
                 )
         if steps < 2:
-            raise ValueError(f"trajectories: expected at least 2 steps, got {steps}; play longer")
+            raise ValueError(f"trajectories: expected at least 2 steps, got {steps}; play longer battles")
         for name, known in (("types", UNIT_TYPES), ("actions", ACTIONS), ("scenario", self.names)):
             part = getattr(self, name)
             if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < len(known):
@@ -112,31 +135,16 @@ class Trajectories:
         numbers = [torch.tensor([names.index(name) for name in part.names])[part.scenario] for part in parts]
         return cls(**joined, scenario=torch.cat(numbers), names=names)
 
-    def save(self, path: Path) -> None:
-        """Write them to one file (safetensors), whole or not at all."""
-        kept = {name: getattr(self, name).contiguous() for name in TENSORS}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(kept, {"trajectories": json.dumps({"format": FORMAT, "names": self.names})}))
+    def save(self, path: str | Path) -> None:
+        """Write them to one safetensors file, whole or not at all; folders are created."""
+        write_tensors(path, "trajectories", {name: getattr(self, name) for name in TENSORS}, names=self.names)
 
     @classmethod
-    def load(cls, path: Path) -> Trajectories:
-        """What `save` wrote.
+    def load(cls, path: str | Path) -> Trajectories:
+        """Read the file that `save` wrote.
 
         Raises:
-            ValueError: no file, one that is cut short, something else, or of a newer version.
+            ValueError: no file, one that is cut short, of another kind, or of another version.
         """
-        if not path.is_file():
-            raise ValueError(f"trajectories: found no file {path}; collect some first")
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["trajectories"])
-                if about["format"] != FORMAT:
-                    raise ValueError(
-                        f"trajectories: {path} has format {about['format']}, this version reads {FORMAT}; collect them "
-                        "again, or take the version of s2rm that wrote them"
-                    )
-                return cls(**{name: file.get_tensor(name) for name in TENSORS}, names=tuple(about["names"]))
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"trajectories: {path} is cut short or no file of trajectories ({error}); collect them again"
-            ) from error
+        tensors, about = read_tensors(path, "trajectories", TENSORS)
+        return cls(**tensors, names=tuple(about["names"]))

@@ -1,0 +1,197 @@
+"""One-step predictors of battles: trained models, and two that know nothing of tactics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from s2rm.likelihoods import parts
+from s2rm.models.world_model import WorldModel
+from s2rm.tasks.battles.polar import STATE, PolarGrid, agents, draw, observations, unit_channels
+from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
+from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
+from s2rm.views import Episode, Views
+
+NUM_TYPES = len(UNIT_TYPES) + 1
+"""no unit, and the types"""
+CHUNK = 10
+"""battles at a time"""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A prediction of the N polar images of the targets that are there at steps 1 to T, in their order."""
+
+    friendly: Float[Tensor, "N I J"]
+    """probability of a friendly unit"""
+    types: Float[Tensor, "N K I J"]
+    """probabilities of no unit, and of each type"""
+    stats: Float[Tensor, "N S I J"]
+    """mean of each scaled stat"""
+    is_friendly: Bool[Tensor, "N I J"]
+    """the predicted marker"""
+    kind: Int[Tensor, "N I J"]
+    """the predicted type, 0 for no unit"""
+
+
+Predictor = Callable[[Trajectories, Episode], Forecast]
+"""From battles over T+1 steps, and the views of the agents that report, to a forecast of the views of all agents. Of
+the battles a predictor may use what the reporting agents see, and which agents are queried; see `TrivialPredictors`."""
+
+
+def model_predictor(model: WorldModel) -> Predictor:
+    """A trained model's one-step prediction: markers above 0.5, and the most probable type."""
+
+    def predict(_: Trajectories, episode: Episode) -> Forecast:
+        queried = episode.targets.steps(1, None)
+        states = model.states_before_targets(_packed(episode.views))
+        friendly, types, stats = parts(model.predict(states, queried.positions).mean[queried.mask])
+        types, friendly = torch.cat([1 - types.sum(-3, keepdim=True), types], -3), friendly.squeeze(-3)
+        return Forecast(friendly, types, stats, friendly > 0.5, types.argmax(-3))
+
+    return predict
+
+
+def _packed(views: Views) -> Views:
+    """The same views in as few slots as hold them, so that no model encodes the empty slots of silent agents."""
+    slots = max(1, int(views.mask.sum(2).amax()))
+    order = views.mask.long().argsort(dim=2, descending=True, stable=True)[:, :, :slots]
+    battle, step = (torch.arange(length) for length in views.mask.shape[:2])
+    at = battle[:, None, None], step[:, None], order
+    return Views._unchecked(views.positions[at], views.values[at], views.mask[at])
+
+
+class TrivialPredictors:
+    """The two predictors without any knowledge of tactics, which stand in every table.
+
+    *Nobody moves*: every unit that a reporting agent saw at the last step keeps its place and state. *Last seen*: so
+    does every unit that was seen before, until its place is observed without it. Both know that the queried agent
+    stands where it is queried, and take it for the most probable type if nobody saw it. Their probabilities are the
+    frequencies, in training with all agents reporting, of each type and marker given the drawn one, separately at the
+    queried agent's own pixel and at all other pixels.
+
+    They see more than a model does: in the field of view of a reporting agent they know every unit and its exact
+    place, also where another unit hides it in the polar image.
+
+    Args:
+        grid: pixels of the images.
+        train: training battles.
+    """
+
+    def __init__(self, grid: PolarGrid, train: Trajectories):
+        self.grid = grid
+        counts = {memory: (torch.zeros(2, 2, 2), torch.zeros(2, NUM_TYPES, NUM_TYPES)) for memory in (False, True)}
+        for rows in torch.arange(len(train)).split(CHUNK):
+            fought = train[rows]
+            episode = observations(fought, grid)
+            truth = markers_and_types(episode.targets.values[:, 1:][episode.targets.mask[:, 1:]])
+            for memory, tables in counts.items():
+                drawn = self._drawn(fought, episode, memory)
+                for table, predicted, true in zip(tables, drawn, truth, strict=False):
+                    table += _confusion(predicted, true, table.shape[-1])
+        self.tables = {memory: tuple(map(_frequencies, tables)) for memory, tables in counts.items()}
+
+    def nobody_moves(self, fought: Trajectories, episode: Episode) -> Forecast:
+        """Every unit that was seen at the last step keeps its place."""
+        return self._predict(fought, episode, memory=False)
+
+    def last_seen(self, fought: Trajectories, episode: Episode) -> Forecast:
+        """Every unit that was seen before keeps its last seen place."""
+        return self._predict(fought, episode, memory=True)
+
+    @property
+    def by_name(self) -> dict[str, Predictor]:
+        """Both, by their names in tables."""
+        return {"nobody moves": self.nobody_moves, "last seen": self.last_seen}
+
+    def _predict(self, fought: Trajectories, episode: Episode, memory: bool) -> Forecast:
+        is_friendly, kind, stats = self._drawn(fought, episode, memory)
+        friendly, types = self.tables[memory]
+        place = (~_middle(kind)).long()
+        probability = types[place, kind].movedim(-1, -3)
+        kind[..., 0, 0] = probability[..., 0, 0].argmax(-1)
+        return Forecast(friendly[place, is_friendly][..., 1], probability, stats, is_friendly.bool(), kind)
+
+    def _drawn(
+        self, fought: Trajectories, episode: Episode, memory: bool
+    ) -> tuple[Int[Tensor, "N I J"], Int[Tensor, "N I J"], Float[Tensor, "N S I J"]]:
+        """Markers, types and stats of the units that are believed to be around each queried agent."""
+        believed, there = self._belief(fought, episode.views.mask, memory)
+        queried = episode.targets.mask[:, 1:]
+        battle, step, slot = queried.nonzero(as_tuple=True)
+        gaps = believed.positions[battle, step] - episode.targets.positions[:, 1:][queried][:, None]
+        gaps[torch.arange(len(gaps)), agents(fought)[battle, slot]] = 0
+        channels = unit_channels(believed)[..., :STATE]
+        images = draw(self.grid, gaps, there[battle, step], channels[battle, step])
+        is_friendly, kind = markers_and_types(images)
+        is_friendly[..., 0, 0] = 1
+        return is_friendly, kind, parts(images)[2]
+
+    def _belief(
+        self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool
+    ) -> tuple[Trajectories, Bool[Tensor, "B T U"]]:
+        """The units as last seen up to each step but the last, and which of them are believed to be still there."""
+        steps = torch.arange(fought.alive.shape[1] - 1)
+        eyes = fought.positions.gather(2, agents(fought)[:, None, :, None].expand(-1, len(steps) + 1, -1, 2))
+
+        def in_sight(places: Tensor) -> Tensor:
+            gaps = torch.cdist(eyes[:, :-1], places, compute_mode="donot_use_mm_for_euclid_dist")
+            return ((gaps <= self.grid.field_of_view) & reports[:, :-1, :, None]).any(2)
+
+        seen = fought.alive[:, :-1] & in_sight(fought.positions[:, :-1])
+        # The step at which each unit was last seen, -1 if never; without memory, only the current step counts.
+        when = torch.where(seen, steps[:, None], -1)
+        if memory:
+            when = when.cummax(1).values
+        then = when.clamp(min=0)
+        positions, stats = (
+            part.gather(1, then[..., None].expand(*then.shape, part.shape[-1]))
+            for part in (fought.positions, fought.stats)
+        )
+        gone = torch.where(in_sight(positions) & ~seen, steps[:, None], -1).cummax(1).values
+        there = (when >= 0) & (gone <= when)
+        return replace(fought, positions=positions, stats=stats, actions=fought.actions[:, :-1], alive=there), there
+
+
+def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:
+    """The trivial predictors of a world, from at most 120 of its training battles."""
+    few = replace(world, train_battles=min(world.train_battles, 120))
+    return TrivialPredictors(world.grid, battles(few, "train", seed))
+
+
+def markers_and_types(
+    images: Float[Tensor, "*batch C I J"],
+) -> tuple[Int[Tensor, "*batch I J"], Int[Tensor, "*batch I J"]]:
+    """The marker and the type of each pixel of state images, 0 for none."""
+    friendly, types, _ = parts(images)
+    numbers = torch.arange(1.0, NUM_TYPES, dtype=types.dtype)
+    return friendly.squeeze(-3).long(), torch.einsum("...kij,k->...ij", types, numbers).long()
+
+
+def _middle(images: Tensor) -> Bool[Tensor, "I J"]:
+    """The queried agent's own pixel."""
+    middle = torch.zeros(images.shape[-2:], dtype=torch.bool)
+    middle[0, 0] = True
+    return middle
+
+
+def _confusion(predicted: Int[Tensor, "N I J"], true: Int[Tensor, "N I J"], classes: int) -> Int[Tensor, "2 K K"]:
+    """Counts of (predicted, true) at the queried agent's own pixel, and at the others."""
+    middle = _middle(predicted)
+    return torch.stack(
+        [
+            multiclass_confusion_matrix(true[:, at], predicted[:, at], num_classes=classes, validate_args=False)
+            for at in (middle, ~middle)
+        ]
+    )
+
+
+def _frequencies(counts: Float[Tensor, "2 K K"]) -> Float[Tensor, "2 K K"]:
+    """The frequency of each true class given the predicted one, or overall where that was never predicted."""
+    counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, counts.sum(1, keepdim=True))
+    return counts / counts.sum(-1, keepdim=True).clamp(min=1)
