@@ -14,6 +14,7 @@ TASK = Task(
     score=score,
     write_report=write_report,
     headline=Headline("F1 of trains, one step ahead", "f1_trains", "reporting", "share of trains that report"),
+    extra="railways",
 )
 
 __all__ = ["TASK", "RailwayWorld", "Railways", "collect", "episodes", "preset", "score"]
