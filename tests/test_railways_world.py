@@ -1,26 +1,15 @@
 """Trains on a railway, played by flatland itself, at small size."""
 
-import builtins
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from s2rm.tasks.railways.play import collect
-from s2rm.tasks.railways.world import (
-    CHANNELS,
-    FORMAT,
-    STATES,
-    TRACK,
-    TRAIN,
-    Journeys,
-    Railways,
-    RailwayWorld,
-    episode,
-    preset,
-)
+from s2rm import files
+from s2rm.tasks.railways import Railways, RailwayWorld, collect, episodes, preset
+from s2rm.tasks.railways.play import collected
+from s2rm.tasks.railways.world import CHANNELS, STATES, TRACK, TRAIN, dataset, episode
 
 WORLD = dataclasses.replace(preset("tiny"), num_trains=3, episodes_per_map=2)
 OFF, ON = ("waiting", "ready to depart", "broken down off the grid", "arrived"), ("moving", "stopped", "broken down")
@@ -47,7 +36,7 @@ def test_trains_depart_move_along_the_track_and_arrive(railways):
         ways = int(railways.rails[railways.map_of[n], row, column]) >> 4 * (3 - direction)
         if on[n, t + 1, a] and names[n, t, a] == names[n, t + 1, a] == "moving":
             after = int(railways.directions[n, t + 1, a])
-            assert ways >> (3 - after) & 1, "it leaves by a way through the cell"
+            assert ways >> (3 - after) & 1, "it leaves by a transition of the cell"
             step = ((-1, 0), (0, 1), (1, 0), (0, -1))[after]
             assert (railways.positions[n, t + 1, a] - railways.positions[n, t, a]).tolist() == list(step)
         if not on[n, t + 1, a]:
@@ -115,10 +104,10 @@ def test_trains_of_several_speeds_break_down():
 
 
 def test_clips_are_parts_of_episodes(railways):
-    journeys = Journeys(WORLD, railways, train=True)
-    assert len(journeys) == 4
-    clips, whole = journeys[[1, 2, 2], 7], Journeys(WORLD, railways, train=False)[[1, 2, 2], 7]
-    assert torch.equal(clips.views.values, journeys[[1, 2, 2], 7].views.values)
+    some = dataset(WORLD, railways, clips=True)
+    assert len(some) == 4
+    clips, whole = some[[1, 2, 2], 7], dataset(WORLD, railways, clips=False)[[1, 2, 2], 7]
+    assert torch.equal(clips.views.values, some[[1, 2, 2], 7].views.values)
     assert clips.views.values.shape[:2] == (3, WORLD.clip)
     for row in range(3):
         starts = [
@@ -133,7 +122,7 @@ def test_clips_are_parts_of_episodes(railways):
 def test_what_is_saved_is_loaded_and_nothing_else(railways, tmp_path, monkeypatch):
     path = tmp_path / "some" / "railways.safetensors"
     railways.save(path)
-    loaded = Railways.load(path)
+    loaded = Railways.load(str(path))
     for field in dataclasses.fields(Railways):
         assert torch.equal(getattr(loaded, field.name), getattr(railways, field.name))
     assert [part.name for part in path.parent.iterdir()] == [path.name]
@@ -142,13 +131,40 @@ def test_what_is_saved_is_loaded_and_nothing_else(railways, tmp_path, monkeypatc
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match="is cut short or no file of railways .*; collect them again"):
             Railways.load(path)
-    monkeypatch.setattr("s2rm.tasks.railways.world.FORMAT", FORMAT + 1)
+    monkeypatch.setattr(files, "FORMAT", 2)
     railways.save(path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=f"has format {FORMAT + 1}, this version reads {FORMAT}"):
+    with pytest.raises(ValueError, match="has format 2, this version reads 1"):
         Railways.load(path)
     with pytest.raises(ValueError, match="found no file .*; collect some first"):
         Railways.load(tmp_path / "none")
+
+
+def test_a_folder_keeps_the_episodes_of_one_world_and_seed(railways, tmp_path, monkeypatch):
+    kept = collected(WORLD, "train", 5, tmp_path)
+    assert torch.equal(kept.positions, railways.positions)
+    assert [path.name for path in tmp_path.iterdir()] == ["episodes-train.safetensors"]
+    monkeypatch.setattr("s2rm.tasks.railways.play.collect", lambda *_: pytest.fail("collected again"))
+    seen_otherwise = dataclasses.replace(WORLD, view=3, clip=8, val_episodes=7)
+    for world, split, length in ((WORLD, "train", WORLD.clip), (seen_otherwise, "train", 8)):
+        batch = episodes(world, split, 5, tmp_path)[[0, 3], 1]
+        assert torch.equal(batch.views.values, dataset(world, railways, clips=True)[[0, 3], 1].views.values)
+        assert batch.views.num_steps == length
+    with pytest.raises(
+        ValueError, match="holds other episodes, expected seed 6, got 5; delete it or take another folder"
+    ):
+        episodes(WORLD, "train", 6, tmp_path)
+    with pytest.raises(ValueError, match="holds other episodes, expected cities 3, got 2"):
+        episodes(dataclasses.replace(WORLD, cities=3), "train", 5, tmp_path)
+    railways.save(tmp_path / "episodes-train.safetensors")
+    with pytest.raises(ValueError, match="holds other episodes, expected grid 25, got None"):
+        episodes(WORLD, "train", 5, tmp_path)
+
+
+def test_positions_lie_on_the_grid_and_wavelengths_are_as_long_as_it():
+    assert WORLD.side == 25
+    expected = {"value_shape": [10, 5, 5], "codec": "mlp", "shortest": 25.0, "longest": 400.0}
+    assert WORLD.model_arguments() == expected
 
 
 @pytest.mark.parametrize(
@@ -180,14 +196,6 @@ def test_bad_input_is_refused_in_one_line(railways, monkeypatch):
         dataclasses.replace(railways, stations=railways.stations[:, :2])
     with pytest.raises(ValueError, match="expected directions from -1 to 3, got 4 to 4; number them anew"):
         dataclasses.replace(railways, directions=torch.full_like(railways.directions, 4))
-    plain = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("flatland_baselines"):
-            raise ImportError(f"No module named {name}")
-        return plain(name, *rest)
-
-    monkeypatch.delitem(sys.modules, "flatland_baselines", raising=False)
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match="needs flatland; install it with pip install .*--no-deps flatland-rl"):
+    monkeypatch.setattr("s2rm.extras.find_spec", lambda name: None if name == "flatland_baselines" else name)
+    with pytest.raises(ImportError, match=r"needs flatland_baselines of the extra \[railways\].*--no-deps"):
         collect(WORLD, "train", seed=0)

@@ -1,76 +1,136 @@
-"""Plays flatland, a railway of the package flatland-rl, and keeps what its trains did."""
+"""Episodes of trains, played with flatland (the package flatland-rl) and kept."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 
-from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld
+from s2rm.extras import require
+from s2rm.files import read_tensors
+from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld, dataset
+from s2rm.tasks.worlds import Drawn
 
+if TYPE_CHECKING:
+    from flatland.envs.rail_env import RailEnv
+    from flatland.envs.rail_grid_transition_map import RailGridTransitionMap
+    from flatland.envs.timetable_utils import Timetable
+
+Hints = Mapping[str, object]
+"""where the cities of a map are, as flatland's generators pass it on"""
+SPLITS = ("train", "val", "test")
+_SEEN = ("view", "clip", "train_episodes", "val_episodes", "test_episodes")
 _ATTEMPTS = 100
 
 
-def collect(
-    world: RailwayWorld, split: str, seed: int, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
-) -> Railways:
-    """The episodes of a split, "train", "val" or "test", played from the seed; no two splits share a map.
+def episodes(world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
+    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
-    Trains follow their shortest ways and give way to each other: `DeadLockAvoidancePolicy` of flatland-baselines. They
-    appear on the grid once they depart, and are gone when they arrive.
+    Args:
+        world: how many, and how they are seen.
+        split: "train": clips of `world.clip` steps, cut at random; "val" or "test": whole episodes.
+        seed: of the episodes.
+        folder: in which what is collected is kept.
+
+    Raises:
+        ImportError, ValueError: as from `collected`.
+    """
+    return dataset(world, collected(world, split, seed, folder), clips=split == "train")
+
+
+def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path | None = None) -> Railways:
+    """The episodes of a split, read from the folder if it holds them, else played and kept there.
+
+    Raises:
+        ImportError: they must be played and the extra "railways" is not installed.
+        ValueError: as from `collect`; or the folder's file is broken or holds episodes of another world or seed.
+    """
+    if folder is None:
+        return collect(world, split, seed, _bar(split))
+    path = Path(folder) / f"episodes-{split}.safetensors"
+    played = {name: value for name, value in asdict(world).items() if name not in _SEEN}
+    about = {**played, "speeds": list(world.speeds), "episodes": _num_episodes(world, split), "seed": seed}
+    if not path.is_file():
+        railways = collect(world, split, seed, _bar(split))
+        railways.save(path, **about)
+        return railways
+    tensors, found = read_tensors(path, "railways", TENSORS)
+    for name, value in about.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"railways: {path} holds other episodes, expected {name} {value}, got {found.get(name)}; delete it or "
+                "take another folder"
+            )
+    return Railways(**tensors)
+
+
+def _bar(split: str) -> Callable[[Sequence[int]], Iterable[int]]:
+    """A progress bar on stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    return lambda numbers: track(numbers, f"{split} episodes", console=console, disable=not console.is_terminal)
+
+
+def _num_episodes(world: RailwayWorld, split: str) -> int:
+    if split not in SPLITS:
+        raise ValueError(f"railways: expected a split of {', '.join(SPLITS)}, got {split!r}")
+    return {"train": world.train_episodes, "val": world.val_episodes, "test": world.test_episodes}[split]
+
+
+def collect(
+    world: RailwayWorld, split: str, seed: int = 0, progress: Callable[[Sequence[int]], Iterable[int]] = iter
+) -> Railways:
+    """Play the episodes of a split, "train", "val" or "test"; no two splits share a map.
+
+    Trains follow their shortest paths and give way to each other: `DeadLockAvoidancePolicy` of flatland-baselines. They
+    appear on the grid at departure and leave it on arrival.
 
     Args:
         world: the railway.
-        split: of the three.
+        split: one of the three.
         seed: the same seed gives the same episodes.
         progress: wraps the numbers of the episodes, to show how far it is.
 
     Raises:
-        ImportError: without flatland.
-        ValueError: no such split, or a grid on which no railway can be laid.
+        ImportError: the extra "railways" is not installed.
+        ValueError: no such split, or a grid on which no railway can be built.
     """
-    sizes = {"train": world.train_episodes, "val": world.val_episodes, "test": world.test_episodes}
-    if split not in sizes:
-        raise ValueError(f"railways: expected a split of {', '.join(sizes)}, got {split!r}")
-    try:
-        import flatland_baselines  # noqa: F401
-        from flatland.envs.rail_env import RailEnv  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'the railway needs flatland; install it with pip install "s2rm[railways]" and then '
-            f"pip install --no-deps flatland-rl==4.2.6 flatland-baselines==4.3.0 ({error})"
-        ) from error
-    maps, episodes = [], []
-    for number in progress(range(sizes[split])):
+    number_of_episodes = _num_episodes(world, split)
+    require("railways")
+    maps, played = [], []
+    for number in progress(range(number_of_episodes)):
         which, again = divmod(number, world.episodes_per_map)
         if not again:
-            random = np.random.RandomState(
-                np.random.SeedSequence([seed, list(sizes).index(split), which]).generate_state(8)
-            )
-            rails, hints = _lay(world, random)
+            entropy = np.random.SeedSequence([seed, SPLITS.index(split), which])
+            random = np.random.RandomState(entropy.generate_state(8))
+            rails, hints = _build(world, random)
             maps.append(torch.from_numpy(rails.grid.copy()))
-        episodes.append(_play(world, rails, hints, random))
-    parts = {name: torch.from_numpy(np.stack([part[name] for part in episodes])) for name in TENSORS[2:]}
-    return Railways(torch.stack(maps), torch.arange(len(episodes)) // world.episodes_per_map, **parts)
+        played.append(_play(world, rails, hints, random))
+    parts = {name: torch.from_numpy(np.stack([part[name] for part in played])) for name in TENSORS[2:]}
+    return Railways(torch.stack(maps), torch.arange(len(played)) // world.episodes_per_map, **parts)
 
 
-def _lay(world: RailwayWorld, random: np.random.RandomState) -> tuple[Any, Any]:
+def _build(world: RailwayWorld, random: np.random.RandomState) -> tuple[RailGridTransitionMap, Hints]:
     """A map, and where its cities are."""
     from flatland.envs.rail_generators import sparse_rail_generator
 
-    lay = sparse_rail_generator(
+    build = sparse_rail_generator(
         max_num_cities=world.cities,
         max_rails_between_cities=world.rails_between_cities,
         max_rail_pairs_in_city=world.rail_pairs_in_city,
     )
     with warnings.catch_warnings():
-        for message in ("Could not set all required cities", r".*Changing to Grid mode"):  # their number is a bound
+        # Fewer cities than asked for are fine: world.cities is an upper bound.
+        for message in ("Could not set all required cities", r".*Changing to Grid mode"):
             warnings.filterwarnings("ignore", message)
         try:
-            rails, hints = lay(world.grid, world.grid, world.num_trains, 0, random)
+            rails, hints = build(world.grid, world.grid, world.num_trains, 0, random)
         except ValueError as error:
             raise ValueError(
                 f"railways: a grid of {world.grid} cells has no room for 2 cities of {world.rail_pairs_in_city} pairs "
@@ -79,8 +139,10 @@ def _lay(world: RailwayWorld, random: np.random.RandomState) -> tuple[Any, Any]:
     return rails, hints
 
 
-def _play(world: RailwayWorld, rails: Any, hints: Any, random: np.random.RandomState) -> dict[str, np.ndarray]:
-    """One episode, with a schedule of its own."""
+def _play(
+    world: RailwayWorld, rails: RailGridTransitionMap, hints: Hints, random: np.random.RandomState
+) -> dict[str, np.ndarray]:
+    """One episode, with a schedule of its own: all of `TENSORS` but the maps."""
     from flatland_baselines.deadlock_avoidance_heuristic.policy.deadlock_avoidance_policy import DeadLockAvoidancePolicy
 
     env = _schedule(world, rails, hints, random)
@@ -99,8 +161,10 @@ def _play(world: RailwayWorld, rails: Any, hints: Any, random: np.random.RandomS
     return {"positions": positions, "directions": directions, "states": states, "stations": stations}
 
 
-def _schedule(world: RailwayWorld, rails: Any, hints: Any, random: np.random.RandomState) -> Any:
-    """Trains on a map, all of which can get to where they are bound."""
+def _schedule(
+    world: RailwayWorld, rails: RailGridTransitionMap, hints: Hints, random: np.random.RandomState
+) -> RailEnv:
+    """Trains on a map, each with a path to its destination."""
     from flatland.core.env_observation_builder import DummyObservationBuilder
     from flatland.envs.line_generators import sparse_line_generator
     from flatland.envs.malfunction_generators import MalfunctionParameters, NoMalfunctionGen, ParamMalfunctionGen
@@ -108,7 +172,7 @@ def _schedule(world: RailwayWorld, rails: Any, hints: Any, random: np.random.Ran
     from flatland.envs.rail_generators import rail_from_grid_transition_map
     from flatland.envs.timetable_utils import Timetable
 
-    def timetable(agents: Any, distances: Any, hints: Any, random: np.random.RandomState) -> Timetable:
+    def timetable(agents: Sized, distances: object, hints: object, random: np.random.RandomState) -> Timetable:
         departures = random.randint(0, world.latest_departure + 1, len(agents)).tolist()
         return Timetable(
             earliest_departures=[[departure, None] for departure in departures],
@@ -125,7 +189,7 @@ def _schedule(world: RailwayWorld, rails: Any, hints: Any, random: np.random.Ran
             rail_from_grid_transition_map(rails, hints),
             sparse_line_generator({speed: 1 / len(world.speeds) for speed in world.speeds}),
             world.num_trains,
-            DummyObservationBuilder(),  # its own observations, which nobody reads, take most of its time
+            DummyObservationBuilder(),  # flatland's own observations are not used and cost most of the time
             malfunction_generator=ParamMalfunctionGen(breaks) if world.malfunction_rate else NoMalfunctionGen(),
             random_seed=seed,
             timetable_generator=timetable,
@@ -134,6 +198,6 @@ def _schedule(world: RailwayWorld, rails: Any, hints: Any, random: np.random.Ran
         if all(rails.check_path_exists(*agent.initial_configuration, agent.target) for agent in env.agents):
             return env
     raise ValueError(
-        f"railways: a grid of {world.grid} cells with up to {world.cities} cities has no ways for {world.num_trains} "
-        "trains; take a larger grid"
+        f"railways: a grid of {world.grid} cells with up to {world.cities} cities has no paths for "
+        f"{world.num_trains} trains; take a larger grid"
     )

@@ -1,19 +1,20 @@
-"""Pictures of railways: the whole map, and what trains see beside what predictors expect."""
+"""Pictures of railways: the whole map, and the views of trains beside their one-step predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from s2rm.report import figures as plots
-from s2rm.tasks.railways.scores import Predictor
+from s2rm.report.figures import figure
 from s2rm.tasks.railways.world import CHANNELS, TRACK, Railways, RailwayWorld, episode
+from s2rm.tasks.task import Predictor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIDES = ("north", "east", "south", "west")
@@ -23,16 +24,16 @@ COLOURS = {"track": (0.3, 0.3, 0.3), "train": (0.04, 0.43, 0.6), "station": ORAN
 
 @torch.no_grad()
 def predictions(world: RailwayWorld, source: Railways, predictors: Mapping[str, Predictor]) -> Figure:
-    """The first episode's map with its trains, and beside it what some of them see and were expected to see."""
+    """The first episode's map with its trains, and beside it the views of up to four of them, true and predicted."""
     from matplotlib.patches import Rectangle
 
     part = episode(world, source, torch.tensor([0]))
     step = int(part.views.mask[0, 1:].sum(1).argmax()) + 1
     trains = part.views.mask[0, step].nonzero().flatten().tolist()[:4]
     shown = {"truth": part.views.values[0, step]}
-    shown |= {name: predict(part)[0][0, step - 1] for name, predict in predictors.items()}
+    shown |= {name: predict(part).probability[0, step - 1] for name, predict in predictors.items()}
 
-    made, panels = plots.figure(4, 4 + len(shown), 2.0 * (4 + len(shown)), 8.2)
+    made, panels = figure(4, 4 + len(shown), 2.0 * (4 + len(shown)), 8.2)
     grid = panels[0, 0].get_gridspec()
     for axes in panels[:, :4].flat:
         axes.remove()
@@ -65,14 +66,14 @@ def world_map(source: Railways, step: int) -> Float[Tensor, "10 G G"]:
     return whole
 
 
-def sketch(axes: Any, cells: Float[Tensor, "10 H W"]) -> None:
-    """Draw a view `(10, H, W)`: tracks, trains as arrowheads, stations as squares, the fainter the less likely."""
+def sketch(axes: Axes, cells: Float[Tensor, "10 H W"]) -> None:
+    """Draw a view `(10, H, W)`: tracks, trains as arrowheads, stations as squares; fainter is less probable."""
     from matplotlib.collections import LineCollection
     from matplotlib.markers import MarkerStyle
 
     height, width = cells.shape[1:]
     size = 100 if height < 10 else 45
-    ends = ((0, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0))  # of a track, (right, down) of the middle of its cell
+    ends = ((0, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0))  # of a track: cells to the right and down from its cell's middle
     for channel, weights in zip(CHANNELS, cells, strict=True):
         rows, columns = (weights > 0.05).nonzero().T.tolist()
         kind, _, side = channel.partition(" ")

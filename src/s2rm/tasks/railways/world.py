@@ -1,31 +1,29 @@
-"""Trains on a railway, each of which sees the cells around it: the grid world of the S2RM paper's appendix A."""
+"""Trains on a railway, each with a view of the cells around it: the grid world of the S2RM paper's appendix A."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from s2rm.files import write_whole
-from s2rm.tasks.balls.world import crops
+from s2rm.files import read_tensors, write_tensors
+from s2rm.tasks.crops import crops
+from s2rm.tasks.worlds import Drawn, named, random_clip
 from s2rm.views import Episode, Views
 
 STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
-"""what a train may be doing, numbered as in flatland"""
+"""the states of a train, numbered as in flatland"""
 CHANNELS = (
     "track north", "track east", "track south", "track west", "train north", "train east", "train south", "train west",
     "station", "own station",
 )  # fmt: skip
-"""of each cell of a view: to which sides its track leads; which way a train in it faces; whether some train of the
-episode is bound for it, and whether the train in the centre of the view is"""
+"""of each cell of a view: the sides to which its track leads; the direction in which a train in it faces; whether it is
+the destination of any train of the episode, and whether it is that of the train in the centre of the view"""
 TRACK, TRAIN = slice(0, 4), slice(4, 8)
-FORMAT = 1
 TENSORS = ("rails", "map_of", "positions", "directions", "states", "stations")
 
 
@@ -48,21 +46,21 @@ class RailwayWorld:
     clip: int = 128
     """steps of a training clip, cut from an episode at random"""
     latest_departure: int = 32
-    """trains may depart from a step on that is drawn uniformly from 0 to this one"""
+    """each train's earliest departure is drawn uniformly from step 0 to this one"""
     cities: int = 5
     """cities of a map, at most; fewer where no more fit"""
     rails_between_cities: int = 2
-    """parallel tracks by which a city is entered, at most"""
+    """parallel tracks that enter a city, at most"""
     rail_pairs_in_city: int = 2
     """pairs of parallel tracks in a city, at most"""
     speeds: tuple[float, ...] = (1.0,)
-    """cells a step; each train has one of these, each as likely"""
+    """cells a step; each train has one of these, with equal probability"""
     malfunction_rate: float = 0.0
-    """how often a train breaks down, times a step"""
+    """breakdowns of a train a step"""
     longest_malfunction: int = 20
-    """steps for which a train that broke down stands still, at most"""
+    """steps for which a broken-down train stands still, at most"""
     episodes_per_map: int = 1
-    """episodes, with schedules of their own, on each map"""
+    """episodes, each with a schedule of its own, on each map"""
     train_episodes: int = 8_000
     """episodes to train on"""
     val_episodes: int = 2_000
@@ -88,6 +86,20 @@ class RailwayWorld:
         if not 0 <= self.malfunction_rate < 1:
             raise ValueError(f"RailwayWorld: malfunction_rate must be in [0, 1), got {self.malfunction_rate}")
 
+    @property
+    def side(self) -> float:
+        """Of the square in which positions lie, cells."""
+        return float(self.grid)
+
+    def model_arguments(self) -> dict[str, object]:
+        """The arguments of a model that are the world's: shape of a view, codec, wavelengths.
+
+        The wavelengths are twice the usual ones of half the side and eight times it: with those, ten modules would
+        cover only half to three quarters of the grid at the start.
+        """
+        shape = [len(CHANNELS), self.view, self.view]
+        return {"value_shape": shape, "codec": "mlp", "shortest": self.side, "longest": 16 * self.side}
+
 
 PRESETS = {
     "paper": RailwayWorld(),
@@ -100,10 +112,8 @@ PRESETS = {
 
 
 def preset(name: str) -> RailwayWorld:
-    """The world of that name."""
-    if name not in PRESETS:
-        raise ValueError(f"railways: unknown preset {name!r}; choose from {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The world of that name: "paper", "small" or "tiny"."""
+    return named(PRESETS, name, "railways")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,22 +121,22 @@ class Railways:
     """N episodes of A trains over T steps, on K maps of G x G cells.
 
     Raises:
-        ValueError: shapes that do not fit each other, a number that stands for nothing.
+        ValueError: shapes that do not fit each other, or a number out of its range.
     """
 
     rails: Tensor
-    """uint16 `(K, G, G)`: the ways through each cell, flatland's 16 bits: a nibble for each direction in which a train
-    comes, a bit in it for each in which it may go on, from north clockwise, the highest first"""
+    """uint16 `(K, G, G)`: the transitions of each cell, flatland's 16 bits: four bits for each direction of travel of
+    an entering train, one for each direction in which it may leave; north, east, south, west from the highest bit"""
     map_of: Tensor
     """int64 `(N,)`: the map of each episode"""
     positions: Tensor
     """int16 `(N, T, A, 2)`: (row, column) of each train, -1 while it is not on the grid"""
     directions: Tensor
-    """int8 `(N, T, A)`: which way it faces, 0 to 3 from north clockwise, -1 while it is not on the grid"""
+    """int8 `(N, T, A)`: the direction that it faces, 0 to 3 from north clockwise, -1 while it is not on the grid"""
     states: Tensor
     """int8 `(N, T, A)`: an index of `STATES`"""
     stations: Tensor
-    """int16 `(N, A, 2)`: (row, column) for which each train is bound"""
+    """int16 `(N, A, 2)`: (row, column) of each train's destination"""
 
     def __post_init__(self) -> None:
         episodes, steps, trains = self.directions.shape
@@ -155,42 +165,26 @@ class Railways:
     def __len__(self) -> int:
         return len(self.directions)
 
-    def save(self, path: Path) -> None:
-        """Write them to one file (safetensors), whole or not at all."""
-        kept = {name: getattr(self, name).contiguous() for name in TENSORS}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(kept, {"railways": json.dumps({"format": FORMAT})}))
+    def save(self, path: str | Path, **about: object) -> None:
+        """Write them to one file (safetensors), whole or not at all, with plain values `about` them beside."""
+        write_tensors(path, "railways", {name: getattr(self, name) for name in TENSORS}, **about)
 
     @classmethod
-    def load(cls, path: Path) -> Railways:
-        """What `save` wrote.
+    def load(cls, path: str | Path) -> Railways:
+        """The railways that `save` wrote.
 
         Raises:
-            ValueError: no file, one that is cut short, something else, or of another version.
+            ValueError: no file, one that is cut short, of another kind, or of another version.
         """
-        if not path.is_file():
-            raise ValueError(f"railways: found no file {path}; collect some first")
-        try:
-            with safe_open(path, "pt") as file:
-                found = json.loads((file.metadata() or {})["railways"])["format"]
-                if found != FORMAT:
-                    raise ValueError(
-                        f"railways: {path} has format {found}, this version reads {FORMAT}; collect them again, or "
-                        "take the version of s2rm that wrote them"
-                    )
-                return cls(**{name: file.get_tensor(name) for name in TENSORS})
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"railways: {path} is cut short or no file of railways ({error}); collect them again"
-            ) from error
+        return cls(**read_tensors(path, "railways", TENSORS)[0])
 
 
 def episode(
     world: RailwayWorld, source: Railways, rows: Int[Tensor, " B"], steps: Int[Tensor, "B T"] | None = None
 ) -> Episode:
-    """What the trains of these episodes see, in all steps or in these; the targets are the next step's views.
+    """The views of all trains in these episodes, at all steps or at these; the targets are the next step's views.
 
-    Views are `(10, view, view)`: `CHANNELS` of the cells around the train, rows southward, 1 or 0; beyond the grid 0.
+    Views are `(10, view, view)`: `CHANNELS` of the cells around the train, rows southward, 1 or 0; 0 beyond the grid.
     Their positions are the trains' cells, (row, column). The mask is False before departure and after arrival.
     """
     steps = torch.arange(source.directions.shape[1]).expand(len(rows), -1) if steps is None else steps
@@ -200,7 +194,7 @@ def episode(
     positions = positions.clamp(min=0)
     stations = source.stations[rows].long()
 
-    # A cell in bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
+    # A cell as bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
     ways = source.rails[source.map_of[rows]].int()
     ways = ((ways | ways >> 4 | ways >> 8 | ways >> 12) & 15).short()
     places = torch.zeros_like(ways).flatten(1).scatter_(1, _cell(stations, side), 256)
@@ -220,26 +214,23 @@ def _cell(positions: Int[Tensor, "*batch 2"], side: int) -> Int[Tensor, "*batch"
     return positions[..., 0] * side + positions[..., 1]
 
 
-class Journeys(torch.utils.data.Dataset):
-    """Whole batches of training or validation episodes, each a pure function of its key `(rows, seed)`.
+def in_chunks(world: RailwayWorld, source: Railways, chunk: int = 10) -> Iterator[Episode]:
+    """All episodes, whole, a few at a time."""
+    return (episode(world, source, rows) for rows in torch.arange(len(source)).split(chunk))
+
+
+def dataset(world: RailwayWorld, source: Railways, clips: bool) -> Drawn:
+    """Batches of railways that were collected, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
     Args:
-        world: how the railways are seen.
+        world: how they are seen.
         source: the railways.
-        train: cut clips of `world.clip` steps at random; otherwise whole episodes.
+        clips: cut clips of `world.clip` steps at random; otherwise whole episodes.
     """
 
-    def __init__(self, world: RailwayWorld, source: Railways, train: bool):
-        self.world, self.source, self.train = world, source, train
+    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
+        if not clips:
+            return episode(world, source, rows)
+        return episode(world, source, rows, random_clip(len(rows), source.directions.shape[1], world.clip, generator))
 
-    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
-        rows, seed = torch.tensor(key[0]), key[1]
-        if not self.train:
-            return episode(self.world, self.source, rows)
-        generator = torch.Generator().manual_seed(seed)
-        length = self.source.directions.shape[1]
-        start = torch.randint(length - self.world.clip + 1, (len(rows), 1), generator=generator)
-        return episode(self.world, self.source, rows, start + torch.arange(self.world.clip))
-
-    def __len__(self) -> int:
-        return len(self.source)
+    return Drawn(len(source), draw)
