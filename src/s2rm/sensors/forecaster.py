@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["FORECASTER", "LABELS", "SUMMARY", "Fit", "ForecastModel", "Forecaster"]
 FORECASTER, FORMAT = "forecaster.json", 2
 _json = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-Origins = Moment | Sequence[Moment] | NDArray
+Origins = Moment | Iterable[Moment]
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 

@@ -27,15 +27,15 @@ class Forecasts:
 
     columns: Columns
     places: Places
-    init_time: NDArray[np.datetime64]
+    init_time: NDArray
     """`(O,)`, the beginning of the last step that is known, UTC"""
-    lead_time: NDArray[np.timedelta64]
+    lead_time: NDArray
     """`(H,)`, the time from then to the beginning of the step that is forecast"""
     mean: Float[NDArray, "O H Q C"]
     stddev: Float[NDArray, "O H Q C"]
 
     @property
-    def valid_time(self) -> NDArray[np.datetime64]:
+    def valid_time(self) -> NDArray:
         """`(O, H)`, the beginning of the step that is forecast, UTC."""
         return self.init_time[:, None] + self.lead_time
 

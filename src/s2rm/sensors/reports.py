@@ -67,7 +67,7 @@ class Reports:
         return pd.Timedelta(self.columns.step).to_timedelta64()
 
     @property
-    def times(self) -> NDArray[np.datetime64]:
+    def times(self) -> NDArray:
         """`(T,)`: when each step begins, UTC."""
         return self.start + np.arange(self.num_steps) * self.step_length
 

@@ -30,7 +30,7 @@ class Slots(NamedTuple):
 IN_SLOTS = ("positions", "channels", "covariates", "sensor")
 
 
-def clock(times: NDArray[np.datetime64]) -> Float[Tensor, "T 4"]:
+def clock(times: NDArray) -> Float[Tensor, "T 4"]:
     """Cosine and sine of the hour of the day and of the day of the year, UTC."""
     days = times.astype("datetime64[s]").astype(np.int64) / 86_400
     years = times.astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64) / 86_400

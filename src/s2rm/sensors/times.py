@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -52,7 +52,7 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     """
     import pandas as pd
 
-    if isinstance(duration, int | np.integer):
+    if isinstance(duration, int | np.integer) and not isinstance(duration, np.timedelta64):
         steps = exact = float(duration)
     else:
         exact = 0.0
@@ -70,7 +70,7 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     return int(steps)
 
 
-def origin_steps(origins: Moment | Sequence[Moment] | NDArray | None, reports: Reports) -> NDArray[np.int64]:
+def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) -> NDArray[np.int64]:
     """The steps `(O,)` from which forecasts start; the last step of the reports where none is given.
 
     Args:
@@ -84,11 +84,7 @@ def origin_steps(origins: Moment | Sequence[Moment] | NDArray | None, reports: R
 
     if origins is None:
         return np.array([reports.num_steps - 1])
-    several = (
-        list(origins)
-        if isinstance(origins, Sequence | np.ndarray | pd.Index) and not isinstance(origins, str)
-        else [origins]
-    )
+    several = [origins] if np.ndim(origins) == 0 else list(origins)  # type: ignore[arg-type, call-overload]
     steps = []
     for origin in several:
         if isinstance(origin, int | np.integer):
