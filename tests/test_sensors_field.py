@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from s2rm.sensors.field import FieldWorld
+from s2rm.sensors import FieldWorld
 
 EXACT = FieldWorld(num_stations=7, num_movers=5, num_steps=61, noise=0.0, direction_noise=0.0, dropout=0.0, partial=0.0)
 STEADY = replace(EXACT, without_direction=0.0)

@@ -1,18 +1,25 @@
 """Reports become episodes; forecasts know nothing of what comes after."""
 
+import json
+import shutil
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
 
-from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.forecaster import Fit, Forecaster
-from s2rm.sensors.reports import Columns, Places, Reports, grid, stations
-from s2rm.sensors.tables import to_frame
-from s2rm.sensors.windows import AGEING, Scaling, Windows, clock, context_size, episode, queries, slots, tuned
+from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
+from s2rm.sensors.fitting import Periods
+from s2rm.sensors.guess import context_size
+from s2rm.sensors.outputs import write_netcdf
+from s2rm.sensors.scaling import AGEING, Scaling
+from s2rm.sensors.slots import clock, queries, slots
+from s2rm.sensors.times import in_steps
+from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import Training
 
+pandas = pytest.importorskip("pandas")
 LONLAT = Columns("time", ("lon", "lat"), ("warmth", "wind"), "station", ("altitude",), circular=("wind",))
 
 
@@ -270,6 +277,107 @@ def test_a_forecast_is_a_table(forecaster):
     far = Places(np.array([[20.0, 48.0]]), np.full((1, 1), np.nan, np.float32))
     with pytest.warns(UserWarning, match=r"a place lies 1,\d+ km beyond"):
         made.table(reports, far)
+
+
+def test_a_forecast_is_a_dataset(forecaster, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    made, _ = forecaster
+    reports = some_reports(80)
+    at_stations = made.dataset(reports, stations(reports), horizon="3h")
+    assert dict(at_stations.sizes) == {"valid_time": 3, "station": 4}
+    mean, stddev = made.forecast(reports, stations(reports), horizon=3)
+    np.testing.assert_array_equal(at_stations.warmth_mean, mean[0, ..., 0])
+    np.testing.assert_array_equal(at_stations.wind_stddev, stddev[0, ..., 1])
+    assert at_stations.station.values.tolist() == ["a", "b", "c", "d"]
+    assert at_stations.init_time == reports.times[-1]
+    assert at_stations.lead_time.values.tolist() == (np.arange(1, 4) * np.timedelta64(3_600_000_000_000, "ns")).tolist()
+    np.testing.assert_array_equal(at_stations.valid_time, reports.times[-1] + at_stations.lead_time.values)
+    assert at_stations.lon.attrs["standard_name"] == "longitude"
+    assert at_stations.lat.attrs["units"] == "degrees_north"
+    assert {"Conventions", "title", "history", "source"} <= set(at_stations.attrs)
+
+    over_grid = made.dataset(reports, grid(reports, 5), origins=[40, 60])
+    assert dict(over_grid.sizes) == {"init_time": 2, "lead_time": 6, "lon": 5, "lat": 5}
+    field = made.forecast(reports, grid(reports, 5), origins=np.array([40, 60]))[0]
+    np.testing.assert_array_equal(over_grid.warmth_mean.values.reshape(2, 6, 25), field[..., 0])
+    assert over_grid.lon.attrs["axis"] == "X"
+    assert over_grid.valid_time.dims == ("init_time", "lead_time")
+    shuffled = np.random.default_rng(0).permutation(25)
+    again = made.dataset(reports, Places(*(part[shuffled] for part in grid(reports, 5)[:2])), origins=[40, 60])
+    np.testing.assert_allclose(again.warmth_mean, over_grid.warmth_mean, rtol=1e-5)
+    scattered = Places(*stations(reports)[:2])
+    assert dict(made.dataset(reports, scattered, 1).sizes) == {"valid_time": 1, "place": 4}
+
+    for number, dataset in enumerate((at_stations, over_grid)):
+        path = tmp_path / "folder" / f"{number}.nc"
+        write_netcdf(dataset, str(path))
+        with xarray.open_dataset(path, decode_timedelta=True) as read:
+            xarray.testing.assert_identical(read.load(), dataset)
+    with pytest.raises(ValueError, match="unable to infer dtype"):
+        write_netcdf(dataset.assign(x=((), {1: 2})), path)
+    assert sorted(part.name for part in path.parent.iterdir()) == ["0.nc", "1.nc"]
+    with xarray.open_dataset(path) as read:
+        assert read.sizes == over_grid.sizes
+
+
+def test_durations_and_times_are_steps(forecaster):
+    made, _ = forecaster
+    reports = some_reports(80)
+    places = stations(reports)
+    expected = made.forecast(reports, places, np.array([40]), 3)[0]
+    for origins, horizon in (
+        ("2014-01-02T16:00", "3h"), ("2014-01-02T16:59Z", "180min"), (np.datetime64("2014-01-02T16"), 3), (40, "3h"),
+        ([pandas.Timestamp("2014-01-02T17:00+01:00")], pandas.Timedelta("3h")),
+        (np.array(["2014-01-02T16:30"], "datetime64[m]"), timedelta(hours=3)),
+        (pandas.date_range("2014-01-02T16", periods=1), np.timedelta64(3, "h")),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(made.forecast(reports, places, origins, horizon)[0], expected)
+    table = made.table(reports, places, "3h", origins=["2014-01-02T16:00", 50])
+    assert len(table) == 2 * 3 * 4
+    np.testing.assert_array_equal(table.warmth_mean[:12], expected[0, ..., 0].ravel())
+    stream = made.step(None, reports.between(0, 41))
+    assert made.forecast_from(stream, places, "3h")[0].shape == (3, 4, 2)
+    for origin in ("2013-12-31", "2014-02-01", 80, -1):
+        with pytest.raises(ValueError, match=r"expected an initialisation time within the reports, 2014-01-01T00.*"):
+            made.forecast(reports, places, origin)
+    with pytest.raises(ValueError, match="expected an initialisation time or a step, got 'noon'; write for example"):
+        made.forecast(reports, places, "noon")
+
+
+def test_a_duration_is_a_whole_number_of_steps():
+    assert [in_steps(part, "1h") for part in (6, np.int64(6), "6h", "1D", timedelta(minutes=120))] == [6, 6, 6, 24, 2]
+    assert in_steps("1D", "7min 12s") == 200
+    for nonsense in ("6x", "", "NaT", "30min", "-6h", 0, -1, "24"):
+        expected = f"horizon: expected a duration of at least a step, 1h, got '{nonsense}'; write for example 24h"
+        with pytest.raises(ValueError, match=expected):
+            in_steps(nonsense, "1h")
+    with pytest.warns(UserWarning, match="context: 100min is not a whole number of steps; taken as 2 steps of 1h"):
+        assert in_steps("100min", "1h", "context") == 2
+
+
+def test_the_periods_of_a_fit():
+    reports = some_reports(400)
+    assert Periods.of(Fit(context="36h", horizon="24h"), reports) == Periods.of(Fit(), reports) == (36, 24, 340)
+    assert Periods.of(Fit(context=14, horizon="7h"), reports) == (14, 7, 340)
+    with pytest.raises(ValueError, match="horizon: expected a duration of at least a step"):
+        Periods.of(Fit(horizon="7 steps"), reports)
+
+
+def test_forecasters_without_globe_in_their_columns_are_read(forecaster, tmp_path):
+    _, folder = forecaster
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    kept = json.loads((copy / "forecaster.json").read_text())
+    del kept["columns"]["globe"]
+    (copy / "forecaster.json").write_text(json.dumps(kept))
+    assert Forecaster.load(str(copy)).columns == Forecaster.load(folder).columns
+    kept["scaling"]["globe"] = False  # names that an earlier version did not recognise
+    (copy / "forecaster.json").write_text(json.dumps(kept))
+    assert not Forecaster.load(copy).columns.on_the_globe
+    kept["scaling"]["unknown"] = 1
+    (copy / "forecaster.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="is not a fitted forecaster's"):
+        Forecaster.load(copy)
 
 
 def test_a_stream_forecasts_as_the_table_does(forecaster, tmp_path):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from s2rm.sensors.reports import Columns, Reports
-from s2rm.sensors.tables import DEGREES, read_reports, to_frame
+from s2rm.sensors import Columns, Reports, read_reports, to_frame
+from s2rm.sensors.reports import DEGREES
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 
@@ -411,7 +411,10 @@ class TestRefusals:
         assert "degrees from -90 to 90 in 'lat' of the table, got 130.0 in row 1" in message
         assert message.endswith("mend it, or swap 'lon' and 'lat', which then fit")
         message = refusal(table(), replace(COLUMNS, position=("lat", "lon")))
-        assert message == "read: expected the longitude first, got position ('lat', 'lon'); swap the two names"
+        assert message == (
+            "read: expected the longitude first, got position ('lat', 'lon'); swap the two names, or set globe to "
+            "False where they are planar"
+        )
 
     def test_a_constant_channel(self):
         assert refusal(table().assign(temp=7.25)) == "read: 'temp' is 7.25 in all of the table; leave it out"
@@ -428,6 +431,65 @@ class TestRefusals:
 
     def test_what_is_no_table(self):
         assert "got list; convert it" in refusal([1, 2])
+
+
+class TestDegrees:
+    """Whether positions are longitude and latitude in degrees."""
+
+    @staticmethod
+    def read(position: tuple[str, str], globe: bool | None = None, scale: float = 1.0) -> Reports:
+        frame = table().rename(columns=dict(zip(("lon", "lat"), position, strict=True)))
+        frame[list(position)] *= scale
+        return read_reports(frame, replace(COLUMNS, position=position, globe=globe))
+
+    @pytest.mark.parametrize(
+        "position",
+        [("lon", "lat"), ("LON_WGS84", "LAT_WGS84"), ("lon_deg", "lat_deg"), ("Longitude (deg)", "Latitude (deg)"),
+         ("x_lon", "y_lat"), ("stationLon", "stationLat"), ("decimalLongitude", "decimalLatitude"), ("lng", "lat"),
+         ("XLONG", "XLAT"), ("nav_lon", "nav_lat"), ("GPSLon", "GPSLat"), ("lon2", "lat2")],
+    )  # fmt: skip
+    def test_names_that_mean_degrees(self, position):
+        columns = self.read(position).columns
+        assert columns.globe is True
+        assert columns.geometry == "positions: longitude and latitude in degrees"
+        with pytest.raises(ValueError, match=r"expected degrees from -90 to 90 in .*set globe to False"):
+            self.read(position, scale=30.0)
+        assert self.read(position, globe=False, scale=30.0).columns.geometry == "positions: planar"
+
+    @pytest.mark.parametrize(
+        "position", [("x", "y"), ("easting", "northing"), ("x_m", "y_m"), ("along", "lateral"), ("colony", "plateau")]
+    )
+    def test_names_that_do_not(self, position):
+        assert self.read(position).columns.globe is False
+        assert self.read(position, globe=True).columns.globe is True
+        with pytest.raises(ValueError, match=f"expected degrees from -90 to 90 in {position[1]!r}"):
+            self.read(position, globe=True, scale=30.0)
+
+    @pytest.mark.parametrize("position", [("lon", "y"), ("x", "LAT_WGS84"), ("lon", "longitude"), ("lat_lon", "lon")])
+    def test_ambiguous_names(self, position):
+        expected = "read: expected the names of a longitude and a latitude, or of neither, got position"
+        with pytest.raises(ValueError, match=expected) as raised:
+            self.read(position)
+        assert str(raised.value).endswith("; set globe to True for degrees, to False for planar coordinates")
+        assert self.read(position, globe=True).columns.globe is True
+
+    def test_latitude_first(self):
+        with pytest.raises(ValueError, match="expected the longitude first"):
+            self.read(("LAT_WGS84", "LON_WGS84"))
+        assert self.read(("lat", "lon"), globe=False).columns.globe is False
+
+    def test_other_numbers_of_coordinates_are_planar(self):
+        columns = Columns("time", ("lon", "lat", "depth"), ("temp",))
+        assert read_reports(table().assign(depth=5.0), columns).columns.globe is False
+        with pytest.raises(ValueError, match="columns: positions on the globe are a longitude and a latitude"):
+            replace(columns, globe=True)
+
+    def test_reports_that_are_built_by_hand(self):
+        reports = self.read(("lon", "lat"))
+        unknown = replace(reports.columns, globe=None)
+        assert replace(reports, columns=unknown).columns == reports.columns
+        with pytest.raises(ValueError, match="reports: expected degrees in"):
+            replace(reports, columns=unknown, positions=30 * reports.positions)
 
 
 class TestFiles:
@@ -551,12 +613,12 @@ class TestAnything:
         }
     )
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=120, deadline=None)
     @given(frame=tables(), columns=columns)
     def test_frames(self, frame, columns):
         self.read(frame, Columns("time", **columns))
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(frame=tables(), columns=columns, cut=st.none() | st.floats(0, 1))
     def test_csv(self, frame, columns, cut, tmp_path):
         text = frame.to_csv(index=False)
@@ -564,7 +626,7 @@ class TestAnything:
         path.write_text(text if cut is None else text[: int(cut * len(text))])
         self.read(path, Columns("time", **columns))
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(position=st.floats(0, 1), byte=st.integers(0, 255), ending=st.sampled_from([".csv.gz", ".parquet"]))
     def test_damaged_files(self, position, byte, ending, tmp_path):
         path = tmp_path / f"table{ending}"

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from s2rm.sensors.reports import Columns, Reports
 
 COLUMNS = Columns(
-    time="time", position=("x", "y"), values=("tracer", "direction"), sensor="sensor", circular=("direction",)
+    time="time",
+    position=("x", "y"),
+    values=("tracer", "direction"),
+    sensor="sensor",
+    circular=("direction",),
+    globe=False,
 )
 START = np.datetime64("2000-01-01T00:00:00", "us")
 _WARM_UP = 5.0

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from s2rm.sensors.guess import plane
 from s2rm.sensors.reports import Columns, Reports
 from s2rm.sensors.scores import difference
-from s2rm.sensors.windows import plane
 
 EARTH_RADIUS = 6371.0
 """km"""

@@ -1,73 +1,39 @@
-"""What sensors reported: one row for each sensor and time step, in the user's own units."""
+"""Observations of sensors: one row for each sensor and time step, in the user's own units."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-LONGITUDES, LATITUDES = ("lon", "longitude", "lng", "long"), ("lat", "latitude")
+from s2rm.sensors.settings import Columns
 
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a table mean what.
-
-    Raises:
-        ValueError: no position, no values, a column named twice, or a direction or covariate that is none.
-    """
-
-    time: str
-    """when"""
-    position: tuple[str, ...]
-    """where: longitude and latitude in degrees, or planar coordinates of any unit"""
-    values: tuple[str, ...]
-    """what is measured and forecast"""
-    sensor: str | None = None
-    """who reports; without it each place is a sensor"""
-    covariates: tuple[str, ...] = ()
-    """what is known of a place and does not change, such as altitude"""
-    circular: tuple[str, ...] = ()
-    """those of the values that are directions in degrees"""
-    step: str = "1h"
-    """the time step, as pandas writes durations; reports are binned to it"""
-
-    def __post_init__(self) -> None:
-        for name in ("position", "values"):
-            if not getattr(self, name):
-                raise ValueError(f"columns: expected at least one column for {name}, got none; name it")
-        named = [self.time, *self.position, *self.values, *self.covariates, *([self.sensor] if self.sensor else [])]
-        twice = sorted({name for name in named if named.count(name) > 1})
-        if twice:
-            raise ValueError(f"columns: {', '.join(twice)} named twice; a column has one meaning")
-        unknown = [name for name in self.circular if name not in self.values]
-        if unknown:
-            raise ValueError(f"columns: circular must be among the values, {list(self.values)}, got {unknown}")
-
-    @property
-    def on_the_globe(self) -> bool:
-        """Whether positions are longitude and latitude in degrees, by the names of the columns, in this order."""
-        names = [name.lower() for name in self.position]
-        return len(names) == 2 and names[0] in LONGITUDES and names[1] in LATITUDES
+DEGREES = ((-360.0, 380.0), (-90.0, 90.0))
+"""range of longitudes and of latitudes"""
 
 
 @dataclass(frozen=True, eq=False)
 class Reports:
-    """Reports, sorted by step and then by sensor; at most one of a sensor at a step.
+    """Observations, sorted by step and then by sensor; a sensor has at most one report at each step.
 
     R reports, C values, n coordinates, F covariates, T steps, S sensors.
+
+    Raises:
+        ValueError: whether positions are degrees is not declared, and their names are ambiguous or say degrees where
+            the positions are out of range.
     """
 
     columns: Columns
+    """what the values mean; whether positions are degrees is found out here where it is not declared"""
     start: np.datetime64
     """when step 0 begins, UTC"""
     num_steps: int
     """T; the last steps may be without reports"""
     sensors: tuple[str, ...]
-    """names, of length S"""
+    """names of the S sensors"""
     step: NDArray[np.int64]
     """`(R,)`, 0 to T-1"""
     sensor: NDArray[np.int64]
@@ -75,9 +41,20 @@ class Reports:
     positions: NDArray[np.float64]
     """`(R, n)`, in the user's units"""
     values: NDArray[np.float32]
-    """`(R, C)`, in the user's units; NaN where not measured, never all of a row"""
+    """`(R, C)`, in the user's units; NaN where not measured, but each report has at least one value"""
     covariates: NDArray[np.float32]
     """`(R, F)`, in the user's units; NaN where not known"""
+
+    def __post_init__(self) -> None:
+        if self.columns.globe is None:
+            columns = replace(self.columns, globe=self.columns.on_the_globe)
+            low, high = np.array(DEGREES).T
+            if columns.globe and not ((low <= self.positions) & (self.positions <= high)).all():
+                raise ValueError(
+                    f"reports: expected degrees in {columns.position}, as the names say, got positions out of range; "
+                    "set globe to False where they are planar"
+                )
+            object.__setattr__(self, "columns", columns)
 
     def __len__(self) -> int:
         return len(self.step)
@@ -90,12 +67,12 @@ class Reports:
         return pd.Timedelta(self.columns.step).to_timedelta64()
 
     @property
-    def times(self) -> NDArray[Any]:
+    def times(self) -> NDArray:
         """`(T,)`: when each step begins, UTC."""
         return self.start + np.arange(self.num_steps) * self.step_length
 
     def where(self, rows: NDArray[np.bool_]) -> Reports:
-        """Only these rows, of the same steps and sensors."""
+        """Only these rows; steps and sensors keep their numbers."""
         names = ("step", "sensor", "positions", "values", "covariates")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
@@ -106,15 +83,15 @@ class Reports:
         return replace(few, step=few.step - first, start=start, num_steps=last - first)
 
     def of(self, sensors: NDArray[np.bool_]) -> Reports:
-        """What these sensors, bool `(S,)`, reported."""
+        """The reports of these sensors only, bool `(S,)`."""
         return self.where(sensors[self.sensor])
 
 
 def merge(earlier: Reports, later: Reports) -> Reports:
-    """All of both; of two reports of a sensor at a step, the later's.
+    """The reports of both; where both have one of a sensor at a step, that of `later`.
 
     Raises:
-        ValueError: other columns.
+        ValueError: their columns differ.
     """
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
@@ -145,11 +122,11 @@ class Places(NamedTuple):
     covariates: NDArray[np.float32]
     """`(Q, F)`, in the user's units; NaN where not known"""
     names: tuple[str, ...] | None = None
-    """of the sensors there"""
+    """names of the sensors at these places"""
 
 
 def stations(reports: Reports) -> Places:
-    """Where each sensor last reported from."""
+    """The place from which each sensor last reported."""
     sensors, first_from_the_end = np.unique(reports.sensor[::-1], return_index=True)
     rows = len(reports) - 1 - first_from_the_end
     names = tuple(reports.sensors[sensor] for sensor in sensors)
@@ -157,7 +134,7 @@ def stations(reports: Reports) -> Places:
 
 
 def grid(reports: Reports, side: int = 50) -> Places:
-    """A grid over all places from which was reported, `side` points along each coordinate; covariates unknown."""
+    """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown."""
     corners = zip(reports.positions.min(0), reports.positions.max(0), strict=True)
     lines = [np.linspace(low, high, side) for low, high in corners]
     positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)

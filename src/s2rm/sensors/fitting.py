@@ -1,0 +1,137 @@
+"""How a forecaster is fitted: its periods, its model, its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from s2rm.files import write_json
+from s2rm.models.gqn import GQN
+from s2rm.models.msa import MSA
+from s2rm.models.s2rm import S2RM
+from s2rm.models.world_model import WorldModel
+from s2rm.sensors.guess import context_size
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.settings import Fit
+from s2rm.sensors.slots import Slots
+from s2rm.sensors.times import in_steps, steps_a_day
+from s2rm.sensors.windows import Windows
+from s2rm.training import batches, fit, provenance
+
+SUMMARY = "summary.json"
+MOST_REPORTS = 25_000
+"""reports in a batch of training windows, which has fewer windows if need be, but at least two"""
+CELLS = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
+"""the recurrent cell of each S2RM"""
+
+
+class Periods(NamedTuple):
+    """The periods of a fit, in steps."""
+
+    context: int
+    horizon: int
+    split: int
+    """where validation begins"""
+
+    @classmethod
+    def of(cls, how: Fit, reports: Reports) -> Periods:
+        """As the settings say, or as the length of the reports allows.
+
+        Raises:
+            ValueError: fewer steps than context and horizon need, or a duration that is none.
+        """
+        step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns) or 24
+        context, horizon = max(12, min(36, 3 * day // 2, length // 4)), max(6, min(day, length // 6))
+        if how.context is not None:
+            context = in_steps(how.context, step, "context")
+        if how.horizon is not None:
+            horizon = in_steps(how.horizon, step, "horizon")
+        split = length - max(context + horizon, round(how.validation * length))
+        if split < context + horizon:
+            raise ValueError(
+                f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
+                f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
+            )
+        return cls(context, horizon, split)
+
+
+def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> WorldModel:
+    """A model of a size that suits the number of values and sensors, for the extent of their positions."""
+    shared: dict[str, Any] = {
+        "value_shape": (scaling.num_channels + len(scaling.covariate_mean),),
+        "num_coordinates": scaling.num_coordinates,
+        "embedding_dim": 18 if scaling.num_coordinates == 3 else 8 * scaling.num_coordinates,
+        "shortest": scaling.extent / 2,
+        "longest": 8 * scaling.extent,
+        "likelihood": "gaussian",
+        "codec": "mlp",
+        "context_size": context_size(scaling),
+        "corrects": True,
+    }
+    if how.model == "msa":
+        return MSA(hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)
+    # 24 for 25,000 values, 64 for 180,000: larger states overfit a short table.
+    size = how.hidden_size or min(64, max(16, 8 * round(np.isfinite(train.values).sum() ** 0.5 / 52)))
+    if how.model not in CELLS:
+        return GQN(core=how.model, hidden_size=4 * size, **shared)
+    modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
+    model = S2RM(
+        cell=CELLS[how.model], num_modules=modules, hidden_size=size, inject_positions=True,
+        share_parameters=how.share_parameters, **shared,
+    )  # fmt: skip
+    places = scaling.coordinates(np.unique(train.positions, axis=0))
+    model.modules_on_sphere.places = nn.Parameter(model.embedding(_spread_out(places, modules)))
+    return model
+
+
+def train_model(
+    model: WorldModel,
+    seen: Sequence[Slots],
+    periods: Periods,
+    scaling: Scaling,
+    day: int | None,
+    spacing: float,
+    folder: Path,
+    how: Fit,
+    progress: bool,
+) -> None:
+    """Train, leaving the best weights and a summary in a folder.
+
+    Args:
+        model: trained in place.
+        seen: the reports to train on, and those to validate on.
+        periods: lengths of context and horizon.
+        scaling: of the reports, with a tuned first guess.
+        day: steps a day, where the context holds one.
+        spacing: typical distance to the nearest sensor; a third of it is the noise on positions in training.
+        folder: where weights, logs and summary are left.
+        how: the settings of the fit.
+        progress: show a progress bar, or a line an epoch where there is no terminal.
+    """
+    training, length = how.training, periods.context + periods.horizon
+    batch_size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen[0].sensor.shape[1])))
+    loaders = [
+        batches(Windows(part, length, periods.horizon, scaling, day, noise), batch_size, seed, shuffle=number == 0)
+        for number, (part, noise) in enumerate(zip(seen, (spacing / 3, 0.0), strict=True))
+        for seed in (training.seed + number,)
+    ]
+    ended = fit(model, loaders[0], loaders[1], folder, training, progress=progress)
+    summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **provenance()}
+    write_json(folder / SUMMARY, summary)
+
+
+def _spread_out(places: Float[Tensor, "P n"], number: int) -> Float[Tensor, "M n"]:
+    """Some of the places, each the farthest from those before; where there are too few, the same again."""
+    chosen = [int((places - places.mean(0)).norm(dim=-1).argmin())]
+    distance = torch.full((len(places),), torch.inf)
+    while len(chosen) < min(number, len(places)):
+        distance = torch.minimum(distance, (places - places[chosen[-1]]).norm(dim=-1))
+        chosen.append(int(distance.argmax()))
+    return places[[chosen[index % len(chosen)] for index in range(number)]]

@@ -1,0 +1,126 @@
+"""What a forecaster is fitted to, and how: which columns of a table mean what, and the settings of a fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from s2rm.training.settings import Training
+
+ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
+LONGITUDES = {"lon", "lons", "longitude", "longitudes", "lng", "long", "xlon", "xlong"}
+LATITUDES = {"lat", "lats", "latitude", "latitudes", "ylat", "xlat"}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""a word of a column's name; stationLat, LAT_WGS84 and "lat (deg)" each have the word lat"""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table mean what.
+
+    Raises:
+        ValueError: no position, no values, a column named twice, a direction that is not among the values, or a number
+            of coordinates that longitude and latitude do not have.
+    """
+
+    time: str
+    """the time of an observation"""
+    position: tuple[str, ...]
+    """where: longitude and latitude in degrees, in this order, or planar coordinates of any unit"""
+    values: tuple[str, ...]
+    """the quantities that are measured and forecast"""
+    sensor: str | None = None
+    """name of the station or other sensor; if not given, each place is a sensor"""
+    covariates: tuple[str, ...] = ()
+    """quantities known at each place that do not change, such as altitude"""
+    circular: tuple[str, ...] = ()
+    """those of the values that are directions in degrees"""
+    step: str = "1h"
+    """the time step, as pandas writes durations; observations are binned to it"""
+    globe: bool | None = None
+    """whether positions are longitude and latitude in degrees; if not given, the names of their columns decide, and
+    values out of the range of degrees are refused"""
+
+    def __post_init__(self) -> None:
+        for name in ("position", "values"):
+            if not getattr(self, name):
+                raise ValueError(f"columns: expected at least one column for {name}, got none; name it")
+        named = [self.time, *self.position, *self.values, *self.covariates, *([self.sensor] if self.sensor else [])]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"columns: {', '.join(twice)} named twice; a column has one meaning")
+        unknown = [name for name in self.circular if name not in self.values]
+        if unknown:
+            raise ValueError(f"columns: circular must be among the values, {list(self.values)}, got {unknown}")
+        if self.globe and len(self.position) != 2:
+            raise ValueError(
+                f"columns: positions on the globe are a longitude and a latitude, got {self.position}; name these two "
+                "columns, or set globe to False"
+            )
+
+    @property
+    def on_the_globe(self) -> bool:
+        """Whether positions are longitude and latitude in degrees: as declared, or by the names of their columns.
+
+        Raises:
+            ValueError: the names of the columns are ambiguous.
+        """
+        return names_mean_degrees(self.position) if self.globe is None else self.globe
+
+    @property
+    def geometry(self) -> str:
+        """What positions are, in words."""
+        return f"positions: {'longitude and latitude in degrees' if self.on_the_globe else 'planar'}"
+
+
+def names_mean_degrees(position: Sequence[str]) -> bool:
+    """Whether the names of two columns mean a longitude and a latitude, in this order.
+
+    Raises:
+        ValueError: only one of them does, both mean the same, or the latitude comes first.
+    """
+    if len(position) != 2:
+        return False
+    words = [{word.lower() for word in _WORD.findall(name)} for name in position]
+    meant = ["".join(kind for kind, known in (("x", LONGITUDES), ("y", LATITUDES)) if known & own) for own in words]
+    if meant in (["x", "y"], ["", ""]):
+        return meant == ["x", "y"]
+    if meant == ["y", "x"]:
+        raise ValueError(
+            f"read: expected the longitude first, got position {tuple(position)}; swap the two names, or set globe to "
+            "False where they are planar"
+        )
+    raise ValueError(
+        f"read: expected the names of a longitude and a latitude, or of neither, got position {tuple(position)}; set "
+        "globe to True for degrees, to False for planar coordinates"
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a forecaster is fitted. What is not given follows from the data."""
+
+    model: ForecastModel = "s2gru"
+    """which model"""
+    num_modules: int | None = None
+    """modules of an S2RM; if not given, one for every five sensors, at least 10 and at most 64"""
+    hidden_size: int | None = None
+    """size of a module's state; if not given, 16 to 64, growing with the number of observed values. The state of a
+    recurrent baseline is four times that. The tokens of msa have 64 if not given"""
+    share_parameters: bool = True
+    """S2RM only: the modules differ in place and state only, which prevents overfitting of short tables"""
+    context: int | str | None = None
+    """length of the period from which a forecast starts, as a duration such as 36h or in steps; if not given, a day
+    and a half, at least 12 steps"""
+    horizon: int | str | None = None
+    """longest lead time in training, as a duration such as 24h or in steps; if not given, a day, at least 6 steps"""
+    validation: float = 0.15
+    """share of the steps, the last ones, on which the best weights are chosen"""
+    training: Training = field(
+        default_factory=lambda: Training(
+            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=8.0, patience=15, gradient_norm=1.0, average=0.98
+        )
+    )
+    """how to train; where windows hold many observations, a batch has fewer of them than its size"""
