@@ -24,8 +24,8 @@ class Kriging(FromLastReports):
     r"""Simple kriging of the last observations about their mean, each channel on its own.
 
     A Gaussian process in space with a Matern covariance of smoothness 3/2,
-    $k(r) = s \, (1 + \sqrt 3 r / l) \, e^{-\sqrt 3 r / l}$, and white noise. Its parameters are fitted to some steps of the
-    training part, and their median is kept. Needs scikit-learn.
+    $k(r) = s \, (1 + \sqrt 3 r / l) \, e^{-\sqrt 3 r / l}$, and white noise. Its parameters are fitted to some
+    steps of the training part, and their median is kept. Needs scikit-learn.
 
     Args:
         num_steps: number of training steps to which the covariance is fitted.
@@ -52,7 +52,7 @@ class Kriging(FromLastReports):
         generator = np.random.default_rng(0)
         self.kernels: list[Kernel] = []
         for channel in range(len(self.mean)):
-            centred = self._channel(train, channel) - to_components(self.mean[channel], self.circular[channel])
+            centred = self._channel(train, channel) - to_components(self.mean[channel], bool(self.circular[channel]))
             scale = float((centred**2).mean())
             known = np.flatnonzero(~np.isnan(train.values[:, channel]))
             enough = np.flatnonzero(np.bincount(train.step[known]) >= _LEAST_POINTS)

@@ -124,7 +124,7 @@ def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) ->
     x, y = (grid(reports, side).positions[:, axis].reshape(side, side) for axis in (0, 1))
     most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan).reshape(side, side)
     for axes, part, title, colours in zip(
-        panels, (most, weights.sum(0).reshape(side, side)), ("module of largest weight", "sum of the weights of all modules"),
+        panels, (most, weights.sum(0).reshape(side, side)), ("module of largest weight", "sum of all weights"),
         ("tab20", "magma"), strict=True,
     ):  # fmt: skip
         image = axes.pcolormesh(x, y, part, cmap=colours, shading="nearest")

@@ -35,7 +35,7 @@ _LEAST_SPREAD = 1e-3
 
 @runtime_checkable
 class SensorPredictor(Protocol):
-    """Forecasts at any place from a table of observations. Q queries, n coordinates, F covariates, K leads, C values."""
+    """Forecasts at any place from observations. Q queries, n coordinates, F covariates, K leads, C values."""
 
     def predict(
         self,
