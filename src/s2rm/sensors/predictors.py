@@ -158,9 +158,8 @@ class Baseline(ABC):
         if shown.columns != self.columns:
             raise ValueError(f"predict: expected the columns of the training part, {self.columns}, got {shown.columns}")
         if positions.shape[1] != len(self.columns.position):
-            raise ValueError(
-                f"predict: expected positions {self.columns.position}, got {positions.shape[1]} coordinates"
-            )
+            got = positions.shape[1]
+            raise ValueError(f"predict: expected positions of {self.columns.position}, got {got} coordinates")
         if len(leads) == 0 or min(leads) < 0:
             raise ValueError(f"predict: expected leads of 0 steps or more, got {list(leads)}")
         if len(sensors) and not (sensors.min() >= -1 and sensors.max() < len(shown.sensors)):
