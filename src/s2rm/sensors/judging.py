@@ -60,10 +60,11 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
 
 def lead_time(steps: int, length: np.timedelta64) -> str:
     """A lead time of so many steps, in the largest unit from days to seconds that divides a step."""
-    for unit, name in (("D", "d"), ("h", "h"), ("m", "min")):
-        if not length % np.timedelta64(1, unit):
-            return f"{steps * (length // np.timedelta64(1, unit))} {name}"
-    return f"{steps * (length / np.timedelta64(1, 's')):g} s"
+    seconds = float(length / np.timedelta64(1, "s"))
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds % unit == 0:
+            return f"{round(steps * seconds / unit)} {name}"
+    return f"{steps * seconds:g} s"
 
 
 def judge(
