@@ -1,8 +1,8 @@
-"""One station left out at a time: German PM10, interpolated from all others, beside trivial predictors.
+"""Leave-one-out cross-validation: German PM10, each station interpolated from all others, beside baselines.
 
-No model sees a station that it is asked for: the stations are dealt into folds, a model is fitted without those of a
-fold and then interpolates each of them from all others. Writes `results/sensors-pm10.json` after every fold, so that
-the command goes on where it was stopped.
+The stations are dealt into folds. A model is fitted without the stations of a fold, and then interpolates each of them
+from the observations of all others. Writes `results/sensors-pm10.json` after every fold, so that an interrupted command
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from common import read
 from s2rm.files import write_json
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import LABELS, Fit, Forecaster, ForecastModel
-from s2rm.sensors.predictors import InverseDistance, Kriging, LocalLinear
-from s2rm.sensors.reports import Columns, Places, Reports, stations
-from s2rm.sensors.tables import read_reports
+from s2rm.sensors.kriging import Kriging
+from s2rm.sensors.predictors import InverseDistance, LocalLinear
+from s2rm.sensors.presets import PRESETS
+from s2rm.sensors.reports import Places, Reports, stations
 from s2rm.training import provenance
-
-PM10 = Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,13 @@ class LeaveOneOut:
     """What to run."""
 
     data: Literal["pm10", "field"] = "pm10"
-    """which data: field is the synthetic one, which needs no files"""
+    """which data; field is synthetic and needs no files"""
     minutes: float = 4.0
     """wall-clock budget for each fold"""
     folds: int = 5
     """parts into which the stations are dealt"""
     model: ForecastModel = "s2gru"
-    """whom to fit"""
+    """the model to fit"""
     folder: Path = Path("../shared/data")
     """folder of the data sets"""
     runs: Path = Path("runs/sensors")
@@ -50,13 +49,13 @@ class LeaveOneOut:
 
 
 def load(recipe: LeaveOneOut) -> Reports:
-    """The reports."""
+    """The observations."""
     if recipe.data == "field":
         return FieldWorld(num_stations=10, num_movers=0, num_steps=60, seed=recipe.seed).reports()
-    return read_reports(recipe.folder / "de_pm10_2005" / "de_pm10_2005.csv.gz", PM10)
+    return PRESETS["pm10"].read(recipe.folder)
 
 
-def errors(said: dict[str, np.ndarray], truth: np.ndarray) -> list[dict[str, Any]]:
+def errors(means: dict[str, np.ndarray], truth: np.ndarray) -> list[dict[str, Any]]:
     """The errors of each predictor in the first value."""
     known = ~np.isnan(truth)
     return [
@@ -66,7 +65,7 @@ def errors(said: dict[str, np.ndarray], truth: np.ndarray) -> list[dict[str, Any
             "mae": float(np.mean(np.abs(mean[known] - truth[known]))),
             "count": int(known.sum()),
         }
-        for name, mean in said.items()
+        for name, mean in means.items()
     ]
 
 
@@ -81,14 +80,13 @@ def main(recipe: LeaveOneOut) -> None:
             continue
         folder, asked = recipe.runs / f"{recipe.data}-fold-{fold}", np.flatnonzero(fold_of == fold)
         training = replace(Fit().training, minutes=recipe.minutes, seed=recipe.seed)
-        forecaster = Forecaster.fit(reports.of(fold_of != fold), folder, Fit(recipe.model, training=training))
+        trained = reports.of(fold_of != fold)
+        forecaster = Forecaster.fit(trained, folder, Fit(recipe.model, training=training))
         trivial = {
-            "inverse distance": InverseDistance(max_age=0),
-            "local linear": LocalLinear(max_age=0),
-            "kriging": Kriging(max_age=0),
+            "inverse distance": InverseDistance(max_age=0).fit(trained),
+            "local linear": LocalLinear(max_age=0).fit(trained),
+            "kriging": Kriging(max_age=0).fit(trained),
         }
-        for predictor in trivial.values():
-            predictor.fit(reports.of(fold_of != fold))
         found: dict[str, list[np.ndarray]] = {name: [] for name in (LABELS[recipe.model], *trivial)}
         truths = []
         for sensor in track(asked, f"fold {fold + 1} of {recipe.folds}"):
@@ -105,9 +103,9 @@ def main(recipe: LeaveOneOut) -> None:
                 ]
                 found[name].append(np.array(each))
             truths.append(mine.values[:, 0])
-        said = {name: np.concatenate(parts) for name, parts in found.items()}
+        means = {name: np.concatenate(parts) for name, parts in found.items()}
         run = {"fold": fold, "label": LABELS[recipe.model], **read(folder / "summary.json")}
-        rows = [{**row, "fold": fold} for row in errors(said, np.concatenate(truths))]
+        rows = [{**row, "fold": fold} for row in errors(means, np.concatenate(truths))]
         content = {"folds": recipe.folds, "seed": recipe.seed, "stations": len(places.positions), **provenance()}
         content |= {"runs": [*kept.get("runs", []), run], "rows": [*kept.get("rows", []), *rows]}
         write_json(recipe.out, content)

@@ -1,4 +1,4 @@
-"""Loading and scoring of sensor data, checked: errors of the trivial predictors on three public data sets.
+"""Checks of reading and scoring: errors of the baselines on three public data sets.
 
 Writes `results/sensor-checks.json`, each figure beside the one that is known for the same file.
 """
@@ -16,15 +16,16 @@ import tyro
 from numpy.typing import NDArray
 
 from s2rm.files import write_json
-from s2rm.sensors.predictors import InverseDistance, Kriging, Persistence, SensorPredictor
-from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.kriging import Kriging
+from s2rm.sensors.predictors import Baseline, InverseDistance, Persistence, SensorPredictor
+from s2rm.sensors.presets import PRESETS
+from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
-from s2rm.sensors.tables import read_reports
 from s2rm.training import provenance
 
-ON_LAND = Columns(time="time", position=("lon", "lat"), values=("air_temp_K",), sensor="station")
-AT_SEA = replace(ON_LAND, values=("air_temp_C", "slp_hPa"))
-IN_THE_AIR = replace(ON_LAND, position=("x_m", "y_m"), values=("pm10_ug_m3",), step="1D")
+# The known figures are of the temperature alone, and of the whole NDBC table.
+ON_LAND = replace(PRESETS["molene"], columns=replace(PRESETS["molene"].columns, values=("air_temp_K",), covariates=()))
+AT_SEA = replace(PRESETS["ndbc"], box=())
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,27 @@ class SensorChecks:
     data: Path = Path("../shared/data")
     """folder of the data sets"""
     every: int = 1
-    """score one step of so many where all would take long"""
+    """score one step in this many, where all would take long"""
     splits: int = 30
-    """draws of the stations that are held out"""
+    """number of draws of the withheld stations"""
     out: Path = Path("results/sensor-checks.json")
     """the figures"""
 
 
 def channel(reports: Reports, name: str) -> Reports:
-    """The reports of one channel."""
+    """The observations of one value."""
     values = reports.values[:, [reports.columns.values.index(name)]]
     one = replace(reports, columns=replace(reports.columns, values=(name,)), values=values)
     return one.where(~np.isnan(values[:, 0]))
 
 
 def often(reports: Reports) -> Reports:
-    """The reports of the sensors that report at more than half of the steps."""
+    """The observations of the stations that report at more than half of the steps."""
     return reports.of(np.bincount(reports.sensor, minlength=len(reports.sensors)) > reports.num_steps / 2)
 
 
 def by_step(reports: Reports) -> list[Reports]:
-    """The reports of each step on its own, as step 0."""
+    """The observations of each step on its own, as step 0."""
     bounds = np.searchsorted(reports.step, np.arange(reports.num_steps + 1))
     names = ("sensor", "positions", "values", "covariates")
     return [
@@ -69,12 +70,12 @@ def by_step(reports: Reports) -> list[Reports]:
 
 
 def guess(predictor: SensorPredictor, shown: Reports, asked: Reports, sensors: NDArray, lead: int = 0) -> NDArray:
-    """What is expected where others report, so many steps after step 0, `(Q, C)`."""
+    """The mean forecast `(Q, C)` at the places of other observations, `lead` steps after step 0."""
     return predictor.predict(shown, 0, asked.positions, asked.covariates, sensors, (lead,))[0][0]
 
 
 def persistence(reports: Reports, lead: int) -> Iterator[tuple[NDArray, NDArray]]:
-    """Forecasts and truth of pairs of reports that are exactly so many steps apart."""
+    """Forecasts and truth, from pairs of observations exactly `lead` steps apart."""
     predictor = Persistence(max_age=0).fit(reports)
     steps = by_step(reports)
     for now, later in zip(steps, steps[lead:], strict=False):
@@ -82,16 +83,16 @@ def persistence(reports: Reports, lead: int) -> Iterator[tuple[NDArray, NDArray]
         yield guess(predictor, now, asked, asked.sensor, lead), asked.values
 
 
-def left_out(predictor: SensorPredictor, reports: Reports, every: int) -> Iterator[tuple[NDArray, NDArray]]:
-    """What is expected of each report from the others at the same time, and what it says."""
+def left_out(predictor: Baseline, reports: Reports, every: int) -> Iterator[tuple[NDArray, NDArray]]:
+    """Each observation as estimated from the others of the same step, and its value."""
     predictor.fit(reports)
     for now in by_step(reports)[::every]:
         for row in np.arange(len(now))[:, None] == np.arange(len(now)) if len(now) > 1 else ():
             yield guess(predictor, now.where(~row), now.where(row), np.array([-1])), now.values[row]
 
 
-def held_out(predictor: SensorPredictor, reports: Reports, every: int, seed: int) -> Iterator[tuple[NDArray, NDArray]]:
-    """What is expected of half of the sensors from the other half at the same time, and what they report."""
+def held_out(predictor: Baseline, reports: Reports, every: int, seed: int) -> Iterator[tuple[NDArray, NDArray]]:
+    """The observations of half of the stations as estimated from the other half at the same step, and their values."""
     predictor.fit(reports)
     hidden = np.random.default_rng(seed).permutation(len(reports.sensors)) < len(reports.sensors) / 2
     for now in by_step(reports)[::every]:
@@ -100,14 +101,14 @@ def held_out(predictor: SensorPredictor, reports: Reports, every: int, seed: int
 
 
 def errors(pairs: Iterator[tuple[NDArray, NDArray]]) -> dict[str, float]:
-    """Mean absolute and root mean squared error of the one channel."""
+    """Mean absolute and root mean squared error of the one value."""
     mean, truth = (np.concatenate(part)[None].astype(np.float64) for part in zip(*pairs, strict=True))
     found = scores(mean, np.zeros_like(mean), truth, np.array([False]))
     return {name: float(found[name].squeeze()) for name in ("mae", "rmse")}
 
 
 def row(data: str, task: str, found: dict[str, float], **known: float | list[float]) -> dict[str, Any]:
-    """A task with what is known and what is found."""
+    """A row of the result: a task, the known figures and those found."""
     return {"data": data, "task": task, "known": known, "found": {name: found[name] for name in known}}
 
 
@@ -115,16 +116,16 @@ def checks(recipe: SensorChecks) -> Iterator[dict[str, Any]]:
     """A row for each task."""
     every = recipe.every
     label = "Molène, air temperature, K"
-    land = read_reports(recipe.data / "molene_2014-01" / "molene_2014-01.csv.gz", ON_LAND)
+    land = ON_LAND.read(recipe.data)
     for lead, known in ((1, 0.52), (6, 1.73), (24, 2.20)):
         yield row(label, f"persistence, {lead} h", errors(persistence(land, lead)), mae=known)
     predictor = InverseDistance(num_nearest=len(land.sensors), max_age=0)
     splits = [errors(held_out(predictor, land, every, seed)) for seed in range(recipe.splits)]
     mean = {name: float(np.mean([split[name] for split in splits])) for name in splits[0]}
-    # What is known is of one split, which one is not.
+    # The known figures are of one unknown split.
     ranges = {name: [min(split[name] for split in splits), max(split[name] for split in splits)] for name in splits[0]}
     yield {**row(label, "half held out, inverse distance", mean, mae=0.79, rmse=1.20), "over_splits": ranges}
-    both = read_reports(recipe.data / "ndbc_marine_2013-05" / "ndbc_marine_2013-05.csv.gz", AT_SEA)
+    both = AT_SEA.read(recipe.data)
     for name, label, figures in (
         ("air_temp_C", "NDBC, air temperature, °C", (0.52, 1.76, 1.83)),
         ("slp_hPa", "NDBC, sea-level pressure, hPa", (0.36, 1.48, 3.29)),
@@ -132,10 +133,10 @@ def checks(recipe: SensorChecks) -> Iterator[dict[str, Any]]:
         sea = channel(both, name)
         for lead, known in zip((1, 6, 24), figures, strict=True):
             yield row(label, f"persistence, {lead} h", errors(persistence(sea, lead)), mae=known)
-    # A month of hours at hundreds of stations: two hours of each day are enough.
+    # A month of hours at hundreds of stations: about two hours of each day are enough.
     found = errors(left_out(InverseDistance(max_age=0), often(channel(both, "air_temp_C")), 13 * every))
     yield row("NDBC, air temperature, °C", "one left out, inverse distance", found, mae=1.30, rmse=2.01)
-    air = read_reports(recipe.data / "de_pm10_2005" / "de_pm10_2005.csv.gz", IN_THE_AIR)
+    air = PRESETS["pm10"].read(recipe.data)
     label = "Germany, PM10, µg/m³"
     found = errors(left_out(InverseDistance(max_age=0), air, 1))
     yield row(label, "one left out, inverse distance", found, mae=4.14, rmse=6.25)

@@ -1,5 +1,9 @@
 """The commands for tables: from a file to a report and a forecast."""
 
+import json
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,10 +28,61 @@ def fitted(tmp_path_factory):
 def test_a_fit_leaves_a_report_that_judges_it(fitted):
     run, _ = fitted
     page = (run / "report.html").read_text()
-    for said in ("persistence", "kriging", "held out", "MAE of tracer", "Enclaves", "Who hears whom"):
+    for said in ("persistence", "kriging", "withheld", "MAE of tracer", "+6 h", "Enclaves", "Interactions of modules"):
         assert said in page
     assert page.count("data:image/png;base64,") == 8
     assert (run / "scores.json").is_file()
+
+
+def test_a_fit_whose_report_failed_goes_on_with_the_same_command(fitted, tmp_path, monkeypatch, capsys):
+    run, table = fitted
+    fit = ["fit", str(table), *COLUMNS, "--sensor", "sensor", *QUICK, "--out", str(run)]
+    page, scores = run / "report.html", run / "scores.json"
+    kept = tmp_path / "report.html"
+    before = scores.read_bytes()
+    page.rename(kept)
+    assert "holds a fit of other settings without a report" in refused(capsys, *fit, "--seed", "5")
+    scores.unlink()
+    monkeypatch.setattr("s2rm.cli.sensors.Forecaster.fit", broken)
+    monkeypatch.setattr("s2rm.cli.sensors._judged", lambda *arguments: json.loads(before)["rows"])
+    monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", broken)
+    assert "no picture" in refused(capsys, *fit)
+    assert scores.read_bytes() == before, "written before the report is drawn"
+    monkeypatch.setattr("s2rm.cli.sensors._judged", broken)
+    monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda path, *arguments: kept.rename(path))
+    main(fit)
+    assert "fitted already" in capsys.readouterr().err
+    assert page.is_file()
+
+
+def broken(*arguments, **options):
+    raise ValueError("no picture")
+
+
+@pytest.mark.parametrize(("module", "extra"), [("matplotlib", "report"), ("sklearn", "tables")])
+def test_an_extra_that_is_missing_is_refused_before_the_work(module, extra, fitted, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    command = ["fit", fitted[1], *COLUMNS, "--out", tmp_path / "new"]
+    assert f"[{extra}]" in refused(capsys, *command)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_free_again_where_nothing_can_be_fitted(fitted, tmp_path, capsys):
+    fit = ["fit", fitted[1], *COLUMNS, "--out", tmp_path / "new"]
+    assert "need a table of at least" in refused(capsys, *fit, "--context", "100")
+    assert not [*(tmp_path / "new").iterdir()]
+
+
+def test_dollars_in_a_name_are_no_formula():
+    from s2rm.report.figures import png
+    from s2rm.sensors.judging import split
+    from s2rm.sensors.plots import errors_by_lead, map_of_stations
+
+    rows = [{"value": r"$x_$ a_$ $", "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]
+    assert png(errors_by_lead(rows)).startswith(b"\x89PNG")
+    reports = FieldWorld(num_stations=4, num_movers=0, num_steps=9).reports()
+    reports = replace(reports, columns=replace(reports.columns, position=("$_$", "y")))
+    assert png(map_of_stations(reports, split(reports, 0.2, 0.3).withheld)).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["forecast.csv", "forecast.csv.gz", "forecast.parquet"])
@@ -54,11 +109,11 @@ def test_a_forecast_over_a_grid_is_a_netcdf_file(fitted, tmp_path):
 
 def test_a_forecast_for_the_places_in_a_file(fitted, tmp_path):
     run, table = fitted
-    (tmp_path / "places.csv").write_text("sensor,x,y\nhere,10,20\nthere,50,60\n")
+    (tmp_path / "places.csv").write_text("sensor,x,y\n007,10,20\n012,50,60\n")
     options = ["--at", str(tmp_path / "places.csv"), "--out", str(tmp_path / "f.csv")]
     main(["forecast", str(run), str(table), *options])
-    made = pandas.read_csv(tmp_path / "f.csv")
-    assert made.sensor.unique().tolist() == ["here", "there"]
+    made = pandas.read_csv(tmp_path / "f.csv", dtype={"sensor": str})
+    assert made.sensor.unique().tolist() == ["007", "012"], "names as written"
     assert made.x.unique().tolist() == [10, 50]
 
 

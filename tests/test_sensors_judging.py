@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import judge
+from s2rm.sensors.judging import judge, lead_time, split
 from s2rm.sensors.predictors import Persistence
 
 
@@ -48,3 +48,23 @@ def test_leads_come_in_order():
     reports = world.reports()
     with pytest.raises(ValueError, match="leads must be in order"):
         judge({}, reports, np.array([5]), (3, 1), np.zeros(len(reports.sensors), bool))
+
+
+def test_a_split_withholds_the_last_steps_and_some_of_the_stations_that_report():
+    reports = FieldWorld(num_stations=13, num_movers=0, num_steps=40, seed=0).reports()
+    reports = reports.of(np.arange(13) != 3)
+    train, first, withheld = split(reports, 0.3, 0.25, seed=2)
+    assert first == train.num_steps == 28
+    assert withheld.sum() == 3
+    assert not withheld[3]
+    assert not withheld[train.sensor].any()
+    assert len(train) == ((reports.step < 28) & ~withheld[reports.sensor]).sum()
+    assert split(reports, 0.3, 0.01).withheld.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "length", "expected"),
+    [(24, (1, "h"), "24 h"), (3, (2, "D"), "6 d"), (2, (45, "m"), "90 min"), (3, (500_000, "us"), "1.5 s")],
+)
+def test_lead_times_in_words(steps, length, expected):
+    assert lead_time(steps, np.timedelta64(*length)) == expected

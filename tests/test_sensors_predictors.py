@@ -10,11 +10,12 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.judging import BASELINES
+from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import (
     EARTH_RADIUS,
     Climatology,
     InverseDistance,
-    Kriging,
     LocalLinear,
     Persistence,
     SensorPredictor,
@@ -29,13 +30,6 @@ PLANE = Columns("time", ("x", "y"), ("level", "course"), "sensor", circular=("co
 GLOBE = Columns("time", ("lon", "lat"), ("level",), "sensor")
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-TRIVIAL = {
-    "persistence": Persistence,
-    "climatology": Climatology,
-    "inverse distance": InverseDistance,
-    "local linear": LocalLinear,
-}
-ALL = {**TRIVIAL, "kriging": Kriging}
 
 
 def table(rows: list[tuple], columns: Columns = PLANE, num_steps: int | None = None, num_sensors: int = 5) -> Reports:
@@ -61,7 +55,7 @@ def seen(world) -> Reports:
 
 @pytest.fixture(scope="module")
 def fitted(seen) -> dict[str, SensorPredictor]:
-    return {name: predictor().fit(seen.between(0, 150)) for name, predictor in ALL.items()}
+    return {name: predictor().fit(seen.between(0, 150)) for name, predictor in BASELINES.items()}
 
 
 def ask(predictor, shown, origin, positions, sensors, leads=(0, 1, 6)):
@@ -82,7 +76,7 @@ def everywhere(reports: Reports, origin: int) -> tuple[np.ndarray, np.ndarray]:
     return places, np.concatenate([now.sensor, np.full(len(now) + 3, -1)])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", BASELINES)
 def test_what_is_later_than_the_origin_is_not_looked_at(name, fitted, seen):
     assert isinstance(fitted[name], SensorPredictor)
     places, sensors = everywhere(seen, 170)
@@ -95,7 +89,7 @@ def test_what_is_later_than_the_origin_is_not_looked_at(name, fitted, seen):
     assert name == "climatology" or not np.array_equal(expected[0], ask(fitted[name], earlier, 170, places, sensors)[0])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", BASELINES)
 def test_neither_the_order_of_the_rows_nor_the_company_of_a_query_or_lead_matters(name, fitted, seen):
     places, sensors = everywhere(seen, 170)
     expected = ask(fitted[name], seen, 170, places, sensors, (6, 0))
@@ -103,14 +97,14 @@ def test_neither_the_order_of_the_rows_nor_the_company_of_a_query_or_lead_matter
     names = ("step", "sensor", "positions", "values", "covariates")
     shuffled = replace(seen, **{part: getattr(seen, part)[order] for part in names})
     np.testing.assert_allclose(expected, ask(fitted[name], shuffled, 170, places, sensors, (6, 0)))
-    alone = ask(ALL[name]().fit(seen.between(0, 150)), seen, 170, places[-5:], sensors[-5:], (6,))
+    alone = ask(BASELINES[name]().fit(seen.between(0, 150)), seen, 170, places[-5:], sensors[-5:], (6,))
     for whole, part in zip(expected, alone, strict=True):
         np.testing.assert_allclose(whole[:1, -5:], part, rtol=1e-6)
     nobody = np.zeros((0, 2)), np.zeros(0, np.int64)
     assert ask(fitted[name], seen, 170, *nobody)[0].shape == (3, 0, 2)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", BASELINES)
 def test_without_reports_the_training_mean_is_expected(name, fitted, seen):
     nothing = seen.where(seen.step > 100)
     mean, stddev = ask(fitted[name], nothing, 100, [[1.0, 2.0], [3.0, 4.0]], [-1, 3])
@@ -255,7 +249,7 @@ def test_kriging_goes_through_what_is_sure_and_doubts_what_is_far(fitted, seen):
 
 def test_little_to_learn_from_is_enough():
     one = table([(0, 3, (1, 2), (5, np.nan)), (0, 4, (1, 2), (np.nan, 60))], num_steps=1)
-    for predictor in ALL.values():
+    for predictor in BASELINES.values():
         mean, stddev = ask(predictor().fit(one), one, 0, [(0, 0), (1, 2), (1, 2)], [-1, 3, 4], (0, 5))
         np.testing.assert_allclose(mean, np.broadcast_to([5, 60], mean.shape), rtol=1e-6)
         assert stddev.shape == (2, 3, 2)
@@ -278,8 +272,8 @@ def test_bad_questions_are_told_in_one_line(seen, monkeypatch):
         ask(predictor, seen, 3, place, [35])
     with pytest.raises(ValueError, match="expected the columns of the training part"):
         ask(predictor, replace(seen, columns=PLANE), 3, place, nobody)
-    monkeypatch.setitem(sys.modules, "sklearn.gaussian_process", None)
-    with pytest.raises(ImportError, match=r'pip install "s2rm\[tables\]"'):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"install.*\[tables\]"):
         Kriging().fit(seen)
 
 

@@ -1,159 +1,203 @@
-"""The commands for tables of sensors: `s2rm fit` and `s2rm forecast`."""
+"""The work of `s2rm fit` and `s2rm forecast`."""
 
 from __future__ import annotations
 
+import gzip
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tyro.conf import OmitArgPrefixes, Positional
 
+from s2rm.cli.commands_sensors import FitTable, Forecast
+from s2rm.extras import require
 from s2rm.files import write_json, write_whole
-from s2rm.sensors.forecaster import LABELS, SUMMARY, Fit, Forecaster
-from s2rm.sensors.judging import judge
-from s2rm.sensors.predictors import BASELINES
+from s2rm.sensors.forecaster import FORECASTER, LABELS, SUMMARY, Forecaster
+from s2rm.sensors.judging import BASELINES, Row, Split, judge, lead_time, split
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import Columns, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_reports
 
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
 console = Console(stderr=True)
 LEADS = (0, 1, 3, 6, 12, 24)
-"""steps ahead that a report judges"""
+"""lead times of a report, in steps"""
+SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
 
 
-@dataclass(frozen=True)
-class FitTable:
-    """Fit a forecaster to a table of what sensors reported, and leave it in a folder."""
+def fit_table(command: FitTable) -> None:
+    """Fit a forecaster, score it and write its report; of what is there already, only what is missing.
 
-    table: Positional[Path]
-    """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each report"""
-    columns: OmitArgPrefixes[Columns]
-    how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
-    test: float = 0.15
-    """share of the steps, the last, that the fit does not see and the report judges by"""
-    held_out: float = 0.1
-    """share of the sensors, drawn at random, that the fit does not see either"""
-    out: Path = Path("runs/sensors")
-    """the folder, which must not be there yet"""
-
-    def run(self) -> None:
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise ValueError(f"fit: {self.out} is there already; choose another --out")
-        for name in ("test", "held_out"):
-            if not 0 < getattr(self, name) <= 0.5:
-                raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(self, name)}")
-        reports = read_reports(self.table, self.columns)
-        console.print(_said(reports))
-        split = round((1 - self.test) * reports.num_steps)
-        sensors = np.unique(reports.sensor)
-        held_out = np.zeros(len(reports.sensors), bool)
-        chosen = np.random.default_rng(self.how.training.seed).permutation(sensors)
-        held_out[chosen[: max(1, round(self.held_out * len(sensors)))]] = True
-        train = reports.between(0, split).of(~held_out)
-        made = Forecaster.fit(train, self.out, self.how)
-        leads = [lead for lead in LEADS if lead <= min(made.horizon, reports.num_steps - split - 1)]
-        last = reports.num_steps - 1 - leads[-1]
-        origins = np.unique(np.linspace(split - 1, last, 40).round().astype(np.int64))
-        label = LABELS[self.how.model]
-        predictors: dict[str, Any] = {label: made, **{name: make().fit(train) for name, make in BASELINES.items()}}
-        rows = judge(predictors, reports, origins, leads, held_out, silent=(0.0,),
-                     progress=lambda all_: track(all_, "Judging", console=console))  # fmt: skip
-        summary = json.loads((self.out / SUMMARY).read_text())
-        write_json(self.out / "scores.json", {**summary, "rows": rows})
-        origin = int(origins[len(origins) // 2])
-        write_sensor_report(
-            self.out / "report.html", made, label,
-            {**summary, "learning_rate": self.how.training.learning_rate}, reports, held_out, origin, rows,
-        )  # fmt: skip
-        _print_errors(rows, leads)
-        console.print(f"report: {(self.out / 'report.html').resolve()}")
-        console.print(f"forecast with: s2rm forecast {self.out} {self.table}", soft_wrap=True)
+    Raises:
+        ValueError: a share out of range, a folder in use, or a table that nothing can be fitted to.
+        ImportError: an extra is not installed.
+    """
+    require("tables")
+    require("report")
+    for name in ("test", "held_out"):
+        if not 0 < getattr(command, name) <= 0.5:
+            raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
+    fitted, folder = _is_fitted(command), command.out
+    reports = read_reports(command.table, command.columns)
+    console.print(_described(reports))
+    parts = split(reports, command.test, command.held_out, command.how.training.seed)
+    forecaster = Forecaster.load(folder) if fitted else _fitted(command, parts.train)
+    summary = json.loads((folder / SUMMARY).read_text())
+    leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - parts.first - 1)]
+    origins = np.linspace(parts.first - 1, reports.num_steps - 1 - leads[-1], 40).round().astype(np.int64)
+    origins, label = np.unique(origins), LABELS[command.how.model]
+    if (folder / SCORES).is_file():
+        rows = json.loads((folder / SCORES).read_text())["rows"]
+    else:
+        rows = _judged(forecaster, label, reports, parts, origins, leads)
+        write_json(folder / SCORES, {**summary, "rows": rows})
+    _print_errors(rows, leads, reports.step_length)
+    console.print(f"scores: {(folder / SCORES).resolve()}", soft_wrap=True)
+    summary["learning_rate"] = command.how.training.learning_rate
+    origin = int(origins[len(origins) // 2])
+    write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
+    console.print(f"report: {(folder / REPORT).resolve()}", soft_wrap=True)
+    console.print(f"forecast with: s2rm forecast {folder} {command.table}", soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Forecast from a table, with the columns that were fitted to."""
+def forecast(command: Forecast) -> None:
+    """Forecast from a table and write the forecast to a file.
 
-    run_folder: Positional[Path]
-    """the folder that s2rm fit left"""
-    table: Positional[Path]
-    """what was reported, with the same columns"""
-    at: str = "stations"
-    """where: stations (the last place of each sensor), grid (50 x 50 points over them), or a CSV with the position's
-    columns, and the covariates' where there are any"""
-    horizon: str | None = None
-    """how far ahead, as pandas writes durations, such as 24h; as trained if not given"""
-    origin: str | None = None
-    """the last time that is known, UTC; the last of the table if not given"""
-    out: Path = Path("forecast.csv")
-    """the table: .csv, .csv.gz or .parquet; or .nc, a NetCDF file"""
-
-    def run(self) -> None:
-        import pandas as pd
-
-        if not self.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
-            raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {self.out}")
-        made = Forecaster.load(self.run_folder)
-        reports = read_reports(self.table, made.columns, to_fit=False)
-        if self.origin is not None:
-            reports = _until(reports, self.origin)
-        steps = None
-        if self.horizon is not None:
-            try:
-                steps = round(pd.Timedelta(self.horizon) / pd.Timedelta(made.columns.step))
-            except ValueError:
-                steps = 0
-            if steps < 1:
-                raise ValueError(
-                    f"forecast: --horizon must be a duration of at least a step, {made.columns.step}, got "
-                    f"{self.horizon!r}; write for example 24h"
-                )
-        table = made.table(reports, self._places(reports, made.columns), steps)
-        _write(table, self.out, made.columns)
-        console.print(f"{self.out}: {len(table):,} rows from {table.init_time[0]:%Y-%m-%d %H:%M} UTC on")
-
-    def _places(self, reports: Reports, columns: Columns) -> Places:
-        if self.at in ("stations", "grid"):
-            return stations(reports) if self.at == "stations" else grid(reports)
-        import pandas as pd
-
-        path = Path(self.at)
-        if not path.is_file():
-            raise ValueError(f"forecast: --at must be stations, grid or a CSV file, found none at {path}")
-        rows = pd.read_csv(path)
-        missing = [name for name in columns.position if name not in rows]
-        if missing:
-            raise ValueError(f"forecast: {path} has no column {', '.join(missing)}; it has {', '.join(map(str, rows))}")
-        known: Any = [rows[name] if name in rows else np.full(len(rows), np.nan) for name in columns.covariates]
-        positions = np.stack([pd.to_numeric(rows[name], errors="coerce") for name in columns.position], -1)
-        if not np.isfinite(positions).all():
-            row = int(np.argmax(~np.isfinite(positions).all(1))) + 1
-            raise ValueError(f"forecast: the position in row {row} of {path} is no number; every place needs one")
-        covariates = np.stack(known, -1) if known else np.empty((len(rows), 0))
-        names = tuple(rows[columns.sensor].astype(str)) if columns.sensor in rows else None
-        return Places(positions.astype(float), covariates.astype(np.float32), names)
+    Raises:
+        ValueError: no forecaster, a table of other columns, an option out of range, or places without a position.
+        ImportError: an extra is not installed.
+    """
+    require("tables")
+    if not command.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
+        raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {command.out}")
+    forecaster = Forecaster.load(command.run_folder)
+    columns = forecaster.columns
+    reports = read_reports(command.table, columns, to_fit=False)
+    if command.origin is not None:
+        reports = _until(reports, command.origin)
+    horizon = None if command.horizon is None else _steps(command.horizon, columns.step)
+    table = forecaster.table(reports, _places(command.at, reports), horizon)
+    command.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(command.out, _encoded(table, command.out.suffix, columns))
+    console.print(f"{command.out}: {len(table):,} rows from {table.init_time[0]:%Y-%m-%d %H:%M} UTC on")
 
 
-def _print_errors(rows: list[dict[str, Any]], leads: list[int]) -> None:
-    table = Table("value", "sensors", "predictor", *(f"+{lead}" for lead in leads), title="MAE")
-    for value, sensors in dict.fromkeys((row["value"], row["sensors"]) for row in rows):
+def _is_fitted(command: FitTable) -> bool:
+    """Whether the folder holds a fit of the same settings that ended, of which only the report is missing.
+
+    Raises:
+        ValueError: it holds anything else.
+    """
+    folder = command.out
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not all((folder / name).is_file() for name in (FORECASTER, SUMMARY, SETTINGS)) or (folder / REPORT).exists():
+        raise ValueError(f"fit: {folder} is there already; choose another --out")
+    if json.loads((folder / SETTINGS).read_text()) != _settings(command):
+        raise ValueError(
+            f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
+            f"by s2rm fit with the settings in {folder / SETTINGS}"
+        )
+    console.print(f"{folder}: fitted already; going on with the scores and the report", soft_wrap=True)
+    return True
+
+
+def _settings(command: FitTable) -> Row:
+    """The command as JSON, without the folder."""
+    settings = asdict(command)
+    del settings["out"]
+    content: Row = json.loads(json.dumps(settings, default=str))
+    return content
+
+
+def _fitted(command: FitTable, train: Reports) -> Forecaster:
+    """A new forecaster, with its settings beside it."""
+    settings = command.out / SETTINGS
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Created before the fit and never overwritten, so that of two fits into one folder only one goes on.
+        with settings.open("x") as file:
+            json.dump(_settings(command), file, indent=1)
+    except FileExistsError as error:
+        raise ValueError(f"fit: {command.out} is in use by another fit; choose another --out") from error
+    try:
+        return Forecaster.fit(train, command.out, command.how)
+    except ValueError:
+        # Nothing can be fitted with these settings: the folder is free for others.
+        settings.unlink()
+        raise
+
+
+def _judged(
+    forecaster: Forecaster,
+    label: str,
+    reports: Reports,
+    parts: Split,
+    origins: np.ndarray,
+    leads: Sequence[int],
+) -> list[Row]:
+    """Scores of the forecaster and of the baselines."""
+    baselines = {name: baseline().fit(parts.train) for name, baseline in BASELINES.items()}
+    return judge(
+        {label: forecaster, **baselines}, reports, origins, leads, parts.withheld, silent=(0.0,),
+        progress=lambda origins: track(origins, "Scoring", console=console),
+    )  # fmt: skip
+
+
+def _print_errors(rows: Sequence[Row], leads: Sequence[int], length: np.timedelta64) -> None:
+    table = Table(
+        "value", "stations", "predictor", *(f"+{lead_time(lead, length)}" for lead in leads), title="MAE by lead time"
+    )
+    for value, group in dict.fromkeys((row["value"], row["sensors"]) for row in rows):
         for name in dict.fromkeys(row["predictor"] for row in rows):
             found = {
                 row["lead"]: f"{row['mae']:.3g}"
                 for row in rows
-                if (row["value"], row["sensors"], row["predictor"]) == (value, sensors, name)
+                if (row["value"], row["sensors"], row["predictor"]) == (value, group, name)
             }
-            table.add_row(value, sensors, name, *(found.get(lead, "") for lead in leads))
+            stations = {"seen": "in the fit", "held out": "withheld"}[group]
+            table.add_row(value, stations, name, *(found.get(lead, "") for lead in leads))
     console.print(table)
 
 
+def _described(reports: Reports) -> str:
+    """What was read."""
+    columns = reports.columns
+    shares = zip(columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
+    observed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+    geometry = "longitude and latitude in degrees" if columns.on_the_globe else "planar"
+    return (
+        f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
+        f"{columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; positions: {geometry}; not missing: "
+        f"{observed}"
+    )
+
+
+def _steps(horizon: str, step: str) -> int:
+    """A duration in steps."""
+    import pandas as pd
+
+    try:
+        steps = round(pd.Timedelta(horizon) / pd.Timedelta(step))
+    except ValueError:
+        steps = 0
+    if steps < 1:
+        raise ValueError(
+            f"forecast: --horizon must be a duration of at least a step, {step}, got {horizon!r}; write for example 24h"
+        )
+    return steps
+
+
 def _until(reports: Reports, origin: str) -> Reports:
-    """What was reported until then."""
+    """The observations up to a time."""
     import pandas as pd
 
     try:
@@ -171,32 +215,49 @@ def _until(reports: Reports, origin: str) -> Reports:
     return reports.between(0, steps)
 
 
-def _said(reports: Reports) -> str:
-    columns = reports.columns
-    measured = ", ".join(
-        f"{name} {share:.0%}" for name, share in zip(columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
-    )
-    where = "longitude and latitude" if columns.on_the_globe else "planar coordinates"
-    return (
-        f"{len(reports):,} reports of {len(reports.sensors):,} sensors at {reports.num_steps:,} steps of "
-        f"{columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {where}; measured: {measured}"
-    )
+def _places(at: str, reports: Reports) -> Places:
+    """The places of a forecast: the stations, a grid over them, or those in a file."""
+    if at in ("stations", "grid"):
+        return stations(reports) if at == "stations" else grid(reports)
+    import pandas as pd
+
+    path, columns = Path(at), reports.columns
+    if not path.is_file():
+        raise ValueError(f"forecast: --at must be stations, grid or a CSV file, found none at {path}")
+    # Names of stations as written: 007 stays 007.
+    rows = pd.read_csv(path, dtype={columns.sensor: str} if columns.sensor else None)
+    missing = [name for name in columns.position if name not in rows]
+    if missing:
+        raise ValueError(f"forecast: {path} has no column {', '.join(missing)}; it has {', '.join(map(str, rows))}")
+    numbers = rows.reindex(columns=[*columns.position, *columns.covariates]).apply(pd.to_numeric, errors="coerce")
+    positions, covariates = np.split(numbers.to_numpy(float), [len(columns.position)], axis=1)
+    if not np.isfinite(positions).all():
+        row = int(np.argmax(~np.isfinite(positions).all(1))) + 1
+        raise ValueError(
+            f"forecast: the position in row {row} of {path} is missing or no number; every place needs one"
+        )
+    names = tuple(rows[columns.sensor].astype(str)) if columns.sensor in rows else None
+    return Places(positions, covariates.astype(np.float32), names)
 
 
-def _write(table: Any, path: Path, columns: Columns) -> None:
-    """The table as a file, whole or not at all."""
-    if path.suffix == ".nc":
-        keys = ["valid_time", *([columns.sensor] if columns.sensor in table else columns.position)]
-        start = table.init_time[0].tz_convert(None)
-        table = table.drop(columns="init_time").assign(valid_time=table.valid_time.dt.tz_convert(None))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        table.set_index(keys).to_xarray().assign_coords(init_time=start).to_netcdf(part, engine="h5netcdf")
-        part.replace(path)
-    elif path.suffix == ".parquet":
-        write_whole(path, table.to_parquet(None))
-    else:
-        import gzip
+def _encoded(table: pandas.DataFrame, suffix: str, columns: Columns) -> bytes:
+    """The content of a file of the forecast."""
+    if suffix == ".nc":
+        return bytes(_dataset(table, columns).to_netcdf(engine="h5netcdf"))
+    if suffix == ".parquet":
+        return table.to_parquet(None)
+    text = table.to_csv(index=False).encode()
+    return gzip.compress(text) if suffix == ".gz" else text
 
-        text = table.to_csv(index=False).encode()
-        write_whole(path, gzip.compress(text) if path.suffix == ".gz" else text)
+
+def _dataset(table: pandas.DataFrame, columns: Columns) -> xarray.Dataset:
+    """The forecast by valid time and station, or by valid time and coordinates of a grid."""
+    keys = ["valid_time", *([columns.sensor] if columns.sensor in table else columns.position)]
+    start = table.init_time[0].tz_convert(None)
+    table = table.drop(columns="init_time").assign(valid_time=table.valid_time.dt.tz_convert(None))
+    return table.set_index(keys).to_xarray().assign_coords(init_time=start)
+
+
+# Until the command line dispatches to the functions above.
+FitTable.run = fit_table  # type: ignore[attr-defined]
+Forecast.run = forecast  # type: ignore[attr-defined]

@@ -1,17 +1,70 @@
-"""How good forecasts from sensors are: by time and by station, by lead, and as sensors fall silent."""
+"""How good forecasts are: at later times, at withheld stations, by lead time, and with silent stations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
-from s2rm.sensors.predictors import SensorPredictor
+from s2rm.sensors.kriging import Kriging
+from s2rm.sensors.predictors import (
+    Baseline,
+    Climatology,
+    InverseDistance,
+    LocalLinear,
+    Persistence,
+    SensorPredictor,
+)
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
+
+Row = dict[str, Any]
+BASELINES: dict[str, type[Baseline]] = {
+    "persistence": Persistence,
+    "climatology": Climatology,
+    "inverse distance": InverseDistance,
+    "local linear": LocalLinear,
+    "kriging": Kriging,
+}
+"""the predictors that every forecast is compared with"""
+
+
+class Split(NamedTuple):
+    """Observations divided by time and by station."""
+
+    train: Reports
+    """the first steps, without the withheld stations"""
+    first: int
+    """the first step after those"""
+    withheld: NDArray[np.bool_]
+    """`(S,)`: the stations that a fit does not see"""
+
+
+def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Split:
+    """Set the last steps and some stations apart, on which a forecast is judged.
+
+    Args:
+        reports: all observations.
+        test: share of the steps, the last ones.
+        withheld: share of the stations that report at all, drawn at random; at least one station.
+        seed: of that draw.
+    """
+    first, reporting = round((1 - test) * reports.num_steps), np.unique(reports.sensor)
+    chosen = np.random.default_rng(seed).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
+    mask = np.isin(np.arange(len(reports.sensors)), chosen)
+    return Split(reports.between(0, first).of(~mask), first, mask)
+
+
+def lead_time(steps: int, length: np.timedelta64) -> str:
+    """A lead time of so many steps, in the largest unit from days to seconds that divides a step."""
+    seconds = float(length / np.timedelta64(1, "s"))
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds % unit == 0:
+            return f"{round(steps * seconds / unit)} {name}"
+    return f"{steps * seconds:g} s"
 
 
 def judge(
@@ -22,18 +75,19 @@ def judge(
     held_out: Bool[NDArray, " S"],
     silent: Sequence[float] = (0.0, 0.5),
     seed: int = 0,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> list[dict[str, Any]]:
-    """Forecasts against what was reported, at sensors that are seen and at sensors that never were.
+    progress: Callable[[list[int]], Iterable[int]] = iter,
+) -> list[Row]:
+    """Score forecasts against the observations, at stations that the predictors see and at stations they do not.
 
     Args:
-        predictors: fitted to earlier reports, without the sensors that are held out.
-        reports: all of them.
-        origins: steps from which is forecast; only what was reported until then is shown.
-        leads: steps ahead; 0 is now, and asks held-out and silent sensors only.
-        held_out: sensors that are never shown.
-        silent: shares of the other sensors, drawn at random, that are not shown either.
+        predictors: fitted to earlier observations, without the withheld stations.
+        reports: all observations.
+        origins: steps of initialisation; only observations up to then are shown to a predictor.
+        leads: lead times in steps; 0 is an analysis, which is scored at withheld and silent stations only.
+        held_out: the withheld stations, which are never shown.
+        silent: shares of the other stations, drawn at random, that are not shown either.
         seed: of that draw.
+        progress: wraps the origins, to show how far the work is.
 
     Returns:
         Rows with `predictor`, `value`, `lead`, `sensors` ("seen", "held out" or "silent"), `silent`, `mae`, `rmse`,
@@ -44,8 +98,6 @@ def judge(
     """
     if list(leads) != sorted(set(leads)):
         raise ValueError(f"judge: leads must be in order, each once, got {list(leads)}")
-    columns = reports.columns
-    circular = np.array([name in columns.circular for name in columns.values])
     generator, rows = np.random.default_rng(seed), []
     for share in silent:
         hidden = held_out.copy()
@@ -54,30 +106,37 @@ def judge(
         groups = {"seen": ~hidden, "held out": held_out, "silent": hidden & ~held_out}
         shown = reports.of(~hidden)
         found: dict[tuple[str, str, int], list[tuple[NDArray, ...]]] = {}
-        for origin in progress(list(origins)):
+        for origin in progress(origins.tolist()):
             asked = reports.where(np.isin(reports.step, origin + np.array(leads)))
             if not len(asked):
                 continue
+            known, sensors = shown.where(shown.step <= origin), np.where(hidden[asked.sensor], -1, asked.sensor)
             for name, predictor in predictors.items():
-                sensors = np.where(hidden[asked.sensor], -1, asked.sensor)
-                known = shown.where(shown.step <= origin)
-                said = _at_their_leads(predictor, known, int(origin), asked, sensors, leads)
+                forecast = _at_their_leads(predictor, known, origin, asked, sensors, leads)
                 for group, members in groups.items():
                     for lead in leads:
-                        mine = members[asked.sensor] & (asked.step == origin + lead)
                         if lead == 0 and group == "seen":
                             continue
-                        found.setdefault((name, group, lead), []).append(
-                            (*(part[mine] for part in said), asked.values[mine])
-                        )
-        for (name, group, lead), parts in found.items():
-            mean, stddev, truth = (np.concatenate(part)[None] for part in zip(*parts, strict=True))
-            scored = scores(mean, stddev, truth, circular)
-            for channel, value in enumerate(columns.values):
-                if scored["count"][0, channel]:
-                    where = {"predictor": name, "value": value, "lead": lead, "sensors": group, "silent": share}
-                    rows.append({**where, **{key: float(part[0, channel]) for key, part in scored.items()}})
+                        mine = members[asked.sensor] & (asked.step == origin + lead)
+                        parts = (*(part[mine] for part in forecast), asked.values[mine])
+                        found.setdefault((name, group, lead), []).append(parts)
+        for (name, group, lead), cases in found.items():
+            where = {"predictor": name, "lead": lead, "sensors": group, "silent": share}
+            rows += _rows(where, cases, reports)
     return rows
+
+
+def _rows(where: Row, cases: list[tuple[NDArray, ...]], reports: Reports) -> list[Row]:
+    """A row for each value that was observed, from means, standard deviations and truths `(R, C)`."""
+    columns = reports.columns
+    circular = np.array([name in columns.circular for name in columns.values])
+    mean, stddev, truth = (np.concatenate(part)[None] for part in zip(*cases, strict=True))
+    scored = scores(mean, stddev, truth, circular)
+    return [
+        {**where, "value": value, **{key: float(part[0, channel]) for key, part in scored.items()}}
+        for channel, value in enumerate(columns.values)
+        if scored["count"][0, channel]
+    ]
 
 
 def _at_their_leads(
@@ -88,8 +147,8 @@ def _at_their_leads(
     sensors: NDArray[np.int64],
     leads: Sequence[int],
 ) -> tuple[NDArray, NDArray]:
-    """Mean and standard deviation for each report that is asked for, `(R, C)`, at its own lead."""
-    # A station is asked once, for all leads.
+    """Mean and standard deviation for each observation that is asked for, `(R, C)`, at its own lead time."""
+    # Each place is asked for once, for all lead times.
     places, first, place = np.unique(
         np.concatenate([asked.positions, sensors[:, None]], 1), axis=0, return_index=True, return_inverse=True
     )

@@ -1,9 +1,9 @@
-"""Pictures of sensors: where they are, how good forecasts are, forecasts in time and on a map."""
+"""Figures of stations and forecasts: maps, scores by lead time, series and enclaves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence, Sized
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,25 +13,27 @@ from numpy.typing import NDArray
 from s2rm.models.s2rm import S2RM
 from s2rm.report.figures import TRIVIAL, colour, figure, key_beside, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.judging import Row, lead_time
 from s2rm.sensors.reports import Places, Reports, grid, stations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COVERED = 1.6449
-"""standard deviations to each side of a central 90 % interval"""
+"""half the width of a central 90 % interval, in standard deviations"""
+GROUPS = {"seen": "stations in the fit", "held out": "withheld stations"}
+"""headings of the groups of stations in rows of scores"""
 
 
-def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Figure:
-    """A metric against the lead: a row of panels for each value, at sensors that are seen and that are held out.
+def errors_by_lead(rows: Sequence[Row], metric: str = "mae") -> Figure:
+    """A metric against the lead time: a row of panels for each value, one for each group of stations.
 
-    A line that lies far above all others is cut off, as else these could not be told apart.
+    A line far above all others is cut off, which keeps the others apart.
     """
     values, names = list(dict.fromkeys(row["value"] for row in rows)), predictors(rows)
-    groups = ("seen", "held out")
-    made, panels = figure(len(values), len(groups), 9.6, 3.2 * len(values))
+    made, panels = figure(len(values), len(GROUPS), 9.6, 3.2 * len(values))
     for line, value in zip(panels, values, strict=True):
-        for axes, group in zip(line, groups, strict=True):
+        for axes, group in zip(line, GROUPS, strict=True):
             highest = []
             for name in names:
                 points = sorted(
@@ -43,7 +45,7 @@ def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Fi
                     highest.append(max(value for _, value in points))
                     look = {"color": colour(name, names), "label": name, "marker": "o", "ms": 3}
                     axes.plot(*zip(*points, strict=True), "--" if name in TRIVIAL else "-", **look)
-            axes.set(xlabel="steps ahead", title=f"{value}, sensors {group}")
+            axes.set(xlabel="lead time (steps)", title=_text(f"{value}, {GROUPS[group]}"))
             second, top = [0.0, 0.0, *sorted(highest)][-2:]
             if top > 2 * second > 0:
                 axes.set_ylim(top=1.1 * second)
@@ -52,11 +54,11 @@ def errors_by_lead(rows: Sequence[Mapping[str, Any]], metric: str = "mae") -> Fi
 
 
 def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
-    """Where each sensor last reported from."""
+    """The last position of each station."""
     made, (axes,) = _maps(reports, 1)
     places = stations(reports)
     held = np.array([held_out[reports.sensors.index(name)] for name in places.names or ()], bool)
-    for chosen, label, marker in ((~held, "seen", "o"), (held, "held out", "^")):
+    for chosen, label, marker in ((~held, GROUPS["seen"], "o"), (held, GROUPS["held out"], "^")):
         points = places.positions[chosen, :2]
         axes.scatter(*points.T, marker=marker, s=_size(held), label=f"{label} ({len(points)})")
     axes.legend(frameon=False, fontsize=8)
@@ -64,7 +66,7 @@ def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
 
 
 def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> Figure:
-    """The mean and the spread of a forecast from the last step, over a grid, and the last reports."""
+    """Mean and standard deviation of a forecast initialised at the last step, over a grid, with its observations."""
     made, panels = _maps(reports, 2)
     points, columns = grid(reports, side), forecaster.columns
     mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
@@ -76,21 +78,21 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
         limits = (0.0, 360.0) if turns else (float(part.min()), float(part.max()))
         look = {"cmap": "twilight" if turns else "viridis", "vmin": limits[0], "vmax": limits[1]}
         image = axes.pcolormesh(x, y, part.reshape(side, side), shading="nearest", **look)
-        made.colorbar(image, ax=axes, label=unit)
+        made.colorbar(image, ax=axes, label=_text(unit))
         if title == "mean":
             axes.scatter(
                 *now.positions[:, :2].T, c=now.values[:, value], s=_size(now), edgecolor="white", linewidth=0.6, **look
             )
-        axes.set_title(f"{unit}, {lead} x {columns.step} ahead: {title}", fontsize=9)
+        axes.set_title(_text(f"{unit}, +{lead_time(lead, reports.step_length)}: {title}"), fontsize=9)
     return plain(made)
 
 
 def forecasts_in_time(
     forecaster: Forecaster, shown: Reports, truth: Reports, origin: int, value: int, names: Sequence[str]
 ) -> Figure:
-    """Forecasts from one origin with their central 90 % intervals, and what some sensors then reported.
+    """Forecasts of one initialisation with their central 90 % intervals, and the observations of some stations.
 
-    The forecast is for where a sensor was at the origin.
+    The forecast is for the position of the station at the initialisation.
     """
     places = stations(truth.between(0, origin + 1))
     names = [name for name in names if name in (places.names or ())]
@@ -101,28 +103,28 @@ def forecasts_in_time(
     ahead = origin + 1 + np.arange(len(mean))
     for axes, name, centre, spread in zip(panels[:, 0], names, mean.T, stddev.T, strict=True):
         mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
-        axes.plot(mine.step - origin, mine.values[:, value], "k.", ms=3, label="reported")
+        axes.plot(mine.step - origin, mine.values[:, value], "k.", ms=3, label="observed")
         axes.plot(ahead - origin, centre, color="#0b6e99", label="forecast")
         low, high = centre - COVERED * spread, centre + COVERED * spread
         axes.fill_between(ahead - origin, low, high, color="#0b6e99", alpha=0.2, label="90 %")
         seen = bool((shown.sensor == shown.sensors.index(name)).any()) if name in shown.sensors else False
-        axes.set_title(f"{name} ({'seen' if seen else 'held out'})", fontsize=9)
+        axes.set_title(_text(f"{name} ({'in the fit' if seen else 'withheld'})"), fontsize=9)
         axes.axvline(0, color="#dddddd", zorder=0)
         axes.set_xlim(-len(mean) - 0.5, len(mean) + 0.5)
     panels[0, 0].legend(frameon=False, fontsize=7, ncols=3)
-    panels[-1, 0].set_xlabel(f"steps of {forecaster.columns.step} from the origin")
-    panels[len(names) // 2, 0].set_ylabel(forecaster.columns.values[value])
+    panels[-1, 0].set_xlabel(f"lead time (steps of {lead_time(1, shown.step_length)})")
+    panels[len(names) // 2, 0].set_ylabel(_text(forecaster.columns.values[value]))
     return plain(made)
 
 
 def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
-    """Which module answers most at each place, and how strongly; places of equal colour are one enclave."""
+    """The module of largest weight at each place, and the sum of all weights; one colour is one enclave."""
     weights = enclaves(forecaster, reports, side)
     made, panels = _maps(reports, 2)
     x, y = (grid(reports, side).positions[:, axis].reshape(side, side) for axis in (0, 1))
     most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan).reshape(side, side)
     for axes, part, title, colours in zip(
-        panels, (most, weights.sum(0).reshape(side, side)), ("the module that answers most", "the sum of all kernels"),
+        panels, (most, weights.sum(0).reshape(side, side)), ("module of largest weight", "sum of all weights"),
         ("tab20", "magma"), strict=True,
     ):  # fmt: skip
         image = axes.pcolormesh(x, y, part, cmap=colours, shading="nearest")
@@ -134,34 +136,41 @@ def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) ->
 
 
 def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArray, "M P"]:
-    """The kernel of each module over a grid.
+    """Weight of each module over a grid.
 
     Raises:
         ValueError: the model is no S2RM.
     """
     if not isinstance(forecaster.model, S2RM):
-        raise ValueError(f"enclaves: expected an S2RM, got {type(forecaster.model).__name__}; only these have modules "
-                         "in places")  # fmt: skip
+        got = type(forecaster.model).__name__
+        raise ValueError(f"enclaves: expected an S2RM, got {got}; the modules of other models have no places")
     with torch.no_grad():
         return forecaster.model.enclaves(forecaster.scaling.coordinates(grid(reports, side).positions)).numpy()
 
 
-def _maps(reports: Reports, number: int) -> tuple[Figure, Any]:
-    """Panels for maps of where the reports are from: side by side, or one above the other where that is wide."""
+def _maps(reports: Reports, number: int) -> tuple[Figure, NDArray]:
+    """Panels for maps of the stations: side by side, or one above the other where the region is wide."""
     width, height = np.ptp(reports.positions[:, :2], axis=0)
     aspect = 1.0
-    if reports.columns.on_the_globe:  # a degree of longitude is shorter than one of latitude
+    if reports.columns.on_the_globe:
+        # A degree of longitude is shorter than one of latitude.
         aspect = 1 / np.cos(np.radians(reports.positions[:, 1].mean()))
     tall = float(np.clip(aspect * height / width, 0.4, 1.6)) if width else 1.0
     if tall < 0.6:
         made, panels = figure(number, 1, 9.0, number * (7.5 * tall + 0.8))
     else:
         made, panels = figure(1, number, 5.5 * number, 4.5 * tall + 0.8)
+    x, y = map(_text, reports.columns.position[:2])
     for axes in panels.flat:
-        axes.set(xlabel=reports.columns.position[0], ylabel=reports.columns.position[1], aspect=aspect)
-    return made, panels.flat
+        axes.set(xlabel=x, ylabel=y, aspect=aspect)
+    return made, panels.ravel()
 
 
 def _size(points: Sized) -> float:
-    """Of a point among so many that they do not hide each other."""
+    """Area of a marker: smaller where there are many, which would hide each other."""
     return float(np.clip(4000 / max(1, len(points)), 4, 36))
+
+
+def _text(name: str) -> str:
+    """A name as it is: matplotlib would typeset what stands between two dollar signs as a formula."""
+    return name.replace("$", r"\$")

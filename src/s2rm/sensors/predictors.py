@@ -1,11 +1,10 @@
-"""Predictors that need no training to speak of: what any forecast from sensors, and any map between them, must beat."""
+"""Baselines that need next to no training, which any forecast, and any map, of a table of stations must beat."""
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,29 +14,28 @@ from scipy.spatial import cKDTree
 
 from s2rm.sensors.guess import plane
 from s2rm.sensors.reports import Columns, Reports
-from s2rm.sensors.scores import difference
+from s2rm.sensors.scores import difference, from_components, to_components
+
+Forecasts = tuple[NDArray, NDArray, NDArray]
+"""Mean `(K, Q, C)`, variance `(Q, C)` and basis, int `(Q, C)`: `OWN`, `ELSEWHERE` or `NOTHING`."""
+Mapped = tuple[NDArray, NDArray | float]
+"""Values `(Q, D)` and variances `(Q,)` of one channel."""
 
 EARTH_RADIUS = 6371.0
 """km"""
 OWN, ELSEWHERE, NOTHING = range(3)
-"""What a forecast can rest on: what the sensor itself reported, what only others did, or nothing."""
+"""Basis of a forecast: the station's own observation, observations of other stations only, or none."""
 _ORIGINS = 48
-"""from how many moments of the training part the spread is measured"""
+"""initialisation times in the training part at which the spread is measured"""
 _HIDDEN = 0.2
-"""share of the sensors that are hidden meanwhile"""
+"""share of the stations withheld meanwhile"""
 _LEAST_SPREAD = 1e-3
-"""of the channel's own: nothing is certain"""
-_LEAST_POINTS = 8
-"""fewer tell nothing of a covariance"""
+"""lower bound of the spread, in standard deviations of the channel"""
 
 
 @runtime_checkable
 class SensorPredictor(Protocol):
-    """Forecasts from reports, anywhere. Q queries, n coordinates, F covariates, K leads, C values."""
-
-    def fit(self, train: Reports) -> SensorPredictor:
-        """Learn from these reports; returns itself."""
-        ...
+    """Forecasts at any place from observations. Q queries, n coordinates, F covariates, K leads, C values."""
 
     def predict(
         self,
@@ -48,21 +46,21 @@ class SensorPredictor(Protocol):
         sensors: Int[NDArray, " Q"],
         leads: Sequence[int],
     ) -> tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]:
-        """Mean and standard deviation, in the user's units, of what is measured `leads` steps after the origin.
+        """Mean and standard deviation of the values, in the user's units, `leads` steps after the initialisation.
 
         Args:
-            shown: reports; of these only the rows of step `origin` or earlier are looked at.
-            origin: now, a step of `shown`.
-            positions: where, in the user's units.
+            shown: observations; only those of step `origin` or earlier are used.
+            origin: the step of initialisation, a step of `shown`.
+            positions: of the queries, in the user's units.
             covariates: of these places, in the user's units.
-            sensors: which of the sensors of `shown` is there, -1 where none of them is.
-            leads: steps after the origin; 0 is now.
+            sensors: index in `shown.sensors` of the station at each query, -1 where there is none.
+            leads: lead times in steps; 0 is an analysis at the initialisation itself.
         """
         ...
 
 
 def coordinates(columns: Columns, positions: Real[NDArray, "Q n"]) -> Float[NDArray, "Q m"]:
-    """Where straight lines are as good as distances: in km from the centre of the Earth, m = 3, or as they are."""
+    """Cartesian coordinates: on the globe in km from the centre of the Earth, m = 3; planar positions as they are."""
     if not columns.on_the_globe:
         return positions.astype(np.float64)
     longitude, latitude = np.radians(positions.astype(np.float64)).T
@@ -71,13 +69,13 @@ def coordinates(columns: Columns, positions: Real[NDArray, "Q n"]) -> Float[NDAr
 
 
 def last_reports(shown: Reports, origin: int, channel: int, max_age: int) -> Int[NDArray, " N"]:
-    """The row in which each sensor last reported this channel, `max_age` steps before the origin or later.
+    """Row of each station's last observation of this channel, at most `max_age` steps before the origin.
 
-    Ordered by sensor; sensors that did not are left out.
+    Ordered by station; stations without one are left out.
     """
     rows = np.flatnonzero((shown.step <= origin) & (shown.step >= origin - max_age))
     rows = rows[~np.isnan(shown.values[rows, channel])]
-    # The last row of each sensor, whatever the order of the rows.
+    # The rows of a table may be in any order.
     rows = rows[np.lexsort((shown.step[rows], shown.sensor[rows]))]
     sensor = shown.sensor[rows]
     return rows[np.append(sensor[1:] != sensor[:-1], True)] if len(rows) else rows
@@ -93,33 +91,33 @@ def inverse_distance(
 ) -> Float[NDArray, "Q D"]:
     """Mean of the values at the nearest places, weighted by a power of the inverse distance; N is at least 1.
 
-    At a place of a value it is that value, or the mean of those that are there.
+    Exact at the places themselves; values at the same place are averaged.
     """
     nearest = np.arange(1, min(num_nearest, len(places)) + 1)
     away, index = cKDTree(coordinates(columns, places)).query(coordinates(columns, positions), nearest)
     if columns.on_the_globe:
         away = 2 * EARTH_RADIUS * np.arcsin(np.minimum(away / (2 * EARTH_RADIUS), 1))
-    # In units of the nearest, so that no power overflows.
+    # Relative to the nearest, so that no power overflows.
     closest = away[:, :1]
     ratio = np.divide(closest, away, out=np.ones_like(away), where=away > 0)
     weights = np.where(closest > 0, ratio**power, (away == 0).astype(np.float64))
     return np.einsum("qk,qkd->qd", weights / weights.sum(-1, keepdims=True), values[index])
 
 
-class _Trivial(ABC):
-    """What the predictors here share: the answer of those who know nothing, and a spread that is measured.
+class Baseline(ABC):
+    """Base of the predictors below: the climatological mean without observations, and a spread measured in training.
 
-    The spread is the root mean squared error in the training part at that lead, taken from a sample of origins at
-    each of which some of the sensors are hidden: one for places whose sensor is shown, one for other places, and the
-    channel's standard deviation where there is nothing to go by. Where a predictor has a spread of its own, what the
-    errors leave unexplained is added.
+    The spread is the root mean squared error at that lead over a sample of initialisation times of the training part,
+    with some of the stations withheld. It is measured apart for stations with an observation of their own and for
+    other places; without any observation it is the channel's standard deviation. A predictor that has a variance of its
+    own gets the part of the squared error added that its variance leaves unexplained.
     """
 
-    def fit(self, train: Reports) -> SensorPredictor:
-        """Keep the reports, from which the spread is measured when it is first asked for.
+    def fit(self, train: Reports) -> Baseline:
+        """Fit to a training part. It is kept, since the spread of a lead is measured when first needed.
 
         Raises:
-            ValueError: a channel of which there is no value.
+            ValueError: a channel without any value.
         """
         columns = train.columns
         nowhere = [name for name, value in zip(columns.values, train.values.T, strict=True) if np.isnan(value).all()]
@@ -128,7 +126,7 @@ class _Trivial(ABC):
         self.columns, self.train = columns, train
         self.circular = np.array([name in columns.circular for name in columns.values])
         values = [self._channel(train, channel) for channel in range(len(columns.values))]
-        self.mean = np.array([_from_components(value.mean(0)) for value in values])
+        self.mean = np.array([from_components(value.mean(0)) for value in values])
         error = difference(train.values.astype(np.float64), self.mean, self.circular)
         self.deviation = np.sqrt(np.nanmean(error**2, 0))
         self._spreads: dict[int, NDArray] = {}
@@ -137,8 +135,8 @@ class _Trivial(ABC):
     @abstractmethod
     def _forecast(
         self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> tuple[NDArray, NDArray, NDArray]:
-        """Mean `(K, Q, C)`, variance so far `(Q, C)`, and what it rests on, int `(Q, C)`."""
+    ) -> Forecasts:
+        """Arguments as of `predict`; the variance is that which the predictor itself states."""
 
     def predict(
         self,
@@ -149,44 +147,42 @@ class _Trivial(ABC):
         sensors: Int[NDArray, " Q"],
         leads: Sequence[int],
     ) -> tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]:
-        """As `SensorPredictor.predict`; the covariates are not looked at.
+        """As `SensorPredictor.predict`; covariates are not used.
 
         Raises:
-            ValueError: not fitted, other columns than in training, positions of other coordinates, no lead or a
-                negative one, or a sensor that is none.
+            ValueError: not fitted, other columns than in training, a wrong number of coordinates, no lead or a
+                negative one, or an index of no station.
         """
         if not hasattr(self, "train"):
-            raise ValueError("predict: expected a fitted predictor, got a new one; call fit first")
+            raise ValueError("predict: expected a fitted predictor, got one without training; call fit first")
         if shown.columns != self.columns:
             raise ValueError(f"predict: expected the columns of the training part, {self.columns}, got {shown.columns}")
         if positions.shape[1] != len(self.columns.position):
-            raise ValueError(
-                f"predict: expected positions of {self.columns.position}, got {positions.shape[1]} numbers"
-            )
+            got = positions.shape[1]
+            raise ValueError(f"predict: expected positions of {self.columns.position}, got {got} coordinates")
         if len(leads) == 0 or min(leads) < 0:
             raise ValueError(f"predict: expected leads of 0 steps or more, got {list(leads)}")
         if len(sensors) and not (sensors.min() >= -1 and sensors.max() < len(shown.sensors)):
-            raise ValueError(
-                f"predict: sensors must be from -1, none, to {len(shown.sensors) - 1}, got {sensors.min()} to "
-                f"{sensors.max()}"
-            )
+            got, last = f"{sensors.min()} to {sensors.max()}", len(shown.sensors) - 1
+            raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {got}")
         mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
         added = np.stack([np.take_along_axis(spread, basis, 0) for spread in self._measured(leads)])
         return mean, np.sqrt(variance + added**2)
 
     def _channel(self, reports: Reports, channel: int, rows: NDArray | None = None) -> NDArray:
-        """A channel's values as numbers that can be averaged, `(N, 1)`, or `(N, 2)` for directions."""
+        """The values of a channel that are not missing, `(N, 1)`; directions as unit vectors, `(N, 2)`."""
         values = reports.values[:, channel] if rows is None else reports.values[rows, channel]
-        return _to_components(values[~np.isnan(values)].astype(np.float64), bool(self.circular[channel]))
+        return to_components(values[~np.isnan(values)].astype(np.float64), bool(self.circular[channel]))
 
     def _measured(self, leads: Sequence[int]) -> list[NDArray]:
-        """The spread to be added at each lead, `(3, C)`, for forecasts that rest on `OWN`, `ELSEWHERE`, `NOTHING`."""
+        """Standard deviation to add at each lead, `(3, C)`, for the bases `OWN`, `ELSEWHERE` and `NOTHING`."""
         new = sorted(set(leads) - self._spreads.keys())
         if new:
             self._spreads.update(zip(new, self._measure(new), strict=True))
         return [self._spreads[lead] for lead in leads]
 
     def _measure(self, leads: list[int]) -> list[NDArray]:
+        """The same, from the errors in the training part."""
         train = self.train
         generator = np.random.default_rng(0)
         origins = np.sort(generator.permutation(train.num_steps)[:_ORIGINS])
@@ -206,7 +202,7 @@ class _Trivial(ABC):
                 index = (lead[known], basis[known, channel], channel)
                 np.add.at(squares, index, error[known, channel] ** 2 - variance[known, channel])
                 np.add.at(counts, index, 1)
-        # Where nobody was hidden, or nobody shown, the other's error; where there was no report so late, the channel's.
+        # A basis without a case takes the mean of both; a lead without a case takes the channel's variance.
         either = np.divide(squares.sum(1), counts.sum(1), out=np.tile(self.deviation**2, (len(leads), 1)),
                            where=counts.sum(1) > 0)  # fmt: skip
         means = np.divide(squares, counts, out=np.repeat(either[:, None], 3, 1), where=counts > 0)
@@ -214,14 +210,14 @@ class _Trivial(ABC):
         return list(np.sqrt(np.maximum(means, (_LEAST_SPREAD * self.deviation) ** 2)))
 
 
-class Climatology(_Trivial):
-    """The mean of all sensors' training values at that hour of the day; of directions, that of the unit vectors."""
+class Climatology(Baseline):
+    """Mean of the training values of all stations at that hour of the day, UTC; directions as unit vectors."""
 
     def fit(self, train: Reports) -> Climatology:
-        """Average, hour by hour; the mean of all hours where one has no value.
+        """Average by hour of the day; an hour without values gets the mean of all.
 
         Raises:
-            ValueError: a channel of which there is no value.
+            ValueError: a channel without any value.
         """
         super().fit(train)
         hours = self._hours(self.train, self.train.step)
@@ -230,107 +226,101 @@ class Climatology(_Trivial):
             for channel in range(len(self.mean)):
                 values = self._channel(self.train, channel, hours == hour)
                 if len(values):
-                    self.by_hour[hour, channel] = _from_components(values.mean(0))
+                    self.by_hour[hour, channel] = from_components(values.mean(0))
         return self
 
     @staticmethod
     def _hours(reports: Reports, steps: NDArray) -> NDArray:
-        """The hour of the day, UTC, 0 to 23, in which these steps begin."""
+        """Hour of the day, UTC, 0 to 23, at which these steps begin."""
         times = reports.start + steps * reports.step_length
         return (times.astype("datetime64[h]") - times.astype("datetime64[D]")).astype(np.int64)
 
     def _forecast(
         self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> tuple[NDArray, NDArray, NDArray]:
+    ) -> Forecasts:
         mean = self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))]
         shape = (len(positions), mean.shape[-1])
         return np.tile(mean[:, None], (1, len(positions), 1)), np.zeros(shape), np.full(shape, ELSEWHERE)
 
 
-class _FromLastReports(_Trivial):
-    """Predictors that hold still what was last reported; where nothing was, the training mean.
+class FromLastReports(Baseline):
+    """Base of those that persist a map of the last observations; without any, the training mean.
 
     Args:
-        max_age: steps after which a report is forgotten.
+        max_age: observations older than this many steps are not used.
     """
 
     def __init__(self, max_age: int = 24):
         self.max_age = max_age
 
     @abstractmethod
-    def _map(
-        self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray
-    ) -> tuple[NDArray, NDArray | float]:
-        """A map of a channel.
+    def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
+        """A map of one channel.
 
         Args:
-            channel: which.
-            places: `(N, n)`, N at least 1, of the sensors that reported.
-            values: `(N, D)`, of directions the unit vectors.
-            positions: `(Q, n)`.
-            own: which of the places is that of the sensor in question, int `(Q,)`, -1 where none is.
+            channel: its index.
+            places: `(N, n)`, N at least 1, of the last observations.
+            values: `(N, D)`; directions as unit vectors.
+            positions: `(Q, n)` of the queries.
+            own: row of the query's own station, int `(Q,)`, -1 where there is none.
 
         Returns:
-            Values `(Q, D)` and variances `(Q,)`, of directions in square degrees.
+            Values `(Q, D)` and variances `(Q,)`; of directions in square degrees.
         """
 
     def _forecast(
         self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> tuple[NDArray, NDArray, NDArray]:
+    ) -> Forecasts:
         shape = (len(positions), len(self.mean))
         mean, variance, basis = np.tile(self.mean, (len(positions), 1)), np.zeros(shape), np.full(shape, NOTHING)
         for channel in range(len(self.mean)):
             rows = last_reports(shown, origin, channel, self.max_age)
             if not len(rows) or not len(positions):
                 continue
-            # One more, so that -1 is no sensor.
+            # One entry more, which index -1, no station, selects.
             row_of = np.full(len(shown.sensors) + 1, -1)
             row_of[shown.sensor[rows]] = np.arange(len(rows))
             own = row_of[sensors]
             values = self._channel(shown, channel, rows)
             mapped, variance[:, channel] = self._map(channel, shown.positions[rows], values, positions, own)
-            mean[:, channel] = _from_components(mapped)
+            mean[:, channel] = from_components(mapped)
             basis[:, channel] = np.where(own >= 0, OWN, ELSEWHERE)
         return np.tile(mean, (len(leads), 1, 1)), variance, basis
 
 
-class InverseDistance(_FromLastReports):
-    """The last reports of the nearest sensors, weighted by a power of the inverse distance.
+class InverseDistance(FromLastReports):
+    """Mean of the last observations of the nearest stations, weighted by a power of the inverse distance.
 
     Args:
-        num_nearest: sensors that are looked at.
+        num_nearest: number of stations in the mean.
         power: of the inverse distance.
-        max_age: steps after which a report is forgotten.
+        max_age: observations older than this many steps are not used.
     """
 
     def __init__(self, num_nearest: int = 8, power: float = 2.0, max_age: int = 24):
         super().__init__(max_age)
         self.num_nearest, self.power = num_nearest, power
 
-    def _map(
-        self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray
-    ) -> tuple[NDArray, NDArray | float]:
+    def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         return inverse_distance(self.columns, places, values, positions, self.num_nearest, self.power), 0.0
 
 
-class LocalLinear(_FromLastReports):
-    """A plane through the last reports of the nearest sensors, weighted by inverse square distance.
+class LocalLinear(FromLastReports):
+    """Locally weighted linear regression on the last observations of the nearest stations, by inverse square distance.
 
-    What models here correct is much the same, but that it counts ages and tilts as far as a table wants it to.
+    The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table.
 
     Args:
-        num_nearest: sensors that are looked at.
-        tilt: how freely the plane tilts; with 0 it is inverse distance.
-        max_age: steps after which a report is forgotten.
+        num_nearest: number of stations in the regression.
+        tilt: how freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
+        max_age: observations older than this many steps are not used.
     """
 
     def __init__(self, num_nearest: int = 12, tilt: float = 10.0, max_age: int = 24):
         super().__init__(max_age)
         self.num_nearest, self.tilt = num_nearest, tilt
 
-    def _map(
-        self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray
-    ) -> tuple[NDArray, NDArray | float]:
+    def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         there, asked = coordinates(self.columns, places), coordinates(self.columns, positions)
         nearest = np.arange(1, min(self.num_nearest, len(there)) + 1)
         distance, index = cKDTree(there).query(asked, nearest)
@@ -340,122 +330,16 @@ class LocalLinear(_FromLastReports):
         return np.einsum("qk,qkd->qd", weight.numpy(), values[index]), 0.0
 
 
-class Persistence(_FromLastReports):
-    """The sensor's own last report; where it has none, inverse distance over the last reports of others.
+class Persistence(FromLastReports):
+    """The station's own last observation; where it has none, inverse distance over those of other stations.
 
     Args:
-        max_age: steps after which a report is forgotten.
+        max_age: observations older than this many steps are not used.
     """
 
-    def _map(
-        self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray
-    ) -> tuple[NDArray, NDArray | float]:
+    def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         mapped = values[own]
         others = own < 0
         if others.any():
             mapped[others] = inverse_distance(self.columns, places, values, positions[others])
         return mapped, 0.0
-
-
-class Kriging(_FromLastReports):
-    """Simple kriging of the last reports, of each channel on its own, about their mean.
-
-    A Gaussian process in space with a Matern covariance (smoothness 3/2) and white noise. Its parameters are fitted
-    to some steps of the training part, of which the median is kept. Needs scikit-learn.
-
-    Args:
-        num_steps: training steps to which the covariance is fitted.
-        num_points: reports of each, at most.
-        max_age: steps after which a report is forgotten.
-    """
-
-    def __init__(self, num_steps: int = 6, num_points: int = 150, max_age: int = 24):
-        super().__init__(max_age)
-        self.num_steps, self.num_points = num_steps, num_points
-
-    def fit(self, train: Reports) -> Kriging:
-        """Fit the covariances.
-
-        Raises:
-            ValueError: a channel of which there is no value.
-            ImportError: scikit-learn is not installed.
-        """
-        super().fit(train)
-        gaussian_process, kernels, not_converged = _scikit_learn()
-        generator = np.random.default_rng(0)
-        self.kernels: list[Any] = []
-        for channel in range(len(self.mean)):
-            centred = self._channel(train, channel) - _to_components(self.mean[channel], self.circular[channel])
-            scale = float((centred**2).mean())
-            known = np.flatnonzero(~np.isnan(train.values[:, channel]))
-            telling = np.flatnonzero(np.bincount(train.step[known]) >= _LEAST_POINTS)
-            found = []
-            for step in generator.permutation(telling)[: self.num_steps]:
-                rows = generator.permutation(known[train.step[known] == step])[: self.num_points]
-                places = coordinates(self.columns, train.positions[rows])
-                values = self._channel(train, channel, rows)
-                process = gaussian_process(self._start(kernels, places, scale))
-                with warnings.catch_warnings():
-                    # A parameter at its bound on some step is no matter: the median is taken.
-                    warnings.simplefilter("ignore", not_converged)
-                    found.append(process.fit(places, values - values.mean(0)).kernel_.theta)
-            kernel = self._start(kernels, coordinates(self.columns, train.positions), scale)
-            self.kernels.append(kernel.clone_with_theta(np.median(found, 0)) if found else kernel)
-        return self
-
-    @staticmethod
-    def _start(kernels: Any, places: NDArray, scale: float) -> Any:
-        """The covariance before it is fitted: lengths from the extent of the places, variances from the channel's."""
-        extent = float(np.linalg.norm(np.ptp(places, 0))) or 1.0
-        scale = scale or 1.0
-        signal = kernels.ConstantKernel(scale, (1e-4 * scale, 1e2 * scale))
-        matern = kernels.Matern(extent / 5, (1e-3 * extent, 10 * extent), nu=1.5)
-        return signal * matern + kernels.WhiteKernel(0.1 * scale, (1e-4 * scale, 10 * scale))
-
-    def _map(
-        self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray
-    ) -> tuple[NDArray, NDArray | float]:
-        gaussian_process, _, _ = _scikit_learn()
-        centre = values.mean(0)
-        process = gaussian_process(self.kernels[channel], optimizer=None)
-        process.fit(coordinates(self.columns, places), values - centre)
-        mean, deviation = process.predict(coordinates(self.columns, positions), return_std=True)
-        mapped = mean.reshape(len(positions), -1) + centre
-        deviation = deviation.reshape(len(positions), -1)[:, 0]
-        if self.circular[channel]:
-            # Across a vector that shorter is the less certain; at most as if every direction were equally likely.
-            deviation = deviation / np.maximum(np.linalg.norm(mapped, axis=-1), 1e-9)
-            deviation = np.degrees(np.minimum(deviation, np.pi / np.sqrt(3)))
-        return mapped, deviation**2
-
-
-BASELINES: dict[str, type[_Trivial]] = {
-    "persistence": Persistence,
-    "climatology": Climatology,
-    "inverse distance": InverseDistance,
-    "local linear": LocalLinear,
-    "kriging": Kriging,
-}
-
-
-def _to_components(values: Any, circular: Any) -> NDArray:
-    radians = np.radians(values)
-    return np.stack([np.cos(radians), np.sin(radians)] if circular else [values], -1)
-
-
-def _from_components(values: NDArray) -> NDArray:
-    """The inverse of `_to_components`; directions in [0, 360), whatever the length of the vectors."""
-    if values.shape[-1] == 1:
-        return values[..., 0]
-    direction = np.degrees(np.arctan2(values[..., 1], values[..., 0])) % 360
-    # A hair below zero rounds up to 360.
-    return np.where(direction < 360, direction, 0.0)
-
-
-def _scikit_learn() -> tuple[Any, Any, Any]:
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.gaussian_process import GaussianProcessRegressor, kernels
-    except ImportError as error:
-        raise ImportError('kriging needs scikit-learn; install it with pip install "s2rm[tables]"') from error
-    return GaussianProcessRegressor, kernels, ConvergenceWarning

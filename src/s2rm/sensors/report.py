@@ -1,105 +1,124 @@
-"""One self-contained HTML page for a fitted forecaster: how good it is, on maps and in time."""
+"""One self-contained HTML page for a fitted forecaster: scores, maps and series."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from s2rm.models.s2rm import S2RM
-from s2rm.report import figures as plots
+from s2rm.report import figures
 from s2rm.report.page import write_page
-from s2rm.sensors import plots as sensor_plots
+from s2rm.sensors import plots
 from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.judging import Row, lead_time
 from s2rm.sensors.reports import Reports
 
-METRICS = {
-    "mae": ("MAE", "The mean absolute error, in the value's own unit; lower is better."),
-    "crps": ("CRPS", "It asks for the right spread too; in the value's own unit, lower is better."),
-    "coverage": ("Coverage", "How often the truth lies in the central 90 % interval; 0.90 is right."),
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = tuple[str, str, bytes, str]
+"""title, kind, content and caption"""
+METRICS: dict[str, tuple[str, str, Callable[[float], float]]] = {
+    "mae": ("MAE", "The mean absolute error, in the unit of the value; lower is better.", float),
+    "crps": (
+        "CRPS",
+        "The continuous ranked probability score, which rewards the right spread too, in the unit of the value; lower "
+        "is better.",
+        float,
+    ),
+    "coverage": (
+        "Coverage",
+        "The share of observations within the central 90 % interval; 0.90 is right.",
+        lambda score: abs(score - 0.9),
+    ),
 }
+"""title and explanation of each metric, and a measure of it by which the lowest is the best"""
 
 
 def write_sensor_report(
     path: Path,
     forecaster: Forecaster,
     label: str,
-    summary: Mapping[str, Any],
+    summary: Mapping[str, object],
     reports: Reports,
     held_out: Bool[NDArray, " S"],
     origin: int,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
 ) -> None:
     """Write the page.
 
     Args:
         path: of the HTML file, written whole or not at all.
-        forecaster: what was fitted.
+        forecaster: the fitted forecaster.
         label: its name in `rows`.
-        summary: how the fit ended.
-        reports: all reports; the maps and the series forecast from a step of them.
-        held_out: sensors that the fit did not see.
-        origin: that step.
+        summary: of the fit.
+        reports: all observations.
+        held_out: the stations withheld from the fit.
+        origin: step of initialisation of the forecasts on maps and in series.
         rows: the scores, as from `judge`.
 
     Raises:
         ImportError: the extra `s2rm[report]` is not installed.
     """
     columns, model = reports.columns, forecaster.model
+    length = reports.step_length
     write_page(
         path,
         title=f"Forecasts of {', '.join(columns.values)}",
         lead=(
-            "Forecasts from what sensors reported, judged on later steps than those fitted to and at sensors that the "
-            "fit never saw, beside forecasts that need no training."
+            "Forecasts from the observations of stations, scored at later times than those of the fit and at stations "
+            "withheld from it, beside baselines that need next to no training."
         ),
         runs=[{"label": label, "summary": summary, "learning_rate": summary["learning_rate"]}],
         world=(
-            f"{len(reports):,} reports of {len(np.unique(reports.sensor)):,} sensors, {int(held_out.sum())} of them "
-            f"held out, at {reports.num_steps:,} steps of {columns.step} from "
-            f"{reports.times[0].astype('datetime64[m]')} UTC. Leads are in steps; 0 is now, at sensors not shown."
+            f"{len(reports):,} observations of {len(np.unique(reports.sensor)):,} stations, {int(held_out.sum())} of "
+            f"them withheld, at {reports.num_steps:,} steps of {lead_time(1, length)} from "
+            f"{reports.times[0].astype('datetime64[m]')} UTC. The lead time +0 is an analysis at stations whose "
+            "observations are not shown."
         ),
         setting=(
-            f"{label}: a context of {forecaster.context} steps, trained for {forecaster.horizon} ahead"
+            f"{label}: {lead_time(forecaster.context, length)} of context, trained for lead times up to "
+            f"{lead_time(forecaster.horizon, length)}"
             + (f"; {model.num_modules} modules of {model.hidden_size}." if isinstance(model, S2RM) else ".")
         ),
         summary=summary,
-        tables=list(_tables(rows, columns.values)),
+        tables=list(_tables(rows, reports)),
         pictures=list(_pictures(forecaster, reports, held_out, origin, rows)),
     )
 
 
-def _tables(rows: Sequence[Mapping[str, Any]], values: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """A table for each value, metric and group of sensors: predictors against leads."""
-    for value in values:
-        for metric, (title, sentence) in METRICS.items():
-            for sensors in ("seen", "held out"):
-                found = {
+def _tables(rows: Sequence[Row], reports: Reports) -> Iterator[Row]:
+    """A table for each value, metric and group of stations: predictors against lead times."""
+    for value in reports.columns.values:
+        for metric, (title, sentence, badness) in METRICS.items():
+            for group, stations in plots.GROUPS.items():
+                found: dict[tuple[str, int], float] = {
                     (row["predictor"], row["lead"]): row[metric]
                     for row in rows
-                    if (row["value"], row["sensors"], row["silent"]) == (value, sensors, 0)
+                    if (row["value"], row["sensors"], row["silent"]) == (value, group, 0)
                 }
-                leads, names = sorted({lead for _, lead in found}), list(dict.fromkeys(name for name, _ in found))
                 if not found:
                     continue
+                names, leads = dict.fromkeys(name for name, _ in found), sorted({lead for _, lead in found})
                 best = {
-                    lead: min((found[name, lead] for name in names if (name, lead) in found),
-                              key=lambda score: abs(score - 0.9) if metric == "coverage" else score)
+                    lead: min((found[name, lead] for name in names if (name, lead) in found), key=badness)
                     for lead in leads
-                }  # fmt: skip
+                }
                 yield {
-                    "title": f"{title} of {value}, sensors {sensors}",
+                    "title": f"{title} of {value}, {stations}",
                     "metric": title,
-                    "heads": [f"+{lead}" for lead in leads],
+                    "heads": [f"+{lead_time(lead, reports.step_length)}" for lead in leads],
                     "sentence": sentence,
                     "rows": [
                         {
                             "name": name,
-                            "trivial": name in plots.TRIVIAL,
+                            "trivial": name in figures.TRIVIAL,
                             "cells": [
                                 {"text": f"{found[name, lead]:.3g}", "best": found[name, lead] == best[lead]}
                                 for lead in leads
@@ -112,57 +131,53 @@ def _tables(rows: Sequence[Mapping[str, Any]], values: Sequence[str]) -> Iterato
 
 
 def _pictures(
-    forecaster: Forecaster,
-    reports: Reports,
-    held_out: Bool[NDArray, " S"],
-    origin: int,
-    rows: Sequence[Mapping[str, Any]],
-) -> Iterator[tuple[str, str, bytes, str]]:
-    shown, kind = reports.of(~held_out), "image/png"
-    until = shown.between(0, origin + 1)
-    yield (
-        "How errors grow", kind, plots.png(sensor_plots.errors_by_lead(rows)),
-        "MAE against the lead. A line is worth its training only where it is below all dashed ones.",
-    )  # fmt: skip
-    yield (
-        "Where the sensors are", kind, plots.png(sensor_plots.map_of_stations(reports, held_out)),
-        "The last place of each sensor.",
-    )  # fmt: skip
-    lead = min(6, forecaster.horizon)
+    forecaster: Forecaster, reports: Reports, held_out: Bool[NDArray, " S"], origin: int, rows: Sequence[Row]
+) -> Iterator[Picture]:
+    yield _picture(
+        "Errors by lead time",
+        plots.errors_by_lead(rows),
+        "The MAE against the lead time. A model is worth its training only where its line is below all dashed ones.",
+    )
+    yield _picture("Stations", plots.map_of_stations(reports, held_out), "The last position of each station.")
+    shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
+    until, chosen = shown.between(0, origin + 1), _busiest(reports, held_out)
     for value, name in enumerate(reports.columns.values):
-        yield (
-            f"A forecast of {name}", kind,
-            plots.png(sensor_plots.map_of_forecast(forecaster, until, value, lead)),
-            "The mean, with what was last reported in the circles, and where it is uncertain.",
-        )  # fmt: skip
-        often = np.bincount(reports.sensor, minlength=len(reports.sensors))
-        chosen = [
-            reports.sensors[index]
-            for group in (~held_out, held_out)
-            for index in np.argsort(np.where(group, often, -1))[::-1][: min(2, int(group.sum()))]
-        ]
-        yield (
-            f"{name} in time", kind,
-            plots.png(sensor_plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen)),
-            "Forecasts from one origin at the sensors that report most often, seen and held out.",
-        )  # fmt: skip
+        yield _picture(
+            f"A forecast of {name}",
+            plots.map_of_forecast(forecaster, until, value, lead),
+            "The mean, with the last observations as circles, and the standard deviation.",
+        )
+        yield _picture(
+            f"Series of {name}",
+            plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen),
+            "Forecasts of one initialisation at the stations with the most observations, in the fit and withheld.",
+        )
     if isinstance(forecaster.model, S2RM):
-        yield (
-            "Enclaves", kind, plots.png(sensor_plots.map_of_enclaves(forecaster, reports)),
-            "Which module answers most where; white is seen by none.",
-        )  # fmt: skip
-        kernel = forecaster.model.interaction_graph().detach()
-        side = 30
-        weights = sensor_plots.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
-        turned = plots.interaction_graph(kernel, _north_up(weights))
-        yield (
-            "Who hears whom", kind, plots.png(turned),
-            "Each module as its enclave; a line where two hear each other.",
-        )  # fmt: skip
+        yield _picture(
+            "Enclaves",
+            plots.map_of_enclaves(forecaster, reports),
+            "The module of largest weight at each place; white is out of reach of all modules.",
+        )
+        kernel, side = forecaster.model.interaction_graph().detach(), 30
+        weights = plots.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
+        # A row of the grid is one first coordinate; on a map the second one points up.
+        north_up = torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
+        yield _picture(
+            "Interactions of modules",
+            figures.interaction_graph(kernel, north_up),
+            "Each module as its enclave; a line joins two modules that interact.",
+        )
 
 
-def _north_up(weights: NDArray[Any]) -> Any:
-    """Rows are the first coordinate, as the grid has them; a map has the second upward."""
-    import torch
+def _picture(title: str, figure: Figure, caption: str) -> Picture:
+    return title, "image/png", figures.png(figure), caption
 
-    return torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
+
+def _busiest(reports: Reports, held_out: Bool[NDArray, " S"]) -> list[str]:
+    """The two stations of each group with the most observations."""
+    number = np.bincount(reports.sensor, minlength=len(reports.sensors))
+    return [
+        reports.sensors[index]
+        for group in (~held_out, held_out)
+        for index in np.argsort(np.where(group, number, -1))[::-1][: min(2, int(group.sum()))]
+    ]

@@ -1,4 +1,4 @@
-"""Scores of forecasts with a spread: errors, the continuous ranked probability score, and coverage."""
+"""Scores of forecasts with a spread: errors, the continuous ranked probability score and coverage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 COVERED = 0.9
-"""of the central interval that `scores` counts"""
+"""probability of the central interval whose coverage is scored"""
 
 
 def difference(
@@ -17,6 +17,21 @@ def difference(
     """`values - others`; of directions in degrees the shorter way round, in [-180, 180)."""
     error = values - others
     return np.where(circular, (error + 180) % 360 - 180, error)
+
+
+def to_components(values: NDArray | np.float64, circular: bool) -> NDArray:
+    """Numbers that can be averaged: directions as unit vectors `(..., 2)`, other values as `(..., 1)`."""
+    radians = np.radians(values)
+    return np.stack([np.cos(radians), np.sin(radians)] if circular else [values], -1)
+
+
+def from_components(values: NDArray) -> NDArray:
+    """The inverse of `to_components`; directions in [0, 360), whatever the length of the vectors."""
+    if values.shape[-1] == 1:
+        return values[..., 0]
+    direction = np.degrees(np.arctan2(values[..., 1], values[..., 0])) % 360
+    # A hair below zero rounds up to 360.
+    return np.where(direction < 360, direction, 0.0)
 
 
 def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batch"]) -> Float[NDArray, "*batch"]:
@@ -40,26 +55,26 @@ def scores(
     truth: Float[NDArray, "K Q C"],
     circular: Bool[NDArray, " C"],
 ) -> dict[str, NDArray]:
-    """How good forecasts are, at each lead and in each channel, over the queries of which the truth is known.
+    """Scores of forecasts by lead and channel, over the queries whose truth is not missing.
 
     Args:
         mean: forecasts, in the user's units.
         stddev: their standard deviations, at least 0.
-        truth: NaN where not known.
+        truth: NaN where missing.
         circular: which channels are directions in degrees; their errors are the shorter way round.
 
     Returns:
-        `(K, C)` each, NaN where no truth is known: `mae`, `rmse` and `crps` in the user's units, `coverage`, the share
-        of the truth within the central 90 % interval, and `count`, of how many it is known.
+        `(K, C)` each, NaN where all truth is missing: `mae`, `rmse` and `crps` in the user's units, `coverage`, the
+        share of the truth within the central 90 % interval, and `count`, the number of values that are not missing.
 
     Raises:
-        ValueError: a forecast that is not a number where the truth is known, or a negative standard deviation.
+        ValueError: a forecast that is not finite where the truth is known, or a negative standard deviation.
     """
     known = ~np.isnan(truth)
     if not (np.isfinite(mean[known]).all() and (stddev[known] >= 0).all()):
         raise ValueError(
             "scores: expected a finite mean and a standard deviation of at least 0 wherever the truth is known, got "
-            "others; let the predictor answer every query"
+            "others; a predictor must answer every query"
         )
     error = difference(mean.astype(np.float64), truth.astype(np.float64), circular)
     error, spread = np.where(known, error, 0.0), np.where(known, stddev, 0.0).astype(np.float64)

@@ -1,0 +1,97 @@
+"""Kriging of the last observations, with scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2rm.extras import require
+from s2rm.sensors.predictors import FromLastReports, Mapped, coordinates
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.scores import to_components
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process.kernels import Kernel
+
+_LEAST_POINTS = 8
+"""observations that a step needs for the covariance to be fitted to it"""
+
+
+class Kriging(FromLastReports):
+    r"""Simple kriging of the last observations about their mean, each channel on its own.
+
+    A Gaussian process in space with a Matern covariance of smoothness 3/2,
+    $k(r) = s \, (1 + \sqrt 3 r / l) \, e^{-\sqrt 3 r / l}$, and white noise. Its parameters are fitted to some
+    steps of the training part, and their median is kept. Needs scikit-learn.
+
+    Args:
+        num_steps: number of training steps to which the covariance is fitted.
+        num_points: maximum number of observations taken from each.
+        max_age: observations older than this many steps are not used.
+    """
+
+    def __init__(self, num_steps: int = 6, num_points: int = 150, max_age: int = 24):
+        super().__init__(max_age)
+        self.num_steps, self.num_points = num_steps, num_points
+
+    def fit(self, train: Reports) -> Kriging:
+        """Fit the covariances.
+
+        Raises:
+            ValueError: a channel without any value.
+            ImportError: scikit-learn is not installed.
+        """
+        require("tables")
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
+        super().fit(train)
+        generator = np.random.default_rng(0)
+        self.kernels: list[Kernel] = []
+        for channel in range(len(self.mean)):
+            centred = self._channel(train, channel) - to_components(self.mean[channel], bool(self.circular[channel]))
+            scale = float((centred**2).mean())
+            known = np.flatnonzero(~np.isnan(train.values[:, channel]))
+            enough = np.flatnonzero(np.bincount(train.step[known]) >= _LEAST_POINTS)
+            found = []
+            for step in generator.permutation(enough)[: self.num_steps]:
+                rows = generator.permutation(known[train.step[known] == step])[: self.num_points]
+                places = coordinates(self.columns, train.positions[rows])
+                values = self._channel(train, channel, rows)
+                process = GaussianProcessRegressor(_start(places, scale))
+                with warnings.catch_warnings():
+                    # A parameter at its bound on some step does not matter: the median is taken.
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    found.append(process.fit(places, values - values.mean(0)).kernel_.theta)
+            kernel = _start(coordinates(self.columns, train.positions), scale)
+            self.kernels.append(kernel.clone_with_theta(np.median(found, 0)) if found else kernel)
+        return self
+
+    def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+
+        centre = values.mean(0)
+        process = GaussianProcessRegressor(self.kernels[channel], optimizer=None)
+        process.fit(coordinates(self.columns, places), values - centre)
+        mean, deviation = process.predict(coordinates(self.columns, positions), return_std=True)
+        mapped = mean.reshape(len(positions), -1) + centre
+        deviation = deviation.reshape(len(positions), -1)[:, 0]
+        if self.circular[channel]:
+            # The angle's deviation is that across the mean vector over its length; at most that of a uniform direction.
+            deviation = deviation / np.maximum(np.linalg.norm(mapped, axis=-1), 1e-9)
+            deviation = np.degrees(np.minimum(deviation, np.pi / np.sqrt(3)))
+        return mapped, deviation**2
+
+
+def _start(places: NDArray, scale: float) -> Kernel:
+    """The covariance before the fit: lengths from the extent of the places, variances from that of the channel."""
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    extent = float(np.linalg.norm(np.ptp(places, 0))) or 1.0
+    scale = scale or 1.0
+    signal = ConstantKernel(scale, (1e-4 * scale, 1e2 * scale))
+    matern = Matern(extent / 5, (1e-3 * extent, 10 * extent), nu=1.5)
+    return signal * matern + WhiteKernel(0.1 * scale, (1e-4 * scale, 10 * scale))

@@ -1,0 +1,77 @@
+"""Public tables of observations, and how forecasts on them are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from s2rm.sensors import field
+from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.tables import read_reports
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A table of observations, its split and its lead times."""
+
+    file: str
+    """the table, in the folder of data sets; none for the synthetic one"""
+    columns: Columns
+    leads: tuple[int, ...] = (0,)
+    """lead times in steps"""
+    withheld: float = 0.2
+    """share of the stations that no model sees"""
+    every: int = 1
+    """steps between the initialisation times of the test"""
+    box: tuple[tuple[float, float], ...] = ()
+    """range of each coordinate outside which observations are left out; none if empty"""
+
+    def read(self, folder: str | Path, num_steps: int | None = None, seed: int = 0) -> Reports:
+        """The observations.
+
+        Args:
+            folder: of the data sets.
+            num_steps: take the first steps only. Default: all; 400 of the synthetic data.
+            seed: of the synthetic data.
+        """
+        if not self.file:
+            return field.FieldWorld(num_steps=num_steps or 400, seed=seed).reports()
+        reports = read_reports(Path(folder) / self.file, self.columns)
+        if num_steps:
+            reports = reports.between(0, num_steps)
+        inside = np.ones(len(reports), bool)
+        for coordinate, (low, high) in zip(reports.positions.T, self.box, strict=False):
+            inside &= (low <= coordinate) & (coordinate <= high)
+        return reports.where(inside)
+
+    def origins(self, first: int, num_steps: int) -> Int[NDArray, " O"]:
+        """Initialisation times of the test, from the longest lead time after step `first` to as long before the end."""
+        longest = max(self.leads)
+        return np.arange(min(first + longest, num_steps - longest - 1), num_steps - longest, self.every)
+
+
+PRESETS = {
+    "molene": Preset(
+        "molene_2014-01/molene_2014-01.csv.gz",
+        Columns("time", ("lon", "lat"), ("air_temp_K", "wind_speed_ms"), "station", ("alt_m",)),
+        leads=(0, 1, 3, 6, 12, 24), withheld=0.5, every=3,
+    ),
+    "ndbc": Preset(
+        "ndbc_marine_2013-05/ndbc_marine_2013-05.csv.gz",
+        Columns("time", ("lon", "lat"), ("slp_hPa", "air_temp_C"), "station"),
+        leads=(0, 1, 3, 6, 12, 24), every=6, box=((-100, -60), (23, 50)),
+    ),
+    "argo": Preset(
+        "argo2016_moving/argo2016.csv.gz",
+        Columns("time", ("lon", "lat"), ("temp100dbar_C", "temp150dbar_C", "temp200dbar_C"), "float", step="1D"),
+        leads=(0, 1, 3, 5),
+    ),
+    "pm10": Preset(
+        "de_pm10_2005/de_pm10_2005.csv.gz", Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
+    ),
+    "field": Preset("", field.COLUMNS, leads=(0, 1, 3, 6), withheld=0.3, every=3),
+}  # fmt: skip
