@@ -221,12 +221,12 @@ def main(benchmark: Benchmark) -> None:
             medians = {key: statistics.median(values[1:]) for key, values in times.items()}
             peak = peak_bytes(lambda train=train, core=core: seconds(core.run, train))
             row = {"core": name, "pass": "train" if train else "forward", **medians, "peak_bytes": peak}
-            results.append({**row, "seed": 0, **provenance()})
+            results.append(row)
             ratios = [f"{medians[key] / medians['floor']:.2f}" for key in medians if key != "floor"]
             table.add_row(name, results[-1]["pass"], f"{1e3 * medians['floor']:.0f} ms", *ratios)
     Console().print(table, provenance())
     if benchmark.out:
-        write_json(benchmark.out, results)
+        write_json(benchmark.out, {**provenance(), "seed": 0, "runs": [], "rows": results})
 
 
 if __name__ == "__main__":

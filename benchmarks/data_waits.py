@@ -56,9 +56,8 @@ def main(benchmark: DataWaits) -> None:
         learning.append(time.perf_counter() - gathered)
     gather, learn = statistics.median(gathering), statistics.median(learning)
     epoch = (gather + learn) * len(loader)
-    result = {
+    row = {
         "task": benchmark.task,
-        "seed": settings.training.seed,
         "sequences": len(source),
         "generate_seconds": generating,
         "gather_seconds_a_batch": gather,
@@ -66,9 +65,9 @@ def main(benchmark: DataWaits) -> None:
         "gather_share": gather / (gather + learn),
         "generate_share_of_20_epochs": generating / (generating + 20 * epoch),
     }
-    Console().print(result)
+    Console().print(row)
     if benchmark.out:
-        write_json(benchmark.out, {**result, **provenance()})
+        write_json(benchmark.out, {**provenance(), "seed": settings.training.seed, "runs": [], "rows": [row]})
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def main(benchmark: ManyModules) -> None:
         table.add_row(str(modules), f"{row['pairs']:.0f}", *cells, *ratios)
     Console().print(table)
     if benchmark.out:
-        write_json(benchmark.out, {"seed": 0, "rows": rows, **provenance()})
+        write_json(benchmark.out, {**provenance(), "seed": 0, "runs": [], "rows": rows})
 
 
 if __name__ == "__main__":

@@ -58,16 +58,18 @@ def main(benchmark: Precision) -> None:
             losses[name].append(loss.item())
             times[name].append(time.perf_counter() - start)
     last = -max(1, benchmark.updates // 5)
-    result = {
-        "seed": training.seed,
-        "model": benchmark.model,
-        "updates": benchmark.updates,
-        "seconds_an_update": {name: statistics.median(values) for name, values in times.items()},
-        "loss_over_the_last_fifth": {name: statistics.mean(values[last:]) for name, values in losses.items()},
-    }
-    Console().print(result)
+    rows = [
+        {
+            "products": name,
+            "seconds_an_update": statistics.median(times[name]),
+            "loss_over_the_last_fifth": statistics.mean(losses[name][last:]),
+        }
+        for name in contexts
+    ]
+    Console().print(rows)
     if benchmark.out:
-        write_json(benchmark.out, {**result, **provenance()})
+        facts = {"seed": training.seed, "model": benchmark.model, "updates": benchmark.updates}
+        write_json(benchmark.out, {**provenance(), **facts, "runs": [], "rows": rows})
 
 
 if __name__ == "__main__":

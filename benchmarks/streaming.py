@@ -63,10 +63,10 @@ def main(benchmark: Streaming) -> None:
                 run()
                 if turn >= 20:
                     times[name].append(1e3 * (time.perf_counter() - start))
-    result = {"views": benchmark.views, "milliseconds": {name: statistics.median(all_) for name, all_ in times.items()}}
-    Console().print(result)
+    rows = [{"case": name, "milliseconds": statistics.median(all_)} for name, all_ in times.items()]
+    Console().print(rows)
     if benchmark.out:
-        write_json(benchmark.out, {"seed": 0, **result, **provenance()})
+        write_json(benchmark.out, {**provenance(), "seed": 0, "views": benchmark.views, "runs": [], "rows": rows})
 
 
 if __name__ == "__main__":

@@ -76,16 +76,16 @@ def main(benchmark: Throughput) -> None:
         products = spatial(S2GRU, Benchmark(batch=benchmark.batch, steps=benchmark.steps - 1)).products
         least = seconds(floor(products, benchmark.steps - 1, train=True), benchmark.repeats)
     frames = benchmark.batch * benchmark.steps
-    result = {
+    row = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         **{name: getattr(benchmark, name) for name in ("codec", "batch", "steps", "precision", "compile")},
         "seconds_an_update": taken,
         "frames_a_second": frames / taken,
         "frames_a_second_at_the_core_s_floor": frames / least,
     }
-    Console().print(result)
+    Console().print(row)
     if benchmark.out:
-        write_json(benchmark.out, {"seed": 0, **result, **provenance()})
+        write_json(benchmark.out, {**provenance(), "seed": 0, "runs": [], "rows": [row]})
 
 
 if __name__ == "__main__":

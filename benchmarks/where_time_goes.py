@@ -63,7 +63,7 @@ def main(benchmark: WhereTimeGoes) -> None:
         table.add_row(row["core"], *(f"{row.get(name, 0):.0%}" for name in kinds[1:]))
     Console().print(table)
     if benchmark.out:
-        write_json(benchmark.out, {"seed": 0, "rows": rows, **provenance()})
+        write_json(benchmark.out, {**provenance(), "seed": 0, "runs": [], "rows": rows})
 
 
 if __name__ == "__main__":
