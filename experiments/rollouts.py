@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
-from common import Recipe, about, add, draw
+from common import Recipe, about, draw, write
 from s2rm.report import figures as plots
 from s2rm.runs import ModelName, trivial_predictors
 from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, ROLLOUT_STEPS, roll_out
