@@ -75,19 +75,24 @@ def pivot(
     """
     names = sorted(rows[index].unique(), key=lambda name: name in claims.TRIVIAL)
     heads = rows[columns].unique() if rows[columns].dtype.kind not in "if" else sorted(rows[columns].unique())
-    text = pd.DataFrame(missing, index=pd.Index(names), columns=pd.Index(heads))
-    shown = pd.DataFrame(float("nan"), index=text.index, columns=text.columns)
-    for (name, head), values in rows.groupby([index, columns], sort=False)[metric]:
-        places = digits if isinstance(digits, int) else digits.get(head, 3)
-        mean, low, high = (f"{value:,.{places}f}" for value in (values.mean(), values.min(), values.max()))
-        text.loc[name, head] = mean if len(values) == 1 else f"{mean} ({low} to {high})"
-        shown.loc[name, head] = round(values.mean(), places)
+    groups = rows.groupby([index, columns], sort=False)[metric]
+    stats = groups.agg(["mean", "min", "max", "count"]).unstack()
+    mean, low, high, count = (stats[how].reindex(names, columns=heads) for how in ("mean", "min", "max", "count"))
+    places = {head: digits if isinstance(digits, int) else digits.get(head, 3) for head in heads}
+    shown, top = mean.round(places), None
     if best:
-        axis = "columns" if across else "index"
-        known = shown if across else shown.drop("TTO", errors="ignore")
-        worse = shown.ne(known.agg(best, axis=axis), axis="index" if across else "columns")
-        text = text.where(worse, "**" + text + "**")
-    return text.rename(columns=HEADS.get(columns, str))
+        rivals = shown if across else shown.drop("TTO", errors="ignore")
+        top = rivals.agg(best, axis="columns" if across else "index")
+
+    def cell(name: object, head: object) -> str:
+        if not count.at[name, head] > 0:
+            return missing
+        text, *ends = (f"{part.at[name, head]:,.{places[head]}f}" for part in (mean, low, high))
+        text += f" ({' to '.join(ends)})" if count.at[name, head] > 1 else ""
+        return f"**{text}**" if best and shown.at[name, head] == top[name if across else head] else text
+
+    text = [[cell(name, head) for head in heads] for name in names]
+    return pd.DataFrame(text, names, heads).rename(columns=HEADS.get(columns, str))
 
 
 def table(text: pd.DataFrame, head: str) -> str:
