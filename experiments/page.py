@@ -104,7 +104,7 @@ def table(text: pd.DataFrame, head: str) -> str:
 def listing(rows: pd.DataFrame, columns: Mapping[str, str]) -> str:
     """A table of rows as they are: for each head a format of the row's fields."""
     cells = [[form.format(**row) for form in columns.values()] for row in rows.to_dict("records")]
-    align = ("left", *["right"] * (len(columns) - 1))
+    align = ["left" if cell[:1].isalpha() else "right" for cell in cells[0]]
     return tabulate(cells, list(columns), tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
@@ -171,7 +171,7 @@ def render(name: str, found: Mapping[str, Result]) -> str:
 
 def filled(text: str, anchor: str, content: str) -> str:
     """A text with this content between its anchors, where it has them."""
-    return re.sub(rf"(<!-- {anchor} -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}\n{content}\n{found[2]}", text,
+    return re.sub(rf"(<!-- {anchor} -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}\n{content.strip()}\n\n{found[2]}", text,
                   flags=re.DOTALL)  # fmt: skip
 
 
