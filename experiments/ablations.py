@@ -11,8 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from common import Recipe, draw, read
-from s2rm.files import write_json
+from common import Recipe, add, draw, read
 from s2rm.models.s2rm import TERMS
 from s2rm.report import figures as plots
 from s2rm.tasks.balls.scores import FRACTIONS
@@ -55,7 +54,7 @@ def take(recipe: Ablations) -> None:
         for row in family["rows"]
         if row["predictor"] in names and not row["seed"] and row["balls"] in recipe.balls
     ]
-    write_json(recipe.out, {"runs": [{**runs[0], "label": "all terms"}], "rows": rows})
+    add(recipe.out, [{**runs[0], "label": "all terms"}], rows)
 
 
 if __name__ == "__main__":

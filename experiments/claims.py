@@ -1,236 +1,322 @@
-"""The paper's claims on the balls, one by one, and what the results say of them."""
+"""How the rows of a result decide the claims in `claims.json`, the paper's and our own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import pandas as pd
+
+CLAIMS = json.loads(Path(__file__).with_suffix(".json").read_text())
+"""by kind; `rule` is a function below, and `only_with` what a row must hold for the claim to be made at all"""
 HOLDS, NOT, UNDECIDED = "holds", "does not hold", "not decided"
 SEEDS_DIFFER = 0.02
 """of balanced accuracy: more than S2GRU's seeds differ in the family"""
 RECURRENT = ("RIMs", "RMC", "LSTM", "GRU")
-Rows = list[dict[str, Any]]
+STATIC = ("static scene", "last seen")
+TRIVIAL = (*STATIC, "nobody moves", "mean view", "persistence", "climatology", "inverse distance", "local linear",
+           "kriging")  # fmt: skip
+"""predictors that stand last in tables"""
+BATTLES = {
+    "unit_type_f1": "unit-type macro F1",
+    "friendly_f1": "friendly-marker F1",
+    "negative_mse": "negative mean squared error",
+    "log_likelihood": "log-likelihood",
+}
+VALIDATION = "validation"
+"""the battles of the training scenarios that are scored"""
+Decision = tuple[str, str]
+"""the verdict and what it rests on"""
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim, where it comes from, and how the rows (or the whole) of one result decide it."""
+class Result:
+    """A result file."""
+
+    file: str
+    """its path from the root of the repository"""
+    about: dict[str, Any] = field(default_factory=dict)
+    """where it comes from, and what holds for all of it"""
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+class Claim(NamedTuple):
+    """A claim with its verdict."""
 
     text: str
     source: str
-    result: str
-    """the result's name in `results/`"""
-    decide: Callable[[dict[str, Any]], tuple[str, str]]
-    """the verdict and what it rests on; KeyError where the result does not hold enough for one"""
+    topic: str
+    """a few words, for the summary"""
+    verdict: str
+    because: str
 
 
-def verdict(claim: Claim, result: dict[str, Any] | None) -> tuple[str, str]:
-    """What the result says of the claim."""
-    if result is None:
-        return UNDECIDED, "not run yet"
-    try:
-        return claim.decide(result)
-    except KeyError as missing:
-        return UNDECIDED, f"not run yet: {missing.args[0]}"
-
-
-def scores(rows: Rows, predictor: str, metric: str, **where: Any) -> list[float]:
-    """A metric of a predictor where the rows have these values: one a seed.
-
-    Raises:
-        KeyError: nothing there.
-    """
-    found = [
-        row[metric] for row in rows if row["predictor"] == predictor and all(row[k] == v for k, v in where.items())
-    ]
-    if not found:
-        raise KeyError(predictor)
+def decided(kind: str, results: Mapping[str, Result], name: str | None = None) -> list[Claim]:
+    """The claims of a kind, decided by the result that each names, or by the one that is given."""
+    found = []
+    for claim in CLAIMS[kind]:
+        result = results.get(name or claim["result"])
+        needed = claim.get("only_with", {})
+        if result is not None and needed and where(result.rows, **needed).empty:
+            continue
+        found.append(Claim(claim["text"], claim["source"], claim["topic"], *decide(claim, result)))
     return found
 
 
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def decide(claim: Mapping[str, Any], result: Result | None) -> Decision:
+    """The verdict on a claim; it is open where the result lacks what the rule needs."""
+    if result is None:
+        return UNDECIDED, "not run yet"
+    try:
+        verdict: Decision = globals()[claim["rule"]](result, **claim.get("arguments", {}))
+    except KeyError as missing:
+        return UNDECIDED, f"not run yet: {missing.args[0]}"
+    return verdict
 
 
-def numbers(rows: Rows) -> list[int]:
-    return sorted({row["balls"] for row in rows})
+def summary(claims: Sequence[Claim]) -> str:
+    """How many claims hold, and on what: a list with an item for each verdict."""
+    items = []
+    for verdict in (HOLDS, NOT, UNDECIDED):
+        topics = [claim.topic for claim in claims if claim.verdict == verdict]
+        if topics:
+            items.append(f"- **{verdict.capitalize()}** ({len(topics)} of {len(claims)}): {'; '.join(topics)}.")
+    return "\n".join(items)
 
 
 def moving(balls: int) -> str:
     return f"{balls} ball{'' if balls == 1 else 's'}"
 
 
-def above_all(metric: str, views: float) -> Callable[[dict[str, Any]], tuple[str, str]]:
-    """Whether S2GRU is above every recurrent baseline at every number of balls, with every seed of each."""
-
-    def decide(result: dict[str, Any]) -> tuple[str, str]:
-        rows, closest = result["rows"], []
-        for balls in numbers(rows):
-            ours = scores(rows, "S2GRU", metric, balls=balls, views=views)
-            for name in RECURRENT:
-                theirs = scores(rows, name, metric, balls=balls, views=views)
-                closest.append((mean(ours) - mean(theirs), min(ours) - max(theirs), name, balls))
-        margin, _, name, balls = min(closest)
-        said = f"the least margin of the means is {margin:+.3f}, over {name} at {moving(balls)}{still_static(rows)}"
-        if margin <= 0:
-            return NOT, said
-        return (HOLDS if min(of_seeds for _, of_seeds, *_ in closest) > 0 else UNDECIDED), said
-
-    return decide
+def where(rows: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that have these values."""
+    for name, value in values.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
-def still_static(rows: Rows) -> str:
-    """Which baselines have not learned more than the static scene, so that a comparison says who learns, no more."""
-    still = [
-        name
-        for name in RECURRENT
-        if all(
-            abs(score - scores(rows, "static scene", "f1", **where)[0]) < 0.01
-            for seed in {row["seed"] for row in rows if row["predictor"] == name}
-            for balls in numbers(rows)
-            for where in [{"balls": balls, "views": 1.0, "seed": seed}]
-            for score in scores(rows, name, "f1", **where)
-        )
-    ]
-    return f"; in this time {', '.join(still)} learned the static scene and no more" if still else ""
+def holds(yes: bool) -> str:
+    return HOLDS if yes else NOT
 
 
-def above_the_trivial(result: dict[str, Any]) -> tuple[str, str]:
-    rows = result["rows"]
-    margins = [
-        (
-            mean(scores(rows, "S2GRU", "f1", balls=balls, views=views))
-            - mean(scores(rows, name, "f1", balls=balls, views=views)),
-            f"{name} at {moving(balls)} and {views:.0%} of the views",
-        )
-        for name in ("static scene", "last seen")
-        for balls in numbers(rows)
-        for views in sorted({row["views"] for row in rows})
-    ]
-    margin, where = min(margins)
-    return (HOLDS if margin > 0 else NOT), f"the least margin is {margin:+.3f}, over {where}"
+def leads(rows: pd.DataFrame, others: Iterable[str], metrics: Iterable[str], *by: str) -> pd.DataFrame:
+    """S2GRU's lead on each other predictor, by metric and the columns `by`.
+
+    Returns:
+        `mean`, the difference of the means over seeds, and `seeds`, S2GRU's worst seed less the other's best.
+
+    Raises:
+        KeyError: a predictor has no rows.
+    """
+    scores = rows.melt(["predictor", *by], list(metrics), "metric", "score")
+    cells = scores.groupby(["predictor", "metric", *by], sort=False)["score"].agg(["mean", "min", "max"])
+    ours, each = cells.loc["S2GRU"], {}
+    for name in others:
+        theirs = cells.loc[name]
+        each[name] = pd.DataFrame({"mean": ours["mean"] - theirs["mean"], "seeds": ours["min"] - theirs["max"]})
+    return pd.concat(each, names=["predictor"]).reset_index()
 
 
-def losses(result: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
-    """Mean loss of F1 over the numbers of balls, from all views to 30 %."""
-    rows = result["rows"]
-    return {
-        name: mean(
-            [
-                mean(scores(rows, name, "f1", balls=balls, views=1.0))
-                - mean(scores(rows, name, "f1", balls=balls, views=0.3))
-                for balls in numbers(rows)
-            ]
-        )
-        for name in names
-    }
+def judged(found: pd.DataFrame) -> str:
+    """A lead holds if it is above 0 with every seed, and does not if a mean is not."""
+    return NOT if found["mean"].min() <= 0 else HOLDS if found["seeds"].min() > 0 else UNDECIDED
 
 
-def loses_least(result: dict[str, Any]) -> tuple[str, str]:
-    lost = losses(result, ("S2GRU", *RECURRENT))
-    said = ", ".join(f"{name} {loss:.3f}" for name, loss in lost.items())
-    return (
-        HOLDS if min(lost, key=lambda name: lost[name]) == "S2GRU" else NOT
-    ), f"mean loss of F1: {said}{still_static(result['rows'])}"
+# One step ahead on the balls.
 
 
-def oracle_loses_more(result: dict[str, Any]) -> tuple[str, str]:
-    lost = losses(result, ("S2GRU", "TTO"))
-    return (
-        HOLDS if lost["TTO"] > lost["S2GRU"] else NOT,
-        f"mean loss of F1: TTO {lost['TTO']:.3f}, S2GRU {lost['S2GRU']:.3f}",
-    )
+def above_baselines(result: Result, metric: str, views: float) -> Decision:
+    """S2GRU is above every recurrent baseline at every number of balls, with every seed of each."""
+    found = leads(where(result.rows, views=views), RECURRENT, [metric], "balls")
+    least = found.loc[found["mean"].idxmin()]
+    over = f"over {least['predictor']} at {moving(least['balls'])}"
+    return judged(found), f"the smallest lead of the means is {least['mean']:+.3f}, {over}{still(result)}"
 
 
-def half_removed(result: dict[str, Any]) -> tuple[str, str]:
-    rows, half = result["rows"], max(row["removed"] for row in result["rows"]) // 2 + 1
-    pairs = [
-        (balls, scores(rows, "S2GRU", "f1", balls=balls, removed=half)[0],
-         scores(rows, "static scene", "f1", balls=balls, removed=half)[0])
-        for balls in numbers(rows)
-    ]  # fmt: skip
-    said = "; ".join(f"{moving(balls)}: {ours:.3f} against {still:.3f}" for balls, ours, still in pairs)
-    return (HOLDS if all(ours > still for _, ours, still in pairs) else NOT), f"F1 with {half} removed, {said}"
+def not_learned(result: Result) -> list[str]:
+    """Baselines whose F1 with every seed is that of the static scene, so that a comparison shows who learns at all."""
+    f1 = where(result.rows, views=1.0).set_index(["predictor", "seed", "balls"])["f1"].sort_index()
+    return [name for name in RECURRENT if ((f1.loc[name] - f1.loc["static scene"]).dropna().abs() < 0.01).all()]
 
 
-def keeps_track(result: dict[str, Any]) -> tuple[str, str]:
-    """Whether S2GRU, at the last step, is above all others and keeps half of its first lead on the static scene."""
-    lines = {row["predictor"]: row["f1"] for row in result["rows"] if row["balls"] == 5}
-    lead = [ours - still for ours, still in zip(lines["S2GRU"], lines["static scene"], strict=True)]
-    half = next((step for step, ahead in enumerate(lead) if ahead < lead[0] / 2), None)
-    last = {name: line[-1] for name, line in lines.items()}
-    holds = half is None and last["S2GRU"] > max(value for name, value in last.items() if name != "S2GRU")
+def still(result: Result) -> str:
+    names = not_learned(result)
+    return f"; in this time {', '.join(names)} learned nothing beyond the static scene" if names else ""
+
+
+def above_trivial(result: Result) -> Decision:
+    found = leads(result.rows, STATIC, ["f1"], "balls", "views")
+    least = found.loc[found["mean"].idxmin()]
+    over = f"over {least['predictor']} at {moving(least['balls'])} and {least['views']:.0%} of the views"
+    return holds(least["mean"] > 0), f"the smallest lead is {least['mean']:+.3f}, {over}"
+
+
+def lost_with_views(result: Result, *names: str) -> tuple[dict[str, float], str]:
+    """Mean loss of F1 over the numbers of balls, from all views to 30 %, and the same in words."""
+    f1 = result.rows.groupby(["predictor", "balls", "views"])["f1"].mean().unstack()
+    means = (f1[1.0] - f1[0.3]).groupby("predictor").mean()
+    lost = {name: means[name] for name in names}
+    return lost, "mean loss of F1: " + ", ".join(f"{name} {loss:.3f}" for name, loss in lost.items())
+
+
+def loses_least_views(result: Result) -> Decision:
+    lost, said = lost_with_views(result, "S2GRU", *RECURRENT)
+    return holds(lost["S2GRU"] == min(lost.values())), said + still(result)
+
+
+def oracle_loses_more(result: Result) -> Decision:
+    lost, said = lost_with_views(result, "TTO", "S2GRU")
+    return holds(lost["TTO"] > lost["S2GRU"]), said
+
+
+def half_removed(result: Result) -> Decision:
+    half = result.rows["removed"].max() // 2 + 1
+    f1 = where(result.rows, removed=half).pivot(index="balls", columns="predictor", values="f1")
+    said = "; ".join(f"{moving(balls)}: {row['S2GRU']:.3f} against {row['static scene']:.3f}"
+                     for balls, row in f1.iterrows())  # fmt: skip
+    return holds((f1["S2GRU"] > f1["static scene"]).all()), f"F1 with {half} removed, {said}"
+
+
+def keeps_track(result: Result) -> Decision:
+    """S2GRU is above all others at the last step and keeps half of its first lead on the static scene."""
+    rows = where(result.rows, balls=5)
+    f1 = rows.pivot(index="step", columns="predictor", values="f1")[rows["predictor"].unique()]
+    lead, last = f1["S2GRU"] - f1["static scene"], f1.iloc[-1]
+    below = (lead < lead.iloc[0] / 2).to_numpy()
     said = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
-    until = "" if half is None else f"; half of its lead on the static scene is lost after {half} steps"
-    return HOLDS if holds else NOT, f"F1 of the frames at step {len(lead)}: {said}{until}"
+    until = f"; half of its lead on the static scene is lost after {below.argmax()} steps" if below.any() else ""
+    kept = not below.any() and last["S2GRU"] > last.drop("S2GRU").max()
+    return holds(kept), f"F1 of the frames at step {len(lead)}: {said}{until}"
 
 
-def ablated(result: dict[str, Any]) -> dict[str, float]:
-    """Loss of balanced accuracy without each term, the mean over balls and views."""
-    rows = result["rows"]
-    whole = mean(scores(rows, "all terms", "balanced_accuracy"))
-    return {
-        term: whole - mean(scores(rows, f"without {term}", "balanced_accuracy"))
-        for term in ("input local", "input nonlocal", "intercell local", "intercell nonlocal")
-    }
+def lost_without_terms(result: Result) -> tuple[dict[str, float], str]:
+    """Loss of balanced accuracy without each term, the mean over balls and views, and the same in words."""
+    means = result.rows.groupby("predictor")["balanced_accuracy"].mean()
+    terms = ("input local", "input nonlocal", "intercell local", "intercell nonlocal")
+    lost = {term: means["all terms"] - means[f"without {term}"] for term in terms}
+    return lost, "balanced accuracy lost without " + ", ".join(f"{term} {loss:+.3f}" for term, loss in lost.items())
 
 
-def all_terms_help(result: dict[str, Any]) -> tuple[str, str]:
-    lost, updates = ablated(result), {run["label"]: run["updates"] for run in result["runs"]}
-    whole = updates.pop("all terms")
-    said = (
-        f"{said_of_terms(lost)}; with one seed, less than {SEEDS_DIFFER} decides nothing, nor do the {whole:,} updates "
-        f"that all terms made in the time of {min(updates.values()):,} to {max(updates.values()):,}"
+def all_terms_help(result: Result) -> Decision:
+    (lost, said), updates = lost_without_terms(result), result.runs.set_index("label")["updates"]
+    others, least = updates.drop("all terms"), min(lost.values())
+    said += (
+        f"; one seed cannot decide on less than {SEEDS_DIFFER}, and the run with all terms made "
+        f"{updates['all terms']:,} updates in the time in which the others made {others.min():,} to {others.max():,}"
     )
-    if min(lost.values()) < -SEEDS_DIFFER:
-        return NOT, said
-    return (HOLDS if min(lost.values()) > SEEDS_DIFFER else UNDECIDED), said
+    return NOT if least < -SEEDS_DIFFER else HOLDS if least > SEEDS_DIFFER else UNDECIDED, said
 
 
-def which_terms_help(result: dict[str, Any]) -> tuple[str, str]:
-    lost = ablated(result)
-    holds = lost["input nonlocal"] > lost["input local"] and lost["intercell local"] > lost["intercell nonlocal"]
-    return (HOLDS if holds else NOT), said_of_terms(lost)
+def which_terms_help(result: Result) -> Decision:
+    lost, said = lost_without_terms(result)
+    far = lost["input nonlocal"] > lost["input local"]
+    return holds(far and lost["intercell local"] > lost["intercell nonlocal"]), said
 
 
-def said_of_terms(lost: dict[str, float]) -> str:
-    return "balanced accuracy lost without " + ", ".join(f"{term} {loss:+.3f}" for term, loss in lost.items())
+def arena_is_shared(result: Result) -> Decision:
+    reached, each = result.about["pixels_that_some_module_sees"], result.about["modules_that_see_a_pixel"]
+    said = f"{reached:.0%} of the pixels are reached by some module, a pixel by {each:.1f} of {len(result.rows)}"
+    return holds(reached >= 0.99 and each > 1), said
 
 
-def arena_is_shared(result: dict[str, Any]) -> tuple[str, str]:
-    seen, each = result["pixels_that_some_module_sees"], result["modules_that_see_a_pixel"]
-    return (
-        HOLDS if seen >= 0.99 and each > 1 else NOT,
-        f"{seen:.0%} of the pixels are seen by some module, a pixel by {each:.1f} of "
-        f"{len(result['share_of_the_arena'])}",
-    )
+# Battles and railways.
 
 
-CLAIMS = (
-    Claim("One step ahead, S2GRU is above every recurrent baseline at 1 to 6 balls, on F1", "Figures 4, 21", "family",
-          above_all("f1", 1.0)),
-    Claim("The same on balanced accuracy", "Figures 4, 20", "family", above_all("balanced_accuracy", 1.0)),
-    Claim("The same on log-likelihood", "ours to show", "family", above_all("log_likelihood", 1.0)),
-    Claim("With 30 % of the views, the same on F1", "Figure 21", "family", above_all("f1", 0.3)),
-    Claim("With 30 % of the views, S2GRU loses less F1 than any recurrent baseline", "Figure 21", "family",
-          loses_least),
-    Claim("Dropped views cost the oracle (TTO) more than S2GRU", "F.1.2", "family", oracle_loses_more),
-    Claim("S2GRU is above both trivial predictors on F1, at 1 to 6 balls and any share of the views", "ours to show",
-          "family", above_the_trivial),
-    Claim("With half of its modules removed, S2GRU still beats the static scene", "Figure 7", "removed-modules",
-          half_removed),
-    Claim("S2GRU keeps track of 5 balls over 25 steps on its own predictions", "Figures 3, 15 to 19", "rollouts",
-          keeps_track),
-    Claim("Both terms of both attentions help", "Figure 6", "ablations", all_terms_help),
-    Claim("The non-local term matters more in the input attention, the local one between modules", "Figure 6",
-          "ablations", which_terms_help),
-    Claim("The modules share the arena between them", "Figure 5", "enclaves", arena_is_shared),
-)  # fmt: skip
+def loses_least(result: Result, metric: str) -> Decision:
+    """S2GRU loses less than every other model from all agents to 20 % of them, with every seed of each."""
+    rows = where(result.rows[~result.rows["predictor"].isin(TRIVIAL)], scenario=VALIDATION)
+    scores = rows.pivot(index=["predictor", "seed"], columns="reporting", values=metric)
+    lost = (scores[1.0] - scores[0.2]).groupby("predictor").agg(["mean", "min", "max"])
+    ours, others = lost.loc["S2GRU"], lost.reindex(rows["predictor"].unique()).drop("S2GRU")
+    if others.empty:
+        raise KeyError("other models")
+    less = ", ".join(others.index[others["mean"] <= ours["mean"]])
+    said = ", ".join(f"{name} {loss:.3f}" for name, loss in [("S2GRU", ours["mean"]), *others["mean"].items()])
+    said = f"lost: {said}{f'; {less} lost less' if less else ''}{no_better(result, metric)}"
+    return NOT if less else HOLDS if ours["max"] < others["min"].min() else UNDECIDED, said
 
 
-def table(read: Callable[[str], dict[str, Any] | None]) -> Iterator[list[str]]:
-    """A row for each claim: the claim, its source, the verdict, what it rests on."""
-    for claim in CLAIMS:
-        decided, because = verdict(claim, read(claim.result))
-        yield [claim.text, claim.source, f"**{decided}**", because]
+def no_better(result: Result, metric: str) -> str:
+    """Which models are not above both trivial predictors even with all agents: they have little to lose."""
+    rows = where(result.rows, scenario=VALIDATION, reporting=1.0)
+    means = rows.groupby("predictor", sort=False)[metric].mean()
+    trivial = means.index.isin(TRIVIAL)
+    low = ", ".join(means.index[~trivial & (means <= means[trivial].max())])
+    return f"; not above the better trivial predictor with all agents: {low}" if low else ""
+
+
+def above(result: Result, scenario: str, others: Sequence[str]) -> Decision:
+    """S2GRU is above those of the others that were scored, on all four metrics, all agents reporting."""
+    rows = where(result.rows, scenario=scenario, reporting=1.0)
+    there = [name for name in others if name in set(rows["predictor"])]
+    if not there:
+        raise KeyError("others")
+    found = leads(rows, there, BATTLES)
+    by_metric = [(BATTLES[metric], part) for metric, part in found.groupby("metric", sort=False)]
+    below = [
+        f"{row['predictor']} on {label} ({row['mean']:+.4f})"
+        for label, part in by_metric
+        for row in part[part["mean"] <= 0].to_dict("records")
+    ]
+    if below:
+        return NOT, f"it is not above {', '.join(below)}"
+    least = [(label, part.loc[part["mean"].idxmin()]) for label, part in by_metric]
+    said = "; ".join(f"{label} {one['mean']:+.4f} over {one['predictor']}" for label, one in least)
+    return judged(found), f"smallest leads of the means: {said}"
+
+
+def above_on_railways(result: Result, metric: str) -> Decision:
+    found = leads(result.rows, ("mean view", "last seen"), [metric])
+    least = found.loc[found["mean"].idxmin()]
+    return holds(least["mean"] > 0), f"the smallest lead is {least['mean']:+.4f}, over {least['predictor']}"
+
+
+# Sensors.
+
+
+def mae_of(result: Result, sensors: str, silent: float = 0.0) -> pd.DataFrame:
+    """MAE by value and lead (rows) of each predictor (columns)."""
+    rows = where(result.rows, sensors=sensors, silent=silent)
+    return rows.pivot(index=["value", "lead"], columns="predictor", values="mae").sort_index()
+
+
+def beats(result: Result, other: str, sensors: str, first: int = 0) -> Decision:
+    """S2GRU's MAE is below another's for every value and lead from `first` steps on."""
+    mae = mae_of(result, sensors)
+    excess = (mae[other] / mae["S2GRU"] - 1).loc[:, first:].dropna()
+    lost = [f"{value} +{lead} ({margin:+.1%})" for (value, lead), margin in excess.items() if margin <= 0]
+    if lost:
+        return NOT, f"its MAE is not below that of {other} at {', '.join(lost)}"
+    value, lead = excess.idxmin()
+    return HOLDS, f"the MAE of {other} is above S2GRU's by {excess.min():.1%} at least ({value}, +{lead})"
+
+
+def loses_no_more(result: Result, peer: str) -> Decision:
+    growth = (mae_of(result, "held out", 0.5) / mae_of(result, "held out") - 1).mean()
+    said = f"MAE at withheld stations grows by {growth['S2GRU']:.1%}, {peer}'s by {growth[peer]:.1%}"
+    return holds(growth["S2GRU"] <= growth[peer]), said
+
+
+def lower_in_most(result: Result, peer: str) -> Decision:
+    cells = result.rows.pivot(index=["value", "lead", "sensors", "silent"], columns="predictor", values="mae")
+    mae = cells[["S2GRU", peer]].dropna()
+    lower = int((mae["S2GRU"] < mae[peer]).sum())
+    return holds(2 * lower > len(mae)), f"in {lower} of {len(mae)}"
+
+
+def pooled(result: Result) -> pd.DataFrame:
+    """RMSE and MAE of each predictor over all folds, weighted by the number of values."""
+    rows = result.rows.assign(square=result.rows["rmse"] ** 2 * result.rows["count"])
+    rows["absolute"] = rows["mae"] * rows["count"]
+    sums = rows.groupby("predictor", sort=False)[["square", "absolute", "count"]].sum()
+    found = {"rmse": (sums["square"] / sums["count"]) ** 0.5, "mae": sums["absolute"] / sums["count"]}
+    return pd.DataFrame({**found, "count": sums["count"]}).reset_index()
+
+
+def beats_pooled(result: Result, other: str) -> Decision:
+    rmse = pooled(result).set_index("predictor")["rmse"]
+    return holds(rmse["S2GRU"] < rmse[other]), f"RMSE {rmse['S2GRU']:.2f} against {rmse[other]:.2f}"

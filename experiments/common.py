@@ -1,26 +1,31 @@
-"""What the recipes share: how a run gets its budget and its learning rate, and where results and figures go."""
+"""What the recipes share: the budget and the learning rate of a run, the form of result files, where figures go."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from s2rm.files import write_json, write_whole
-from s2rm.runs import ModelName, Run, Settings, trivial_predictors
+from s2rm.runs import LABELS, ModelName, Run, Settings, trivial_predictors
 from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, model_predictor, one_step_table
 from s2rm.tasks.balls.world import preset
 from s2rm.training import Training, provenance
 
-KEYS = ("predictor", "balls", "views", "seed")
-"""what tells a row of scores from another"""
+Record = dict[str, Any]
+"""a run or a row of a result file"""
+KEYS = (
+    "predictor", "seed", "fold", "balls", "views", "step", "removed", "scenario", "reporting", "value", "lead",
+    "sensors", "silent", "data", "task", "module",
+)  # fmt: skip
+"""the columns that identify a row; all others are what was measured"""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe that trains needs. Where a run is finished in its folder, it is not trained again."""
+    """Settings of a recipe that trains. A run that is finished in its folder is not trained again."""
 
     minutes: float = 15.0
     """wall-clock budget for training each model"""
@@ -29,14 +34,14 @@ class Recipe:
     runs: Path = Path("runs/family")
     """where the run folders are"""
     search: Path = Path("results/search.json")
-    """what `search.py` found: a model trains at its best learning rate; at 2e-3 where nothing was found"""
+    """what `search.py` found: a model trains at its best learning rate, or at 2e-3 if it was not searched"""
     figures: Path = Path("docs/figures")
     """where the pictures go"""
 
     def settings(self, model: ModelName, seed: int = 0, **settings: Any) -> Settings:
         """The settings of a run."""
-        tried = [row for row in read(self.search).get("rows", []) if row["model"] == model]
-        rate = min(tried, key=lambda row: row["val_loss"])["learning_rate"] if tried else 2e-3
+        tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
+        rate = min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3
         training = Training(
             learning_rate=rate, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=self.minutes, seed=seed
         )
@@ -53,11 +58,12 @@ class Recipe:
         fractions: Iterable[float] = FRACTIONS,
         **settings: Any,
     ) -> None:
-        """Train a model and add its scores to a result, or nothing where they are there; several processes may add.
+        """Train a model and add its scores to a result, unless they are there; several processes may add.
 
         The trivial predictors of a seed are scored beside the first run.
         """
-        if (label, seed) in {(run["label"], run["seed"]) for run in read(out).get("runs", [])}:
+        runs = read(out).get("runs", [])
+        if (label, seed) in {(run["label"], run["seed"]) for run in runs}:
             return
         run = self.run(model, seed, label.lower().replace(" ", "-"), **settings)
         predictors = {label: model_predictor(run.load_model())}
@@ -66,26 +72,59 @@ class Recipe:
             predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
         rows = one_step_table(predictors, run.settings.world, seed, balls, fractions)
         for row in rows:
-            row["seed"] = seed
             if row["views"] < 1:
                 row.pop("reliability")  # one curve is enough
-        summary = {"label": label, "learning_rate": run.settings.training.learning_rate, **run.summary()}
-        before = read(out)
-        kept = before.get("rows", [])
-        known = {tuple(row[key] for key in KEYS) for row in kept}  # another process may have scored the trivial ones
-        new = [row for row in rows if tuple(row[key] for key in KEYS) not in known]
-        result = {"runs": [*before.get("runs", []), summary], **provenance(), "rows": [*kept, *new]}
-        write_json(out, result)
+        add(out, [about(run, label)], [{**row, "seed": seed} for row in rows])
 
     def run(self, model: ModelName, seed: int = 0, name: str | None = None, **settings: Any) -> Run:
         """A trained run."""
         return Run.finished(self.runs / f"{name or model}-{seed}", self.settings(model, seed, **settings))
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A result that may not be there yet; then nothing."""
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+def about(run: Run, label: str | None = None) -> Record:
+    """A run's entry in a result file."""
+    return {"label": label or run.label, "learning_rate": run.settings.training.learning_rate, **run.summary()}
+
+
+def read(path: Path) -> Record:
+    """A JSON file; nothing where it is not there yet."""
+    found: Record = json.loads(path.read_text()) if path.is_file() else {}
     return found
+
+
+def write(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any) -> None:
+    """Write a result file.
+
+    Args:
+        path: the file, whose form README.md describes.
+        runs: an entry for each model that was trained.
+        rows: keys and measurements. Nested records are flattened: `{"known": {"mae": 1}}` becomes `known_mae`.
+        facts: what else holds for the whole file, such as its seed or the number of stations.
+    """
+    write_json(path, {**provenance(), **facts, "runs": [*runs], "rows": [*map(flat, rows)]})
+
+
+def add(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any) -> None:
+    """Add runs and rows to a result file, which may not be there yet; a row whose keys are there stays as it is."""
+    before = read(path)
+    kept = before.get("rows", [])
+    known = {identity(row) for row in kept}  # another process may have scored the trivial predictors
+    new = [row for row in rows if identity(row) not in known]
+    write(path, [*before.get("runs", []), *runs], [*kept, *new], **facts)
+
+
+def identity(row: Record) -> tuple[object, ...]:
+    """The values of a row's keys."""
+    return tuple(row.get(key) for key in KEYS)
+
+
+def flat(record: Record) -> Record:
+    """The same record with nested ones joined to their names."""
+    return {
+        f"{name}_{inner}" if isinstance(value, dict) else name: part
+        for name, value in record.items()
+        for inner, part in (value.items() if isinstance(value, dict) else [("", value)])
+    }
 
 
 def draw(folder: Path, **pictures: bytes) -> None:

@@ -11,12 +11,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from common import draw
+from common import about, draw, write
 from s2rm import S2RM
-from s2rm.files import write_json
 from s2rm.report import figures as plots
 from s2rm.runs import PRETRAINED, Run
-from s2rm.training import provenance
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,15 @@ def main(recipe: Enclaves) -> None:
         weights = model.enclaves(torch.cartesian_prod(line, line)).unflatten(1, (arena, arena))
         kernel = model.interaction_graph()
     reached = (weights > 0).float()
-    write_json(
+    write(
         recipe.out,
-        {
-            "run": run.summary(),
-            **provenance(),
-            "seed": run.settings.training.seed,
-            "share_of_the_arena": reached.mean((1, 2)).tolist(),
-            "pixels_that_some_module_sees": float(reached.amax(0).mean()),
-            "modules_that_see_a_pixel": float(reached.sum(0).mean()),
-            "pairs_that_hear_each_other": int((kernel.triu(1) > 0).sum()),
-            "pairs": len(kernel) * (len(kernel) - 1) // 2,
-        },
+        [about(run)],
+        [{"module": module, "share_of_the_arena": share} for module, share in enumerate(reached.mean((1, 2)).tolist())],
+        seed=run.settings.training.seed,
+        pixels_that_some_module_sees=float(reached.amax(0).mean()),
+        modules_that_see_a_pixel=float(reached.sum(0).mean()),
+        pairs_that_hear_each_other=int((kernel.triu(1) > 0).sum()),
+        pairs=len(kernel) * (len(kernel) - 1) // 2,
     )
     draw(
         recipe.figures,

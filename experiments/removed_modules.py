@@ -13,12 +13,12 @@ from typing import Any
 import tyro
 from rich.progress import track
 
+from common import about, write
 from s2rm import S2RM
-from s2rm.files import write_json, write_whole
+from s2rm.files import write_whole
 from s2rm.report import figures as plots
 from s2rm.runs import PRETRAINED, Run, trivial_predictors
 from s2rm.tasks.balls.scores import episodes_to_test, model_predictor, one_step_scores
-from s2rm.training import provenance
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def main(recipe: RemovedModules) -> None:
                 row = {"predictor": name, "balls": balls, "removed": removed}
                 rows.append({**row, "f1": mean, "lowest": min(all_), "highest": max(all_)})
     recipe.figure.parent.mkdir(parents=True, exist_ok=True)
-    content = {"run": run.summary(), "draws": recipe.draws, "seed": recipe.seed, **provenance(), "rows": rows}
-    write_json(recipe.out, content)
+    write(recipe.out, [about(run)], rows, draws=recipe.draws, seed=recipe.seed)
     write_whole(recipe.figure, plots.png(plots.removed_modules(rows)))
 
 

@@ -12,13 +12,11 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
-from common import Recipe, draw
-from s2rm.files import write_json
+from common import Recipe, about, draw, write
 from s2rm.report import figures as plots
 from s2rm.runs import ModelName, trivial_predictors
 from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, ROLLOUT_STEPS, roll_out
 from s2rm.tasks.balls.world import preset
-from s2rm.training import provenance
 
 
 @dataclass(frozen=True)
@@ -39,26 +37,19 @@ def main(recipe: RolloutsRecipe) -> None:
     """Train what is missing, roll out, write, draw."""
     runs = [recipe.run(model) for model in recipe.models]
     models, trivial = {run.label: run.load_model() for run in runs}, trivial_predictors(runs)
-    rows, pictures = [], {}
+    scores: dict[str, dict[str, list[float]]] = {}
+    pictures: dict[str, bytes] = {}
     for number in track(recipe.balls, "Rolling out"):
         rollouts = roll_out(models, trivial, preset(recipe.size), recipe.sequences, number, seed=0)
-        rows += [{"predictor": name, "balls": number, "f1": line} for name, line in rollouts.f1().items()]
+        scores[plots.balls(number)] = rollouts.f1()
         pictures[f"rollout_{number}"] = plots.png(plots.rollout_strip(rollouts, 0, range(0, ROLLOUT_STEPS, 3)))
-    scores = {
-        plots.balls(number): {row["predictor"]: row["f1"] for row in rows if row["balls"] == number}
+    rows = [
+        {"predictor": name, "balls": number, "step": step, "f1": f1}
         for number in recipe.balls
-    }
-    write_json(
-        recipe.out,
-        {
-            "runs": {run.label: run.summary() for run in runs},
-            "sequences": recipe.sequences,
-            "prompt": PROMPT_STEPS,
-            "seed": 0,
-            **provenance(),
-            "rows": rows,
-        },
-    )
+        for name, line in scores[plots.balls(number)].items()
+        for step, f1 in enumerate(line, 1)
+    ]
+    write(recipe.out, list(map(about, runs)), rows, sequences=recipe.sequences, prompt=PROMPT_STEPS, seed=0)
     draw(recipe.figures, **pictures, rollout_f1=plots.png(plots.rollout_scores(scores)))
 
 

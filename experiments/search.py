@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import tyro
 from rich.console import Console
 
-from common import read
-from s2rm.files import write_json
-from s2rm.runs import ModelName, Run, Settings
+from common import Record, about, add, read
+from s2rm.runs import LABELS, ModelName, Run, Settings
 from s2rm.tasks.balls.world import preset
-from s2rm.training import Training, provenance
+from s2rm.training import Training
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Search:
     runs: Path = Path("runs/search")
     """where the run folders are"""
     out: Path = Path("results/search.json")
-    """a row a run: model, learning rate, validation loss, and where it comes from"""
+    """the runs: label, learning rate, validation loss, and where it comes from"""
     seed: int = 0
     """of the world, the weights and the order"""
 
@@ -43,23 +42,22 @@ class Search:
 def main(search: Search) -> None:
     """Train what is missing, write."""
 
-    def found() -> list[dict[str, Any]]:
-        return read(search.out).get("rows", [])  # type: ignore[no-any-return]
+    def found(model: ModelName) -> dict[float, Record]:
+        return {run["learning_rate"]: run for run in read(search.out).get("runs", []) if run["label"] == LABELS[model]}
 
     # A rate for all models before the next, so that a search that is cut short is still a fair one.
     for rate in sorted(search.learning_rates, reverse=True):
         for model in search.models:
-            if (model, rate) in {(row["model"], row["learning_rate"]) for row in found()}:
+            if rate in found(model):
                 continue
             training = Training(
                 learning_rate=rate, gradient_norm=1.0, epochs=10_000, minutes=search.minutes, seed=search.seed
             )
             settings = Settings(model, training=training, world=preset(search.size))
             run = Run.finished(search.runs / f"{model}-{rate:g}", settings)
-            row = {"model": model, "learning_rate": rate, **run.summary()}
-            write_json(search.out, {**provenance(), "rows": [*found(), row]})
+            add(search.out, [about(run)], [])
     for model in search.models:
-        best = min((row for row in found() if row["model"] == model), key=lambda row: row["val_loss"])
+        best = min(found(model).values(), key=lambda run: run["val_loss"])
         Console().print(f"{model}: {best['learning_rate']:g}, validation loss {best['val_loss']:.4f}")
 
 

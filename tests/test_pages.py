@@ -1,27 +1,119 @@
-"""The page on battles and railways, from small invented records."""
+"""The form of result files, and the pages of numbers: as they stand, and from small invented results."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+ROOT = Path(__file__).parent.parent
 METRICS = ("unit_type_f1", "friendly_f1", "negative_mse", "log_likelihood")
+PROVENANCE = {"command", "commit", "hardware", "accelerator", "torch"}
 ABOUT = {
     "learning_rate": 1e-3, "parameters": 1_234, "minutes": 15.0, "updates": 567, "val_loss": 0.5, "commit": "abc",
     "command": "python some.py", "hardware": "a machine",
 }  # fmt: skip
+FILES = [*sorted((ROOT / "results").glob("*.json")), ROOT / "src" / "s2rm" / "pretrained" / "scores.json"]
 
 
 @pytest.fixture
-def pages(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
+def page(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
     import page
-    import page_agents
 
-    def write(**results):
-        return page_agents.page(results.get, page.markdown, page.runs_table, page.origin)
+    return page
 
-    return page_agents, write
+
+@pytest.fixture
+def claims(page):
+    import claims
+
+    return claims
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_result_files_have_one_form(path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from common import identity
+
+    result = json.loads(path.read_text())
+    assert result.keys() >= PROVENANCE | {"runs", "rows"}
+    assert result["runs"] or result["rows"]
+    numbers = {"seed", "val_loss", "epochs", "updates", "minutes", "parameters"}
+    for run in result["runs"]:
+        assert run.keys() >= PROVENANCE | numbers | {"label"}
+        assert all(isinstance(run[name], int | float) for name in numbers)
+    rows = result["rows"]
+    assert not any(isinstance(value, dict) for row in rows for value in row.values())
+    if any("predictor" in row for row in rows):
+        assert len({identity(row) for row in rows}) == len(rows), "two rows of the same keys"
+
+
+def test_the_pages_are_what_the_results_say(page):
+    page.main(check=True)
+
+
+def test_a_page_that_differs_is_named_and_written(page, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "wanted", lambda: {tmp_path / "page.md": "as it should be"})
+    with pytest.raises(SystemExit, match=r"page.md is not what results/ says; run make results-page"):
+        page.main(check=True)
+    page.main(check=False)
+    assert (tmp_path / "page.md").read_text() == "as it should be"
+
+
+def test_an_anchor_is_filled_where_there_is_one(page):
+    text = "before\n<!-- how well -->\nold\n<!-- end -->\nafter <!-- end -->\n"
+    assert page.filled(text, "how well", "new") == (
+        "before\n<!-- how well -->\n\nnew\n\n<!-- end -->\nafter <!-- end -->\n"
+    )
+    assert page.filled("nothing\n", "how well", "new") == "nothing\n"
+
+
+def test_the_skill_against_the_trivial_predictors(page):
+    rows = [
+        {"predictor": name, "value": "heat", "lead": lead, "sensors": sensors, "silent": 0.0, "mae": mae}
+        for sensors in ("seen", "held out")
+        for lead in (1, 3)
+        for name, mae in (("S2GRU", 0.75), ("persistence", 1.0), ("inverse distance", 0.5))
+    ]
+    text = page.render("how-well-table", {"sensors-ndbc": page.read("", {"runs": [], "rows": rows})})
+    seen, withheld = (line for line in text.splitlines() if line.startswith("| NDBC, heat"))
+    assert cells(seen) == ["NDBC, heat", "0.75 / 1.00 (+25%)", "0.75 / 1.00 (+25%)"]
+    assert cells(withheld) == ["NDBC, heat", "0.75 / 0.50 (-50%)", "0.75 / 0.50 (-50%)"]
+
+
+def test_a_pivot_has_means_ranges_the_best_and_the_trivial_last(page):
+    rows = [
+        {"predictor": name, "balls": balls, "f1": f1 / balls}
+        for name, scores in (
+            ("last seen", [0.3]), ("TTO", [0.9]), ("S2GRU", [0.7, 0.5]), ("LSTM", [0.5]), ("GRU", [0.6]),
+        )
+        for f1 in scores
+        for balls in (1, 2)
+        if (name, balls) != ("LSTM", 2)
+    ]  # fmt: skip
+    found = page.pivot(page.read("", {"runs": [], "rows": rows}).rows, "balls", "f1", digits=2, missing="not run")
+    assert list(found.columns) == ["1 ball", "2 balls"]
+    assert found.T.to_dict("list") == {
+        "TTO": ["0.90", "0.45"],
+        "S2GRU": ["**0.60 (0.50 to 0.70)**", "**0.30 (0.25 to 0.35)**"],
+        "LSTM": ["0.50", "not run"],
+        "GRU": ["**0.60**", "**0.30**"],
+        "last seen": ["0.30", "0.15"],
+    }
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def line(text, start):
+    """The one row of a table that starts so."""
+    found = [cells(row) for row in text.splitlines() if row.startswith("|") and cells(row)[0].startswith(start)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+# Battles and railways.
 
 
 def fought(**scores):
@@ -44,89 +136,161 @@ def fought(**scores):
 TRIVIAL = {"nobody_moves": [(0.2, 0.3)], "last_seen": [(0.3, 0.4)]}
 
 
-def line(text, start):
-    found = [row for row in text.splitlines() if row.startswith(f"| {start}")]
-    assert len(found) == 1, found
-    return found[0]
+@pytest.fixture
+def write(page):
+    def write(**results):
+        found = {name: page.read(f"results/{name}.json", content) for name, content in results.items()}
+        return page.render("agents-results", found)
+
+    return write
 
 
-def test_sections_without_results_are_left_out(pages):
-    _, write = pages
+def test_sections_without_results_are_left_out(write):
     text = write()
     assert text.startswith("# Battles and railways, results")
     assert "## " not in text
+    assert "There are no results yet" in text
     assert "## Railways" not in write(skirmish=fought(S2GRU=[(0.6, 0.7)], **TRIVIAL))
 
 
-def test_ours_stand_beside_the_papers(pages):
-    _, write = pages
+def test_ours_stand_beside_the_papers(write):
     text = write(skirmish=fought(S2GRU=[(0.6, 0.7), (0.7, 0.9)], LSTM=[(0.1, 0.5)], **TRIVIAL))
-    assert "**The paper's numbers are on\nStarCraft II, not on the same data**" in text
+    assert "**The paper's\nnumbers are on StarCraft II, not on the same data**" in text
     new = text[text.index("### New scenarios") : text.index("### As agents")]
     first = new[: new.index("| 5s3z")]
-    assert line(first, "S2GRU").startswith(
-        "| S2GRU | 0.800 (0.700 to 0.900) | 0.7488 | 0.800 (0.700 to 0.900) | 0.8627"
-    )
-    assert line(first, "RMC").startswith("| RMC | not run | 0.6839 | not run | 0.8597 |")
-    assert line(first, "last seen").startswith("| last seen | 0.400 |  |")
-    names = [row.split(" | ")[0][2:] for row in first.splitlines() if row.startswith("| ")][2:]
-    assert names == ["S2GRU", "LSTM", "RMC", "S2RMC", "TTO", "nobody moves", "last seen"]
-    assert "| 5s3z | unit-type macro F1, ours | the paper's |" in new
+    assert cells(first.splitlines()[2]) == [
+        "1s2z", "unit-type macro F1", "friendly-marker F1", "negative mean squared error", "log-likelihood",
+    ]  # fmt: skip
+    assert line(first, "S2GRU")[:3] == ["S2GRU", *["**0.800 (0.700 to 0.900)**"] * 2]
+    assert line(first, "last seen")[1:4] == ["0.400", "0.400", "0.4000"]
+    assert line(first, "*S2GRU, the paper's*") == ["*S2GRU, the paper's*", "0.7488", "0.8627", "-0.0023", "-0.0233"]
+    names = [cells(row)[0] for row in first.splitlines() if row.startswith("| ")][1:]
+    papers = [f"*{name}, the paper's*" for name in ("LSTM", "RMC", "S2GRU", "S2RMC", "TTO")]
+    assert names == ["S2GRU", "LSTM", "nobody moves", "last seen", *papers]
     silent = text[text.index("### As agents") : text.index("??? note")]
-    assert "| log-likelihood, agents that report | 20% | 100% |" in silent
-    assert "| *S2GRU, the paper's* | -0.142 | -0.070 |" in silent
-    assert "| LSTM | 0.100 | 0.500 |" in silent
-    assert "| *TTO, the paper's* | -0.0142 | -0.0064 |" in silent
-    assert "    | friendly-marker F1 | 3s5z | 1s2z, new | 5s3z, new |" in text
+    last = silent[silent.index("| log-likelihood, agents that report") :]
+    assert cells(last.splitlines()[0]) == ["log-likelihood, agents that report", "20%", "100%"]
+    assert line(last, "*S2GRU, the paper's*") == ["*S2GRU, the paper's*", "-0.142", "-0.070"]
+    assert line(last, "LSTM") == ["LSTM", "0.100", "0.500"]
+    squared = silent[silent.index("| negative mean") : silent.index("| log-likelihood")]
+    assert line(squared, "*TTO, the paper's*") == ["*TTO, the paper's*", "-0.0142", "-0.0064"]
+    note = text[text.index("??? note") :]
+    assert ["friendly-marker F1", "3s5z", "1s2z, new", "5s3z, new"] in [
+        cells(row) for row in note.splitlines() if row.startswith("    |")
+    ]
     assert "trained on a machine at commit abc by `python some.py`; written by `python skirmish.py`" in text
     for name in ("skirmish-reporting", "skirmish-from-above"):
         assert f"(figures/{name}.png)" in text
 
 
-def test_claims_on_battles_are_decided_by_the_numbers(pages):
-    page_agents, _ = pages
+def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
+    def decided(rule, scores, **arguments):
+        result = page.read("", fought(**scores, **TRIVIAL))
+        return claims.decide({"rule": rule, "arguments": arguments}, result)
 
-    def decided(decide, **scores):
-        try:
-            return decide(fought(**scores, **TRIVIAL))
-        except KeyError as missing:
-            return missing.args[0]
+    def least(**scores):
+        return decided("loses_least", scores, metric="log_likelihood")
 
-    least = page_agents.loses_least("log_likelihood")
-    assert decided(least, S2GRU=[(0.8, 0.9), (0.7, 0.85)], RMC=[(0.5, 0.9)], LSTM=[(0.1, 0.35)]) == (
+    assert least(S2GRU=[(0.8, 0.9), (0.7, 0.85)], RMC=[(0.5, 0.9)], LSTM=[(0.1, 0.35)]) == (
         "holds", "lost: S2GRU 0.125, RMC 0.400, LSTM 0.250; not above the better trivial predictor with all agents: "
         "LSTM",
     )  # fmt: skip
-    assert decided(least, S2GRU=[(0.6, 0.9)], RMC=[(0.7, 0.9)]) == (
+    assert least(S2GRU=[(0.6, 0.9)], RMC=[(0.7, 0.9)]) == (
         "does not hold", "lost: S2GRU 0.300, RMC 0.200; RMC lost less",
     )  # fmt: skip
-    assert decided(least, S2GRU=[(0.8, 0.9)], RMC=[(0.5, 0.9), (0.85, 0.9)])[0] == "not decided", "the seeds overlap"
-    assert decided(least, S2GRU=[(0.8, 0.9)]) == "other models"
-    assert decided(least, RMC=[(0.8, 0.9)]) == "S2GRU"
-    trivial = page_agents.above_trivial("5s3z")
-    verdict, because = decided(trivial, S2GRU=[(0.5, 0.6)])
+    assert least(S2GRU=[(0.8, 0.9)], RMC=[(0.5, 0.9), (0.85, 0.9)])[0] == "not decided", "the seeds overlap"
+    assert least(S2GRU=[(0.8, 0.9)]) == ("not decided", "not run yet: other models")
+    assert least(RMC=[(0.8, 0.9)]) == ("not decided", "not run yet: S2GRU")
+
+    def trivial(**scores):
+        return decided("above", scores, scenario="5s3z", others=["nobody moves", "last seen"])
+
+    verdict, because = trivial(S2GRU=[(0.5, 0.6)])
     assert verdict == "holds"
     assert "unit-type macro F1 +0.2000 over last seen" in because
-    assert decided(trivial, S2GRU=[(0.3, 0.35)])[1].startswith("it is not above last seen on unit-type macro F1 (-0.05")
-    assert decided(trivial, S2GRU=[(0.5, 0.6), (0.3, 0.35)])[0] == "not decided", "one seed is below"
-    baselines = page_agents.above_baselines("1s2z")
-    assert decided(baselines, S2GRU=[(0.5, 0.6)], S2RMC=[(0.8, 0.9)], RMC=[(0.4, 0.5)])[0] == "holds", "of the family"
-    assert decided(baselines, S2GRU=[(0.5, 0.6)]) == "others"
+    assert trivial(S2GRU=[(0.3, 0.35)])[1].startswith("it is not above last seen on unit-type macro F1 (-0.05")
+    assert trivial(S2GRU=[(0.5, 0.6), (0.3, 0.35)])[0] == "not decided", "one seed is below"
+
+    def baselines(**scores):
+        return decided("above", scores, scenario="1s2z", others=claims.RECURRENT)
+
+    assert baselines(S2GRU=[(0.5, 0.6)], S2RMC=[(0.8, 0.9)], RMC=[(0.4, 0.5)])[0] == "holds", "of the family"
+    assert baselines(S2GRU=[(0.5, 0.6)]) == ("not decided", "not run yet: others")
 
 
-def test_the_railway_is_told(pages):
-    _, write = pages
+def test_the_railway_s_numbers(write):
     names = ("f1", "f1_trains", "f1_other_trains", "log_likelihood")
     scores = {"S2GRU": (0.9, 0.8, 0.4, -0.1), "mean view": (0.5, 0.1, 0.1, -0.4), "last seen": (0.7, 0.6, 0.5, -0.2)}
     rows = [{"predictor": who, "seed": 0, **dict(zip(names, line, strict=True))} for who, line in scores.items()]
     world = {"grid": 60, "num_trains": 10, "num_steps": 128, "train_episodes": 200, "test_episodes": 40}
     text = write(railways={
-        "run": {"label": "S2GRU", **ABOUT}, "seed": 0, "world": world, "rows": rows, "command": "python railways.py",
+        "runs": [{"label": "S2GRU", "seed": 0, **ABOUT}], "world": world, "rows": rows, "command": "python railways.py",
         "neighbours_of_each_module": [2, 3, 4], "cells_that_some_module_sees": 0.93,
     })  # fmt: skip
     assert "## Skirmishes" not in text
-    assert "| last seen | 0.7000 | 0.6000 | 0.5000 | -0.2000 |" in text
-    assert "on F1 of trains | **holds** | the least margin is +0.2000, over last seen |" in text
-    assert "on F1 of other trains | **does not hold** | the least margin is -0.1000, over last seen |" in text
-    assert "93% of the cells are seen by some of its 3 modules; a module hears 2 to 4 of the others." in text
+    assert line(text, "last seen") == ["last seen", "0.7000", "0.6000", "**0.5000**", "-0.2000"]
+    assert "on F1 of trains | ours to show | **holds** | the smallest lead is +0.2000, over last seen |" in text
+    assert (
+        "on F1 of other trains | ours to show | **does not hold** | the smallest lead is -0.1000, over last seen |"
+        in text
+    )
+    assert "93% of the cells are within reach of at least one of the\n3 modules; a module interacts with 2 to 4" in text
     assert "`results/railways.json`: trained on a machine at commit abc" in text
+
+
+# The balls.
+
+
+def test_claims_are_decided_by_the_numbers(page, claims):
+    def rows(**scores):
+        return [
+            {"predictor": name.replace("_", " "), "balls": balls, "views": views, "seed": seed, "f1": score - 1 + views}
+            for name, seeds in scores.items()
+            for seed, score in enumerate(seeds)
+            for balls in (1, 2)
+            for views in (0.3, 1.0)
+        ]
+
+    def decided(rule, arguments=None, **scores):
+        found = {"runs": [], "rows": rows(static_scene=[0.1, 0.3], last_seen=[0.2, 0.2], **scores)}
+        return claims.decide({"rule": rule, "arguments": arguments or {}}, page.read("", found))
+
+    others = {"RMC": [0.5], "LSTM": [0.1, 0.3], "GRU": [0.4]}
+    above = ("above_baselines", {"metric": "f1", "views": 1.0})
+    assert decided(*above, S2GRU=[0.8, 0.9], RIMs=[0.6, 0.7], **others) == (
+        claims.HOLDS, "the smallest lead of the means is +0.200, over RIMs at 1 ball; in this time LSTM learned "
+        "nothing beyond the static scene",
+    )  # fmt: skip
+    assert decided(*above, S2GRU=[0.8, 0.9], RIMs=[0.6, 0.85], **others)[0] == claims.UNDECIDED, "the seeds overlap"
+    assert decided(*above, S2GRU=[0.6], RIMs=[0.7], **others)[0] == claims.NOT
+    assert decided(*above, S2GRU=[0.8], **others) == (claims.UNDECIDED, "not run yet: RIMs")
+    assert {claim.because for claim in claims.decided("balls", {})} == {"not run yet"}
+    still, others = [0.25] * 4, {name: [0.26] * 4 for name in ("RIMs", "last seen")}
+    for f1, expected in (([0.8, 0.7, 0.6, 0.55], claims.HOLDS), ([0.8, 0.5, 0.4, 0.3], claims.NOT)):
+        lines = {"S2GRU": f1, "static scene": still, **others}
+        rolled = [
+            {"predictor": name, "balls": 5, "step": step, "f1": score}
+            for name, scores in lines.items()
+            for step, score in enumerate(scores, 1)
+        ]
+        verdict, because = claims.keeps_track(page.read("", {"runs": [], "rows": rolled}))
+        assert verdict == expected
+    assert "is lost after 1 steps" in because
+    assert decided("above_trivial", S2GRU=[0.3])[0] == claims.HOLDS
+    assert decided("above_trivial", S2GRU=[0.15])[0] == claims.NOT
+
+
+@pytest.mark.parametrize(("worst", "expected"), [(0.83, "holds"), (0.89, "not decided"), (0.95, "does not hold")])
+def test_a_small_loss_of_one_seed_decides_nothing(worst, expected, page, claims):
+    terms = ("input local", "input nonlocal", "intercell local", "intercell nonlocal")
+    found = {"all terms": 0.9, **{f"without {term}": 0.8 for term in terms[1:]}, "without input local": worst}
+    runs = [{"label": name, "updates": 10 + number} for number, name in enumerate(found)]
+    rows = [{"predictor": name, "balanced_accuracy": score} for name, score in found.items()]
+    verdict, because = claims.all_terms_help(page.read("", {"runs": runs, "rows": rows}))
+    assert verdict == expected
+    assert "the run with all terms made 10 updates in the time in which the others made 11 to 14" in because
+
+
+def test_every_claim_has_a_rule(claims):
+    found = [claim for kind in claims.CLAIMS.values() for claim in kind]
+    assert all(callable(getattr(claims, claim["rule"])) for claim in found)
