@@ -15,11 +15,12 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 PUBLIC = """
 from s2rm import GQN, MSA, RIMs, RelationalMemory, S2GRU, S2LSTM, S2RM, S2RMC, Episode, Views, WorldModel, load
-from s2rm.sensors import Columns, Fit, Forecaster, Places, Reports, Stream, grid, judge, read_reports, stations, to_frame
+from s2rm.sensors import Columns, Places, Reports, grid, read_reports, stations, to_frame
+from s2rm.sensors import Fit, Forecaster, Stream, judge
 from s2rm.tasks import agents, balls, battles, railways
 from s2rm.training import Machines, Training, batches, fit
 import torch
-model = S2GRU(value_shape=(2,), extent=[(0, 1), (0, 1)], codec="mlp", likelihood="gaussian")
+model = S2GRU(value_shape=(2,), extent=[(0, 1), (0, 1)], likelihood="gaussian")
 model.loss(Episode(Views(torch.rand(3, 5, 7, 2), torch.rand(3, 5, 7, 2), torch.rand(3, 5, 7) < 0.7))).backward()
 """
 

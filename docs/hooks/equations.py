@@ -23,7 +23,7 @@ def on_page_content(html: str, page, **_) -> str:
             result = convert(latex, display="block" if found[1] == "div" else "inline")
         except Exception as error:
             raise PluginError(f"{page.file.src_path}: cannot read the equation {latex!r} ({error!r})") from error
-        unknown = re.search(r"<mi>([\\&].*?)</mi>", result)
+        unknown = re.search(r"<mi>(&|\\.*?)</mi>", result)
         if unknown:
             raise PluginError(f"{page.file.src_path}: latex2mathml does not know {unknown[1]!r} in {latex!r}")
         return result
