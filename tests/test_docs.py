@@ -39,6 +39,11 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_nothing_suggests_that_the_package_is_on_an_index():
+    for path in (*PAGES, *(ROOT / "src").rglob("*.py")):
+        assert not re.findall(r"install [\"'`]?s2rm[\[\"'`].*", path.read_text()), path
+
+
 def test_the_tree_of_the_readme_is_the_tree():
     tree = re.search(r"```\nsrc/s2rm/\n(.*?)```", README, re.S)[1]
     package = ROOT / "src" / "s2rm"
