@@ -1,4 +1,4 @@
-# Each target does its own set-up on a machine with Python 3.11 or later.
+# Every target sets up .venv by itself; it needs Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -22,7 +22,7 @@ test: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/pytest
 
-# Hours on 2 cores; started again, it goes on where it was.
+# Takes hours on 2 cores; a second call continues where the first one stopped.
 .PHONY: results results-page results-check
 results: setup
 	$(BIN)/python experiments/search.py
