@@ -13,9 +13,8 @@ import tyro
 from rich.console import Console
 
 from common import save, seconds
-from s2rm.runs import Settings
-from s2rm.tasks.balls.world import preset as balls
-from s2rm.tasks.battles.skirmish import preset as skirmish
+from s2rm.settings import Settings
+from s2rm.tasks import balls, battles
 from s2rm.training import Training, batches, keep_freed_memory
 
 
@@ -36,11 +35,12 @@ class DataWaits:
 def main(benchmark: DataWaits) -> None:
     """Time gathering and training in turn, in one process; print, write JSON."""
     keep_freed_memory()
-    preset, batch_size = (balls, 32) if benchmark.task == "balls" else (skirmish, 16)
-    settings = Settings(world=preset(benchmark.size), training=Training(learning_rate=2e-3, batch_size=batch_size))
-    model = settings.build()
+    task, batch_size = (balls.TASK, 32) if benchmark.task == "balls" else (battles.TASK, 16)
+    world = task.preset(benchmark.size)
+    settings = Settings(training=Training(learning_rate=2e-3, batch_size=batch_size))
+    model = settings.build(world)
     start = time.perf_counter()
-    source = settings.world.episodes("train", seed=0)
+    source = task.episodes(world, "train")
     generating = time.perf_counter() - start
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.training.learning_rate)
     loader = batches(source, batch_size, seed=0, shuffle=True)

@@ -14,8 +14,9 @@ from rich.progress import track
 
 from common import save, seconds
 from s2rm import Episode
-from s2rm.runs import ModelName, Settings
-from s2rm.tasks.balls.world import preset
+from s2rm.models.named import ModelName
+from s2rm.settings import Settings
+from s2rm.tasks.balls import episodes, preset
 from s2rm.training import Training, batches
 
 
@@ -36,12 +37,12 @@ class Precision:
 def main(benchmark: Precision) -> None:
     """Train both in turn, batch by batch, print, write JSON."""
     training = Training(learning_rate=2e-3, gradient_norm=1.0)
-    settings = Settings(model=benchmark.model, world=preset(benchmark.size), training=training)
+    settings, world = Settings(model=benchmark.model, training=training), preset(benchmark.size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     contexts = {"float32": contextlib.nullcontext(), "bfloat16": torch.autocast(device, torch.bfloat16)}
-    models = {name: settings.build().to(device) for name in contexts}
+    models = {name: settings.build(world).to(device) for name in contexts}
     optimizers = {name: torch.optim.Adam(model.parameters(), lr=2e-3) for name, model in models.items()}
-    loader = batches(settings.world.episodes("train", seed=0), 32, seed=0, shuffle=True)
+    loader = batches(episodes(world, "train"), 32, seed=0, shuffle=True)
     times: dict[str, list[float]] = {name: [] for name in contexts}
     losses: dict[str, list[float]] = {name: [] for name in contexts}
 
@@ -54,8 +55,8 @@ def main(benchmark: Precision) -> None:
         optimizers[name].step()
         losses[name].append(loss.item())
 
-    episodes = (episode for _ in range(benchmark.updates) for episode in loader)
-    for _, episode in zip(track(range(benchmark.updates)), episodes, strict=False):
+    given_in_turn = (episode for _ in range(benchmark.updates) for episode in loader)
+    for _, episode in zip(track(range(benchmark.updates)), given_in_turn, strict=False):
         given = episode.to(device)
         for name in contexts:
             times[name].append(seconds(lambda name=name, given=given: update(name, given)))

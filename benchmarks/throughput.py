@@ -13,9 +13,9 @@ from rich.console import Console
 from common import in_turn, save
 from cores import Benchmark, floor, spatial
 from s2rm import S2GRU
-from s2rm.runs import Settings
-from s2rm.tasks.balls.world import preset
-from s2rm.training import Training, keep_freed_memory
+from s2rm.settings import Settings
+from s2rm.tasks.balls import episodes, preset
+from s2rm.training import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def main(benchmark: Throughput) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     length = {"num_frames": benchmark.steps, "clip": benchmark.steps}
     world = replace(preset("tiny"), train_sequences=benchmark.batch, **length)
-    model = Settings(world=world, codec=benchmark.codec, training=Training()).build().to(device)
-    episode = world.episodes("train", seed=0)[list(range(benchmark.batch)), 0].to(device)
+    model = Settings(codec=benchmark.codec).build(world).to(device)
+    episode = episodes(world, "train")[list(range(benchmark.batch)), 0].to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, fused=True)
     loss = torch.compile(model.loss, mode="reduce-overhead") if benchmark.compile else model.loss
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from s2rm.files import write_json, write_whole
-from s2rm.runs import LABELS, ModelName, Run, Settings, trivial_predictors
-from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, model_predictor, one_step_table
-from s2rm.tasks.balls.world import preset
+from s2rm.files import Row, write_json, write_whole
+from s2rm.models.named import LABELS, ModelName
+from s2rm.runs import Run
+from s2rm.settings import Settings
+from s2rm.tasks.balls.predictors import trivial_predictors
+from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, one_step_table
+from s2rm.tasks.balls.world import BallsWorld, preset
+from s2rm.tasks.task import model_predictor
 from s2rm.training import Training, provenance
 
-Record = dict[str, Any]
-"""a run or a row of a result file"""
 KEYS = (
     "predictor", "seed", "fold", "balls", "views", "step", "removed", "scenario", "reporting", "value", "lead",
     "sensors", "silent", "data", "task", "module",
@@ -38,6 +40,11 @@ class Recipe:
     figures: Path = Path("docs/figures")
     """where the pictures go"""
 
+    @property
+    def world(self) -> BallsWorld:
+        """The world of that size."""
+        return preset(self.size)
+
     def settings(self, model: ModelName, seed: int = 0, **settings: Any) -> Settings:
         """The settings of a run."""
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
@@ -45,7 +52,7 @@ class Recipe:
         training = Training(
             learning_rate=rate, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=self.minutes, seed=seed
         )
-        return Settings(model, training=training, world=preset(self.size), **settings)
+        return Settings(model, training=training, **settings)
 
     def add(
         self,
@@ -68,31 +75,26 @@ class Recipe:
         run = self.run(model, seed, label.lower().replace(" ", "-"), **settings)
         predictors = {label: model_predictor(run.load_model())}
         if seed not in {run["seed"] for run in read(out).get("runs", [])}:
-            trivial = trivial_predictors([run])
-            predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
-        rows = one_step_table(predictors, run.settings.world, seed, balls, fractions)
+            predictors |= trivial_predictors(self.world, seed).by_name
+        rows = one_step_table(predictors, self.world, seed, balls, fractions)
         for row in rows:
             if row["views"] < 1:
                 row.pop("reliability")  # one curve is enough
-        add(out, [about(run, label)], [{**row, "seed": seed} for row in rows])
+        add(out, [run.about(label)], [{**row, "seed": seed} for row in rows])
 
     def run(self, model: ModelName, seed: int = 0, name: str | None = None, **settings: Any) -> Run:
         """A trained run."""
-        return Run.finished(self.runs / f"{name or model}-{seed}", self.settings(model, seed, **settings))
+        folder, made = self.runs / f"{name or model}-{seed}", self.settings(model, seed, **settings)
+        return Run.finished(folder, made, "balls", self.world)
 
 
-def about(run: Run, label: str | None = None) -> Record:
-    """A run's entry in a result file."""
-    return {"label": label or run.label, "learning_rate": run.settings.training.learning_rate, **run.summary()}
-
-
-def read(path: Path) -> Record:
+def read(path: Path) -> Row:
     """A JSON file; nothing where it is not there yet."""
-    found: Record = json.loads(path.read_text()) if path.is_file() else {}
+    found: Row = json.loads(path.read_text()) if path.is_file() else {}
     return found
 
 
-def write(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any) -> None:
+def write(path: Path, runs: Sequence[Row], rows: Sequence[Row], **facts: Any) -> None:
     """Write a result file.
 
     Args:
@@ -104,7 +106,7 @@ def write(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: A
     write_json(path, {**provenance(), **facts, "runs": [*runs], "rows": [*map(flat, rows)]})
 
 
-def add(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any) -> None:
+def add(path: Path, runs: Sequence[Row], rows: Sequence[Row], **facts: Any) -> None:
     """Add runs and rows to a result file, which may not be there yet; a row whose keys are there stays as it is."""
     before = read(path)
     kept = before.get("rows", [])
@@ -113,12 +115,12 @@ def add(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any
     write(path, [*before.get("runs", []), *runs], [*kept, *new], **facts)
 
 
-def identity(row: Record) -> tuple[object, ...]:
+def identity(row: Row) -> tuple[object, ...]:
     """The values of a row's keys."""
     return tuple(row.get(key) for key in KEYS)
 
 
-def flat(record: Record) -> Record:
+def flat(record: Row) -> Row:
     """The same record with nested ones joined to their names."""
     return {
         f"{name}_{inner}" if isinstance(value, dict) else name: part

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from common import about, draw, write
+from common import draw, write
 from s2rm import S2RM
-from s2rm.report import figures as plots
+from s2rm.report import modules
+from s2rm.report.figures import png
 from s2rm.runs import PRETRAINED, Run
 
 
@@ -32,7 +33,7 @@ class Enclaves:
 def main(recipe: Enclaves) -> None:
     """Look, write, draw."""
     run = Run.open(recipe.run)
-    model, arena = run.load_model(), run.settings.world.arena
+    model, arena = run.load_model(), run.world.arena
     if not isinstance(model, S2RM):
         raise SystemExit(f"enclaves: expected a run of an S2RM, got {run.label}; only these have modules in places")
     line = torch.arange(arena, dtype=torch.float32)
@@ -42,7 +43,7 @@ def main(recipe: Enclaves) -> None:
     reached = (weights > 0).float()
     write(
         recipe.out,
-        [about(run)],
+        [run.about()],
         [{"module": module, "share_of_the_arena": share} for module, share in enumerate(reached.mean((1, 2)).tolist())],
         seed=run.settings.training.seed,
         pixels_that_some_module_sees=float(reached.amax(0).mean()),
@@ -52,8 +53,8 @@ def main(recipe: Enclaves) -> None:
     )
     draw(
         recipe.figures,
-        enclaves=plots.png(plots.enclaves(weights)),
-        interaction_graph=plots.png(plots.interaction_graph(kernel, weights)),
+        enclaves=png(modules.enclaves(weights)),
+        interaction_graph=png(modules.interaction_graph(kernel, weights)),
     )
 
 

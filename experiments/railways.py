@@ -19,7 +19,8 @@ from s2rm import S2RM
 from s2rm.files import write_json
 from s2rm.report.figures import png
 from s2rm.report.modules import interaction_graph
-from s2rm.runs import Run, Settings, score
+from s2rm.runs import Run, score
+from s2rm.settings import Settings
 from s2rm.tasks.railways import preset
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.plots import predictions

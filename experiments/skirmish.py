@@ -14,7 +14,7 @@ from typing import Literal
 import tyro
 from rich.progress import track
 
-from common import about, add, draw, read
+from common import add, draw, read
 from s2rm.models.named import LABELS, ModelName
 from s2rm.report.figures import png
 from s2rm.runs import Run, score

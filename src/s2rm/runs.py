@@ -173,6 +173,10 @@ class Run:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error
 
+    def about(self, label: str | None = None) -> Row:
+        """The run's entry in a file of results, under another label than its model's if need be."""
+        return {"label": label or self.label, "learning_rate": self.settings.training.learning_rate, **self.summary()}
+
     def entry(self) -> Entry:
         """What a report needs of the run."""
         return Entry(
@@ -225,7 +229,7 @@ def same_world(runs: list[Run]) -> tuple[Task, World, int]:
 
 
 def score(runs: list[Run], shares: Iterable[float] | None = None, progress: Progress = iter) -> Row:
-    """One-step scores of the runs and of the trivial predictors, with the origin of each number.
+    """One-step scores of the runs and of the trivial predictors, in the form of a file of results.
 
     Args:
         runs: of one world.
@@ -235,7 +239,8 @@ def score(runs: list[Run], shares: Iterable[float] | None = None, progress: Prog
     task, world, seed = same_world(runs)
     models = {run.label: run.load_model() for run in runs}
     rows = task.score(models, world, seed, shares, progress, runs[0].folder)
-    return {"runs": {run.label: run.summary() for run in runs}, **provenance(), "rows": rows}
+    seeded = [{"predictor": row["predictor"], "seed": seed, **row} for row in rows]
+    return {**provenance(), "seed": seed, "runs": [run.about() for run in runs], "rows": seeded}
 
 
 def write_report(path: str | Path, runs: list[Run], rows: list[Row]) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from s2rm.sensors.forecaster import Fit
-from s2rm.sensors.reports import Columns
+from s2rm.sensors.settings import Columns, Fit
 
 
 @dataclass(frozen=True)
