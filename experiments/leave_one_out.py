@@ -17,8 +17,9 @@ from rich.progress import track
 
 from common import read
 from s2rm.files import write_json
+from s2rm.models.named import LABELS
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.forecaster import LABELS, Fit, Forecaster, ForecastModel
+from s2rm.sensors.forecaster import Fit, Forecaster, ForecastModel
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import InverseDistance, LocalLinear
 from s2rm.sensors.presets import PRESETS

@@ -20,9 +20,10 @@ from rich.progress import track
 
 from common import draw, read
 from s2rm.files import write_json
+from s2rm.models.named import LABELS
 from s2rm.report import figures
 from s2rm.sensors import plots
-from s2rm.sensors.forecaster import FORECASTER, LABELS, SUMMARY, Fit, Forecaster, ForecastModel
+from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Fit, Forecaster, ForecastModel
 from s2rm.sensors.judging import BASELINES, Split, judge, split
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.presets import PRESETS

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -16,16 +15,15 @@ from rich.table import Table
 
 from s2rm.cli.commands_sensors import FitTable, Forecast
 from s2rm.extras import require
-from s2rm.files import write_json, write_whole
-from s2rm.sensors.forecaster import FORECASTER, LABELS, SUMMARY, Forecaster
-from s2rm.sensors.judging import BASELINES, Row, Split, judge, lead_time, split
+from s2rm.files import Row, write_json, write_whole
+from s2rm.models.named import LABELS
+from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Forecaster
+from s2rm.sensors.judging import BASELINES, Split, judge, lead_time, split
+from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.report import write_sensor_report
-from s2rm.sensors.reports import Columns, Places, Reports, grid, stations
+from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.tables import read_reports
-
-if TYPE_CHECKING:
-    import pandas
-    import xarray
+from s2rm.sensors.times import origin_steps
 
 console = Console(stderr=True)
 LEADS = (0, 1, 3, 6, 12, 24)
@@ -58,7 +56,9 @@ def fit_table(command: FitTable) -> None:
         rows = json.loads((folder / SCORES).read_text())["rows"]
     else:
         rows = _judged(forecaster, label, reports, parts, origins, leads)
-        write_json(folder / SCORES, {**summary, "rows": rows})
+        run = {"label": label, "learning_rate": command.how.training.learning_rate, **summary}
+        origin_of_numbers = {name: summary[name] for name in ("command", "commit", "hardware", "accelerator", "torch")}
+        write_json(folder / SCORES, {**origin_of_numbers, "seed": summary["seed"], "runs": [run], "rows": rows})
     _print_errors(rows, leads, reports.step_length)
     console.print(f"scores: {(folder / SCORES).resolve()}", soft_wrap=True)
     summary["learning_rate"] = command.how.training.learning_rate
@@ -82,12 +82,16 @@ def forecast(command: Forecast) -> None:
     columns = forecaster.columns
     reports = read_reports(command.table, columns, to_fit=False)
     if command.origin is not None:
-        reports = _until(reports, command.origin)
-    horizon = None if command.horizon is None else _steps(command.horizon, columns.step)
-    table = forecaster.table(reports, _places(command.at, reports), horizon)
-    command.out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(command.out, _encoded(table, command.out.suffix, columns))
-    console.print(f"{command.out}: {len(table):,} rows from {table.init_time[0]:%Y-%m-%d %H:%M} UTC on")
+        reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
+    places = _places(command.at, reports)
+    if command.out.suffix == ".nc":
+        write_netcdf(forecaster.dataset(reports, places, command.horizon), command.out)
+    else:
+        table = forecaster.table(reports, places, command.horizon)
+        content = table.to_parquet(None) if command.out.suffix == ".parquet" else table.to_csv(index=False).encode()
+        write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
+    start = reports.times[-1].astype("datetime64[m]")
+    console.print(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
 
 
 def _is_fitted(command: FitTable) -> bool:
@@ -173,46 +177,11 @@ def _described(reports: Reports) -> str:
     columns = reports.columns
     shares = zip(columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
     observed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
-    geometry = "longitude and latitude in degrees" if columns.on_the_globe else "planar"
     return (
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
-        f"{columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; positions: {geometry}; not missing: "
+        f"{columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {columns.geometry}; not missing: "
         f"{observed}"
     )
-
-
-def _steps(horizon: str, step: str) -> int:
-    """A duration in steps."""
-    import pandas as pd
-
-    try:
-        steps = round(pd.Timedelta(horizon) / pd.Timedelta(step))
-    except ValueError:
-        steps = 0
-    if steps < 1:
-        raise ValueError(
-            f"forecast: --horizon must be a duration of at least a step, {step}, got {horizon!r}; write for example 24h"
-        )
-    return steps
-
-
-def _until(reports: Reports, origin: str) -> Reports:
-    """The observations up to a time."""
-    import pandas as pd
-
-    try:
-        last = pd.Timestamp(origin)
-    except ValueError as error:
-        raise ValueError(
-            f"forecast: --origin must be a time, got {origin!r}; write for example 2014-01-31T12:00"
-        ) from error
-    last = last.tz_convert(None) if last.tzinfo else last
-    steps = int((last.to_datetime64() - reports.start) // reports.step_length) + 1
-    if not 1 <= steps <= reports.num_steps:
-        raise ValueError(
-            f"forecast: --origin must be within the table, {reports.times[0]} to {reports.times[-1]}, got {origin}"
-        )
-    return reports.between(0, steps)
 
 
 def _places(at: str, reports: Reports) -> Places:
@@ -238,26 +207,3 @@ def _places(at: str, reports: Reports) -> Places:
         )
     names = tuple(rows[columns.sensor].astype(str)) if columns.sensor in rows else None
     return Places(positions, covariates.astype(np.float32), names)
-
-
-def _encoded(table: pandas.DataFrame, suffix: str, columns: Columns) -> bytes:
-    """The content of a file of the forecast."""
-    if suffix == ".nc":
-        return bytes(_dataset(table, columns).to_netcdf(engine="h5netcdf"))
-    if suffix == ".parquet":
-        return table.to_parquet(None)
-    text = table.to_csv(index=False).encode()
-    return gzip.compress(text) if suffix == ".gz" else text
-
-
-def _dataset(table: pandas.DataFrame, columns: Columns) -> xarray.Dataset:
-    """The forecast by valid time and station, or by valid time and coordinates of a grid."""
-    keys = ["valid_time", *([columns.sensor] if columns.sensor in table else columns.position)]
-    start = table.init_time[0].tz_convert(None)
-    table = table.drop(columns="init_time").assign(valid_time=table.valid_time.dt.tz_convert(None))
-    return table.set_index(keys).to_xarray().assign_coords(init_time=start)
-
-
-# Until the command line dispatches to the functions above.
-FitTable.run = fit_table  # type: ignore[attr-defined]
-Forecast.run = forecast  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from torch.ops import aten
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
-from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, once, over_time
+from s2rm.nn.over_time import Context, LinearMap, Summed, once, over_time
 
 
 class KernelModulatedAttention(nn.Module):
@@ -106,10 +106,8 @@ class KernelModulatedAttention(nn.Module):
 
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
             if isinstance(out, Summed) and isinstance(from_attended, Summed) and isinstance(from_local, Summed):
-                maps = (from_attended, from_local, out)
-                weights, sums = [map_.weight for map_ in maps], [map_.sums for map_ in maps]
-                biases, tokens = (from_local.bias, out.bias), [map_.token for map_ in maps]
-                return _Gate.apply(attended, local_sum, hidden, weights, biases, sums, *tokens)
+                maps = [from_attended, from_local, out]
+                return _Gate.apply(attended, local_sum, hidden, maps, *(map_.token for map_ in maps))
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
             return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))
@@ -129,18 +127,15 @@ class _Gate(Function):
         attended: Tensor,
         local_sum: Tensor,
         hidden: Tensor | None,
-        weights: list[Tensor],
-        biases: tuple[Tensor, Tensor],
-        sums: list[Sums],
+        maps: list[Summed],
         *tokens: Tensor | None,
     ) -> Tensor:
-        (from_attended, from_local, out), (local_bias, out_bias) = weights, biases
-        rows = attended.flatten(0, 1)
-        known = torch.addmm(local_bias, local_sum.flatten(0, 1), from_local) if hidden is None else hidden.flatten(0, 1)
-        active = torch.addmm(known, rows, from_attended).relu_()
-        gate = torch.addmm(out_bias, active, out).sigmoid_().view(*attended.shape[:2], 1)
-        ctx.save_for_backward(attended, local_sum, active, gate, *weights, *tokens)
-        ctx.sums, ctx.hidden_is_known = sums, hidden is not None
+        from_attended, from_local, out = maps
+        known = from_local.product(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
+        active = torch.addmm(known, attended.flatten(0, 1), from_attended.weight).relu_()
+        gate = out.product(active).sigmoid_().view(*attended.shape[:2], 1)
+        ctx.save_for_backward(attended, local_sum, active, gate, *(map_.weight for map_ in maps), *tokens)
+        ctx.sums, ctx.hidden_is_known = [map_.sums for map_ in maps], hidden is not None
         return torch.lerp(attended, local_sum, gate)
 
     @staticmethod
@@ -163,4 +158,4 @@ class _Gate(Function):
             local_sums.add(local_sum.flatten(0, 1), to_hidden)
             to_local.flatten(0, 1).addmm_(to_hidden, from_local.mT)
         known = to_hidden.view(*gate.shape[:2], -1) if ctx.hidden_is_known else None
-        return to_attended, to_local, known, None, None, None, *tokens
+        return to_attended, to_local, known, None, *tokens

@@ -14,11 +14,10 @@ from torch.ops import aten
 
 from s2rm.nn.over_time import Context, Summed, Sums, once
 
-Pair = tuple[Tensor, Tensor]
-"""of the input's map and the hidden state's"""
+Maps = tuple[Summed, Summed]
 
 
-def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: tuple[Summed, Summed]) -> Tensor:
+def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps) -> Tensor:
     """The next state of gated recurrent units.
 
     Args:
@@ -27,12 +26,12 @@ def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: tuple[Summed
         carried: `(M, B, H)`, the state that is carried on.
         maps: the linear maps of `inputs` and `hidden` to the gates.
     """
-    return GRUStep.apply(inputs, hidden, carried, *_parts(maps))
+    return GRUStep.apply(inputs, hidden, carried, maps, *(map_.token for map_ in maps))
 
 
-def lstm_step(inputs: Tensor, hidden: Tensor, memory: Tensor, maps: tuple[Summed, Summed]) -> Pair:
+def lstm_step(inputs: Tensor, hidden: Tensor, memory: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
     """The next hidden state and memory of long short-term memories; arguments as `gru_step`."""
-    return LSTMStep.apply(inputs, hidden, memory, *_parts(maps))
+    return LSTMStep.apply(inputs, hidden, memory, maps, *(map_.token for map_ in maps))
 
 
 class GRUStep(Function):
@@ -43,26 +42,18 @@ class GRUStep(Function):
 
     @staticmethod
     def forward(
-        ctx: Context,
-        inputs: Tensor,
-        hidden: Tensor,
-        carried: Tensor,
-        weights: Pair,
-        biases: Pair,
-        sums: tuple[Sums, Sums],
-        *tokens: Tensor | None,
+        ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps, *tokens: Tensor | None
     ) -> Tensor:
         size = carried.shape[-1]
-        input_gates, hidden_gates = (
-            torch.baddbmm(bias[:, None], given, weight)
-            for given, weight, bias in zip((inputs, hidden), weights, biases, strict=True)
-        )
+        input_gates, hidden_gates = maps[0].product(inputs), maps[1].product(hidden)
         hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
         gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
         reset, update = gates.chunk(2, -1)
         candidate = torch.addcmul(input_gates[..., 2 * size :], reset, hidden_candidate).tanh_()
-        ctx.save_for_backward(gates, candidate, hidden_candidate, carried, inputs, hidden, *weights, *tokens)
-        ctx.sums = sums
+        ctx.save_for_backward(
+            gates, candidate, hidden_candidate, carried, inputs, hidden, *(map_.weight for map_ in maps), *tokens
+        )
+        ctx.sums = [map_.sums for map_ in maps]
         return torch.lerp(candidate, carried, update)
 
     @staticmethod
@@ -93,25 +84,22 @@ class LSTMStep(Function):
 
     @staticmethod
     def forward(
-        ctx: Context,
-        inputs: Tensor,
-        hidden: Tensor,
-        memory: Tensor,
-        weights: Pair,
-        biases: Pair,
-        sums: tuple[Sums, Sums],
-        *tokens: Tensor | None,
-    ) -> Pair:
+        ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: Maps, *tokens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         size = memory.shape[-1]
-        gates = torch.baddbmm((biases[0] + biases[1])[:, None], inputs, weights[0]).baddbmm_(hidden, weights[1])
+        input_bias, hidden_bias = (map_.bias for map_ in maps)
+        assert input_bias is not None
+        assert hidden_bias is not None
+        gates = torch.baddbmm((input_bias + hidden_bias)[:, None], inputs, maps[0].weight)
+        gates.baddbmm_(hidden, maps[1].weight)
         gates[..., : 2 * size].sigmoid_()
         gates[..., 2 * size : 3 * size].tanh_()
         gates[..., 3 * size :].sigmoid_()
         i, f, g, o = gates.chunk(4, -1)
         after = torch.addcmul(f * memory, i, g)
         squashed = after.tanh()
-        ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *weights, *tokens)
-        ctx.sums = sums
+        ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *(map_.weight for map_ in maps), *tokens)
+        ctx.sums = [map_.sums for map_ in maps]
         return o * squashed, after
 
     @staticmethod
@@ -135,16 +123,11 @@ class LSTMStep(Function):
         return _gradients(maps, ctx.sums, to_gates, to_gates, to_after.mul_(f))
 
 
-def _parts(maps: tuple[Summed, Summed]) -> tuple[object, ...]:
-    a, b = maps
-    return (a.weight, b.weight), (a.bias, b.bias), (a.sums, b.sums), a.token, b.token
-
-
 def _gradients(
-    maps: list[Tensor], sums: tuple[Sums, Sums], to_input: Tensor, to_hidden: Tensor, to_carried: Tensor
+    maps: list[Tensor], sums: list[Sums], to_input: Tensor, to_hidden: Tensor, to_carried: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the step's arguments from those of its maps' outputs; the weights' go to the sums."""
     inputs, hidden, weight_input, weight_hidden, *tokens = maps
     sums[0].add(inputs, to_input)
     sums[1].add(hidden, to_hidden)
-    return to_input @ weight_input.mT, to_hidden @ weight_hidden.mT, to_carried, None, None, None, *tokens
+    return to_input @ weight_input.mT, to_hidden @ weight_hidden.mT, to_carried, None, *tokens

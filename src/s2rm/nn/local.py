@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 
-from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, once
+from s2rm.nn.over_time import Context, LinearMap, Summed, once
 from s2rm.nn.pairs import Pairs
 
 
@@ -56,8 +56,8 @@ class DenseLocal(NamedTuple):
             local_sum: `sum(z)` where it is already known; computed along with the heads otherwise.
         """
         if isinstance(out, Summed):
-            given = (q, k, z, self.weights, self.bias, out.weight, out.token)
-            attended, together = _Attend.apply(*given, out.sums, num_heads, local_sum is None)
+            given = (q, k, z, self.weights, self.bias, out, out.token)
+            attended, together = _Attend.apply(*given, num_heads, local_sum is None)
             return attended, together if local_sum is None else local_sum
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
         shares = (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
@@ -124,9 +124,8 @@ class _Attend(Function):
         z: Tensor,
         local: Tensor,
         bias: Tensor,
-        out: Tensor,
+        out: Summed,
         token: Tensor | None,
-        sums: Sums,
         num_heads: int,
         with_sum: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -144,9 +143,9 @@ class _Attend(Function):
             weights[:, :, num_heads] = local
         weights = weights.flatten(1, 2)
         read = torch.bmm(weights, z).view(batch * rows, -1)
-        ctx.save_for_backward(queries, keys, z, local, shares, weights, out, token)
-        ctx.sums = sums
-        attended = (read[:, : num_heads * size] @ out).view(batch, rows, out.shape[-1])
+        ctx.save_for_backward(queries, keys, z, local, shares, weights, out.weight, token)
+        ctx.sums = out.sums
+        attended = (read[:, : num_heads * size] @ out.weight).view(batch, rows, -1)
         return attended, read[:, num_heads * size :].contiguous().view(batch, rows, size) if with_sum else None
 
     @staticmethod
@@ -180,4 +179,4 @@ class _Attend(Function):
             torch.bmm(*product).unflatten(0, (batch, num_heads)).transpose(1, 2).flatten(2)
             for product in ((to_scores, keys), (to_scores.mT, queries))
         )
-        return to_queries, to_keys, to_z, to_local, None, None, token, None, None, None
+        return to_queries, to_keys, to_z, to_local, None, None, token, None, None

@@ -83,8 +83,12 @@ class Summed:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if self.token is None:
-            return _product(inputs, self.weight, self.bias)
-        return _Apply.apply(inputs, self.weight, self.bias, self.token, self.sums)
+            return self.product(inputs)
+        return _Apply.apply(inputs, self, self.token)
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """The product alone, outside of the graph."""
+        return _product(inputs, self.weight, self.bias)
 
 
 class _Collect(Function):
@@ -107,18 +111,18 @@ class _Apply(Function):
     """The product of one step; its backward adds the share of the weight to the sums."""
 
     @staticmethod
-    def forward(ctx: Context, inputs: Tensor, weight: Tensor, bias: Tensor | None, token: Tensor, sums: Sums) -> Tensor:
-        ctx.save_for_backward(inputs, weight, token)
-        ctx.sums = sums
-        return _product(inputs, weight, bias)
+    def forward(ctx: Context, inputs: Tensor, map_: Summed, token: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, map_.weight, token)
+        ctx.sums = map_.sums
+        return map_.product(inputs)
 
     @staticmethod
     @once
-    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, None, None, Tensor, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, None, Tensor]:
         inputs, weight, token = ctx.saved_tensors
         ctx.sums.add(inputs, gradient)
         # The token, a zero, is its own gradient: only the order of the nodes matters.
-        return gradient @ weight.mT if ctx.needs_input_grad[0] else None, None, None, token, None
+        return gradient @ weight.mT if ctx.needs_input_grad[0] else None, None, token
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2rm.functional import gru_update, lstm_update
-from s2rm.nn.gates import gru_step, lstm_step
+from s2rm.nn.gates import Maps, gru_step, lstm_step
 from s2rm.nn.over_time import LinearMap, Summed, map_state, over_time
 
 
@@ -91,7 +91,7 @@ class GatedCell(nn.Module, Generic[CellState]):
         """The next state from the two maps' outputs; module first, `(M, B, ...)`."""
         raise NotImplementedError
 
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: CellState, maps: tuple[Summed, Summed]) -> CellState:
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: CellState, maps: Maps) -> CellState:
         """The next state from the maps' inputs, as one node of the graph; module first."""
         raise NotImplementedError
 
@@ -117,7 +117,7 @@ class GroupedGRUCell(GatedCell[Tensor]):
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
         return gru_update(input_gates, hidden_gates, state)
 
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Tensor, maps: tuple[Summed, Summed]) -> Tensor:
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Tensor, maps: Maps) -> Tensor:
         return gru_step(inputs, hidden, state, maps)
 
 
@@ -135,5 +135,5 @@ class GroupedLSTMCell(GatedCell[LSTMState]):
     def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
         return LSTMState(*lstm_update(input_gates, hidden_gates, state.memory))
 
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: LSTMState, maps: tuple[Summed, Summed]) -> LSTMState:
+    def fused_step(self, inputs: Tensor, hidden: Tensor, state: LSTMState, maps: Maps) -> LSTMState:
         return LSTMState(*lstm_step(inputs, hidden, state.memory, maps))

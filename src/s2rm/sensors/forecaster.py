@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2rm.files import write_json
-from s2rm.models.named import LABELS
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.fitting import SUMMARY, Periods, build_model, train_model
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset
 
-__all__ = ["FORECASTER", "LABELS", "SUMMARY", "Fit", "ForecastModel", "Forecaster"]
+__all__ = ["FORECASTER", "SUMMARY", "Fit", "ForecastModel", "Forecaster"]
 FORECASTER, FORMAT = "forecaster.json", 2
 _json = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 Origins = Moment | Iterable[Moment]
