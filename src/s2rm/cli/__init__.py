@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import tyro
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from s2rm.cli import commands, commands_sensors
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., object]] = {
     "demo": commands.Demo,
     "train": commands.Train,
     "evaluate": commands.Evaluate,

@@ -15,13 +15,14 @@ from s2rm.cli.commands import Demo, Evaluate, Export, Report, Rollout, Train
 from s2rm.export import StreamingStep
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
+from s2rm.models.named import ModelName
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
 from s2rm.settings import Settings
 from s2rm.tasks.task import Headline
 from s2rm.training import Machines, Training
 
 console = Console(stderr=True)
-DEMO_MODELS = ("s2gru", "lstm")
+DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 
 
 def train(command: Train) -> None:

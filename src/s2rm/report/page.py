@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from s2rm.extras import require
 from s2rm.files import Row, write_whole
@@ -121,7 +121,7 @@ def comparison(
     rows: Sequence[Row],
     metric: str,
     across: str,
-    heads: Mapping[object, str],
+    heads: Mapping[Any, str],
     title: str,
     label: str,
     sentence: str,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2rm.files import Row
 from s2rm.models.world_model import WorldModel
-from s2rm.report.page import Entry
-from s2rm.tasks.worlds import W
+from s2rm.tasks.worlds import World
 from s2rm.views import Episode
 
-Progress = Callable[[Iterable[object]], Iterable[object]]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """wraps what is iterated over, to show how far it is"""
 
 
@@ -33,39 +31,8 @@ class Headline(NamedTuple):
     """keys of a row and the values that they must have"""
 
 
-@runtime_checkable
-class WriteReport(Protocol[W]):
-    """Write one HTML page of some runs, all of one world; see `Task.write_report`."""
-
-    def __call__(
-        self, path: Path, entries: Sequence[Entry], rows: Sequence[Row], world: W, seed: int, folder: Path | None
-    ) -> None: ...
-
-
-@runtime_checkable
-class Score(Protocol[W]):
-    """Score models one step ahead; see `Task.score`."""
-
-    def __call__(
-        self,
-        models: Mapping[str, WorldModel],
-        world: W,
-        seed: int = 0,
-        shares: Iterable[float] | None = None,
-        progress: Progress = iter,
-        folder: Path | None = None,
-    ) -> list[Row]: ...
-
-
-@runtime_checkable
-class Episodes(Protocol[W]):
-    """The whole batches of a split; see `Task.episodes`."""
-
-    def __call__(self, world: W, split: str, seed: int = 0, folder: Path | None = None) -> Dataset[Episode]: ...
-
-
 @dataclass(frozen=True)
-class Task(Generic[W]):
+class Task:
     """A world on which models are trained, scored and reported. The papers' benchmarks are tasks.
 
     Where a function takes a `folder`, episodes that are slow to make are kept in it; None keeps nothing.
@@ -73,21 +40,22 @@ class Task(Generic[W]):
 
     name: str
     """as the command line calls it"""
-    world: type[W]
-    preset: Callable[[str], W]
+    world: type
+    preset: Callable[[str], World]
     """a world by the name of its size"""
-    episodes: Episodes[W]
-    """the training ("train") or validation ("val") episodes: a dataset indexed by keys `(rows, seed)`, for `batches`"""
-    score: Score[W]
-    """one-step scores of models, by label, and of the trivial predictors; `shares`: of the views or agents that are
-    seen"""
-    write_report: WriteReport[W]
-    """one self-contained HTML page of runs and their scores"""
+    episodes: Callable[..., Dataset[Episode]]
+    """`(world, split, seed, folder)`: the training ("train") or validation ("val") episodes, a dataset indexed by keys
+    `(rows, seed)`, for `batches`"""
+    score: Callable[..., list[Row]]
+    """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
+    predictors; `shares`: of the views or agents that are seen"""
+    write_report: Callable[..., None]
+    """`(path, entries, rows, world, seed, folder)`: one self-contained HTML page of runs and their scores"""
     headline: Headline
     extra: str | None = None
     """the extra that its episodes need"""
-    animate: Callable[[Mapping[str, WorldModel], W, int, Sequence[int]], bytes] | None = None
-    """an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers of objects; None: the views carry
+    animate: Callable[..., bytes] | None = None
+    """`(models, world, seed, numbers)`: an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers of objects; None: the views carry
     actions, which no model predicts, or rollouts have no picture yet"""
 
 

@@ -27,7 +27,6 @@ class World(Protocol):
 
 
 W = TypeVar("W")
-"""a kind of world"""
 
 
 def named(presets: Mapping[str, W], name: str, world: str) -> W:
