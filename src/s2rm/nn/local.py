@@ -145,7 +145,7 @@ class _Attend(Function):
         read = torch.bmm(weights, z).view(batch * rows, -1)
         ctx.save_for_backward(queries, keys, z, local, shares, weights, out.weight, token)
         ctx.sums = out.sums
-        attended = (read[:, : num_heads * size] @ out.weight).view(batch, rows, -1)
+        attended = (read[:, : num_heads * size] @ out.weight).view(batch, rows, out.weight.shape[-1])
         return attended, read[:, num_heads * size :].contiguous().view(batch, rows, size) if with_sum else None
 
     @staticmethod

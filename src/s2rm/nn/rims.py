@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,8 @@ from torch.nn.utils.rnn import PackedSequence
 from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import LinearMap
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState, grouped_over_time
+
+Steps = TypeVar("Steps", Tensor, PackedSequence)
 
 
 class Trace(NamedTuple):
@@ -271,11 +273,11 @@ class RIMs(RecurrentCore):
     @torch.no_grad()
     def trace(
         self,
-        input: Tensor | PackedSequence,
+        input: Steps,
         hx: Tensor | Sequence[Tensor] | None = None,
         mask: Tensor | None = None,
         masked_modules: tuple[int, ...] = (),
-    ) -> tuple[Tensor | PackedSequence, list[Trace]]:
+    ) -> tuple[Steps, list[Trace]]:
         """The outputs, and the activity of the modules of every layer.
 
         Args:
