@@ -121,7 +121,9 @@ def test_models_are_scored_and_reported_beside_trivial_predictors(railways, tmp_
     arguments = {**WORLD.model_arguments(), "value_shape": (len(CHANNELS), WORLD.view, WORLD.view)}
     models = {
         "GRU": GQN(core="gru", num_coordinates=2, hidden_size=8, **arguments).eval(),
-        "S2GRU": S2GRU(num_modules=3, extent=[(0, WORLD.side)] * 2, num_coordinates=2, **arguments).eval(),
+        "S2GRU": S2GRU(
+            num_modules=3, hidden_size=8, extent=[(0, WORLD.side)] * 2, num_coordinates=2, **arguments
+        ).eval(),
     }
     with torch.no_grad():
         forecast = model_predictor(models["GRU"])(next(in_chunks(WORLD, railways, chunk=1)))

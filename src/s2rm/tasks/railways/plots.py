@@ -33,14 +33,15 @@ def predictions(world: RailwayWorld, source: Railways, predictors: Mapping[str, 
     shown = {"truth": part.views.values[0, step]}
     shown |= {name: predict(part).probability[0, step - 1] for name, predict in predictors.items()}
 
-    made, panels = figure(4, 4 + len(shown), 2.0 * (4 + len(shown)), 8.2)
+    made, panels = figure(4, 1 + len(shown), 2.0 * (4 + len(shown)), 8.2)
     grid = panels[0, 0].get_gridspec()
-    for axes in panels[:, :4].flat:
+    grid.set_width_ratios([4, *(1 for _ in shown)])
+    for axes in panels[:, 0]:
         axes.remove()
-    whole = made.add_subplot(grid[:, :4])
+    whole = made.add_subplot(grid[:, 0])
     sketch(whole, world_map(source, step))
     whole.set_title(f"the railway at step {step}; framed: the views beside it")
-    for line, train in zip(panels[:, 4:], trains, strict=False):
+    for line, train in zip(panels[:, 1:], trains, strict=False):
         row, column = part.views.positions[0, step, train].tolist()
         corner = (column - world.view / 2, row - world.view / 2)
         whole.add_patch(Rectangle(corner, world.view, world.view, fill=False, edgecolor="#c0392b"))
@@ -49,7 +50,7 @@ def predictions(world: RailwayWorld, source: Railways, predictors: Mapping[str, 
             sketch(axes, views[train])
             axes.set_title(name if train == trains[0] else "", fontsize=9)
         line[0].set_ylabel(f"train {train + 1}", fontsize=9)
-    for axes in panels[len(trains) :, 4:].flat:
+    for axes in panels[len(trains) :, 1:].flat:
         axes.axis("off")
     return made
 
