@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -125,28 +125,28 @@ def comparison(
     title: str,
     label: str,
     sentence: str,
-    digits: int = 3,
+    show: str = ".3f",
+    worth: Callable[[float], float] = float,
 ) -> Table:
-    """A table of a metric, higher is better, with a line for each predictor.
+    """A table of a metric with a line for each predictor; the best of each column is marked.
 
     Args:
-        rows: one for each predictor and column.
+        rows: at most one for each predictor and column.
         metric: the key of a row that is shown.
         across: the key whose values are the columns.
         heads: the columns and their headings.
         title: of the table.
         label: of the metric.
         sentence: below the table.
-        digits: after the point.
+        show: format of a score.
+        worth: of a score, of which the highest is the best.
     """
-    score = {(row["predictor"], row[across]): row[metric] for row in rows}
-    names = list(dict.fromkeys(row["predictor"] for row in rows))
-    best = {column: max(score[name, column] for name in names) for column in heads}
+    score: dict[tuple[str, object], float] = {(row["predictor"], row[across]): row[metric] for row in rows}
+    names = list(dict.fromkeys(name for name, _ in score))
+    best = {column: max((score[key] for key in score if key[1] == column), key=worth) for column in heads}
     lines: list[Line] = []
     for name in names:
-        cells: list[Cell] = [
-            {"text": f"{score[name, column]:.{digits}f}", "best": score[name, column] == best[column]}
-            for column in heads
-        ]
+        found = [(score.get((name, column)), best[column]) for column in heads]
+        cells = [Cell(text="" if one is None else f"{one:{show}}", best=one == most) for one, most in found]
         lines.append({"name": name, "trivial": name in TRIVIAL, "cells": cells})
     return {"title": title, "metric": label, "heads": list(heads.values()), "rows": lines, "sentence": sentence}
