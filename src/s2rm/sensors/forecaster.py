@@ -211,7 +211,7 @@ class Forecaster:
             are along the sensor's column where they have names, along the columns of the position where they form a
             regular grid, and along `place` otherwise.
         """
-        several = origins is not None and np.ndim(origins) > 0
+        several = origins is not None and not isinstance(origins, str) and isinstance(origins, Iterable)
         return self._forecasts(reports, places, horizon, origins).dataset(self._description, several)
 
     def predict(

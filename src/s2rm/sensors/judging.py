@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
+from s2rm.files import Row
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import (
     Baseline,
@@ -21,7 +22,6 @@ from s2rm.sensors.predictors import (
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
 
-Row = dict[str, Any]
 BASELINES: dict[str, type[Baseline]] = {
     "persistence": Persistence,
     "climatology": Climatology,

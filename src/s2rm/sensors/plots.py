@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
+from s2rm.files import Row
 from s2rm.models.s2rm import S2RM
 from s2rm.report.figures import TRIVIAL, colour, figure, key_beside, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import Row, lead_time
+from s2rm.sensors.judging import lead_time
 from s2rm.sensors.reports import Places, Reports, grid, stations
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def open_source(source: object, columns: Columns, name: str = "the table") -> Ce
 
     named = [*_keys(columns), *columns.values, *columns.covariates]
     if hasattr(source, "data_vars"):
-        source = _flat(source, columns, name)
+        source = _flat(cast("Dataset", source), columns, name)
     if not isinstance(source, pd.DataFrame):
         raise ValueError(f"read: expected a path, DataFrame or Dataset, got {type(source).__name__}; convert it")
     levels = [level for level in source.index.names if level in named and level not in source.columns]

@@ -55,8 +55,8 @@ class Task:
     extra: str | None = None
     """the extra that its episodes need"""
     animate: Callable[..., bytes] | None = None
-    """`(models, world, seed, numbers)`: an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers of objects; None: the views carry
-    actions, which no model predicts, or rollouts have no picture yet"""
+    """`(models, world, seed, numbers)`: an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers
+    of objects; None: the views carry actions, which no model predicts, or rollouts have no picture yet"""
 
 
 @dataclass(frozen=True)
