@@ -46,14 +46,6 @@ def test_the_demo_leaves_scores_and_a_report(demo):
     assert scores["runs"]["LSTM"]["parameters"] >= scores["runs"]["S2GRU"]["parameters"]
 
 
-def test_the_shipped_demo_is_shown_without_training(tmp_path):
-    main(["demo", "--pretrained", "--out", str(tmp_path / "demo")])
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["report.html"]
-    page = (tmp_path / "demo" / "report.html").read_text()
-    assert "Rollouts" in page
-    assert "Enclaves of S2GRU" in page
-
-
 def test_the_report_is_one_page_that_needs_no_network(demo, tmp_path):
     page = (demo / "report.html").read_text()
     assert not re.search(r"(src|href)\s*=\s*[\"'](?!data:)", page)

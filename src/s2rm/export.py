@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
+from s2rm.extras import require
 from s2rm.files import write_whole
 from s2rm.models.world_model import WorldModel
 from s2rm.views import Views
@@ -90,7 +91,46 @@ class StreamingStep(nn.Module):
         `next_0`, ...
 
         Raises:
-            ImportError: onnx or onnxscript is missing.
+            ImportError: the extra "onnx" is not installed.
+        """
+        require("onnx")
+        given, shapes = self._example()
+        with torch.no_grad():
+            return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
+
+    def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
+        """Example inputs, and their axes of free size."""
+        batch, views, queries = 2, 3, 4
+        weight = next(self.parameters())
+        given = (
+            weight.new_zeros(batch, views, self.model.num_coordinates),
+            weight.new_zeros(batch, views, *self.model.value_shape),
+            torch.ones(batch, views, dtype=torch.bool, device=weight.device),
+            weight.new_zeros(batch, queries, self.model.num_coordinates),
+        )
+        state, other = self.initial_state(batch), self.initial_state(batch + 1)
+        # The batch axis of a tensor of the state is the one that differs between two batch sizes.
+        axes = [[*zip(*(part.shape for part in pair), strict=True)] for pair in zip(state, other, strict=True)]
+        batch_axes = [next(axis for axis, (one, more) in enumerate(sizes) if one != more) for sizes in axes]
+        free = {name: Dim(name) for name in ("batch", "views", "queries")}
+        seen = {0: free["batch"], 1: free["views"]}
+        shapes = (
+            seen,
+            seen,
+            seen,
+            {0: free["batch"], 1: free["queries"]},
+            tuple({axis: free["batch"]} for axis in batch_axes),
+        )
+        return (*given, *state), shapes
+
+    def save_onnx(self, path: str | Path) -> None:
+        """Write the step as an ONNX file, complete or not at all.
+
+        Inputs: `positions`, `values`, `mask`, `queries`, `state_0`, ... Outputs: `predicted_mean`, `predicted_stddev`,
+        `next_0`, ...
+
+        Raises:
+            ImportError: the extra "onnx" is not installed.
         """
         try:
             import onnx  # noqa: F401
