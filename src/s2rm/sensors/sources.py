@@ -36,7 +36,7 @@ def open_source(source: object, columns: Columns, name: str = "the table") -> Ce
 
     named = [*_keys(columns), *columns.values, *columns.covariates]
     if hasattr(source, "data_vars"):
-        source = _flat(source, columns, name)
+        source = _flat(source, columns, name)  # type: ignore[arg-type]
     if not isinstance(source, pd.DataFrame):
         raise ValueError(f"read: expected a path, DataFrame or Dataset, got {type(source).__name__}; convert it")
     levels = [level for level in source.index.names if level in named and level not in source.columns]
