@@ -214,7 +214,7 @@ def forecaster(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     training = Training(batch_size=4, epochs=1, learning_rate=1e-3)
     how = Fit(request.param, num_modules=4, hidden_size=8, context=26, horizon=6, training=training)
-    made = Forecaster.fit(some_reports(160), folder, how, progress=False)
+    made = Forecaster.fit(some_reports(100), folder, how, progress=False)
     return made, folder
 
 

@@ -95,49 +95,6 @@ class StreamingStep(nn.Module):
         """
         require("onnx")
         given, shapes = self._example()
-        with torch.no_grad():
-            return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
-
-    def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
-        """Example inputs, and their axes of free size."""
-        batch, views, queries = 2, 3, 4
-        weight = next(self.parameters())
-        given = (
-            weight.new_zeros(batch, views, self.model.num_coordinates),
-            weight.new_zeros(batch, views, *self.model.value_shape),
-            torch.ones(batch, views, dtype=torch.bool, device=weight.device),
-            weight.new_zeros(batch, queries, self.model.num_coordinates),
-        )
-        state, other = self.initial_state(batch), self.initial_state(batch + 1)
-        # The batch axis of a tensor of the state is the one that differs between two batch sizes.
-        axes = [[*zip(*(part.shape for part in pair), strict=True)] for pair in zip(state, other, strict=True)]
-        batch_axes = [next(axis for axis, (one, more) in enumerate(sizes) if one != more) for sizes in axes]
-        free = {name: Dim(name) for name in ("batch", "views", "queries")}
-        seen = {0: free["batch"], 1: free["views"]}
-        shapes = (
-            seen,
-            seen,
-            seen,
-            {0: free["batch"], 1: free["queries"]},
-            tuple({axis: free["batch"]} for axis in batch_axes),
-        )
-        return (*given, *state), shapes
-
-    def save_onnx(self, path: str | Path) -> None:
-        """Write the step as an ONNX file, complete or not at all.
-
-        Inputs: `positions`, `values`, `mask`, `queries`, `state_0`, ... Outputs: `predicted_mean`, `predicted_stddev`,
-        `next_0`, ...
-
-        Raises:
-            ImportError: the extra "onnx" is not installed.
-        """
-        try:
-            import onnx  # noqa: F401
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise ImportError(f"export: {error.name} is missing; install s2rm[onnx]") from error
-        given, shapes = self._example()
         states = range(len(self.initial_state(1)))
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")

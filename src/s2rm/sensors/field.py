@@ -1,4 +1,4 @@
-"""A tracer carried round a gyre, seen by stations and moving sensors: a sensor world of which the truth is known."""
+"""A synthetic field with known truth: a tracer in a gyre, observed by stations and moving sensors."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class FieldWorld:
-    r"""What the world is, who looks at it, and for how long.
+    r"""A tracer in a flow, and the sensors that observe it.
 
-    The flow is a gyre and a wind that slowly turns the other way, $u(x, t) = \Omega J (x - m) + U(t)$. Sources release
-    puffs, warm and cold, which the flow carries while they spread and decay. Between releases the tracer $T$ obeys
+    The flow is a gyre and a uniform wind that slowly turns the other way, $u(x, t) = \Omega J (x - m) + U(t)$. Sources
+    release puffs, warm and cold, which the flow carries while they spread and decay. Between releases the tracer $T$
+    obeys
 
     $$\partial_t T = -u \cdot \nabla T + \kappa \nabla^2 T - \lambda (T - T_0)$$
 
-    exactly: a round puff in a flow that only shifts and turns stays round, so that $T - T_0$ is a sum of
+    exactly: a round puff in a flow that only translates and rotates stays round, so that $T - T_0$ is a sum of
     $A \, s_0 / s \; e^{-\lambda \tau} \exp(-|x - c|^2 / 2 s)$ with $s = s_0 + 2 \kappa \tau$, $\tau$ the time since
     release and the centre $c$ carried by the flow. The plane has no walls; the centres stay in the box, which is
-    `[0, side]` in both coordinates. The field depends on the seed, not on who looks at it.
+    `[0, side]` in both coordinates. The field depends on the seed, not on the sensors.
 
     Raises:
-        ValueError: a number below its least value, a share outside [0, 1), or a wind that blows things out of the box.
+        ValueError: a number below its least value, a share outside [0, 1), or a wind that carries puffs out of the box.
     """
 
     num_stations: int = 40
@@ -51,11 +52,11 @@ class FieldWorld:
     num_steps: int = 500
     """hours"""
     noise: float = 0.1
-    """standard deviation of what the sensors add to the tracer"""
+    """standard deviation of the observation error of the tracer"""
     direction_noise: float = 5.0
-    """standard deviation of what they add to the direction, degrees"""
+    """standard deviation of the observation error of the direction, degrees"""
     dropout: float = 0.1
-    """share of the reports that is lost in gaps"""
+    """share of the observations that are lost in gaps"""
     gap: float = 6.0
     """mean length of a gap, steps; longer where the dropout needs it"""
     partial: float = 0.2
@@ -104,7 +105,7 @@ class FieldWorld:
             raise ValueError("FieldWorld: expected at least one sensor, got none; give num_stations or num_movers")
         if self._reach <= 0:
             raise ValueError(
-                f"FieldWorld: a wind of {self.wind} blows things up to {self.side / 2 - self._reach:g} away, out of a "
+                f"FieldWorld: a wind of {self.wind} carries puffs up to {self.side / 2 - self._reach:g} away, out of a "
                 f"box of side {self.side}; take a weaker wind or a quicker turn"
             )
 
@@ -120,7 +121,7 @@ class FieldWorld:
 
     @property
     def _reach(self) -> float:
-        """What starts this near to the middle never leaves the box."""
+        """A particle that starts within this radius of the middle never leaves the box."""
         gyre, turning = self._rates
         return self.side / 2 - 2 * self.wind / (gyre - turning)
 
@@ -137,7 +138,7 @@ class FieldWorld:
 
     @cached_property
     def _puffs(self) -> tuple[Complex[NDArray, " P"], Float[NDArray, " P"], Float[NDArray, " P"]]:
-        """Where, when and how high puffs are released. Half of the sources are cold."""
+        """Places, times and heights of the releases. Half of the sources are cold."""
         places = self._in_reach(self._generator(0), self.num_sources)
         before = math.ceil(_WARM_UP / self.decay / self.release_every)
         # One row after the other, so that a longer world begins as a shorter one does.
@@ -160,17 +161,17 @@ class FieldWorld:
     def carried(
         self, positions: Real[NDArray, "R 2"], since: Real[NDArray, " R"], until: Real[NDArray, " R"]
     ) -> Float[NDArray, "R 2"]:
-        """Where the flow carries what is at these positions, between two steps; back, where the second is earlier."""
+        """Positions of particles after the flow has carried them from one step to another, or back."""
         return _pairs(self._carried(_complex(positions), since, until))
 
     def flow(self, steps: Real[NDArray, " R"], positions: Real[NDArray, "R 2"]) -> Float[NDArray, "R 2"]:
-        """Its velocity, a step."""
+        """Velocity of the flow, length per step."""
         gyre, turning = self._rates
         velocity = 1j * gyre * (_complex(positions) - self._middle)
         return _pairs(velocity + self._wind_at_start * np.exp(1j * turning * steps))
 
     def truth(self, steps: Real[NDArray, " R"], positions: Real[NDArray, "R 2"]) -> Float[NDArray, "R 2"]:
-        """The tracer, and the direction in which the flow goes, degrees in [0, 360) from the first coordinate.
+        """The tracer, and the direction of the flow, degrees in [0, 360) from the first axis.
 
         Args:
             steps: from 0 to the last step, also between steps.
@@ -208,7 +209,7 @@ class FieldWorld:
         return tracer
 
     def _paths(self) -> Float[NDArray, "T S 2"]:
-        """Where each sensor is at each step."""
+        """Position of each sensor at each step."""
         stations = self.side * self._generator(3).random((self.num_stations, 2))
         num_drifting = (self.num_movers + 1) // 2
         steps = np.arange(self.num_steps)[:, None]
@@ -223,7 +224,7 @@ class FieldWorld:
         return np.concatenate([still, drifting, walking], 1)
 
     def _reporting(self) -> Bool[NDArray, "T S"]:
-        """Who reports when: gaps come and end at constant rates, and some sensors start late or stop early."""
+        """Which sensors report at each step: gaps begin and end at constant rates; some start late or stop early."""
         generator = self._generator(6)
         odds = self.dropout / (1 - self.dropout)
         gap = max(self.gap, odds)
@@ -239,10 +240,10 @@ class FieldWorld:
         return reporting & ~(late & (steps < half * when)) & ~(early & (steps >= half * (1 + when)))
 
     def reports(self) -> Reports:
-        """What the sensors report, with noise and without what is lost."""
+        """The observations, with errors and gaps."""
         step, sensor = np.nonzero(self._reporting())
         positions = self._paths()[step, sensor]
-        # A draw for every sensor and step, so that a report has the same noise whatever else is lost.
+        # A draw for every sensor and step, so that the error of a report does not depend on which others are lost.
         noise = self._generator(7).standard_normal((self.num_steps, self.num_sensors, 2))[step, sensor]
         noisy = self.truth(step, positions) + noise * (self.noise, self.direction_noise)
         values = noisy.astype(np.float32)

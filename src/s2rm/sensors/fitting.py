@@ -102,29 +102,21 @@ def train_model(
     how: Fit,
     progress: bool,
 ) -> None:
-    """Train, leaving the best weights and a summary in a folder.
+    """Train on the first of two parts of the reports, validate on the second; leave weights and summary in a folder.
 
-    Args:
-        model: trained in place.
-        seen: the reports to train on, and those to validate on.
-        periods: lengths of context and horizon.
-        scaling: of the reports, with a tuned first guess.
-        day: steps a day, where the context holds one.
-        spacing: typical distance to the nearest sensor; a third of it is the noise on positions in training.
-        folder: where weights, logs and summary are left.
-        how: the settings of the fit.
-        progress: show a progress bar, or a line an epoch where there is no terminal.
+    A third of `spacing`, the typical distance to the nearest sensor, is the noise on positions in training.
     """
     training, length = how.training, periods.context + periods.horizon
     batch_size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen[0].sensor.shape[1])))
-    loaders = [
-        batches(Windows(part, length, periods.horizon, scaling, day, noise), batch_size, seed, shuffle=number == 0)
-        for number, (part, noise) in enumerate(zip(seen, (spacing / 3, 0.0), strict=True))
-        for seed in (training.seed + number,)
-    ]
-    ended = fit(model, loaders[0], loaders[1], folder, training, progress=progress)
-    summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **provenance()}
-    write_json(folder / SUMMARY, summary)
+    train, validation = (
+        batches(
+            Windows(part, length, periods.horizon, scaling, day, noise), batch_size, training.seed + number, shuffle
+        )
+        for number, (part, noise, shuffle) in enumerate(zip(seen, (spacing / 3, 0.0), (True, False), strict=True))
+    )
+    ended = fit(model, train, validation, folder, training, progress=progress)
+    about = {"parameters": model.num_parameters, "seed": training.seed, **provenance()}
+    write_json(folder / SUMMARY, {**ended, **about})
 
 
 def _spread_out(places: Float[Tensor, "P n"], number: int) -> Float[Tensor, "M n"]:

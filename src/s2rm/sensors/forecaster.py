@@ -27,7 +27,7 @@ from s2rm.sensors.settings import Columns, Fit, ForecastModel
 from s2rm.sensors.slots import Slots, queries, slots, views_of
 from s2rm.sensors.stream import Stream, read_stream
 from s2rm.sensors.tables import read_reports
-from s2rm.sensors.times import Duration, Moment, in_steps, origin_steps, steps_a_day
+from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
 from s2rm.sensors.windows import episode, tuned
 from s2rm.training import MODEL
 from s2rm.views import Episode, Views
@@ -211,8 +211,7 @@ class Forecaster:
             are along the sensor's column where they have names, along the columns of the position where they form a
             regular grid, and along `place` otherwise.
         """
-        several = origins is not None and not isinstance(origins, str) and isinstance(origins, Iterable)
-        return self._forecasts(reports, places, horizon, origins).dataset(self._description, several)
+        return self._forecasts(reports, places, horizon, origins).dataset(self._description, is_several(origins))
 
     def predict(
         self,
@@ -331,21 +330,18 @@ class Forecaster:
         shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
         shown[:, : self.context] = True
         starts = torch.from_numpy(origins + 1)
-        lags = torch.full_like(starts, lag)
-        return episode(seen, asked, starts, shown, self.scaling, self.day, lag=lags)
+        return episode(seen, asked, starts, shown, self.scaling, self.day, lag=torch.full_like(starts, lag))
 
     def _ahead(self, state: object, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""
         nothing = Views.none(
             window.views.batch_size, self.scaling.num_coordinates, self.model.value_shape, window.views.values
         )
-        means: list[Tensor] = []
-        stddevs: list[Tensor] = []
-        channels = self.scaling.num_channels
+        parts, channels = [], self.scaling.num_channels
         assert window.context is not None
         for step in range(self.context, self.context + horizon):
             predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])
-            means.append(predicted.mean[..., :channels])
-            stddevs.append(predicted.stddev[..., :channels])
+            parts.append((predicted.mean[..., :channels], predicted.stddev[..., :channels]))
             state = self.model.step(nothing, state)
+        means, stddevs = zip(*parts, strict=True)
         return torch.stack(means, 1), torch.stack(stddevs, 1)

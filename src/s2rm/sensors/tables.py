@@ -70,7 +70,6 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         west, east = positions[:, 0].min(), positions[:, 0].max()
         position_turns[0] = next((turn for turn in TURNS if turn <= west and east <= turn + 360), TURNS[-1])
     value_turns = [0.0 if name in columns.circular else np.nan for name in columns.values]
-    covariates = cells.numbers(columns.covariates)
     reports = Reports(
         columns=columns,
         start=start,
@@ -80,7 +79,9 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         sensor=sensor[order][first].astype(np.int64),
         positions=_averaged(positions[order], first, position_turns),
         values=_averaged(values[order], first, value_turns).astype(np.float32),
-        covariates=_averaged(covariates[order], first, [np.nan] * len(columns.covariates)).astype(np.float32),
+        covariates=_averaged(
+            cells.numbers(columns.covariates)[order], first, [np.nan] * len(columns.covariates)
+        ).astype(np.float32),
     )
     for name, column in zip(columns.values, reports.values.T, strict=True):
         if to_fit and np.nanmin(column) == np.nanmax(column):

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     return int(steps)
 
 
+def is_several(origins: Moment | Iterable[Moment] | None) -> TypeGuard[Iterable[Moment]]:
+    """Whether these are several initialisation times, not one."""
+    return isinstance(origins, Iterable) and not isinstance(origins, str)
+
+
 def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) -> NDArray[np.int64]:
     """The steps `(O,)` from which forecasts start; the last step of the reports where none is given.
 
@@ -84,14 +89,15 @@ def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) ->
 
     if origins is None:
         return np.array([reports.num_steps - 1])
-    several = [origins] if np.ndim(origins) == 0 else list(origins)  # type: ignore[arg-type, call-overload]
     steps = []
-    for origin in several:
+    for origin in origins if is_several(origins) else [origins]:
         if isinstance(origin, int | np.integer):
             step = int(origin)
         else:
             try:
                 time = pd.Timestamp(origin)
+                if pd.isna(time):
+                    raise ValueError("no time")
                 time = time.tz_convert(None) if time.tzinfo else time
                 step = int((time.to_datetime64() - reports.start) // reports.step_length)
             except (ValueError, TypeError) as error:
