@@ -13,7 +13,8 @@ import tyro
 
 from common import Recipe, add, draw, read
 from s2rm.models.s2rm import TERMS
-from s2rm.report import figures as plots
+from s2rm.report.figures import TRIVIAL, png
+from s2rm.tasks.balls import plots
 from s2rm.tasks.balls.scores import FRACTIONS
 
 
@@ -40,12 +41,12 @@ def main(recipe: Ablations) -> None:
     for term in (None, *TERMS):
         label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
         recipe.add(recipe.out, label, "s2gru", balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
-    draw(recipe.figures, ablations=plots.png(plots.scores_by_views(read(recipe.out)["rows"], "balanced_accuracy")))
+    draw(recipe.figures, ablations=png(plots.scores_by_views(read(recipe.out)["rows"], "balanced_accuracy")))
 
 
 def take(recipe: Ablations) -> None:
     """Begin the result with the family's first S2GRU and the trivial predictors beside it, where they are there."""
-    family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in plots.TRIVIAL}
+    family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in TRIVIAL}
     runs = [run for run in family.get("runs", []) if (run["label"], run["seed"]) == ("S2GRU", 0)]
     if not runs or round(runs[0]["minutes"]) != recipe.minutes:
         return

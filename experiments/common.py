@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from s2rm.files import write_json, write_whole
-from s2rm.runs import LABELS, ModelName, Run, Settings, trivial_predictors
-from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, model_predictor, one_step_table
+from s2rm.files import Row, write_json, write_whole
+from s2rm.models.named import LABELS, ModelName
+from s2rm.runs import Run
+from s2rm.settings import Settings
+from s2rm.tasks.balls.predictors import trivial_predictors
+from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, one_step_table
 from s2rm.tasks.balls.world import preset
+from s2rm.tasks.task import Predictor, model_predictor
 from s2rm.training import Training, provenance
 
-Record = dict[str, Any]
-"""a run or a row of a result file"""
 KEYS = (
     "predictor", "seed", "fold", "balls", "views", "step", "removed", "scenario", "reporting", "value", "lead",
     "sensors", "silent", "data", "task", "module",
@@ -45,7 +47,7 @@ class Recipe:
         training = Training(
             learning_rate=rate, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=self.minutes, seed=seed
         )
-        return Settings(model, training=training, world=preset(self.size), **settings)
+        return Settings(model, training=training, **settings)
 
     def add(
         self,
@@ -66,11 +68,11 @@ class Recipe:
         if (label, seed) in {(run["label"], run["seed"]) for run in runs}:
             return
         run = self.run(model, seed, label.lower().replace(" ", "-"), **settings)
-        predictors = {label: model_predictor(run.load_model())}
+        world = preset(self.size)
+        predictors: dict[str, Predictor] = {label: model_predictor(run.load_model())}
         if seed not in {run["seed"] for run in read(out).get("runs", [])}:
-            trivial = trivial_predictors([run])
-            predictors |= {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
-        rows = one_step_table(predictors, run.settings.world, seed, balls, fractions)
+            predictors |= trivial_predictors(world, seed).by_name
+        rows = one_step_table(predictors, world, seed, balls, fractions)
         for row in rows:
             if row["views"] < 1:
                 row.pop("reliability")  # one curve is enough
@@ -78,21 +80,22 @@ class Recipe:
 
     def run(self, model: ModelName, seed: int = 0, name: str | None = None, **settings: Any) -> Run:
         """A trained run."""
-        return Run.finished(self.runs / f"{name or model}-{seed}", self.settings(model, seed, **settings))
+        folder = self.runs / f"{name or model}-{seed}"
+        return Run.finished(folder, self.settings(model, seed, **settings), "balls", preset(self.size))
 
 
-def about(run: Run, label: str | None = None) -> Record:
+def about(run: Run, label: str | None = None) -> Row:
     """A run's entry in a result file."""
     return {"label": label or run.label, "learning_rate": run.settings.training.learning_rate, **run.summary()}
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> Row:
     """A JSON file; nothing where it is not there yet."""
-    found: Record = json.loads(path.read_text()) if path.is_file() else {}
+    found: Row = json.loads(path.read_text()) if path.is_file() else {}
     return found
 
 
-def write(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any) -> None:
+def write(path: Path, runs: Sequence[Row], rows: Sequence[Row], **facts: Any) -> None:
     """Write a result file.
 
     Args:
@@ -104,7 +107,7 @@ def write(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: A
     write_json(path, {**provenance(), **facts, "runs": [*runs], "rows": [*map(flat, rows)]})
 
 
-def add(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any) -> None:
+def add(path: Path, runs: Sequence[Row], rows: Sequence[Row], **facts: Any) -> None:
     """Add runs and rows to a result file, which may not be there yet; a row whose keys are there stays as it is."""
     before = read(path)
     kept = before.get("rows", [])
@@ -113,12 +116,12 @@ def add(path: Path, runs: Sequence[Record], rows: Sequence[Record], **facts: Any
     write(path, [*before.get("runs", []), *runs], [*kept, *new], **facts)
 
 
-def identity(row: Record) -> tuple[object, ...]:
+def identity(row: Row) -> tuple[object, ...]:
     """The values of a row's keys."""
     return tuple(row.get(key) for key in KEYS)
 
 
-def flat(record: Record) -> Record:
+def flat(record: Row) -> Row:
     """The same record with nested ones joined to their names."""
     return {
         f"{name}_{inner}" if isinstance(value, dict) else name: part

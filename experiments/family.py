@@ -13,8 +13,9 @@ from typing import get_args
 import tyro
 
 from common import Recipe, draw, read
-from s2rm.report import figures as plots
-from s2rm.runs import LABELS, ModelName
+from s2rm.models.named import LABELS, ModelName
+from s2rm.report.figures import TRIVIAL, png
+from s2rm.tasks.balls import plots
 from s2rm.tasks.balls.scores import FRACTIONS
 from s2rm.tasks.balls.world import preset
 
@@ -39,14 +40,14 @@ def main(family: Family) -> None:
         for model in family.models:
             if not seed or model in ("s2gru", "rims", "lstm"):
                 family.add(family.out, LABELS[model], model, seed, fractions=family.fractions)
-    order = [*LABELS.values(), *plots.TRIVIAL]
+    order = [*LABELS.values(), *TRIVIAL]
     rows = sorted(read(family.out)["rows"], key=lambda row: order.index(row["predictor"]))
     draw(
         family.figures,
-        one_step=plots.png(plots.scores_by_balls(rows, 1.0, preset(family.size).num_balls)),
-        balanced_accuracy=plots.png(plots.heat_maps(rows, "balanced_accuracy")),
-        reliability=plots.png(plots.reliability(rows)),
-        f1=plots.png(plots.heat_maps(rows, "f1")),
+        one_step=png(plots.scores_by_balls(rows, 1.0, preset(family.size).num_balls)),
+        balanced_accuracy=png(plots.heat_maps(rows, "balanced_accuracy")),
+        reliability=png(plots.reliability(rows)),
+        f1=png(plots.heat_maps(rows, "f1")),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import tyro
 
 from common import Recipe
-from s2rm.runs import ModelName
+from s2rm.models.named import ModelName
 
 KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
     "S2GRU": ("s2gru", {}),

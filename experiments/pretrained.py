@@ -15,7 +15,9 @@ from typing import Literal
 import tyro
 
 from s2rm.files import write_json, write_whole
-from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, ModelName, Run, Settings, score
+from s2rm.models.named import ModelName
+from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, Run, score
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import MODEL, Training
 
@@ -41,8 +43,9 @@ def main(pretrained: Pretrained) -> None:
     training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=pretrained.minutes)
     shipped = []
     for model in MODELS:
-        settings = Settings(model, training=training, world=preset(pretrained.size))
-        run, folder = Run.finished(pretrained.runs / model, settings), pretrained.out / model
+        settings = Settings(model, training=training)
+        run = Run.finished(pretrained.runs / model, settings, "balls", preset(pretrained.size))
+        folder = pretrained.out / model
         shutil.rmtree(folder, ignore_errors=True)
         run.load_model().half().save(folder / MODEL)
         for name in (CONFIG, SUMMARY):

@@ -16,9 +16,12 @@ from rich.progress import track
 from common import about, write
 from s2rm import S2RM
 from s2rm.files import write_whole
-from s2rm.report import figures as plots
-from s2rm.runs import PRETRAINED, Run, trivial_predictors
-from s2rm.tasks.balls.scores import episodes_to_test, model_predictor, one_step_scores
+from s2rm.report.figures import png
+from s2rm.runs import PRETRAINED, Run
+from s2rm.tasks.balls import BallsWorld, plots
+from s2rm.tasks.balls.predictors import trivial_predictors
+from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores
+from s2rm.tasks.task import model_predictor
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,10 @@ class RemovedModules:
 def main(recipe: RemovedModules) -> None:
     """Remove, score, write, draw."""
     run = Run.open(recipe.run)
-    model, world, seed = run.load_model(), run.settings.world, run.settings.training.seed
-    if not isinstance(model, S2RM):
-        raise SystemExit(f"removed_modules: expected a run of an S2RM, got {run.label}; only these can lose modules")
-    trivial, generator = trivial_predictors([run]), random.Random(recipe.seed)
-    others = {"static scene": trivial.static_scene, "last seen": trivial.last_seen}
+    model, world, seed = run.load_model(), run.world, run.settings.training.seed
+    if not isinstance(model, S2RM) or not isinstance(world, BallsWorld):
+        raise SystemExit(f"removed_modules: expected a run of an S2RM on the balls, got {run.label} on {run.task.name}")
+    others, generator = trivial_predictors(world, seed).by_name, random.Random(recipe.seed)
     rows: list[dict[str, Any]] = []
     for balls in recipe.balls:
         episodes = episodes_to_test(world, balls, seed)[: -(-recipe.sequences // 32)]
@@ -66,7 +68,7 @@ def main(recipe: RemovedModules) -> None:
                 rows.append({**row, "f1": mean, "lowest": min(all_), "highest": max(all_)})
     recipe.figure.parent.mkdir(parents=True, exist_ok=True)
     write(recipe.out, [about(run)], rows, draws=recipe.draws, seed=recipe.seed)
-    write_whole(recipe.figure, plots.png(plots.removed_modules(rows)))
+    write_whole(recipe.figure, png(plots.removed_modules(rows)))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ from typing import Literal, get_args
 import tyro
 from rich.console import Console
 
-from common import Record, about, add, read
-from s2rm.runs import LABELS, ModelName, Run, Settings
+from common import about, add, read
+from s2rm.files import Row
+from s2rm.models.named import LABELS, ModelName
+from s2rm.runs import Run
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import Training
 
@@ -42,7 +45,7 @@ class Search:
 def main(search: Search) -> None:
     """Train what is missing, write."""
 
-    def found(model: ModelName) -> dict[float, Record]:
+    def found(model: ModelName) -> dict[float, Row]:
         return {run["learning_rate"]: run for run in read(search.out).get("runs", []) if run["label"] == LABELS[model]}
 
     # A rate for all models before the next, so that a search that is cut short is still a fair one.
@@ -53,8 +56,8 @@ def main(search: Search) -> None:
             training = Training(
                 learning_rate=rate, gradient_norm=1.0, epochs=10_000, minutes=search.minutes, seed=search.seed
             )
-            settings = Settings(model, training=training, world=preset(search.size))
-            run = Run.finished(search.runs / f"{model}-{rate:g}", settings)
+            folder, settings = search.runs / f"{model}-{rate:g}", Settings(model, training=training)
+            run = Run.finished(folder, settings, "balls", preset(search.size))
             add(search.out, [about(run)], [])
     for model in search.models:
         best = min(found(model).values(), key=lambda run: run["val_loss"])
