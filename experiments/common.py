@@ -14,8 +14,8 @@ from s2rm.runs import Run
 from s2rm.settings import Settings
 from s2rm.tasks.balls.predictors import trivial_predictors
 from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, one_step_table
-from s2rm.tasks.balls.world import BallsWorld, preset
-from s2rm.tasks.task import model_predictor
+from s2rm.tasks.balls.world import preset
+from s2rm.tasks.task import Predictor, model_predictor
 from s2rm.training import Training, provenance
 
 KEYS = (
@@ -39,11 +39,6 @@ class Recipe:
     """what `search.py` found: a model trains at its best learning rate, or at 2e-3 if it was not searched"""
     figures: Path = Path("docs/figures")
     """where the pictures go"""
-
-    @property
-    def world(self) -> BallsWorld:
-        """The world of that size."""
-        return preset(self.size)
 
     def settings(self, model: ModelName, seed: int = 0, **settings: Any) -> Settings:
         """The settings of a run."""
@@ -73,10 +68,11 @@ class Recipe:
         if (label, seed) in {(run["label"], run["seed"]) for run in runs}:
             return
         run = self.run(model, seed, label.lower().replace(" ", "-"), **settings)
-        predictors = {label: model_predictor(run.load_model())}
+        world = preset(self.size)
+        predictors: dict[str, Predictor] = {label: model_predictor(run.load_model())}
         if seed not in {run["seed"] for run in read(out).get("runs", [])}:
-            predictors |= trivial_predictors(self.world, seed).by_name
-        rows = one_step_table(predictors, self.world, seed, balls, fractions)
+            predictors |= trivial_predictors(world, seed).by_name
+        rows = one_step_table(predictors, world, seed, balls, fractions)
         for row in rows:
             if row["views"] < 1:
                 row.pop("reliability")  # one curve is enough
@@ -84,8 +80,8 @@ class Recipe:
 
     def run(self, model: ModelName, seed: int = 0, name: str | None = None, **settings: Any) -> Run:
         """A trained run."""
-        folder, made = self.runs / f"{name or model}-{seed}", self.settings(model, seed, **settings)
-        return Run.finished(folder, made, "balls", self.world)
+        folder = self.runs / f"{name or model}-{seed}"
+        return Run.finished(folder, self.settings(model, seed, **settings), "balls", preset(self.size))
 
 
 def read(path: Path) -> Row:

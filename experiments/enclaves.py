@@ -13,9 +13,10 @@ import tyro
 
 from common import draw, write
 from s2rm import S2RM
-from s2rm.report import modules
 from s2rm.report.figures import png
+from s2rm.report.modules import enclaves, interaction_graph
 from s2rm.runs import PRETRAINED, Run
+from s2rm.tasks.balls import BallsWorld
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Enclaves:
 def main(recipe: Enclaves) -> None:
     """Look, write, draw."""
     run = Run.open(recipe.run)
-    model, arena = run.load_model(), run.world.arena
-    if not isinstance(model, S2RM):
-        raise SystemExit(f"enclaves: expected a run of an S2RM, got {run.label}; only these have modules in places")
+    model, world = run.load_model(), run.world
+    if not isinstance(model, S2RM) or not isinstance(world, BallsWorld):
+        raise SystemExit(f"enclaves: expected a run of an S2RM on the balls, got {run.label} on {run.task.name}")
+    arena = world.arena
     line = torch.arange(arena, dtype=torch.float32)
     with torch.no_grad():
         weights = model.enclaves(torch.cartesian_prod(line, line)).unflatten(1, (arena, arena))
@@ -53,8 +55,8 @@ def main(recipe: Enclaves) -> None:
     )
     draw(
         recipe.figures,
-        enclaves=png(modules.enclaves(weights)),
-        interaction_graph=png(modules.interaction_graph(kernel, weights)),
+        enclaves=png(enclaves(weights)),
+        interaction_graph=png(interaction_graph(kernel, weights)),
     )
 
 

@@ -17,6 +17,7 @@ from s2rm.models.named import LABELS, ModelName
 from s2rm.report.figures import TRIVIAL, png
 from s2rm.tasks.balls import plots
 from s2rm.tasks.balls.scores import FRACTIONS
+from s2rm.tasks.balls.world import preset
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def main(family: Family) -> None:
     rows = sorted(read(family.out)["rows"], key=lambda row: order.index(row["predictor"]))
     draw(
         family.figures,
-        one_step=png(plots.scores_by_balls(rows, 1.0, family.world.num_balls)),
+        one_step=png(plots.scores_by_balls(rows, 1.0, preset(family.size).num_balls)),
         balanced_accuracy=png(plots.heat_maps(rows, "balanced_accuracy")),
         reliability=png(plots.reliability(rows)),
         f1=png(plots.heat_maps(rows, "f1")),

@@ -171,12 +171,8 @@ def render(name: str, found: Mapping[str, Result]) -> str:
 
 def filled(text: str, anchor: str, content: str) -> str:
     """A text with this content between its anchors, where it has them."""
-    return re.sub(
-        rf"(<!-- {anchor} -->\n).*?(<!-- end -->)",
-        lambda found: f"{found[1]}\n{content.strip()}\n\n{found[2]}",
-        text,
-        flags=re.S,
-    )
+    between = rf"(?<=<!-- {anchor} -->\n).*?(?=<!-- end -->)"
+    return re.sub(between, lambda _: f"\n{content.strip()}\n\n", text, flags=re.DOTALL)
 
 
 def wanted() -> dict[Path, str]:

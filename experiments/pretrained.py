@@ -44,10 +44,8 @@ def main(pretrained: Pretrained) -> None:
     shipped = []
     for model in MODELS:
         settings = Settings(model, training=training)
-        run, folder = (
-            Run.finished(pretrained.runs / model, settings, "balls", preset(pretrained.size)),
-            pretrained.out / model,
-        )
+        run = Run.finished(pretrained.runs / model, settings, "balls", preset(pretrained.size))
+        folder = pretrained.out / model
         shutil.rmtree(folder, ignore_errors=True)
         run.load_model().half().save(folder / MODEL)
         for name in (CONFIG, SUMMARY):

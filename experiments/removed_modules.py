@@ -18,7 +18,7 @@ from s2rm import S2RM
 from s2rm.files import write_whole
 from s2rm.report.figures import png
 from s2rm.runs import PRETRAINED, Run
-from s2rm.tasks.balls import plots
+from s2rm.tasks.balls import BallsWorld, plots
 from s2rm.tasks.balls.predictors import trivial_predictors
 from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores
 from s2rm.tasks.task import model_predictor
@@ -48,13 +48,13 @@ def main(recipe: RemovedModules) -> None:
     """Remove, score, write, draw."""
     run = Run.open(recipe.run)
     model, world, seed = run.load_model(), run.world, run.settings.training.seed
-    if not isinstance(model, S2RM):
-        raise SystemExit(f"removed_modules: expected a run of an S2RM, got {run.label}; only these can lose modules")
-    trivial, generator = trivial_predictors(world, seed), random.Random(recipe.seed)
+    if not isinstance(model, S2RM) or not isinstance(world, BallsWorld):
+        raise SystemExit(f"removed_modules: expected a run of an S2RM on the balls, got {run.label} on {run.task.name}")
+    others, generator = trivial_predictors(world, seed).by_name, random.Random(recipe.seed)
     rows: list[dict[str, Any]] = []
     for balls in recipe.balls:
         episodes = episodes_to_test(world, balls, seed)[: -(-recipe.sequences // 32)]
-        fixed = {name: one_step_scores(predict, episodes)["f1"] for name, predict in trivial.by_name.items()}
+        fixed = {name: one_step_scores(predict, episodes)["f1"] for name, predict in others.items()}
         for removed in track(range(model.num_modules), f"{balls} balls"):
             draws = 1 if removed == 0 else recipe.draws
             lost = [generator.sample(range(model.num_modules), removed) for _ in range(draws)]

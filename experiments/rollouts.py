@@ -19,6 +19,7 @@ from s2rm.tasks.balls import plots
 from s2rm.tasks.balls.predictors import trivial_predictors
 from s2rm.tasks.balls.rollouts import PROMPT_STEPS, ROLLOUT_STEPS, roll_out
 from s2rm.tasks.balls.scores import NUM_BALLS
+from s2rm.tasks.balls.world import preset
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class RolloutsRecipe(Recipe):
 def main(recipe: RolloutsRecipe) -> None:
     """Train what is missing, roll out, write, draw."""
     runs = [recipe.run(model) for model in recipe.models]
-    models, trivial = {run.label: run.load_model() for run in runs}, trivial_predictors(recipe.world)
+    models, world = {run.label: run.load_model() for run in runs}, preset(recipe.size)
+    trivial = trivial_predictors(world)
     scores: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, bytes] = {}
     for number in track(recipe.balls, "Rolling out"):
-        rollouts = roll_out(models, trivial, recipe.world, recipe.sequences, number, seed=0)
+        rollouts = roll_out(models, trivial, world, recipe.sequences, number, seed=0)
         scores[plots.balls(number)] = rollouts.f1()
         pictures[f"rollout_{number}"] = png(plots.rollout_strip(rollouts, 0, range(0, ROLLOUT_STEPS, 3)))
     rows = [

@@ -56,8 +56,8 @@ def main(search: Search) -> None:
             training = Training(
                 learning_rate=rate, gradient_norm=1.0, epochs=10_000, minutes=search.minutes, seed=search.seed
             )
-            settings = Settings(model, training=training)
-            run = Run.finished(search.runs / f"{model}-{rate:g}", settings, "balls", preset(search.size))
+            folder, settings = search.runs / f"{model}-{rate:g}", Settings(model, training=training)
+            run = Run.finished(folder, settings, "balls", preset(search.size))
             add(search.out, [run.about()], [])
     for model in search.models:
         best = min(found(model).values(), key=lambda run: run["val_loss"])
