@@ -188,7 +188,7 @@ class _Reader(Generic[E]):
         """The number of an agent's action, from 0."""
         space = self.environment.action_space(agent)
         num_actions = getattr(space, "n", None)
-        if not isinstance(num_actions, int | np.integer) or not isinstance(action):
+        if not isinstance(num_actions, int | np.integer):
             raise ValueError(
                 f"parallel: expected Discrete actions, got {space} for {agent!r}; collect without with_actions"
             )
