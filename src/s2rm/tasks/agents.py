@@ -16,12 +16,6 @@ from s2rm.views import Episode, Views
 
 if TYPE_CHECKING:
 
-    class Space(Protocol):
-        """A space of actions, as Gymnasium's."""
-
-        def seed(self, seed: int) -> object: ...
-        def sample(self, mask: Any = None) -> object: ...
-
     class Environment(Protocol):
         """An environment in which all agents act at once, as PettingZoo's `ParallelEnv`."""
 
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
 
         def reset(self, seed: int | None = None) -> tuple[Mapping[str, object], object]: ...
         def step(self, actions: dict[str, object]) -> tuple[Mapping[str, object], object, object, object, object]: ...
-        def action_space(self, agent: str) -> Space: ...
+        def action_space(self, agent: str) -> Any: ...
 
 else:
     # Not checked at each call: `collect` refuses other environments with a sentence of its own.
