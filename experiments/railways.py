@@ -14,9 +14,8 @@ import torch
 import tyro
 from rich.progress import track
 
-from common import draw
+from common import draw, write
 from s2rm import S2RM
-from s2rm.files import write_json
 from s2rm.report.figures import png
 from s2rm.report.modules import interaction_graph
 from s2rm.runs import Run, score
@@ -26,7 +25,7 @@ from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.plots import predictions
 from s2rm.tasks.railways.predictors import trivial_predictors
 from s2rm.tasks.task import model_predictor
-from s2rm.training import Training, provenance
+from s2rm.training import Training
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,11 @@ def main(recipe: Recipe) -> None:
     with torch.no_grad():
         weights = model.enclaves(torch.cartesian_prod(line, line)).unflatten(1, (world.grid, world.grid))
         kernel = model.interaction_graph()
-    content = {
-        "run": {"label": run.label, "learning_rate": recipe.learning_rate, **run.summary()},
-        **provenance(),
-        "seed": seed,
-        "world": asdict(world),
-        "neighbours_of_each_module": ((kernel > 0).sum(1) - 1).tolist(),
-        "cells_that_some_module_sees": float((weights > 0).any(0).float().mean()),
-        "rows": [{**row, "seed": seed} for row in rows],
-    }
-    write_json(recipe.out, content)
+    write(
+        recipe.out, [run.about()], rows, seed=seed, world=asdict(world),
+        neighbours_of_each_module=((kernel > 0).sum(1) - 1).tolist(),
+        cells_that_some_module_sees=float((weights > 0).any(0).float().mean()),
+    )  # fmt: skip
     predictors = {run.label: model_predictor(model), **trivial_predictors(world, seed, folder).by_name}
     draw(
         recipe.figures,

@@ -71,7 +71,7 @@ def main(recipe: Skirmish) -> None:
                 trained[label] = run
             if (label, seed) not in known:
                 found = score([run], recipe.shares, lambda cases, label=label: track(list(cases), label))
-                add(recipe.out, [run.about()], [{**row, "seed": seed} for row in found["rows"]])
+                add(recipe.out, [run.about()], found["rows"])
     loaded = {label: run.load_model() for label, run in trained.items()}
     models = {label: model for label, model in loaded.items() if not model.is_oracle}
     if models:

@@ -41,7 +41,7 @@ class World:
         self.time, self.moves = 0, []
         generator = np.random.default_rng(seed)
         self.x = {agent: generator.random() for agent in sorted({a for step in self.present for a in step})}
-        return self._tell()
+        return self._observe()
 
     def step(self, actions):
         assert set(actions) == set(self.agents)
@@ -49,10 +49,10 @@ class World:
         for agent, action in actions.items():
             self.x[agent] += action
         self.time += 1
-        observations, infos = self._tell()
+        observations, infos = self._observe()
         return observations, {}, {}, {}, infos
 
-    def _tell(self):
+    def _observe(self):
         # As in PettingZoo, `agents` is not there before the first reset, and who left observes once more.
         before = list(getattr(self, "agents", [])) if self.time else []
         self.agents = list(self.present[self.time]) if self.time < len(self.present) else []
@@ -176,12 +176,12 @@ def test_what_cannot_be_views_is_refused(world, arguments, message):
 
 def test_a_reset_without_infos_and_missing_observations_are_refused():
     world = World(["abc"] * 9)
-    tell = world._tell
+    observe = world._observe
     world.reset = lambda seed: World.reset(world, seed)[0]
     with pytest.raises(ValueError, match=r"parallel: expected reset.. to return .observations, infos., got dict"):
         some(world)
     del world.reset
-    world._tell = lambda: ({name: seen for name, seen in tell()[0].items() if name != "b" or world.time != 1}, {})
+    world._observe = lambda: ({name: seen for name, seen in observe()[0].items() if name != "b" or world.time != 1}, {})
     with pytest.raises(ValueError, match="an observation of every agent, got none of 'b' at step 1 of episode 0"):
         some(world)
 

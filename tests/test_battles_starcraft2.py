@@ -14,7 +14,7 @@ SCENARIOS = ("1c3s5z", "3s5z", "2s5z", "1s2z", "5s3z")
 
 
 def message(unit_type, east, north, health=100.0, shield=30.0, cooldown=0.0, energy=0.0):
-    """What the game says of a unit."""
+    """The game's message of a unit."""
     return SimpleNamespace(
         unit_type=unit_type,
         pos=SimpleNamespace(x=east, y=north),
@@ -158,7 +158,7 @@ def test_a_seed_gives_the_same_battles_and_another_one_others():
     assert not torch.equal(first.positions, other.positions)
 
 
-def test_long_battles_are_cut_and_progress_is_told():
+def test_long_battles_are_cut_and_progress_is_shown():
     seen = []
     game = Game("2s5z")
     battles = collect(game, 3, 2, seed=0, progress=lambda numbers: (seen.append(n) or n for n in numbers))
@@ -214,7 +214,7 @@ def test_teams_for_smacv2(scenario):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_smacv2_plays_the_scenario_that_it_is_told(wrapped):
+def test_smacv2_plays_the_scenario_that_is_asked_for(wrapped):
     game = Game2("5s3z")
     game.failures = 2  # it does not always spawn the units at once
     environment = game
@@ -236,7 +236,9 @@ def test_smacv2_plays_the_scenario_that_it_is_told(wrapped):
 
 
 def test_scenarios_that_the_environment_cannot_play_are_refused():
-    with pytest.raises(ValueError, match=r"8 agents and enemies for 5s3z, got 9 and 9; make it with capability_config"):
+    with pytest.raises(
+        ValueError, match=r"8 agents and enemies for 5s3z, got 9 and 9; create it with capability_config"
+    ):
         collect(Game2("1c3s5z"), 1, 5, seed=0, scenario="5s3z")
     with pytest.raises(ValueError, match=r"expected SMACv2, whose reset takes teams, for scenario 5s3z, got Game "):
         collect(Game("3s5z"), 1, 5, seed=0, scenario="5s3z")

@@ -16,12 +16,6 @@ from s2rm.views import Episode, Views
 
 if TYPE_CHECKING:
 
-    class Space(Protocol):
-        """A space of actions, as Gymnasium's."""
-
-        def seed(self, seed: int) -> object: ...
-        def sample(self, mask: Any = None) -> object: ...
-
     class Environment(Protocol):
         """An environment in which all agents act at once, as PettingZoo's `ParallelEnv`."""
 
@@ -29,7 +23,7 @@ if TYPE_CHECKING:
 
         def reset(self, seed: int | None = None) -> tuple[Mapping[str, object], object]: ...
         def step(self, actions: dict[str, object]) -> tuple[Mapping[str, object], object, object, object, object]: ...
-        def action_space(self, agent: str) -> Space: ...
+        def action_space(self, agent: str) -> Any: ...
 
 else:
     # Not checked at each call: `collect` refuses other environments with a sentence of its own.
@@ -45,7 +39,7 @@ Observation = Callable[[Any], ArrayLike]
 
 
 def random_actions(
-    environment: Environment, observations: Mapping[str, object], generator: np.random.Generator
+    environment: Environment, observations: Mapping[str, Any], generator: np.random.Generator
 ) -> dict[str, object]:
     """A random action for each agent, of those that an "action_mask" in its observation allows."""
     actions = {}
@@ -188,7 +182,7 @@ class _Reader(Generic[E]):
         """The number of an agent's action, from 0."""
         space = self.environment.action_space(agent)
         num_actions = getattr(space, "n", None)
-        if not isinstance(num_actions, int | np.integer) or not isinstance(action):
+        if not isinstance(num_actions, int | np.integer):
             raise ValueError(
                 f"parallel: expected Discrete actions, got {space} for {agent!r}; collect without with_actions"
             )

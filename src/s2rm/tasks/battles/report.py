@@ -82,7 +82,7 @@ def _tables(rows: Sequence[Row], world: SkirmishWorld) -> list[Table]:
     tables = [
         comparison(
             by_scenario, metric, "scenario", heads, f"{label[0].upper()}{label[1:]}, one step ahead", label,
-            SENTENCES[metric], digits=3 if metric.endswith("f1") else 4,
+            SENTENCES[metric], show=".3f" if metric.endswith("f1") else ".4f",
         )
         for metric, label in plots.LABELS.items()
     ]  # fmt: skip

@@ -18,17 +18,11 @@ from s2rm.tasks.battles.trajectories import ACTIONS, LETTERS, STATS, UNIT_TYPES,
 
 if TYPE_CHECKING:
 
-    class Place(Protocol):
-        """A place on the map, map units."""
-
-        x: float
-        y: float
-
     class Unit(Protocol):
-        """The game's message of a unit."""
+        """The game's message of a unit; `pos` has `x` and `y`, map units."""
 
         unit_type: int
-        pos: Place
+        pos: Any
         health: float
         health_max: float
         energy: float
@@ -124,7 +118,7 @@ def heuristic(environment: Environment, generator: torch.Generator) -> list[int]
 
 
 def _squared_distance(unit: Unit, other: Unit) -> float:
-    return (other.pos.x - unit.pos.x) ** 2 + (other.pos.y - unit.pos.y) ** 2
+    return float((other.pos.x - unit.pos.x) ** 2 + (other.pos.y - unit.pos.y) ** 2)
 
 
 def _towards(unit: Unit, other: Unit, able: Sequence[int], generator: torch.Generator) -> int:
@@ -199,7 +193,7 @@ def _reset(environment: Environment, scenario: str | None, generator: torch.Gene
         environment.reset()
         return
     # SMACv2's wrapper takes no teams; the environment that it wraps does.
-    inner = getattr(environment, "env", environment)
+    inner: Any = getattr(environment, "env", environment)
     if (inner.n_agents, inner.n_enemies) != (len(team(scenario)),) * 2:
         raise ValueError(
             f"starcraft2: expected an environment with {len(team(scenario))} agents and enemies for {scenario}, got "
