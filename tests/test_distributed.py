@@ -77,7 +77,7 @@ def test_torchrun_starts_the_processes(alone, tmp_path):
 
 
 def test_every_kind_of_model_trains_in_two_processes(tmp_path):
-    models = ("s2gru", "s2rmc", "rims", "rmc", "gru")
+    models = ("s2gru", "s2rmc", "rims", "rmc")
     script = tmp_path / "script.py"
     script.write_text(f"""
 from pathlib import Path

@@ -17,7 +17,7 @@ from s2rm.export import StreamingStep
 from s2rm.models import s2rm as module
 from s2rm.runs import Run, Settings
 from s2rm.tasks.balls.world import preset
-from s2rm.training import Training
+from s2rm.training import MODEL, Training
 
 # What the tools of PyTorch themselves warn of.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -48,7 +48,7 @@ def streamed(step, state, seeds=3):
     return outputs
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["s2gru", "s2lstm", "gru", "rmc"])  # the others by way of ONNX below
 def test_an_exported_step_is_the_step(name):
     step = StreamingStep(MODELS[name]().eval())
     with torch.no_grad():
@@ -163,7 +163,8 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 
 def test_a_run_is_exported_from_the_command_line(tmp_path):
     settings = Settings(world=preset("tiny"), training=Training(epochs=1))
-    Run.create(tmp_path / "run", settings).train()
+    Run.create(tmp_path / "run", settings)
+    settings.build().save(tmp_path / "run" / MODEL)
     main(["export", str(tmp_path / "run")])
     names = [put.name for put in onnxruntime.InferenceSession(tmp_path / "run" / "model.onnx").get_outputs()]
     assert names == ["predicted_mean", "predicted_stddev", "next_0"]

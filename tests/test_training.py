@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,12 @@ TRAIN = ["train", "balls", "--size", "tiny", "--batch-size", "4", "--patience", 
 SETTLE = ["--learning-rate", "1e-7", "--epochs", "24"]
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Run:
+    """A run that has ended; a test that changes it takes a copy."""
+    return Run.create(tmp_path_factory.mktemp("once") / "run", TINY).train(progress=False)
+
+
 def s2rm(*arguments: str | Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "s2rm.cli", *map(str, arguments)]
@@ -45,7 +52,9 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"no {path} after two minutes: {process.communicate()[0]}")
         time.sleep(0.002)
 
 
@@ -125,8 +134,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert run.with_limits(epochs=5).train(resume=True, progress=False).summary()["epochs"] == 5
 
 
-def test_a_run_leaves_what_it_promises(tmp_path):
-    run = Run.create(tmp_path / "run", TINY).train(progress=False)
+def test_a_run_leaves_what_it_promises(once):
+    run = once
     made = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*")}
     assert {"config.json", "model/weights.safetensors", "summary.json", LAST, "logs/version_0/metrics.csv"} <= made
     assert any("tfevents" in name for name in made)
@@ -218,8 +227,8 @@ def test_new_limits_are_kept(tmp_path):
     assert Run.open(run.folder).settings.training.epochs == 7
 
 
-def test_tampered_checkpoints_and_summaries_are_refused(tmp_path):
-    run = Run.create(tmp_path / "run", TINY).train(progress=False)
+def test_tampered_checkpoints_and_summaries_are_refused(once, tmp_path):
+    run = replace(once, folder=Path(shutil.copytree(once.folder, tmp_path / "run")))
     for content in (pickle.dumps(print), b"", (run.folder / LAST).read_bytes()[:-99]):
         (run.folder / LAST).write_bytes(content)
         with pytest.raises(ValueError, match="is not a checkpoint that training wrote, and is not opened") as error:
