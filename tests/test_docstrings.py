@@ -4,15 +4,21 @@ import doctest
 import sys
 
 import pytest
+import torch
 
-from s2rm import S2GRU, Views
+from s2rm import S2GRU, RelationalMemory, RIMs, Views
+from s2rm.sensors import Forecaster
 
 
-@pytest.mark.parametrize("documented", [Views, S2GRU], ids=lambda documented: documented.__name__)
+@pytest.mark.parametrize(
+    "documented", [Views, S2GRU, RIMs, RelationalMemory, Forecaster], ids=lambda documented: documented.__name__
+)
 def test_examples_run(documented):
     """The examples of one object, in its module's names."""
     names = vars(sys.modules[documented.__module__])
-    (test,) = doctest.DocTestFinder(recurse=False).find(documented, documented.__name__, globs=dict(names))
+    (test,) = doctest.DocTestFinder(recurse=False).find(
+        documented, documented.__name__, globs={"torch": torch, **names}
+    )
     assert test.examples
     results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
     assert not results.failed
