@@ -39,7 +39,7 @@ Observation = Callable[[Any], ArrayLike]
 
 
 def random_actions(
-    environment: Environment, observations: Mapping[str, object], generator: np.random.Generator
+    environment: Environment, observations: Mapping[str, Any], generator: np.random.Generator
 ) -> dict[str, object]:
     """A random action for each agent, of those that an "action_mask" in its observation allows."""
     actions = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -104,7 +104,7 @@ def _fields_of_view(axes: Axes, world: SkirmishWorld, battle: Trajectories, view
     places = battle.positions[0, step][agents(battle)[0]]
     for place in places[views.mask[0, step]].tolist():
         axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
-        axes.scatter(*place, s=90, facecolor="none", edgecolor="black", linewidth=0.8)
+        axes.scatter(place[0], place[1], s=90, facecolor="none", edgecolor="black", linewidth=0.8)
 
 
 @torch.no_grad()
@@ -134,9 +134,10 @@ def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float
     return maps[0], maps[1]
 
 
-def _units(axes: Axes, battle: Trajectories, step: int, **look: object) -> None:
+def _units(axes: Axes, battle: Trajectories, step: int, **look: Any) -> None:
     """Draw a marker for each living unit, by type; a list in `look` has one entry for each unit."""
     for unit in battle.alive[0, step].nonzero()[:, 0].tolist():
         own = {name: value[unit] if isinstance(value, list) else value for name, value in look.items()}
         marker = MARKERS.get(UNIT_TYPES[int(battle.types[0, unit])], "^")
-        axes.scatter(*battle.positions[0, step, unit].tolist(), marker=marker, **own)
+        east, north = battle.positions[0, step, unit].tolist()
+        axes.scatter(east, north, marker=marker, **own)

@@ -193,7 +193,7 @@ def _reset(environment: Environment, scenario: str | None, generator: torch.Gene
         environment.reset()
         return
     # SMACv2's wrapper takes no teams; the environment that it wraps does.
-    inner = getattr(environment, "env", environment)
+    inner: Any = getattr(environment, "env", environment)
     if (inner.n_agents, inner.n_enemies) != (len(team(scenario)),) * 2:
         raise ValueError(
             f"starcraft2: expected an environment with {len(team(scenario))} agents and enemies for {scenario}, got "
