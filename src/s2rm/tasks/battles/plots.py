@@ -139,4 +139,5 @@ def _units(axes: Axes, battle: Trajectories, step: int, **look: Any) -> None:
     for unit in battle.alive[0, step].nonzero()[:, 0].tolist():
         own = {name: value[unit] if isinstance(value, list) else value for name, value in look.items()}
         marker = MARKERS.get(UNIT_TYPES[int(battle.types[0, unit])], "^")
-        axes.scatter(*battle.positions[0, step, unit].tolist(), marker=marker, **own)
+        east, north = battle.positions[0, step, unit].tolist()
+        axes.scatter(east, north, marker=marker, **own)

@@ -77,8 +77,9 @@ def _tables(rows: Sequence[Row], world: SkirmishWorld) -> list[Table]:
     """The four metrics by scenario, and the first by the share of agents that report."""
     by_share = [row for row in rows if row["scenario"] == VALIDATION]
     by_scenario = [row for row in rows if row["scenario"] != VALIDATION]
-    heads = {scenario: scenario if scenario in world.train_scenarios else f"{scenario}, new" for scenario in SCENARIOS}
-    shares = {share: f"{share:.0%}" for share in sorted({row["reporting"] for row in by_share})}
+    trained = world.train_scenarios
+    heads: dict[object, str] = {name: name if name in trained else f"{name}, new" for name in SCENARIOS}
+    shares: dict[object, str] = {share: f"{share:.0%}" for share in sorted({row["reporting"] for row in by_share})}
     tables = [
         comparison(
             by_scenario, metric, "scenario", heads, f"{label[0].upper()}{label[1:]}, one step ahead", label,

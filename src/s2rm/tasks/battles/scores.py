@@ -140,7 +140,7 @@ def score(
     predictors |= trivial_predictors(world, seed).by_name
     cases = [*((VALIDATION, share) for share in shares or REPORTING), *((scenario, 1.0) for scenario in SCENARIOS)]
     validation, rows = battles(world, "val", seed), []
-    for scenario, share in progress(cases):
+    for (scenario, share), _ in zip(cases, progress(cases), strict=True):
         fought = validation if scenario == VALIDATION else battles(world, "test", seed, scenario)
         for name, found in scores(predictors, fought, world.grid, share, seed).items():
             rows.append({"predictor": name, "scenario": scenario, "reporting": share, **found})
