@@ -15,8 +15,7 @@ import numpy as np
 import tyro
 from rich.progress import track
 
-from common import read
-from s2rm.files import write_json
+from common import add, read
 from s2rm.models.named import LABELS
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import Fit, Forecaster, ForecastModel
@@ -24,7 +23,6 @@ from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import InverseDistance, LocalLinear
 from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Places, Reports, stations
-from s2rm.training import provenance
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,7 @@ def main(recipe: LeaveOneOut) -> None:
         means = {name: np.concatenate(parts) for name, parts in found.items()}
         run = {"fold": fold, "label": LABELS[recipe.model], **read(folder / "summary.json")}
         rows = [{**row, "fold": fold} for row in errors(means, np.concatenate(truths))]
-        content = {"folds": recipe.folds, "seed": recipe.seed, "stations": len(places.positions), **provenance()}
-        content |= {"runs": [*kept.get("runs", []), run], "rows": [*kept.get("rows", []), *rows]}
-        write_json(recipe.out, content)
+        add(recipe.out, [run], rows, folds=recipe.folds, seed=recipe.seed, stations=len(places.positions))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from s2rm.files import write_json
+from common import write
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import Baseline, InverseDistance, Persistence, SensorPredictor
 from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
-from s2rm.training import provenance
 
 # The known figures are of the temperature alone, and of the whole NDBC table.
 ON_LAND = replace(PRESETS["molene"], columns=replace(PRESETS["molene"].columns, values=("air_temp_K",), covariates=()))
@@ -146,7 +145,7 @@ def checks(recipe: SensorChecks) -> Iterator[dict[str, Any]]:
 
 def main(recipe: SensorChecks) -> None:
     """Score and write."""
-    write_json(recipe.out, {**provenance(), "every": recipe.every, "splits": recipe.splits, "rows": [*checks(recipe)]})
+    write(recipe.out, [], [*checks(recipe)], every=recipe.every, splits=recipe.splits)
 
 
 if __name__ == "__main__":

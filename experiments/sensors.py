@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from rich.progress import track
 
+import common
 from common import draw, read
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
@@ -28,7 +29,6 @@ from s2rm.sensors.judging import BASELINES, Split, judge, split
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Reports
-from s2rm.training import provenance
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,10 @@ def add(
     origins = data.origins(parts.first, reports.num_steps)
     rows = judge(predictors, reports, origins, data.leads, parts.withheld, seed=recipe.seed,
                  progress=lambda origins: track(origins, ", ".join(predictors)))  # fmt: skip
-    kept = read(path)
-    known = {row["predictor"] for row in kept.get("rows", [])}  # another process may have scored the baselines
-    rows = [row for row in rows if row["predictor"] not in known]
-    content = {
-        "data": recipe.data, "seed": recipe.seed, "stations": len(np.unique(reports.sensor)),
-        "held_out": int(parts.withheld.sum()), "steps": reports.num_steps, "origins": len(origins), **provenance(),
-        "runs": [*kept.get("runs", []), *runs], "rows": [*kept.get("rows", []), *rows],
-    }  # fmt: skip
-    write_json(path, content)
+    common.add(
+        path, runs, rows, data=recipe.data, seed=recipe.seed, stations=len(np.unique(reports.sensor)),
+        held_out=int(parts.withheld.sum()), steps=reports.num_steps, origins=len(origins),
+    )  # fmt: skip
 
 
 def main(recipe: Sensors) -> None:
