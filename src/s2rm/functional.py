@@ -149,9 +149,7 @@ def gated_sum(
 
 
 def gru_update(
-    input_gates: Float[Tensor, "*batch G"],
-    hidden_gates: Float[Tensor, "*batch G"],
-    carried: Float[Tensor, "*batch H"],
+    input_gates: Float[Tensor, "*batch G"], hidden_gates: Float[Tensor, "*batch G"], carried: Float[Tensor, "*batch H"]
 ) -> Float[Tensor, "*batch H"]:
     r"""The gated recurrent unit, from the linear maps $i$ of its input and $h$ of its hidden state, with state $c$:
 

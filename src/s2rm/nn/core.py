@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -19,12 +19,24 @@ class Layer(nn.Module):
         """The state before any input, `(B, H)` each."""
         raise NotImplementedError
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        """Outputs `(B, T, H)` and the last state, from inputs `(B, T, ...)`.
-
-        Where `mask` (bool, `(B, T)`) is False the state is kept and the output is 0.
-        """
+    def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
+        """For each step of inputs `(B, T, ...)`, the map of a state to the next one, whose first part is the output."""
         raise NotImplementedError
+
+    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        """Outputs `(B, T, H)` and the last state; where `mask`, bool `(B, T)`, is False the state is kept and the
+        output is 0."""
+        outputs = []
+        for number, step in enumerate(self.steps(inputs)):
+            after = step(state)
+            output = after[0]
+            if mask is not None:
+                present = mask[:, number, None]
+                output = torch.where(present, output, 0.0)
+                after = tuple(torch.where(present, new, old) for new, old in zip(after, state, strict=True))
+            state = after
+            outputs.append(output)
+        return torch.stack(outputs, 1), state
 
 
 class RecurrentCore(nn.Module):

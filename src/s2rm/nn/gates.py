@@ -7,14 +7,20 @@ tensors are module first, `(M, B, ...)`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.ops import aten
 
-from s2rm.nn.over_time import Context, Summed, Sums, once
+from s2rm.functional import gru_update, lstm_update
+from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, once
 
-Maps = tuple[Summed, Summed]
+After = TypeVar("After", Tensor, tuple[Tensor, Tensor])
+Maps = tuple[LinearMap, LinearMap]
+"""the linear maps of the inputs and of the messages to the gates"""
 
 
 def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps) -> Tensor:
@@ -26,12 +32,22 @@ def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps) -> Ten
         carried: `(M, B, H)`, the state that is carried on.
         maps: the linear maps of `inputs` and `hidden` to the gates.
     """
-    return GRUStep.apply(inputs, hidden, carried, maps, *(map_.token for map_ in maps))
+    return _step(GRUStep, gru_update, inputs, hidden, carried, maps)
 
 
 def lstm_step(inputs: Tensor, hidden: Tensor, memory: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
     """The next hidden state and memory of long short-term memories; arguments as `gru_step`."""
-    return LSTMStep.apply(inputs, hidden, memory, maps, *(map_.token for map_ in maps))
+    return _step(LSTMStep, lstm_update, inputs, hidden, memory, maps)
+
+
+def _step(
+    node: type[Function], plain: Callable[..., After], inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps
+) -> After:
+    """The step by its node, or by the plain equations where autograd computes all gradients."""
+    summed = [map_ for map_ in maps if isinstance(map_, Summed)]
+    if summed:
+        return node.apply(inputs, hidden, carried, summed, *(map_.token for map_ in summed))
+    return plain(maps[0](inputs), maps[1](hidden), carried)
 
 
 class GRUStep(Function):
@@ -42,7 +58,7 @@ class GRUStep(Function):
 
     @staticmethod
     def forward(
-        ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps, *tokens: Tensor | None
+        ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> Tensor:
         size = carried.shape[-1]
         input_gates, hidden_gates = maps[0].product(inputs), maps[1].product(hidden)
@@ -84,13 +100,11 @@ class LSTMStep(Function):
 
     @staticmethod
     def forward(
-        ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: Maps, *tokens: Tensor | None
+        ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         size = memory.shape[-1]
-        input_bias, hidden_bias = (map_.bias for map_ in maps)
-        assert input_bias is not None
-        assert hidden_bias is not None
-        gates = torch.baddbmm((input_bias + hidden_bias)[:, None], inputs, maps[0].weight)
+        biases = torch.stack([map_.bias for map_ in maps if map_.bias is not None])
+        gates = torch.baddbmm(biases.sum(0)[:, None], inputs, maps[0].weight)
         gates.baddbmm_(hidden, maps[1].weight)
         gates[..., : 2 * size].sigmoid_()
         gates[..., 2 * size : 3 * size].tanh_()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -169,18 +170,14 @@ class RelationalMemoryLayer(Layer):
         flat = self.cell.initial_state(batch_size).flatten(1)
         return flat, flat
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        memory = state[1].unflatten(-1, (1, self.cell.num_slots, self.cell.slot_size))
-        cell, outputs = self.cell.over_time(), []
-        for step, now in enumerate(inputs.unbind(1)):
-            after = cell(now[:, None], memory)
-            output = after.flatten(1)
-            if mask is not None:
-                after = torch.where(mask[:, step, None, None, None], after, memory)
-                output = torch.where(mask[:, step, None], output, 0.0)
-            memory = after
-            outputs.append(output)
-        return torch.stack(outputs, 1), (memory.flatten(1), memory.flatten(1))
+    def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
+        cell, shape = self.cell.over_time(), (1, self.cell.num_slots, self.cell.slot_size)
+
+        def step(now: Tensor, state: State) -> State:
+            after = cell(now[:, None], state[1].unflatten(-1, shape)).flatten(1)
+            return after, after
+
+        return (partial(step, now) for now in inputs.unbind(1))
 
 
 class RelationalMemory(RecurrentCore):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -42,8 +43,7 @@ class Maps(NamedTuple):
     """The parts of a layer that depend on the state, for use at every step of a loop."""
 
     query: LinearMap
-    cell: Callable[[Tensor, list[Tensor]], list[Tensor]]
-    """the next state from a module's input and its state"""
+    cell: Callable[[Tensor, Tensor, Tensor | LSTMState], Tensor | LSTMState]
     communication_in: LinearMap
     communication_out: LinearMap
 
@@ -78,11 +78,8 @@ class RIMsLayer(Layer):
         self.input_key = weight(input_size, reading.num * reading.key_size)
         self.input_value = weight(input_size, reading.num * reading.value_size)
         self.input_query = weight(num_modules, size, reading.num * reading.key_size)
-        cells: dict[str, type[GroupedLSTMCell] | type[GroupedGRUCell]] = {
-            "lstm": GroupedLSTMCell,
-            "gru": GroupedGRUCell,
-        }
-        self.cell = cells[cell](num_modules, reading.num * reading.value_size, size)
+        kind: type[GroupedLSTMCell | GroupedGRUCell] = GroupedLSTMCell if cell == "lstm" else GroupedGRUCell
+        self.cell = kind(num_modules, reading.num * reading.value_size, size)
         keys, values = communication.num * communication.key_size, communication.num * communication.value_size
         self.communication_sizes = (keys, keys, values)
         self.communication_in = weight(num_modules, size, 2 * keys + values)
@@ -93,7 +90,7 @@ class RIMsLayer(Layer):
         zeros = self.input_key.new_zeros(batch_size, self.num_modules * self.size)
         return (zeros, zeros) if isinstance(self.cell, GroupedLSTMCell) else (zeros,)
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+    def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
         rows = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
         # Keys and values do not depend on the state: all steps at once, time first, (T, B, K, D, rows) and
         # (T, B, K, rows, V).
@@ -103,43 +100,24 @@ class RIMsLayer(Layer):
         kept = torch.tensor(
             [module not in self.masked_modules for module in range(self.num_modules)], device=inputs.device
         )
-        parts = [part.unflatten(-1, (self.num_modules, self.size)) for part in state]
-        maps = Maps(
-            grouped_over_time(self.input_query),
-            self._cell_over_time(),
-            grouped_over_time(self.communication_in),
-            grouped_over_time(self.communication_out),
-        )
+        query, read, write = map(grouped_over_time, (self.input_query, self.communication_in, self.communication_out))
+        maps = Maps(query, self.cell.over_time(), read, write)
         # Entry (m, n) is True where n < m: ties of the selection go to the module with the lower number.
         earlier = torch.ones(self.num_modules, self.num_modules, dtype=torch.bool, device=inputs.device).tril(-1)
-        outputs = []
-        for step, (keys_now, values_now) in enumerate(zip(keys.unbind(), values.unbind(), strict=True)):
-            after = self._step(maps, keys_now, values_now, parts, kept, earlier)
-            output = after[0].flatten(1)
-            if mask is not None:
-                present = mask[:, step, None, None]
-                after = [torch.where(present, new, old) for new, old in zip(after, parts, strict=True)]
-                output = torch.where(mask[:, step, None], output, 0.0)
-            parts = after
-            outputs.append(output)
-        return torch.stack(outputs, 1), tuple(part.flatten(1) for part in parts)
-
-    def _cell_over_time(self) -> Callable[[Tensor, list[Tensor]], list[Tensor]]:
-        if isinstance(self.cell, GroupedLSTMCell):
-            lstm = self.cell.over_time()
-            return lambda inputs, state: list(lstm(inputs, state[0], LSTMState(*state)))
-        gru = self.cell.over_time()
-        return lambda inputs, state: [gru(inputs, state[0], state[0])]
+        now = zip(keys.unbind(), values.unbind(), strict=True)
+        return (partial(self._step, maps, kept, earlier, *given) for given in now)
 
     def _step(
         self,
         maps: Maps,
-        keys: Float[Tensor, "B K D rows"],
-        values: Float[Tensor, "B K rows V"],
-        state: list[Float[Tensor, "B M S"]],
         kept: Bool[Tensor, " M"],
         earlier: Bool[Tensor, "M M"],
-    ) -> list[Tensor]:
+        keys: Float[Tensor, "B K D rows"],
+        values: Float[Tensor, "B K rows V"],
+        flat: State,
+    ) -> State:
+        state = [part.unflatten(-1, (self.num_modules, self.size)) for part in flat]
+
         # 1. Every module reads the input: scores (B, K, M, rows).
         query = maps.query(state[0]).unflatten(-1, (self.reading.num, -1)).transpose(1, 2)
         scores = query @ keys
@@ -160,7 +138,9 @@ class RIMsLayer(Layer):
         chosen = active[..., None]
 
         # 3. Active modules update their own state.
-        after = [torch.where(chosen, new, old) for new, old in zip(maps.cell(attended, state), state, strict=True)]
+        updated = maps.cell(attended, state[0], LSTMState(*state) if len(state) == 2 else state[0])
+        updated = (updated,) if isinstance(updated, Tensor) else updated
+        after = [torch.where(chosen, new, old) for new, old in zip(updated, state, strict=True)]
 
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
         projected = maps.communication_in(after[0]).split(self.communication_sizes, -1)
@@ -172,7 +152,7 @@ class RIMsLayer(Layer):
         if self.records is not None:
             scores = q @ k.mT / math.sqrt(self.communication.key_size)
             self.records.append((active, weights, scores.masked_fill(~kept, -torch.inf).softmax(-1)))
-        return after
+        return tuple(part.flatten(1) for part in after)
 
 
 class RIMs(RecurrentCore):
