@@ -50,13 +50,9 @@ class KernelModulatedAttention(nn.Module):
         self.out = nn.Parameter(torch.empty(num_heads, value_size, size))
         self.gate_hidden = nn.Linear(2 * size, gate_size)
         self.gate_out = nn.Linear(gate_size, 1)
-        for weight, fan_in in (
-            (self.query, size),
-            (self.key, size),
-            (self.value, size),
-            (self.out, num_heads * value_size),
-        ):
-            nn.init.uniform_(weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        for weight in (self.query, self.key, self.value, self.out):
+            bound = 1 / math.sqrt(num_heads * value_size if weight is self.out else size)
+            nn.init.uniform_(weight, -bound, bound)
 
     def forward(
         self,
@@ -105,8 +101,8 @@ class KernelModulatedAttention(nn.Module):
         out = over_time(self.gate_out.weight.T, self.gate_out.bias)
 
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
-            if isinstance(out, Summed) and isinstance(from_attended, Summed) and isinstance(from_local, Summed):
-                maps = [from_attended, from_local, out]
+            maps = [map_ for map_ in (from_attended, from_local, out) if isinstance(map_, Summed)]
+            if maps:
                 return _Gate.apply(attended, local_sum, hidden, maps, *(map_.token for map_ in maps))
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
@@ -123,13 +119,9 @@ class _Gate(Function):
 
     @staticmethod
     def forward(
-        ctx: Context,
-        attended: Tensor,
-        local_sum: Tensor,
-        hidden: Tensor | None,
-        maps: list[Summed],
+        ctx: Context, attended: Tensor, local_sum: Tensor, hidden: Tensor | None, maps: list[Summed],
         *tokens: Tensor | None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         from_attended, from_local, out = maps
         known = from_local.product(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
         active = torch.addmm(known, attended.flatten(0, 1), from_attended.weight).relu_()

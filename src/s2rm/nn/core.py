@@ -44,24 +44,18 @@ class RecurrentCore(nn.Module):
 
     Args:
         make_layer: returns a layer, given the size of its input.
-        input_size: size of the input.
-        hidden_size: size of the output in each direction.
-        num_layers: number of layers, each reading the one below.
+        input_size: of the input.
+        hidden_size: of the output in each direction.
+        num_layers: each reads the one below.
         batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
         dropout: probability of dropping an output on its way to the next layer, in training.
         bidirectional: add a second set of layers that reads backward in time.
     """
 
     def __init__(
-        self,
-        make_layer: Callable[[int], Layer],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-    ):
+        self, make_layer: Callable[[int], Layer], input_size: int, hidden_size: int, num_layers: int,
+        batch_first: bool, dropout: float, bidirectional: bool,
+    ):  # fmt: skip
         super().__init__()
         if input_size < 1 or hidden_size < 1 or num_layers < 1:
             raise ValueError(
@@ -99,7 +93,7 @@ class RecurrentCore(nn.Module):
         Raises:
             ValueError: inputs, state or mask of another size, dtype or device.
         """
-        state = None if hx is None else _parts(hx)
+        state = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, state, mask)
         if isinstance(input, Sequence):
@@ -173,9 +167,8 @@ class RecurrentCore(nn.Module):
                 f"{name}: the weights are {weight.dtype} on {weight.device}, the inputs {inputs.dtype} on "
                 f"{inputs.device}; move the inputs with .to(...)"
             )
-        if mask is not None and (
-            (mask.shape, mask.dtype, mask.device) != (inputs.shape[:2], torch.bool, inputs.device)
-        ):
+        flags = (inputs.shape[:2], torch.bool, inputs.device)
+        if mask is not None and (mask.shape, mask.dtype, mask.device) != flags:
             raise ValueError(
                 f"{name}: mask must be bool with the inputs' (batch, time), {tuple(inputs.shape[:2])}, on "
                 f"{inputs.device}, got {mask.dtype} {tuple(mask.shape)} on {mask.device}"
@@ -191,10 +184,6 @@ class RecurrentCore(nn.Module):
                 f"hidden), {weight.dtype} on {weight.device}, got {got}, {state[0].dtype} on {state[0].device}; leave "
                 "it out to start from the initial state"
             )
-
-
-def _parts(state: Tensor | Sequence[Tensor]) -> State:
-    return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 def _join(parts: State) -> Tensor | State:

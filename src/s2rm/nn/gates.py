@@ -103,13 +103,13 @@ class LSTMStep(Function):
         ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         size = memory.shape[-1]
-        biases = torch.stack([map_.bias for map_ in maps if map_.bias is not None])
-        gates = torch.baddbmm(biases.sum(0)[:, None], inputs, maps[0].weight)
+        bias = maps[0].bias + maps[1].bias  # type: ignore[operator]
+        gates = torch.baddbmm(bias[:, None], inputs, maps[0].weight)
         gates.baddbmm_(hidden, maps[1].weight)
-        gates[..., : 2 * size].sigmoid_()
-        gates[..., 2 * size : 3 * size].tanh_()
-        gates[..., 3 * size :].sigmoid_()
         i, f, g, o = gates.chunk(4, -1)
+        gates[..., : 2 * size].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
         after = torch.addcmul(f * memory, i, g)
         squashed = after.tanh()
         ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *(map_.weight for map_ in maps), *tokens)

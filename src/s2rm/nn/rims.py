@@ -52,17 +52,9 @@ class RIMsLayer(Layer):
     """One layer of [`RIMs`][s2rm.nn.rims.RIMs] in one direction; see there for the arguments."""
 
     def __init__(
-        self,
-        input_size: int,
-        num_modules: int,
-        num_active: int,
-        size: int,
-        cell: str,
-        selection: str,
-        reading: Heads,
-        communication: Heads,
-        attention_dropout: float,
-    ):
+        self, input_size: int, num_modules: int, num_active: int, size: int, cell: str, selection: str,
+        reading: Heads, communication: Heads, attention_dropout: float,
+    ):  # fmt: skip
         super().__init__()
         self.num_modules, self.num_active, self.size = num_modules, num_active, size
         # Set by `RIMs.trace` while it runs.
@@ -97,9 +89,8 @@ class RIMsLayer(Layer):
         key_weight = self.input_key / math.sqrt(self.reading.key_size)
         keys = (rows @ key_weight).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 4, 2)
         values = (rows @ self.input_value).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 2, 4)
-        kept = torch.tensor(
-            [module not in self.masked_modules for module in range(self.num_modules)], device=inputs.device
-        )
+        kept = torch.ones(self.num_modules, dtype=torch.bool, device=inputs.device)
+        kept[list(self.masked_modules)] = False
         query, read, write = map(grouped_over_time, (self.input_query, self.communication_in, self.communication_out))
         maps = Maps(query, self.cell.over_time(), read, write)
         # Entry (m, n) is True where n < m: ties of the selection go to the module with the lower number.
@@ -172,12 +163,9 @@ class RIMs(RecurrentCore):
     where F is the cell and Q, K, V are each module's own linear maps of $\tilde h$.
 
     Args:
-        input_size: size of the input, or of each of its rows where the input is a set, `(B, T, N, input_size)`.
+        input_size: of the input, or of each of its rows where the input is a set, `(B, T, N, input_size)`.
         hidden_size: of all modules together; a multiple of `num_modules`.
-        num_layers: number of layers, each reading the one below.
-        batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
-        dropout: between layers, in training.
-        bidirectional: add a second set of layers that reads backward in time.
+        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_modules: the paper's $k_T$.
         num_active: the paper's $k_A$, the number of modules active at each step.
         cell: "lstm" (the state is `(h, c)`) or "gru" (the state is h, as with `torch.nn.GRU`).
@@ -206,26 +194,13 @@ class RIMs(RecurrentCore):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        num_modules: int = 6,
-        num_active: int = 4,
-        cell: str = "lstm",
-        selection: str = "zero_row",
-        input_heads: int = 1,
-        input_key_size: int = 64,
-        input_value_size: int | None = None,
-        communication_heads: int = 4,
-        communication_key_size: int = 32,
-        communication_value_size: int = 32,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        num_modules: int = 6, num_active: int = 4, cell: str = "lstm", selection: str = "zero_row",
+        input_heads: int = 1, input_key_size: int = 64, input_value_size: int | None = None,
+        communication_heads: int = 4, communication_key_size: int = 32, communication_value_size: int = 32,
         attention_dropout: float = 0.0,
-    ):
+    ):  # fmt: skip
         if not 1 <= num_active <= num_modules:
             raise ValueError(f"RIMs: num_active must be in 1 to num_modules, {num_modules}, got {num_active}")
         if hidden_size % num_modules:
@@ -233,31 +208,27 @@ class RIMs(RecurrentCore):
                 f"RIMs: hidden_size must be a multiple of num_modules, {num_modules}, got {hidden_size}; take "
                 f"{round(hidden_size / num_modules) * num_modules or num_modules}"
             )
-        if cell not in ("lstm", "gru"):
-            raise ValueError(f'RIMs: cell must be "lstm" or "gru", got {cell!r}')
-        if selection not in ("zero_row", "across_modules"):
-            raise ValueError(f'RIMs: selection must be "zero_row" or "across_modules", got {selection!r}')
+        for name, got, known in (
+            ("cell", cell, ("lstm", "gru")), ("selection", selection, ("zero_row", "across_modules")),
+        ):  # fmt: skip
+            if got not in known:
+                raise ValueError(f'RIMs: {name} must be "{known[0]}" or "{known[1]}", got {got!r}')
         size = hidden_size // num_modules
         reading = Heads(input_heads, input_key_size, 4 * size if input_value_size is None else input_value_size)
         communication = Heads(communication_heads, communication_key_size, communication_value_size)
 
-        def layer(layer_input_size: int) -> RIMsLayer:
-            return RIMsLayer(
-                layer_input_size, num_modules, num_active, size, cell, selection, reading, communication,
-                attention_dropout,
-            )  # fmt: skip
+        def layer(inputs: int) -> RIMsLayer:
+            sizes = (num_modules, num_active, size)
+            return RIMsLayer(inputs, *sizes, cell, selection, reading, communication, attention_dropout)
 
         super().__init__(layer, input_size, hidden_size, num_layers, batch_first, dropout, bidirectional)
         self.num_modules, self.num_active = num_modules, num_active
 
     @torch.no_grad()
     def trace(
-        self,
-        input: Steps,
-        hx: Tensor | Sequence[Tensor] | None = None,
-        mask: Tensor | None = None,
+        self, input: Steps, hx: Tensor | Sequence[Tensor] | None = None, mask: Tensor | None = None,
         masked_modules: tuple[int, ...] = (),
-    ) -> tuple[Steps, list[Trace]]:
+    ) -> tuple[Steps, list[Trace]]:  # fmt: skip
         """The outputs, and the activity of the modules of every layer.
 
         Args:
