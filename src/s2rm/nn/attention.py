@@ -25,8 +25,8 @@ class KernelModulatedAttention(nn.Module):
 
     $$b_i = \sum_j Z_{ij} z_j, \quad g_i = G(\tilde u_i, b_i), \quad u_i = g_i b_i + (1 - g_i) \tilde u_i$$
 
-    `forward` computes this as written. The other methods split the same computation for a loop over time: the two
-    weights map y and z to queries and keys, [`attend`][s2rm.nn.local.DenseLocal.attend] computes what the heads read,
+    `forward` computes this as written. A loop over time splits the same computation: the weights `query` and `key` map
+    y and z, [`attend`][s2rm.nn.local.DenseLocal.attend] computes what the heads read,
     `out_over_time` maps it to $\tilde u$, and `gate_over_time` returns u.
 
     Args:
@@ -71,12 +71,6 @@ class KernelModulatedAttention(nn.Module):
         local_sum = local @ z
         hidden = torch.relu(self.gate_hidden(torch.cat([attended, local_sum], -1)))
         return gated_sum(attended, local_sum, torch.sigmoid(self.gate_out(hidden)))
-
-    def query_weight(self) -> Float[Tensor, "H KD"]:
-        return self.query.flatten(1)
-
-    def key_weight(self) -> Float[Tensor, "H KD"]:
-        return self.key.flatten(1)
 
     def out_over_time(self, num_rows: int) -> LinearMap:
         r"""$\tilde u$ from what the heads read, `(R, KH)` to `(R, H)`, for use at every step of a loop.

@@ -28,16 +28,9 @@ from s2rm.views import Episode
 
 
 def fit(
-    model: WorldModel,
-    train: DataLoader[Episode],
-    validation: DataLoader[Episode],
-    folder: str | Path,
-    training: Training | None = None,
-    *,
-    machines: Machines | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Ended:
+    model: WorldModel, train: DataLoader[Episode], validation: DataLoader[Episode], folder: str | Path,
+    training: Training | None = None, *, machines: Machines | None = None, resume: bool = False, progress: bool = True,
+) -> Ended:  # fmt: skip
     """Train a model and leave its best weights in `folder/model`.
 
     `folder/checkpoints/last.ckpt` holds everything needed to resume; `folder/logs` holds CSV and TensorBoard logs. On
@@ -48,16 +41,12 @@ def fit(
 
     Args:
         model: trained in place; it ends with the last weights, not the best.
-        train: training episodes in whole batches, as from `batches`.
-        validation: validation episodes in whole batches.
+        train, validation: episodes in whole batches, as from `batches`.
         folder: folder of the run, which all machines must share.
         training: how to train.
         machines: what to train on. Default: one device of this machine.
         resume: continue from the last checkpoint.
         progress: show a progress bar, or a line an epoch where there is no terminal.
-
-    Returns:
-        `val_loss` (the lowest), `epochs`, `updates`, `minutes`.
 
     Raises:
         ValueError: no checkpoint to resume from, one that training did not write, or machines that do not exist.
@@ -90,11 +79,7 @@ def fit(
 
 
 def _checkpoint(folder: Path) -> Path:
-    """The last checkpoint of a run, which can be read without unpickling.
-
-    Raises:
-        ValueError: there is none, or training did not write it.
-    """
+    """The last checkpoint of a run, which can be read without unpickling."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
@@ -129,12 +114,9 @@ def _trainer(
 
 
 def _run(
-    trainer: L.Trainer,
-    lesson: OneStepForward,
-    train: DataLoader[Episode],
-    validation: DataLoader[Episode],
+    trainer: L.Trainer, lesson: OneStepForward, train: DataLoader[Episode], validation: DataLoader[Episode],
     checkpoint: Path | None,
-) -> None:
+) -> None:  # fmt: skip
     """Train to the end, and leave no process behind, whatever ends it."""
     try:
         trainer.fit(lesson, train, validation, ckpt_path=checkpoint, weights_only=True)
