@@ -123,8 +123,8 @@ class Views:
 
     def to(self, *args, **kwargs) -> Views:
         """The same views on another device or with another float dtype, as `Tensor.to`."""
-        mask = self.mask.to(self.positions.to(*args, **kwargs).device)
-        return self._unchecked(self.positions.to(*args, **kwargs), self.values.to(*args, **kwargs), mask)
+        positions = self.positions.to(*args, **kwargs)
+        return self._unchecked(positions, self.values.to(*args, **kwargs), self.mask.to(positions.device))
 
     def filled(self) -> tuple[Tensor, Tensor, Tensor]:
         """`(positions, values, missing)`: zeros replace whatever is missing, and `missing` is 1 where a value is."""

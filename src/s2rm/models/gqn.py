@@ -42,9 +42,7 @@ CORES: dict[str, Callable[[int], nn.Module]] = {
     "lstm": lambda size: nn.LSTM(size, size, batch_first=True),
     "gru": lambda size: nn.GRU(size, size, batch_first=True),
     "rmc": lambda size: RelationalMemory(size, size, batch_first=True, num_heads=4),
-    "rims": lambda size: RIMs(
-        size, size, batch_first=True, num_modules=6, num_active=5, input_key_size=32, input_value_size=400
-    ),
+    "rims": lambda size: RIMs(size, size, batch_first=True, num_active=5, input_key_size=32, input_value_size=400),
     "tto": lambda size: TimeTravellingOracle(size, size),
 }
 
@@ -60,9 +58,8 @@ class GQN(WorldModel[CoreState]):
         core: "lstm", "gru", "rmc" (relational memory, 4 heads), "rims" (6 modules, 5 active), or "tto" (the
             time-travelling oracle, which has no memory but observes the step that it predicts).
         hidden_size: H, size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
-        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood`, `codec`, `context_size` and
-            `corrects`, see [`Signature`][s2rm.models.inputs.Signature]; `num_coordinates`, `embedding_dim`, `shortest`,
-            `longest` and `extent`, see [`Space`][s2rm.models.inputs.Space].
+        inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space].
 
     Raises:
         TypeError: an unknown argument, or a missing one.

@@ -58,10 +58,8 @@ class MSA(WorldModel[Memory]):
         num_heads: heads of each layer.
         window: W, number of remembered steps, counting those with views.
         steps_per_loss: number of steps of each sequence that a loss predicts; see `loss_terms`.
-        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood` (default: "gaussian"), `codec`
-            (default: "mlp"), `context_size` and `corrects`, see [`Signature`][s2rm.models.inputs.Signature];
-            `num_coordinates`, `embedding_dim`, `shortest`, `longest` and `extent`, see
-            [`Space`][s2rm.models.inputs.Space].
+        inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space]. Defaults: `likelihood` "gaussian", `codec` "mlp".
 
     Raises:
         TypeError: an unknown argument, or a missing one.

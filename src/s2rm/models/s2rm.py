@@ -84,9 +84,8 @@ class S2RM(WorldModel[State]):
         ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
             "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
             non-local term it weighs everything equally (a softmax over equal scores).
-        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood`, `codec`, `context_size` and
-            `corrects`, see [`Signature`][s2rm.models.inputs.Signature]; `num_coordinates`, `embedding_dim`, `shortest`,
-            `longest` and `extent`, the box in which the modules start, see [`Space`][s2rm.models.inputs.Space].
+        inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space]; the modules start in the box `extent`.
 
     Raises:
         TypeError: an unknown argument, or a missing one.

@@ -281,11 +281,11 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
 
     def _check_views(self, name: str, views: Views, shape: tuple[int, ...]) -> None:
-        got = (views.positions.shape[-1], views.value_shape)
-        if got != (self.num_coordinates, shape):
+        n, got = views.positions.shape[-1], views.value_shape
+        if (n, got) != (self.num_coordinates, shape):
             raise ValueError(
                 f"{type(self).__name__}: expected {name} with {self.num_coordinates} coordinates and values of shape "
-                f"{shape}, got {got[0]} coordinates and {got[1]}; make the model for these {name}"
+                f"{shape}, got {n} coordinates and {got}; make the model for these {name}"
             )
         self._check_kind(name, views.values)
 
@@ -300,11 +300,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def check_state(self, state: State, start: State) -> None:
         """Raise a ValueError for a state that is not shaped like `start`, the initial state of this batch."""
         got, expected = tree_leaves(state), tree_leaves(start)
-        is_alike = len(got) == len(expected) and all(
-            (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-            for one, other in zip(got, expected, strict=True)
-        )
-        if not is_alike:
+        kinds = [[(part.shape, part.dtype, part.device) for part in parts] for parts in (got, expected)]
+        if kinds[0] != kinds[1]:
             raise ValueError(
                 f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]} on "
                 f"{expected[0].device}, got {[tuple(part.shape) for part in got]} on {got[0].device}; start from "

@@ -46,10 +46,7 @@ class RecurrentCore(nn.Module):
         make_layer: returns a layer, given the size of its input.
         input_size: of the input.
         hidden_size: of the output in each direction.
-        num_layers: each reads the one below.
-        batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
-        dropout: probability of dropping an output on its way to the next layer, in training.
-        bidirectional: add a second set of layers that reads backward in time.
+        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
     """
 
     def __init__(
@@ -101,27 +98,22 @@ class RecurrentCore(nn.Module):
                 f"{type(self).__name__}: expected one tensor or a PackedSequence, got a {type(input).__name__}; "
                 "sequences of unequal length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
             )
-        single, batch_axis = input.ndim == 2, 0 if self.batch_first else 1
-        if single:
-            input, mask = input.unsqueeze(batch_axis), None if mask is None else mask.unsqueeze(batch_axis)
+        if input.ndim == 2:
             state = None if state is None else tuple(part.unsqueeze(1) for part in state)
-        if not self.batch_first:
-            input, mask = input.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
-        outputs, state = self._run(input, state, mask)
-        if not self.batch_first:
-            outputs = outputs.transpose(0, 1)
-        if single:
-            outputs, state = outputs.squeeze(batch_axis), tuple(part.squeeze(1) for part in state)
-        return outputs, _join(state)
+            outputs, state = self._run(input[None], state, None if mask is None else mask[None])
+            return outputs.squeeze(0), _join(tuple(part.squeeze(1) for part in state))
+        if self.batch_first:
+            outputs, state = self._run(input, state, mask)
+            return outputs, _join(state)
+        outputs, state = self._run(input.transpose(0, 1), state, None if mask is None else mask.transpose(0, 1))
+        return outputs.transpose(0, 1), _join(state)
 
     def _run_packed(
         self, packed: PackedSequence, state: State | None, mask: Tensor | None
     ) -> tuple[PackedSequence, Tensor | State]:
         if mask is not None:
-            raise ValueError(
-                f"{type(self).__name__}: a PackedSequence already defines which steps are present, got a mask too; "
-                "drop one"
-            )
+            already = "a PackedSequence already defines which steps are present"
+            raise ValueError(f"{type(self).__name__}: {already}, got a mask too; drop one")
         padded, lengths = pad_packed_sequence(packed, batch_first=True)
         present = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
         outputs, state = self._run(padded, state, present)

@@ -24,14 +24,8 @@ Maps = tuple[LinearMap, LinearMap]
 
 
 def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps) -> Tensor:
-    """The next state of gated recurrent units.
-
-    Args:
-        inputs: `(M, B, E)`, x.
-        hidden: `(M, B, H)`, what enters the gates beside it.
-        carried: `(M, B, H)`, the state that is carried on.
-        maps: the linear maps of `inputs` and `hidden` to the gates.
-    """
+    """The next state of gated recurrent units, from inputs x, `(M, B, E)`, messages h, `(M, B, H)`, the state c that is
+    carried on, `(M, B, H)`, and the linear maps of x and h to the gates."""
     return _step(GRUStep, gru_update, inputs, hidden, carried, maps)
 
 

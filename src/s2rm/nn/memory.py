@@ -177,9 +177,7 @@ class RelationalMemory(RecurrentCore):
         num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_slots, num_heads: their product must divide the hidden size.
         key_size: of a head's queries and keys. Default: the head size.
-        gate_style: "unit" (one gate per number), "memory" (one gate per slot), or None.
-        forget_bias, input_bias: added to the gates.
-        attention_layers: layers of the MLP.
+        gate_style, forget_bias, input_bias, attention_layers: as in the cell.
 
     Raises:
         ValueError: a hidden size that `num_slots * num_heads` does not divide, or an unknown gate style.

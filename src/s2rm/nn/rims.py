@@ -39,15 +39,6 @@ class Heads(NamedTuple):
     value_size: int
 
 
-class Maps(NamedTuple):
-    """The parts of a layer that depend on the state, for use at every step of a loop."""
-
-    query: LinearMap
-    cell: Callable[[Tensor, Tensor, Tensor | LSTMState], Tensor | LSTMState]
-    communication_in: LinearMap
-    communication_out: LinearMap
-
-
 class RIMsLayer(Layer):
     """One layer of [`RIMs`][s2rm.nn.rims.RIMs] in one direction; see there for the arguments."""
 
@@ -91,26 +82,23 @@ class RIMsLayer(Layer):
         values = (rows @ self.input_value).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 2, 4)
         kept = torch.ones(self.num_modules, dtype=torch.bool, device=inputs.device)
         kept[list(self.masked_modules)] = False
-        query, read, write = map(grouped_over_time, (self.input_query, self.communication_in, self.communication_out))
-        maps = Maps(query, self.cell.over_time(), read, write)
+        weights = (self.input_query, self.communication_in, self.communication_out)
+        parts = (*map(grouped_over_time, weights), self.cell.over_time())
         # Entry (m, n) is True where n < m: ties of the selection go to the module with the lower number.
         earlier = torch.ones(self.num_modules, self.num_modules, dtype=torch.bool, device=inputs.device).tril(-1)
         now = zip(keys.unbind(), values.unbind(), strict=True)
-        return (partial(self._step, maps, kept, earlier, *given) for given in now)
+        return (partial(self._step, *parts, kept, earlier, *given) for given in now)
 
     def _step(
-        self,
-        maps: Maps,
-        kept: Bool[Tensor, " M"],
-        earlier: Bool[Tensor, "M M"],
-        keys: Float[Tensor, "B K D rows"],
-        values: Float[Tensor, "B K rows V"],
+        self, to_query: LinearMap, communication_in: LinearMap, communication_out: LinearMap,
+        cell: Callable[[Tensor, Tensor, Tensor | LSTMState], Tensor | LSTMState], kept: Bool[Tensor, " M"],
+        earlier: Bool[Tensor, "M M"], keys: Float[Tensor, "B K D rows"], values: Float[Tensor, "B K rows V"],
         flat: State,
-    ) -> State:
+    ) -> State:  # fmt: skip
         state = [part.unflatten(-1, (self.num_modules, self.size)) for part in flat]
 
         # 1. Every module reads the input: scores (B, K, M, rows).
-        query = maps.query(state[0]).unflatten(-1, (self.reading.num, -1)).transpose(1, 2)
+        query = to_query(state[0]).unflatten(-1, (self.reading.num, -1)).transpose(1, 2)
         scores = query @ keys
         if self.selection == "zero_row":
             # The null row's key is zero, hence its score too; its value is zero and adds nothing to the sum.
@@ -129,17 +117,17 @@ class RIMsLayer(Layer):
         chosen = active[..., None]
 
         # 3. Active modules update their own state.
-        updated = maps.cell(attended, state[0], LSTMState(*state) if len(state) == 2 else state[0])
+        updated = cell(attended, state[0], LSTMState(*state) if len(state) == 2 else state[0])
         updated = (updated,) if isinstance(updated, Tensor) else updated
         after = [torch.where(chosen, new, old) for new, old in zip(updated, state, strict=True)]
 
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
-        projected = maps.communication_in(after[0]).split(self.communication_sizes, -1)
+        projected = communication_in(after[0]).split(self.communication_sizes, -1)
         q, k, v = (part.unflatten(-1, (self.communication.num, -1)).transpose(1, 2) for part in projected)
         readable = kept[None] if self.masked_modules else None
         rate = self.attention_dropout if self.training else 0.0
         message = scaled_dot_product_attention(q, k, v, readable, rate).transpose(1, 2).flatten(2)
-        after[0] = after[0] + torch.where(chosen, maps.communication_out(message), 0.0)
+        after[0] = after[0] + torch.where(chosen, communication_out(message), 0.0)
         if self.records is not None:
             scores = q @ k.mT / math.sqrt(self.communication.key_size)
             self.records.append((active, weights, scores.masked_fill(~kept, -torch.inf).softmax(-1)))

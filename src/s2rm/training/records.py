@@ -22,27 +22,21 @@ class Ended(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Where a number comes from."""
+    """Where a number comes from: the command line without folders, the commit of the project, with "-dirty" where its
+    code was changed, processor with cores and threads, GPU if any, and the version of PyTorch."""
 
     command: str
-    """the command line, without folders"""
     commit: str
-    """commit of the project, with "-dirty" where its code was changed"""
     hardware: str
-    """processor, number of cores and threads"""
     accelerator: str | None
-    """GPU, if any"""
     torch: str
-    """version of PyTorch"""
 
 
 class Summary(Ended, Provenance):
-    """A finished run: how training ended, what was trained, and where."""
+    """A finished run: how training ended, where, the number of trained values, and the seed."""
 
     parameters: int
-    """number of trained values"""
     seed: int
-    """seed of initial weights, order and crops"""
 
 
 def history(folder: str | Path) -> list[dict[str, float]]:

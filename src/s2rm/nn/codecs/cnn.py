@@ -58,12 +58,9 @@ class ResidualEncoder(nn.Module):
         )
         self.body = nn.Sequential(
             nn.Conv2d(channels + position_size, channels, 3, padding=1, stride=2),
-            ResidualBlock(channels),
-            ResidualBlock(channels),
-            nn.ELU(),
-            nn.Flatten(),
+            ResidualBlock(channels), ResidualBlock(channels), nn.ELU(), nn.Flatten(),
             nn.Linear(channels * math.ceil(height / 2) * math.ceil(width / 2), size),
-        )
+        )  # fmt: skip
 
     def forward(
         self,
@@ -99,11 +96,9 @@ class ResidualDecoder(nn.Module):
             nn.Conv2d(channels + position_size, channels, 3, padding=1), ResidualBlock(channels), nn.ELU()
         )
         self.fine = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            ResidualBlock(channels),
-            nn.ELU(),
+            nn.Conv2d(channels, channels, 3, padding=1), ResidualBlock(channels), nn.ELU(),
             nn.Conv2d(channels, out_channels * num_parameters, 3, padding=1),
-        )
+        )  # fmt: skip
 
     def forward(
         self, vector: Float[Tensor, "*slots H"], position: Float[Tensor, "*slots d"] | None = None
