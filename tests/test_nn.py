@@ -22,7 +22,7 @@ def test_attention_in_parts_equals_the_reference_with_gradients(num_rows):
 
     dense = DenseLocal.where(torch.where(mask[:, None], local, 0.0), mask[:, None])
     out = layer.out_over_time(num_rows)
-    attended, local_sum = dense.attend(y @ layer.query_weight(), z @ layer.key_weight(), z, layer.num_heads, out)
+    attended, local_sum = dense.attend(y @ layer.query.flatten(1), z @ layer.key.flatten(1), z, layer.num_heads, out)
     torch.testing.assert_close(local_sum, dense.sum(z), rtol=1e-12, atol=1e-12)
     parts = layer.gate_over_time()(attended, local_sum, layer.gate_from_local(local_sum))
     torch.testing.assert_close(layer.gate_over_time()(attended, local_sum, None), parts, rtol=1e-12, atol=1e-12)

@@ -62,27 +62,16 @@ class StreamingStep(nn.Module):
     def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
         """Example inputs, and their axes of free size."""
         batch, views, queries = 2, 3, 4
-        weight = next(self.parameters())
-        given = (
-            weight.new_zeros(batch, views, self.model.num_coordinates),
-            weight.new_zeros(batch, views, *self.model.value_shape),
-            torch.ones(batch, views, dtype=torch.bool, device=weight.device),
-            weight.new_zeros(batch, queries, self.model.num_coordinates),
-        )
+        zeros, n = next(self.parameters()).new_zeros, self.model.num_coordinates
+        positions, values = zeros(batch, views, n), zeros(batch, views, *self.model.value_shape)
+        given = (positions, values, zeros(batch, views) == 0, zeros(batch, queries, n))
         state, other = self.initial_state(batch), self.initial_state(batch + 1)
         # The batch axis of a tensor of the state is the one that differs between two batch sizes.
-        axes = [[*zip(*(part.shape for part in pair), strict=True)] for pair in zip(state, other, strict=True)]
-        batch_axes = [next(axis for axis, (one, more) in enumerate(sizes) if one != more) for sizes in axes]
-        free = {name: Dim(name) for name in ("batch", "views", "queries")}
-        seen = {0: free["batch"], 1: free["views"]}
-        shapes = (
-            seen,
-            seen,
-            seen,
-            {0: free["batch"], 1: free["queries"]},
-            tuple({axis: free["batch"]} for axis in batch_axes),
-        )
-        return (*given, *state), shapes
+        sizes = [zip(one.shape, more.shape, strict=True) for one, more in zip(state, other, strict=True)]
+        axes = [next(axis for axis, (one, more) in enumerate(pairs) if one != more) for pairs in sizes]
+        rows = Dim("batch")
+        seen, asked = {0: rows, 1: Dim("views")}, {0: rows, 1: Dim("queries")}
+        return (*given, *state), (seen, seen, seen, asked, tuple({axis: rows} for axis in axes))
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the step as an ONNX file, complete or not at all.
@@ -99,14 +88,10 @@ class StreamingStep(nn.Module):
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                self.eval(),
-                given,
-                dynamic_shapes=shapes,
+                self.eval(), given, dynamic_shapes=shapes, dynamo=True, verbose=False,
                 input_names=["positions", "values", "mask", "queries", *(f"state_{number}" for number in states)],
                 output_names=["predicted_mean", "predicted_stddev", *(f"next_{number}" for number in states)],
-                dynamo=True,
-                verbose=False,
-            )
+            )  # fmt: skip
             written = os.path.join(folder, "step.onnx")
             assert program is not None, "only other exporters return nothing"
             program.save(written)

@@ -14,14 +14,7 @@ PACKAGES = {
 
 
 def require(extra: str) -> None:
-    """Refuse to go on where an extra is not installed.
-
-    Args:
-        extra: one of `PACKAGES`.
-
-    Raises:
-        ImportError: one line that names the missing packages and how to install them.
-    """
+    """Raise an ImportError where an extra is not installed; it names the missing packages and how to install them."""
     missing = [package for package in PACKAGES[extra] if find_spec(package) is None]
     if missing:
         more = ", then the packages of constraints.txt with --no-deps" if extra == "railways" else ""

@@ -19,11 +19,7 @@ FORMAT = 1
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """What a JSON file holds; a ValueError if it is no JSON."""
     try:
         return json.loads(Path(path).read_text())
     except ValueError as error:
@@ -55,14 +51,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], **about: object) -> None:
-    """Write named tensors and a few plain values to one safetensors file, whole or not at all.
-
-    Args:
-        path: of the file.
-        kind: what the file holds, such as "trajectories".
-        tensors: by name.
-        about: what JSON can hold, kept beside the tensors.
-    """
+    """Write named tensors, and beside them what JSON can hold, to one safetensors file, whole or not at all; `kind` is
+    what the file holds, such as "trajectories"."""
     from safetensors.torch import save
 
     kept = {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -74,8 +74,7 @@ def spherical_gaussian_kernel(
     $$Z(p, s) = \begin{cases} e^{-2 \epsilon (1 - p \cdot s)} & p \cdot s \ge \tau \\ 0 & \text{else} \end{cases}$$
 
     Args:
-        p: `(..., M, d)`, unit vectors.
-        s: `(..., A, d)`, unit vectors.
+        p, s: unit vectors, `(..., M, d)` and `(..., A, d)`.
         bandwidth: ε > 0; larger is narrower.
         truncation: τ in [-1, 1); larger is sparser.
         straight_through: pass the gradient as if there were no truncation (E.4.1), so that a module without any view
@@ -117,11 +116,9 @@ def kernel_modulated_attention(
     $$\mathrm{out}_i = \sum_j Z_{ij}\, \mathrm{softmax}_j(q_i \cdot k_j)\, v_j$$
 
     Args:
-        q: queries, `(..., I, K, D)`.
-        k: keys, `(..., J, K, D)`.
-        v: values, `(..., J, K, V)`.
-        local: the weights $Z$, `(..., I, J)`.
-        mask: `(..., J)`, False where j is missing; its content has no effect. Default: none is missing.
+        q, k, v: queries, keys and values of all heads.
+        local: the weights $Z$.
+        mask: False where j is missing; its content has no effect. Default: none is missing.
 
     Returns:
         `(..., I, K, V)`; zero where all j are missing.
@@ -149,9 +146,7 @@ def gated_sum(
 
 
 def gru_update(
-    input_gates: Float[Tensor, "*batch G"],
-    hidden_gates: Float[Tensor, "*batch G"],
-    carried: Float[Tensor, "*batch H"],
+    input_gates: Float[Tensor, "*batch G"], hidden_gates: Float[Tensor, "*batch G"], carried: Float[Tensor, "*batch H"]
 ) -> Float[Tensor, "*batch H"]:
     r"""The gated recurrent unit, from the linear maps $i$ of its input and $h$ of its hidden state, with state $c$:
 

@@ -52,7 +52,15 @@ class Likelihood(ABC):
         """Raise a ValueError for targets of a shape that does not fit."""
 
     def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Mean]:
-        """The terms of the loss by name; the loss is the sum of their values. Args: as `negative_log_likelihood`."""
+        r"""The terms of the loss by name; the loss is the sum of their values, 0 where nothing is measured.
+
+        In general there is one, the mean of $-\log p(\mathrm{value})$ in nats over every measured channel.
+
+        Args:
+            distribution: over `(..., Q, *shape)`.
+            values: targets, `(..., Q, *shape)`; NaN is not measured.
+            mask: bool `(..., Q)`, True where there is a target.
+        """
         known = measured(values, mask)
         return {"nll": Mean.where(known, -distribution.log_prob(torch.where(known, values, 0.0)))}
 
@@ -88,18 +96,6 @@ class GaussianSensors(Likelihood):
 def measured(values: Tensor, mask: Tensor) -> Tensor:
     """Which channels of values `(..., Q, *shape)` are measured: those that are not NaN, of views that are present."""
     return mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)) & ~values.isnan()
-
-
-def negative_log_likelihood(distribution: Distribution, values: Tensor, mask: Tensor) -> Tensor:
-    r"""Mean of $-\log p(\mathrm{value})$ in nats over every measured channel; 0 where there is none.
-
-    Args:
-        distribution: over `(..., Q, *shape)`.
-        values: targets, `(..., Q, *shape)`; NaN is not measured.
-        mask: bool `(..., Q)`, True where there is a target.
-    """
-    known = measured(values, mask)
-    return Mean.where(known, -distribution.log_prob(torch.where(known, values, 0.0))).value
 
 
 class MixedChannels(Likelihood):
@@ -141,11 +137,9 @@ class MixedChannels(Likelihood):
         log_likelihoods = distribution.log_parts(torch.where(known, values, 0.0))
         friendly, types, stats = parts(known)
         # A type counts only where all of its channels are measured.
-        counted = {"friendly": friendly, "type": types.all(-3, keepdim=True), "hecs": stats}
-        return {
-            name: Mean.where(counts, -part)
-            for (name, counts), part in zip(counted.items(), log_likelihoods, strict=True)
-        }
+        counted = (friendly, types.all(-3, keepdim=True), stats)
+        means = [Mean.where(counts, -part) for counts, part in zip(counted, log_likelihoods, strict=True)]
+        return dict(zip(("friendly", "type", "hecs"), means, strict=True))
 
 
 class Mixed(Distribution):

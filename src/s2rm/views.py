@@ -67,9 +67,8 @@ class Views:
         if not isinstance(self.mask, Tensor) or self.mask.dtype != torch.bool or self.mask.shape != slots:
             got = f"{self.mask.dtype} {tuple(self.mask.shape)}" if isinstance(self.mask, Tensor) else type(self.mask)
             raise ValueError(f"Views: mask must be a bool tensor of shape {tuple(slots)}, got {got}; one flag a view")
-        if len({self.positions.device, self.values.device, self.mask.device}) > 1 or (
-            self.positions.dtype != self.values.dtype
-        ):
+        devices = {self.positions.device, self.values.device, self.mask.device}
+        if len(devices) > 1 or self.positions.dtype != self.values.dtype:
             raise ValueError(
                 "Views: positions, values and mask must share one device, positions and values one dtype; got "
                 f"{self.positions.dtype} on {self.positions.device}, {self.values.dtype} on {self.values.device}, "
@@ -78,23 +77,15 @@ class Views:
         self._check_content()
 
     def _check_content(self) -> None:
-        there = self.mask
-        if not (torch.isfinite(self.positions).all(-1) | ~there).all():
-            raise ValueError(
-                "Views: positions of views must be finite, got NaN or infinity; set mask to False where there is no "
-                "view"
-            )
         values = self.values.flatten(3) if self.values.ndim > 3 else self.values[..., None]
-        if (values.isinf().any(-1) & there).any():
-            raise ValueError(
-                "Views: values of views must be finite or NaN (not measured), got infinity; set mask to False where "
-                "there is no view"
-            )
-        if values.shape[-1] and (values.isnan().all(-1) & there).any():
-            raise ValueError(
-                "Views: a view must have at least one measured channel, got only NaN; set mask to False where there "
-                "is no view"
-            )
+        unmeasured = values.isnan().all(-1) & (values.shape[-1] > 0)
+        for wrong, message in (
+            (~self.positions.isfinite().all(-1), "positions of views must be finite, got NaN or infinity"),
+            (values.isinf().any(-1), "values of views must be finite or NaN (not measured), got infinity"),
+            (unmeasured, "a view must have at least one measured channel, got only NaN"),
+        ):
+            if (wrong & self.mask).any():
+                raise ValueError(f"Views: {message}; set mask to False where there is no view")
 
     @property
     def batch_size(self) -> int:
@@ -110,8 +101,7 @@ class Views:
 
     def steps(self, start: int | None, stop: int | None) -> Views:
         """The views of time steps `start` to `stop - 1`, indexed as by a Python slice."""
-        span = (slice(None), slice(start, stop))
-        return self._unchecked(self.positions[span], self.values[span], self.mask[span])
+        return self._unchecked(*(part[:, start:stop] for part in (self.positions, self.values, self.mask)))
 
     def at(self, step: int) -> Views:
         """The views of one time step, still with a time axis (of length 1)."""
@@ -133,8 +123,8 @@ class Views:
 
     def to(self, *args, **kwargs) -> Views:
         """The same views on another device or with another float dtype, as `Tensor.to`."""
-        mask = self.mask.to(self.positions.to(*args, **kwargs).device)
-        return self._unchecked(self.positions.to(*args, **kwargs), self.values.to(*args, **kwargs), mask)
+        positions = self.positions.to(*args, **kwargs)
+        return self._unchecked(positions, self.values.to(*args, **kwargs), self.mask.to(positions.device))
 
     def filled(self) -> tuple[Tensor, Tensor, Tensor]:
         """`(positions, values, missing)`: zeros replace whatever is missing, and `missing` is 1 where a value is."""

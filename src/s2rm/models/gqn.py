@@ -23,7 +23,7 @@ class CoreState(NamedTuple):
     output: Tensor
     """`(B, T, H)` after each of T steps, `(B, H)` after one"""
     memory: Tensor | tuple[Tensor, ...]
-    """the core's own state after the last step, in the form of its second argument"""
+    """the core's own state after the last step"""
 
 
 class TimeTravellingOracle(nn.Module):
@@ -42,9 +42,7 @@ CORES: dict[str, Callable[[int], nn.Module]] = {
     "lstm": lambda size: nn.LSTM(size, size, batch_first=True),
     "gru": lambda size: nn.GRU(size, size, batch_first=True),
     "rmc": lambda size: RelationalMemory(size, size, batch_first=True, num_heads=4),
-    "rims": lambda size: RIMs(
-        size, size, batch_first=True, num_modules=6, num_active=5, input_key_size=32, input_value_size=400
-    ),
+    "rims": lambda size: RIMs(size, size, batch_first=True, num_active=5, input_key_size=32, input_value_size=400),
     "tto": lambda size: TimeTravellingOracle(size, size),
 }
 
@@ -60,9 +58,8 @@ class GQN(WorldModel[CoreState]):
         core: "lstm", "gru", "rmc" (relational memory, 4 heads), "rims" (6 modules, 5 active), or "tto" (the
             time-travelling oracle, which has no memory but observes the step that it predicts).
         hidden_size: H, size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
-        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood`, `codec`, `context_size` and
-            `corrects`, see [`Signature`][s2rm.models.inputs.Signature]; `num_coordinates`, `embedding_dim`, `shortest`,
-            `longest` and `extent`, see [`Space`][s2rm.models.inputs.Space].
+        inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space].
 
     Raises:
         TypeError: an unknown argument, or a missing one.
@@ -73,34 +70,27 @@ class GQN(WorldModel[CoreState]):
     """
 
     def __init__(self, *, core: str = "lstm", hidden_size: int | None = None, **inputs: Unpack[Arguments]):
-        own: dict[str, object] = {"core": core, "hidden_size": hidden_size}
         if core not in CORES:
             raise ValueError(f"GQN: core must be one of {list(CORES)}, got {core!r}")
-        if hidden_size is None:
-            hidden_size = 510 if core == "rims" else 512
-        if hidden_size < 1:
-            raise ValueError(f"GQN: hidden_size must be at least 1, got {hidden_size}")
-        super().__init__(inputs, own, hidden_size, hidden_size, inject_positions=True)
-        self.core: Any = CORES[core](hidden_size)
+        size = (510 if core == "rims" else 512) if hidden_size is None else hidden_size
+        if size < 1:
+            raise ValueError(f"GQN: hidden_size must be at least 1, got {size}")
+        super().__init__(inputs, {"core": core, "hidden_size": hidden_size}, size, inject_positions=True)
+        self.core: Any = CORES[core](size)
         self.is_oracle = core == "tto"
 
     def initial_state(self, batch_size: int) -> CoreState:
         """The core's own: zeros, or the identity in a relational memory."""
         zeros = next(self.parameters()).new_zeros(batch_size, self.core.hidden_size)
-        memory = (zeros[None], zeros[None])
-        if isinstance(self.core, nn.GRU):
-            return CoreState(zeros, zeros[None])
         if isinstance(self.core, RecurrentCore):
             start = self.core.layers[0].initial_state(batch_size)  # type: ignore[operator]
-            memory = tuple(part[None] for part in start)
-            return CoreState(memory[0][0], memory)
-        return CoreState(zeros, () if self.is_oracle else memory)
+            return CoreState(start[0], tuple(part[None] for part in start))
+        if isinstance(self.core, nn.GRU):
+            return CoreState(zeros, zeros[None])
+        return CoreState(zeros, () if self.is_oracle else (zeros[None], zeros[None]))
 
-    def observe(self, views: Views, state: CoreState | None = None) -> CoreState:
-        self.check(views)
-        if state is not None:
-            self.check_state(state, self.initial_state(views.batch_size))
-        return CoreState(*self.core(self.summed(views), None if state is None else state.memory))
+    def advance(self, views: Views, state: CoreState) -> CoreState:
+        return CoreState(*self.core(self.summed(views), state.memory))
 
     def summed(self, views: Views) -> Float[Tensor, "B T H"]:
         r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29)."""

@@ -49,17 +49,13 @@ class Signature:
     @classmethod
     def of(cls, arguments: Arguments) -> Signature:
         """The record of a model's arguments, with defaults for those that are left out."""
-        value_shape = tuple(arguments["value_shape"])
-        target_shape = arguments.get("target_shape")
+        value_shape, target_shape = tuple(arguments["value_shape"]), arguments.get("target_shape")
         target_shape = None if target_shape is None else tuple(target_shape)
-        codec = arguments.get("codec")
-        if codec is None:
-            images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
-            codec = "cnn" if images else "mlp"
-        return cls(
-            value_shape, target_shape, arguments.get("likelihood", "bernoulli"), codec,
-            arguments.get("context_size", 0), arguments.get("corrects", False),
-        )  # fmt: skip
+        images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
+        codec, likelihood = arguments.get("codec"), arguments.get("likelihood", "bernoulli")
+        codec = ("cnn" if images else "mlp") if codec is None else codec
+        features, corrects = arguments.get("context_size", 0), arguments.get("corrects", False)
+        return cls(value_shape, target_shape, likelihood, codec, features, corrects)
 
 
 @dataclass(frozen=True)
@@ -80,32 +76,26 @@ class Space:
 
     @classmethod
     def of(cls, model: str, arguments: Arguments) -> Space:
-        """The record of a model's arguments, with defaults for those that are left out or None.
-
-        Raises:
-            TypeError: neither `num_coordinates` nor `extent`.
-            ValueError: an extent that is no box.
-        """
+        """The record of a model's arguments, with defaults for those that are left out or None."""
         n, dim, extent = (arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent"))
         shortest, longest = arguments.get("shortest"), arguments.get("longest")
         if n is None and extent is None:
             raise TypeError(f"{model}: expected num_coordinates or extent, one (low, high) a coordinate, got neither")
-        box, default = None, (TWO_PI, TWO_PI * 10_000)
+        box, wavelengths = None, (TWO_PI, TWO_PI * 10_000)
         if extent is not None:
             n = len(extent) if n is None else n
             if n < 1 or len(extent) != n or any(len(side) != 2 or not side[0] < side[1] for side in extent):
                 raise ValueError(f"{model}: extent must be {n} pairs (low, high) with low < high, got {list(extent)}")
             box = tuple((float(low), float(high)) for low, high in extent)
             longest_side = max(high - low for low, high in box)
-            default = longest_side / 2, 8 * longest_side
+            wavelengths = longest_side / 2, 8 * longest_side
         assert n is not None
-        return cls(
-            n,
-            max(1, round(8 / max(1, n))) * 2 * n if dim is None else dim,
-            default[0] if shortest is None else float(shortest),
-            default[1] if longest is None else float(longest),
-            box,
+        dim = max(1, round(8 / max(1, n))) * 2 * n if dim is None else dim
+        shortest, longest = (
+            default if given is None else float(given)
+            for default, given in zip(wavelengths, (shortest, longest), strict=True)
         )
+        return cls(n, dim, shortest, longest, box)
 
     @property
     def start(self) -> list[tuple[float, float]]:

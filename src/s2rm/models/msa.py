@@ -58,10 +58,8 @@ class MSA(WorldModel[Memory]):
         num_heads: heads of each layer.
         window: W, number of remembered steps, counting those with views.
         steps_per_loss: number of steps of each sequence that a loss predicts; see `loss_terms`.
-        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood` (default: "gaussian"), `codec`
-            (default: "mlp"), `context_size` and `corrects`, see [`Signature`][s2rm.models.inputs.Signature];
-            `num_coordinates`, `embedding_dim`, `shortest`, `longest` and `extent`, see
-            [`Space`][s2rm.models.inputs.Space].
+        inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space]. Defaults: `likelihood` "gaussian", `codec` "mlp".
 
     Raises:
         TypeError: an unknown argument, or a missing one.
@@ -74,18 +72,10 @@ class MSA(WorldModel[Memory]):
     """
 
     def __init__(
-        self,
-        *,
-        hidden_size: int = 64,
-        num_layers: int = 3,
-        num_heads: int = 4,
-        window: int = 12,
-        steps_per_loss: int = 4,
-        **inputs: Unpack[Arguments],
-    ):
-        counts = {
-            "num_layers": num_layers, "num_heads": num_heads, "window": window, "steps_per_loss": steps_per_loss,
-        }  # fmt: skip
+        self, *, hidden_size: int = 64, num_layers: int = 3, num_heads: int = 4, window: int = 12,
+        steps_per_loss: int = 4, **inputs: Unpack[Arguments],
+    ):  # fmt: skip
+        counts = {"num_layers": num_layers, "num_heads": num_heads, "window": window, "steps_per_loss": steps_per_loss}
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"MSA: {name} must be at least 1, got {count}")
@@ -94,7 +84,7 @@ class MSA(WorldModel[Memory]):
                 f"MSA: hidden_size must be a positive multiple of the number of heads, {num_heads}, got {hidden_size}"
             )
         inputs = {"likelihood": "gaussian", "codec": "mlp", **inputs}
-        super().__init__(inputs, {"hidden_size": hidden_size, **counts}, hidden_size, hidden_size, True)
+        super().__init__(inputs, {"hidden_size": hidden_size, **counts}, hidden_size, inject_positions=True)
         self.hidden_size, self.num_heads, self.window = hidden_size, num_heads, window
         self.steps_per_loss = steps_per_loss
         self.place = nn.Linear(self.embedding.dim, hidden_size)
@@ -124,12 +114,7 @@ class MSA(WorldModel[Memory]):
             start = start._replace(tokens=tokens, mask=mask)
         super().check_state(state, start)
 
-    def observe(self, views: Views, state: Memory | None = None) -> Memory:
-        self.check(views)
-        start = self.initial_state(views.batch_size)
-        if state is None:
-            state = start
-        self.check_state(state, start)
+    def advance(self, views: Views, state: Memory) -> Memory:
         embedded, encodings = self.encode(views)
         new = torch.where(views.mask[..., None], encodings + self.place(embedded), 0.0)
         width = max(views.mask.shape[-1], state.mask.shape[-1])
@@ -165,15 +150,11 @@ class MSA(WorldModel[Memory]):
     def attend(
         self, reports: Float[Tensor, "N R H"], there: Bool[Tensor, "N R"], queries: Float[Tensor, "N Q H"]
     ) -> Float[Tensor, "N Q H"]:
-        """The transformer's outputs at the queries, each of which attends to the observations and to itself.
+        """The transformer's outputs at the queries, each of which attends to itself and, where `there` is True, to the
+        observations, `reports`.
 
         Equals the transformer over observations and queries in one sequence with a mask, but computes neither the
         observations' attention to queries nor their outputs of the last layer, which are not used.
-
-        Args:
-            reports: tokens of the observations.
-            there: where there is an observation.
-            queries: tokens of the queries.
         """
         shown, asked = there.shape[1], queries.shape[1]
         itself = torch.eye(asked, dtype=torch.bool, device=there.device).expand(len(there), -1, -1)
@@ -196,16 +177,9 @@ class MSA(WorldModel[Memory]):
         predicted, spread evenly over the sequence: drawn at random in training mode, each as likely as any other, and
         always the same in evaluation mode.
 
-        Args:
-            episode: T+1 steps.
-            recompute: without effect, since no long computation is kept.
-
-        Raises:
-            ValueError: `recompute` below 1.
+        Args and raises: as `loss`; `recompute` has no effect, since no long computation is kept.
         """
-        self.check_targets(episode.targets)
-        if recompute is not None and recompute < 1:
-            raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
+        self.check_loss(episode, recompute)
         targets, context = episode.to_predict(1, None)
         states = self.states_before_targets(episode.views)
         steps, drawn = self._draw(measured(targets.values, targets.mask).flatten(2).any(-1))

@@ -12,16 +12,9 @@ ModelName = Literal["s2gru", "s2rmc", "s2lstm", "rims", "rmc", "lstm", "gru", "t
 Term = Literal["input_local", "input_nonlocal", "intercell_local", "intercell_nonlocal"]
 """the terms of an S2RM's attentions (Figure 6)"""
 LABELS = {
-    "s2gru": "S2GRU",
-    "s2rmc": "S2RMC",
-    "s2lstm": "S2LSTM",
-    "rims": "RIMs",
-    "rmc": "RMC",
-    "lstm": "LSTM",
-    "gru": "GRU",
-    "tto": "TTO",
-    "msa": "MSA",
-}
+    "s2gru": "S2GRU", "s2rmc": "S2RMC", "s2lstm": "S2LSTM", "rims": "RIMs", "rmc": "RMC", "lstm": "LSTM", "gru": "GRU",
+    "tto": "TTO", "msa": "MSA",
+}  # fmt: skip
 """each model's name in tables and figures"""
 SPATIAL = {"s2gru": "gru", "s2rmc": "rmc", "s2lstm": "lstm"}
 """the cell of each S2RM; these take its arguments, such as `inject_positions` and `ablate`"""
@@ -32,9 +25,8 @@ def build(name: str, **arguments: Any) -> s2rm.models.world_model.WorldModel:
 
     Args:
         name: one of `LABELS`.
-        arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] for the names in `SPATIAL`, of
-            [`MSA`][s2rm.models.msa.MSA] for "msa", and of [`GQN`][s2rm.models.gqn.GQN] for the others, but for the
-            cell or core, which the name says.
+        arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] (names in `SPATIAL`), [`MSA`][s2rm.models.msa.MSA] or
+            [`GQN`][s2rm.models.gqn.GQN] (others), but for the cell or core, which the name gives.
 
     Raises:
         ValueError: an unknown name, or an argument out of its range.

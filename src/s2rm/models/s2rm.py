@@ -29,20 +29,13 @@ State = Tensor | tuple[Tensor, ...]
 """the state of all modules, as their cell has it; `(B, M, ...)` each"""
 
 
-def relational_memory_cell(
-    num_modules: int, input_size: int, hidden_size: int, share_parameters: bool
-) -> GroupedRelationalMemoryCell:
-    """The relational memory of S2RMC (E.3, Table 3); its message has the hidden size."""
-    return GroupedRelationalMemoryCell(
-        num_modules, (input_size, hidden_size), num_slots=4, num_heads=4, head_size=64, key_size=64,
-        message_size=hidden_size, share_parameters=share_parameters,
-    )  # fmt: skip
-
-
 CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
     "gru": GroupedGRUCell,
     "lstm": GroupedLSTMCell,
-    "rmc": relational_memory_cell,
+    # 4 slots of 4 heads of 64, and a message of the hidden size (E.3, Table 3).
+    "rmc": lambda modules, inputs, size, shared: GroupedRelationalMemoryCell(
+        modules, (inputs, size), 4, 4, 64, 64, message_size=size, share_parameters=shared
+    ),
 }
 
 
@@ -91,9 +84,8 @@ class S2RM(WorldModel[State]):
         ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
             "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
             non-local term it weighs everything equally (a softmax over equal scores).
-        inputs: the arguments of every model: `value_shape`, `target_shape`, `likelihood`, `codec`, `context_size` and
-            `corrects`, see [`Signature`][s2rm.models.inputs.Signature]; `num_coordinates`, `embedding_dim`, `shortest`,
-            `longest` and `extent`, the box in which the modules start, see [`Space`][s2rm.models.inputs.Space].
+        inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
+            [`Space`][s2rm.models.inputs.Space]; the modules start in the box `extent`.
 
     Raises:
         TypeError: an unknown argument, or a missing one.
@@ -104,32 +96,20 @@ class S2RM(WorldModel[State]):
     """
 
     def __init__(
-        self,
-        *,
-        cell: str = "gru",
-        num_modules: int = 10,
-        hidden_size: int = 128,
-        bandwidth: float = 1.0,
-        truncation: float = 0.6,
-        inject_positions: bool = False,
-        carry: str = "own",
-        normalise: str = "all",
-        share_parameters: bool = False,
-        ablate: Sequence[str] = (),
-        **inputs: Unpack[Arguments],
-    ):
+        self, *, cell: str = "gru", num_modules: int = 10, hidden_size: int = 128, bandwidth: float = 1.0,
+        truncation: float = 0.6, inject_positions: bool = False, carry: str = "own", normalise: str = "all",
+        share_parameters: bool = False, ablate: Sequence[str] = (), **inputs: Unpack[Arguments],
+    ):  # fmt: skip
         own = {
             "cell": cell, "num_modules": num_modules, "hidden_size": hidden_size, "bandwidth": bandwidth,
             "truncation": truncation, "inject_positions": inject_positions, "carry": carry, "normalise": normalise,
             "share_parameters": share_parameters, "ablate": tuple(ablate),
         }  # fmt: skip
-        super().__init__(inputs, own, hidden_size, hidden_size, inject_positions)
+        super().__init__(inputs, own, hidden_size, inject_positions)
         if num_modules < 1 or hidden_size < 1:
             raise ValueError(
                 f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}"
             )
-        if cell not in CELLS:
-            raise ValueError(f"S2RM: cell must be one of {list(CELLS)}, got {cell!r}")
         _check_variants(cell, carry, normalise, ablate)
         self.num_modules, self.hidden_size, self.carry, self.normalise = num_modules, hidden_size, carry, normalise
         start = self.embedding(uniform_positions(num_modules, self.space.start))
@@ -144,33 +124,25 @@ class S2RM(WorldModel[State]):
         """Zeros; the identity in a relational memory."""
         return self.cell.initial_state(batch_size)
 
-    def observe(self, views: Views, state: State | None = None) -> State:
-        self.check(views)
-        start = self.initial_state(views.batch_size)
-        if state is not None:
-            self.check_state(state, start)
-        embedded, encodings = self.encode(views)
-        return self.unroll(embedded, encodings, views.mask, start if state is None else state)
+    def advance(self, views: Views, state: State) -> State:
+        return self.unroll(*self.encode(views), views.mask, state)
 
     def unroll(
-        self,
-        embedded: Float[Tensor, "B T A d"],
-        encodings: Float[Tensor, "B T A H"],
-        mask: Bool[Tensor, "B T A"],
+        self, embedded: Float[Tensor, "B T A d"], encodings: Float[Tensor, "B T A H"], mask: Bool[Tensor, "B T A"],
         state: State,
-    ) -> State:
+    ) -> State:  # fmt: skip
         """The states after each step. Whatever does not depend on the state is computed for all steps at once."""
         reads, talks = self.input_attention, self.intercell_attention
         local, between = self._views_near(embedded, mask), self._modules_near(embedded.shape[0])
-        keys = encodings @ reads.key_weight()
+        keys = encodings @ reads.key.flatten(1)
         local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
-        query_weight, talk_query_weight = reads.query_weight(), talks.query_weight()
+        query_weight, talk_query_weight = reads.query.flatten(1), talks.query.flatten(1)
         if "input_nonlocal" in self.ablate:
             query_weight = torch.zeros_like(query_weight)
         if "intercell_nonlocal" in self.ablate:
             talk_query_weight = torch.zeros_like(talk_query_weight)
-        weights = (query_weight, talk_query_weight, talks.key_weight())
+        weights = (query_weight, talk_query_weight, talks.key.flatten(1))
         sizes = [weight.shape[1] for weight in weights]
         to_queries_and_keys = over_time(torch.cat(weights, 1))
         num_rows = embedded.shape[0] * embedded.shape[1] * self.num_modules
@@ -180,9 +152,8 @@ class S2RM(WorldModel[State]):
         states = []
         # Unbound once: a slice at each step would cost a gradient of the full size at each step.
         given = (part.unbind(1) for part in (keys, encodings, local_sums, gate_hidden))
-        for local_now, keys_now, views_now, local_sum, gate_now in zip(
-            local.steps(embedded.shape[1]), *given, strict=True
-        ):
+        steps = zip(local.steps(embedded.shape[1]), *given, strict=True)
+        for local_now, keys_now, views_now, local_sum, gate_now in steps:
             hidden = self.cell.message(state).contiguous()
             queries_and_keys = to_queries_and_keys(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
             query, talk_query, talk_key = queries_and_keys.split(sizes, -1)
@@ -302,6 +273,8 @@ class S2RM(WorldModel[State]):
 
 def _check_variants(cell: str, carry: str, normalise: str, ablate: Sequence[str]) -> None:
     """Raise a ValueError for unknown variants, and for those that exclude each other."""
+    if cell not in CELLS:
+        raise ValueError(f"S2RM: cell must be one of {list(CELLS)}, got {cell!r}")
     if carry not in ("own", "aggregated") or (carry == "aggregated" and cell != "gru"):
         raise ValueError(f'S2RM: carry must be "own", or "aggregated" with cell "gru", got {carry!r} with {cell!r}')
     if not set(ablate) <= set(TERMS):

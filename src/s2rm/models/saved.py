@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
@@ -11,7 +10,7 @@ import cattrs
 import safetensors.torch
 from safetensors import SafetensorError
 
-from s2rm.files import write_whole
+from s2rm.files import read_json, write_json, write_whole
 from s2rm.models.inputs import Arguments
 from s2rm.records import converter
 
@@ -25,11 +24,9 @@ WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 def save(model: s2rm.models.world_model.WorldModel, folder: str | Path) -> None:
     """Write weights and arguments into a folder, each file whole or not at all."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(folder / WEIGHTS, safetensors.torch.save(weights))
-    config = {"format": FORMAT, "model": type(model).__name__, "arguments": model.arguments}
-    write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
+    write_json(folder / CONFIG, {"format": FORMAT, "model": type(model).__name__, "arguments": model.arguments})
 
 
 def load(folder: str | Path) -> s2rm.models.world_model.WorldModel:
@@ -65,7 +62,7 @@ def _build(path: Path) -> s2rm.models.world_model.WorldModel:
     from s2rm.models.world_model import WorldModel
 
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         written, name, arguments = config["format"], config["model"], config["arguments"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"load: {path} is not a saved model's config ({error!r}); save it again") from error

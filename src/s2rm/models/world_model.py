@@ -34,13 +34,11 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     states after each of T steps, `(B, T, ...)`.
 
     Args:
-        arguments: the arguments that all models share, as the model was called with them. They become the records
-            `signature` and `space`; see [`Signature`][s2rm.models.inputs.Signature] and
-            [`Space`][s2rm.models.inputs.Space].
+        arguments: those that all models share. They become the records `signature` and `space`; see
+            [`Signature`][s2rm.models.inputs.Signature] and [`Space`][s2rm.models.inputs.Space].
         own: the model's other arguments, kept for `save`.
-        encoding_size: size of an encoded view.
-        decoding_size: size of the vector that the decoder decodes.
-        inject_positions: whether encoder and decoder also take embedded positions.
+        size: H, of an encoded view, and of the vector that the decoder decodes.
+        inject_positions: encoder and decoder also take embedded positions.
 
     Raises:
         TypeError: an unknown argument, or a missing one.
@@ -50,14 +48,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     is_oracle = False
     """whether the model observes the step that it predicts, and so cannot roll out"""
 
-    def __init__(
-        self,
-        arguments: Arguments,
-        own: dict[str, object],
-        encoding_size: int,
-        decoding_size: int,
-        inject_positions: bool,
-    ):
+    def __init__(self, arguments: Arguments, own: dict[str, object], size: int, inject_positions: bool):
         super().__init__()
         name = type(self).__name__
         signature, space = records(name, arguments)
@@ -65,12 +56,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         self.value_shape = signature.value_shape
         self.target_shape = self.value_shape if signature.target_shape is None else signature.target_shape
         self.num_coordinates, self.context_size = space.num_coordinates, signature.context_size
-        for what, got, known in (
-            ("likelihood", signature.likelihood, list(LIKELIHOODS)),
-            ("codec", signature.codec, list(CODECS)),
-        ):
-            if got not in known:
-                raise ValueError(f"{name}: {what} must be one of {known}, got {got!r}")
+        for what, known in (("likelihood", list(LIKELIHOODS)), ("codec", list(CODECS))):
+            if getattr(signature, what) not in known:
+                raise ValueError(f"{name}: {what} must be one of {known}, got {getattr(signature, what)!r}")
         self.embedding = PositionalEmbedding(self.num_coordinates, space.embedding_dim, space.shortest, space.longest)
         self.likelihood = LIKELIHOODS[signature.likelihood]()
         self.likelihood.check(self.target_shape)
@@ -84,10 +72,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             self.correction = nn.Parameter(torch.zeros(self.target_shape))
         position_size = self.embedding.dim if inject_positions else 0
         encoder, decoder = CODECS[signature.codec]
-        self.encoder = encoder(self.value_shape, encoding_size, position_size)
-        self.decoder = decoder(
-            self.target_shape, decoding_size, position_size + self.context_size, self.likelihood.num_parameters
-        )
+        self.encoder = encoder(self.value_shape, size, position_size)
+        beside, num_parameters = position_size + self.context_size, self.likelihood.num_parameters
+        self.decoder = decoder(self.target_shape, size, beside, num_parameters)
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -98,7 +85,6 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def initial_state(self, batch_size: int) -> State:
         """The state before any view."""
 
-    @abstractmethod
     def observe(self, views: Views, state: State | None = None) -> State:
         """The states after each of the T steps of the views, `(B, T, ...)`, by the fast path.
 
@@ -106,6 +92,15 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             views: `(B, T, A, ...)`.
             state: the state before the first of these steps. Default: the initial state.
         """
+        self.check(views)
+        start = self.initial_state(views.batch_size)
+        if state is not None:
+            self.check_state(state, start)
+        return self.advance(views, start if state is None else state)
+
+    @abstractmethod
+    def advance(self, views: Views, state: State) -> State:
+        """As `observe`, of views and a state that were checked."""
 
     @abstractmethod
     def last(self, states: State) -> State:
@@ -135,10 +130,10 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         """
         self._check_kind("positions", positions)
         expected = (*positions.shape[:-1], self.context_size) if self.context_size else None
-        if (None if context is None else tuple(context.shape)) != expected:
+        got = None if context is None else tuple(context.shape)
+        if got != expected:
             raise ValueError(
-                f"{type(self).__name__}: expected context of shape {expected}, got "
-                f"{None if context is None else tuple(context.shape)}; give one row to each query"
+                f"{type(self).__name__}: expected context of shape {expected}, got {got}; give one row to each query"
             )
         embedded = self.embedding(positions)
         return self.decode(self.read(states, embedded), embedded, context)
@@ -179,11 +174,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
 
         Args and raises: as `loss`.
         """
-        self.check_targets(episode.targets)
+        self.check_loss(episode, recompute)
         if recompute is None:
             return self._terms_of(episode.views, *episode.to_predict(1, None), None)[0]
-        if recompute < 1:
-            raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
         terms: dict[str, Mean] = {}
         state, steps = None, episode.views.num_steps
         for start in range(0, steps - 1, recompute):
@@ -209,15 +202,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
 
     @torch.no_grad()
     def rollout(
-        self,
-        views: Views,
-        queries: Tensor,
-        steps: int,
-        *,
-        closed_loop: bool = True,
-        feedback: Tensor | None = None,
-        context: Tensor | None = None,
-    ) -> Iterator[Distribution]:
+        self, views: Views, queries: Tensor, steps: int, *, closed_loop: bool = True,
+        feedback: Tensor | None = None, context: Tensor | None = None,
+    ) -> Iterator[Distribution]:  # fmt: skip
         """Predict many steps ahead: one distribution a step.
 
         Args:
@@ -249,14 +236,12 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             yield distribution
             if step + 1 == steps:
                 return
+            seen = nothing
             if closed_loop:
-                positions, fed = at(queries, step), distribution
-                if feedback is not None:
-                    positions = at(feedback, step)
-                    fed = self.predict(state, positions)
-                state = self.step(Views(positions[:, None], self.likelihood.feedback(fed)[:, None]), state)
-            else:
-                state = self.step(nothing, state)
+                positions = at(queries if feedback is None else feedback, step)
+                fed = distribution if feedback is None else self.predict(state, positions)
+                seen = Views(positions[:, None], self.likelihood.feedback(fed)[:, None])
+            state = self.step(seen, state)
 
     def _check_rollout(self, steps: int, closed_loop: bool, positions: list[Tensor]) -> None:
         if closed_loop and self.target_shape != self.value_shape:
@@ -289,16 +274,18 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         """Raise a ValueError for views of another shape, dtype or device than the model's."""
         self._check_views("views", views, self.value_shape)
 
-    def check_targets(self, targets: Views) -> None:
-        """Raise a ValueError for targets of another shape, dtype or device than the model's."""
-        self._check_views("targets", targets, self.target_shape)
+    def check_loss(self, episode: Episode, recompute: int | None) -> None:
+        """Raise a ValueError for targets of another shape, dtype or device than the model's, or `recompute` below 1."""
+        self._check_views("targets", episode.targets, self.target_shape)
+        if recompute is not None and recompute < 1:
+            raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
 
     def _check_views(self, name: str, views: Views, shape: tuple[int, ...]) -> None:
-        got = (views.positions.shape[-1], views.value_shape)
-        if got != (self.num_coordinates, shape):
+        n, got = views.positions.shape[-1], views.value_shape
+        if (n, got) != (self.num_coordinates, shape):
             raise ValueError(
                 f"{type(self).__name__}: expected {name} with {self.num_coordinates} coordinates and values of shape "
-                f"{shape}, got {got[0]} coordinates and {got[1]}; make the model for these {name}"
+                f"{shape}, got {n} coordinates and {got}; make the model for these {name}"
             )
         self._check_kind(name, views.values)
 
@@ -313,11 +300,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def check_state(self, state: State, start: State) -> None:
         """Raise a ValueError for a state that is not shaped like `start`, the initial state of this batch."""
         got, expected = tree_leaves(state), tree_leaves(start)
-        is_alike = len(got) == len(expected) and all(
-            (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-            for one, other in zip(got, expected, strict=True)
-        )
-        if not is_alike:
+        kinds = [[(part.shape, part.dtype, part.device) for part in parts] for parts in (got, expected)]
+        if kinds[0] != kinds[1]:
             raise ValueError(
                 f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]} on "
                 f"{expected[0].device}, got {[tuple(part.shape) for part in got]} on {got[0].device}; start from "

@@ -13,21 +13,7 @@ from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState
 from s2rm.nn.rims import RIMs, Trace
 
 __all__ = [
-    "CODECS",
-    "DenseLocal",
-    "GroupedGRUCell",
-    "GroupedLSTMCell",
-    "GroupedRelationalMemoryCell",
-    "KernelModulatedAttention",
-    "LSTMState",
-    "Layer",
-    "ModulePlaces",
-    "Pairs",
-    "PositionalEmbedding",
-    "RIMs",
-    "RecurrentCore",
-    "RelationalMemory",
-    "SparseLocal",
-    "Trace",
-    "uniform_positions",
-]
+    "CODECS", "DenseLocal", "GroupedGRUCell", "GroupedLSTMCell", "GroupedRelationalMemoryCell",
+    "KernelModulatedAttention", "LSTMState", "Layer", "ModulePlaces", "Pairs", "PositionalEmbedding", "RIMs",
+    "RecurrentCore", "RelationalMemory", "SparseLocal", "Trace", "uniform_positions",
+]  # fmt: skip

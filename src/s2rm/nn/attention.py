@@ -25,8 +25,8 @@ class KernelModulatedAttention(nn.Module):
 
     $$b_i = \sum_j Z_{ij} z_j, \quad g_i = G(\tilde u_i, b_i), \quad u_i = g_i b_i + (1 - g_i) \tilde u_i$$
 
-    `forward` computes this as written. The other methods split the same computation for a loop over time: the two
-    weights map y and z to queries and keys, [`attend`][s2rm.nn.local.DenseLocal.attend] computes what the heads read,
+    `forward` computes this as written. A loop over time splits the same computation: the weights `query` and `key` map
+    y and z, [`attend`][s2rm.nn.local.DenseLocal.attend] computes what the heads read,
     `out_over_time` maps it to $\tilde u$, and `gate_over_time` returns u.
 
     Args:
@@ -50,13 +50,9 @@ class KernelModulatedAttention(nn.Module):
         self.out = nn.Parameter(torch.empty(num_heads, value_size, size))
         self.gate_hidden = nn.Linear(2 * size, gate_size)
         self.gate_out = nn.Linear(gate_size, 1)
-        for weight, fan_in in (
-            (self.query, size),
-            (self.key, size),
-            (self.value, size),
-            (self.out, num_heads * value_size),
-        ):
-            nn.init.uniform_(weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        for weight in (self.query, self.key, self.value, self.out):
+            bound = 1 / math.sqrt(num_heads * value_size if weight is self.out else size)
+            nn.init.uniform_(weight, -bound, bound)
 
     def forward(
         self,
@@ -75,12 +71,6 @@ class KernelModulatedAttention(nn.Module):
         local_sum = local @ z
         hidden = torch.relu(self.gate_hidden(torch.cat([attended, local_sum], -1)))
         return gated_sum(attended, local_sum, torch.sigmoid(self.gate_out(hidden)))
-
-    def query_weight(self) -> Float[Tensor, "H KD"]:
-        return self.query.flatten(1)
-
-    def key_weight(self) -> Float[Tensor, "H KD"]:
-        return self.key.flatten(1)
 
     def out_over_time(self, num_rows: int) -> LinearMap:
         r"""$\tilde u$ from what the heads read, `(R, KH)` to `(R, H)`, for use at every step of a loop.
@@ -105,8 +95,8 @@ class KernelModulatedAttention(nn.Module):
         out = over_time(self.gate_out.weight.T, self.gate_out.bias)
 
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
-            if isinstance(out, Summed) and isinstance(from_attended, Summed) and isinstance(from_local, Summed):
-                maps = [from_attended, from_local, out]
+            maps = [map_ for map_ in (from_attended, from_local, out) if isinstance(map_, Summed)]
+            if maps:
                 return _Gate.apply(attended, local_sum, hidden, maps, *(map_.token for map_ in maps))
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
@@ -123,13 +113,9 @@ class _Gate(Function):
 
     @staticmethod
     def forward(
-        ctx: Context,
-        attended: Tensor,
-        local_sum: Tensor,
-        hidden: Tensor | None,
-        maps: list[Summed],
+        ctx: Context, attended: Tensor, local_sum: Tensor, hidden: Tensor | None, maps: list[Summed],
         *tokens: Tensor | None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         from_attended, from_local, out = maps
         known = from_local.product(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
         active = torch.addmm(known, attended.flatten(0, 1), from_attended.weight).relu_()

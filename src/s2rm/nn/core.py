@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -19,12 +19,24 @@ class Layer(nn.Module):
         """The state before any input, `(B, H)` each."""
         raise NotImplementedError
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        """Outputs `(B, T, H)` and the last state, from inputs `(B, T, ...)`.
-
-        Where `mask` (bool, `(B, T)`) is False the state is kept and the output is 0.
-        """
+    def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
+        """For each step of inputs `(B, T, ...)`, the map of a state to the next one, whose first part is the output."""
         raise NotImplementedError
+
+    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        """Outputs `(B, T, H)` and the last state; where `mask`, bool `(B, T)`, is False the state is kept and the
+        output is 0."""
+        outputs = []
+        for number, step in enumerate(self.steps(inputs)):
+            after = step(state)
+            output = after[0]
+            if mask is not None:
+                present = mask[:, number, None]
+                output = torch.where(present, output, 0.0)
+                after = tuple(torch.where(present, new, old) for new, old in zip(after, state, strict=True))
+            state = after
+            outputs.append(output)
+        return torch.stack(outputs, 1), state
 
 
 class RecurrentCore(nn.Module):
@@ -32,24 +44,15 @@ class RecurrentCore(nn.Module):
 
     Args:
         make_layer: returns a layer, given the size of its input.
-        input_size: size of the input.
-        hidden_size: size of the output in each direction.
-        num_layers: number of layers, each reading the one below.
-        batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
-        dropout: probability of dropping an output on its way to the next layer, in training.
-        bidirectional: add a second set of layers that reads backward in time.
+        input_size: of the input.
+        hidden_size: of the output in each direction.
+        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
     """
 
     def __init__(
-        self,
-        make_layer: Callable[[int], Layer],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-    ):
+        self, make_layer: Callable[[int], Layer], input_size: int, hidden_size: int, num_layers: int,
+        batch_first: bool, dropout: float, bidirectional: bool,
+    ):  # fmt: skip
         super().__init__()
         if input_size < 1 or hidden_size < 1 or num_layers < 1:
             raise ValueError(
@@ -87,7 +90,7 @@ class RecurrentCore(nn.Module):
         Raises:
             ValueError: inputs, state or mask of another size, dtype or device.
         """
-        state = None if hx is None else _parts(hx)
+        state = None if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, state, mask)
         if isinstance(input, Sequence):
@@ -95,27 +98,22 @@ class RecurrentCore(nn.Module):
                 f"{type(self).__name__}: expected one tensor or a PackedSequence, got a {type(input).__name__}; "
                 "sequences of unequal length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
             )
-        single, batch_axis = input.ndim == 2, 0 if self.batch_first else 1
-        if single:
-            input, mask = input.unsqueeze(batch_axis), None if mask is None else mask.unsqueeze(batch_axis)
+        if input.ndim == 2:
             state = None if state is None else tuple(part.unsqueeze(1) for part in state)
-        if not self.batch_first:
-            input, mask = input.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
-        outputs, state = self._run(input, state, mask)
-        if not self.batch_first:
-            outputs = outputs.transpose(0, 1)
-        if single:
-            outputs, state = outputs.squeeze(batch_axis), tuple(part.squeeze(1) for part in state)
-        return outputs, _join(state)
+            outputs, state = self._run(input[None], state, None if mask is None else mask[None])
+            return outputs.squeeze(0), _join(tuple(part.squeeze(1) for part in state))
+        if self.batch_first:
+            outputs, state = self._run(input, state, mask)
+            return outputs, _join(state)
+        outputs, state = self._run(input.transpose(0, 1), state, None if mask is None else mask.transpose(0, 1))
+        return outputs.transpose(0, 1), _join(state)
 
     def _run_packed(
         self, packed: PackedSequence, state: State | None, mask: Tensor | None
     ) -> tuple[PackedSequence, Tensor | State]:
         if mask is not None:
-            raise ValueError(
-                f"{type(self).__name__}: a PackedSequence already defines which steps are present, got a mask too; "
-                "drop one"
-            )
+            already = "a PackedSequence already defines which steps are present"
+            raise ValueError(f"{type(self).__name__}: {already}, got a mask too; drop one")
         padded, lengths = pad_packed_sequence(packed, batch_first=True)
         present = torch.arange(padded.shape[1], device=padded.device) < lengths.to(padded.device)[:, None]
         outputs, state = self._run(padded, state, present)
@@ -161,9 +159,8 @@ class RecurrentCore(nn.Module):
                 f"{name}: the weights are {weight.dtype} on {weight.device}, the inputs {inputs.dtype} on "
                 f"{inputs.device}; move the inputs with .to(...)"
             )
-        if mask is not None and (
-            (mask.shape, mask.dtype, mask.device) != (inputs.shape[:2], torch.bool, inputs.device)
-        ):
+        flags = (inputs.shape[:2], torch.bool, inputs.device)
+        if mask is not None and (mask.shape, mask.dtype, mask.device) != flags:
             raise ValueError(
                 f"{name}: mask must be bool with the inputs' (batch, time), {tuple(inputs.shape[:2])}, on "
                 f"{inputs.device}, got {mask.dtype} {tuple(mask.shape)} on {mask.device}"
@@ -179,10 +176,6 @@ class RecurrentCore(nn.Module):
                 f"hidden), {weight.dtype} on {weight.device}, got {got}, {state[0].dtype} on {state[0].device}; leave "
                 "it out to start from the initial state"
             )
-
-
-def _parts(state: Tensor | Sequence[Tensor]) -> State:
-    return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 def _join(parts: State) -> Tensor | State:

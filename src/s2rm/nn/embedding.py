@@ -70,10 +70,8 @@ class ModulePlaces(nn.Module):
     def sparse(self, embedded: Float[Tensor, "N A d"], present: Bool[Tensor, "N A"], read: bool) -> SparseLocal:
         """The kernel between the pairs that interact, in each of N sets of embedded positions.
 
-        Args:
-            embedded: `(N, A, d)`.
-            present: `(N, A)`; absent positions interact with no module.
-            read: True if the modules are the rows, which read the positions; else the positions are.
+        Positions that are not `present` interact with no module. With `read` the modules are the rows, which read the
+        positions; else the positions are.
         """
         sets, views, modules, unit = *present.shape, len(self.places), self.unit
         points = embedded.flatten(0, 1)

@@ -7,31 +7,41 @@ tensors are module first, `(M, B, ...)`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.ops import aten
 
-from s2rm.nn.over_time import Context, Summed, Sums, once
+from s2rm.functional import gru_update, lstm_update
+from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, once
 
-Maps = tuple[Summed, Summed]
+After = TypeVar("After", Tensor, tuple[Tensor, Tensor])
+Maps = tuple[LinearMap, LinearMap]
+"""the linear maps of the inputs and of the messages to the gates"""
 
 
 def gru_step(inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps) -> Tensor:
-    """The next state of gated recurrent units.
-
-    Args:
-        inputs: `(M, B, E)`, x.
-        hidden: `(M, B, H)`, what enters the gates beside it.
-        carried: `(M, B, H)`, the state that is carried on.
-        maps: the linear maps of `inputs` and `hidden` to the gates.
-    """
-    return GRUStep.apply(inputs, hidden, carried, maps, *(map_.token for map_ in maps))
+    """The next state of gated recurrent units, from inputs x, `(M, B, E)`, messages h, `(M, B, H)`, the state c that is
+    carried on, `(M, B, H)`, and the linear maps of x and h to the gates."""
+    return _step(GRUStep, gru_update, inputs, hidden, carried, maps)
 
 
 def lstm_step(inputs: Tensor, hidden: Tensor, memory: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
     """The next hidden state and memory of long short-term memories; arguments as `gru_step`."""
-    return LSTMStep.apply(inputs, hidden, memory, maps, *(map_.token for map_ in maps))
+    return _step(LSTMStep, lstm_update, inputs, hidden, memory, maps)
+
+
+def _step(
+    node: type[Function], plain: Callable[..., After], inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps
+) -> After:
+    """The step by its node, or by the plain equations where autograd computes all gradients."""
+    summed = [map_ for map_ in maps if isinstance(map_, Summed)]
+    if summed:
+        return node.apply(inputs, hidden, carried, summed, *(map_.token for map_ in summed))
+    return plain(maps[0](inputs), maps[1](hidden), carried)
 
 
 class GRUStep(Function):
@@ -42,7 +52,7 @@ class GRUStep(Function):
 
     @staticmethod
     def forward(
-        ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps, *tokens: Tensor | None
+        ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> Tensor:
         size = carried.shape[-1]
         input_gates, hidden_gates = maps[0].product(inputs), maps[1].product(hidden)
@@ -84,18 +94,16 @@ class LSTMStep(Function):
 
     @staticmethod
     def forward(
-        ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: Maps, *tokens: Tensor | None
+        ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         size = memory.shape[-1]
-        input_bias, hidden_bias = (map_.bias for map_ in maps)
-        assert input_bias is not None
-        assert hidden_bias is not None
-        gates = torch.baddbmm((input_bias + hidden_bias)[:, None], inputs, maps[0].weight)
+        bias = maps[0].bias + maps[1].bias  # type: ignore[operator]
+        gates = torch.baddbmm(bias[:, None], inputs, maps[0].weight)
         gates.baddbmm_(hidden, maps[1].weight)
-        gates[..., : 2 * size].sigmoid_()
-        gates[..., 2 * size : 3 * size].tanh_()
-        gates[..., 3 * size :].sigmoid_()
         i, f, g, o = gates.chunk(4, -1)
+        gates[..., : 2 * size].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
         after = torch.addcmul(f * memory, i, g)
         squashed = after.tanh()
         ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *(map_.weight for map_ in maps), *tokens)

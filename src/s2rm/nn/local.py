@@ -38,19 +38,14 @@ class DenseLocal(NamedTuple):
         return [DenseLocal(*parts) for parts in zip(self.weights.unbind(1), self.bias.unbind(1), strict=True)]
 
     def attend(
-        self,
-        q: Float[Tensor, "B I KD"],
-        k: Float[Tensor, "B J KD"],
-        z: Float[Tensor, "B J H"],
-        num_heads: int,
-        out: LinearMap,
-        local_sum: Float[Tensor, "B I H"] | None = None,
-    ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:
+        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int,
+        out: LinearMap, local_sum: Float[Tensor, "B I H"] | None = None,
+    ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:  # fmt: skip
         """What the heads read, mapped by `out`, and the local sum of z.
 
         Args:
-            q, k: queries `(B, I, K D)` and keys `(B, J, K D)` of all heads.
-            z: `(B, J, H)`, what all heads read.
+            q, k: queries and keys of all heads.
+            z: what all heads read.
             num_heads: K.
             out: maps the heads' `Σ_j Z_ij softmax_j(q_i · k_j) z_j` side by side, `(R, K H)`, to `(R, O)`.
             local_sum: `sum(z)` where it is already known; computed along with the heads otherwise.
@@ -88,14 +83,9 @@ class SparseLocal(NamedTuple):
         return [SparseLocal(*given, self.num_rows) for given in zip(weights, parts, strict=True)]
 
     def attend(
-        self,
-        q: Float[Tensor, "B I KD"],
-        k: Float[Tensor, "B J KD"],
-        z: Float[Tensor, "B J H"],
-        num_heads: int,
-        out: LinearMap,
-        local_sum: Float[Tensor, "B I H"] | None = None,
-    ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:
+        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int,
+        out: LinearMap, local_sum: Float[Tensor, "B I H"] | None = None,
+    ) -> tuple[Float[Tensor, "B I O"], Float[Tensor, "B I H"]]:  # fmt: skip
         """As [`DenseLocal.attend`][s2rm.nn.local.DenseLocal.attend]."""
         shape = q.shape[:2]
         local_sum = self.sum(z) if local_sum is None else local_sum
@@ -118,17 +108,9 @@ class _Attend(Function):
 
     @staticmethod
     def forward(
-        ctx: Context,
-        q: Tensor,
-        k: Tensor,
-        z: Tensor,
-        local: Tensor,
-        bias: Tensor,
-        out: Summed,
-        token: Tensor | None,
-        num_heads: int,
-        with_sum: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+        ctx: Context, q: Tensor, k: Tensor, z: Tensor, local: Tensor, bias: Tensor, out: Summed, token: Tensor | None,
+        num_heads: int, with_sum: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         batch, rows, columns, size = *q.shape[:2], *z.shape[1:]
         # (B, I or J, K D) to (B K, I or J, D)
         queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2).flatten(0, 1) for part in (q, k))

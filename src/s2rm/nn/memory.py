@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -45,20 +46,10 @@ class GroupedRelationalMemoryCell(nn.Module):
     """
 
     def __init__(
-        self,
-        num_modules: int,
-        input_sizes: tuple[int, ...],
-        num_slots: int,
-        num_heads: int,
-        head_size: int,
-        key_size: int,
-        gate_style: str | None = "unit",
-        forget_bias: float = 1.0,
-        input_bias: float = 0.0,
-        attention_layers: int = 2,
-        message_size: int | None = None,
-        share_parameters: bool = False,
-    ):
+        self, num_modules: int, input_sizes: tuple[int, ...], num_slots: int, num_heads: int, head_size: int,
+        key_size: int, gate_style: str | None = "unit", forget_bias: float = 1.0, input_bias: float = 0.0,
+        attention_layers: int = 2, message_size: int | None = None, share_parameters: bool = False,
+    ):  # fmt: skip
         super().__init__()
         if attention_layers < 1:
             raise ValueError(f"relational memory: attention_layers must be at least 1, got {attention_layers}")
@@ -132,12 +123,11 @@ class GroupedRelationalMemoryCell(nn.Module):
             for layer in mlp[1:]:
                 mixed = layer(torch.relu(mixed))
             candidate = self._norm(table + mixed, self.mlp_norm)[:, :, : self.num_slots]
-            if not gated:
-                return by_batch(candidate, self.num_modules, shared)
-            input_gate, forget_gate = (gates[0](rows[0]) + gates[1](torch.tanh(old))).chunk(2, -1)
-            new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
-            after = new + torch.sigmoid(forget_gate + self.forget_bias) * old
-            return by_batch(after, self.num_modules, shared)
+            if gated:
+                input_gate, forget_gate = (gates[0](rows[0]) + gates[1](torch.tanh(old))).chunk(2, -1)
+                new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
+                candidate = new + torch.sigmoid(forget_gate + self.forget_bias) * old
+            return by_batch(candidate, self.num_modules, shared)
 
         return step
 
@@ -148,11 +138,7 @@ class GroupedRelationalMemoryCell(nn.Module):
 
 
 def rows_over_time(linear: nn.Module) -> LinearMap:
-    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, for use at every step of a loop.
-
-    Args:
-        linear: holds a weight, `(M, I, O)`, and a bias, `(M, O)`.
-    """
+    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, from its weight and bias."""
     weight, bias = linear.parameters()
     product = over_time(weight, bias)
     return lambda rows: product(rows.flatten(1, 2)).unflatten(1, rows.shape[1:3])
@@ -169,18 +155,14 @@ class RelationalMemoryLayer(Layer):
         flat = self.cell.initial_state(batch_size).flatten(1)
         return flat, flat
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        memory = state[1].unflatten(-1, (1, self.cell.num_slots, self.cell.slot_size))
-        cell, outputs = self.cell.over_time(), []
-        for step, now in enumerate(inputs.unbind(1)):
-            after = cell(now[:, None], memory)
-            output = after.flatten(1)
-            if mask is not None:
-                after = torch.where(mask[:, step, None, None, None], after, memory)
-                output = torch.where(mask[:, step, None], output, 0.0)
-            memory = after
-            outputs.append(output)
-        return torch.stack(outputs, 1), (memory.flatten(1), memory.flatten(1))
+    def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
+        cell, shape = self.cell.over_time(), (1, self.cell.num_slots, self.cell.slot_size)
+
+        def step(now: Tensor, state: State) -> State:
+            after = cell(now[:, None], state[1].unflatten(-1, shape)).flatten(1)
+            return after, after
+
+        return (partial(step, now) for now in inputs.unbind(1))
 
 
 class RelationalMemory(RecurrentCore):
@@ -195,9 +177,7 @@ class RelationalMemory(RecurrentCore):
         num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_slots, num_heads: their product must divide the hidden size.
         key_size: of a head's queries and keys. Default: the head size.
-        gate_style: "unit" (one gate per number), "memory" (one gate per slot), or None.
-        forget_bias, input_bias: added to the gates.
-        attention_layers: layers of the MLP.
+        gate_style, forget_bias, input_bias, attention_layers: as in the cell.
 
     Raises:
         ValueError: a hidden size that `num_slots * num_heads` does not divide, or an unknown gate style.
@@ -214,22 +194,11 @@ class RelationalMemory(RecurrentCore):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        num_slots: int = 1,
-        num_heads: int = 1,
-        key_size: int | None = None,
-        gate_style: str | None = "unit",
-        forget_bias: float = 1.0,
-        input_bias: float = 0.0,
-        attention_layers: int = 2,
-    ):
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        num_slots: int = 1, num_heads: int = 1, key_size: int | None = None, gate_style: str | None = "unit",
+        forget_bias: float = 1.0, input_bias: float = 0.0, attention_layers: int = 2,
+    ):  # fmt: skip
         if num_slots < 1 or num_heads < 1 or hidden_size % (num_slots * num_heads):
             raise ValueError(
                 f"RelationalMemory: hidden_size must be a multiple of num_slots x num_heads, {num_slots} x "
@@ -237,12 +206,11 @@ class RelationalMemory(RecurrentCore):
             )
         head_size = hidden_size // (num_slots * num_heads)
 
-        def layer(layer_input_size: int) -> RelationalMemoryLayer:
-            return RelationalMemoryLayer(
-                GroupedRelationalMemoryCell(
-                    1, (layer_input_size,), num_slots, num_heads, head_size, key_size or head_size, gate_style,
-                    forget_bias, input_bias, attention_layers,
-                )
-            )  # fmt: skip
+        def layer(size: int) -> RelationalMemoryLayer:
+            sizes = (num_slots, num_heads, head_size, key_size or head_size)
+            cell = GroupedRelationalMemoryCell(
+                1, (size,), *sizes, gate_style, forget_bias, input_bias, attention_layers
+            )
+            return RelationalMemoryLayer(cell)
 
         super().__init__(layer, input_size, hidden_size, num_layers, batch_first, dropout, bidirectional)

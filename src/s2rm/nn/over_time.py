@@ -37,11 +37,10 @@ class Sums:
     """The gradients of a weight and its bias, summed over the steps of one backward pass."""
 
     def __init__(self, weight: bool, bias: bool):
-        self.wanted = (weight, bias)
+        self.wanted, self.backward_pass = (weight, bias), -1
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
         self.ones: Tensor | None = None
-        self.backward_pass: int | None = None
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """Add the share of one step, from the map's inputs and the gradient of its output."""
@@ -128,9 +127,7 @@ class _Apply(Function):
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return inputs @ weight
-    if inputs.ndim == 2:
-        return torch.addmm(bias, inputs, weight)
-    return torch.baddbmm(bias[:, None], inputs, weight)
+    return torch.addmm(bias, inputs, weight) if inputs.ndim == 2 else torch.baddbmm(bias[:, None], inputs, weight)
 
 
 def by_autograd(device: torch.device) -> bool:

@@ -19,11 +19,10 @@ from s2rm.nn.over_time import Context, once
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Pass = Callable[Concatenate[Context, Tensor, P], R]
 
 
-def without_autocast(
-    function: Callable[Concatenate[Context, Tensor, P], R],
-) -> Callable[Concatenate[Context, Tensor, P], R]:
+def without_autocast(function: Pass[P, R]) -> Pass[P, R]:
     """Disable autocast in a forward or backward pass, since sparse products have no bfloat16."""
 
     @functools.wraps(function)
@@ -67,14 +66,12 @@ class Pairs(NamedTuple):
         ends, parts = self.row_starts[[rows * step for step in range(num_steps + 1)]].tolist(), []
         for step, (start, end) in enumerate(pairwise(ends)):
             span = slice(start, end)
-            pairs = Pairs(
-                self.row[span] - step * rows,
-                self.column[span] - step * columns,
-                self.by_column[span] - start,
-                self.row_starts[step * rows : (step + 1) * rows + 1] - start,
-                self.column_starts[step * columns : (step + 1) * columns + 1] - start,
+            starts = (
+                part[step * size : (step + 1) * size + 1] - start
+                for part, size in ((self.row_starts, rows), (self.column_starts, columns))
             )
-            parts.append(pairs)
+            row, column = self.row[span] - step * rows, self.column[span] - step * columns
+            parts.append(Pairs(row, column, self.by_column[span] - start, *starts))
         return parts
 
     def repeat(self, times: int) -> Pairs:
@@ -98,14 +95,12 @@ class Pairs(NamedTuple):
 
     def matrix(self, values: Tensor) -> Tensor:
         """The sparse matrix `(R, C)` with these values, `(P,)`, at the pairs."""
-        size = (len(self.row_starts) - 1, len(self.column_starts) - 1)
-        return torch.sparse_csr_tensor(self.row_starts, self.column, values, size, check_invariants=False)
+        return _csr(self.row_starts, self.column, values, len(self.column_starts) - 1)
 
     def transposed(self, values: Tensor) -> Tensor:
         """The sparse matrix `(C, R)` with these values, `(P,)`, at the pairs."""
-        size, order = (len(self.column_starts) - 1, len(self.row_starts) - 1), self.by_column
-        starts, index = self.column_starts, self.row[order]
-        return torch.sparse_csr_tensor(starts, index, values[order], size, check_invariants=False)
+        order = self.by_column
+        return _csr(self.column_starts, self.row[order], values[order], len(self.row_starts) - 1)
 
     def products(self, a: Tensor, b: Tensor) -> Tensor:
         """`a_i · b_j` of every pair, `(R, D), (C, D)` to `(P,)`."""
@@ -120,14 +115,8 @@ class Pairs(NamedTuple):
 def near(points: Tensor, places: Tensor, present: Tensor, truncation: float) -> tuple[Tensor, Tensor]:
     """The pairs of points and places, unit vectors `(N, d)` and `(M, d)`, with `point · place >= truncation`.
 
-    Args:
-        points: `(N, d)`.
-        places: `(M, d)`.
-        present: bool `(N,)`; absent points are near nothing.
-        truncation: τ.
-
-    Returns:
-        Indices of points and of places, `(P,)` each. The search runs on the CPU, in a k-d tree.
+    Absent points, by `present`, bool `(N,)`, are near nothing. Returns indices of points and of places, `(P,)` each.
+    The search runs on the CPU, in a k-d tree.
     """
     kept = present.nonzero().flatten()
     # |a - b|² = 2 - 2 a·b on the sphere. A little wider, lest rounding lose a pair; those too far are dropped below.
@@ -139,6 +128,10 @@ def near(points: Tensor, places: Tensor, present: Tensor, truncation: float) -> 
     with torch.no_grad():
         close = (points[point] * places[place]).sum(-1) >= truncation
     return point[close], place[close]
+
+
+def _csr(starts: Tensor, index: Tensor, values: Tensor, width: int) -> Tensor:
+    return torch.sparse_csr_tensor(starts, index, values, (len(starts) - 1, width), check_invariants=False)
 
 
 def _starts(sorted_index: Tensor, num: int) -> Tensor:

@@ -14,18 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2rm.functional import gru_update, lstm_update
 from s2rm.nn.gates import Maps, gru_step, lstm_step
-from s2rm.nn.over_time import LinearMap, Summed, map_state, over_time
+from s2rm.nn.over_time import LinearMap, map_state, over_time
 
 
 class LSTMState(NamedTuple):
-    """The state of modules with long short-term memory."""
+    """The state of modules with long short-term memory, `(B, M, H)` each."""
 
     hidden: Tensor
-    """`(B, M, H)`"""
     memory: Tensor
-    """`(B, M, H)`"""
 
 
 CellState = TypeVar("CellState", Tensor, LSTMState)
@@ -52,8 +49,8 @@ class GatedCell(nn.Module, Generic[CellState]):
 
     Args:
         num_modules: M.
-        input_size: size of a module's input, E.
-        hidden_size: size of a module's state, H.
+        input_size: E, of a module's input.
+        hidden_size: H, of a module's state.
         share_parameters: one set of parameters for all modules.
     """
 
@@ -63,36 +60,27 @@ class GatedCell(nn.Module, Generic[CellState]):
         super().__init__()
         self.num_modules, self.hidden_size, self.share_parameters = num_modules, hidden_size, share_parameters
         sets, width = 1 if share_parameters else num_modules, self.num_gates * hidden_size
-        self.weight_input = nn.Parameter(torch.empty(sets, input_size, width))
-        self.weight_hidden = nn.Parameter(torch.empty(sets, hidden_size, width))
-        self.bias_input = nn.Parameter(torch.empty(sets, width))
-        self.bias_hidden = nn.Parameter(torch.empty(sets, width))
+        self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden = (
+            nn.Parameter(torch.empty(sets, *shape, width)) for shape in ((input_size,), (hidden_size,), (), ())
+        )
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden_size), 1 / math.sqrt(hidden_size))
 
     def over_time(self) -> Callable[[Tensor, Tensor, CellState], CellState]:
         """The cell, for use at every step of a loop."""
-        from_input = over_time(self.weight_input, self.bias_input)
-        from_hidden = over_time(self.weight_hidden, self.bias_hidden)
+        maps = over_time(self.weight_input, self.bias_input), over_time(self.weight_hidden, self.bias_hidden)
         shared = self.share_parameters
 
         def step(inputs: Tensor, hidden: Tensor, state: CellState) -> CellState:
             inputs, hidden = by_weights(inputs, shared), by_weights(hidden, shared)
             state = map_state(lambda part: by_weights(part, shared), state)
-            if isinstance(from_input, Summed) and isinstance(from_hidden, Summed):
-                after = self.fused_step(inputs, hidden, state, (from_input, from_hidden))
-            else:
-                after = self.update(from_input(inputs), from_hidden(hidden), state)
+            after = self.update(inputs, hidden, state, maps)
             return map_state(lambda part: by_batch(part, self.num_modules, shared), after)
 
         return step
 
-    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: CellState) -> CellState:
-        """The next state from the two maps' outputs; module first, `(M, B, ...)`."""
-        raise NotImplementedError
-
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: CellState, maps: Maps) -> CellState:
-        """The next state from the maps' inputs, as one node of the graph; module first."""
+    def update(self, inputs: Tensor, hidden: Tensor, state: CellState, maps: Maps) -> CellState:
+        """The next state from the inputs of the two maps; module first, `(M, B, ...)`."""
         raise NotImplementedError
 
     def forward(self, inputs: Float[Tensor, "B M E"], hidden: Float[Tensor, "B M H"], state: CellState) -> CellState:
@@ -114,10 +102,7 @@ class GroupedGRUCell(GatedCell[Tensor]):
     def message(self, state: Float[Tensor, "*batch M H"]) -> Float[Tensor, "*batch M H"]:
         return state
 
-    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: Tensor) -> Tensor:
-        return gru_update(input_gates, hidden_gates, state)
-
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: Tensor, maps: Maps) -> Tensor:
+    def update(self, inputs: Tensor, hidden: Tensor, state: Tensor, maps: Maps) -> Tensor:
         return gru_step(inputs, hidden, state, maps)
 
 
@@ -132,8 +117,5 @@ class GroupedLSTMCell(GatedCell[LSTMState]):
     def message(self, state: LSTMState) -> Float[Tensor, "*batch M H"]:
         return state.hidden
 
-    def update(self, input_gates: Tensor, hidden_gates: Tensor, state: LSTMState) -> LSTMState:
-        return LSTMState(*lstm_update(input_gates, hidden_gates, state.memory))
-
-    def fused_step(self, inputs: Tensor, hidden: Tensor, state: LSTMState, maps: Maps) -> LSTMState:
+    def update(self, inputs: Tensor, hidden: Tensor, state: LSTMState, maps: Maps) -> LSTMState:
         return LSTMState(*lstm_step(inputs, hidden, state.memory, maps))

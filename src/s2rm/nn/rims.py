@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -38,31 +39,13 @@ class Heads(NamedTuple):
     value_size: int
 
 
-class Maps(NamedTuple):
-    """The parts of a layer that depend on the state, for use at every step of a loop."""
-
-    query: LinearMap
-    cell: Callable[[Tensor, list[Tensor]], list[Tensor]]
-    """the next state from a module's input and its state"""
-    communication_in: LinearMap
-    communication_out: LinearMap
-
-
 class RIMsLayer(Layer):
     """One layer of [`RIMs`][s2rm.nn.rims.RIMs] in one direction; see there for the arguments."""
 
     def __init__(
-        self,
-        input_size: int,
-        num_modules: int,
-        num_active: int,
-        size: int,
-        cell: str,
-        selection: str,
-        reading: Heads,
-        communication: Heads,
-        attention_dropout: float,
-    ):
+        self, input_size: int, num_modules: int, num_active: int, size: int, cell: str, selection: str,
+        reading: Heads, communication: Heads, attention_dropout: float,
+    ):  # fmt: skip
         super().__init__()
         self.num_modules, self.num_active, self.size = num_modules, num_active, size
         # Set by `RIMs.trace` while it runs.
@@ -78,11 +61,8 @@ class RIMsLayer(Layer):
         self.input_key = weight(input_size, reading.num * reading.key_size)
         self.input_value = weight(input_size, reading.num * reading.value_size)
         self.input_query = weight(num_modules, size, reading.num * reading.key_size)
-        cells: dict[str, type[GroupedLSTMCell] | type[GroupedGRUCell]] = {
-            "lstm": GroupedLSTMCell,
-            "gru": GroupedGRUCell,
-        }
-        self.cell = cells[cell](num_modules, reading.num * reading.value_size, size)
+        kind: type[GroupedLSTMCell | GroupedGRUCell] = GroupedLSTMCell if cell == "lstm" else GroupedGRUCell
+        self.cell = kind(num_modules, reading.num * reading.value_size, size)
         keys, values = communication.num * communication.key_size, communication.num * communication.value_size
         self.communication_sizes = (keys, keys, values)
         self.communication_in = weight(num_modules, size, 2 * keys + values)
@@ -93,55 +73,32 @@ class RIMsLayer(Layer):
         zeros = self.input_key.new_zeros(batch_size, self.num_modules * self.size)
         return (zeros, zeros) if isinstance(self.cell, GroupedLSTMCell) else (zeros,)
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+    def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
         rows = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
         # Keys and values do not depend on the state: all steps at once, time first, (T, B, K, D, rows) and
         # (T, B, K, rows, V).
         key_weight = self.input_key / math.sqrt(self.reading.key_size)
         keys = (rows @ key_weight).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 4, 2)
         values = (rows @ self.input_value).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 2, 4)
-        kept = torch.tensor(
-            [module not in self.masked_modules for module in range(self.num_modules)], device=inputs.device
-        )
-        parts = [part.unflatten(-1, (self.num_modules, self.size)) for part in state]
-        maps = Maps(
-            grouped_over_time(self.input_query),
-            self._cell_over_time(),
-            grouped_over_time(self.communication_in),
-            grouped_over_time(self.communication_out),
-        )
+        kept = torch.ones(self.num_modules, dtype=torch.bool, device=inputs.device)
+        kept[list(self.masked_modules)] = False
+        weights = (self.input_query, self.communication_in, self.communication_out)
+        parts = (*map(grouped_over_time, weights), self.cell.over_time())
         # Entry (m, n) is True where n < m: ties of the selection go to the module with the lower number.
         earlier = torch.ones(self.num_modules, self.num_modules, dtype=torch.bool, device=inputs.device).tril(-1)
-        outputs = []
-        for step, (keys_now, values_now) in enumerate(zip(keys.unbind(), values.unbind(), strict=True)):
-            after = self._step(maps, keys_now, values_now, parts, kept, earlier)
-            output = after[0].flatten(1)
-            if mask is not None:
-                present = mask[:, step, None, None]
-                after = [torch.where(present, new, old) for new, old in zip(after, parts, strict=True)]
-                output = torch.where(mask[:, step, None], output, 0.0)
-            parts = after
-            outputs.append(output)
-        return torch.stack(outputs, 1), tuple(part.flatten(1) for part in parts)
-
-    def _cell_over_time(self) -> Callable[[Tensor, list[Tensor]], list[Tensor]]:
-        if isinstance(self.cell, GroupedLSTMCell):
-            lstm = self.cell.over_time()
-            return lambda inputs, state: list(lstm(inputs, state[0], LSTMState(*state)))
-        gru = self.cell.over_time()
-        return lambda inputs, state: [gru(inputs, state[0], state[0])]
+        now = zip(keys.unbind(), values.unbind(), strict=True)
+        return (partial(self._step, *parts, kept, earlier, *given) for given in now)
 
     def _step(
-        self,
-        maps: Maps,
-        keys: Float[Tensor, "B K D rows"],
-        values: Float[Tensor, "B K rows V"],
-        state: list[Float[Tensor, "B M S"]],
-        kept: Bool[Tensor, " M"],
-        earlier: Bool[Tensor, "M M"],
-    ) -> list[Tensor]:
+        self, to_query: LinearMap, communication_in: LinearMap, communication_out: LinearMap,
+        cell: Callable[[Tensor, Tensor, Tensor | LSTMState], Tensor | LSTMState], kept: Bool[Tensor, " M"],
+        earlier: Bool[Tensor, "M M"], keys: Float[Tensor, "B K D rows"], values: Float[Tensor, "B K rows V"],
+        flat: State,
+    ) -> State:  # fmt: skip
+        state = [part.unflatten(-1, (self.num_modules, self.size)) for part in flat]
+
         # 1. Every module reads the input: scores (B, K, M, rows).
-        query = maps.query(state[0]).unflatten(-1, (self.reading.num, -1)).transpose(1, 2)
+        query = to_query(state[0]).unflatten(-1, (self.reading.num, -1)).transpose(1, 2)
         scores = query @ keys
         if self.selection == "zero_row":
             # The null row's key is zero, hence its score too; its value is zero and adds nothing to the sum.
@@ -160,19 +117,21 @@ class RIMsLayer(Layer):
         chosen = active[..., None]
 
         # 3. Active modules update their own state.
-        after = [torch.where(chosen, new, old) for new, old in zip(maps.cell(attended, state), state, strict=True)]
+        updated = cell(attended, state[0], LSTMState(*state) if len(state) == 2 else state[0])
+        updated = (updated,) if isinstance(updated, Tensor) else updated
+        after = [torch.where(chosen, new, old) for new, old in zip(updated, state, strict=True)]
 
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
-        projected = maps.communication_in(after[0]).split(self.communication_sizes, -1)
+        projected = communication_in(after[0]).split(self.communication_sizes, -1)
         q, k, v = (part.unflatten(-1, (self.communication.num, -1)).transpose(1, 2) for part in projected)
         readable = kept[None] if self.masked_modules else None
         rate = self.attention_dropout if self.training else 0.0
         message = scaled_dot_product_attention(q, k, v, readable, rate).transpose(1, 2).flatten(2)
-        after[0] = after[0] + torch.where(chosen, maps.communication_out(message), 0.0)
+        after[0] = after[0] + torch.where(chosen, communication_out(message), 0.0)
         if self.records is not None:
             scores = q @ k.mT / math.sqrt(self.communication.key_size)
             self.records.append((active, weights, scores.masked_fill(~kept, -torch.inf).softmax(-1)))
-        return after
+        return tuple(part.flatten(1) for part in after)
 
 
 class RIMs(RecurrentCore):
@@ -192,12 +151,9 @@ class RIMs(RecurrentCore):
     where F is the cell and Q, K, V are each module's own linear maps of $\tilde h$.
 
     Args:
-        input_size: size of the input, or of each of its rows where the input is a set, `(B, T, N, input_size)`.
+        input_size: of the input, or of each of its rows where the input is a set, `(B, T, N, input_size)`.
         hidden_size: of all modules together; a multiple of `num_modules`.
-        num_layers: number of layers, each reading the one below.
-        batch_first: inputs are `(B, T, ...)` rather than `(T, B, ...)`.
-        dropout: between layers, in training.
-        bidirectional: add a second set of layers that reads backward in time.
+        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_modules: the paper's $k_T$.
         num_active: the paper's $k_A$, the number of modules active at each step.
         cell: "lstm" (the state is `(h, c)`) or "gru" (the state is h, as with `torch.nn.GRU`).
@@ -226,26 +182,13 @@ class RIMs(RecurrentCore):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        num_modules: int = 6,
-        num_active: int = 4,
-        cell: str = "lstm",
-        selection: str = "zero_row",
-        input_heads: int = 1,
-        input_key_size: int = 64,
-        input_value_size: int | None = None,
-        communication_heads: int = 4,
-        communication_key_size: int = 32,
-        communication_value_size: int = 32,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        num_modules: int = 6, num_active: int = 4, cell: str = "lstm", selection: str = "zero_row",
+        input_heads: int = 1, input_key_size: int = 64, input_value_size: int | None = None,
+        communication_heads: int = 4, communication_key_size: int = 32, communication_value_size: int = 32,
         attention_dropout: float = 0.0,
-    ):
+    ):  # fmt: skip
         if not 1 <= num_active <= num_modules:
             raise ValueError(f"RIMs: num_active must be in 1 to num_modules, {num_modules}, got {num_active}")
         if hidden_size % num_modules:
@@ -253,31 +196,27 @@ class RIMs(RecurrentCore):
                 f"RIMs: hidden_size must be a multiple of num_modules, {num_modules}, got {hidden_size}; take "
                 f"{round(hidden_size / num_modules) * num_modules or num_modules}"
             )
-        if cell not in ("lstm", "gru"):
-            raise ValueError(f'RIMs: cell must be "lstm" or "gru", got {cell!r}')
-        if selection not in ("zero_row", "across_modules"):
-            raise ValueError(f'RIMs: selection must be "zero_row" or "across_modules", got {selection!r}')
+        for name, got, known in (
+            ("cell", cell, ("lstm", "gru")), ("selection", selection, ("zero_row", "across_modules")),
+        ):  # fmt: skip
+            if got not in known:
+                raise ValueError(f'RIMs: {name} must be "{known[0]}" or "{known[1]}", got {got!r}')
         size = hidden_size // num_modules
         reading = Heads(input_heads, input_key_size, 4 * size if input_value_size is None else input_value_size)
         communication = Heads(communication_heads, communication_key_size, communication_value_size)
 
-        def layer(layer_input_size: int) -> RIMsLayer:
-            return RIMsLayer(
-                layer_input_size, num_modules, num_active, size, cell, selection, reading, communication,
-                attention_dropout,
-            )  # fmt: skip
+        def layer(inputs: int) -> RIMsLayer:
+            sizes = (num_modules, num_active, size)
+            return RIMsLayer(inputs, *sizes, cell, selection, reading, communication, attention_dropout)
 
         super().__init__(layer, input_size, hidden_size, num_layers, batch_first, dropout, bidirectional)
         self.num_modules, self.num_active = num_modules, num_active
 
     @torch.no_grad()
     def trace(
-        self,
-        input: Steps,
-        hx: Tensor | Sequence[Tensor] | None = None,
-        mask: Tensor | None = None,
+        self, input: Steps, hx: Tensor | Sequence[Tensor] | None = None, mask: Tensor | None = None,
         masked_modules: tuple[int, ...] = (),
-    ) -> tuple[Steps, list[Trace]]:
+    ) -> tuple[Steps, list[Trace]]:  # fmt: skip
         """The outputs, and the activity of the modules of every layer.
 
         Args:

@@ -1,6 +1,5 @@
 from .callbacks import KeepBest
-from .fitting import fit, keep_freed_memory
-from .lesson import OneStepForward
+from .fitting import OneStepForward, fit, keep_freed_memory
 from .loaders import Batches, batches
 from .records import Ended, Provenance, Summary, cpu_name, history, provenance
 from .settings import LAST, MODEL, Machines, Training

@@ -83,20 +83,15 @@ class EpochLines(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not trainer.is_global_zero:
-            return
-        print(
-            f"epoch {trainer.current_epoch}: validation loss {now['val_loss']:.4f}, {now['minutes']:.1f} minutes",
-            file=sys.stderr,
-            flush=True,
-        )
+        if trainer.is_global_zero:
+            line = f"epoch {trainer.current_epoch}: validation loss {now['val_loss']:.4f}, {now['minutes']:.1f} minutes"
+            print(line, file=sys.stderr, flush=True)
 
 
 class WholeFiles(TorchCheckpointIO):
     """Checkpoint files that are complete or absent (Lightning moves its own from another folder)."""
 
     def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        write_whole(Path(path), content.getvalue())
+        write_whole(path, content.getvalue())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -18,26 +19,93 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from s2rm.likelihoods import Mean
 from s2rm.models.world_model import WorldModel
 from s2rm.training.callbacks import Averaging, EpochLines, KeepBest, StopBetweenBatches, WholeFiles
-from s2rm.training.lesson import OneStepForward
 from s2rm.training.records import Ended
 from s2rm.training.settings import LAST, MODEL, Machines, Training
 from s2rm.training.start import unit_variance
 from s2rm.views import Episode
 
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+
+
+class OneStepForward(L.LightningModule):
+    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus.
+
+    Each process receives the whole batch and takes its share of the rows.
+    """
+
+    def __init__(self, model: WorldModel, training: Training):
+        super().__init__()
+        self.model, self.training_options = model, training
+
+    def loss(self, split: str, episode: Episode) -> torch.Tensor:
+        """The loss on this process's rows, weighted such that its mean over processes is the loss of the whole batch.
+
+        It is logged; in validation its terms are logged as well, where there are several.
+        """
+        values = {name: self._value(mean) for name, mean in self._terms(episode).items()}
+        loss = torch.stack([*values.values()]).sum()
+        logged = {f"{split}_loss": loss}
+        if len(values) > 1 and not self.training:
+            logged |= {f"{split}_{name}": value for name, value in values.items()}
+        for name, value in logged.items():
+            self.log(
+                name, value, on_step=False, on_epoch=True, prog_bar=value is loss,
+                batch_size=episode.views.batch_size, sync_dist=True,
+            )  # fmt: skip
+        return loss
+
+    def _terms(self, episode: Episode) -> dict[str, Mean]:
+        """The loss terms of this process's share of the rows."""
+        recompute = self.training_options.recompute if self.training else None
+        if self.trainer.world_size == 1:
+            return self.model.loss_terms(episode, recompute)
+        rows = list(range(episode.views.batch_size))[self.trainer.global_rank :: self.trainer.world_size]
+        # Without a row of its own a process still takes part in each step, with a row that counts nothing.
+        terms = self.model.loss_terms(episode.rows(rows or [0]), recompute)
+        return terms if rows else {name: Mean(0 * mean.total, 0 * mean.count) for name, mean in terms.items()}
+
+    def _value(self, mean: Mean) -> torch.Tensor:
+        """This process's part of a mean over all processes, times their number, since their mean is taken."""
+        processes = self.trainer.world_size
+        if processes == 1:
+            return mean.value
+        count = self.trainer.strategy.reduce(mean.count, reduce_op="sum")
+        return Mean(mean.total * processes, count).value
+
+    def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
+        return self.loss("train", episode)
+
+    def validation_step(self, episode: Episode, batch_index: int) -> None:
+        self.loss("val", episode)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        schedule = self.lr_schedulers()
+        schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
+        timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
+        self.log("minutes", timer.time_elapsed("train") / 60, sync_dist=True)
+
+    def lr_scheduler_step(self, scheduler: object, metric: object) -> None:
+        """Nothing: Lightning would step after saving, so that a resumed run would miss a step."""
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        options = self.training_options
+        rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
+        optimizer = torch.optim.AdamW(self.model.parameters(), **rates)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
 
 def fit(
-    model: WorldModel,
-    train: DataLoader[Episode],
-    validation: DataLoader[Episode],
-    folder: str | Path,
-    training: Training | None = None,
-    *,
-    machines: Machines | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Ended:
+    model: WorldModel, train: DataLoader[Episode], validation: DataLoader[Episode], folder: str | Path,
+    training: Training | None = None, *, machines: Machines | None = None, resume: bool = False, progress: bool = True,
+) -> Ended:  # fmt: skip
     """Train a model and leave its best weights in `folder/model`.
 
     `folder/checkpoints/last.ckpt` holds everything needed to resume; `folder/logs` holds CSV and TensorBoard logs. On
@@ -48,16 +116,12 @@ def fit(
 
     Args:
         model: trained in place; it ends with the last weights, not the best.
-        train: training episodes in whole batches, as from `batches`.
-        validation: validation episodes in whole batches.
+        train, validation: episodes in whole batches, as from `batches`.
         folder: folder of the run, which all machines must share.
         training: how to train.
         machines: what to train on. Default: one device of this machine.
         resume: continue from the last checkpoint.
         progress: show a progress bar, or a line an epoch where there is no terminal.
-
-    Returns:
-        `val_loss` (the lowest), `epochs`, `updates`, `minutes`.
 
     Raises:
         ValueError: no checkpoint to resume from, one that training did not write, or machines that do not exist.
@@ -70,31 +134,18 @@ def fit(
     averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
     best = KeepBest(folder / MODEL, averaging)
     timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)
-    callbacks = [
-        timer,
-        best,
-        StopBetweenBatches(),
-        EarlyStopping("val_loss", patience=training.patience),
-        ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
-        *([averaging] if averaging else []),
-    ]
+    stop = EarlyStopping("val_loss", patience=training.patience)
+    keep = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
+    callbacks = [timer, best, StopBetweenBatches(), stop, keep, *([averaging] if averaging else [])]
     with _without_warnings():
         trainer = _trainer(folder, training, machines or Machines(), callbacks, progress)
         _run(trainer, OneStepForward(model, training), train, validation, checkpoint)
-    return {
-        "val_loss": best.lowest,
-        "epochs": trainer.current_epoch,
-        "updates": trainer.global_step,
-        "minutes": timer.time_elapsed("train") / 60,
-    }
+    epochs, updates, minutes = trainer.current_epoch, trainer.global_step, timer.time_elapsed("train") / 60
+    return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
 
 
 def _checkpoint(folder: Path) -> Path:
-    """The last checkpoint of a run, which can be read without unpickling.
-
-    Raises:
-        ValueError: there is none, or training did not write it.
-    """
+    """The last checkpoint of a run, which can be read without unpickling."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
@@ -112,29 +163,20 @@ def _trainer(
     folder: Path, training: Training, machines: Machines, callbacks: list[Callback], progress: bool
 ) -> L.Trainer:
     terminal, logs = sys.stdout.isatty(), CSVLogger(folder, "logs")
+    # Some GPU kernels have no deterministic form, of which "warn" warns; all CPU ones do.
     return machines.trainer(
-        max_epochs=training.epochs or 100,
+        max_epochs=training.epochs or 100, gradient_clip_val=training.gradient_norm, precision=training.precision,
         callbacks=[*callbacks, *([EpochLines()] if progress and not terminal else [])],
         logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
-        plugins=[WholeFiles()],
-        gradient_clip_val=training.gradient_norm,
-        precision=training.precision,
-        deterministic="warn",  # some GPU kernels have no deterministic form; all CPU ones do
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_progress_bar=progress and terminal,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+        plugins=[WholeFiles()], deterministic="warn", num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_progress_bar=progress and terminal, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
 
 
 def _run(
-    trainer: L.Trainer,
-    lesson: OneStepForward,
-    train: DataLoader[Episode],
-    validation: DataLoader[Episode],
+    trainer: L.Trainer, lesson: OneStepForward, train: DataLoader[Episode], validation: DataLoader[Episode],
     checkpoint: Path | None,
-) -> None:
+) -> None:  # fmt: skip
     """Train to the end, and leave no process behind, whatever ends it."""
     try:
         trainer.fit(lesson, train, validation, ckpt_path=checkpoint, weights_only=True)

@@ -11,14 +11,8 @@ from s2rm.views import Episode
 
 
 class Batches(Sampler[tuple[list[int], int]]):
-    """Keys `(rows, seed)` of whole batches, a pure function of the seed and the epoch.
-
-    Args:
-        num_rows: number of sequences.
-        batch_size: sequences in a batch; the last batch of an epoch may have fewer.
-        seed: seed of the order, and of the seeds that the keys hold.
-        shuffle: draw another order each epoch.
-    """
+    """Keys `(rows, seed)` of whole batches of `num_rows` sequences, a pure function of the seed and the epoch; the last
+    batch of an epoch may have fewer. Arguments as `batches`."""
 
     def __init__(self, num_rows: int, batch_size: int, seed: int, shuffle: bool):
         self.num_rows, self.batch_size, self.seed, self.shuffle = num_rows, batch_size, seed, shuffle

@@ -13,40 +13,30 @@ from typing import TypedDict
 
 
 class Ended(TypedDict):
-    """How training ended."""
+    """How training ended: lowest validation loss (nats), passes over the data, updates, and minutes in all sessions."""
 
     val_loss: float
-    """lowest validation loss, in nats"""
     epochs: int
-    """passes over the training sequences"""
     updates: int
-    """updates of the weights"""
     minutes: float
-    """time spent in training, over all sessions"""
 
 
 class Provenance(TypedDict):
-    """Where a number comes from."""
+    """Where a number comes from: the command line without folders, the commit of the project, with "-dirty" where its
+    code was changed, processor with cores and threads, GPU if any, and the version of PyTorch."""
 
     command: str
-    """the command line, without folders"""
     commit: str
-    """commit of the project, with "-dirty" where its code was changed"""
     hardware: str
-    """processor, number of cores and threads"""
     accelerator: str | None
-    """GPU, if any"""
     torch: str
-    """version of PyTorch"""
 
 
 class Summary(Ended, Provenance):
-    """A finished run: how training ended, what was trained, and where."""
+    """A finished run: how training ended, where, the number of trained values, and the seed."""
 
     parameters: int
-    """number of trained values"""
     seed: int
-    """seed of initial weights, order and crops"""
 
 
 def history(folder: str | Path) -> list[dict[str, float]]:
@@ -54,10 +44,9 @@ def history(folder: str | Path) -> list[dict[str, float]]:
     epochs: dict[int, dict[str, float]] = {}
     versions = sorted((Path(folder) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parts[-2][8:]))
     for path in versions:
-        with path.open() as file:
-            for line in csv.DictReader(file):
-                epoch = epochs.setdefault(int(line["epoch"]), {})
-                epoch.update({name: float(value) for name, value in line.items() if name and value})
+        for line in csv.DictReader(path.read_text().splitlines()):
+            epoch = epochs.setdefault(int(line["epoch"]), {})
+            epoch.update({name: float(value) for name, value in line.items() if name and value})
     return [epochs[number] for number in sorted(epochs)]
 
 
@@ -88,9 +77,6 @@ def provenance() -> Provenance:
 def cpu_name() -> str:
     """The name of the processor, or its architecture where the system does not give a name."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())

@@ -81,10 +81,7 @@ class Machines:
             raise ValueError(f"machines: strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}")
 
     def trainer(self, **options: Any) -> lightning.Trainer:
-        """Lightning's trainer on these machines.
-
-        Args:
-            options: further arguments of `lightning.Trainer`.
+        """Lightning's trainer on these machines; `options` are further arguments of `lightning.Trainer`.
 
         Raises:
             ValueError: devices that do not exist, or processes started from outside whose number differs.

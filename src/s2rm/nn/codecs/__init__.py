@@ -14,12 +14,4 @@ CODECS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "polar": (PolarEncoder, PolarDecoder),
 }
 
-__all__ = [
-    "CODECS",
-    "MLPDecoder",
-    "MLPEncoder",
-    "PolarDecoder",
-    "PolarEncoder",
-    "ResidualDecoder",
-    "ResidualEncoder",
-]
+__all__ = ["CODECS", "MLPDecoder", "MLPEncoder", "PolarDecoder", "PolarEncoder", "ResidualDecoder", "ResidualEncoder"]

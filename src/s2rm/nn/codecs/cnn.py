@@ -9,7 +9,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
 
-from s2rm.nn.codecs.shared import image_shape, split_parameters
+
+def image_shape(value_shape: tuple[int, ...], codec: str) -> tuple[int, int, int]:
+    """`(channels, height, width)` of a view that is an image, with or without a channel axis; else a ValueError."""
+    if len(value_shape) not in (2, 3):
+        raise ValueError(
+            f'codec "{codec}": views must be images (height, width) or (channels, height, width), got shape '
+            f'{value_shape}; use codec="mlp"'
+        )
+    channels, height, width = (1, *value_shape)[-3:]
+    return channels, height, width
+
+
+def split_parameters(
+    images: Float[Tensor, "N CP I J"], slots: tuple[int, ...], shape: tuple[int, ...], num_parameters: int
+) -> Float[Tensor, "*slots_shape P"]:
+    """Images with P likelihood parameters side by side per channel, to `(*slots, *shape, P)`."""
+    return images.unflatten(1, (-1, num_parameters)).movedim(2, -1).reshape(*slots, *shape, num_parameters)
 
 
 class ResidualBlock(nn.Module):
@@ -35,20 +51,16 @@ class ResidualEncoder(nn.Module):
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, channels: int = 64):
         super().__init__()
-        self.image = image_shape(value_shape, "cnn")
+        self.image, self.value_rank = image_shape(value_shape, "cnn"), len(value_shape)
         in_channels, height, width = self.image
-        self.value_rank = len(value_shape)
         self.stem = nn.Sequential(
             nn.Conv2d(2 * in_channels, channels, 3, padding=1), nn.ELU(), nn.Conv2d(channels, channels, 3, padding=1)
         )
         self.body = nn.Sequential(
             nn.Conv2d(channels + position_size, channels, 3, padding=1, stride=2),
-            ResidualBlock(channels),
-            ResidualBlock(channels),
-            nn.ELU(),
-            nn.Flatten(),
+            ResidualBlock(channels), ResidualBlock(channels), nn.ELU(), nn.Flatten(),
             nn.Linear(channels * math.ceil(height / 2) * math.ceil(width / 2), size),
-        )
+        )  # fmt: skip
 
     def forward(
         self,
@@ -84,11 +96,9 @@ class ResidualDecoder(nn.Module):
             nn.Conv2d(channels + position_size, channels, 3, padding=1), ResidualBlock(channels), nn.ELU()
         )
         self.fine = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            ResidualBlock(channels),
-            nn.ELU(),
+            nn.Conv2d(channels, channels, 3, padding=1), ResidualBlock(channels), nn.ELU(),
             nn.Conv2d(channels, out_channels * num_parameters, 3, padding=1),
-        )
+        )  # fmt: skip
 
     def forward(
         self, vector: Float[Tensor, "*slots H"], position: Float[Tensor, "*slots d"] | None = None

@@ -8,16 +8,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from s2rm.nn.codecs.shared import PositionedMLP
+
+class PositionedMLP(nn.Module):
+    r"""A perceptron with two hidden layers, the first scaled and shifted by an embedded position.
+
+    $$\mathrm{elu}(W_1 x \odot (1 + a(s)) + b(s))$$
+
+    is the first hidden layer, with s the embedded position, of `position_size`, 0 for none. In first trials on the
+    balls this learned much faster than appending the position to the input x.
+
+    Source:
+        FiLM, the scale and shift (Perez et al. 2018).
+    """
+
+    def __init__(self, input_size: int, output_size: int, position_size: int, hidden_size: int):
+        super().__init__()
+        self.first = nn.Linear(input_size, hidden_size)
+        self.rest = nn.Sequential(
+            nn.ELU(), nn.Linear(hidden_size, hidden_size), nn.ELU(), nn.Linear(hidden_size, output_size)
+        )
+        if position_size:
+            self.scale_and_shift = nn.Sequential(nn.Linear(position_size, 64), nn.ELU(), nn.Linear(64, 2 * hidden_size))
+
+    def forward(
+        self, inputs: Float[Tensor, "*slots I"], position: Float[Tensor, "*slots d"] | None
+    ) -> Float[Tensor, "*slots O"]:
+        features = self.first(inputs)
+        if position is not None:
+            scale, shift = self.scale_and_shift(position).chunk(2, -1)
+            features = torch.addcmul(features + shift, features, scale)
+        return self.rest(features)
 
 
 class MLPEncoder(nn.Module):
     """Encodes a view, its missing flags and (where `position_size` > 0) its embedded position as a vector.
 
     Args:
-        value_shape: shape of a view.
-        size: size of the encoding.
-        position_size: size of the embedded position, 0 for none.
+        value_shape: of a view.
+        size: of the encoding.
+        position_size: of the embedded position, 0 for none.
         hidden_size: width of the hidden layers.
     """
 
@@ -40,12 +69,7 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """Decodes a vector and (where `position_size` > 0) the query's embedded position to likelihood parameters.
 
-    Args:
-        value_shape: shape of a view.
-        size: size of the vector.
-        position_size: size of the embedded position, 0 for none.
-        num_parameters: number of likelihood parameters per channel.
-        hidden_size: width of the hidden layers.
+    Args: as `MLPEncoder`, with the size of the vector, and the number of likelihood parameters of each channel.
     """
 
     def __init__(

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import elu, pixel_shuffle
 
-from s2rm.nn.codecs.shared import PositionedMLP, image_shape, split_parameters
+from s2rm.nn.codecs.cnn import image_shape, split_parameters
+from s2rm.nn.codecs.mlp import PositionedMLP
 
 
 class PolarConv2d(nn.Conv2d):
@@ -52,15 +53,9 @@ class PolarEncoder(nn.Module):
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, channels: int = 32):
         super().__init__()
-        self.image = image_shape(value_shape, "polar")
-        self.value_rank = len(value_shape)
-        self.convolutions = nn.Sequential(
-            PolarConv2d(self.image[0] + 1, channels, stride=2),
-            nn.ELU(),
-            PolarConv2d(channels, channels, stride=2),
-            nn.ELU(),
-            nn.Flatten(),
-        )
+        self.image, self.value_rank = image_shape(value_shape, "polar"), len(value_shape)
+        first, second = PolarConv2d(self.image[0] + 1, channels, stride=2), PolarConv2d(channels, channels, stride=2)
+        self.convolutions = nn.Sequential(first, nn.ELU(), second, nn.ELU(), nn.Flatten())
         self.layers = PositionedMLP(channels * math.prod(halved(halved(self.image[1:]))), size, position_size, 128)
 
     def forward(
