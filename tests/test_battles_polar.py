@@ -228,7 +228,7 @@ def test_battles_without_friends_have_nobody_to_see_them():
 
 def test_living_units_at_no_place_are_refused():
     battles = some_battles()
-    with pytest.raises(ValueError, match="positions of views that are there must be finite"):
+    with pytest.raises(ValueError, match="positions of views must be finite"):
         observations(replace(battles, positions=battles.positions * torch.nan), SMALL)
 
 

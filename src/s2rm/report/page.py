@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2rm.extras import require
 from s2rm.files import Row, write_whole
 from s2rm.models.world_model import WorldModel
-from s2rm.report.figures import TRIVIAL, png
+from s2rm.report.figures import TRIVIAL, learning_curves, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,32 +37,23 @@ class Entry:
 
 
 class Picture(NamedTuple):
-    """A picture of a page."""
+    """A picture of a page, its MIME type, and a sentence about what to look for."""
 
     title: str
     kind: str
-    """such as image/png"""
     content: bytes
     sentence: str
-    """what to look for"""
 
 
-class Cell(TypedDict):
-    """A cell of a table."""
-
-    text: str
-    best: bool
-
-
-class Line(TypedDict):
-    """A line of a table: one predictor."""
+class Line(NamedTuple):
+    """A line of a table: one predictor, and of each cell the text and whether it is the best of its column."""
 
     name: str
     trivial: bool
-    cells: list[Cell]
+    cells: list[tuple[str, bool]]
 
 
-class Table(TypedDict):
+class Table(NamedTuple):
     """A table of a page: a line for each predictor."""
 
     title: str
@@ -77,15 +68,20 @@ def drawn(title: str, figure: Figure, sentence: str) -> Picture:
     return Picture(title, "image/png", png(figure), sentence)
 
 
+def learning(entries: Sequence[Entry]) -> Picture:
+    """The learning curves of runs."""
+    return drawn(
+        "Learning",
+        learning_curves({entry.label: entry.history for entry in entries}),
+        "Validation loss against the time spent training, after each pass over the training data. The table at the top "
+        "gives the number of updates that each model made.",
+    )
+
+
 def write_page(
-    path: str | Path,
-    title: str,
-    lead: str,
-    entries: Sequence[Entry],
-    world: str,
-    tables: Sequence[Table],
+    path: str | Path, title: str, lead: str, entries: Sequence[Entry], world: str, tables: Sequence[Table],
     pictures: Sequence[Picture],
-) -> None:
+) -> None:  # fmt: skip
     """Write a page.
 
     Args:
@@ -105,29 +101,18 @@ def write_page(
 
     template = Environment(autoescape=True).from_string(files("s2rm.report").joinpath("page.html.j2").read_text())
     page = template.render(
-        title=title,
-        lead=lead,
-        runs=entries,
-        world=world,
+        title=title, lead=lead, runs=entries, world=world, tables=tables,
         setting=" ".join(entry.setting for entry in entries),
         machine={name: entries[0].summary[name] for name in ("hardware", "torch", "commit")},
-        tables=tables,
         pictures=[{**picture._asdict(), "data": base64.b64encode(picture.content).decode()} for picture in pictures],
-    )
+    )  # fmt: skip
     write_whole(path, page.encode())
 
 
 def comparison(
-    rows: Sequence[Row],
-    metric: str,
-    across: str,
-    heads: Mapping[Any, str],
-    title: str,
-    label: str,
-    sentence: str,
-    show: str = ".3f",
-    worth: Callable[[float], float] = float,
-) -> Table:
+    rows: Sequence[Row], metric: str, across: str, heads: Mapping[Any, str],
+    title: str, label: str, sentence: str, show: str = ".3f", worth: Callable[[float], float] = float,
+) -> Table:  # fmt: skip
     """A table of a metric with a line for each predictor; the best of each column is marked.
 
     Args:
@@ -144,9 +129,9 @@ def comparison(
     score: dict[tuple[str, object], float] = {(row["predictor"], row[across]): row[metric] for row in rows}
     names = list(dict.fromkeys(name for name, _ in score))
     best = {column: max((score[key] for key in score if key[1] == column), key=worth) for column in heads}
-    lines: list[Line] = []
+    lines = []
     for name in names:
         found = [(score.get((name, column)), best[column]) for column in heads]
-        cells = [Cell(text="" if one is None else f"{one:{show}}", best=one == most) for one, most in found]
-        lines.append({"name": name, "trivial": name in TRIVIAL, "cells": cells})
-    return {"title": title, "metric": label, "heads": list(heads.values()), "rows": lines, "sentence": sentence}
+        cells = [("" if one is None else f"{one:{show}}", one == most) for one, most in found]
+        lines.append(Line(name, name in TRIVIAL, cells))
+    return Table(title, label, list(heads.values()), lines, sentence)

@@ -17,6 +17,12 @@ def crops(
     return padded.gather(-1, index.flatten(2)).to(positions.dtype).unflatten(-1, (-1, size, size))
 
 
+def cells(side: int) -> Float[Tensor, "side side 2"]:
+    """The (row, column) of each pixel of a frame."""
+    line = torch.arange(side, dtype=torch.float32)
+    return torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
+
+
 def windows(positions: Float[Tensor, "*batch 2"], size: int, width: int) -> Int[Tensor, "*batch pixels"]:
     """The numbers of the pixels of crops in frames of a width that are padded by half a crop."""
     corner, offsets = positions.long(), torch.arange(size, device=positions.device)

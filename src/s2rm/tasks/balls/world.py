@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, named, random_clip
+from s2rm.tasks.worlds import Drawn, at_least, named, random_clip
 from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
@@ -55,24 +55,14 @@ class BallsWorld:
     """sequences to test on, for each number of balls"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("arena", 1), ("num_views", 1), ("num_balls", 1), ("train_sequences", 1), ("val_sequences", 1),
-            ("test_sequences", 1), ("num_frames", 2), ("clip", 2),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"BallsWorld: {name} must be at least {least}, got {getattr(self, name)}")
+        sequences = dict.fromkeys(("train_sequences", "val_sequences", "test_sequences"), 1)
+        at_least("BallsWorld", vars(self), arena=1, num_views=1, num_balls=1, num_frames=2, clip=2, **sequences)
         if not (1 <= self.crop <= self.arena and self.crop % 2):
-            raise ValueError(
-                f"BallsWorld: crop must be odd and at most the arena's {self.arena} pixels, got {self.crop}"
-            )
+            raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena}, got {self.crop}")
         if self.clip > self.num_frames:
-            raise ValueError(
-                f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}; shorten the clip"
-            )
+            raise ValueError(f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}")
         if not 0 <= self.slowest <= self.fastest < math.inf:
-            raise ValueError(
-                f"BallsWorld: speeds must hold 0 <= slowest <= fastest, got {self.slowest} and {self.fastest}"
-            )
+            raise ValueError(f"BallsWorld: expected 0 <= slowest <= fastest, got {self.slowest} and {self.fastest}")
         if not self.radius > 0 or 4 * self.radius > self.arena / 2:
             raise ValueError(
                 f"BallsWorld: balls of radius {self.radius} must pass between the fixed ball and the walls of an arena "
@@ -85,7 +75,7 @@ class BallsWorld:
         return float(self.arena)
 
     def model_arguments(self) -> dict[str, object]:
-        """The arguments of a model that are the world's: the shape of a view, and the codec."""
+        """The shape of a view, and the codec."""
         return {"value_shape": [self.crop, self.crop], "codec": "mlp"}
 
 
@@ -141,9 +131,8 @@ def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     centres = _place(world, num_sequences, num_balls, generator)
     angles = 2 * math.pi * torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
-    speeds = world.slowest + (world.fastest - world.slowest) * torch.rand(
-        num_sequences, num_balls, generator=generator, dtype=torch.float64
-    )
+    speeds = torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
+    speeds = world.slowest + (world.fastest - world.slowest) * speeds
     velocities = speeds[..., None] * torch.stack([angles.sin(), angles.cos()], -1)
     x, v = list(centres.unbind(1)), list(velocities.unbind(1))
     frames = [centres]
@@ -218,10 +207,7 @@ def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 25
 
 
 def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
-    """The sequences of a split, "train", "val" or "test", generated from the seed; no two splits share any.
-
-    `num_balls` is the world's own unless given.
-    """
+    """The sequences of a split, "train", "val" or "test"; no two splits share any. `num_balls`: the world's if None."""
     splits = {"train": world.train_sequences, "val": world.val_sequences, "test": world.test_sequences}
     num_balls = world.num_balls if num_balls is None else num_balls
     if num_balls < 1:
@@ -234,8 +220,7 @@ def random_positions(
     world: BallsWorld, batch_size: int, num_steps: int, generator: torch.Generator
 ) -> Float[Tensor, "B T A 2"]:
     """Pixels, (row, column), drawn uniformly from the whole arena."""
-    size = (batch_size, num_steps, world.num_views, 2)
-    return torch.randint(world.arena, size, generator=generator).float()
+    return torch.randint(world.arena, (batch_size, num_steps, world.num_views, 2), generator=generator).float()
 
 
 def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
@@ -259,14 +244,7 @@ def episode(world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torc
 
 
 def episodes(world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
-
-    Args:
-        world: how many, and how they are seen.
-        split: "train": clips of `world.clip` frames, cut at random and mirrored; "val": whole sequences as they are.
-        seed: of the sequences.
-        folder: unused, since sequences are simulated in seconds.
-    """
+    """The training ("train", clips that are mirrored at random) or validation ("val") episodes, as `Task.episodes`."""
     source = videos(world, split, seed)
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
