@@ -170,8 +170,8 @@ def test_positions_lie_on_the_grid_and_wavelengths_are_as_long_as_it():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"grid": 10}, "grid must be at least 20, got 10"),
-        ({"num_trains": 0}, "num_trains must be at least 1, got 0"),
+        ({"grid": 10}, "expected grid of at least 20, got 10"),
+        ({"num_trains": 0}, "expected num_trains of at least 1, got 0"),
         ({"view": 4}, "view must be odd and at most the grid's 60, got 4"),
         ({"clip": 129}, "clip must be at most 128, got 129; shorten it"),
         ({"latest_departure": 128}, "latest_departure must be at most 127, got 128"),

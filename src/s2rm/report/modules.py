@@ -32,7 +32,7 @@ def masking_effects(model: S2RM | RIMs, seen: Views | Tensor) -> Float[Tensor, "
         seen: views for an S2RM; inputs, as for its call, for RIMs.
 
     Returns:
-        `(M, M)`, NaN on the diagonal.
+        NaN on the diagonal.
 
     Source:
         Figures 22 to 25 of the RIMs paper, which mask a module and show the states of the others; the measure is

@@ -87,7 +87,7 @@ def write_page(
     Args:
         path: of the HTML file, written whole or not at all.
         title: of the page.
-        lead: a paragraph below it.
+        lead: a paragraph below the title.
         entries: the runs that it shows; machine and commit are those of the first.
         world: a paragraph about what was seen and how much of it.
         tables: of scores.

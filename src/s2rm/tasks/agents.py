@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from s2rm.tasks.worlds import Progress, at_least
 from s2rm.views import Episode, Views
 
 if TYPE_CHECKING:
@@ -52,17 +53,10 @@ def random_actions(
 
 
 def collect(
-    environment: E,
-    position: Position[E],
-    policy: Policy[E] = random_actions,
-    *,
-    num_episodes: int,
-    num_steps: int,
-    seed: int,
-    observation: Observation | None = None,
-    with_actions: bool = False,
-    progress: Callable[[range], Iterable[int]] = iter,
-) -> Episode:
+    environment: E, position: Position[E], policy: Policy[E] = random_actions, *,
+    num_episodes: int, num_steps: int, seed: int, observation: Observation | None = None, with_actions: bool = False,
+    progress: Progress = iter,
+) -> Episode:  # fmt: skip
     """Play episodes; each agent's observation becomes a view at its position, masked out while the agent is absent.
 
     An agent keeps its slot throughout. Agents may enter and leave: those in `environment.agents` after a step are
@@ -70,9 +64,8 @@ def collect(
 
     Args:
         environment: with `reset(seed=...)`, `step(actions)`, `agents` and `action_space(agent)`, as `ParallelEnv` has.
-        position: called with the environment and an agent's name, returns `(x, y, ...)`, in the world's own units.
-        policy: called with the environment, the observations by agent and a generator, returns an action for each
-            agent. Default: random actions.
+        position: of an agent, `(x, y, ...)`, in the world's own units.
+        policy: the actions of all agents. Default: random actions.
         num_episodes: N.
         num_steps: T, at least 2. Longer episodes are cut; after the end of shorter ones no agent is present.
         seed: of the environment and of the policy.
@@ -90,9 +83,8 @@ def collect(
             observations that are missing or no arrays of one shape; actions that cannot be one-hot; an agent that
             returns after it left; an episode that ends before its second step.
     """
-    for name, given, least in (("num_episodes", num_episodes, 1), ("num_steps", num_steps, 2)):
-        if given < least:
-            raise ValueError(f"parallel: expected {name} of at least {least}, got {given}; increase it")
+    given = {"num_episodes": num_episodes, "num_steps": num_steps}
+    at_least("parallel", given, num_episodes=1, num_steps=2)
     # PettingZoo's AEC environments have agent_iter; in Gymnasium's environments action_space is not callable.
     missing = [name for name in ("reset", "step", "action_space") if not callable(getattr(environment, name, None))]
     if missing or hasattr(environment, "agent_iter"):
@@ -139,18 +131,16 @@ class _Reader(Generic[E]):
 
     def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The position `(n,)` and the observation of an agent."""
+        refusal = (
+            f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got {{}}; pass a "
+            "function that reads this environment's positions"
+        )
         try:
             place = np.asarray(self.position(self.environment, agent), dtype=np.float32)
         except Exception as error:
-            raise ValueError(
-                f"parallel: expected position(environment, {agent!r}) to return (x, y, ...), got {error!r}; pass a "
-                "function that reads this environment's positions"
-            ) from error
+            raise ValueError(refusal.format(repr(error))) from error
         if place.ndim != 1 or not place.size or not np.isfinite(place).all():
-            raise ValueError(
-                f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got "
-                f"{place.tolist()}; pass a function that reads this environment's positions"
-            )
+            raise ValueError(refusal.format(place.tolist()))
         try:
             value = np.asarray(self.observation(seen) if self.observation else seen, dtype=np.float32)
         except (TypeError, ValueError) as error:
@@ -163,9 +153,7 @@ class _Reader(Generic[E]):
                 f"parallel: expected numbers in the observation of {agent!r} {where}, got only NaN; take an agent out "
                 "of `agents` while it observes nothing"
             )
-        if self.first is None:
-            self.first = (agent, len(place), value.shape)
-        name, length, shape = self.first
+        self.first = name, length, shape = self.first or (agent, len(place), value.shape)
         if len(place) != length:
             raise ValueError(
                 f"parallel: expected {length} coordinates, as for {name!r}, got {len(place)} for {agent!r}; "
@@ -208,8 +196,7 @@ def _play(
         )
     observations = start[0]
     steps: list[_Step] = []
-    present: set[str] = set()
-    left: set[str] = set()
+    present, left = set[str](), set[str]()
     while environment.agents and len(steps) < num_steps:
         where = f"at step {len(steps)} of episode {number}"
         left |= present - set(environment.agents)
@@ -250,13 +237,9 @@ def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader[E]) ->
     targets = Views(positions, values, mask)
     if not reader.actions:
         return Episode(targets)
-    known = one_hot(actions, reader.num_actions).to(values.dtype)
-    return Episode(Views(positions, _append(values, known), mask), targets)
-
-
-def _append(values: Tensor, channels: Float32[Tensor, "N T A K"]) -> Tensor:
-    """Views `(N, T, A, *shape)` with K more features, or with K more channels, the same at every pixel."""
+    # The actions `(N, T, A, K)` are K more features of vectors, or K more channels, the same at every pixel, of images.
     if values.ndim in (3, 5):  # numbers, and images without a channel axis
         values = values.unsqueeze(3)
-    channels = channels.reshape(*channels.shape, *[1] * (values.ndim - 4))
-    return torch.cat([values, channels.expand(*channels.shape[:4], *values.shape[4:])], 3)
+    known = one_hot(actions, reader.num_actions).to(values.dtype)
+    known = known.reshape(*known.shape, *[1] * (values.ndim - 4)).expand(*known.shape, *values.shape[4:])
+    return Episode(Views(positions, torch.cat([values, known], 3), mask), targets)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from s2rm.models.world_model import WorldModel
 from s2rm.tasks.worlds import World
 from s2rm.views import Episode
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""wraps what is iterated over, to show how far it is"""
 Models = Mapping[str, WorldModel]
 """trained models, by label"""
 

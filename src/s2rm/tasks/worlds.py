@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ class World(Protocol):
 
 
 W = TypeVar("W")
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""wraps what is iterated over, to show how far it is"""
 
 
 def named(presets: Mapping[str, W], name: str, world: str) -> W:

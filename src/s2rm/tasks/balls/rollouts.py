@@ -54,17 +54,8 @@ def roll_out(
 
     Every model sees the same crops for `prompt` steps. From then on its views are its own predictions at random pixels,
     the same for all models, thresholded. At each step it is also queried on a 4 x 4 grid, from which whole frames are
-    stitched. The trivial predictors repeat their prediction of the first step.
-
-    Args:
-        models: trained, by label.
-        trivial: the trivial predictors of the world.
-        world: whose test sequences are rolled out.
-        num_sequences: B.
-        num_balls: moving balls in them.
-        seed: of the sequences, the crops and the pixels that are fed back.
-        prompt: steps with true views.
-        steps: steps that are predicted.
+    stitched. The trivial predictors repeat their prediction of the first step. The seed is that of the test sequences,
+    the crops and the pixels that are fed back.
 
     Raises:
         ValueError: sequences shorter than `prompt + steps`.

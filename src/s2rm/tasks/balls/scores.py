@@ -12,7 +12,8 @@ from torchmetrics.classification import BinaryF1Score, BinaryRecall, BinarySpeci
 from s2rm.files import Row
 from s2rm.tasks.balls.predictors import trivial_predictors
 from s2rm.tasks.balls.world import BallsWorld, episode, videos
-from s2rm.tasks.task import Models, Predictor, Progress, model_predictor, with_share
+from s2rm.tasks.task import Models, Predictor, model_predictor, with_share
+from s2rm.tasks.worlds import Progress
 from s2rm.views import Episode
 
 NUM_BALLS = (1, 2, 3, 4, 5, 6)

@@ -17,7 +17,7 @@ from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
 MAX_OVERLAP = 0.5
-"""Balls may overlap by at most this many pixels, between two substeps of the simulation."""
+"""pixels by which balls may overlap at most, between two substeps of the simulation"""
 _ATTEMPTS = 2000
 
 
@@ -111,19 +111,14 @@ class Videos:
 
 
 def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N T K 2"]:
-    """Centres of balls that bounce elastically off the walls, each other and a fixed ball of the same size.
+    """Centres of K balls of one mass that bounce elastically off the walls, each other and a fixed ball of their size.
 
-    Velocities change only by exact elastic reflection, so each sequence keeps its energy. Time runs in substeps of
-    1/20 frame; between two of them balls overlap by at most `MAX_OVERLAP` pixels.
-
-    Args:
-        world: size, speeds and length.
-        num_sequences: N.
-        num_balls: K, all of one mass.
-        seed: the same seed gives the same centres.
+    Velocities change only by exact elastic reflection, so each of the N sequences keeps its energy. Time runs in
+    substeps of 1/20 frame; between two of them balls overlap by at most `MAX_OVERLAP` pixels. The same seed gives the
+    same centres.
 
     Returns:
-        `(N, T, K, 2)`, (row, column) in pixels, within `[radius, arena - radius]`.
+        (row, column) in pixels, within `[radius, arena - radius]`.
 
     Raises:
         ValueError: that many balls do not fit.
@@ -168,8 +163,7 @@ def _approach(offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], radi
 def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: torch.Generator) -> Tensor:
     """Centres drawn uniformly, one ball after the other, each redrawn until it touches none of those before."""
     low, high = world.radius, world.arena - world.radius
-    middle = torch.full((num_sequences, 1, 2), world.arena / 2, dtype=torch.float64)
-    placed = middle
+    placed = torch.full((num_sequences, 1, 2), world.arena / 2, dtype=torch.float64)
     for ball in range(num_balls):
         centre = torch.empty(num_sequences, 2, dtype=torch.float64)
         open_rows = torch.arange(num_sequences)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2rm.files import read_tensors, write_tensors
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, named, random_clip
+from s2rm.tasks.worlds import Drawn, at_least, check_tensors, named, random_clip
 from s2rm.views import Episode, Views
 
 STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
@@ -69,13 +69,11 @@ class RailwayWorld:
     """episodes to test on"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("grid", 20), ("num_trains", 1), ("num_steps", 2), ("clip", 2), ("latest_departure", 0), ("cities", 2),
-            ("rails_between_cities", 1), ("rail_pairs_in_city", 1), ("longest_malfunction", 1), ("episodes_per_map", 1),
-            ("train_episodes", 1), ("val_episodes", 1), ("test_episodes", 1),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"RailwayWorld: {name} must be at least {least}, got {getattr(self, name)}")
+        at_least(
+            "RailwayWorld", vars(self), grid=20, num_trains=1, num_steps=2, clip=2, latest_departure=0, cities=2,
+            rails_between_cities=1, rail_pairs_in_city=1, longest_malfunction=1, episodes_per_map=1, train_episodes=1,
+            val_episodes=1, test_episodes=1,
+        )  # fmt: skip
         if not (1 <= self.view <= self.grid and self.view % 2):
             raise ValueError(f"RailwayWorld: view must be odd and at most the grid's {self.grid}, got {self.view}")
         for name, most in (("clip", self.num_steps), ("latest_departure", self.num_steps - 1)):
@@ -92,10 +90,9 @@ class RailwayWorld:
         return float(self.grid)
 
     def model_arguments(self) -> dict[str, object]:
-        """The arguments of a model that are the world's: shape of a view, codec, wavelengths.
+        """Shape of a view, codec, and wavelengths, twice the usual ones of half the side and eight times it.
 
-        The wavelengths are twice the usual ones of half the side and eight times it: with those, ten modules would
-        cover only half to three quarters of the grid at the start.
+        With those, ten modules would cover only half to three quarters of the grid at the start.
         """
         shape = [len(CHANNELS), self.view, self.view]
         return {"value_shape": shape, "codec": "mlp", "shortest": self.side, "longest": 16 * self.side}
@@ -141,33 +138,21 @@ class Railways:
     def __post_init__(self) -> None:
         episodes, steps, trains = self.directions.shape
         maps, grid = self.rails.shape[:2]
-        expected = {
+        shapes = {
             "rails": (maps, grid, grid), "map_of": (episodes,), "positions": (episodes, steps, trains, 2),
             "states": (episodes, steps, trains), "stations": (episodes, trains, 2),
         }  # fmt: skip
-        for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(
-                    f"railways: expected {name} of shape {shape}, got {tuple(getattr(self, name).shape)}; "
-                    "give one row to each train"
-                )
-        for name, least, most in (
-            ("map_of", 0, maps - 1), ("positions", -1, grid - 1), ("directions", -1, 3),
-            ("states", 0, len(STATES) - 1), ("stations", 0, grid - 1),
-        ):  # fmt: skip
-            part = getattr(self, name)
-            if part.numel() and not least <= int(part.min()) <= int(part.max()) <= most:
-                raise ValueError(
-                    f"railways: expected {name} from {least} to {most}, got {int(part.min())} to {int(part.max())}; "
-                    "number them anew"
-                )
+        check_tensors(
+            "railways", vars(self), shapes, map_of=(0, maps - 1), positions=(-1, grid - 1), directions=(-1, 3),
+            states=(0, len(STATES) - 1), stations=(0, grid - 1),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.directions)
 
     def save(self, path: str | Path, **about: object) -> None:
         """Write them to one file (safetensors), whole or not at all, with plain values `about` them beside."""
-        write_tensors(path, "railways", {name: getattr(self, name) for name in TENSORS}, **about)
+        write_tensors(path, "railways", vars(self), **about)
 
     @classmethod
     def load(cls, path: str | Path) -> Railways:
@@ -220,17 +205,10 @@ def in_chunks(world: RailwayWorld, source: Railways, chunk: int = 10) -> Iterato
 
 
 def dataset(world: RailwayWorld, source: Railways, clips: bool) -> Drawn:
-    """Batches of railways that were collected, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
-
-    Args:
-        world: how they are seen.
-        source: the railways.
-        clips: cut clips of `world.clip` steps at random; otherwise whole episodes.
-    """
+    """Batches of railways that were collected, in clips of `world.clip` steps cut at random, or whole."""
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        if not clips:
-            return episode(world, source, rows)
-        return episode(world, source, rows, random_clip(len(rows), source.directions.shape[1], world.clip, generator))
+        length = source.directions.shape[1]
+        return episode(world, source, rows, random_clip(len(rows), length, world.clip, generator) if clips else None)
 
     return Drawn(len(source), draw)
