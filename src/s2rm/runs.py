@@ -116,15 +116,12 @@ class Run:
         """Train, from the start or from the last checkpoint."""
         training = self.settings.training
         model, origin = self.settings.build(self.world), provenance()
-        loaders = (
-            batches(
-                self.task.episodes(self.world, split, training.seed, self.folder), training.batch_size, seed, shuffle
-            )
-            for split, seed, shuffle in (("train", training.seed, True), ("val", training.seed + 1, False))
-        )
-        ended = fit(model, *loaders, self.folder, training, machines=machines, resume=resume, progress=progress)
-        summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **origin}
-        rank_zero_only(write_json)(self.folder / SUMMARY, summary)
+        folder, size, seed = self.folder, training.batch_size, training.seed
+        train, validation = (self.task.episodes(self.world, split, seed, folder) for split in ("train", "val"))
+        loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
+        ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
+        summary = {**ended, "parameters": model.num_parameters, "seed": seed, **origin}
+        rank_zero_only(write_json)(folder / SUMMARY, summary)
         return self
 
     @classmethod

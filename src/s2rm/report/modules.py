@@ -108,11 +108,6 @@ def _pictures(entry: Entry, grid: Tensor, views: Views) -> list[Picture]:
     ]
 
 
-def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
-    sentence = "A bright row is a module on which many others depend; a dark matrix means independence."
-    return drawn(f"Effect of masking one module of {entry.label} on the others", effect_matrix(effects), sentence)
-
-
 def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
     """Where each module answers: `Z(P(x), p_m)` over the arena, a panel for each module (S2RM, Figure 5)."""
     made, panels = tiles(len(weights), 1.6, 1.75)
@@ -143,7 +138,7 @@ def interaction_graph(kernel: Float[Tensor, "M M"], weights: Float[Tensor, "M H 
     return made
 
 
-def effect_matrix(effects: Float[Tensor, "M M"]) -> Figure:
+def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
     """`masking_effects` as an image: masked modules in rows, changed ones in columns."""
     made, ((axes,),) = figure(1, 1, 4.6, 3.9)
     numbers = [str(module + 1) for module in range(len(effects))]
@@ -152,7 +147,8 @@ def effect_matrix(effects: Float[Tensor, "M M"]) -> Figure:
     axes.set_yticks(range(len(numbers)), numbers)
     axes.set(xlabel="changed module", ylabel="masked module")
     made.colorbar(image, ax=axes, label="relative change of its state")
-    return made
+    sentence = "A bright row is a module on which many others depend; a dark matrix means independence."
+    return drawn(f"Effect of masking one module of {entry.label} on the others", made, sentence)
 
 
 def activity(active: Bool[Tensor, "T M"]) -> Figure:

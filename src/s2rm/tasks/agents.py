@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,10 +30,9 @@ else:
     # Not checked at each call: `collect` refuses other environments with a sentence of its own.
     Environment = object
 
-E = TypeVar("E", bound=Environment)
-Position = Callable[[E, str], ArrayLike]
+Position = Callable[[Any, str], ArrayLike]
 """from an environment and an agent's name to the agent's position"""
-Policy = Callable[[E, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
+Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
 """from an environment, the observations by agent and a generator to an action for each agent"""
 Observation = Callable[[Any], ArrayLike]
 """from an agent's observation to an array"""
@@ -53,7 +52,7 @@ def random_actions(
 
 
 def collect(
-    environment: E, position: Position[E], policy: Policy[E] = random_actions, *,
+    environment: Environment, position: Position, policy: Policy = random_actions, *,
     num_episodes: int, num_steps: int, seed: int, observation: Observation | None = None, with_actions: bool = False,
     progress: Progress = iter,
 ) -> Episode:  # fmt: skip
@@ -83,8 +82,7 @@ def collect(
             observations that are missing or no arrays of one shape; actions that cannot be one-hot; an agent that
             returns after it left; an episode that ends before its second step.
     """
-    given = {"num_episodes": num_episodes, "num_steps": num_steps}
-    at_least("parallel", given, num_episodes=1, num_steps=2)
+    at_least("parallel", {"num_episodes": num_episodes, "num_steps": num_steps}, num_episodes=1, num_steps=2)
     # PettingZoo's AEC environments have agent_iter; in Gymnasium's environments action_space is not callable.
     missing = [name for name in ("reset", "step", "action_space") if not callable(getattr(environment, name, None))]
     if missing or hasattr(environment, "agent_iter"):
@@ -110,10 +108,10 @@ class _Step(NamedTuple):
     """zeros without `with_actions`"""
 
 
-class _Reader(Generic[E]):
+class _Reader:
     """Reads the agents of an environment, and refuses those whose data differ in shape from the first agent's."""
 
-    def __init__(self, environment: E, position: Position[E], observation: Observation | None, actions: bool):
+    def __init__(self, environment: Environment, position: Position, observation: Observation | None, actions: bool):
         self.environment, self.position, self.observation = environment, position, observation
         self.slots: dict[str, int] = {}
         self.first: tuple[str, int, tuple[int, ...]] | None = None
@@ -131,16 +129,14 @@ class _Reader(Generic[E]):
 
     def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The position `(n,)` and the observation of an agent."""
-        refusal = (
-            f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got {{}}; pass a "
-            "function that reads this environment's positions"
-        )
+        expected = f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got"
+        remedy = "pass a function that reads this environment's positions"
         try:
             place = np.asarray(self.position(self.environment, agent), dtype=np.float32)
         except Exception as error:
-            raise ValueError(refusal.format(repr(error))) from error
+            raise ValueError(f"{expected} {error!r}; {remedy}") from error
         if place.ndim != 1 or not place.size or not np.isfinite(place).all():
-            raise ValueError(refusal.format(place.tolist()))
+            raise ValueError(f"{expected} {place.tolist()}; {remedy}")
         try:
             value = np.asarray(self.observation(seen) if self.observation else seen, dtype=np.float32)
         except (TypeError, ValueError) as error:
@@ -171,21 +167,15 @@ class _Reader(Generic[E]):
         space = self.environment.action_space(agent)
         num_actions = getattr(space, "n", None)
         if not isinstance(num_actions, int | np.integer):
-            raise ValueError(
-                f"parallel: expected Discrete actions, got {space} for {agent!r}; collect without with_actions"
-            )
+            raise ValueError(f"parallel: expected Discrete actions, got {space} for {agent!r}; drop with_actions")
         self.num_actions = self.num_actions or int(num_actions)
         if num_actions != self.num_actions:
-            raise ValueError(
-                f"parallel: expected {self.num_actions} actions, as for the first agent, got {num_actions} for "
-                f"{agent!r}; collect without with_actions"
-            )
+            unlike = f"{self.num_actions} actions, as for the first agent, got {num_actions} for {agent!r}"
+            raise ValueError(f"parallel: expected {unlike}; drop with_actions")
         return int(action) - int(getattr(space, "start", 0))
 
 
-def _play(
-    reader: _Reader[E], policy: Policy[E], generator: np.random.Generator, num_steps: int, number: int
-) -> list[_Step]:
+def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int) -> list[_Step]:
     """Play one episode."""
     environment = reader.environment
     start = environment.reset(seed=int(generator.integers(2**31)))
@@ -223,7 +213,7 @@ def _play(
     return steps
 
 
-def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader[E]) -> Episode:
+def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader) -> Episode:
     """The episodes as one batch."""
     first = episodes[0][0]
     slots = (len(episodes), num_steps, len(reader.slots))

@@ -49,13 +49,9 @@ def stitch(
 def last_seen(
     values: Int[Tensor, "B T A size size"], positions: Float[Tensor, "B T A 2"], mask: Bool[Tensor, "B T A"], side: int
 ) -> Int[Tensor, "B T side side"]:
-    """What was last seen at each pixel after each step, -1 where nothing was.
+    """What was last seen at each pixel of frames after each step, -1 where nothing was.
 
-    Args:
-        values: crops of whole numbers, at least 0.
-        positions: (row, column) of their centres.
-        mask: which are there.
-        side: of the frames.
+    `values` are crops of whole numbers, at least 0, around `positions`, (row, column).
     """
     batch, steps, views, size, _ = values.shape
     half = size // 2

@@ -17,6 +17,8 @@ from s2rm.tasks.balls.world import BallsWorld
 from s2rm.tasks.crops import cells
 from s2rm.tasks.task import Models
 
+SEQUENCES = 16
+"""rollouts for each number of balls"""
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
 SENTENCES = {
     "f1": "Higher is better; 1 is perfect. A model has learned motion only where it is above both trivial predictors.",
@@ -29,8 +31,8 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, seed: int = 0,
     folder: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the page, with 16 rollouts for each number of balls; arguments as of `Task.write_report`."""
-    rollouts = rollouts_by_balls({entry.label: entry.model for entry in entries}, world, (1, 3, 5), 16, seed)
+    """Write the page; arguments as of `Task.write_report`."""
+    rollouts = rollouts_by_balls({entry.label: entry.model for entry in entries}, world, (1, 3, 5), SEQUENCES, seed)
     views = episodes_to_test(replace(world, test_sequences=4), world.num_balls, 0)[0].views
     write_page(
         path,
@@ -81,7 +83,6 @@ def _by_balls(rows: Sequence[Row], metric: str, views: float) -> Table:
 
 
 def _rollout_pictures(rollouts: Mapping[str, Rollouts]) -> list[Picture]:
-    number_of_sequences = len(next(iter(rollouts.values())).truth)
     return [
         Picture(
             "Rollouts, moving",
@@ -102,7 +103,7 @@ def _rollout_pictures(rollouts: Mapping[str, Rollouts]) -> list[Picture]:
         drawn(
             "How long rollouts hold",
             plots.rollout_scores({heading: part.f1() for heading, part in rollouts.items()}),
-            f"F1 of the stitched frames over {number_of_sequences} sequences. Where a line is above the static scene, "
+            f"F1 of the stitched frames over {SEQUENCES} sequences. Where a line is above the static scene, "
             "the model still knows where the moving balls are.",
         ),
     ]

@@ -34,15 +34,13 @@ class Rollouts:
 
     def f1(self) -> dict[str, list[float]]:
         """F1 at each step over all sequences and all pixels that the grid of queries covers."""
-        return {
-            name: [_frame_f1(frames[:, step], self.truth[:, step]) for step in range(frames.shape[1])]
-            for name, frames in self.predicted.items()
-        }
 
+        def score(frame: Tensor, truth: Tensor) -> float:
+            covered = ~frame.isnan()
+            return float(BinaryF1Score()((frame[covered] > 0.5).int(), truth[covered].int()))
 
-def _frame_f1(probability: Tensor, truth: Tensor) -> float:
-    covered = ~probability.isnan()
-    return float(BinaryF1Score()((probability[covered] > 0.5).int(), truth[covered].int()))
+        truth = self.truth.unbind(1)
+        return {name: [*map(score, frames.unbind(1), truth)] for name, frames in self.predicted.items()}
 
 
 @torch.no_grad()

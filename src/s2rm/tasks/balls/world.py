@@ -48,11 +48,9 @@ class BallsWorld:
     clip: int = 100
     """frames of a training clip, cut from a sequence at random"""
     train_sequences: int = 20_000
-    """sequences to train on"""
     val_sequences: int = 1_000
-    """sequences to validate on"""
     test_sequences: int = 1_000
-    """sequences to test on, for each number of balls"""
+    """for each number of balls"""
 
     def __post_init__(self) -> None:
         sequences = dict.fromkeys(("train_sequences", "val_sequences", "test_sequences"), 1)

@@ -69,13 +69,17 @@ def from_above(
         seed: of that draw.
     """
     from matplotlib.colors import to_rgb
+    from matplotlib.patches import Circle
 
     episode = reporting(observations(battle, world.grid), share, torch.Generator().manual_seed(seed))
     rows = 1 + len(models)
     made, panels = figure(rows, len(steps), 2.6 * len(steps) + 0.4, 2.75 * rows)
     shades = [OURS if friendly else THEIRS for friendly in battle.friendly[0]]
     for axes, step in zip(panels[0], steps, strict=True):
-        _fields_of_view(axes, world, battle, episode.views, step)
+        places = battle.positions[0, step][agents(battle)[0]]
+        for place in places[episode.views.mask[0, step]].tolist():
+            axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
+            axes.scatter(place[0], place[1], s=90, facecolor="none", edgecolor="black", linewidth=0.8)
         _units(axes, battle, step, s=26, color=shades, linewidth=0)
         axes.set_title(f"step {step}", fontsize=9)
     colours = torch.tensor([to_rgb(OURS), to_rgb(THEIRS)])
@@ -90,16 +94,6 @@ def from_above(
     for axes in panels.flat:
         axes.set(xlim=(0, world.map_size), ylim=(0, world.map_size), aspect="equal", xticks=[], yticks=[])
     return made
-
-
-def _fields_of_view(axes: Axes, world: SkirmishWorld, battle: Trajectories, views: Views, step: int) -> None:
-    """Shade what the reporting agents see at a step, and ring them."""
-    from matplotlib.patches import Circle
-
-    places = battle.positions[0, step][agents(battle)[0]]
-    for place in places[views.mask[0, step]].tolist():
-        axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
-        axes.scatter(place[0], place[1], s=90, facecolor="none", edgecolor="black", linewidth=0.8)
 
 
 @torch.no_grad()

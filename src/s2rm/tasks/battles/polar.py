@@ -97,11 +97,9 @@ class PolarGrid:
 
 
 def draw(
-    grid: PolarGrid,
-    offsets: Float[Tensor, "*batch U 2"],
-    there: Bool[Tensor, "*batch U"],
+    grid: PolarGrid, offsets: Float[Tensor, "*batch U 2"], there: Bool[Tensor, "*batch U"],
     channels: Float[Tensor, "*batch U C"],
-) -> Float[Tensor, "*batch C I J"]:
+) -> Float[Tensor, "*batch C I J"]:  # fmt: skip
     """Draw images of units; pixels without a unit are zero.
 
     Of several units in one pixel the one nearest to the pixel's place is drawn, the first of those equally near. All

@@ -53,9 +53,6 @@ GAME_IDS = {
     "baneling": 9, "hydralisk": 107,
 }  # fmt: skip
 """the game's numbers of unit types; SMAC's maps give the agents types of their own, which the environment lists"""
-NEEDED = (
-    "reset", "step", "get_avail_agent_actions", "agents", "enemies", "terrain_height", "n_actions_no_attack",
-)  # fmt: skip
 _TRIES = 3
 
 Policy = Callable[[Any, torch.Generator], Sequence[int]]
@@ -152,7 +149,8 @@ def collect(
             repeatedly stops in the middle of a battle.
     """
     at_least("starcraft2", {"num_battles": num_battles, "num_steps": num_steps}, num_battles=1, num_steps=2)
-    missing = [name for name in NEEDED if not hasattr(environment, name)]
+    needed = ["reset", "step", "get_avail_agent_actions", "agents", "enemies", "terrain_height", "n_actions_no_attack"]
+    missing = [name for name in needed if not hasattr(environment, name)]
     if missing:
         raise ValueError(
             f"starcraft2: expected an SMAC or SMACv2 environment, got {type(environment).__name__} without "

@@ -32,9 +32,7 @@ TENSORS = (*IN_TIME, "types", "friendly", "terrain", "scenario")
 def team(scenario: str, known: Sequence[str] = UNIT_TYPES) -> list[str]:
     """The units of each team of a scenario, `["stalker", "stalker", "zealot"]` for "2s1z".
 
-    Args:
-        scenario: how many of each type, a type as its letter of `LETTERS` or as its whole name.
-        known: the types that may occur.
+    A scenario says how many there are of each known type, as its letter of `LETTERS` or its whole name.
 
     Raises:
         ValueError: no such name, an unknown type, or one that occurs twice.
@@ -138,10 +136,6 @@ class Trajectories:
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectories:
-        """Read the file that `save` wrote.
-
-        Raises:
-            ValueError: no file, one that is cut short, of another kind, or of another version.
-        """
+        """Read the file that `save` wrote; ValueError as from `read_tensors`."""
         tensors, about = read_tensors(path, "trajectories", TENSORS)
         return cls(**tensors, names=tuple(about["names"]))

@@ -9,20 +9,18 @@ import torch
 
 from s2rm.files import Row
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
+from s2rm.report.page import Entry, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.crops import cells
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.plots import predictions
 from s2rm.tasks.railways.predictors import trivial_predictors
-from s2rm.tasks.railways.world import Railways, RailwayWorld, episode
+from s2rm.tasks.railways.world import RailwayWorld, episode
 from s2rm.tasks.task import model_predictor
 
 TITLES = {
-    "f1_trains": "F1 of trains",
-    "f1_other_trains": "F1 of other trains",
-    "f1": "F1 of all channels",
+    "f1_trains": "F1 of trains", "f1_other_trains": "F1 of other trains", "f1": "F1 of all channels",
     "log_likelihood": "Log-likelihood",
-}
+}  # fmt: skip
 SENTENCES = {
     "f1_trains": "The four channels of trains, by the direction that they face. Higher is better; 1 is perfect.",
     "f1_other_trains": "The same without the centre of each view, where the train itself is.",
@@ -37,6 +35,8 @@ def write_report(
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`. Raises what `collected` does, too."""
     test = collected(world, "test", seed, folder)
+    predictors = {entry.label: model_predictor(entry.model) for entry in entries}
+    predictors["last seen"] = trivial_predictors(world, seed, folder).last_seen
     write_page(
         path,
         title="Trains on a railway, each with a view of the cells around it",
@@ -52,7 +52,13 @@ def write_report(
         ),
         tables=[_table(rows, metric) for metric in TITLES],
         pictures=[
-            _prediction_picture(entries, world, test, seed, folder),
+            drawn(
+                "The railway, and one-step predictions",
+                predictions(world, test, predictors),
+                "The first test episode, at the step with most trains on the grid. Right: the views of some trains, "
+                "and the probabilities that each predictor gave them one step before; fainter is less probable. Lines "
+                "are tracks, blue arrowheads trains, squares stations, a filled one the train's own destination.",
+            ),
             learning(entries),
             *module_pictures(entries, cells(world.grid), episode(world, test, torch.arange(min(4, len(test)))).views),
         ],
@@ -64,17 +70,3 @@ def _table(rows: Sequence[Row], metric: str) -> Table:
     heads = {share: "all trains report" if share == 1 else f"{share:.0%} report" for share in shares}
     title = f"{TITLES[metric]}, one step ahead"
     return comparison(rows, metric, "reporting", heads, title, TITLES[metric], SENTENCES[metric])
-
-
-def _prediction_picture(
-    entries: Sequence[Entry], world: RailwayWorld, test: Railways, seed: int, folder: Path | None
-) -> Picture:
-    predictors = {entry.label: model_predictor(entry.model) for entry in entries}
-    predictors["last seen"] = trivial_predictors(world, seed, folder).last_seen
-    return drawn(
-        "The railway, and one-step predictions",
-        predictions(world, test, predictors),
-        "The first test episode, at the step with most trains on the grid. Right: the views of some trains, and the "
-        "probabilities that each predictor gave them one step before; fainter is less probable. Lines are tracks, blue "
-        "arrowheads trains, squares stations, a filled one the train's own destination.",
-    )

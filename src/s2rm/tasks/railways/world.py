@@ -62,11 +62,8 @@ class RailwayWorld:
     episodes_per_map: int = 1
     """episodes, each with a schedule of its own, on each map"""
     train_episodes: int = 8_000
-    """episodes to train on"""
     val_episodes: int = 2_000
-    """episodes to validate on"""
     test_episodes: int = 1_000
-    """episodes to test on"""
 
     def __post_init__(self) -> None:
         at_least(
@@ -156,11 +153,7 @@ class Railways:
 
     @classmethod
     def load(cls, path: str | Path) -> Railways:
-        """The railways that `save` wrote.
-
-        Raises:
-            ValueError: no file, one that is cut short, of another kind, or of another version.
-        """
+        """Read the file that `save` wrote; ValueError as from `read_tensors`."""
         return cls(**read_tensors(path, "railways", TENSORS)[0])
 
 
@@ -177,14 +170,17 @@ def episode(
     positions, directions = source.positions[at].long(), source.directions[at].long()
     mask, side = directions >= 0, source.rails.shape[-1]
     positions = positions.clamp(min=0)
-    stations = source.stations[rows].long()
+    stations, number = (
+        source.stations[rows].long(),
+        torch.tensor([side, 1]),
+    )  # the number of a cell: row * side + column
 
     # A cell as bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
     ways = source.rails[source.map_of[rows]].int()
     ways = ((ways | ways >> 4 | ways >> 8 | ways >> 12) & 15).short()
-    places = torch.zeros_like(ways).flatten(1).scatter_(1, _cell(stations, side), 256)
+    places = torch.zeros_like(ways).flatten(1).scatter_(1, stations @ number, 256)
     cells = (ways.flatten(1) | places)[:, None].repeat(1, steps.shape[1], 1)
-    cells.scatter_add_(2, _cell(positions, side), torch.where(mask, 16 << directions.clamp(min=0), 0).short())
+    cells.scatter_add_(2, positions @ number, torch.where(mask, 16 << directions.clamp(min=0), 0).short())
 
     around = crops(cells.unflatten(2, (side, side)), positions.float(), world.view).short()
     channels = [around >> bit & 1 for bit in (3, 2, 1, 0, 4, 5, 6, 7, 8)]
@@ -192,11 +188,6 @@ def episode(
     to_go = (stations[:, None] - positions)[..., None] == offsets
     channels.append(to_go[..., 0, :, None] & to_go[..., 1, None, :])
     return Episode(Views(positions.float(), torch.stack(channels, 3).float(), mask))
-
-
-def _cell(positions: Int[Tensor, "*batch 2"], side: int) -> Int[Tensor, "*batch"]:
-    """The number of a cell."""
-    return positions[..., 0] * side + positions[..., 1]
 
 
 def in_chunks(world: RailwayWorld, source: Railways, chunk: int = 10) -> Iterator[Episode]:
