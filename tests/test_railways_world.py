@@ -188,7 +188,7 @@ def test_a_world_that_cannot_be_is_refused(change, line):
 def test_bad_input_is_refused_in_one_line(railways, monkeypatch):
     with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
         preset("huge")
-    with pytest.raises(ValueError, match="expected a split of train, val, test, got 'all'"):
+    with pytest.raises(ValueError, match="unknown split 'all'; choose from train, val, test"):
         collect(WORLD, "all", seed=0)
     with pytest.raises(ValueError, match="a grid of 20 cells has no room for 2 cities of 2 pairs of tracks"):
         collect(dataclasses.replace(WORLD, grid=20), "train", seed=0)

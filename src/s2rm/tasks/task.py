@@ -20,16 +20,16 @@ Models = Mapping[str, WorldModel]
 
 
 class Headline(NamedTuple):
-    """The table of scores that the terminal shows: one metric of the rows for which `where` holds."""
+    """The table of scores that the terminal shows: one metric of the rows in which keys have the values of `where`.
+
+    The columns are the values of the key `across`; `columns` says what they are.
+    """
 
     title: str
     metric: str
     across: str
-    """the key of a row whose values are the columns"""
     columns: str
-    """what the columns are"""
     where: tuple[tuple[str, float], ...] = ()
-    """keys of a row and the values that they must have"""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """wraps what is iterated over, to show how far it is"""
 
 
-def named(presets: Mapping[str, W], name: str, world: str) -> W:
-    """The preset of that name; ValueError where there is none."""
-    if name not in presets:
-        raise ValueError(f"{world}: unknown preset {name!r}; choose from {', '.join(presets)}")
-    return presets[name]
+def named(choices: Mapping[str, W], name: str, world: str, kind: str = "preset") -> W:
+    """The preset, or another kind of choice, of that name; ValueError where there is none."""
+    if name not in choices:
+        raise ValueError(f"{world}: unknown {kind} {name!r}; choose from {', '.join(choices)}")
+    return choices[name]
 
 
 def at_least(where: str, given: Mapping[str, float], **least: float) -> None:

@@ -201,11 +201,11 @@ def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 25
 def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
     """The sequences of a split, "train", "val" or "test"; no two splits share any. `num_balls`: the world's if None."""
     splits = {"train": world.train_sequences, "val": world.val_sequences, "test": world.test_sequences}
-    num_balls = world.num_balls if num_balls is None else num_balls
+    size, num_balls = named(splits, split, "balls", "split"), world.num_balls if num_balls is None else num_balls
     if num_balls < 1:
         raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
     own_seed = (seed * 3 + list(splits).index(split)) * 1000 + num_balls
-    return render(world, simulate(world, splits[split], num_balls, own_seed))
+    return render(world, simulate(world, size, num_balls, own_seed))
 
 
 def random_positions(

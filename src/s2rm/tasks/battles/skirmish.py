@@ -137,14 +137,13 @@ def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = 
         ValueError: an unknown split or scenario, a test without a scenario, or another split with one.
     """
     sizes = {"train": world.train_battles, "val": world.val_battles, "test": world.test_battles}
-    if split not in sizes:
-        raise ValueError(f"skirmish: unknown split {split!r}; choose from {', '.join(sizes)}")
+    size = named(sizes, split, "skirmish", "split")
     if (split == "test") != (scenario is not None):
         raise ValueError(f"skirmish: expected a scenario with the test split and no other, got {scenario} with {split}")
     names = world.train_scenarios if scenario is None else (scenario,)
     # Only 32 bits of a seed count.
     seeds = (zlib.crc32(f"{split} {seed} {index} {name}".encode()) for index, name in enumerate(names))
-    shares = ((sizes[split] + index) // len(names) for index in range(len(names)))
+    shares = ((size + index) // len(names) for index in range(len(names)))
     return Trajectories.join([simulate(world, *part) for part in zip(names, shares, seeds, strict=True)])
 
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from s2rm.extras import require
 from s2rm.files import read_tensors
 from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld, dataset
-from s2rm.tasks.worlds import Drawn, Progress
+from s2rm.tasks.worlds import Drawn, Progress, named
 
 if TYPE_CHECKING:
     from flatland.envs.rail_env import RailEnv
@@ -48,13 +48,15 @@ def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path
         ImportError: they must be played and the extra "railways" is not installed.
         ValueError: as from `collect`; or the folder's file is broken or holds episodes of another world or seed.
     """
+    console = Console(stderr=True)  # a progress bar where that is a terminal
+    bar = partial(track, description=f"{split} episodes", console=console, disable=not console.is_terminal)
     if folder is None:
-        return collect(world, split, seed, _bar(split))
+        return collect(world, split, seed, bar)
     path = Path(folder) / f"episodes-{split}.safetensors"
     played = {name: value for name, value in asdict(world).items() if name not in _SEEN}
     about = {**played, "speeds": list(world.speeds), "episodes": _num_episodes(world, split), "seed": seed}
     if not path.is_file():
-        railways = collect(world, split, seed, _bar(split))
+        railways = collect(world, split, seed, bar)
         railways.save(path, **about)
         return railways
     tensors, found = read_tensors(path, "railways", TENSORS)
@@ -67,16 +69,9 @@ def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path
     return Railways(**tensors)
 
 
-def _bar(split: str) -> Progress:
-    """A progress bar on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    return partial(track, description=f"{split} episodes", console=console, disable=not console.is_terminal)
-
-
 def _num_episodes(world: RailwayWorld, split: str) -> int:
-    if split not in SPLITS:
-        raise ValueError(f"railways: expected a split of {', '.join(SPLITS)}, got {split!r}")
-    return {"train": world.train_episodes, "val": world.val_episodes, "test": world.test_episodes}[split]
+    sizes = {"train": world.train_episodes, "val": world.val_episodes, "test": world.test_episodes}
+    return named(sizes, split, "railways", "split")
 
 
 def collect(world: RailwayWorld, split: str, seed: int = 0, progress: Progress = iter) -> Railways:

@@ -170,11 +170,9 @@ def episode(
     positions, directions = source.positions[at].long(), source.directions[at].long()
     mask, side = directions >= 0, source.rails.shape[-1]
     positions = positions.clamp(min=0)
-    stations, number = (
-        source.stations[rows].long(),
-        torch.tensor([side, 1]),
-    )  # the number of a cell: row * side + column
+    stations = source.stations[rows].long()
 
+    number = torch.tensor([side, 1])  # of a cell: row * side + column
     # A cell as bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
     ways = source.rails[source.map_of[rows]].int()
     ways = ((ways | ways >> 4 | ways >> 8 | ways >> 12) & 15).short()
