@@ -1,4 +1,4 @@
-"""What all pictures share: figures without a display, colours of predictors, lines and bands, learning curves."""
+"""What all pictures share: figures without a display, colours of predictors, lines and bands."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 P = TypeVar("P")
+Numbers = Sequence[float]
 COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c0392b", "#4a4a4a")
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
@@ -45,9 +46,14 @@ def predictors(rows: Sequence[Row]) -> list[str]:
     return sorted(dict.fromkeys(row["predictor"] for row in rows), key=lambda name: name in TRIVIAL)
 
 
-def look(name: str, names: Sequence[str]) -> dict[str, str]:
-    """How the line of a predictor is drawn, and its label: dashed for the trivial ones."""
-    return {"linestyle": "--" if name in TRIVIAL else "-", "color": colour(name, names), "label": name}
+def curve(
+    axes: Axes, x: Numbers, y: Numbers, name: str, names: Sequence[str], band: tuple[Numbers, Numbers] | None = None
+) -> None:
+    """Draw the line of a predictor, dashed for the trivial ones, in a band from lowest to highest values."""
+    shade = colour(name, names)
+    axes.plot(x, y, "--" if name in TRIVIAL else "-", marker=".", color=shade, label=name)
+    if band:
+        axes.fill_between(x, band[0], band[1], color=shade, alpha=0.2)
 
 
 def side_by_side(parts: Mapping[str, P], draw: Callable[[Axes, P], None], ylabel: str, **settings: object) -> Figure:
@@ -98,18 +104,5 @@ def lines(axes: Axes, rows: Sequence[Row], across: str, metric: str) -> None:
             if row["predictor"] == name:
                 points.setdefault(row[across], []).append(row[metric])
         x, values = sorted(points), [points[at] for at in sorted(points)]
-        axes.plot(x, [sum(some) / len(some) for some in values], marker="o", ms=4, **look(name, names))
         lowest, highest = [min(some) for some in values], [max(some) for some in values]
-        axes.fill_between(x, lowest, highest, color=colour(name, names), alpha=0.2)
-
-
-def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Validation loss of each run against minutes of training."""
-    made, ((axes,),) = figure(1, 1, 6.4, 3.6)
-    for name, history in histories.items():
-        epochs = [epoch for epoch in history if "val_loss" in epoch]
-        minutes, losses = ([epoch[key] for epoch in epochs] for key in ("minutes", "val_loss"))
-        axes.plot(minutes, losses, color=colour(name, list(histories)), label=name)
-    axes.set(xlabel="minutes of training", ylabel="validation loss")
-    axes.legend(frameon=False)
-    return plain(made)
+        curve(axes, x, [sum(some) / len(some) for some in values], name, names, (lowest, highest))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from s2rm.extras import require
 from s2rm.files import Row, write_whole
 from s2rm.models.world_model import WorldModel
-from s2rm.report.figures import TRIVIAL, learning_curves, png
+from s2rm.report.figures import TRIVIAL, colour, figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,19 +63,25 @@ class Table(NamedTuple):
     sentence: str
 
 
-def drawn(title: str, figure: Figure, sentence: str) -> Picture:
+def drawn(title: str, made: Figure, sentence: str) -> Picture:
     """A figure as a picture of a page."""
-    return Picture(title, "image/png", png(figure), sentence)
+    return Picture(title, "image/png", png(made), sentence)
 
 
 def learning(entries: Sequence[Entry]) -> Picture:
-    """The learning curves of runs."""
-    return drawn(
-        "Learning",
-        learning_curves({entry.label: entry.history for entry in entries}),
+    """The validation loss of each run against minutes of training."""
+    made, ((axes,),) = figure(1, 1, 6.4, 3.6)
+    for entry in entries:
+        epochs = [epoch for epoch in entry.history if "val_loss" in epoch]
+        minutes, losses = ([epoch[key] for epoch in epochs] for key in ("minutes", "val_loss"))
+        axes.plot(minutes, losses, color=colour(entry.label, [other.label for other in entries]), label=entry.label)
+    axes.set(xlabel="minutes of training", ylabel="validation loss")
+    axes.legend(frameon=False)
+    sentence = (
         "Validation loss against the time spent training, after each pass over the training data. The table at the top "
-        "gives the number of updates that each model made.",
+        "gives the number of updates that each model made."
     )
+    return drawn("Learning", plain(made), sentence)
 
 
 def write_page(

@@ -51,8 +51,8 @@ def check_tensors(
     for name, (least, most) in ranges.items():
         numbers = given[name]
         if numbers.numel() and not least <= int(numbers.min()) <= int(numbers.max()) <= most:
-            got = f"{int(numbers.min())} to {int(numbers.max())}"
-            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {got}; number them anew")
+            found = f"{int(numbers.min())} to {int(numbers.max())}"
+            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; number them anew")
 
 
 class Drawn(Dataset[Episode]):

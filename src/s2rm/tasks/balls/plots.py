@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from s2rm.files import Row
-from s2rm.report.figures import colour, figure, lines, look, predictors, side_by_side, tiles
+from s2rm.report.figures import curve, figure, lines, predictors, side_by_side, tiles
 from s2rm.tasks.balls.rollouts import Rollouts
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def reliability(rows: Sequence[Row]) -> Figure:
         for name in names:
             first = next(row for row in part if row["predictor"] == name)
             points = [point[:2] for point in first["reliability"] if point[2] >= 1e-4]
-            axes.plot(*zip(*points, strict=True), marker=".", **look(name, names))
+            probability, frequency = zip(*points, strict=True)
+            curve(axes, probability, frequency, name, names)
 
     return side_by_side(dict(list(parts.items())[::2]), draw, "how often 1", xlabel="probability")
 
@@ -109,8 +110,7 @@ def removed_modules(rows: Sequence[Row]) -> Figure:
         for name in names:
             line = [row for row in part if row["predictor"] == name]
             x, f1, lowest, highest = ([row[key] for row in line] for key in ("removed", "f1", "lowest", "highest"))
-            axes.plot(x, f1, marker=".", **look(name, names))
-            axes.fill_between(x, lowest, highest, color=colour(name, names), alpha=0.2)
+            curve(axes, x, f1, name, names, (lowest, highest))
 
     return side_by_side(_by_balls(rows), draw, "F1", xlabel="modules removed", ylim=(0, 1))
 
@@ -159,7 +159,7 @@ def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
 
     def draw(axes: Axes, scored: Mapping[str, Sequence[float]]) -> None:
         for name, line in scored.items():
-            axes.plot(range(1, len(line) + 1), line, **look(name, list(scored)))
+            curve(axes, range(1, len(line) + 1), line, name, list(scored))
 
     return side_by_side(scores, draw, "F1", xlabel="steps since the last true view", ylim=(0, 1))
 

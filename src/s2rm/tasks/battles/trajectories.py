@@ -104,11 +104,7 @@ class Trajectories:
 
     @classmethod
     def join(cls, parts: Sequence[Trajectories]) -> Trajectories:
-        """The battles of all parts, one after the other; slots are added where a part has fewer units or steps.
-
-        Raises:
-            ValueError: no parts, or maps of different sizes.
-        """
+        """The battles of all parts, on maps of one size; slots are added where a part has fewer units or steps."""
         if len({part.terrain.shape[1:] for part in parts}) != 1:
             sizes = [tuple(part.terrain.shape[1:]) for part in parts]
             raise ValueError(f"trajectories: expected parts on maps of one size, got {sizes}")

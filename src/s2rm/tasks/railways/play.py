@@ -33,11 +33,7 @@ _ATTEMPTS = 100
 
 
 def episodes(world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The training ("train"), validation ("val") or test ("test") episodes, as `Task.episodes`.
-
-    Raises:
-        ImportError, ValueError: as from `collected`.
-    """
+    """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
     return dataset(world, collected(world, split, seed, folder), clips=split == "train")
 
 
