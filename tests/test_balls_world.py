@@ -161,12 +161,12 @@ def test_clips_are_a_function_of_their_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": 49}, "crop must be odd and at most the arena's 48 pixels, got 49"),
+        ({"crop": 49}, "crop must be odd and at most the arena's 48, got 49"),
         ({"crop": 10}, "crop must be odd"),
         ({"radius": 7.0}, r"must pass between the fixed ball and the walls .* take a radius in \(0, 6\]"),
         ({"clip": 200}, "clip must be at most num_frames, 100, got 200"),
-        ({"num_views": 0}, "num_views must be at least 1, got 0"),
-        ({"slowest": 3.0}, "speeds must hold 0 <= slowest <= fastest, got 3.0 and 2.0"),
+        ({"num_views": 0}, "num_views of at least 1, got 0"),
+        ({"slowest": 3.0}, "expected 0 <= slowest <= fastest, got 3.0 and 2.0"),
     ],
 )
 def test_impossible_worlds_are_refused(changes, message):

@@ -17,8 +17,9 @@ from s2rm.tasks.battles.polar import (
     agents,
     dataset,
     draw,
+    look,
     observations,
-    state_images,
+    unit_channels,
     window,
 )
 from s2rm.tasks.battles.trajectories import ACTIONS, STATS, UNIT_TYPES, Trajectories
@@ -192,7 +193,7 @@ def test_the_channels_are_those_of_the_paper():
 def test_the_state_is_seen_from_any_place():
     battles = some_battles()
     centres = 9 * torch.rand(2, 4, 3, 2) - 1
-    images = state_images(battles, SMALL, centres)
+    images = look(battles, SMALL, centres, unit_channels(battles)[..., :14])
     assert images.shape == (2, 4, 3, 14, 3, 5)
     for b, t, q in [(0, 0, 0), (1, 3, 2), (0, 2, 1)]:
         torch.testing.assert_close(images[b, t, q], seen_in_loops(battles, b, t, centres[b, t, q])[:14])
@@ -228,7 +229,7 @@ def test_battles_without_friends_have_nobody_to_see_them():
 
 def test_living_units_at_no_place_are_refused():
     battles = some_battles()
-    with pytest.raises(ValueError, match="positions of views that are there must be finite"):
+    with pytest.raises(ValueError, match="positions of views must be finite"):
         observations(replace(battles, positions=battles.positions * torch.nan), SMALL)
 
 
@@ -237,7 +238,6 @@ def test_a_field_of_view_larger_than_the_map_is_refused():
     message = "expected a field of view of at most the map's shorter side, 7 map units, got 7.5; take a smaller one"
     for refuses in (
         lambda: observations(battles, far),
-        lambda: state_images(battles, far, torch.zeros(2, 4, 1, 2)),
         lambda: dataset(battles, far, 2),
     ):
         with pytest.raises(ValueError, match=message):

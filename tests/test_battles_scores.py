@@ -11,14 +11,17 @@ from s2rm import WorldModel
 from s2rm.likelihoods import parts
 from s2rm.settings import Settings
 from s2rm.tasks.battles import plots
-from s2rm.tasks.battles.polar import STATE, PolarGrid, agents, draw, observations, unit_channels
-from s2rm.tasks.battles.predictors import (
+from s2rm.tasks.battles.polar import (
     NUM_TYPES,
-    Forecast,
-    TrivialPredictors,
+    STATE,
+    PolarGrid,
+    agents,
+    draw,
     markers_and_types,
-    model_predictor,
+    observations,
+    unit_channels,
 )
+from s2rm.tasks.battles.predictors import Forecast, TrivialPredictors, model_predictor
 from s2rm.tasks.battles.scores import REPORTING, VALIDATION, reporting, scores
 from s2rm.tasks.battles.skirmish import preset, simulate
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories

@@ -334,7 +334,7 @@ def test_episodes_are_clips_for_training_and_whole_battles_for_validation():
             {"map_size": 16, "train_scenarios": ("9c",)},
             "at most a tenth of the map of 16 x 16, got 9c .* map_size of",
         ),
-        ({"clip": 200}, "a clip of at most num_steps, 100, got 200"),
+        ({"clip": 200}, "clip must be at most num_steps, 100, got 200"),
         ({"seconds_per_step": 2.0}, r"seconds_per_step in \(0, 1\] with 8 substeps, got 2.0"),
         ({"train_scenarios": ("3x",)}, "got '3x'"),
         ({"train_scenarios": ()}, "at least one of train_scenarios"),

@@ -170,8 +170,8 @@ def test_positions_lie_on_the_grid_and_wavelengths_are_as_long_as_it():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"grid": 10}, "grid must be at least 20, got 10"),
-        ({"num_trains": 0}, "num_trains must be at least 1, got 0"),
+        ({"grid": 10}, "expected grid of at least 20, got 10"),
+        ({"num_trains": 0}, "expected num_trains of at least 1, got 0"),
         ({"view": 4}, "view must be odd and at most the grid's 60, got 4"),
         ({"clip": 129}, "clip must be at most 128, got 129; shorten it"),
         ({"latest_departure": 128}, "latest_departure must be at most 127, got 128"),
@@ -188,7 +188,7 @@ def test_a_world_that_cannot_be_is_refused(change, line):
 def test_bad_input_is_refused_in_one_line(railways, monkeypatch):
     with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
         preset("huge")
-    with pytest.raises(ValueError, match="expected a split of train, val, test, got 'all'"):
+    with pytest.raises(ValueError, match="unknown split 'all'; choose from train, val, test"):
         collect(WORLD, "all", seed=0)
     with pytest.raises(ValueError, match="a grid of 20 cells has no room for 2 cities of 2 pairs of tracks"):
         collect(dataclasses.replace(WORLD, grid=20), "train", seed=0)

@@ -18,8 +18,8 @@ from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
 from s2rm.settings import Settings
 from s2rm.tasks import balls, battles, railways
-from s2rm.tasks.task import Progress, Task
-from s2rm.tasks.worlds import World
+from s2rm.tasks.task import Task
+from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Machines, batches, fit, history, provenance
 
 FORMAT = 1
@@ -116,21 +116,12 @@ class Run:
         """Train, from the start or from the last checkpoint."""
         training = self.settings.training
         model, origin = self.settings.build(self.world), provenance()
-        train, validation = (
-            self.task.episodes(self.world, split, training.seed, self.folder) for split in ("train", "val")
-        )
-        ended = fit(
-            model,
-            batches(train, training.batch_size, training.seed, shuffle=True),
-            batches(validation, training.batch_size, training.seed + 1, shuffle=False),
-            self.folder,
-            training,
-            machines=machines,
-            resume=resume,
-            progress=progress,
-        )
-        summary = {**ended, "parameters": model.num_parameters, "seed": training.seed, **origin}
-        rank_zero_only(write_json)(self.folder / SUMMARY, summary)
+        folder, size, seed = self.folder, training.batch_size, training.seed
+        train, validation = (self.task.episodes(self.world, split, seed, folder) for split in ("train", "val"))
+        loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
+        ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
+        summary = {**ended, "parameters": model.num_parameters, "seed": seed, **origin}
+        rank_zero_only(write_json)(folder / SUMMARY, summary)
         return self
 
     @classmethod
@@ -179,14 +170,8 @@ class Run:
 
     def entry(self) -> Entry:
         """What a report needs of the run."""
-        return Entry(
-            label=self.label,
-            model=self.load_model(),
-            summary=self.summary(),
-            learning_rate=self.settings.training.learning_rate,
-            setting=self.settings.sentence(self.label, self.world),
-            history=history(self.folder),
-        )
+        rate, setting = self.settings.training.learning_rate, self.settings.sentence(self.label, self.world)
+        return Entry(self.label, self.load_model(), self.summary(), rate, setting, history(self.folder))
 
 
 def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:

@@ -1,10 +1,10 @@
-"""What all pictures share: figures without a display, colours of predictors, lines and bands, learning curves."""
+"""What all pictures share: figures without a display, colours of predictors, lines and bands."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from s2rm.extras import require
 from s2rm.files import Row
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+P = TypeVar("P")
+Numbers = Sequence[float]
 COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c0392b", "#4a4a4a")
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
@@ -44,6 +46,35 @@ def predictors(rows: Sequence[Row]) -> list[str]:
     return sorted(dict.fromkeys(row["predictor"] for row in rows), key=lambda name: name in TRIVIAL)
 
 
+def curve(
+    axes: Axes, x: Numbers, y: Numbers, name: str, names: Sequence[str], band: tuple[Numbers, Numbers] | None = None
+) -> None:
+    """Draw the line of a predictor, dashed for the trivial ones, in a band from lowest to highest values."""
+    shade = colour(name, names)
+    axes.plot(x, y, "--" if name in TRIVIAL else "-", marker=".", color=shade, label=name)
+    if band:
+        axes.fill_between(x, band[0], band[1], color=shade, alpha=0.2)
+
+
+def side_by_side(parts: Mapping[str, P], draw: Callable[[Axes, P], None], ylabel: str, **settings: object) -> Figure:
+    """A panel for each part, under its heading, with the legend of the first to the right, where it hides no line."""
+    made, (panels,) = figure(1, len(parts), 3.4 * len(parts) + 1.7, 3.4)
+    for axes, (heading, part) in zip(panels, parts.items(), strict=True):
+        draw(axes, part)
+        axes.set(title=heading, **settings)
+    panels[0].set_ylabel(ylabel)
+    return plain(key_beside(made, panels[0]))
+
+
+def tiles(number: int, width: float, height: float) -> tuple[Figure, NDArray]:
+    """A figure of that many panels of a size, five in a line, and room beside them for a scale of colours."""
+    columns, depth = min(5, number), -(-number // 5)
+    made, panels = figure(depth, columns, width * columns + 0.7, height * depth)
+    for axes in panels.flat[number:]:
+        axes.axis("off")
+    return made, panels.flat[:number]
+
+
 def png(made: Figure) -> bytes:
     """The figure as a PNG file."""
     content = io.BytesIO()
@@ -72,23 +103,6 @@ def lines(axes: Axes, rows: Sequence[Row], across: str, metric: str) -> None:
         for row in rows:
             if row["predictor"] == name:
                 points.setdefault(row[across], []).append(row[metric])
-        x, values, shade = sorted(points), [points[at] for at in sorted(points)], colour(name, names)
-        means = [sum(some) / len(some) for some in values]
-        axes.plot(x, means, "--" if name in TRIVIAL else "-", marker="o", ms=4, color=shade, label=name)
-        axes.fill_between(x, [min(some) for some in values], [max(some) for some in values], color=shade, alpha=0.2)
-
-
-def learning_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Validation loss of each run against minutes of training."""
-    made, ((axes,),) = figure(1, 1, 6.4, 3.6)
-    for name, history in histories.items():
-        epochs = [epoch for epoch in history if "val_loss" in epoch]
-        axes.plot(
-            [epoch["minutes"] for epoch in epochs],
-            [epoch["val_loss"] for epoch in epochs],
-            color=colour(name, list(histories)),
-            label=name,
-        )
-    axes.set(xlabel="minutes of training", ylabel="validation loss")
-    axes.legend(frameon=False)
-    return plain(made)
+        x, values = sorted(points), [points[at] for at in sorted(points)]
+        lowest, highest = [min(some) for some in values], [max(some) for some in values]
+        curve(axes, x, [sum(some) / len(some) for some in values], name, names, (lowest, highest))

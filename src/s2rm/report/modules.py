@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from s2rm.models.gqn import GQN
 from s2rm.models.s2rm import S2RM
 from s2rm.nn.rims import RIMs
-from s2rm.report.figures import figure
+from s2rm.report.figures import figure, tiles
 from s2rm.report.page import Entry, Picture, drawn
 from s2rm.views import Views
 
@@ -31,7 +32,7 @@ def masking_effects(model: S2RM | RIMs, seen: Views | Tensor) -> Float[Tensor, "
         seen: views for an S2RM; inputs, as for its call, for RIMs.
 
     Returns:
-        `(M, M)`, NaN on the diagonal.
+        NaN on the diagonal.
 
     Source:
         Figures 22 to 25 of the RIMs paper, which mask a module and show the states of the others; the measure is
@@ -63,14 +64,18 @@ def _states(model: S2RM | RIMs, seen: Views | Tensor, masked: int | None = None)
     return torch.cat([states[:, :, :masked], torch.zeros_like(states[:, :, :1]), states[:, :, masked:]], 2)
 
 
-def module_pictures(entry: Entry, grid: Float[Tensor, "H W 2"], views: Views) -> list[Picture]:
-    """The pictures of a run's modules; none for a model without modules.
+def module_pictures(entries: Iterable[Entry], grid: Float[Tensor, "H W 2"], views: Views) -> list[Picture]:
+    """The pictures of the modules of runs; none for models without modules.
 
     Args:
-        entry: the run.
+        entries: the runs.
         grid: positions all over the world, as a picture has them.
         views: an example, from which the effects of masking are measured.
     """
+    return [picture for entry in entries for picture in _pictures(entry, grid, views)]
+
+
+def _pictures(entry: Entry, grid: Tensor, views: Views) -> list[Picture]:
     model = entry.model
     if isinstance(model, GQN) and isinstance(model.core, RIMs):
         inputs = model.summed(views).detach()
@@ -103,24 +108,14 @@ def module_pictures(entry: Entry, grid: Float[Tensor, "H W 2"], views: Views) ->
     ]
 
 
-def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
-    sentence = "A bright row is a module on which many others depend; a dark matrix means independence."
-    return drawn(f"Effect of masking one module of {entry.label} on the others", effect_matrix(effects), sentence)
-
-
 def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
     """Where each module answers: `Z(P(x), p_m)` over the arena, a panel for each module (S2RM, Figure 5)."""
-    modules = len(weights)
-    columns = min(5, modules)
-    made, panels = figure(-(-modules // columns), columns, 1.6 * columns + 0.8, 1.75 * -(-modules // columns))
-    for index, axes in enumerate(panels.flat):
-        if index >= modules:
-            axes.axis("off")
-            continue
+    made, panels = tiles(len(weights), 1.6, 1.75)
+    for index, axes in enumerate(panels):
         image = axes.imshow(weights[index].numpy(), vmin=0, vmax=1, cmap="magma")
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"module {index + 1}", fontsize=8)
-    made.colorbar(image, ax=list(panels.flat), shrink=0.8)
+    made.colorbar(image, ax=made.axes, shrink=0.8)
     return made
 
 
@@ -143,7 +138,7 @@ def interaction_graph(kernel: Float[Tensor, "M M"], weights: Float[Tensor, "M H 
     return made
 
 
-def effect_matrix(effects: Float[Tensor, "M M"]) -> Figure:
+def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
     """`masking_effects` as an image: masked modules in rows, changed ones in columns."""
     made, ((axes,),) = figure(1, 1, 4.6, 3.9)
     numbers = [str(module + 1) for module in range(len(effects))]
@@ -152,7 +147,8 @@ def effect_matrix(effects: Float[Tensor, "M M"]) -> Figure:
     axes.set_yticks(range(len(numbers)), numbers)
     axes.set(xlabel="changed module", ylabel="masked module")
     made.colorbar(image, ax=axes, label="relative change of its state")
-    return made
+    sentence = "A bright row is a module on which many others depend; a dark matrix means independence."
+    return drawn(f"Effect of masking one module of {entry.label} on the others", made, sentence)
 
 
 def activity(active: Bool[Tensor, "T M"]) -> Figure:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2rm.extras import require
 from s2rm.files import Row, write_whole
 from s2rm.models.world_model import WorldModel
-from s2rm.report.figures import TRIVIAL, png
+from s2rm.report.figures import TRIVIAL, colour, figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,32 +37,23 @@ class Entry:
 
 
 class Picture(NamedTuple):
-    """A picture of a page."""
+    """A picture of a page, its MIME type, and a sentence about what to look for."""
 
     title: str
     kind: str
-    """such as image/png"""
     content: bytes
     sentence: str
-    """what to look for"""
 
 
-class Cell(TypedDict):
-    """A cell of a table."""
-
-    text: str
-    best: bool
-
-
-class Line(TypedDict):
-    """A line of a table: one predictor."""
+class Line(NamedTuple):
+    """A line of a table: one predictor, and of each cell the text and whether it is the best of its column."""
 
     name: str
     trivial: bool
-    cells: list[Cell]
+    cells: list[tuple[str, bool]]
 
 
-class Table(TypedDict):
+class Table(NamedTuple):
     """A table of a page: a line for each predictor."""
 
     title: str
@@ -72,26 +63,37 @@ class Table(TypedDict):
     sentence: str
 
 
-def drawn(title: str, figure: Figure, sentence: str) -> Picture:
+def drawn(title: str, made: Figure, sentence: str) -> Picture:
     """A figure as a picture of a page."""
-    return Picture(title, "image/png", png(figure), sentence)
+    return Picture(title, "image/png", png(made), sentence)
+
+
+def learning(entries: Sequence[Entry]) -> Picture:
+    """The validation loss of each run against minutes of training."""
+    made, ((axes,),) = figure(1, 1, 6.4, 3.6)
+    for entry in entries:
+        epochs = [epoch for epoch in entry.history if "val_loss" in epoch]
+        minutes, losses = ([epoch[key] for epoch in epochs] for key in ("minutes", "val_loss"))
+        axes.plot(minutes, losses, color=colour(entry.label, [other.label for other in entries]), label=entry.label)
+    axes.set(xlabel="minutes of training", ylabel="validation loss")
+    axes.legend(frameon=False)
+    sentence = (
+        "Validation loss against the time spent training, after each pass over the training data. The table at the top "
+        "gives the number of updates that each model made."
+    )
+    return drawn("Learning", plain(made), sentence)
 
 
 def write_page(
-    path: str | Path,
-    title: str,
-    lead: str,
-    entries: Sequence[Entry],
-    world: str,
-    tables: Sequence[Table],
+    path: str | Path, title: str, lead: str, entries: Sequence[Entry], world: str, tables: Sequence[Table],
     pictures: Sequence[Picture],
-) -> None:
+) -> None:  # fmt: skip
     """Write a page.
 
     Args:
         path: of the HTML file, written whole or not at all.
         title: of the page.
-        lead: a paragraph below it.
+        lead: a paragraph below the title.
         entries: the runs that it shows; machine and commit are those of the first.
         world: a paragraph about what was seen and how much of it.
         tables: of scores.
@@ -105,29 +107,18 @@ def write_page(
 
     template = Environment(autoescape=True).from_string(files("s2rm.report").joinpath("page.html.j2").read_text())
     page = template.render(
-        title=title,
-        lead=lead,
-        runs=entries,
-        world=world,
+        title=title, lead=lead, runs=entries, world=world, tables=tables,
         setting=" ".join(entry.setting for entry in entries),
         machine={name: entries[0].summary[name] for name in ("hardware", "torch", "commit")},
-        tables=tables,
         pictures=[{**picture._asdict(), "data": base64.b64encode(picture.content).decode()} for picture in pictures],
-    )
+    )  # fmt: skip
     write_whole(path, page.encode())
 
 
 def comparison(
-    rows: Sequence[Row],
-    metric: str,
-    across: str,
-    heads: Mapping[Any, str],
-    title: str,
-    label: str,
-    sentence: str,
-    show: str = ".3f",
-    worth: Callable[[float], float] = float,
-) -> Table:
+    rows: Sequence[Row], metric: str, across: str, heads: Mapping[Any, str],
+    title: str, label: str, sentence: str, show: str = ".3f", worth: Callable[[float], float] = float,
+) -> Table:  # fmt: skip
     """A table of a metric with a line for each predictor; the best of each column is marked.
 
     Args:
@@ -144,9 +135,9 @@ def comparison(
     score: dict[tuple[str, object], float] = {(row["predictor"], row[across]): row[metric] for row in rows}
     names = list(dict.fromkeys(name for name, _ in score))
     best = {column: max((score[key] for key in score if key[1] == column), key=worth) for column in heads}
-    lines: list[Line] = []
+    lines = []
     for name in names:
         found = [(score.get((name, column)), best[column]) for column in heads]
-        cells = [Cell(text="" if one is None else f"{one:{show}}", best=one == most) for one, most in found]
-        lines.append({"name": name, "trivial": name in TRIVIAL, "cells": cells})
-    return {"title": title, "metric": label, "heads": list(heads.values()), "rows": lines, "sentence": sentence}
+        cells = [("" if one is None else f"{one:{show}}", one == most) for one, most in found]
+        lines.append(Line(name, name in TRIVIAL, cells))
+    return Table(title, label, list(heads.values()), lines, sentence)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from s2rm.tasks.worlds import Progress, at_least
 from s2rm.views import Episode, Views
 
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ else:
     # Not checked at each call: `collect` refuses other environments with a sentence of its own.
     Environment = object
 
-E = TypeVar("E", bound=Environment)
-Position = Callable[[E, str], ArrayLike]
+Position = Callable[[Any, str], ArrayLike]
 """from an environment and an agent's name to the agent's position"""
-Policy = Callable[[E, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
+Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
 """from an environment, the observations by agent and a generator to an action for each agent"""
 Observation = Callable[[Any], ArrayLike]
 """from an agent's observation to an array"""
@@ -52,17 +52,10 @@ def random_actions(
 
 
 def collect(
-    environment: E,
-    position: Position[E],
-    policy: Policy[E] = random_actions,
-    *,
-    num_episodes: int,
-    num_steps: int,
-    seed: int,
-    observation: Observation | None = None,
-    with_actions: bool = False,
-    progress: Callable[[range], Iterable[int]] = iter,
-) -> Episode:
+    environment: Environment, position: Position, policy: Policy = random_actions, *,
+    num_episodes: int, num_steps: int, seed: int, observation: Observation | None = None, with_actions: bool = False,
+    progress: Progress = iter,
+) -> Episode:  # fmt: skip
     """Play episodes; each agent's observation becomes a view at its position, masked out while the agent is absent.
 
     An agent keeps its slot throughout. Agents may enter and leave: those in `environment.agents` after a step are
@@ -70,9 +63,8 @@ def collect(
 
     Args:
         environment: with `reset(seed=...)`, `step(actions)`, `agents` and `action_space(agent)`, as `ParallelEnv` has.
-        position: called with the environment and an agent's name, returns `(x, y, ...)`, in the world's own units.
-        policy: called with the environment, the observations by agent and a generator, returns an action for each
-            agent. Default: random actions.
+        position: of an agent, `(x, y, ...)`, in the world's own units.
+        policy: the actions of all agents. Default: random actions.
         num_episodes: N.
         num_steps: T, at least 2. Longer episodes are cut; after the end of shorter ones no agent is present.
         seed: of the environment and of the policy.
@@ -90,9 +82,7 @@ def collect(
             observations that are missing or no arrays of one shape; actions that cannot be one-hot; an agent that
             returns after it left; an episode that ends before its second step.
     """
-    for name, given, least in (("num_episodes", num_episodes, 1), ("num_steps", num_steps, 2)):
-        if given < least:
-            raise ValueError(f"parallel: expected {name} of at least {least}, got {given}; increase it")
+    at_least("parallel", {"num_episodes": num_episodes, "num_steps": num_steps}, num_episodes=1, num_steps=2)
     # PettingZoo's AEC environments have agent_iter; in Gymnasium's environments action_space is not callable.
     missing = [name for name in ("reset", "step", "action_space") if not callable(getattr(environment, name, None))]
     if missing or hasattr(environment, "agent_iter"):
@@ -118,10 +108,10 @@ class _Step(NamedTuple):
     """zeros without `with_actions`"""
 
 
-class _Reader(Generic[E]):
+class _Reader:
     """Reads the agents of an environment, and refuses those whose data differ in shape from the first agent's."""
 
-    def __init__(self, environment: E, position: Position[E], observation: Observation | None, actions: bool):
+    def __init__(self, environment: Environment, position: Position, observation: Observation | None, actions: bool):
         self.environment, self.position, self.observation = environment, position, observation
         self.slots: dict[str, int] = {}
         self.first: tuple[str, int, tuple[int, ...]] | None = None
@@ -139,18 +129,14 @@ class _Reader(Generic[E]):
 
     def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The position `(n,)` and the observation of an agent."""
+        expected = f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got"
+        remedy = "pass a function that reads this environment's positions"
         try:
             place = np.asarray(self.position(self.environment, agent), dtype=np.float32)
         except Exception as error:
-            raise ValueError(
-                f"parallel: expected position(environment, {agent!r}) to return (x, y, ...), got {error!r}; pass a "
-                "function that reads this environment's positions"
-            ) from error
+            raise ValueError(f"{expected} {error!r}; {remedy}") from error
         if place.ndim != 1 or not place.size or not np.isfinite(place).all():
-            raise ValueError(
-                f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got "
-                f"{place.tolist()}; pass a function that reads this environment's positions"
-            )
+            raise ValueError(f"{expected} {place.tolist()}; {remedy}")
         try:
             value = np.asarray(self.observation(seen) if self.observation else seen, dtype=np.float32)
         except (TypeError, ValueError) as error:
@@ -163,9 +149,7 @@ class _Reader(Generic[E]):
                 f"parallel: expected numbers in the observation of {agent!r} {where}, got only NaN; take an agent out "
                 "of `agents` while it observes nothing"
             )
-        if self.first is None:
-            self.first = (agent, len(place), value.shape)
-        name, length, shape = self.first
+        self.first = name, length, shape = self.first or (agent, len(place), value.shape)
         if len(place) != length:
             raise ValueError(
                 f"parallel: expected {length} coordinates, as for {name!r}, got {len(place)} for {agent!r}; "
@@ -183,21 +167,15 @@ class _Reader(Generic[E]):
         space = self.environment.action_space(agent)
         num_actions = getattr(space, "n", None)
         if not isinstance(num_actions, int | np.integer):
-            raise ValueError(
-                f"parallel: expected Discrete actions, got {space} for {agent!r}; collect without with_actions"
-            )
+            raise ValueError(f"parallel: expected Discrete actions, got {space} for {agent!r}; drop with_actions")
         self.num_actions = self.num_actions or int(num_actions)
         if num_actions != self.num_actions:
-            raise ValueError(
-                f"parallel: expected {self.num_actions} actions, as for the first agent, got {num_actions} for "
-                f"{agent!r}; collect without with_actions"
-            )
+            unlike = f"{self.num_actions} actions, as for the first agent, got {num_actions} for {agent!r}"
+            raise ValueError(f"parallel: expected {unlike}; drop with_actions")
         return int(action) - int(getattr(space, "start", 0))
 
 
-def _play(
-    reader: _Reader[E], policy: Policy[E], generator: np.random.Generator, num_steps: int, number: int
-) -> list[_Step]:
+def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int) -> list[_Step]:
     """Play one episode."""
     environment = reader.environment
     start = environment.reset(seed=int(generator.integers(2**31)))
@@ -208,8 +186,7 @@ def _play(
         )
     observations = start[0]
     steps: list[_Step] = []
-    present: set[str] = set()
-    left: set[str] = set()
+    present, left = set[str](), set[str]()
     while environment.agents and len(steps) < num_steps:
         where = f"at step {len(steps)} of episode {number}"
         left |= present - set(environment.agents)
@@ -236,7 +213,7 @@ def _play(
     return steps
 
 
-def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader[E]) -> Episode:
+def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader) -> Episode:
     """The episodes as one batch."""
     first = episodes[0][0]
     slots = (len(episodes), num_steps, len(reader.slots))
@@ -250,13 +227,9 @@ def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader[E]) ->
     targets = Views(positions, values, mask)
     if not reader.actions:
         return Episode(targets)
-    known = one_hot(actions, reader.num_actions).to(values.dtype)
-    return Episode(Views(positions, _append(values, known), mask), targets)
-
-
-def _append(values: Tensor, channels: Float32[Tensor, "N T A K"]) -> Tensor:
-    """Views `(N, T, A, *shape)` with K more features, or with K more channels, the same at every pixel."""
+    # The actions `(N, T, A, K)` are K more features of vectors, or K more channels, the same at every pixel, of images.
     if values.ndim in (3, 5):  # numbers, and images without a channel axis
         values = values.unsqueeze(3)
-    channels = channels.reshape(*channels.shape, *[1] * (values.ndim - 4))
-    return torch.cat([values, channels.expand(*channels.shape[:4], *values.shape[4:])], 3)
+    known = one_hot(actions, reader.num_actions).to(values.dtype)
+    known = known.reshape(*known.shape, *[1] * (values.ndim - 4)).expand(*known.shape, *values.shape[4:])
+    return Episode(Views(positions, torch.cat([values, known], 3), mask), targets)

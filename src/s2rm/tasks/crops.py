@@ -17,6 +17,12 @@ def crops(
     return padded.gather(-1, index.flatten(2)).to(positions.dtype).unflatten(-1, (-1, size, size))
 
 
+def cells(side: int) -> Float[Tensor, "side side 2"]:
+    """The (row, column) of each pixel of a frame."""
+    line = torch.arange(side, dtype=torch.float32)
+    return torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
+
+
 def windows(positions: Float[Tensor, "*batch 2"], size: int, width: int) -> Int[Tensor, "*batch pixels"]:
     """The numbers of the pixels of crops in frames of a width that are padded by half a crop."""
     corner, offsets = positions.long(), torch.arange(size, device=positions.device)
@@ -43,13 +49,9 @@ def stitch(
 def last_seen(
     values: Int[Tensor, "B T A size size"], positions: Float[Tensor, "B T A 2"], mask: Bool[Tensor, "B T A"], side: int
 ) -> Int[Tensor, "B T side side"]:
-    """What was last seen at each pixel after each step, -1 where nothing was.
+    """What was last seen at each pixel of frames after each step, -1 where nothing was.
 
-    Args:
-        values: crops of whole numbers, at least 0.
-        positions: (row, column) of their centres.
-        mask: which are there.
-        side: of the frames.
+    `values` are crops of whole numbers, at least 0, around `positions`, (row, column).
     """
     batch, steps, views, size, _ = values.shape
     half = size // 2

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,28 +15,29 @@ from s2rm.models.world_model import WorldModel
 from s2rm.tasks.worlds import World
 from s2rm.views import Episode
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-"""wraps what is iterated over, to show how far it is"""
+Models = Mapping[str, WorldModel]
+"""trained models, by label"""
 
 
 class Headline(NamedTuple):
-    """The table of scores that the terminal shows: one metric of the rows for which `where` holds."""
+    """The table of scores that the terminal shows: one metric of the rows in which keys have the values of `where`.
+
+    The columns are the values of the key `across`; `columns` says what they are.
+    """
 
     title: str
     metric: str
     across: str
-    """the key of a row whose values are the columns"""
     columns: str
-    """what the columns are"""
     where: tuple[tuple[str, float], ...] = ()
-    """keys of a row and the values that they must have"""
 
 
 @dataclass(frozen=True)
 class Task:
     """A world on which models are trained, scored and reported. The papers' benchmarks are tasks.
 
-    Where a function takes a `folder`, episodes that are slow to make are kept in it; None keeps nothing.
+    Where a function takes a `folder`, episodes that are slow to make are kept in it; None keeps nothing, and worlds
+    that are simulated in seconds do not use it. The `seed` is that of the episodes.
     """
 
     name: str
@@ -44,13 +46,15 @@ class Task:
     preset: Callable[[str], World]
     """a world by the name of its size"""
     episodes: Callable[..., Dataset[Episode]]
-    """`(world, split, seed, folder)`: the training ("train") or validation ("val") episodes, a dataset indexed by keys
-    `(rows, seed)`, for `batches`"""
+    """`(world, split, seed, folder)`: the training ("train", clips of `world.clip` steps cut at random) or validation
+    ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`"""
     score: Callable[..., list[Row]]
     """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
-    predictors; `shares`: of the views or agents that are seen"""
+    predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`
+    shows how far it is"""
     write_report: Callable[..., None]
-    """`(path, entries, rows, world, seed, folder)`: one self-contained HTML page of runs and their scores"""
+    """`(path, entries, rows, world, seed, folder)`: one self-contained HTML page of runs of one world and their scores,
+    `rows` as from `score`, written whole or not at all; ImportError where the extra "report" is not installed"""
     headline: Headline
     extra: str | None = None
     """the extra that its episodes need"""
@@ -70,6 +74,12 @@ class Forecast:
 Predictor = Callable[[Episode], Forecast]
 """From an episode of T+1 steps to a forecast of its targets at steps 1 to T. Only an oracle looks at the views of the
 step that it predicts."""
+
+
+def with_share(episode: Episode, share: float) -> Episode:
+    """The episode with the views of the first slots: a share of all, rounded, at least one. The targets stay."""
+    slots = episode.views.mask.shape[2]
+    return Episode(episode.views.keep(torch.arange(slots) < max(1, round(share * slots))), episode.targets)
 
 
 def model_predictor(model: WorldModel) -> Predictor:

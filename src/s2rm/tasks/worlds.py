@@ -1,9 +1,9 @@
-"""What all worlds share: presets by name, and batches of episodes as pure functions of their keys."""
+"""What all worlds share: presets by name, checks, and batches of episodes as pure functions of their keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,27 +17,42 @@ class World(Protocol):
     """What there is to see, how it is seen, and how much of it there is: a frozen dataclass of plain values."""
 
     @property
-    def side(self) -> float:
-        """Of the square in which positions lie, in the world's own units."""
-        ...
-
-    def model_arguments(self) -> dict[str, object]:
-        """The arguments of a model that are the world's: shapes, likelihood and codec."""
-        ...
+    def side(self) -> float: ...  # of the square in which positions lie, in the world's own units
+    def model_arguments(self) -> dict[str, object]: ...  # of a model: shapes, likelihood and codec
 
 
 W = TypeVar("W")
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+"""wraps what is iterated over, to show how far it is"""
 
 
-def named(presets: Mapping[str, W], name: str, world: str) -> W:
-    """The preset of that name.
+def named(choices: Mapping[str, W], name: str, world: str, kind: str = "preset") -> W:
+    """The preset, or another kind of choice, of that name; ValueError where there is none."""
+    if name not in choices:
+        raise ValueError(f"{world}: unknown {kind} {name!r}; choose from {', '.join(choices)}")
+    return choices[name]
 
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in presets:
-        raise ValueError(f"{world}: unknown preset {name!r}; choose from {', '.join(presets)}")
-    return presets[name]
+
+def at_least(where: str, given: Mapping[str, float], **least: float) -> None:
+    """Refuse numbers below their least values."""
+    for name, bound in least.items():
+        if given[name] < bound:
+            raise ValueError(f"{where}: expected {name} of at least {bound}, got {given[name]}; increase it")
+
+
+def check_tensors(
+    kind: str, given: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], **ranges: tuple[int, int]
+) -> None:
+    """Refuse tensors of other shapes, and whole numbers out of their ranges."""
+    for name, shape in shapes.items():
+        if given[name].shape != shape:
+            got = tuple(given[name].shape)
+            raise ValueError(f"{kind}: expected {name} of shape {shape}, got {got}; give one row to each unit")
+    for name, (least, most) in ranges.items():
+        numbers = given[name]
+        if numbers.numel() and not least <= int(numbers.min()) <= int(numbers.max()) <= most:
+            found = f"{int(numbers.min())} to {int(numbers.max())}"
+            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; number them anew")
 
 
 class Drawn(Dataset[Episode]):
@@ -45,7 +60,7 @@ class Drawn(Dataset[Episode]):
 
     Args:
         size: number of sequences that rows count.
-        draw: the episodes of some rows, int64 `(B,)`; what is random in them comes from the generator.
+        draw: the episodes of rows `(B,)`; what is random in them comes from the generator.
     """
 
     def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], Episode]):

@@ -5,15 +5,7 @@ from s2rm.tasks.balls.scores import score
 from s2rm.tasks.balls.world import BallsWorld, episodes, preset
 from s2rm.tasks.task import Headline, Task
 
-TASK = Task(
-    name="balls",
-    world=BallsWorld,
-    preset=preset,
-    episodes=episodes,
-    score=score,
-    write_report=write_report,
-    headline=Headline("F1, one step ahead, all views", "f1", "balls", "moving balls", (("views", 1.0),)),
-    animate=animate,
-)
+HEADLINE = Headline("F1, one step ahead, all views", "f1", "balls", "moving balls", (("views", 1.0),))
+TASK = Task("balls", BallsWorld, preset, episodes, score, write_report, HEADLINE, animate=animate)
 
 __all__ = ["TASK", "BallsWorld", "episodes", "preset", "score"]

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from s2rm.files import Row
-from s2rm.models.world_model import WorldModel
-from s2rm.report.figures import learning_curves
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
+from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.balls import plots
 from s2rm.tasks.balls.predictors import trivial_predictors
 from s2rm.tasks.balls.rollouts import PROMPT_STEPS, ROLLOUT_STEPS, Rollouts, roll_out
 from s2rm.tasks.balls.scores import episodes_to_test
 from s2rm.tasks.balls.world import BallsWorld
+from s2rm.tasks.crops import cells
+from s2rm.tasks.task import Models
 
+SEQUENCES = 16
+"""rollouts for each number of balls"""
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
 SENTENCES = {
     "f1": "Higher is better; 1 is perfect. A model has learned motion only where it is above both trivial predictors.",
@@ -28,30 +28,12 @@ SENTENCES = {
 
 
 def write_report(
-    path: str | Path,
-    entries: Sequence[Entry],
-    rows: Sequence[Row],
-    world: BallsWorld,
-    seed: int = 0,
+    path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, seed: int = 0,
     folder: Path | None = None,
-    num_sequences: int = 16,
-) -> None:
-    """Write the page.
-
-    Args:
-        path: of the HTML file, written whole or not at all.
-        entries: the runs that it shows, all of one world.
-        rows: their one-step scores, as from `one_step_table`.
-        world: on which they were trained.
-        seed: of the world.
-        folder: unused.
-        num_sequences: rollouts for each number of balls.
-
-    Raises:
-        ImportError: the extra "report" is not installed.
-    """
-    models = {entry.label: entry.model for entry in entries}
-    rollouts = rollouts_by_balls(models, world, (1, 3, 5), num_sequences, seed)
+) -> None:  # fmt: skip
+    """Write the page; arguments as of `Task.write_report`."""
+    rollouts = rollouts_by_balls({entry.label: entry.model for entry in entries}, world, (1, 3, 5), SEQUENCES, seed)
+    views = episodes_to_test(replace(world, test_sequences=4), world.num_balls, 0)[0].views
     write_page(
         path,
         title="Bouncing balls, seen only through crops",
@@ -72,30 +54,24 @@ def write_report(
         pictures=[
             *_rollout_pictures(rollouts),
             *_score_pictures(rows, world),
-            drawn(
-                "Learning",
-                learning_curves({entry.label: entry.history for entry in entries}),
-                "Validation loss against the time spent training, after each pass over the training sequences. The "
-                "table at the top gives the number of updates that each model made.",
-            ),
-            *_module_pictures(entries, world),
+            learning(entries),
+            *module_pictures(entries, cells(world.arena), views),
         ],
     )
 
 
 def rollouts_by_balls(
-    models: Mapping[str, WorldModel], world: BallsWorld, balls: Sequence[int], num_sequences: int, seed: int
-) -> dict[int, Rollouts]:
-    """Closed-loop rollouts of all models but oracles, for each number of balls."""
+    models: Models, world: BallsWorld, balls: Sequence[int], num_sequences: int, seed: int
+) -> dict[str, Rollouts]:
+    """Closed-loop rollouts of all models but oracles, for each number of balls, by its heading."""
     able = {label: model for label, model in models.items() if not model.is_oracle}
     trivial = trivial_predictors(world, seed)
-    return {number: roll_out(able, trivial, world, num_sequences, number, seed) for number in balls}
+    return {plots.balls(number): roll_out(able, trivial, world, num_sequences, number, seed) for number in balls}
 
 
-def animate(models: Mapping[str, WorldModel], world: BallsWorld, seed: int, balls: Sequence[int]) -> bytes:
+def animate(models: Models, world: BallsWorld, seed: int, balls: Sequence[int]) -> bytes:
     """An animated picture (GIF) of one closed-loop rollout for each number of balls."""
-    rollouts = rollouts_by_balls(models, world, balls, 1, seed)
-    return plots.rollout_animation({plots.balls(number): part for number, part in rollouts.items()})
+    return plots.rollout_animation(rollouts_by_balls(models, world, balls, 1, seed))
 
 
 def _by_balls(rows: Sequence[Row], metric: str, views: float) -> Table:
@@ -106,30 +82,28 @@ def _by_balls(rows: Sequence[Row], metric: str, views: float) -> Table:
     return comparison(chosen, metric, "balls", heads, title, TITLES[metric], SENTENCES[metric])
 
 
-def _rollout_pictures(rollouts: Mapping[int, Rollouts]) -> list[Picture]:
-    headings = {number: plots.balls(number) for number in rollouts}
-    number_of_sequences = len(next(iter(rollouts.values())).truth)
+def _rollout_pictures(rollouts: Mapping[str, Rollouts]) -> list[Picture]:
     return [
         Picture(
             "Rollouts, moving",
             "image/gif",
-            plots.rollout_animation({headings[number]: part for number, part in rollouts.items()}),
+            plots.rollout_animation(rollouts),
             f"After {PROMPT_STEPS} steps of true views each model sees only its own predictions, at random places. "
             "Compare each row with the truth at the top: the moving balls should keep moving as discs, not smear and "
             "fade. Blue-grey lines are pixels between the 4 x 4 queried crops.",
         ),
         *(
             drawn(
-                f"Rollout, {headings[number]}",
+                f"Rollout, {heading}",
                 plots.rollout_strip(part, 0, range(0, ROLLOUT_STEPS, 3)),
                 "The same rollout, every third step. A model that tracks keeps as many bright discs as the truth has.",
             )
-            for number, part in rollouts.items()
+            for heading, part in rollouts.items()
         ),
         drawn(
             "How long rollouts hold",
-            plots.rollout_scores({headings[number]: part.f1() for number, part in rollouts.items()}),
-            f"F1 of the stitched frames over {number_of_sequences} sequences. Where a line is above the static scene, "
+            plots.rollout_scores({heading: part.f1() for heading, part in rollouts.items()}),
+            f"F1 of the stitched frames over {SEQUENCES} sequences. Where a line is above the static scene, "
             "the model still knows where the moving balls are.",
         ),
     ]
@@ -152,10 +126,3 @@ def _score_pictures(rows: Sequence[Row], world: BallsWorld) -> list[Picture]:
             for metric in ("f1", "balanced_accuracy")
         ),
     ]
-
-
-def _module_pictures(entries: Sequence[Entry], world: BallsWorld) -> list[Picture]:
-    line = torch.arange(world.arena, dtype=torch.float32)
-    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
-    views = episodes_to_test(replace(world, test_sequences=4), world.num_balls, 0)[0].views
-    return [picture for entry in entries for picture in module_pictures(entry, grid, views)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,10 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchmetrics.classification import BinaryF1Score
 
-from s2rm.models.world_model import WorldModel
 from s2rm.tasks.balls.predictors import TrivialPredictors
 from s2rm.tasks.balls.world import BallsWorld, episode, grid_positions, random_positions, videos
 from s2rm.tasks.crops import stitch
+from s2rm.tasks.task import Models
 from s2rm.views import Episode, Views
 
 PROMPT_STEPS, ROLLOUT_STEPS = 20, 25
@@ -28,46 +27,33 @@ class Rollouts:
     predicted: dict[str, Float[Tensor, "B T H W"]]
     """each model's probabilities, NaN where the grid of queries leaves a gap"""
 
+    @property
+    def by_name(self) -> dict[str, Float[Tensor, "B T H W"]]:
+        """The truth, and each model's frames."""
+        return {"truth": self.truth.float(), **self.predicted}
+
     def f1(self) -> dict[str, list[float]]:
         """F1 at each step over all sequences and all pixels that the grid of queries covers."""
-        return {
-            name: [_frame_f1(frames[:, step], self.truth[:, step]) for step in range(frames.shape[1])]
-            for name, frames in self.predicted.items()
-        }
 
+        def score(frame: Tensor, truth: Tensor) -> float:
+            covered = ~frame.isnan()
+            return float(BinaryF1Score()((frame[covered] > 0.5).int(), truth[covered].int()))
 
-def _frame_f1(probability: Tensor, truth: Tensor) -> float:
-    covered = ~probability.isnan()
-    metric = BinaryF1Score()
-    return float(metric((probability[covered] > 0.5).int(), truth[covered].int()))
+        truth = self.truth.unbind(1)
+        return {name: [*map(score, frames.unbind(1), truth)] for name, frames in self.predicted.items()}
 
 
 @torch.no_grad()
 def roll_out(
-    models: Mapping[str, WorldModel],
-    trivial: TrivialPredictors,
-    world: BallsWorld,
-    num_sequences: int,
-    num_balls: int,
-    seed: int,
-    prompt: int = PROMPT_STEPS,
-    steps: int = ROLLOUT_STEPS,
-) -> Rollouts:
+    models: Models, trivial: TrivialPredictors, world: BallsWorld, num_sequences: int, num_balls: int, seed: int,
+    prompt: int = PROMPT_STEPS, steps: int = ROLLOUT_STEPS,
+) -> Rollouts:  # fmt: skip
     """Closed-loop rollouts as in F.1.1.
 
     Every model sees the same crops for `prompt` steps. From then on its views are its own predictions at random pixels,
     the same for all models, thresholded. At each step it is also queried on a 4 x 4 grid, from which whole frames are
-    stitched. The trivial predictors repeat their prediction of the first step.
-
-    Args:
-        models: trained, by label.
-        trivial: the trivial predictors of the world.
-        world: whose test sequences are rolled out.
-        num_sequences: B.
-        num_balls: moving balls in them.
-        seed: of the sequences, the crops and the pixels that are fed back.
-        prompt: steps with true views.
-        steps: steps that are predicted.
+    stitched. The trivial predictors repeat their prediction of the first step. The seed is that of the test sequences,
+    the crops and the pixels that are fed back.
 
     Raises:
         ValueError: sequences shorter than `prompt + steps`.

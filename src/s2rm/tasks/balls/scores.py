@@ -10,10 +10,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryRecall, BinarySpecificity
 
 from s2rm.files import Row
-from s2rm.models.world_model import WorldModel
 from s2rm.tasks.balls.predictors import trivial_predictors
 from s2rm.tasks.balls.world import BallsWorld, episode, videos
-from s2rm.tasks.task import Predictor, Progress, model_predictor
+from s2rm.tasks.task import Models, Predictor, model_predictor, with_share
+from s2rm.tasks.worlds import Progress
 from s2rm.views import Episode
 
 NUM_BALLS = (1, 2, 3, 4, 5, 6)
@@ -39,10 +39,8 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
     tenths = torch.zeros(3, NUM_BINS, dtype=torch.float64)
     for part in episodes:
         targets = part.targets.steps(1, None)
-        num_views = part.views.mask.shape[2]
         # The positions are drawn independently, so that the first few are as random as any.
-        views = part.views.keep(torch.arange(num_views) < max(1, round(fraction * num_views)))
-        forecast = predict(Episode(views, part.targets))
+        forecast = predict(with_share(part, fraction))
         truth = targets.values > 0.5
         counts.update(forecast.decision.flatten().int(), truth.flatten().int())
         log_likelihood.update(torch.where(truth, forecast.probability, 1 - forecast.probability).clamp(min=1e-7).log())
@@ -72,13 +70,9 @@ def episodes_to_test(world: BallsWorld, num_balls: int, seed: int, chunk: int = 
 
 
 def one_step_table(
-    predictors: Mapping[str, Predictor],
-    world: BallsWorld,
-    seed: int,
-    num_balls: Iterable[int] = NUM_BALLS,
-    fractions: Iterable[float] = FRACTIONS,
-    progress: Progress = iter,
-) -> list[Row]:
+    predictors: Mapping[str, Predictor], world: BallsWorld, seed: int,
+    num_balls: Iterable[int] = NUM_BALLS, fractions: Iterable[float] = FRACTIONS, progress: Progress = iter,
+) -> list[Row]:  # fmt: skip
     """A row for every predictor, number of balls and fraction of the views (Figures 4, 20 and 21).
 
     Returns:
@@ -96,22 +90,12 @@ def one_step_table(
 
 
 def score(
-    models: Mapping[str, WorldModel],
-    world: BallsWorld,
-    seed: int = 0,
-    shares: Iterable[float] | None = None,
-    progress: Progress = iter,
-    folder: Path | None = None,
-) -> list[Row]:
+    models: Models, world: BallsWorld, seed: int = 0, shares: Iterable[float] | None = None,
+    progress: Progress = iter, folder: Path | None = None,
+) -> list[Row]:  # fmt: skip
     """One-step scores of models and of both trivial predictors, with 1 to 6 balls, by share of the views.
 
-    Args:
-        models: trained, by label.
-        world: on which they are scored.
-        seed: of the test sequences.
-        shares: of the views that are seen. Default: a tenth, two tenths, and so on to all.
-        progress: shows how far it is.
-        folder: unused, since sequences are simulated in seconds.
+    Arguments as of `Task.score`; by default a tenth of the views is seen, two tenths, and so on to all.
 
     Returns:
         Rows as from `one_step_table`.

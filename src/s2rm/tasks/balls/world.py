@@ -12,12 +12,12 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, named, random_clip
+from s2rm.tasks.worlds import Drawn, at_least, named, random_clip
 from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
 MAX_OVERLAP = 0.5
-"""Balls may overlap by at most this many pixels, between two substeps of the simulation."""
+"""pixels by which balls may overlap at most, between two substeps of the simulation"""
 _ATTEMPTS = 2000
 
 
@@ -48,31 +48,19 @@ class BallsWorld:
     clip: int = 100
     """frames of a training clip, cut from a sequence at random"""
     train_sequences: int = 20_000
-    """sequences to train on"""
     val_sequences: int = 1_000
-    """sequences to validate on"""
     test_sequences: int = 1_000
-    """sequences to test on, for each number of balls"""
+    """for each number of balls"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("arena", 1), ("num_views", 1), ("num_balls", 1), ("train_sequences", 1), ("val_sequences", 1),
-            ("test_sequences", 1), ("num_frames", 2), ("clip", 2),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"BallsWorld: {name} must be at least {least}, got {getattr(self, name)}")
+        sequences = dict.fromkeys(("train_sequences", "val_sequences", "test_sequences"), 1)
+        at_least("BallsWorld", vars(self), arena=1, num_views=1, num_balls=1, num_frames=2, clip=2, **sequences)
         if not (1 <= self.crop <= self.arena and self.crop % 2):
-            raise ValueError(
-                f"BallsWorld: crop must be odd and at most the arena's {self.arena} pixels, got {self.crop}"
-            )
+            raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena}, got {self.crop}")
         if self.clip > self.num_frames:
-            raise ValueError(
-                f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}; shorten the clip"
-            )
+            raise ValueError(f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}")
         if not 0 <= self.slowest <= self.fastest < math.inf:
-            raise ValueError(
-                f"BallsWorld: speeds must hold 0 <= slowest <= fastest, got {self.slowest} and {self.fastest}"
-            )
+            raise ValueError(f"BallsWorld: expected 0 <= slowest <= fastest, got {self.slowest} and {self.fastest}")
         if not self.radius > 0 or 4 * self.radius > self.arena / 2:
             raise ValueError(
                 f"BallsWorld: balls of radius {self.radius} must pass between the fixed ball and the walls of an arena "
@@ -85,7 +73,7 @@ class BallsWorld:
         return float(self.arena)
 
     def model_arguments(self) -> dict[str, object]:
-        """The arguments of a model that are the world's: the shape of a view, and the codec."""
+        """The shape of a view, and the codec."""
         return {"value_shape": [self.crop, self.crop], "codec": "mlp"}
 
 
@@ -121,19 +109,14 @@ class Videos:
 
 
 def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N T K 2"]:
-    """Centres of balls that bounce elastically off the walls, each other and a fixed ball of the same size.
+    """Centres of K balls of one mass that bounce elastically off the walls, each other and a fixed ball of their size.
 
-    Velocities change only by exact elastic reflection, so each sequence keeps its energy. Time runs in substeps of
-    1/20 frame; between two of them balls overlap by at most `MAX_OVERLAP` pixels.
-
-    Args:
-        world: size, speeds and length.
-        num_sequences: N.
-        num_balls: K, all of one mass.
-        seed: the same seed gives the same centres.
+    Velocities change only by exact elastic reflection, so each of the N sequences keeps its energy. Time runs in
+    substeps of 1/20 frame; between two of them balls overlap by at most `MAX_OVERLAP` pixels. The same seed gives the
+    same centres.
 
     Returns:
-        `(N, T, K, 2)`, (row, column) in pixels, within `[radius, arena - radius]`.
+        (row, column) in pixels, within `[radius, arena - radius]`.
 
     Raises:
         ValueError: that many balls do not fit.
@@ -141,9 +124,8 @@ def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     centres = _place(world, num_sequences, num_balls, generator)
     angles = 2 * math.pi * torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
-    speeds = world.slowest + (world.fastest - world.slowest) * torch.rand(
-        num_sequences, num_balls, generator=generator, dtype=torch.float64
-    )
+    speeds = torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
+    speeds = world.slowest + (world.fastest - world.slowest) * speeds
     velocities = speeds[..., None] * torch.stack([angles.sin(), angles.cos()], -1)
     x, v = list(centres.unbind(1)), list(velocities.unbind(1))
     frames = [centres]
@@ -179,8 +161,7 @@ def _approach(offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], radi
 def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: torch.Generator) -> Tensor:
     """Centres drawn uniformly, one ball after the other, each redrawn until it touches none of those before."""
     low, high = world.radius, world.arena - world.radius
-    middle = torch.full((num_sequences, 1, 2), world.arena / 2, dtype=torch.float64)
-    placed = middle
+    placed = torch.full((num_sequences, 1, 2), world.arena / 2, dtype=torch.float64)
     for ball in range(num_balls):
         centre = torch.empty(num_sequences, 2, dtype=torch.float64)
         open_rows = torch.arange(num_sequences)
@@ -218,24 +199,20 @@ def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 25
 
 
 def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
-    """The sequences of a split, "train", "val" or "test", generated from the seed; no two splits share any.
-
-    `num_balls` is the world's own unless given.
-    """
+    """The sequences of a split, "train", "val" or "test"; no two splits share any. `num_balls`: the world's if None."""
     splits = {"train": world.train_sequences, "val": world.val_sequences, "test": world.test_sequences}
-    num_balls = world.num_balls if num_balls is None else num_balls
+    size, num_balls = named(splits, split, "balls", "split"), world.num_balls if num_balls is None else num_balls
     if num_balls < 1:
         raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
     own_seed = (seed * 3 + list(splits).index(split)) * 1000 + num_balls
-    return render(world, simulate(world, splits[split], num_balls, own_seed))
+    return render(world, simulate(world, size, num_balls, own_seed))
 
 
 def random_positions(
     world: BallsWorld, batch_size: int, num_steps: int, generator: torch.Generator
 ) -> Float[Tensor, "B T A 2"]:
     """Pixels, (row, column), drawn uniformly from the whole arena."""
-    size = (batch_size, num_steps, world.num_views, 2)
-    return torch.randint(world.arena, size, generator=generator).float()
+    return torch.randint(world.arena, (batch_size, num_steps, world.num_views, 2), generator=generator).float()
 
 
 def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
@@ -259,14 +236,7 @@ def episode(world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torc
 
 
 def episodes(world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
-
-    Args:
-        world: how many, and how they are seen.
-        split: "train": clips of `world.clip` frames, cut at random and mirrored; "val": whole sequences as they are.
-        seed: of the sequences.
-        folder: unused, since sequences are simulated in seconds.
-    """
+    """The training ("train", clips that are mirrored at random) or validation ("val") episodes, as `Task.episodes`."""
     source = videos(world, split, seed)
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:

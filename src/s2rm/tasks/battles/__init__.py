@@ -7,17 +7,9 @@ from s2rm.tasks.battles.skirmish import SkirmishWorld, episodes, preset, simulat
 from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.tasks.task import Headline, Task
 
-TASK = Task(
-    name="skirmish",
-    world=SkirmishWorld,
-    preset=preset,
-    episodes=episodes,
-    score=score,
-    write_report=write_report,
-    headline=Headline(
-        "Unit-type macro F1, one step ahead, all views", "unit_type_f1", "scenario", "scenario", (("reporting", 1.0),)
-    ),
-)
+TITLE = "Unit-type macro F1, one step ahead, all views"
+HEADLINE = Headline(TITLE, "unit_type_f1", "scenario", "scenario", (("reporting", 1.0),))
+TASK = Task("skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE)
 
 __all__ = [
     "TASK", "PolarGrid", "SkirmishWorld", "Trajectories", "dataset", "episodes", "observations", "preset", "score",

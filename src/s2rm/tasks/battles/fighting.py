@@ -22,7 +22,7 @@ SPLASH = 1.4
 SLACK = 0.1
 """map units beyond its reach within which a unit still hits, so that being pushed does not stop a melee"""
 MAX_OVERLAP = 0.25
-"""Units that collide overlap by at most this many map units."""
+"""map units by which units that collide overlap at most"""
 
 
 class UnitKind(NamedTuple):
@@ -49,9 +49,9 @@ class UnitKind(NamedTuple):
 
 
 UNITS = {
-    "colossus": UnitKind(200, 150, 1, True, 1.0, 3.15, 7.0, 1.07, 10, 5, False, 2, True, True),
-    "stalker": UnitKind(80, 80, 1, True, 0.625, 4.13, 6.0, 1.34, 13, 5, True, 1, False, False),
-    "zealot": UnitKind(100, 50, 1, False, 0.5, 3.15, 0.1, 0.86, 8, 0, False, 2, False, False),
+    "colossus": UnitKind(200.0, 150.0, 1.0, True, 1.0, 3.15, 7.0, 1.07, 10.0, 5.0, False, 2, True, True),
+    "stalker": UnitKind(80.0, 80.0, 1.0, True, 0.625, 4.13, 6.0, 1.34, 13.0, 5.0, True, 1, False, False),
+    "zealot": UnitKind(100.0, 50.0, 1.0, False, 0.5, 3.15, 0.1, 0.86, 8.0, 0.0, False, 2, False, False),
 }
 
 
@@ -83,16 +83,11 @@ def line_up(own: Sequence[str], other: Sequence[str]) -> Slots:
     team = torch.tensor([0] * len(own) + [1] * len(other))
     extra = columns["bonus"][:, None] * (columns["pierces"][:, None] == columns["armoured"])
     collide = (columns["towers"][:, None] == columns["towers"]) & ~torch.eye(len(kinds), dtype=torch.bool)
-    floats = ("health", "shield", "armour", "radius", "speed", "reach", "cooldown")
-    return Slots(
-        types=torch.tensor([UNIT_TYPES.index(name) for name in (*own, *other)]),
-        team=team,
-        enemy=team[:, None] != team,
-        damage=(columns["damage"][:, None] + extra).float(),
-        apart=(columns["radius"][:, None] + columns["radius"]) * collide,
-        **{name: columns[name].float() for name in floats},
-        **{name: columns[name] for name in ("hits", "sweeps")},
-    )
+    apart = (columns["radius"][:, None] + columns["radius"]) * collide
+    columns["damage"] = columns["damage"][:, None] + extra
+    types = torch.tensor([UNIT_TYPES.index(name) for name in (*own, *other)])
+    same = {name: columns[name] for name in Slots._fields if name in columns}
+    return Slots(types=types, team=team, enemy=team[:, None] != team, apart=apart, **same)
 
 
 @dataclass
@@ -129,14 +124,7 @@ def uniform(low: float, high: float, size: tuple[int, ...], generator: torch.Gen
 
 
 def starts(slots: Slots, side: float, size: int, generator: torch.Generator) -> Float[Tensor, "N U 2"]:
-    """Positions of two crowds on opposite sides of a point near the map's centre, at a random distance and spread.
-
-    Args:
-        slots: the U units.
-        side: of the map, map units.
-        size: N battles.
-        generator: draws the axis between the crowds, their distance and the positions within.
-    """
+    """Positions of two crowds on opposite sides of a point near the map's centre, at a random distance and spread."""
     angle = uniform(0, 2 * math.pi, (size, 1), generator)
     axis = torch.stack([angle.cos(), angle.sin()], -1) * (1 - 2 * slots.team[:, None])
     middle = side * uniform(0.4, 0.6, (size, 1, 2), generator)
@@ -153,15 +141,7 @@ def starts(slots: Slots, side: float, size: int, generator: torch.Generator) -> 
 
 
 def advance(slots: Slots, now: Battlefield, orders: Orders, side: float, seconds: float) -> None:
-    """Advance battles by one substep, in place: the hits of both teams at once, then everybody moves.
-
-    Args:
-        slots: the statistics of the U units.
-        now: the state of the battles, changed in place.
-        orders: of the step to which the substep belongs.
-        side: of the map, map units.
-        seconds: the duration of the substep.
-    """
+    """Advance battles by a substep of some seconds, in place: the hits of both teams at once, then everybody moves."""
     alive = now.health > 0
     offset = pick(now.positions, now.target) - now.positions
     distance = offset.norm(dim=-1)
@@ -215,9 +195,8 @@ def _hits(slots: Slots, now: Battlefield, fires: Tensor) -> tuple[Tensor, Tensor
 
 
 def _strike(
-    slots: Slots, health: Tensor, shield: Tensor,
-    battle: Tensor, attacker: Tensor, victim: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    slots: Slots, health: Tensor, shield: Tensor, battle: Tensor, attacker: Tensor, victim: Tensor
+) -> tuple[Tensor, Tensor]:
     """Health and shield, `(N, U)`, after E hits, `(E,)`, as if they landed one after the other.
 
     A shield absorbs all it can of a hit; the rest, less the armour but at least `LEAST_DAMAGE`, is taken from the

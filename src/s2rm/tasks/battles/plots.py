@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 from s2rm.files import Row
 from s2rm.likelihoods import parts
 from s2rm.models.world_model import WorldModel
-from s2rm.report.figures import figure, key_beside, lines, plain
+from s2rm.report.figures import figure, lines, side_by_side
 from s2rm.tasks.battles.polar import agents, observations
 from s2rm.tasks.battles.scores import VALIDATION, reporting
 from s2rm.tasks.battles.skirmish import SkirmishWorld
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
+from s2rm.tasks.task import Models
 from s2rm.views import Views
 
 if TYPE_CHECKING:
@@ -34,30 +35,24 @@ MARKERS = {"colossus": "D", "stalker": "s", "zealot": "o"}
 def scores_by_reporting(rows: Sequence[Row]) -> Figure:
     """The four metrics on the training scenarios against the share of the agents that report (Figure 8)."""
     rows = [row for row in rows if row["scenario"] == VALIDATION]
-    made, (panels,) = figure(1, 4, 14.8, 3.4)
-    for axes, (metric, label) in zip(panels, LABELS.items(), strict=True):
+
+    def draw(axes: Axes, metric: str) -> None:
         lines(axes, rows, "reporting", metric)
-        axes.set(xlabel="share of agents that report", title=label)
-    return plain(key_beside(made, panels[0]))
+
+    parts = {label: metric for metric, label in LABELS.items()}
+    return side_by_side(parts, draw, "", xlabel="share of agents that report")
 
 
 def moments(battle: Trajectories, number: int = 5) -> list[int]:
     """Steps of one battle, spread over the time in which both teams have living units."""
-    sides = battle.friendly[0], ~battle.friendly[0]
-    fight = sum(
-        bool(all((battle.alive[0, step] & side).any() for side in sides)) for step in range(battle.alive.shape[1])
-    )
+    ours, theirs = ((battle.alive[0] & side).any(-1) for side in (battle.friendly[0], ~battle.friendly[0]))
+    fight = int((ours & theirs).sum())
     return [max(1, round(part)) for part in torch.linspace(0.1, 0.9, number).mul(fight - 1).tolist()]
 
 
 @torch.no_grad()
 def from_above(
-    models: Mapping[str, WorldModel],
-    world: SkirmishWorld,
-    battle: Trajectories,
-    share: float,
-    steps: Sequence[int],
-    seed: int = 0,
+    models: Models, world: SkirmishWorld, battle: Trajectories, share: float, steps: Sequence[int], seed: int = 0
 ) -> Figure:
     """One battle from above at some steps: the truth, and each model's one-step prediction of the whole map.
 
@@ -69,18 +64,22 @@ def from_above(
         models: trained, by name.
         world: how battles are seen.
         battle: one battle.
-        share: of the agents that report.
+        share: of the agents that report, drawn by the seed.
         steps: from 1 on, a column each.
-        seed: of the draw of the reporting agents.
+        seed: of that draw.
     """
     from matplotlib.colors import to_rgb
+    from matplotlib.patches import Circle
 
     episode = reporting(observations(battle, world.grid), share, torch.Generator().manual_seed(seed))
     rows = 1 + len(models)
     made, panels = figure(rows, len(steps), 2.6 * len(steps) + 0.4, 2.75 * rows)
     shades = [OURS if friendly else THEIRS for friendly in battle.friendly[0]]
     for axes, step in zip(panels[0], steps, strict=True):
-        _fields_of_view(axes, world, battle, episode.views, step)
+        places = battle.positions[0, step][agents(battle)[0]]
+        for place in places[episode.views.mask[0, step]].tolist():
+            axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
+            axes.scatter(place[0], place[1], s=90, facecolor="none", edgecolor="black", linewidth=0.8)
         _units(axes, battle, step, s=26, color=shades, linewidth=0)
         axes.set_title(f"step {step}", fontsize=9)
     colours = torch.tensor([to_rgb(OURS), to_rgb(THEIRS)])
@@ -95,16 +94,6 @@ def from_above(
     for axes in panels.flat:
         axes.set(xlim=(0, world.map_size), ylim=(0, world.map_size), aspect="equal", xticks=[], yticks=[])
     return made
-
-
-def _fields_of_view(axes: Axes, world: SkirmishWorld, battle: Trajectories, views: Views, step: int) -> None:
-    """Shade what the reporting agents see at a step, and ring them."""
-    from matplotlib.patches import Circle
-
-    places = battle.positions[0, step][agents(battle)[0]]
-    for place in places[views.mask[0, step]].tolist():
-        axes.add_patch(Circle(place, world.grid.field_of_view, facecolor="#ecebe6", zorder=0))
-        axes.scatter(place[0], place[1], s=90, facecolor="none", edgecolor="black", linewidth=0.8)
 
 
 @torch.no_grad()

@@ -10,18 +10,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from s2rm.tasks.battles.trajectories import ACTIONS, STATS, UNIT_TYPES, Trajectories
+from s2rm.likelihoods import parts
+from s2rm.tasks.battles.trajectories import ACTIONS, IN_TIME, STATS, UNIT_TYPES, Trajectories
 from s2rm.tasks.worlds import Drawn
 from s2rm.views import Episode, Views
 
 SCALES = (100.0, 100.0, 1.0, 100.0)
-"""Divisors of health, energy, cooldown (seconds) and shield, the same for all types of unit (B.1.2)."""
+"""divisors of health, energy, cooldown (seconds) and shield, the same for all types of unit (B.1.2)"""
 STATE = 1 + len(UNIT_TYPES) + len(STATS)
-"""The number of the first channels of a view, which are predicted: friendly marker, types (one-hot), stats."""
+"""the number of the first channels of a view, which are predicted: friendly marker, types (one-hot), stats"""
 CHANNELS = STATE + 1 + len(ACTIONS)
-"""The number of channels of a view: the state, the ground's height, actions (one-hot)."""
+"""the number of channels of a view: the state, the ground's height, actions (one-hot)"""
+NUM_TYPES = len(UNIT_TYPES) + 1
+"""no unit, and the types"""
 NO_OP = CHANNELS - len(ACTIONS) + ACTIONS.index("no-op")
-"""The channel of the action no-op."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,6 @@ class PolarGrid:
         """The angular step, φ, radians."""
         return 2 * math.pi / self.num_angles
 
-    @property
-    def num_pixels(self) -> int:
-        """The number of pixels, `I J`."""
-        return self.num_radii * self.num_angles
-
     def to_game(self, centre: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch I J 2"]:
         """The places on the map of the pixels around each centre."""
         radius = self.radial * torch.arange(self.num_radii).to(centre)
@@ -100,11 +97,9 @@ class PolarGrid:
 
 
 def draw(
-    grid: PolarGrid,
-    offsets: Float[Tensor, "*batch U 2"],
-    there: Bool[Tensor, "*batch U"],
+    grid: PolarGrid, offsets: Float[Tensor, "*batch U 2"], there: Bool[Tensor, "*batch U"],
     channels: Float[Tensor, "*batch U C"],
-) -> Float[Tensor, "*batch C I J"]:
+) -> Float[Tensor, "*batch C I J"]:  # fmt: skip
     """Draw images of units; pixels without a unit are zero.
 
     Of several units in one pixel the one nearest to the pixel's place is drawn, the first of those equally near. All
@@ -117,19 +112,20 @@ def draw(
         channels: of the pixel in which a unit is drawn.
     """
     pixels, seen = grid.to_pixels(offsets)
+    num_pixels = grid.num_radii * grid.num_angles
     shown = (seen & there).nonzero(as_tuple=True)
     flat = pixels[shown] @ pixels.new_tensor([grid.num_angles, 1])
     image = torch.arange(math.prod(there.shape[:-1]), device=flat.device).view(*there.shape[:-1], 1)
-    place = image.expand_as(there)[shown] * grid.num_pixels + flat
+    place = image.expand_as(there)[shown] * num_pixels + flat
     centres = grid.to_game(offsets.new_zeros(2)).flatten(0, 1)
     # Units sorted by distance from their pixel's place; each pixel takes the first of its units in that order.
     order = (offsets[shown] - centres[flat]).square().sum(-1).argsort(stable=True)
     rank = torch.arange(len(order), device=order.device)
-    first = order.new_full((image.numel() * grid.num_pixels,), len(order))
+    first = order.new_full((image.numel() * num_pixels,), len(order))
     first.scatter_reduce_(0, place[order], rank, "amin")
     drawn = order[first[first < len(order)]]
-    images = channels.new_zeros(image.numel(), channels.shape[-1], grid.num_pixels)
-    images[place[drawn] // grid.num_pixels, :, flat[drawn]] = channels[tuple(index[drawn] for index in shown)]
+    images = channels.new_zeros(image.numel(), channels.shape[-1], num_pixels)
+    images[place[drawn] // num_pixels, :, flat[drawn]] = channels[tuple(index[drawn] for index in shown)]
     return images.view(*there.shape[:-1], channels.shape[-1], grid.num_radii, grid.num_angles)
 
 
@@ -141,44 +137,30 @@ def unit_channels(battles: Trajectories) -> Float[Tensor, "B T U C"]:
     units, stats = battles.alive.shape, battles.stats
     friendly = battles.friendly[:, None].expand(units)
     actions = torch.where(friendly, battles.actions, ACTIONS.index("unknown"))
-    channels = [
-        friendly[..., None],
-        one_hot(battles.types, len(UNIT_TYPES))[:, None].expand(*units, -1),
-        stats / stats.new_tensor(SCALES),
-        stats.new_zeros(*units, 1),
-        one_hot(actions, len(ACTIONS)),
-    ]
+    types = one_hot(battles.types, len(UNIT_TYPES))[:, None].expand(*units, -1)
+    ground, scaled = stats.new_zeros(*units, 1), stats / stats.new_tensor(SCALES)
+    channels = [friendly[..., None], types, scaled, ground, one_hot(actions, len(ACTIONS))]
     together = torch.cat([part.to(stats.dtype) for part in channels], -1)
     together[..., NO_OP] -= 1
     return together
 
 
-def _look(
+def look(
     battles: Trajectories, grid: PolarGrid, centres: Float[Tensor, "B T Q 2"], channels: Float[Tensor, "B T U C"]
 ) -> Float[Tensor, "B T Q C I J"]:
+    """Images of the living units around any places of the map, from the channels of each unit."""
     slots = (*centres.shape[:3], battles.alive.shape[-1])
     offsets = battles.positions[:, :, None] - centres[..., None, :]
     return draw(grid, offsets, battles.alive[:, :, None].expand(slots), channels[:, :, None].expand(*slots, -1))
 
 
-def state_images(
-    battles: Trajectories, grid: PolarGrid, centres: Float[Tensor, "B T Q 2"]
-) -> Float[Tensor, "B T Q 14 I J"]:
-    """The state around any places: friendly marker, type and stats of each living unit, in its pixel.
-
-    Args:
-        battles: B battles of T steps.
-        grid: pixels of the images.
-        centres: places on the map, map units.
-
-    Raises:
-        ValueError: a field of view larger than the map.
-
-    Source:
-        S2RM, B.1.1 and B.1.2. Relative to the paper: the divisors of the stats, `SCALES`, are ours.
-    """
-    grid.check(battles)
-    return _look(battles, grid, centres, unit_channels(battles)[..., :STATE])
+def markers_and_types(
+    images: Float[Tensor, "*batch C I J"],
+) -> tuple[Int[Tensor, "*batch I J"], Int[Tensor, "*batch I J"]]:
+    """The marker and the type of each pixel of state images, 0 for none."""
+    friendly, types, _ = parts(images)
+    numbers = torch.arange(1.0, NUM_TYPES, dtype=types.dtype)
+    return friendly.squeeze(-3).long(), torch.einsum("...kij,k->...ij", types, numbers).long()
 
 
 def heights(terrain: Float[Tensor, "B H W"], places: Float[Tensor, "B *places 2"]) -> Float[Tensor, " B *places"]:
@@ -203,10 +185,6 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     and the actions; the action of a unit that is not friendly is unknown, and that of a pixel without a unit no-op.
     The view's position is the unit's on the map. A unit sees itself, at pixel (0, 0).
 
-    Args:
-        battles: B battles of T steps.
-        grid: pixels of the images.
-
     Returns:
         Views `(B, T, A, 23, I, J)` and targets `(B, T, A, 14, I, J)`; A is the largest number of friendly units in any
         battle.
@@ -224,7 +202,7 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     channels = unit_channels(battles)
     # The checks of Views run on the units, since on the images they would take longer than drawing them.
     Views(battles.positions, channels, battles.alive)
-    images = _look(battles, grid, positions, channels)
+    images = look(battles, grid, positions, channels)
     images[..., STATE, :, :] = heights(battles.terrain, grid.to_game(positions))
     images[..., NO_OP, :, :] += 1
     seen, state = (Views._unchecked(positions, part, alive) for part in (images, images[..., :STATE, :, :]))
@@ -237,8 +215,7 @@ def dataset(trajectories: Trajectories, grid: PolarGrid, clip: int | None = None
     Args:
         trajectories: the battles.
         grid: pixels of the images.
-        clip: steps of a training clip, cut at random from the steps at which friendly units live. Default: whole
-            battles, as for validation.
+        clip: steps of a training clip, cut at random while friendly units live. Default: whole battles.
 
     Raises:
         ValueError: clips longer than the battles or shorter than two steps; a field of view larger than the map.
@@ -264,4 +241,4 @@ def dataset(trajectories: Trajectories, grid: PolarGrid, clip: int | None = None
 def window(battles: Trajectories, start: Int[Tensor, " B"], length: int) -> Trajectories:
     """As many steps of each battle, from its own start on."""
     at = torch.arange(len(battles))[:, None], start[:, None] + torch.arange(length)
-    return replace(battles, **{name: getattr(battles, name)[at] for name in ("positions", "alive", "stats", "actions")})
+    return replace(battles, **{name: getattr(battles, name)[at] for name in IN_TIME})

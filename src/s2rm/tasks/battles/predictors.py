@@ -12,15 +12,19 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from s2rm.likelihoods import parts
 from s2rm.models.world_model import WorldModel
-from s2rm.tasks.battles.polar import STATE, PolarGrid, agents, draw, observations, unit_channels
+from s2rm.tasks.battles.polar import (
+    NUM_TYPES,
+    STATE,
+    PolarGrid,
+    agents,
+    draw,
+    markers_and_types,
+    observations,
+    unit_channels,
+)  # fmt: skip
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
-from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
+from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.views import Episode, Views
-
-NUM_TYPES = len(UNIT_TYPES) + 1
-"""no unit, and the types"""
-CHUNK = 10
-"""battles at a time"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def _packed(views: Views) -> Views:
 
 
 class TrivialPredictors:
-    """The two predictors without any knowledge of tactics, which stand in every table.
+    """The two predictors that know nothing of tactics.
 
     *Nobody moves*: every unit that a reporting agent saw at the last step keeps its place and state. *Last seen*: so
     does every unit that was seen before, until its place is observed without it. Both know that the queried agent
@@ -86,8 +90,7 @@ class TrivialPredictors:
     def __init__(self, grid: PolarGrid, train: Trajectories):
         self.grid = grid
         counts = {memory: (torch.zeros(2, 2, 2), torch.zeros(2, NUM_TYPES, NUM_TYPES)) for memory in (False, True)}
-        for rows in torch.arange(len(train)).split(CHUNK):
-            fought = train[rows]
+        for fought in train.chunks():
             episode = observations(fought, grid)
             truth = markers_and_types(episode.targets.values[:, 1:][episode.targets.mask[:, 1:]])
             for memory, tables in counts.items():
@@ -137,7 +140,7 @@ class TrivialPredictors:
     ) -> tuple[Trajectories, Bool[Tensor, "B T U"]]:
         """The units as last seen up to each step but the last, and which of them are believed to be still there."""
         steps = torch.arange(fought.alive.shape[1] - 1)
-        eyes = fought.positions.gather(2, agents(fought)[:, None, :, None].expand(-1, len(steps) + 1, -1, 2))
+        eyes = fought.positions.take_along_dim(agents(fought)[:, None, :, None], 2)
 
         def in_sight(places: Tensor) -> Tensor:
             gaps = torch.cdist(eyes[:, :-1], places, compute_mode="donot_use_mm_for_euclid_dist")
@@ -149,10 +152,7 @@ class TrivialPredictors:
         if memory:
             when = when.cummax(1).values
         then = when.clamp(min=0)
-        positions, stats = (
-            part.gather(1, then[..., None].expand(*then.shape, part.shape[-1]))
-            for part in (fought.positions, fought.stats)
-        )
+        positions, stats = (part.take_along_dim(then[..., None], 1) for part in (fought.positions, fought.stats))
         gone = torch.where(in_sight(positions) & ~seen, steps[:, None], -1).cummax(1).values
         there = (when >= 0) & (gone <= when)
         return replace(fought, positions=positions, stats=stats, actions=fought.actions[:, :-1], alive=there), there
@@ -164,31 +164,16 @@ def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors
     return TrivialPredictors(world.grid, battles(few, "train", seed))
 
 
-def markers_and_types(
-    images: Float[Tensor, "*batch C I J"],
-) -> tuple[Int[Tensor, "*batch I J"], Int[Tensor, "*batch I J"]]:
-    """The marker and the type of each pixel of state images, 0 for none."""
-    friendly, types, _ = parts(images)
-    numbers = torch.arange(1.0, NUM_TYPES, dtype=types.dtype)
-    return friendly.squeeze(-3).long(), torch.einsum("...kij,k->...ij", types, numbers).long()
-
-
 def _middle(images: Tensor) -> Bool[Tensor, "I J"]:
     """The queried agent's own pixel."""
-    middle = torch.zeros(images.shape[-2:], dtype=torch.bool)
-    middle[0, 0] = True
-    return middle
+    return torch.arange(images.shape[-2:].numel()).view(images.shape[-2:]) == 0
 
 
 def _confusion(predicted: Int[Tensor, "N I J"], true: Int[Tensor, "N I J"], classes: int) -> Int[Tensor, "2 K K"]:
     """Counts of (predicted, true) at the queried agent's own pixel, and at the others."""
     middle = _middle(predicted)
-    return torch.stack(
-        [
-            multiclass_confusion_matrix(true[:, at], predicted[:, at], num_classes=classes, validate_args=False)
-            for at in (middle, ~middle)
-        ]
-    )
+    pairs = ((true[:, at], predicted[:, at]) for at in (middle, ~middle))
+    return torch.stack([multiclass_confusion_matrix(*pair, classes, validate_args=False) for pair in pairs])
 
 
 def _frequencies(counts: Float[Tensor, "2 K K"]) -> Float[Tensor, "2 K K"]:

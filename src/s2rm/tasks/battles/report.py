@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from s2rm.files import Row
-from s2rm.report.figures import learning_curves
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
+from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.battles import plots
 from s2rm.tasks.battles.polar import observations
 from s2rm.tasks.battles.scores import SCENARIOS, VALIDATION
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import Trajectories
+from s2rm.tasks.crops import cells
 
 SENTENCES = {
     "unit_type_f1": "Mean F1 over the types of units that occur; 1 is perfect.",
@@ -31,26 +29,10 @@ SHARE = 0.5
 
 
 def write_report(
-    path: str | Path,
-    entries: Sequence[Entry],
-    rows: Sequence[Row],
-    world: SkirmishWorld,
-    seed: int = 0,
+    path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, seed: int = 0,
     folder: Path | None = None,
-) -> None:
-    """Write the page.
-
-    Args:
-        path: of the HTML file, written whole or not at all.
-        entries: the runs that it shows, all of one world.
-        rows: their one-step scores, as from `score`.
-        world: on which they were trained.
-        seed: of the world.
-        folder: unused.
-
-    Raises:
-        ImportError: the extra "report" is not installed.
-    """
+) -> None:  # fmt: skip
+    """Write the page; arguments as of `Task.write_report`."""
     battle = battles(replace(world, test_battles=1), "test", seed, SHOWN)
     write_page(
         path,
@@ -96,9 +78,7 @@ def _pictures(
     entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, battle: Trajectories, seed: int
 ) -> list[Picture]:
     models = {entry.label: entry.model for entry in entries if not entry.model.is_oracle}
-    line = torch.arange(0.5, world.map_size)
-    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flip(0)  # north up, as from above
-    views = observations(battle, world.grid).views
+    grid = cells(world.map_size).flip(-1).flip(0) + 0.5  # (east, north) of cells' middles, north up as from above
     return [
         drawn(
             "A battle from above",
@@ -115,10 +95,6 @@ def _pictures(
             "The training scenarios; the share of the agents that report grows from left to right, and all agents are "
             "queried. Dashed: the two predictors that know nothing of tactics.",
         ),
-        drawn(
-            "Learning",
-            learning_curves({entry.label: entry.history for entry in entries}),
-            "Validation loss against the time spent training.",
-        ),
-        *(picture for entry in entries for picture in module_pictures(entry, grid, views)),
+        learning(entries),
+        *module_pictures(entries, grid, observations(battle, world.grid).views),
     ]

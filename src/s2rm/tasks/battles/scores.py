@@ -12,20 +12,12 @@ from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
 
 from s2rm.files import Row
 from s2rm.likelihoods import parts
-from s2rm.models.world_model import WorldModel
-from s2rm.tasks.battles.polar import PolarGrid, observations
-from s2rm.tasks.battles.predictors import (
-    CHUNK,
-    NUM_TYPES,
-    Forecast,
-    Predictor,
-    markers_and_types,
-    model_predictor,
-    trivial_predictors,
-)
+from s2rm.tasks.battles.polar import NUM_TYPES, PolarGrid, markers_and_types, observations
+from s2rm.tasks.battles.predictors import Forecast, Predictor, model_predictor, trivial_predictors
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import Trajectories
-from s2rm.tasks.task import Progress
+from s2rm.tasks.task import Models
+from s2rm.tasks.worlds import Progress
 from s2rm.views import Episode
 
 REPORTING = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -93,16 +85,15 @@ def scores(
         predictors: by name; all get the same views.
         fought: the battles.
         grid: pixels of the images.
-        share: of the agents that report.
-        seed: of the draw of the reporting agents.
+        share: of the agents that report, drawn by the seed.
+        seed: of that draw.
 
     Source:
         S2RM, E.4.4, F.2, Table 1. The paper does not say over which types its mean is.
     """
     tallies = {name: _Tally() for name in predictors}
     generator = torch.Generator().manual_seed(seed)
-    for rows in torch.arange(len(fought)).split(CHUNK):
-        some = fought[rows]
+    for some in fought.chunks():
         episode = reporting(observations(some, grid), share, generator)
         truth = episode.targets.values[:, 1:][episode.targets.mask[:, 1:]]
         known = (*markers_and_types(truth), parts(truth)[2])
@@ -112,25 +103,14 @@ def scores(
 
 
 def score(
-    models: Mapping[str, WorldModel],
-    world: SkirmishWorld,
-    seed: int = 0,
-    shares: Iterable[float] | None = None,
-    progress: Progress = iter,
-    folder: Path | None = None,
-) -> list[Row]:
+    models: Models, world: SkirmishWorld, seed: int = 0, shares: Iterable[float] | None = None,
+    progress: Progress = iter, folder: Path | None = None,
+) -> list[Row]:  # fmt: skip
     """One-step scores of models and of both trivial predictors.
 
-    On the validation battles by share of the agents that report (Figure 8, Tables 4 to 7), and on test battles of every
-    scenario with all agents reporting (Table 1).
-
-    Args:
-        models: trained, by label.
-        world: of the battles, and how they are seen.
-        seed: of the battles.
-        shares: of the agents that report, on the validation battles. Default: two tenths, three tenths, to all.
-        progress: shows how far it is.
-        folder: unused, since battles are simulated in seconds.
+    On the validation battles by share of the agents that report (Figure 8, Tables 4 to 7), by default two tenths, three
+    tenths, to all; and on test battles of every scenario with all agents reporting (Table 1). Arguments as of
+    `Task.score`.
 
     Returns:
         Rows with `predictor`, `scenario`, `reporting`, `unit_type_f1`, `friendly_f1`, `negative_mse`,

@@ -26,7 +26,7 @@ from s2rm.tasks.battles.fighting import SHIELD_DELAY, UNITS, Battlefield, Slots,
 from s2rm.tasks.battles.polar import CHANNELS, STATE, PolarGrid, dataset
 from s2rm.tasks.battles.tactics import draw_tempers, give_orders
 from s2rm.tasks.battles.trajectories import Trajectories, team
-from s2rm.tasks.worlds import Drawn, named
+from s2rm.tasks.worlds import Drawn, at_least, named
 
 _LONGEST_SUBSTEP = 1 / 8
 _CHUNK = 1_024
@@ -66,18 +66,12 @@ class SkirmishWorld:
         if not self.train_scenarios:
             raise ValueError("SkirmishWorld: expected at least one of train_scenarios, got none; name some, e.g. 3s5z")
         shares = len(self.train_scenarios)
-        for name, least in (
-            ("map_size", 16), ("num_steps", 2), ("clip", 2), ("substeps", 1), ("train_battles", shares),
-            ("val_battles", shares), ("test_battles", 1),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"SkirmishWorld: expected {name} of at least {least}, got {getattr(self, name)}; increase it"
-                )
+        at_least(
+            "SkirmishWorld", vars(self), map_size=16, num_steps=2, clip=2, substeps=1, train_battles=shares,
+            val_battles=shares, test_battles=1,
+        )  # fmt: skip
         if self.clip > self.num_steps:
-            raise ValueError(
-                f"SkirmishWorld: expected a clip of at most num_steps, {self.num_steps}, got {self.clip}; shorten it"
-            )
+            raise ValueError(f"SkirmishWorld: clip must be at most num_steps, {self.num_steps}, got {self.clip}")
         if not 0 < self.seconds_per_step <= self.substeps * _LONGEST_SUBSTEP:
             raise ValueError(
                 f"SkirmishWorld: expected seconds_per_step in (0, {self.substeps * _LONGEST_SUBSTEP:g}] with "
@@ -92,7 +86,7 @@ class SkirmishWorld:
         return float(self.map_size)
 
     def model_arguments(self) -> dict[str, object]:
-        """The arguments of a model that are the world's: shapes, likelihood and codec."""
+        """Shapes, likelihood and codec."""
         pixels = [self.grid.num_radii, self.grid.num_angles]
         shapes = {"value_shape": [CHANNELS, *pixels], "target_shape": [STATE, *pixels]}
         return {**shapes, "likelihood": "mixed", "codec": "polar"}
@@ -126,14 +120,7 @@ def preset(name: str) -> SkirmishWorld:
 
 
 def episodes(world: SkirmishWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
-
-    Args:
-        world: how many battles, and how they are seen.
-        split: "train": clips of `world.clip` steps, cut at random; "val": whole battles.
-        seed: of the battles.
-        folder: unused, since battles are simulated in seconds.
-    """
+    """The training ("train") or validation ("val") episodes, as `Task.episodes`."""
     return dataset(battles(world, split, seed), world.grid, world.clip if split == "train" else None)
 
 
@@ -144,23 +131,20 @@ def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = 
         world: how many battles, and how long they are.
         split: "train" or "val": the training scenarios in equal shares, one after the other; or "test".
         seed: the same seed gives the same battles.
-        scenario: of the test split, for example "5s3z"; None for the other splits.
+        scenario: of the test split only, for example "5s3z".
 
     Raises:
         ValueError: an unknown split or scenario, a test without a scenario, or another split with one.
     """
     sizes = {"train": world.train_battles, "val": world.val_battles, "test": world.test_battles}
-    if split not in sizes:
-        raise ValueError(f"skirmish: unknown split {split!r}; choose from {', '.join(sizes)}")
+    size = named(sizes, split, "skirmish", "split")
     if (split == "test") != (scenario is not None):
         raise ValueError(f"skirmish: expected a scenario with the test split and no other, got {scenario} with {split}")
     names = world.train_scenarios if scenario is None else (scenario,)
-    parts = []
-    for index, name in enumerate(names):
-        share = (sizes[split] + index) // len(names)
-        # Only 32 bits of a seed count.
-        parts.append(simulate(world, name, share, zlib.crc32(f"{split} {seed} {index} {name}".encode())))
-    return Trajectories.join(parts)
+    # Only 32 bits of a seed count.
+    seeds = (zlib.crc32(f"{split} {seed} {index} {name}".encode()) for index, name in enumerate(names))
+    shares = ((size + index) // len(names) for index in range(len(names)))
+    return Trajectories.join([simulate(world, *part) for part in zip(names, shares, seeds, strict=True)])
 
 
 def simulate(
@@ -169,14 +153,8 @@ def simulate(
     """Simulate battles between two teams of the same units, or against `other` units.
 
     Everything in a substep happens to both teams at once, and the teams start on an axis of random direction, so they
-    differ only in the marker `friendly`.
-
-    Args:
-        world: the map and the steps.
-        scenario: units of the friendly team, which come first.
-        num_battles: N.
-        seed: the same seed gives the same battles.
-        other: units of the enemy team, for example "1s2z". Default: the same as `scenario`.
+    differ only in the marker `friendly`. The units of the friendly team, `scenario`, come first; the enemy team has the
+    units `other`, for example "1s2z", by default the same. The same seed gives the same battles.
 
     Raises:
         ValueError: no battles, unknown units, or more units than the map has room for.
@@ -189,41 +167,34 @@ def simulate(
     played = [_play(world, slots, size, generator) for size in chunks]
     positions, alive, stats, actions = (torch.cat(parts) for parts in zip(*played, strict=True))
     return Trajectories(
-        positions=positions,
-        alive=alive,
+        positions=positions, alive=alive, stats=stats, actions=actions,
         types=slots.types.expand(num_battles, -1).clone(),
         friendly=(slots.team == 0).expand(num_battles, -1).clone(),
-        stats=stats,
-        actions=actions,
         terrain=_terrain(world, num_battles, generator),
         scenario=torch.zeros(num_battles, dtype=torch.long),
         names=(scenario if other is None else f"{scenario}_vs_{other}",),
-    )
+    )  # fmt: skip
 
 
 def _play(world: SkirmishWorld, slots: Slots, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Positions, alive, stats and actions of `size` battles, `(size, T, U, ...)`."""
     shape, side, seconds = (size, len(slots.types)), world.side, world.seconds_per_step
     now = Battlefield(
-        positions=starts(slots, side, size, generator),
-        health=slots.health.repeat(size, 1),
-        shield=slots.shield.repeat(size, 1),
-        cooldown=torch.zeros(shape),
-        unhurt=torch.full(shape, SHIELD_DELAY),
+        positions=starts(slots, side, size, generator), goal=torch.full((size, 2, 2), side / 2),
+        health=slots.health.repeat(size, 1), shield=slots.shield.repeat(size, 1),
+        cooldown=torch.zeros(shape), unhurt=torch.full(shape, SHIELD_DELAY),
         target=torch.arange(shape[1]).expand(shape),
-        goal=torch.full((size, 2, 2), side / 2),
-    )
+    )  # fmt: skip
     temper = draw_tempers(slots, size, generator)
-    kept: tuple[list[Tensor], ...] = ([], [], [], [])
+    kept = []
     for step in range(world.num_steps):
         alive = now.health > 0
         orders, actions = give_orders(slots, now, temper, side, seconds, step * seconds, generator)
         stats = torch.stack([now.health, torch.zeros(shape), now.cooldown, now.shield], -1)
-        for part, value in zip(kept, (now.positions, alive, stats * alive[..., None], actions), strict=True):
-            part.append(value)
+        kept.append((now.positions, alive, stats * alive[..., None], actions))
         for _ in range(world.substeps if step + 1 < world.num_steps else 0):
             advance(slots, now, orders, side, seconds / world.substeps)
-    return tuple(torch.stack(part, 1) for part in kept)
+    return tuple(torch.stack(part, 1) for part in zip(*kept, strict=True))
 
 
 def _terrain(world: SkirmishWorld, size: int, generator: torch.Generator) -> Float[Tensor, "N H W"]:

@@ -8,13 +8,14 @@ module assumes of them is from the repositories oxwhirl/smac and oxwhirl/smacv2 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from s2rm.tasks.battles.trajectories import ACTIONS, LETTERS, STATS, UNIT_TYPES, Trajectories, team
+from s2rm.tasks.worlds import Progress, at_least
 
 if TYPE_CHECKING:
 
@@ -52,9 +53,6 @@ GAME_IDS = {
     "baneling": 9, "hydralisk": 107,
 }  # fmt: skip
 """the game's numbers of unit types; SMAC's maps give the agents types of their own, which the environment lists"""
-NEEDED = (
-    "reset", "step", "get_avail_agent_actions", "agents", "enemies", "terrain_height", "n_actions_no_attack",
-)  # fmt: skip
 _TRIES = 3
 
 Policy = Callable[[Any, torch.Generator], Sequence[int]]
@@ -68,12 +66,9 @@ def capability_config(scenario: str) -> dict[str, object]:
 
 
 def episode_config(scenario: str, generator: torch.Generator, side: float = 32.0) -> dict[str, dict[str, object]]:
-    """The argument of SMACv2's `reset(episode_config)` that spawns mirrored teams, as two crowds.
+    """The argument of SMACv2's `reset(episode_config)` that spawns mirrored teams, as two crowds at random places.
 
-    Args:
-        scenario: units of each team.
-        generator: draws the places of the crowds.
-        side: of the map, map units; all maps of SMACv2 have 32.
+    All maps of SMACv2 have a side of 32 map units.
     """
     units = team(scenario)
     middle = side * (torch.tensor([0.15, 0.25]) + torch.tensor([0.2, 0.5]) * torch.rand(2, generator=generator))
@@ -101,24 +96,20 @@ def heuristic(environment: Environment, generator: torch.Generator) -> list[int]
             actions.append(0)
             continue
         able = environment.get_avail_agent_actions(agent)
-        others = [(number, other) for number, other in sorted(environment.enemies.items()) if other.health > 0]
-        if kinds.get(unit.unit_type) == "medivac":
-            others = [
-                (number, other)
-                for number, other in sorted(environment.agents.items())
-                if 0 < other.health < other.health_max and kinds.get(other.unit_type) != "medivac"
-            ]
-        others.sort(key=lambda pair: _squared_distance(unit, pair[1]))
-        in_reach = [first + number for number, _ in others if first + number < len(able) and able[first + number]]
+        heals = kinds.get(unit.unit_type) == "medivac"
+        others = [
+            ((other.pos.x - unit.pos.x) ** 2 + (other.pos.y - unit.pos.y) ** 2, number, other)
+            for number, other in (environment.agents if heals else environment.enemies).items()
+            if other.health > 0
+            and not (heals and (other.health >= other.health_max or kinds.get(other.unit_type) == "medivac"))
+        ]
+        others.sort(key=lambda other: other[:2])
+        in_reach = [first + number for _, number, _ in others if first + number < len(able) and able[first + number]]
         if in_reach:
             actions.append(in_reach[0])
         else:
-            actions.append(_towards(unit, others[0][1], able, generator) if others else 1)
+            actions.append(_towards(unit, others[0][2], able, generator) if others else 1)
     return actions
-
-
-def _squared_distance(unit: Unit, other: Unit) -> float:
-    return float((other.pos.x - unit.pos.x) ** 2 + (other.pos.y - unit.pos.y) ** 2)
 
 
 def _towards(unit: Unit, other: Unit, able: Sequence[int], generator: torch.Generator) -> int:
@@ -133,14 +124,9 @@ def _towards(unit: Unit, other: Unit, able: Sequence[int], generator: torch.Gene
 
 
 def collect(
-    environment: Environment,
-    num_battles: int,
-    num_steps: int,
-    seed: int,
-    policy: Policy = heuristic,
-    progress: Callable[[range], Iterable[int]] = iter,
-    scenario: str | None = None,
-) -> Trajectories:
+    environment: Environment, num_battles: int, num_steps: int, seed: int, policy: Policy = heuristic,
+    progress: Progress = iter, scenario: str | None = None,
+) -> Trajectories:  # fmt: skip
     """Play battles and record the trajectories of all units.
 
     The agents come first, then the enemies. A step is one of the environment (`step_mul`, 8 of 22.4 game loops a
@@ -152,8 +138,8 @@ def collect(
         num_battles: N.
         num_steps: T, at least 2; longer battles are played to their end, and cut.
         seed: of the policy and of the start positions of `scenario`; the game's own is the environment's `seed`.
-        policy: called with the environment and a generator, returns each agent's action as SMAC numbers them: 0 no-op,
-            1 stop, 2 to 5 north, south, east and west, then one for each target.
+        policy: chooses each agent's action as SMAC numbers them: 0 no-op, 1 stop, 2 to 5 north, south, east and west,
+            then one for each target.
         progress: wraps the range of battles, for a progress bar.
         scenario: teams for SMACv2 to spawn, such as "5s3z", in an environment created with `capability_config`.
             Default: the teams of the map, or of the wrapper's own distribution.
@@ -162,10 +148,9 @@ def collect(
         ValueError: no SMAC environment; numbers too small; unknown units; a dead unit that is alive again; a game that
             repeatedly stops in the middle of a battle.
     """
-    for name, given, least in (("num_battles", num_battles, 1), ("num_steps", num_steps, 2)):
-        if given < least:
-            raise ValueError(f"starcraft2: expected {name} of at least {least}, got {given}; increase it")
-    missing = [name for name in NEEDED if not hasattr(environment, name)]
+    at_least("starcraft2", {"num_battles": num_battles, "num_steps": num_steps}, num_battles=1, num_steps=2)
+    needed = ["reset", "step", "get_avail_agent_actions", "agents", "enemies", "terrain_height", "n_actions_no_attack"]
+    missing = [name for name in needed if not hasattr(environment, name)]
     if missing:
         raise ValueError(
             f"starcraft2: expected an SMAC or SMACv2 environment, got {type(environment).__name__} without "
@@ -259,11 +244,9 @@ def _units(environment: Environment) -> list[Unit]:
 
 def _frame(environment: Environment) -> Tensor:
     """The units `(U, 6)`: east, north, stats; copied at once, since SMAC changes the messages of units that die."""
+    units = _units(environment)
     try:
-        rows = [
-            (u.pos.x, u.pos.y, u.health, u.energy, u.weapon_cooldown / LOOPS_PER_SECOND, u.shield)
-            for u in _units(environment)
-        ]
+        rows = [(u.pos.x, u.pos.y, u.health, u.energy, u.weapon_cooldown / LOOPS_PER_SECOND, u.shield) for u in units]
     except AttributeError as error:
         raise ValueError(
             f"starcraft2: expected the game's messages of units, got one that is incomplete ({error}); pass SMAC's own "
@@ -275,9 +258,8 @@ def _frame(environment: Environment) -> Tensor:
 def _kinds(environment: Environment) -> dict[int, str]:
     """Names of unit types by the game's numbers and by the map's own, which are 0 for types that the map lacks."""
     own = {getattr(environment, f"{name}_id", 0): name for name in UNIT_TYPES}
-    return {number: name for name, number in GAME_IDS.items()} | {
-        number: name for number, name in own.items() if number
-    }
+    own.pop(0, None)
+    return {number: name for name, number in GAME_IDS.items()} | own
 
 
 def _scenario(types: Sequence[str]) -> str:
@@ -310,16 +292,14 @@ def _trajectory(environment: Environment, frames: list[tuple[Tensor, list[int]]]
     alive = rows[..., 2] > 0
     terrain = torch.as_tensor(environment.terrain_height, dtype=torch.float32)
     return Trajectories(
-        positions=rows[None, ..., :2],
-        alive=alive[None],
+        positions=rows[None, ..., :2], alive=alive[None], actions=actions[None],
         types=torch.tensor([[UNIT_TYPES.index(name) for name in names]]),
         friendly=(torch.arange(len(names)) < agents)[None],
         stats=(rows[..., 2:] * alive[..., None])[None],
-        actions=actions[None],
         terrain=terrain.T[None].contiguous(),
         scenario=torch.zeros(1, dtype=torch.long),
         names=(own if own == other else f"{own}_vs_{other}",),
-    )
+    )  # fmt: skip
 
 
 def _action(environment: Environment, action: int) -> int:

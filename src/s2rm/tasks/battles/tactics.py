@@ -49,28 +49,15 @@ def draw_tempers(slots: Slots, size: int, generator: torch.Generator) -> Temper:
 
 
 def give_orders(
-    slots: Slots,
-    now: Battlefield,
-    temper: Temper,
-    side: float,
-    seconds: float,
-    elapsed: float,
+    slots: Slots, now: Battlefield, temper: Temper, side: float, seconds: float, elapsed: float,
     generator: torch.Generator,
-) -> tuple[Orders, Int[Tensor, "N U"]]:
+) -> tuple[Orders, Int[Tensor, "N U"]]:  # fmt: skip
     """Order what each unit does in the next step; the same policy for both teams.
 
     A unit attacks an enemy in range, else walks to the nearest that its team sees, else to where enemies were last
     seen, and about the map. Some ranged units step back from enemies that come close; badly hurt units retreat; some
-    wait at the start. Targets and goals are set in `now`.
-
-    Args:
-        slots: the statistics of the U units.
-        now: the state of N battles.
-        temper: of the units.
-        side: of the map, map units.
-        seconds: for which the orders stand.
-        elapsed: seconds since the start.
-        generator: draws goals, swerves and delays.
+    wait at the start. Orders stand for some seconds; `elapsed` are the seconds since the start. Targets and goals are
+    set in `now`; goals, swerves and delays are drawn.
 
     Returns:
         The orders, and each unit's action, an index of `ACTIONS`.
@@ -131,16 +118,12 @@ def _swerved(heading: Float[Tensor, "N U 2"], generator: torch.Generator) -> Flo
 def _compass(heading: Float[Tensor, "N U 2"]) -> Int[Tensor, "N U"]:
     """The actions whose directions are nearest to the headings."""
     east, north = heading.unbind(-1)
-    return torch.where(
-        east.abs() > north.abs(),
-        torch.where(east > 0, ACTIONS.index("east"), ACTIONS.index("west")),
-        torch.where(north > 0, ACTIONS.index("north"), ACTIONS.index("south")),
-    )
+    along = torch.where(east > 0, ACTIONS.index("east"), ACTIONS.index("west"))
+    across = torch.where(north > 0, ACTIONS.index("north"), ACTIONS.index("south"))
+    return torch.where(east.abs() > north.abs(), along, across)
 
 
-def _set_goals(
-    slots: Slots, now: Battlefield, seen: Bool[Tensor, "N U"], side: float, generator: torch.Generator
-) -> None:
+def _set_goals(slots: Slots, now: Battlefield, seen: Tensor, side: float, generator: torch.Generator) -> None:
     """Set each team's goal: the middle of the enemies that it sees, else, once it has arrived, a random place."""
     sides = torch.stack([slots.team == 0, slots.team == 1])
 

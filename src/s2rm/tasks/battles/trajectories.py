@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from s2rm.files import read_tensors, write_tensors
+from s2rm.tasks.worlds import check_tensors
 
 UNIT_TYPES = (
     "colossus", "stalker", "zealot", "marine", "marauder", "medivac", "zergling", "baneling", "hydralisk",
@@ -23,15 +24,15 @@ STATS = ("health", "energy", "cooldown", "shield")
 """hit points, energy points, seconds until the weapon may fire again, shield points"""
 ACTIONS = ("no-op", "unknown", "stop", "north", "south", "east", "west", "attack")
 """the actions of a unit; unknown for units that are not friendly, no-op for the dead"""
-TENSORS = ("positions", "alive", "types", "friendly", "stats", "actions", "terrain", "scenario")
+IN_TIME = ("positions", "alive", "stats", "actions")
+"""the tensors with a row for each step"""
+TENSORS = (*IN_TIME, "types", "friendly", "terrain", "scenario")
 
 
 def team(scenario: str, known: Sequence[str] = UNIT_TYPES) -> list[str]:
     """The units of each team of a scenario, `["stalker", "stalker", "zealot"]` for "2s1z".
 
-    Args:
-        scenario: how many of each type, a type as its letter of `LETTERS` or as its whole name.
-        known: the types that may occur.
+    A scenario says how many there are of each known type, as its letter of `LETTERS` or its whole name.
 
     Raises:
         ValueError: no such name, an unknown type, or one that occurs twice.
@@ -79,26 +80,16 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         battles, steps, units = self.alive.shape
-        expected = {
+        shapes = {
             "positions": (battles, steps, units, 2), "types": (battles, units), "friendly": (battles, units),
             "stats": (battles, steps, units, len(STATS)), "actions": (battles, steps, units),
             "terrain": (battles, *self.terrain.shape[1:]), "scenario": (battles,),
         }  # fmt: skip
-        for name, shape in expected.items():
-            got = tuple(getattr(self, name).shape)
-            if got != shape:
-                raise ValueError(
-                    f"trajectories: expected {name} of shape {shape}, got {got}; give one row to each unit"
-                )
+        known = {"types": UNIT_TYPES, "actions": ACTIONS, "scenario": self.names}
+        ranges = {name: (0, len(names) - 1) for name, names in known.items()}
+        check_tensors("trajectories", vars(self), shapes, **ranges)
         if steps < 2:
             raise ValueError(f"trajectories: expected at least 2 steps, got {steps}; play longer battles")
-        for name, known in (("types", UNIT_TYPES), ("actions", ACTIONS), ("scenario", self.names)):
-            part = getattr(self, name)
-            if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < len(known):
-                raise ValueError(
-                    f"trajectories: expected {name} from 0 to {len(known) - 1} ({', '.join(known)}), got "
-                    f"{int(part.min())} to {int(part.max())}; number them anew"
-                )
 
     def __len__(self) -> int:
         return len(self.alive)
@@ -107,23 +98,22 @@ class Trajectories:
         """These battles."""
         return Trajectories(**{name: getattr(self, name)[rows] for name in TENSORS}, names=self.names)
 
+    def chunks(self, size: int = 10) -> Iterator[Trajectories]:
+        """The battles, a few at a time."""
+        return (self[rows] for rows in torch.arange(len(self)).split(size))
+
     @classmethod
     def join(cls, parts: Sequence[Trajectories]) -> Trajectories:
-        """The battles of all parts, one after the other; slots are added where a part has fewer units or steps.
-
-        Raises:
-            ValueError: no parts, or maps of different sizes.
-        """
+        """The battles of all parts, on maps of one size; slots are added where a part has fewer units or steps."""
         if len({part.terrain.shape[1:] for part in parts}) != 1:
-            raise ValueError(
-                f"trajectories: expected parts on maps of one size, got {[tuple(p.terrain.shape[1:]) for p in parts]}"
-            )
+            sizes = [tuple(part.terrain.shape[1:]) for part in parts]
+            raise ValueError(f"trajectories: expected parts on maps of one size, got {sizes}")
         names = tuple(dict.fromkeys(name for part in parts for name in part.names))
         steps, units = (max(part.alive.shape[axis] for part in parts) for axis in (1, 2))
 
         def widen(name: str, tensor: Tensor) -> Tensor:
             shape = list(tensor.shape)
-            if name in ("positions", "alive", "stats", "actions"):
+            if name in IN_TIME:
                 shape[1:3] = steps, units
             elif name in ("types", "friendly"):
                 shape[1] = units
@@ -137,14 +127,11 @@ class Trajectories:
 
     def save(self, path: str | Path) -> None:
         """Write them to one safetensors file, whole or not at all; folders are created."""
-        write_tensors(path, "trajectories", {name: getattr(self, name) for name in TENSORS}, names=self.names)
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        write_tensors(path, "trajectories", tensors, names=self.names)
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectories:
-        """Read the file that `save` wrote.
-
-        Raises:
-            ValueError: no file, one that is cut short, of another kind, or of another version.
-        """
+        """Read the file that `save` wrote; ValueError as from `read_tensors`."""
         tensors, about = read_tensors(path, "trajectories", TENSORS)
         return cls(**tensors, names=tuple(about["names"]))

@@ -6,15 +6,7 @@ from s2rm.tasks.railways.scores import score
 from s2rm.tasks.railways.world import Railways, RailwayWorld, preset
 from s2rm.tasks.task import Headline, Task
 
-TASK = Task(
-    name="railways",
-    world=RailwayWorld,
-    preset=preset,
-    episodes=episodes,
-    score=score,
-    write_report=write_report,
-    headline=Headline("F1 of trains, one step ahead", "f1_trains", "reporting", "share of trains that report"),
-    extra="railways",
-)
+HEADLINE = Headline("F1 of trains, one step ahead", "f1_trains", "reporting", "share of trains that report")
+TASK = Task("railways", RailwayWorld, preset, episodes, score, write_report, HEADLINE, extra="railways")
 
 __all__ = ["TASK", "RailwayWorld", "Railways", "collect", "episodes", "preset", "score"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,14 @@ from rich.progress import track
 from s2rm.extras import require
 from s2rm.files import read_tensors
 from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld, dataset
-from s2rm.tasks.worlds import Drawn
+from s2rm.tasks.worlds import Drawn, Progress, named
 
 if TYPE_CHECKING:
     from flatland.envs.rail_env import RailEnv
     from flatland.envs.rail_grid_transition_map import RailGridTransitionMap
     from flatland.envs.timetable_utils import Timetable
 
+Random = np.random.RandomState
 Hints = Mapping[str, object]
 """where the cities of a map are, as flatland's generators pass it on"""
 SPLITS = ("train", "val", "test")
@@ -31,17 +33,7 @@ _ATTEMPTS = 100
 
 
 def episodes(world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The training or validation episodes, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
-
-    Args:
-        world: how many, and how they are seen.
-        split: "train": clips of `world.clip` steps, cut at random; "val" or "test": whole episodes.
-        seed: of the episodes.
-        folder: in which what is collected is kept.
-
-    Raises:
-        ImportError, ValueError: as from `collected`.
-    """
+    """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
     return dataset(world, collected(world, split, seed, folder), clips=split == "train")
 
 
@@ -52,13 +44,15 @@ def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path
         ImportError: they must be played and the extra "railways" is not installed.
         ValueError: as from `collect`; or the folder's file is broken or holds episodes of another world or seed.
     """
+    console = Console(stderr=True)  # a progress bar where that is a terminal
+    bar = partial(track, description=f"{split} episodes", console=console, disable=not console.is_terminal)
     if folder is None:
-        return collect(world, split, seed, _bar(split))
+        return collect(world, split, seed, bar)
     path = Path(folder) / f"episodes-{split}.safetensors"
     played = {name: value for name, value in asdict(world).items() if name not in _SEEN}
     about = {**played, "speeds": list(world.speeds), "episodes": _num_episodes(world, split), "seed": seed}
     if not path.is_file():
-        railways = collect(world, split, seed, _bar(split))
+        railways = collect(world, split, seed, bar)
         railways.save(path, **about)
         return railways
     tensors, found = read_tensors(path, "railways", TENSORS)
@@ -71,44 +65,28 @@ def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path
     return Railways(**tensors)
 
 
-def _bar(split: str) -> Callable[[Sequence[int]], Iterable[int]]:
-    """A progress bar on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    return lambda numbers: track(numbers, f"{split} episodes", console=console, disable=not console.is_terminal)
-
-
 def _num_episodes(world: RailwayWorld, split: str) -> int:
-    if split not in SPLITS:
-        raise ValueError(f"railways: expected a split of {', '.join(SPLITS)}, got {split!r}")
-    return {"train": world.train_episodes, "val": world.val_episodes, "test": world.test_episodes}[split]
+    sizes = {"train": world.train_episodes, "val": world.val_episodes, "test": world.test_episodes}
+    return named(sizes, split, "railways", "split")
 
 
-def collect(
-    world: RailwayWorld, split: str, seed: int = 0, progress: Callable[[Sequence[int]], Iterable[int]] = iter
-) -> Railways:
+def collect(world: RailwayWorld, split: str, seed: int = 0, progress: Progress = iter) -> Railways:
     """Play the episodes of a split, "train", "val" or "test"; no two splits share a map.
 
     Trains follow their shortest paths and give way to each other: `DeadLockAvoidancePolicy` of flatland-baselines. They
-    appear on the grid at departure and leave it on arrival.
-
-    Args:
-        world: the railway.
-        split: one of the three.
-        seed: the same seed gives the same episodes.
-        progress: wraps the numbers of the episodes, to show how far it is.
+    appear on the grid at departure and leave it on arrival. The same seed gives the same episodes.
 
     Raises:
         ImportError: the extra "railways" is not installed.
         ValueError: no such split, or a grid on which no railway can be built.
     """
-    number_of_episodes = _num_episodes(world, split)
+    numbers = range(_num_episodes(world, split))
     require("railways")
     maps, played = [], []
-    for number in progress(range(number_of_episodes)):
+    for number in progress(numbers):
         which, again = divmod(number, world.episodes_per_map)
         if not again:
-            entropy = np.random.SeedSequence([seed, SPLITS.index(split), which])
-            random = np.random.RandomState(entropy.generate_state(8))
+            random = Random(np.random.SeedSequence([seed, SPLITS.index(split), which]).generate_state(8))
             rails, hints = _build(world, random)
             maps.append(torch.from_numpy(rails.grid.copy()))
         played.append(_play(world, rails, hints, random))
@@ -116,15 +94,14 @@ def collect(
     return Railways(torch.stack(maps), torch.arange(len(played)) // world.episodes_per_map, **parts)
 
 
-def _build(world: RailwayWorld, random: np.random.RandomState) -> tuple[RailGridTransitionMap, Hints]:
+def _build(world: RailwayWorld, random: Random) -> tuple[RailGridTransitionMap, Hints]:
     """A map, and where its cities are."""
     from flatland.envs.rail_generators import sparse_rail_generator
 
     build = sparse_rail_generator(
-        max_num_cities=world.cities,
-        max_rails_between_cities=world.rails_between_cities,
+        max_num_cities=world.cities, max_rails_between_cities=world.rails_between_cities,
         max_rail_pairs_in_city=world.rail_pairs_in_city,
-    )
+    )  # fmt: skip
     with warnings.catch_warnings():
         # Fewer cities than asked for are fine: world.cities is an upper bound.
         for message in ("Could not set all required cities", r".*Changing to Grid mode"):
@@ -139,9 +116,7 @@ def _build(world: RailwayWorld, random: np.random.RandomState) -> tuple[RailGrid
     return rails, hints
 
 
-def _play(
-    world: RailwayWorld, rails: RailGridTransitionMap, hints: Hints, random: np.random.RandomState
-) -> dict[str, np.ndarray]:
+def _play(world: RailwayWorld, rails: RailGridTransitionMap, hints: Hints, random: Random) -> dict[str, np.ndarray]:
     """One episode, with a schedule of its own: all of `TENSORS` but the maps."""
     from flatland_baselines.deadlock_avoidance_heuristic.policy.deadlock_avoidance_policy import DeadLockAvoidancePolicy
 
@@ -161,9 +136,7 @@ def _play(
     return {"positions": positions, "directions": directions, "states": states, "stations": stations}
 
 
-def _schedule(
-    world: RailwayWorld, rails: RailGridTransitionMap, hints: Hints, random: np.random.RandomState
-) -> RailEnv:
+def _schedule(world: RailwayWorld, rails: RailGridTransitionMap, hints: Hints, random: Random) -> RailEnv:
     """Trains on a map, each with a path to its destination."""
     from flatland.core.env_observation_builder import DummyObservationBuilder
     from flatland.envs.line_generators import sparse_line_generator
@@ -172,7 +145,7 @@ def _schedule(
     from flatland.envs.rail_generators import rail_from_grid_transition_map
     from flatland.envs.timetable_utils import Timetable
 
-    def timetable(agents: Sized, distances: object, hints: object, random: np.random.RandomState) -> Timetable:
+    def timetable(agents: Sized, distances: object, hints: object, random: Random) -> Timetable:
         departures = random.randint(0, world.latest_departure + 1, len(agents)).tolist()
         return Timetable(
             earliest_departures=[[departure, None] for departure in departures],
@@ -184,16 +157,12 @@ def _schedule(
     for _ in range(_ATTEMPTS):
         seed = int(random.randint(2**31 - 1))
         env = RailEnv(
-            world.grid,
-            world.grid,
-            rail_from_grid_transition_map(rails, hints),
-            sparse_line_generator({speed: 1 / len(world.speeds) for speed in world.speeds}),
-            world.num_trains,
+            world.grid, world.grid, rail_from_grid_transition_map(rails, hints),
+            sparse_line_generator({speed: 1 / len(world.speeds) for speed in world.speeds}), world.num_trains,
             DummyObservationBuilder(),  # flatland's own observations are not used and cost most of the time
             malfunction_generator=ParamMalfunctionGen(breaks) if world.malfunction_rate else NoMalfunctionGen(),
-            random_seed=seed,
-            timetable_generator=timetable,
-        )
+            random_seed=seed, timetable_generator=timetable,
+        )  # fmt: skip
         env.reset(random_seed=seed)
         if all(rails.check_path_exists(*agent.initial_configuration, agent.target) for agent in env.agents):
             return env

@@ -8,21 +8,19 @@ from pathlib import Path
 import torch
 
 from s2rm.files import Row
-from s2rm.report.figures import learning_curves
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
+from s2rm.report.page import Entry, Table, comparison, drawn, learning, write_page
+from s2rm.tasks.crops import cells
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.plots import predictions
 from s2rm.tasks.railways.predictors import trivial_predictors
-from s2rm.tasks.railways.world import Railways, RailwayWorld, episode
+from s2rm.tasks.railways.world import RailwayWorld, episode
 from s2rm.tasks.task import model_predictor
 
 TITLES = {
-    "f1_trains": "F1 of trains",
-    "f1_other_trains": "F1 of other trains",
-    "f1": "F1 of all channels",
+    "f1_trains": "F1 of trains", "f1_other_trains": "F1 of other trains", "f1": "F1 of all channels",
     "log_likelihood": "Log-likelihood",
-}
+}  # fmt: skip
 SENTENCES = {
     "f1_trains": "The four channels of trains, by the direction that they face. Higher is better; 1 is perfect.",
     "f1_other_trains": "The same without the centre of each view, where the train itself is.",
@@ -32,28 +30,13 @@ SENTENCES = {
 
 
 def write_report(
-    path: str | Path,
-    entries: Sequence[Entry],
-    rows: Sequence[Row],
-    world: RailwayWorld,
-    seed: int = 0,
+    path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: RailwayWorld, seed: int = 0,
     folder: Path | None = None,
-) -> None:
-    """Write the page.
-
-    Args:
-        path: of the HTML file, written whole or not at all.
-        entries: the runs that it shows, all of one world.
-        rows: their one-step scores, as from `score`.
-        world: on which they were trained.
-        seed: of the episodes.
-        folder: in which the episodes are kept.
-
-    Raises:
-        ImportError: the extra "report" is not installed; or as from `collected`.
-        ValueError: as from `collected`.
-    """
+) -> None:  # fmt: skip
+    """Write the page; arguments as of `Task.write_report`. Raises what `collected` does, too."""
     test = collected(world, "test", seed, folder)
+    predictors = {entry.label: model_predictor(entry.model) for entry in entries}
+    predictors["last seen"] = trivial_predictors(world, seed, folder).last_seen
     write_page(
         path,
         title="Trains on a railway, each with a view of the cells around it",
@@ -69,14 +52,15 @@ def write_report(
         ),
         tables=[_table(rows, metric) for metric in TITLES],
         pictures=[
-            _prediction_picture(entries, world, test, seed, folder),
             drawn(
-                "Learning",
-                learning_curves({entry.label: entry.history for entry in entries}),
-                "Validation loss against the time spent training, after each pass over the training episodes. The "
-                "table at the top gives the number of updates that each model made.",
+                "The railway, and one-step predictions",
+                predictions(world, test, predictors),
+                "The first test episode, at the step with most trains on the grid. Right: the views of some trains, "
+                "and the probabilities that each predictor gave them one step before; fainter is less probable. Lines "
+                "are tracks, blue arrowheads trains, squares stations, a filled one the train's own destination.",
             ),
-            *_module_pictures(entries, world, test),
+            learning(entries),
+            *module_pictures(entries, cells(world.grid), episode(world, test, torch.arange(min(4, len(test)))).views),
         ],
     )
 
@@ -86,24 +70,3 @@ def _table(rows: Sequence[Row], metric: str) -> Table:
     heads = {share: "all trains report" if share == 1 else f"{share:.0%} report" for share in shares}
     title = f"{TITLES[metric]}, one step ahead"
     return comparison(rows, metric, "reporting", heads, title, TITLES[metric], SENTENCES[metric])
-
-
-def _prediction_picture(
-    entries: Sequence[Entry], world: RailwayWorld, test: Railways, seed: int, folder: Path | None
-) -> Picture:
-    predictors = {entry.label: model_predictor(entry.model) for entry in entries}
-    predictors["last seen"] = trivial_predictors(world, seed, folder).last_seen
-    return drawn(
-        "The railway, and one-step predictions",
-        predictions(world, test, predictors),
-        "The first test episode, at the step with most trains on the grid. Right: the views of some trains, and the "
-        "probabilities that each predictor gave them one step before; fainter is less probable. Lines are tracks, blue "
-        "arrowheads trains, squares stations, a filled one the train's own destination.",
-    )
-
-
-def _module_pictures(entries: Sequence[Entry], world: RailwayWorld, test: Railways) -> list[Picture]:
-    line = torch.arange(world.grid, dtype=torch.float32)
-    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
-    views = episode(world, test, torch.arange(min(4, len(test)))).views
-    return [picture for entry in entries for picture in module_pictures(entry, grid, views)]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from s2rm.files import Row
-from s2rm.models.world_model import WorldModel
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.predictors import trivial_predictors
 from s2rm.tasks.railways.world import TRAIN, RailwayWorld, in_chunks
-from s2rm.tasks.task import Predictor, Progress, model_predictor
+from s2rm.tasks.task import Models, Predictor, model_predictor, with_share
+from s2rm.tasks.worlds import Progress
 from s2rm.views import Episode
 
 
@@ -30,10 +30,8 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], reporting: 
     counts = {name: torch.zeros(3, dtype=torch.long) for name in ("f1", "f1_trains", "f1_other_trains")}
     log_likelihood, total = 0.0, 0
     for part in episodes:
-        trains = part.views.mask.shape[2]
         # Schedules are drawn independently of a train's number, so that the first few are as random as any.
-        views = part.views.keep(torch.arange(trains) < max(1, round(reporting * trains)))
-        forecast = predict(Episode(views, part.targets))
+        forecast = predict(with_share(part, reporting))
         there, truth = part.targets.mask[:, 1:], part.targets.values[:, 1:] > 0.5
         probability, decision, truth = forecast.probability[there], forecast.decision[there], truth[there]
         log_likelihood += float(torch.where(truth, probability, 1 - probability).clamp(min=1e-7).log().double().sum())
@@ -50,22 +48,12 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], reporting: 
 
 
 def score(
-    models: Mapping[str, WorldModel],
-    world: RailwayWorld,
-    seed: int = 0,
-    shares: Iterable[float] | None = None,
-    progress: Progress = iter,
-    folder: Path | None = None,
-) -> list[Row]:
+    models: Models, world: RailwayWorld, seed: int = 0, shares: Iterable[float] | None = None,
+    progress: Progress = iter, folder: Path | None = None,
+) -> list[Row]:  # fmt: skip
     """One-step scores of models and of both trivial predictors, by share of the trains that report.
 
-    Args:
-        models: trained, by label.
-        world: on which they are scored.
-        seed: of the episodes.
-        shares: of the trains that report. Default: all of them.
-        progress: shows how far it is.
-        folder: in which the episodes are kept.
+    Arguments as of `Task.score`; by default all trains report.
 
     Returns:
         Rows with `predictor`, `reporting`, `f1`, `f1_trains`, `f1_other_trains`, `log_likelihood`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2rm.files import read_tensors, write_tensors
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, named, random_clip
+from s2rm.tasks.worlds import Drawn, at_least, check_tensors, named, random_clip
 from s2rm.views import Episode, Views
 
 STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
@@ -62,20 +62,15 @@ class RailwayWorld:
     episodes_per_map: int = 1
     """episodes, each with a schedule of its own, on each map"""
     train_episodes: int = 8_000
-    """episodes to train on"""
     val_episodes: int = 2_000
-    """episodes to validate on"""
     test_episodes: int = 1_000
-    """episodes to test on"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("grid", 20), ("num_trains", 1), ("num_steps", 2), ("clip", 2), ("latest_departure", 0), ("cities", 2),
-            ("rails_between_cities", 1), ("rail_pairs_in_city", 1), ("longest_malfunction", 1), ("episodes_per_map", 1),
-            ("train_episodes", 1), ("val_episodes", 1), ("test_episodes", 1),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"RailwayWorld: {name} must be at least {least}, got {getattr(self, name)}")
+        at_least(
+            "RailwayWorld", vars(self), grid=20, num_trains=1, num_steps=2, clip=2, latest_departure=0, cities=2,
+            rails_between_cities=1, rail_pairs_in_city=1, longest_malfunction=1, episodes_per_map=1, train_episodes=1,
+            val_episodes=1, test_episodes=1,
+        )  # fmt: skip
         if not (1 <= self.view <= self.grid and self.view % 2):
             raise ValueError(f"RailwayWorld: view must be odd and at most the grid's {self.grid}, got {self.view}")
         for name, most in (("clip", self.num_steps), ("latest_departure", self.num_steps - 1)):
@@ -92,10 +87,9 @@ class RailwayWorld:
         return float(self.grid)
 
     def model_arguments(self) -> dict[str, object]:
-        """The arguments of a model that are the world's: shape of a view, codec, wavelengths.
+        """Shape of a view, codec, and wavelengths, twice the usual ones of half the side and eight times it.
 
-        The wavelengths are twice the usual ones of half the side and eight times it: with those, ten modules would
-        cover only half to three quarters of the grid at the start.
+        With those, ten modules would cover only half to three quarters of the grid at the start.
         """
         shape = [len(CHANNELS), self.view, self.view]
         return {"value_shape": shape, "codec": "mlp", "shortest": self.side, "longest": 16 * self.side}
@@ -141,41 +135,25 @@ class Railways:
     def __post_init__(self) -> None:
         episodes, steps, trains = self.directions.shape
         maps, grid = self.rails.shape[:2]
-        expected = {
+        shapes = {
             "rails": (maps, grid, grid), "map_of": (episodes,), "positions": (episodes, steps, trains, 2),
             "states": (episodes, steps, trains), "stations": (episodes, trains, 2),
         }  # fmt: skip
-        for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(
-                    f"railways: expected {name} of shape {shape}, got {tuple(getattr(self, name).shape)}; "
-                    "give one row to each train"
-                )
-        for name, least, most in (
-            ("map_of", 0, maps - 1), ("positions", -1, grid - 1), ("directions", -1, 3),
-            ("states", 0, len(STATES) - 1), ("stations", 0, grid - 1),
-        ):  # fmt: skip
-            part = getattr(self, name)
-            if part.numel() and not least <= int(part.min()) <= int(part.max()) <= most:
-                raise ValueError(
-                    f"railways: expected {name} from {least} to {most}, got {int(part.min())} to {int(part.max())}; "
-                    "number them anew"
-                )
+        check_tensors(
+            "railways", vars(self), shapes, map_of=(0, maps - 1), positions=(-1, grid - 1), directions=(-1, 3),
+            states=(0, len(STATES) - 1), stations=(0, grid - 1),
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.directions)
 
     def save(self, path: str | Path, **about: object) -> None:
         """Write them to one file (safetensors), whole or not at all, with plain values `about` them beside."""
-        write_tensors(path, "railways", {name: getattr(self, name) for name in TENSORS}, **about)
+        write_tensors(path, "railways", vars(self), **about)
 
     @classmethod
     def load(cls, path: str | Path) -> Railways:
-        """The railways that `save` wrote.
-
-        Raises:
-            ValueError: no file, one that is cut short, of another kind, or of another version.
-        """
+        """Read the file that `save` wrote; ValueError as from `read_tensors`."""
         return cls(**read_tensors(path, "railways", TENSORS)[0])
 
 
@@ -194,12 +172,13 @@ def episode(
     positions = positions.clamp(min=0)
     stations = source.stations[rows].long()
 
+    number = torch.tensor([side, 1])  # of a cell: row * side + column
     # A cell as bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
     ways = source.rails[source.map_of[rows]].int()
     ways = ((ways | ways >> 4 | ways >> 8 | ways >> 12) & 15).short()
-    places = torch.zeros_like(ways).flatten(1).scatter_(1, _cell(stations, side), 256)
+    places = torch.zeros_like(ways).flatten(1).scatter_(1, stations @ number, 256)
     cells = (ways.flatten(1) | places)[:, None].repeat(1, steps.shape[1], 1)
-    cells.scatter_add_(2, _cell(positions, side), torch.where(mask, 16 << directions.clamp(min=0), 0).short())
+    cells.scatter_add_(2, positions @ number, torch.where(mask, 16 << directions.clamp(min=0), 0).short())
 
     around = crops(cells.unflatten(2, (side, side)), positions.float(), world.view).short()
     channels = [around >> bit & 1 for bit in (3, 2, 1, 0, 4, 5, 6, 7, 8)]
@@ -209,28 +188,16 @@ def episode(
     return Episode(Views(positions.float(), torch.stack(channels, 3).float(), mask))
 
 
-def _cell(positions: Int[Tensor, "*batch 2"], side: int) -> Int[Tensor, "*batch"]:
-    """The number of a cell."""
-    return positions[..., 0] * side + positions[..., 1]
-
-
 def in_chunks(world: RailwayWorld, source: Railways, chunk: int = 10) -> Iterator[Episode]:
     """All episodes, whole, a few at a time."""
     return (episode(world, source, rows) for rows in torch.arange(len(source)).split(chunk))
 
 
 def dataset(world: RailwayWorld, source: Railways, clips: bool) -> Drawn:
-    """Batches of railways that were collected, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
-
-    Args:
-        world: how they are seen.
-        source: the railways.
-        clips: cut clips of `world.clip` steps at random; otherwise whole episodes.
-    """
+    """Batches of railways that were collected, in clips of `world.clip` steps cut at random, or whole."""
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        if not clips:
-            return episode(world, source, rows)
-        return episode(world, source, rows, random_clip(len(rows), source.directions.shape[1], world.clip, generator))
+        length = source.directions.shape[1]
+        return episode(world, source, rows, random_clip(len(rows), length, world.clip, generator) if clips else None)
 
     return Drawn(len(source), draw)
