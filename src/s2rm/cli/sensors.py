@@ -141,12 +141,7 @@ def _fitted(command: FitTable, train: Reports) -> Forecaster:
 
 
 def _judged(
-    forecaster: Forecaster,
-    label: str,
-    reports: Reports,
-    parts: Split,
-    origins: np.ndarray,
-    leads: Sequence[int],
+    forecaster: Forecaster, label: str, reports: Reports, parts: Split, origins: np.ndarray, leads: Sequence[int]
 ) -> list[Row]:
     """Scores of the forecaster and of the baselines."""
     baselines = {name: baseline().fit(parts.train) for name, baseline in BASELINES.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from s2rm.sensors.reports import DEGREES
+from s2rm.sensors.reports import DEGREES, in_degrees
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -99,14 +99,8 @@ class Cells:
 
     def expect_degrees(self, names: Sequence[str], positions: NDArray[np.float64]) -> None:
         """Refuse longitudes and latitudes out of range."""
-        low, high = np.array(DEGREES).T
-        swapped = positions[:, ::-1]
-        fit = bool(((low <= swapped) & (swapped <= high)).all())
-        remedy = (
-            f"swap {names[0]!r} and {names[1]!r}, which then fit"
-            if fit
-            else "set globe to False for planar coordinates"
-        )
+        swap = f"swap {names[0]!r} and {names[1]!r}, which then fit"
+        remedy = swap if in_degrees(positions[:, ::-1]) else "set globe to False for planar coordinates"
         for name, x, (low, high) in zip(names, positions.T, DEGREES, strict=True):
             self.refuse((x < low) | (x > high), name, f"degrees from {low:g} to {high:g}", x, f"mend it, or {remedy}")
 

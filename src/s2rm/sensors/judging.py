@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from s2rm.files import Row
 from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.predictors import (
-    Baseline,
-    Climatology,
-    InverseDistance,
-    LocalLinear,
-    Persistence,
-    SensorPredictor,
-)
+from s2rm.sensors.predictors import Baseline, Climatology, InverseDistance, LocalLinear, Persistence, SensorPredictor
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
 
@@ -122,30 +115,19 @@ def judge(
                         found.setdefault((name, group, lead), []).append(parts)
         for (name, group, lead), cases in found.items():
             where = {"predictor": name, "lead": lead, "sensors": group, "silent": share}
-            rows += _rows(where, cases, reports)
+            # Mean, standard deviation and truth, each (1, R, C).
+            parts = (np.concatenate(part)[None] for part in zip(*cases, strict=True))
+            scored = scores(*parts, np.array(reports.columns.is_circular))
+            rows += [
+                {**where, "value": value, **{key: float(part[0, channel]) for key, part in scored.items()}}
+                for channel, value in enumerate(reports.columns.values)
+                if scored["count"][0, channel]
+            ]
     return rows
 
 
-def _rows(where: Row, cases: list[tuple[NDArray, ...]], reports: Reports) -> list[Row]:
-    """A row for each value that was observed, from means, standard deviations and truths `(R, C)`."""
-    columns = reports.columns
-    circular = np.array([name in columns.circular for name in columns.values])
-    mean, stddev, truth = (np.concatenate(part)[None] for part in zip(*cases, strict=True))
-    scored = scores(mean, stddev, truth, circular)
-    return [
-        {**where, "value": value, **{key: float(part[0, channel]) for key, part in scored.items()}}
-        for channel, value in enumerate(columns.values)
-        if scored["count"][0, channel]
-    ]
-
-
 def _at_their_leads(
-    predictor: SensorPredictor,
-    known: Reports,
-    origin: int,
-    asked: Reports,
-    sensors: NDArray[np.int64],
-    leads: Sequence[int],
+    predictor: SensorPredictor, known: Reports, origin: int, asked: Reports, sensors: NDArray, leads: Sequence[int]
 ) -> tuple[NDArray, NDArray]:
     """Mean and standard deviation for each observation that is asked for, `(R, C)`, at its own lead time."""
     # Each place is asked for once, for all lead times.

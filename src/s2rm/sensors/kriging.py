@@ -30,7 +30,7 @@ class Kriging(FromLastReports):
     Args:
         num_steps: number of training steps to which the covariance is fitted.
         num_points: maximum number of observations taken from each.
-        max_age: observations older than this many steps are not used.
+        max_age: in steps; older observations are not used.
     """
 
     def __init__(self, num_steps: int = 6, num_points: int = 150, max_age: int = 24):
@@ -38,12 +38,6 @@ class Kriging(FromLastReports):
         self.num_steps, self.num_points = num_steps, num_points
 
     def fit(self, train: Reports) -> Kriging:
-        """Fit the covariances.
-
-        Raises:
-            ValueError: a channel without any value.
-            ImportError: scikit-learn is not installed.
-        """
         require("tables")
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -77,8 +71,7 @@ class Kriging(FromLastReports):
         process = GaussianProcessRegressor(self.kernels[channel], optimizer=None)
         process.fit(coordinates(self.columns, places), values - centre)
         mean, deviation = process.predict(coordinates(self.columns, positions), return_std=True)
-        mapped = mean.reshape(len(positions), -1) + centre
-        deviation = deviation.reshape(len(positions), -1)[:, 0]
+        mapped, deviation = mean.reshape(len(positions), -1) + centre, deviation.reshape(len(positions), -1)[:, 0]
         if self.circular[channel]:
             # The angle's deviation is that across the mean vector over its length; at most that of a uniform direction.
             deviation = deviation / np.maximum(np.linalg.norm(mapped, axis=-1), 1e-9)
@@ -90,8 +83,7 @@ def _start(places: NDArray, scale: float) -> Kernel:
     """The covariance before the fit: lengths from the extent of the places, variances from that of the channel."""
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    extent = float(np.linalg.norm(np.ptp(places, 0))) or 1.0
-    scale = scale or 1.0
+    extent, scale = float(np.linalg.norm(np.ptp(places, 0))) or 1.0, scale or 1.0
     signal = ConstantKernel(scale, (1e-4 * scale, 1e2 * scale))
     matern = Matern(extent / 5, (1e-3 * extent, 10 * extent), nu=1.5)
     return signal * matern + WhiteKernel(0.1 * scale, (1e-4 * scale, 10 * scale))

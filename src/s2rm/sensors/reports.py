@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from s2rm.sensors.settings import Columns
 
+ROWS = ("step", "sensor", "positions", "values", "covariates")
+"""what `Reports` holds of each report"""
 DEGREES = ((-360.0, 380.0), (-90.0, 90.0))
 """range of longitudes and of latitudes"""
+EARTH_RADIUS = 6371.0
+"""km"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +52,7 @@ class Reports:
     def __post_init__(self) -> None:
         if self.columns.globe is None:
             columns = replace(self.columns, globe=self.columns.on_the_globe)
-            low, high = np.array(DEGREES).T
-            if columns.globe and not ((low <= self.positions) & (self.positions <= high)).all():
+            if columns.globe and not in_degrees(self.positions):
                 raise ValueError(
                     f"reports: expected degrees in {columns.position}, as the names say, got positions out of range; "
                     "set globe to False where they are planar"
@@ -73,18 +76,29 @@ class Reports:
 
     def where(self, rows: NDArray[np.bool_]) -> Reports:
         """Only these rows; steps and sensors keep their numbers."""
-        names = ("step", "sensor", "positions", "values", "covariates")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
 
     def between(self, first: int, last: int) -> Reports:
         """The steps from `first` to before `last`; step `first` becomes step 0."""
-        few = self.where((self.step >= first) & (self.step < last))
-        start = self.start + first * self.step_length
+        few, start = self.where((self.step >= first) & (self.step < last)), self.start + first * self.step_length
         return replace(few, step=few.step - first, start=start, num_steps=last - first)
 
     def of(self, sensors: NDArray[np.bool_]) -> Reports:
         """The reports of these sensors only, bool `(S,)`."""
         return self.where(sensors[self.sensor])
+
+
+def in_degrees(positions: NDArray[np.float64]) -> bool:
+    """Whether all positions can be longitudes and latitudes."""
+    low, high = np.array(DEGREES).T
+    return bool(((low <= positions) & (positions <= high)).all())
+
+
+def on_sphere(positions: NDArray) -> NDArray[np.float64]:
+    """Longitudes and latitudes in degrees, `(..., 2)`, as unit vectors from the centre of the Earth, `(..., 3)`."""
+    longitude, latitude = np.radians(np.moveaxis(positions.astype(np.float64), -1, 0))
+    ring = np.cos(latitude)
+    return np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)], -1)
 
 
 def merge(earlier: Reports, later: Reports) -> Reports:
@@ -95,23 +109,21 @@ def merge(earlier: Reports, later: Reports) -> Reports:
     """
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
-    both, length = (earlier, later), earlier.step_length
-    start = min(part.start for part in both)
-    shifts = [round((part.start - start) / length) for part in both]
-    sensors = tuple(sorted({*earlier.sensors, *later.sensors}))
+    start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
     place = {name: index for index, name in enumerate(sensors)}
-    step = np.concatenate([part.step + shift for part, shift in zip(both, shifts, strict=True)])
-    sensor = np.concatenate([np.array([place[n] for n in part.sensors], np.int64)[part.sensor] for part in both])
-    # Of equal keys the last in the order stays.
-    order = np.lexsort((np.arange(len(step)), sensor, step))
-    last = np.append((np.diff(step[order]) != 0) | (np.diff(sensor[order]) != 0), True)[: len(order)]
-    rows = order[last]
-    return replace(
-        earlier, start=start, sensors=sensors, step=step[rows], sensor=sensor[rows],
-        num_steps=max(part.num_steps + shift for part, shift in zip(both, shifts, strict=True)),
-        **{name: np.concatenate([getattr(part, name) for part in both])[rows]
-           for name in ("positions", "values", "covariates")},
-    )  # fmt: skip
+    both, ends = [], []
+    for part in (earlier, later):
+        shift = round((part.start - start) / part.step_length)
+        renamed = np.array([place[name] for name in part.sensors], np.int64)[part.sensor]
+        both.append(replace(part, step=part.step + shift, sensor=renamed))
+        ends.append(part.num_steps + shift)
+    rows = {name: np.concatenate([getattr(part, name) for part in both]) for name in ROWS}
+    # Stable: of equal keys the report of `later` comes last, and stays.
+    order = np.lexsort((rows["sensor"], rows["step"]))
+    keys = np.stack([rows["step"], rows["sensor"]])[:, order]
+    order = order[np.append((np.diff(keys) != 0).any(0), True)[: len(order)]]
+    kept = {name: part[order] for name, part in rows.items()}
+    return replace(earlier, start=start, sensors=sensors, num_steps=max(ends), **kept)
 
 
 class Places(NamedTuple):

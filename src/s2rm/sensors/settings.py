@@ -70,17 +70,18 @@ class Columns:
         return names_mean_degrees(self.position) if self.globe is None else self.globe
 
     @property
+    def is_circular(self) -> tuple[bool, ...]:
+        """Whether each value is a direction in degrees."""
+        return tuple(name in self.circular for name in self.values)
+
+    @property
     def geometry(self) -> str:
         """What positions are, in words."""
         return f"positions: {'longitude and latitude in degrees' if self.on_the_globe else 'planar'}"
 
 
 def names_mean_degrees(position: Sequence[str]) -> bool:
-    """Whether the names of two columns mean a longitude and a latitude, in this order.
-
-    Raises:
-        ValueError: only one of them does, both mean the same, or the latitude comes first.
-    """
+    """Whether the names of two columns mean a longitude and a latitude, in this order; ambiguous names are refused."""
     if len(position) != 2:
         return False
     words = [{word.lower() for word in _WORD.findall(name)} for name in position]
