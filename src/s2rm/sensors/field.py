@@ -182,7 +182,7 @@ class FieldWorld:
     def _tracer(self, steps: NDArray, positions: NDArray) -> NDArray:
         places, times, heights = self._puffs
         tracer = np.full(len(steps), self.background)
-        for step in np.unique(steps):
+        for step in np.unique(steps).astype(np.float64).tolist():
             rows, there = np.flatnonzero(steps == step), times <= step
             age = step - times[there]
             spread = self.width**2 + 2 * self.diffusivity * age

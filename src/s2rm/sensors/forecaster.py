@@ -44,8 +44,8 @@ MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
 class Forecaster:
     """A fitted model with all that a forecast needs, as `Forecaster.fit` and `Forecaster.load` return it.
 
-    A horizon is a duration, such as "24h", or a number of steps. Origins are initialisation times, or steps of the
-    reports: a forecast uses the observations until then.
+    A horizon is a duration, such as "24h", or a number of steps; by default that of the fit. Origins are initialisation
+    times, or steps of the reports, by default the last: a forecast uses the observations until then.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -73,11 +73,11 @@ class Forecaster:
 
     @classmethod
     def fit(cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
-        """Fit a model to reports, and leave the forecaster in a folder.
+        """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
         Args:
             reports: the observations.
-            folder: where weights, scaling, logs and a summary are written.
+            folder: where the files are written.
             how: the settings of the fit.
             progress: say on stderr what positions are taken for, and how the training goes.
 
@@ -147,8 +147,8 @@ class Forecaster:
         Args:
             reports: the observations; those after an origin are not used.
             places: Q places.
-            origins: O initialisation times, or steps of the reports, the last that are known. Default: the last step.
-            horizon: the longest lead time, as a duration such as "24h" or in steps H. Default: that of the fit.
+            origins: O initialisation times, or steps of the reports, the last that are known.
+            horizon: the longest lead time, as a duration or in steps H.
 
         Returns:
             Two arrays `(O, H, Q, C)` in the user's units, for 1 to H steps after each origin.
@@ -168,45 +168,30 @@ class Forecaster:
 
     @torch.no_grad()
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
-        """Mean and standard deviation of the values at places at each origin, the last step that is known.
-
-        Args:
-            reports, places, origins: as for `forecast`.
-
-        Returns:
-            Two arrays `(O, Q, C)` in the user's units.
-        """
+        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
         mean, stddev = self._from_origins(reports, places, origin_steps(origins, reports), 1, lag=1)
         return mean[:, 0], stddev[:, 0]
 
     def table(
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None
     ) -> DataFrame:
-        """Forecasts as a pandas DataFrame.
+        """Forecasts as a pandas DataFrame; arguments as of `forecast`.
 
-        Args:
-            reports, places, horizon, origins: as for `forecast`.
-
-        Returns:
-            A row for each valid time and place: `init_time` and `valid_time` (UTC, the beginning of the last known
-            step and of the step that is forecast), the sensor's column where the places have names, the columns of
-            the position, and `_mean` and `_stddev` of each value.
+        A row for each valid time and place has `init_time` and `valid_time` (UTC, the beginning of the last known step
+        and of the step that is forecast), the sensor's column where the places have names, the columns of the position,
+        and `_mean` and `_stddev` of each value.
         """
         return self._forecasts(reports, places, horizon, origins).table()
 
     def dataset(
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None
     ) -> Dataset:
-        """Forecasts as an xarray Dataset, with the attributes of the CF conventions as far as they are known.
+        """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `forecast`.
 
-        Args:
-            reports, places, horizon, origins: as for `forecast`.
-
-        Returns:
-            `_mean` and `_stddev` of each value. Their first dimension is `valid_time`; where `origins` holds several
-            times, the first two are `init_time` and `lead_time`. All three are coordinates in either case. The places
-            are along the sensor's column where they have names, along the columns of the position where they form a
-            regular grid, and along `place` otherwise.
+        It holds `_mean` and `_stddev` of each value. Their first dimension is `valid_time`; where `origins` holds
+        several times, the first two are `init_time` and `lead_time`. All three are coordinates in either case. The
+        places are along the sensor's column where they have names, along the columns of the position where they form a
+        regular grid, and along `place` otherwise.
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
@@ -240,8 +225,8 @@ class Forecaster:
         self.check(new)
         new = replace(new, columns=self.columns)
         state = state or Stream(self.model.initial_state(1), new.between(0, 0))
-        recent, end = merge(state.recent, new), state.recent.start + state.recent.num_steps * new.step_length
-        passed = round((end - recent.start) / new.step_length)
+        before, recent = state.recent, merge(state.recent, new)
+        passed = round((before.start - recent.start) / new.step_length) + before.num_steps
         seen, after = slots(recent, self.scaling), state.model
         for step in range(passed, recent.num_steps):
             now = Slots(*(part[None, step : step + 1] for part in seen))
@@ -252,16 +237,12 @@ class Forecaster:
     def forecast_from(self, state: Stream, places: Places, horizon: Duration | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
         steps = self._steps(horizon)
-        window = self._window(state.recent, places, np.array([state.recent.num_steps - 1]), steps)
+        window = self._window(state.recent, places, origin_steps(None, state.recent), steps)
         mean, stddev = self.scaling.units(*self._ahead(state.model, window, steps))
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
-        """The stream that `Stream.save` wrote.
-
-        Raises:
-            ValueError: no such file, or one of another forecaster.
-        """
+        """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
         return read_stream(Path(path), self.columns, self.model.initial_state(1))
 
     def _steps(self, horizon: Duration | None) -> int:
@@ -293,11 +274,8 @@ class Forecaster:
     ) -> Episode:
         """For each origin the steps of the context, which end there, and those of the horizon, without reports."""
         # Empty steps before the first and after the last, so that every origin has a whole window.
-        padded = replace(
-            reports, start=reports.start - self.context * reports.step_length, step=reports.step + self.context,
-            num_steps=self.context + reports.num_steps + horizon,
-        )  # fmt: skip
-        seen = slots(padded, self.scaling)
+        start, steps = reports.start - self.context * reports.step_length, self.context + reports.num_steps + horizon
+        seen = slots(replace(reports, start=start, step=reports.step + self.context, num_steps=steps), self.scaling)
         asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
         shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
         shown[:, : self.context] = True
@@ -306,10 +284,8 @@ class Forecaster:
 
     def _ahead(self, state: object, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""
-        nothing = Views.none(
-            window.views.batch_size, self.scaling.num_coordinates, self.model.value_shape, window.views.values
-        )
-        parts, channels = [], self.scaling.num_channels
+        seen, channels, parts = window.views, self.scaling.num_channels, []
+        nothing = Views.none(seen.batch_size, self.scaling.num_coordinates, self.model.value_shape, seen.values)
         assert window.context is not None
         for step in range(self.context, self.context + horizon):
             predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])

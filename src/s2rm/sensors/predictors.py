@@ -37,14 +37,9 @@ class SensorPredictor(Protocol):
     """Forecasts at any place from observations. Q queries, n coordinates, F covariates, K leads, C values."""
 
     def predict(
-        self,
-        shown: Reports,
-        origin: int,
-        positions: Real[NDArray, "Q n"],
-        covariates: Real[NDArray, "Q F"],
-        sensors: Int[NDArray, " Q"],
-        leads: Sequence[int],
-    ) -> MeanAndStddev:
+        self, shown: Reports, origin: int, positions: Real[NDArray, "Q n"], covariates: Real[NDArray, "Q F"],
+        sensors: Int[NDArray, " Q"], leads: Sequence[int],
+    ) -> MeanAndStddev:  # fmt: skip
         """Mean and standard deviation of the values, `leads` steps after the initialisation; all in the user's units.
 
         Args:
@@ -72,13 +67,9 @@ def last_reports(shown: Reports, origin: int, channel: int, max_age: int) -> Int
 
 
 def inverse_distance(
-    columns: Columns,
-    places: Real[NDArray, "N n"],
-    values: Float[NDArray, "N D"],
-    positions: Real[NDArray, "Q n"],
-    num_nearest: int = 8,
-    power: float = 2.0,
-) -> Float[NDArray, "Q D"]:
+    columns: Columns, places: Real[NDArray, "N n"], values: Float[NDArray, "N D"], positions: Real[NDArray, "Q n"],
+    num_nearest: int = 8, power: float = 2.0,
+) -> Float[NDArray, "Q D"]:  # fmt: skip
     """Mean of the values at the nearest places, weighted by a power of the inverse distance; N is at least 1.
 
     Exact at the places themselves; values at the same place are averaged.
@@ -109,14 +100,12 @@ class Baseline(ABC):
         Raises:
             ValueError: a channel without any value.
         """
-        nowhere = [
-            name for name, value in zip(train.columns.values, train.values.T, strict=True) if np.isnan(value).all()
-        ]
-        if nowhere:
+        nowhere = np.array(train.columns.values)[np.isnan(train.values).all(0)]
+        if len(nowhere):
             raise ValueError(f"fit: expected values of {', '.join(nowhere)} in the training part, got none; drop it")
         self.columns, self.train, self.circular = train.columns, train, np.array(train.columns.is_circular)
-        values = [self._channel(train, channel) for channel in range(len(self.circular))]
-        self.mean = np.array([from_components(value.mean(0)) for value in values])
+        channels = range(len(self.circular))
+        self.mean = np.array([from_components(self._channel(train, channel).mean(0)) for channel in channels])
         error = difference(train.values.astype(np.float64), self.mean, self.circular)
         self.deviation = np.sqrt(np.nanmean(error**2, 0))
         self._spreads: dict[int, NDArray] = {}
@@ -147,9 +136,9 @@ class Baseline(ABC):
             raise ValueError(f"predict: expected positions of {self.columns.position}, got {got} coordinates")
         if len(leads) == 0 or min(leads) < 0:
             raise ValueError(f"predict: expected leads of 0 steps or more, got {list(leads)}")
-        last = len(shown.sensors) - 1
-        if ((sensors < -1) | (sensors > last)).any():
-            raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {np.unique(sensors)}")
+        wrong, last = sensors[(sensors < -1) | (sensors >= len(shown.sensors))], len(shown.sensors) - 1
+        if len(wrong):
+            raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {wrong[0]}")
         mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
         added = np.stack([np.take_along_axis(spread, basis, 0) for spread in self._measured(leads)])
         return mean, np.sqrt(variance + added**2)
@@ -173,30 +162,29 @@ class Baseline(ABC):
         for origin in np.sort(generator.permutation(train.num_steps)[:_ORIGINS]):
             hidden = generator.random(len(train.sensors)) < _HIDDEN
             shown = train.where((train.step <= origin) & ~hidden[train.sensor])
-            rows = np.flatnonzero(np.isin(train.step, origin + np.array(leads)))
-            if not len(rows):
+            asked = train.where(np.isin(train.step, origin + np.array(leads)))
+            if not len(asked):
                 continue
-            sensors = np.where(hidden[train.sensor[rows]], -1, train.sensor[rows])
-            mean, variance, basis = self._forecast(shown, int(origin), train.positions[rows], sensors, leads)
-            lead = np.searchsorted(leads, train.step[rows] - origin)
-            error = difference(mean[lead, np.arange(len(rows))], train.values[rows].astype(np.float64), self.circular)
+            sensors = np.where(hidden[asked.sensor], -1, asked.sensor)
+            mean, variance, basis = self._forecast(shown, int(origin), asked.positions, sensors, leads)
+            lead = np.searchsorted(leads, asked.step - origin)
+            error = difference(mean[lead, np.arange(len(asked))], asked.values.astype(np.float64), self.circular)
             row, channel = np.nonzero(~np.isnan(error))
             index = (lead[row], basis[row, channel], channel)
             np.add.at(squares, index, error[row, channel] ** 2 - variance[row, channel])
             np.add.at(counts, index, 1)
         # A basis without a case takes the mean of both; a lead without a case takes the channel's variance.
-        either = np.divide(squares.sum(1), counts.sum(1), out=np.tile(self.deviation**2, (len(leads), 1)),
-                           where=counts.sum(1) > 0)  # fmt: skip
+        either, cases = np.tile(self.deviation**2, (len(leads), 1)), counts.sum(1)
+        np.divide(squares.sum(1), cases, out=either, where=cases > 0)
         means = np.divide(squares, counts, out=np.repeat(either[:, None], 3, 1), where=counts > 0)
         means[:, NOTHING] = self.deviation**2
         return list(np.sqrt(np.maximum(means, (_LEAST_SPREAD * self.deviation) ** 2)))
 
 
 class Climatology(Baseline):
-    """Mean of the training values of all stations at that hour of the day, UTC; directions as unit vectors."""
+    """Mean of the training values of all stations at that hour of the day, UTC, or of all hours if there are none."""
 
     def fit(self, train: Reports) -> Climatology:
-        """Average by hour of the day; an hour without values gets the mean of all."""
         super().fit(train)
         hours = self._hours(train, train.step)
         self.by_hour = np.tile(self.mean, (24, 1))
@@ -216,10 +204,8 @@ class Climatology(Baseline):
     def _forecast(
         self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
     ) -> Forecasts:
-        mean, shape = (
-            self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))],
-            (len(positions), len(self.mean)),
-        )
+        mean = self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))]
+        shape = (len(positions), len(self.mean))
         return np.repeat(mean[:, None], len(positions), 1), np.zeros(shape), np.full(shape, ELSEWHERE)
 
 
