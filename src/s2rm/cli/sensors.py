@@ -41,7 +41,12 @@ def fit_table(command: FitTable) -> None:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     fitted, folder = _is_fitted(command), command.out
     reports = read_reports(command.table, command.columns)
-    _print_observed(reports)
+    shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
+    console.print(
+        f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
+        f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {reports.columns.geometry}; not "
+        f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
+    )
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, parts.train)
     summary = {**read_json(folder / SUMMARY), "learning_rate": command.how.training.learning_rate}
@@ -145,15 +150,6 @@ def _print_errors(rows: Sequence[Row], leads: Sequence[int], length: np.timedelt
     for key in sorted(lines, key=lambda key: groups.index(key[:2])):
         table.add_row(*key, *(lines[key].get(lead, "") for lead in leads))
     console.print(table)
-
-
-def _print_observed(reports: Reports) -> None:
-    shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
-    console.print(
-        f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
-        f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {reports.columns.geometry}; not "
-        f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
-    )
 
 
 def _places(at: str, reports: Reports) -> Places:

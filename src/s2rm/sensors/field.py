@@ -32,8 +32,9 @@ class FieldWorld:
 
     exactly: a round puff in a flow that only translates and rotates stays round, so that $T - T_0$ is a sum of
     $A \, s_0 / s \; e^{-\lambda \tau} \exp(-|x - c|^2 / 2 s)$ with $s = s_0 + 2 \kappa \tau$, $\tau$ the time since
-    release and the centre $c$ carried by the flow. The plane has no walls; the centres stay in the box, which is
-    `[0, side]` in both coordinates. The field depends on the seed, not on the sensors.
+    release and the centre $c$ carried by the flow. Speed, diffusivity $\kappa$ and decay $\lambda$ are per step. The
+    plane has no walls; the centres stay in the box, which is `[0, side]` in both coordinates. The field depends on the
+    seed, not on the sensors.
 
     Raises:
         ValueError: a number below its least value, a share outside [0, 1), or a wind that carries puffs out of the box.
@@ -60,17 +61,14 @@ class FieldWorld:
     seed: int = 0
     """of field, sensors and noise: the same seed gives the same reports"""
     side: float = 100.0
-    """of the box"""
     turn: float = 48.0
     """steps in which the gyre turns once"""
     wind: float = 1.0
-    """speed of the wind, a step"""
+    """speed of the wind"""
     wind_turn: float = 240.0
     """steps in which the wind turns once"""
     diffusivity: float = 0.2
-    """of the tracer, a step"""
     decay: float = 0.01
-    """of the tracer, a step"""
     num_sources: int = 12
     """places at which puffs are released"""
     release_every: float = 40.0
@@ -84,16 +82,12 @@ class FieldWorld:
 
     def __post_init__(self) -> None:
         for least, below, words, names in (
-            (
-                0,
-                math.inf,
-                "at least 0 and finite",
-                "num_stations num_movers noise seed direction_noise wind diffusivity strength",
-            ),
+            (0, math.inf, "at least 0 and finite",
+             "num_stations num_movers noise seed direction_noise wind diffusivity strength"),
             (1, math.inf, "at least 1 and finite", "num_steps num_sources gap"),
             (math.ulp(0.0), math.inf, "positive and finite", "side turn wind_turn decay release_every width"),
             (0, 1, "a share in [0, 1)", "dropout partial without_direction"),
-        ):
+        ):  # fmt: skip
             for name in names.split():
                 if not least <= getattr(self, name) < below:
                     raise ValueError(f"FieldWorld: {name} must be {words}, got {getattr(self, name)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from s2rm.files import read_json, write_json
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
-from s2rm.records import from_plain
+from s2rm.records import from_plain, to_plain
 from s2rm.sensors.fitting import SUMMARY, Periods, build_model, train_model
 from s2rm.sensors.outputs import Forecasts
 from s2rm.sensors.reports import Places, Reports, merge
@@ -75,11 +75,7 @@ class Forecaster:
     def fit(cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
         """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
-        Args:
-            reports: the observations.
-            folder: where the files are written.
-            how: the settings of the fit.
-            progress: say on stderr what positions are taken for, and how the training goes.
+        With `progress` it says on stderr what positions are taken for, and how the training goes.
 
         Raises:
             ValueError: fewer steps than context and horizon need.
@@ -92,10 +88,10 @@ class Forecaster:
         scaling = Scaling.of(train)
         torch.manual_seed(how.training.seed)
         model = build_model(how, scaling, train, periods.context)
-        day = _day(reports.columns, periods.context)
-        seen, length = slots(train, scaling), periods.context + periods.horizon
+        day, length = steps_a_day(reports.columns, periods.context), periods.context + periods.horizon
+        seen = slots(train, scaling)
         scaling = tuned(scaling, seen, length, periods.horizon, day)
-        parts = {"columns": asdict(reports.columns), "scaling": asdict(scaling)}
+        parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
         steps = {"context": periods.context, "horizon": periods.horizon}
         write_json(folder / FORECASTER, {"format": FORMAT, **parts, **steps})
         noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
@@ -279,7 +275,7 @@ class Forecaster:
         asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
         shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
         shown[:, : self.context] = True
-        starts, day = torch.from_numpy(origins + 1), _day(self.columns, self.context)
+        starts, day = torch.from_numpy(origins + 1), steps_a_day(self.columns, self.context)
         return episode(seen, asked, starts, shown, self.scaling, day, lag=torch.full_like(starts, lag))
 
     def _ahead(self, state: object, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
@@ -293,9 +289,3 @@ class Forecaster:
             state = self.model.step(nothing, state)
         means, stddevs = zip(*parts, strict=True)
         return torch.stack(means, 1), torch.stack(stddevs, 1)
-
-
-def _day(columns: Columns, context: int) -> int | None:
-    """Steps in a day, where the context holds one."""
-    day = steps_a_day(columns)
-    return day if day and day < context else None

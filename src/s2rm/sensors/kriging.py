@@ -53,8 +53,7 @@ class Kriging(FromLastReports):
             found = []
             for step in generator.permutation(enough)[: self.num_steps]:
                 rows = generator.permutation(known[train.step[known] == step])[: self.num_points]
-                places = coordinates(self.columns, train.positions[rows])
-                values = self._channel(train, channel, rows)
+                places, values = coordinates(self.columns, train.positions[rows]), self._channel(train, channel, rows)
                 process = GaussianProcessRegressor(_start(places, scale))
                 with warnings.catch_warnings():
                     # A parameter at its bound on some step does not matter: the median is taken.

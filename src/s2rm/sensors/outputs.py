@@ -53,12 +53,7 @@ class Forecasts:
         return pd.DataFrame(columns)
 
     def dataset(self, source: str, several: bool) -> Dataset:
-        """An xarray Dataset with the attributes of the CF conventions, as far as they are known.
-
-        Args:
-            source: the model that forecasts, for the attribute of this name.
-            several: `init_time` is a dimension. Otherwise it is a scalar, of the one origin.
-        """
+        """An xarray Dataset with the attributes of the CF conventions; `init_time` is a scalar unless `several`."""
         import xarray as xr
 
         dims, coordinates, order = self._where()

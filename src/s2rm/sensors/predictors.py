@@ -139,8 +139,11 @@ class Baseline(ABC):
         wrong, last = sensors[(sensors < -1) | (sensors >= len(shown.sensors))], len(shown.sensors) - 1
         if len(wrong):
             raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {wrong[0]}")
+        new = sorted(set(leads) - self._spreads.keys())
+        if new:
+            self._spreads.update(zip(new, self._measure(new), strict=True))
         mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
-        added = np.stack([np.take_along_axis(spread, basis, 0) for spread in self._measured(leads)])
+        added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 
     def _channel(self, reports: Reports, channel: int, rows: NDArray | None = None) -> NDArray:
@@ -148,15 +151,8 @@ class Baseline(ABC):
         values = reports.values[:, channel] if rows is None else reports.values[rows, channel]
         return to_components(values[~np.isnan(values)].astype(np.float64), bool(self.circular[channel]))
 
-    def _measured(self, leads: Sequence[int]) -> list[NDArray]:
-        """Standard deviation to add at each lead, `(3, C)`, for the bases `OWN`, `ELSEWHERE` and `NOTHING`."""
-        new = sorted(set(leads) - self._spreads.keys())
-        if new:
-            self._spreads.update(zip(new, self._measure(new), strict=True))
-        return [self._spreads[lead] for lead in leads]
-
     def _measure(self, leads: list[int]) -> list[NDArray]:
-        """The same, from the errors in the training part."""
+        """Standard deviation to add at each lead, `(3, C)`, for the bases `OWN`, `ELSEWHERE` and `NOTHING`."""
         train, generator = self.train, np.random.default_rng(0)
         squares, counts = np.zeros((2, len(leads), 3, len(self.mean)))
         for origin in np.sort(generator.permutation(train.num_steps)[:_ORIGINS]):

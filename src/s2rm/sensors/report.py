@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import neg
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,12 @@ from s2rm.sensors.judging import lead_time
 from s2rm.sensors.reports import Reports
 
 METRICS: dict[str, tuple[str, str, Callable[[float], float]]] = {
-    "mae": ("MAE", "The mean absolute error, in the unit of the value; lower is better.", lambda score: -score),
-    "crps": (
-        "CRPS",
-        "The continuous ranked probability score, which rewards the right spread too, in the unit of the value; lower "
-        "is better.",
-        lambda score: -score,
-    ),
-    "coverage": (
-        "Coverage",
-        "The share of observations within the central 90 % interval; 0.90 is right.",
-        lambda score: -abs(score - 0.9),
-    ),
-}
+    "mae": ("MAE", "The mean absolute error, in the unit of the value; lower is better.", neg),
+    "crps": ("CRPS", "The continuous ranked probability score, which rewards the right spread too, in the unit of the "
+             "value; lower is better.", neg),
+    "coverage": ("Coverage", "The share of observations within the central 90 % interval; 0.90 is right.",
+                 lambda score: -abs(score - 0.9)),
+}  # fmt: skip
 """title and explanation of each metric, and its worth, of which the highest is the best"""
 
 
@@ -97,7 +91,10 @@ def _pictures(
     yield drawn("Errors by lead time", plots.errors_by_lead(rows), f"The MAE against the lead time. {worth}")
     yield drawn("Stations", plots.map_of_stations(reports, held_out), "The last position of each station.")
     shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
-    until, chosen = shown.between(0, origin + 1), _busiest(reports, held_out)
+    until = shown.between(0, origin + 1)
+    # The two stations of each group with the most observations.
+    order = np.argsort(np.bincount(reports.sensor, minlength=len(reports.sensors)))[::-1]
+    chosen = [reports.sensors[index] for group in (~held_out, held_out) for index in order[group[order]][:2]]
     for value, name in enumerate(reports.columns.values):
         sentence = "The mean, with the last observations as circles, and the standard deviation."
         yield drawn(f"A forecast of {name}", plots.map_of_forecast(forecaster, until, value, lead), sentence)
@@ -115,9 +112,3 @@ def _pictures(
         north_up = torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
         sentence = "Each module as its enclave; a line joins two modules that interact."
         yield drawn("Interactions of modules", interaction_graph(kernel, north_up), sentence)
-
-
-def _busiest(reports: Reports, held_out: Bool[NDArray, " S"]) -> list[str]:
-    """The two stations of each group with the most observations."""
-    order = np.argsort(np.bincount(reports.sensor, minlength=len(reports.sensors)))[::-1]
-    return [reports.sensors[index] for group in (~held_out, held_out) for index in order[group[order]][:2]]

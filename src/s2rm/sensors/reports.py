@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from s2rm.sensors.settings import Columns
@@ -21,9 +22,9 @@ EARTH_RADIUS = 6371.0
 
 @dataclass(frozen=True, eq=False)
 class Reports:
-    """Observations, sorted by step and then by sensor; a sensor has at most one report at each step.
+    """Observations in the user's units, sorted by step and then by sensor, which has at most one at each step.
 
-    R reports, C values, n coordinates, F covariates, T steps, S sensors.
+    R reports, C values, n coordinates, F covariates, T steps from 0 to T-1, S sensors from 0 to S-1.
 
     Raises:
         ValueError: whether positions are degrees is not declared, and their names are ambiguous or say degrees where
@@ -38,16 +39,13 @@ class Reports:
     """T; the last steps may be without reports"""
     sensors: tuple[str, ...]
     """names of the S sensors"""
-    step: NDArray[np.int64]
-    """`(R,)`, 0 to T-1"""
-    sensor: NDArray[np.int64]
-    """`(R,)`, 0 to S-1"""
-    positions: NDArray[np.float64]
-    """`(R, n)`, in the user's units"""
-    values: NDArray[np.float32]
-    """`(R, C)`, in the user's units; NaN where not measured, but each report has at least one value"""
-    covariates: NDArray[np.float32]
-    """`(R, F)`, in the user's units; NaN where not known"""
+    step: Int64[NDArray, " R"]
+    sensor: Int64[NDArray, " R"]
+    positions: Float64[NDArray, "R n"]
+    values: Float32[NDArray, "R C"]
+    """NaN where not measured, but each report has at least one value"""
+    covariates: Float32[NDArray, "R F"]
+    """NaN where not known"""
 
     def __post_init__(self) -> None:
         if self.columns.globe is None:
@@ -102,11 +100,7 @@ def on_sphere(positions: NDArray) -> NDArray[np.float64]:
 
 
 def merge(earlier: Reports, later: Reports) -> Reports:
-    """The reports of both; where both have one of a sensor at a step, that of `later`.
-
-    Raises:
-        ValueError: their columns differ.
-    """
+    """The reports of both, of the same columns; where both have one of a sensor at a step, that of `later`."""
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
     start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
@@ -127,14 +121,12 @@ def merge(earlier: Reports, later: Reports) -> Reports:
 
 
 class Places(NamedTuple):
-    """Where to forecast."""
+    """Where to forecast: Q places in the user's units, and the names of the sensors there."""
 
-    positions: NDArray[np.float64]
-    """`(Q, n)`, in the user's units"""
-    covariates: NDArray[np.float32]
-    """`(Q, F)`, in the user's units; NaN where not known"""
+    positions: Float64[NDArray, "Q n"]
+    covariates: Float32[NDArray, "Q F"]
+    """NaN where not known"""
     names: tuple[str, ...] | None = None
-    """names of the sensors at these places"""
 
 
 def stations(reports: Reports) -> Places:
@@ -147,7 +139,6 @@ def stations(reports: Reports) -> Places:
 
 def grid(reports: Reports, side: int = 50) -> Places:
     """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown."""
-    corners = zip(reports.positions.min(0), reports.positions.max(0), strict=True)
-    lines = [np.linspace(low, high, side) for low, high in corners]
+    lines = np.linspace(reports.positions.min(0), reports.positions.max(0), side, axis=1)
     positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)
     return Places(positions, np.full((len(positions), len(reports.columns.covariates)), np.nan, np.float32))

@@ -40,7 +40,7 @@ def open_source(source: object, columns: Columns, name: str = "the table") -> Ce
             return open_source(opened, columns, Path(source).name)
     import pandas as pd
 
-    named = [*_keys(columns), *columns.values, *columns.covariates]
+    named = columns.named
     if hasattr(source, "data_vars"):
         source = _flat(cast("Dataset", source), columns, name)
     if not isinstance(source, pd.DataFrame):
@@ -99,10 +99,9 @@ def _one_line_errors(name: str) -> Iterator[None]:
 
 def _flat(dataset: Dataset, columns: Columns, name: str) -> DataFrame:
     """The long table of a Dataset: a row for each cell."""
-    named = [*_keys(columns), *columns.values, *columns.covariates]
-    _expect_columns(named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
-    few = dataset[[column for column in named if column in dataset.variables]]
-    identified = {dim for key in _keys(columns) for dim in dataset[key].dims}
+    _expect_columns(columns.named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
+    few = dataset[[column for column in columns.named if column in dataset.variables]]
+    identified = {dim for key in columns.keys for dim in dataset[key].dims}
     for dim, size in few.sizes.items():
         if dim not in identified and size > 1:
             raise ValueError(
@@ -111,11 +110,6 @@ def _flat(dataset: Dataset, columns: Columns, name: str) -> DataFrame:
             )
     with _one_line_errors(name):
         return few.to_dataframe().reset_index()
-
-
-def _keys(columns: Columns) -> list[str]:
-    """The columns that no row may leave empty."""
-    return [columns.time, *([columns.sensor] if columns.sensor else []), *columns.position]
 
 
 def _expect_columns(named: Sequence[str], found: list[object], name: str) -> None:
@@ -149,9 +143,8 @@ class Cells:
         import pandas as pd
 
         cells = self.frame[name].to_numpy(dtype=object)
-        if isinstance(self.frame[name].dtype, pd.StringDtype):
-            return cells
-        return np.array([_text(cell) for cell in cells], dtype=object)
+        are_texts = isinstance(self.frame[name].dtype, pd.StringDtype)
+        return cells if are_texts else np.array([_text(cell) for cell in cells], dtype=object)
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
         """`(rows, names)`, NaN where empty; refuses text, and numbers that float32 cannot hold."""
@@ -159,7 +152,7 @@ class Cells:
         remedy = "leave the cell empty where unknown"
         for index, name in enumerate(names):
             column = self.frame[name]
-            if _is_number(column.dtype):
+            if column.dtype.kind in "biuf":
                 numbers[:, index] = column.to_numpy(np.float64, na_value=np.nan)
             else:
                 cells = np.where(column.isna(), "", column.to_numpy(dtype=object))
@@ -178,7 +171,7 @@ class Cells:
         if isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) and column.dtype.kind == "M":
             moments, codes = pd.DatetimeIndex(pd.to_datetime(column, utc=True)), np.arange(len(column))
         else:
-            if _is_number(column.dtype):
+            if column.dtype.kind in "biuf":
                 self.refuse([True], name, "times", column, "convert them with pandas.to_datetime")
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
@@ -233,12 +226,6 @@ def _zone(text: str) -> str:
     """The offset from UTC at the end of a time; empty where there is none."""
     found = _ZONE.search(text)
     return found[1].replace(":", "").replace("Z", "+00").ljust(5, "0") if found else ""
-
-
-def _is_number(dtype: object) -> bool:
-    from pandas.api import types
-
-    return types.is_numeric_dtype(dtype) and not types.is_complex_dtype(dtype)
 
 
 def _number(cell: object) -> float | None:

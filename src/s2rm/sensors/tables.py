@@ -25,7 +25,7 @@ TURNS = (-180.0, 0.0, 20.0, -360.0)
 
 
 def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Reports:
-    """Read the observations in a long table and bin them to time steps.
+    """Read the observations in a long table, in its units, and bin them to time steps.
 
     Step 0 begins at the earliest time, rounded down to a whole step since 1970. Several observations of one sensor
     within a step are averaged, each value over the cells that are not empty; directions and longitudes are averaged as
@@ -37,9 +37,6 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
             Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor.
         columns: what the columns mean. Times are ISO 8601 texts or datetimes, UTC where they name no zone.
         to_fit: refuse what no model can be fitted to: one step, one sensor, a value that is empty or constant.
-
-    Returns:
-        The observations, in the units of the table.
 
     Raises:
         ValueError: a source that cannot be read or does not hold observations; one line, which names the column and
@@ -59,9 +56,8 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     step, start = _bins(cells, columns, length)
     if to_fit and not step.any():
         raise ValueError(
-            f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter step or add times"
+            f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter one or add times"
         )
-
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     first = np.diff(key[order], prepend=-1) > 0
@@ -145,10 +141,7 @@ def _places(positions: NDArray[np.float64]) -> NDArray[np.object_]:
     """The name of each row's place: as short as `%g`, or with all digits where two places would share a name."""
     import pandas as pd
 
-    codes = np.zeros(len(positions), np.int64)
-    for coordinate in positions.T:
-        own, unique = pd.factorize(coordinate)
-        codes = pd.factorize(codes * len(unique) + own)[0]
+    codes = pd.DataFrame(positions).groupby([*range(positions.shape[1])], sort=False).ngroup().to_numpy()
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
     for digits in (6, 15, 17):
         names = [" ".join(f"{x:.{digits}g}" for x in place) for place in positions[first].tolist()]
@@ -160,11 +153,8 @@ def _places(positions: NDArray[np.float64]) -> NDArray[np.object_]:
 def _averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Sequence[float]) -> NDArray[np.float64]:
     """Means over groups of rows, skipping NaN; a row that stands alone or equals its group keeps its exact value.
 
-    Args:
-        columns: `(rows, columns)`.
-        first: `(rows,)`, where a group begins.
-        turns: where the full turn of an angle begins, degrees; NaN for a column that holds no angles. Angles are
-            averaged as unit vectors; where these cancel, the first of the group is taken.
+    A group begins at each `first`. Where `turns` is not NaN the column holds angles, whose full turn begins there, in
+    degrees; they are averaged as unit vectors, and where these cancel, the first of the group is taken.
     """
     if first.all():
         return columns

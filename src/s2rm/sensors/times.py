@@ -35,11 +35,7 @@ def _length(duration: str | timedelta | np.timedelta64) -> pandas.Timedelta | No
 
 
 def step_microseconds(step: str) -> int:
-    """Length of a time step, microseconds.
-
-    Raises:
-        ValueError: no duration, or none of whole microseconds.
-    """
+    """Length of a time step, microseconds, which must be a whole number of them."""
     length = _length(step)
     microseconds = 0 if length is None or length.nanoseconds else length // np.timedelta64(1, "us")
     if microseconds <= 0:
@@ -50,13 +46,8 @@ def step_microseconds(step: str) -> int:
 def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     """A duration in steps, rounded to the nearest whole number of them, with a warning where that changes it.
 
-    Args:
-        duration: a number of steps, or a length of time.
-        step: the time step, as pandas writes durations.
-        name: what the duration is, for messages.
-
     Raises:
-        ValueError: no duration, or less than a step.
+        ValueError: no duration, or less than a step; `name` says what it is.
     """
     if isinstance(duration, int | np.integer) and not isinstance(duration, np.timedelta64):
         exact = float(duration)
@@ -81,11 +72,7 @@ def is_several(origins: Moment | Iterable[Moment] | None) -> TypeGuard[Iterable[
 
 
 def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) -> NDArray[np.int64]:
-    """The steps `(O,)` from which forecasts start; the last step of the reports where none is given.
-
-    Args:
-        origins: initialisation times, or steps of the reports. A time means the step that contains it.
-        reports: the observations.
+    """The steps `(O,)` from which forecasts start: those that contain the times; the last one where none is given.
 
     Raises:
         ValueError: no time, or one outside the reports.
@@ -103,7 +90,7 @@ def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) ->
     return np.array(steps, dtype=np.int64)
 
 
-def _step_of(origin: str | datetime | np.datetime64, reports: Reports) -> int:
+def _step_of(origin: Moment | Iterable[Moment], reports: Reports) -> int:
     """The step of the reports, or before or after them, that contains a time."""
     import pandas as pd
 
@@ -119,7 +106,7 @@ def _step_of(origin: str | datetime | np.datetime64, reports: Reports) -> int:
         ) from error
 
 
-def steps_a_day(columns: Columns) -> int | None:
-    """Steps in a day, where the step divides the day."""
+def steps_a_day(columns: Columns, context: float = np.inf) -> int | None:
+    """Steps in a day, where the step divides the day and the context is longer."""
     day, left = divmod(86_400_000_000, step_microseconds(columns.step))
-    return day if not left and day > 1 else None
+    return day if not left and 1 < day < context else None

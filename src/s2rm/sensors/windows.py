@@ -36,16 +36,15 @@ def episode(
     is that of [`context`][s2rm.sensors.guess.context].
 
     Args:
-        seen: the reports.
-        asked: the targets or queries, at the same steps.
+        seen, asked: the reports, and the targets or queries at the same steps.
         starts: the step at which each window begins.
         shown: which reports of the windows the model sees.
         scaling, day: as for `context`.
         first: the first step of a window with targets.
         lag: 0 to forecast: the targets at a step are of that step. 1 to interpolate: they are of the step before, the
-            last one that is seen, and only reports that are not shown are targets. Default: 0.
-        slots_asked: the slots that are targets. Default: all.
-        level: a shift of all values of each window. Default: none.
+            last one that is seen, and only reports that are not shown are targets.
+        slots_asked: the slots that are targets, by default all.
+        level: a shift of all values of each window.
     """
     lag, window = torch.zeros_like(starts) if lag is None else lag, torch.arange(shown.shape[1])
     steps = starts[:, None] + window
@@ -76,7 +75,6 @@ class Windows(Dataset[Episode]):
     some windows the targets are the withheld sensors at the last step that is seen, so that it learns to interpolate.
 
     Args:
-        seen: the reports.
         length: L, steps of a window.
         horizon: steps of a window that may be blind.
         scaling, day: as for `context`.
@@ -94,19 +92,15 @@ class Windows(Dataset[Episode]):
                 "the horizon, or give a longer table"
             )
         self.seen, self.length, self.horizon, self.scaling, self.day = seen, length, horizon, scaling, day
-        self.num_sensors, self.noise = int(seen.sensor.max()) + 1, noise
+        self.num_starts, self.num_sensors, self.noise = len(seen.sensor) - length + 1, int(seen.sensor.max()) + 1, noise
 
     def __len__(self) -> int:
-        return max(LEAST_WINDOWS, self._num_starts)
-
-    @property
-    def _num_starts(self) -> int:
-        return len(self.seen.sensor) - self.length + 1
+        return max(LEAST_WINDOWS, self.num_starts)
 
     def __getitem__(self, key: tuple[list[int], int]) -> Episode:
         (rows, seed), length = key, self.length
         generator, batch = torch.Generator().manual_seed(seed), len(rows)
-        starts, window = torch.tensor(rows) % self._num_starts, torch.arange(length)
+        starts, window = torch.tensor(rows) % self.num_starts, torch.arange(length)
         blind = torch.randint(2 * self.horizon, (batch,), generator=generator).clamp(max=self.horizon)
         origin = torch.where(torch.rand(batch, generator=generator) < 0.3, length, length - 1 - blind)
         silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
@@ -148,11 +142,13 @@ def tuned(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | N
     for name, choices in (("ageing", tuple(scaling.extent * share for share in AGEING)), ("tilt", TILT)):
         errors = []
         for choice in choices:
-            windows = Windows(seen, length, horizon, replace(scaling, **{name: (choice,) * channels}), day)
+            tried = replace(scaling, **{name: (choice,) * channels})  # type: ignore[arg-type]
+            windows = Windows(seen, length, horizon, tried, day)
             sample = windows[torch.linspace(0, len(windows) - 1, number).long().tolist(), 0]
             assert sample.context is not None
             error = (sample.targets.values - sample.context[..., : sample.targets.values.shape[-1]]).abs()
             errors.append(error[sample.targets.mask][:, :channels].nanmean(0))
         best = torch.stack(errors).nan_to_num(torch.inf).argmin(0)
-        scaling = replace(scaling, **{name: tuple(choices[index] for index in best.tolist())})
+        chosen = tuple(choices[index] for index in best.tolist())
+        scaling = replace(scaling, **{name: chosen})  # type: ignore[arg-type]
     return scaling
