@@ -167,10 +167,9 @@ class FieldWorld:
         Raises:
             ValueError: a step that is not in this world; those between whole steps are.
         """
-        if len(steps) and not (steps.min() >= 0 and steps.max() <= self.num_steps - 1):
-            raise ValueError(
-                f"FieldWorld: steps must be from 0 to {self.num_steps - 1}, got {steps.min()} to {steps.max()}"
-            )
+        low, high = steps.min(initial=0), steps.max(initial=0)
+        if not (low >= 0 and high <= self.num_steps - 1):
+            raise ValueError(f"FieldWorld: steps must be from 0 to {self.num_steps - 1}, got {low} to {high}")
         return np.stack([self._tracer(steps, positions), from_components(self.flow(steps, positions))], -1)
 
     def _tracer(self, steps: NDArray, positions: NDArray) -> NDArray:

@@ -55,16 +55,11 @@ class Periods(NamedTuple):
 def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> WorldModel:
     """A model of a size that suits the number of values and sensors, for the extent of their positions."""
     shared: dict[str, object] = {
-        "value_shape": (scaling.num_channels + len(scaling.covariate_mean),),
-        "num_coordinates": scaling.num_coordinates,
+        "value_shape": (scaling.num_channels + len(scaling.covariate_mean),), "context_size": context_size(scaling),
+        "num_coordinates": scaling.num_coordinates, "shortest": scaling.extent / 2, "longest": 8 * scaling.extent,
         "embedding_dim": 18 if scaling.num_coordinates == 3 else 8 * scaling.num_coordinates,
-        "shortest": scaling.extent / 2,
-        "longest": 8 * scaling.extent,
-        "likelihood": "gaussian",
-        "codec": "mlp",
-        "context_size": context_size(scaling),
-        "corrects": True,
-    }
+        "likelihood": "gaussian", "codec": "mlp", "corrects": True,
+    }  # fmt: skip
     if how.model == "msa":
         return build(how.model, hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)
     # 24 for 25,000 values, 64 for 180,000: larger states overfit a short table.

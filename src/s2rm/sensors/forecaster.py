@@ -109,9 +109,7 @@ class Forecaster:
         """
         path = Path(folder) / FORECASTER
         if not path.is_file():
-            raise ValueError(
-                f"forecast: expected a forecaster with {FORECASTER}, found none at {folder}; make one with s2rm fit"
-            )
+            raise ValueError(f"forecast: expected {FORECASTER}, found none at {folder}; fit a forecaster with s2rm fit")
         try:
             kept = read_json(path)
             if kept["format"] != FORMAT:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LEAST_POINTS = 8
 """observations that a step needs for the covariance to be fitted to it"""
+_STEPS, _MOST_POINTS = 6, 150
+"""steps to which the covariance is fitted, and observations taken from each"""
 
 
 class Kriging(FromLastReports):
@@ -26,16 +28,7 @@ class Kriging(FromLastReports):
     A Gaussian process in space with a Matern covariance of smoothness 3/2,
     $k(r) = s \, (1 + \sqrt 3 r / l) \, e^{-\sqrt 3 r / l}$, and white noise. Its parameters are fitted to some
     steps of the training part, and their median is kept. Needs scikit-learn.
-
-    Args:
-        num_steps: number of training steps to which the covariance is fitted.
-        num_points: maximum number of observations taken from each.
-        max_age: in steps; older observations are not used.
     """
-
-    def __init__(self, num_steps: int = 6, num_points: int = 150, max_age: int = 24):
-        super().__init__(max_age)
-        self.num_steps, self.num_points = num_steps, num_points
 
     def fit(self, train: Reports) -> Kriging:
         require("tables")
@@ -51,8 +44,8 @@ class Kriging(FromLastReports):
             known = np.flatnonzero(~np.isnan(train.values[:, channel]))
             enough = np.flatnonzero(np.bincount(train.step[known]) >= _LEAST_POINTS)
             found = []
-            for step in generator.permutation(enough)[: self.num_steps]:
-                rows = generator.permutation(known[train.step[known] == step])[: self.num_points]
+            for step in generator.permutation(enough)[:_STEPS]:
+                rows = generator.permutation(known[train.step[known] == step])[:_MOST_POINTS]
                 places, values = coordinates(self.columns, train.positions[rows]), self._channel(train, channel, rows)
                 process = GaussianProcessRegressor(_start(places, scale))
                 with warnings.catch_warnings():

@@ -26,8 +26,8 @@ GROUPS = {"seen": "stations in the fit", "held out": "withheld stations"}
 """headings of the groups of stations in rows of scores"""
 
 
-def errors_by_lead(rows: Sequence[Row], metric: str = "mae") -> Figure:
-    """A metric against the lead time: a row of panels for each value, one for each group of stations.
+def errors_by_lead(rows: Sequence[Row]) -> Figure:
+    """The MAE against the lead time: a row of panels for each value, one for each group of stations.
 
     A line far above all others is cut off, which keeps the others apart.
     """
@@ -36,13 +36,13 @@ def errors_by_lead(rows: Sequence[Row], metric: str = "mae") -> Figure:
     for line, value in zip(panels, values, strict=True):
         for axes, group in zip(line, GROUPS, strict=True):
             mine = [row for row in rows if (row["value"], row["sensors"], row["silent"]) == (value, group, 0)]
-            lines(axes, mine, "lead", metric)
-            highest = [max(row[metric] for row in mine if row["predictor"] == name) for name in predictors(mine)]
+            lines(axes, mine, "lead", "mae")
+            highest = [max(row["mae"] for row in mine if row["predictor"] == name) for name in predictors(mine)]
             axes.set(xlabel="lead time (steps)", title=_text(f"{value}, {GROUPS[group]}"))
             second, top = [0.0, 0.0, *sorted(highest)][-2:]
             if top > 2 * second > 0:
                 axes.set_ylim(top=1.1 * second)
-        line[0].set_ylabel(metric.upper())
+        line[0].set_ylabel("MAE")
     return key_beside(plain(made), panels[0][0])
 
 

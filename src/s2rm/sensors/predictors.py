@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from s2rm.sensors.guess import plane
+from s2rm.sensors.guess import NEIGHBOURS, plane
 from s2rm.sensors.reports import EARTH_RADIUS, Columns, Reports, on_sphere
 from s2rm.sensors.scores import difference, from_components, to_components
 
@@ -246,20 +246,14 @@ class FromLastReports(Baseline):
 
 
 class InverseDistance(FromLastReports):
-    """Mean of the last observations of the nearest stations, weighted by a power of the inverse distance.
+    """Mean of the last observations of the nearest stations, weighted by the inverse square of the distance."""
 
-    Args:
-        num_nearest: number of stations in the mean.
-        power: of the inverse distance.
-        max_age: in steps; older observations are not used.
-    """
-
-    def __init__(self, num_nearest: int = 8, power: float = 2.0, max_age: int = 24):
+    def __init__(self, num_nearest: int = 8, max_age: int = 24):
         super().__init__(max_age)
-        self.num_nearest, self.power = num_nearest, power
+        self.num_nearest = num_nearest
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
-        return inverse_distance(self.columns, places, values, positions, self.num_nearest, self.power), 0.0
+        return inverse_distance(self.columns, places, values, positions, self.num_nearest), 0.0
 
 
 class LocalLinear(FromLastReports):
@@ -268,18 +262,16 @@ class LocalLinear(FromLastReports):
     The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table.
 
     Args:
-        num_nearest: number of stations in the regression.
         tilt: how freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
-        max_age: in steps; older observations are not used.
     """
 
-    def __init__(self, num_nearest: int = 12, tilt: float = 10.0, max_age: int = 24):
+    def __init__(self, tilt: float = 10.0, max_age: int = 24):
         super().__init__(max_age)
-        self.num_nearest, self.tilt = num_nearest, tilt
+        self.tilt = tilt
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         there, asked = coordinates(self.columns, places), coordinates(self.columns, positions)
-        nearest = np.arange(1, min(self.num_nearest, len(there)) + 1)
+        nearest = np.arange(1, min(NEIGHBOURS, len(there)) + 1)
         distance, index = cKDTree(there).query(asked, nearest)
         closeness = 1 / (distance**2 + (1e-4 * (np.ptp(there, axis=0).max() or 1.0)) ** 2)
         away = torch.from_numpy(there[index] - asked[:, None])

@@ -99,9 +99,7 @@ def _pictures(
         sentence = "The mean, with the last observations as circles, and the standard deviation."
         yield drawn(f"A forecast of {name}", plots.map_of_forecast(forecaster, until, value, lead), sentence)
         series = plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen)
-        sentence = (
-            "Forecasts of one initialisation at the stations with the most observations, in the fit and withheld."
-        )
+        sentence = "Forecasts of one initialisation at the stations with most observations, in the fit and withheld."
         yield drawn(f"Series of {name}", series, sentence)
     if isinstance(forecaster.model, S2RM):
         sentence = "The module of largest weight at each place; white is out of reach of all modules."

@@ -113,8 +113,7 @@ class Scaling:
         """Values in the user's units, `(..., C)`, as channels; NaN stays."""
         columns = zip(np.moveaxis(values.astype(np.float64), -1, 0), self.mean, self.spread, self.circular, strict=True)
         parts = [
-            to_components(value if circular else (value - mean) / spread, circular)
-            for value, mean, spread, circular in columns
+            to_components(value if turns else (value - mean) / spread, turns) for value, mean, spread, turns in columns
         ]
         return torch.from_numpy(np.concatenate(parts, -1)).float()
 

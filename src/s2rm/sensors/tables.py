@@ -55,9 +55,7 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
     step, start = _bins(cells, columns, length)
     if to_fit and not step.any():
-        raise ValueError(
-            f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter one or add times"
-        )
+        raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter step")
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     first = np.diff(key[order], prepend=-1) > 0

@@ -87,10 +87,8 @@ class Windows(Dataset[Episode]):
 
     def __init__(self, seen: Slots, length: int, horizon: int, scaling: Scaling, day: int | None, noise: float = 0.0):
         if len(seen.sensor) < length:
-            raise ValueError(
-                f"windows: expected at least {length} steps of reports, got {len(seen.sensor)}; shorten the context or "
-                "the horizon, or give a longer table"
-            )
+            got = f"{len(seen.sensor)}; shorten the context or the horizon, or give a longer table"
+            raise ValueError(f"windows: expected at least {length} steps of reports, got {got}")
         self.seen, self.length, self.horizon, self.scaling, self.day = seen, length, horizon, scaling, day
         self.num_starts, self.num_sensors, self.noise = len(seen.sensor) - length + 1, int(seen.sensor.max()) + 1, noise
 
