@@ -139,11 +139,11 @@ def test_bad_input_is_one_line_and_loses_nothing(fitted, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
     forecast = ["forecast", run, table, "--out", tmp_path / "f.csv"]
     assert "found none at" in refused(capsys, "forecast", tmp_path, table)
-    assert "--horizon must be a duration of at least a step, 1h, got '6x'" in refused(
+    assert "horizon: expected a duration of at least a step, 1h, got '6x'" in refused(
         capsys, *forecast, "--horizon", "6x"
     )
-    assert "--origin must be within the table" in refused(capsys, *forecast, "--origin", "1999-01-01")
-    assert "--origin must be a time, got 'then'" in refused(capsys, *forecast, "--origin", "then")
+    assert "expected an initialisation time within the reports" in refused(capsys, *forecast, "--origin", "1999-01-01")
+    assert "expected an initialisation time or a step, got 'then'" in refused(capsys, *forecast, "--origin", "then")
     assert "--at must be stations, grid or a CSV file" in refused(capsys, *forecast, "--at", "nowhere.csv")
     assert "--out must end in" in refused(capsys, "forecast", run, table, "--out", tmp_path / "f.txt")
     (tmp_path / "places.csv").write_text("x,y\n1,2\n3,north\n")

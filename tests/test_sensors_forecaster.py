@@ -13,8 +13,7 @@ from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, 
 from s2rm.sensors.fitting import Periods
 from s2rm.sensors.guess import context_size
 from s2rm.sensors.outputs import write_netcdf
-from s2rm.sensors.scaling import AGEING, Scaling
-from s2rm.sensors.slots import clock, queries, slots
+from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
 from s2rm.sensors.times import in_steps
 from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import Training

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from s2rm.cli.commands_sensors import FitTable, Forecast
 from s2rm.extras import require
-from s2rm.files import Row, write_json, write_whole
+from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
 from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, lead_time, split
@@ -24,6 +24,7 @@ from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import origin_steps
+from s2rm.training import Provenance
 
 console = Console(stderr=True)
 LEADS = (0, 1, 3, 6, 12, 24)
@@ -32,12 +33,7 @@ SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
 
 
 def fit_table(command: FitTable) -> None:
-    """Fit a forecaster, score it and write its report; of what is there already, only what is missing.
-
-    Raises:
-        ValueError: a share out of range, a folder in use, or a table that nothing can be fitted to.
-        ImportError: an extra is not installed.
-    """
+    """Fit a forecaster, score it and write its report; of what is there already, only what is missing."""
     require("tables")
     require("report")
     for name in ("test", "held_out"):
@@ -45,23 +41,26 @@ def fit_table(command: FitTable) -> None:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     fitted, folder = _is_fitted(command), command.out
     reports = read_reports(command.table, command.columns)
-    console.print(_described(reports))
+    shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
+    console.print(
+        f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
+        f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {reports.columns.geometry}; not "
+        f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
+    )
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, parts.train)
-    summary = json.loads((folder / SUMMARY).read_text())
+    summary = {**read_json(folder / SUMMARY), "learning_rate": command.how.training.learning_rate}
     leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - parts.first - 1)]
     origins = np.linspace(parts.first - 1, reports.num_steps - 1 - leads[-1], 40).round().astype(np.int64)
     origins, label = np.unique(origins), LABELS[command.how.model]
     if (folder / SCORES).is_file():
-        rows = json.loads((folder / SCORES).read_text())["rows"]
+        rows = read_json(folder / SCORES)["rows"]
     else:
         rows = _judged(forecaster, label, reports, parts, origins, leads)
-        run = {"label": label, "learning_rate": command.how.training.learning_rate, **summary}
-        origin_of_numbers = {name: summary[name] for name in ("command", "commit", "hardware", "accelerator", "torch")}
-        write_json(folder / SCORES, {**origin_of_numbers, "seed": summary["seed"], "runs": [run], "rows": rows})
+        about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
+        write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
     _print_errors(rows, leads, reports.step_length)
     console.print(f"scores: {(folder / SCORES).resolve()}", soft_wrap=True)
-    summary["learning_rate"] = command.how.training.learning_rate
     origin = int(origins[len(origins) // 2])
     write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
     console.print(f"report: {(folder / REPORT).resolve()}", soft_wrap=True)
@@ -69,18 +68,12 @@ def fit_table(command: FitTable) -> None:
 
 
 def forecast(command: Forecast) -> None:
-    """Forecast from a table and write the forecast to a file.
-
-    Raises:
-        ValueError: no forecaster, a table of other columns, an option out of range, or places without a position.
-        ImportError: an extra is not installed.
-    """
+    """Forecast from a table and write the forecast to a file."""
     require("tables")
     if not command.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
         raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {command.out}")
     forecaster = Forecaster.load(command.run_folder)
-    columns = forecaster.columns
-    reports = read_reports(command.table, columns, to_fit=False)
+    reports = read_reports(command.table, forecaster.columns, to_fit=False)
     if command.origin is not None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
     places = _places(command.at, reports)
@@ -95,17 +88,13 @@ def forecast(command: Forecast) -> None:
 
 
 def _is_fitted(command: FitTable) -> bool:
-    """Whether the folder holds a fit of the same settings that ended, of which only the report is missing.
-
-    Raises:
-        ValueError: it holds anything else.
-    """
+    """Whether the folder holds a fit of the same settings that lacks only the report; refuses any other content."""
     folder = command.out
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not all((folder / name).is_file() for name in (FORECASTER, SUMMARY, SETTINGS)) or (folder / REPORT).exists():
         raise ValueError(f"fit: {folder} is there already; choose another --out")
-    if json.loads((folder / SETTINGS).read_text()) != _settings(command):
+    if read_json(folder / SETTINGS) != _settings(command):
         raise ValueError(
             f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
             f"by s2rm fit with the settings in {folder / SETTINGS}"
@@ -116,16 +105,15 @@ def _is_fitted(command: FitTable) -> bool:
 
 def _settings(command: FitTable) -> Row:
     """The command as JSON, without the folder."""
-    settings = asdict(command)
-    del settings["out"]
-    content: Row = json.loads(json.dumps(settings, default=str))
+    content: Row = json.loads(json.dumps(asdict(command), default=str))
+    del content["out"]
     return content
 
 
 def _fitted(command: FitTable, train: Reports) -> Forecaster:
     """A new forecaster, with its settings beside it."""
+    command.out.mkdir(parents=True, exist_ok=True)
     settings = command.out / SETTINGS
-    settings.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Created before the fit and never overwritten, so that of two fits into one folder only one goes on.
         with settings.open("x") as file:
@@ -141,12 +129,7 @@ def _fitted(command: FitTable, train: Reports) -> Forecaster:
 
 
 def _judged(
-    forecaster: Forecaster,
-    label: str,
-    reports: Reports,
-    parts: Split,
-    origins: np.ndarray,
-    leads: Sequence[int],
+    forecaster: Forecaster, label: str, reports: Reports, parts: Split, origins: np.ndarray, leads: Sequence[int]
 ) -> list[Row]:
     """Scores of the forecaster and of the baselines."""
     baselines = {name: baseline().fit(parts.train) for name, baseline in BASELINES.items()}
@@ -157,31 +140,16 @@ def _judged(
 
 
 def _print_errors(rows: Sequence[Row], leads: Sequence[int], length: np.timedelta64) -> None:
-    table = Table(
-        "value", "stations", "predictor", *(f"+{lead_time(lead, length)}" for lead in leads), title="MAE by lead time"
-    )
-    for value, group in dict.fromkeys((row["value"], row["sensors"]) for row in rows):
-        for name in dict.fromkeys(row["predictor"] for row in rows):
-            found = {
-                row["lead"]: f"{row['mae']:.3g}"
-                for row in rows
-                if (row["value"], row["sensors"], row["predictor"]) == (value, group, name)
-            }
-            stations = {"seen": "in the fit", "held out": "withheld"}[group]
-            table.add_row(value, stations, name, *(found.get(lead, "") for lead in leads))
+    heads, words = [f"+{lead_time(lead, length)}" for lead in leads], {"seen": "in the fit", "held out": "withheld"}
+    table = Table("value", "stations", "predictor", *heads, title="MAE by lead time")
+    lines: dict[tuple[str, str, str], dict[int, str]] = {}
+    for row in rows:
+        line = lines.setdefault((row["value"], words[row["sensors"]], row["predictor"]), {})
+        line[row["lead"]] = f"{row['mae']:.3g}"
+    groups = list(dict.fromkeys(key[:2] for key in lines))
+    for key in sorted(lines, key=lambda key: groups.index(key[:2])):
+        table.add_row(*key, *(lines[key].get(lead, "") for lead in leads))
     console.print(table)
-
-
-def _described(reports: Reports) -> str:
-    """What was read."""
-    columns = reports.columns
-    shares = zip(columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
-    observed = ", ".join(f"{name} {share:.0%}" for name, share in shares)
-    return (
-        f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
-        f"{columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {columns.geometry}; not missing: "
-        f"{observed}"
-    )
 
 
 def _places(at: str, reports: Reports) -> Places:
@@ -201,9 +169,7 @@ def _places(at: str, reports: Reports) -> Places:
     numbers = rows.reindex(columns=[*columns.position, *columns.covariates]).apply(pd.to_numeric, errors="coerce")
     positions, covariates = np.split(numbers.to_numpy(float), [len(columns.position)], axis=1)
     if not np.isfinite(positions).all():
-        row = int(np.argmax(~np.isfinite(positions).all(1))) + 1
-        raise ValueError(
-            f"forecast: the position in row {row} of {path} is missing or no number; every place needs one"
-        )
+        row = int(np.argmin(np.isfinite(positions).all(1))) + 1
+        raise ValueError(f"forecast: the position in row {row} of {path} is missing or no number; give each place one")
     names = tuple(rows[columns.sensor].astype(str)) if columns.sensor in rows else None
     return Places(positions, covariates.astype(np.float32), names)

@@ -11,15 +11,9 @@ from jaxtyping import Bool, Complex, Float, Real
 from numpy.typing import NDArray
 
 from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.scores import from_components
 
-COLUMNS = Columns(
-    time="time",
-    position=("x", "y"),
-    values=("tracer", "direction"),
-    sensor="sensor",
-    circular=("direction",),
-    globe=False,
-)
+COLUMNS = Columns("time", ("x", "y"), ("tracer", "direction"), "sensor", circular=("direction",), globe=False)
 START = np.datetime64("2000-01-01T00:00:00", "us")
 _WARM_UP = 5.0
 """decay times for which the sources release before step 0"""
@@ -38,8 +32,9 @@ class FieldWorld:
 
     exactly: a round puff in a flow that only translates and rotates stays round, so that $T - T_0$ is a sum of
     $A \, s_0 / s \; e^{-\lambda \tau} \exp(-|x - c|^2 / 2 s)$ with $s = s_0 + 2 \kappa \tau$, $\tau$ the time since
-    release and the centre $c$ carried by the flow. The plane has no walls; the centres stay in the box, which is
-    `[0, side]` in both coordinates. The field depends on the seed, not on the sensors.
+    release and the centre $c$ carried by the flow. Speed, diffusivity $\kappa$ and decay $\lambda$ are per step. The
+    plane has no walls; the centres stay in the box, which is `[0, side]` in both coordinates. The field depends on the
+    seed, not on the sensors.
 
     Raises:
         ValueError: a number below its least value, a share outside [0, 1), or a wind that carries puffs out of the box.
@@ -66,17 +61,14 @@ class FieldWorld:
     seed: int = 0
     """of field, sensors and noise: the same seed gives the same reports"""
     side: float = 100.0
-    """of the box"""
     turn: float = 48.0
     """steps in which the gyre turns once"""
     wind: float = 1.0
-    """speed of the wind, a step"""
+    """speed of the wind"""
     wind_turn: float = 240.0
     """steps in which the wind turns once"""
     diffusivity: float = 0.2
-    """of the tracer, a step"""
     decay: float = 0.01
-    """of the tracer, a step"""
     num_sources: int = 12
     """places at which puffs are released"""
     release_every: float = 40.0
@@ -89,18 +81,16 @@ class FieldWorld:
     """the tracer where there is no puff"""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_stations", 0), ("num_movers", 0), ("num_steps", 1), ("num_sources", 1), ("noise", 0), ("seed", 0),
-            ("direction_noise", 0), ("gap", 1), ("wind", 0), ("diffusivity", 0), ("strength", 0),
+        for least, below, words, names in (
+            (0, math.inf, "at least 0 and finite",
+             "num_stations num_movers noise seed direction_noise wind diffusivity strength"),
+            (1, math.inf, "at least 1 and finite", "num_steps num_sources gap"),
+            (math.ulp(0.0), math.inf, "positive and finite", "side turn wind_turn decay release_every width"),
+            (0, 1, "a share in [0, 1)", "dropout partial without_direction"),
         ):  # fmt: skip
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"FieldWorld: {name} must be at least {least} and finite, got {getattr(self, name)}")
-        for name in ("side", "turn", "wind_turn", "decay", "release_every", "width"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"FieldWorld: {name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("dropout", "partial", "without_direction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"FieldWorld: {name} must be a share in [0, 1), got {getattr(self, name)}")
+            for name in names.split():
+                if not least <= getattr(self, name) < below:
+                    raise ValueError(f"FieldWorld: {name} must be {words}, got {getattr(self, name)}")
         if self.num_sensors == 0:
             raise ValueError("FieldWorld: expected at least one sensor, got none; give num_stations or num_movers")
         if self._reach <= 0:
@@ -132,14 +122,15 @@ class FieldWorld:
     def _generator(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, purpose])
 
-    def _in_reach(self, generator: np.random.Generator, count: int) -> Complex[NDArray, " count"]:
+    def _in_reach(self, purpose: int, count: int) -> Complex[NDArray, " count"]:
+        generator = self._generator(purpose)
         radius, angle = self._reach * np.sqrt(generator.random(count)), 2 * math.pi * generator.random(count)
         return self._middle + radius * np.exp(1j * angle)
 
     @cached_property
     def _puffs(self) -> tuple[Complex[NDArray, " P"], Float[NDArray, " P"], Float[NDArray, " P"]]:
         """Places, times and heights of the releases. Half of the sources are cold."""
-        places = self._in_reach(self._generator(0), self.num_sources)
+        places = self._in_reach(0, self.num_sources)
         before = math.ceil(_WARM_UP / self.decay / self.release_every)
         # One row after the other, so that a longer world begins as a shorter one does.
         num_rounds = before + math.ceil(self.num_steps / self.release_every)
@@ -171,34 +162,21 @@ class FieldWorld:
         return _pairs(velocity + self._wind_at_start * np.exp(1j * turning * steps))
 
     def truth(self, steps: Real[NDArray, " R"], positions: Real[NDArray, "R 2"]) -> Float[NDArray, "R 2"]:
-        """The tracer, and the direction of the flow, degrees in [0, 360) from the first axis.
-
-        Args:
-            steps: from 0 to the last step, also between steps.
-            positions: anywhere on the plane.
+        """The tracer, and the direction of the flow, degrees in [0, 360) from the first axis, anywhere on the plane.
 
         Raises:
-            ValueError: a step that is not in this world.
+            ValueError: a step that is not in this world; those between whole steps are.
         """
-        if len(steps) and not (steps.min() >= 0 and steps.max() <= self.num_steps - 1):
-            raise ValueError(
-                f"FieldWorld: steps must be from 0 to {self.num_steps - 1}, got {steps.min()} to {steps.max()}"
-            )
-        velocity = _complex(self.flow(steps, positions))
-        direction = np.degrees(np.angle(velocity)) % 360
-        # A hair below zero rounds up to 360.
-        return np.stack([self._tracer(steps, positions), np.where(direction < 360, direction, 0.0)], -1)
+        low, high = steps.min(initial=0), steps.max(initial=0)
+        if not (low >= 0 and high <= self.num_steps - 1):
+            raise ValueError(f"FieldWorld: steps must be from 0 to {self.num_steps - 1}, got {low} to {high}")
+        return np.stack([self._tracer(steps, positions), from_components(self.flow(steps, positions))], -1)
 
     def _tracer(self, steps: NDArray, positions: NDArray) -> NDArray:
         places, times, heights = self._puffs
         tracer = np.full(len(steps), self.background)
-        order = np.argsort(steps, kind="stable")
-        changes = np.flatnonzero(np.diff(steps[order])) + 1
-        for rows in np.split(order, changes):
-            if not len(rows):
-                continue
-            step = float(steps[rows[0]])
-            there = times <= step
+        for step in np.unique(steps).astype(np.float64).tolist():
+            rows, there = np.flatnonzero(steps == step), times <= step
             age = step - times[there]
             spread = self.width**2 + 2 * self.diffusivity * age
             height = heights[there] * self.width**2 / spread * np.exp(-self.decay * age)
@@ -211,9 +189,8 @@ class FieldWorld:
     def _paths(self) -> Float[NDArray, "T S 2"]:
         """Position of each sensor at each step."""
         stations = self.side * self._generator(3).random((self.num_stations, 2))
-        num_drifting = (self.num_movers + 1) // 2
-        steps = np.arange(self.num_steps)[:, None]
-        drifting = _pairs(self._carried(self._in_reach(self._generator(4), num_drifting), 0.0, steps))
+        num_drifting, steps = (self.num_movers + 1) // 2, np.arange(self.num_steps)[:, None]
+        drifting = _pairs(self._carried(self._in_reach(4, num_drifting), 0.0, steps))
         generator = self._generator(5)
         starts = self.side * generator.random((self.num_movers - num_drifting, 2))
         strides = self.side / 50 * generator.standard_normal((self.num_steps, *starts.shape))
@@ -252,17 +229,8 @@ class FieldWorld:
         values[without[sensor], 1] = np.nan
         names = [f"station {number}" for number in range(self.num_stations)]
         names += [f"mover {number}" for number in range(self.num_movers)]
-        return Reports(
-            columns=COLUMNS,
-            start=START,
-            num_steps=self.num_steps,
-            sensors=tuple(names),
-            step=step.astype(np.int64),
-            sensor=sensor.astype(np.int64),
-            positions=positions,
-            values=values,
-            covariates=np.zeros((len(step), 0), np.float32),
-        )
+        rows = (step.astype(np.int64), sensor.astype(np.int64), positions, values, np.zeros((len(step), 0), np.float32))
+        return Reports(COLUMNS, START, self.num_steps, tuple(names), *rows)
 
 
 def _complex(pairs: Real[NDArray, "*batch 2"]) -> Complex[NDArray, "*batch"]:

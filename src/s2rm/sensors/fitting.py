@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,41 +11,32 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from s2rm.files import write_json
-from s2rm.models.gqn import GQN
-from s2rm.models.msa import MSA
+from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.guess import context_size
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
-from s2rm.sensors.slots import Slots
 from s2rm.sensors.times import in_steps, steps_a_day
 from s2rm.sensors.windows import Windows
-from s2rm.training import batches, fit, provenance
+from s2rm.training import Training, batches, fit, provenance
 
 SUMMARY = "summary.json"
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
-CELLS = {"s2gru": "gru", "s2lstm": "lstm", "s2rmc": "rmc"}
-"""the recurrent cell of each S2RM"""
 
 
 class Periods(NamedTuple):
-    """The periods of a fit, in steps."""
+    """The periods of a fit, in steps; validation begins at `split`."""
 
     context: int
     horizon: int
     split: int
-    """where validation begins"""
 
     @classmethod
     def of(cls, how: Fit, reports: Reports) -> Periods:
-        """As the settings say, or as the length of the reports allows.
-
-        Raises:
-            ValueError: fewer steps than context and horizon need, or a duration that is none.
-        """
+        """As the settings say, or as the length of the reports allows; too few steps are refused."""
         step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns) or 24
         context, horizon = max(12, min(36, 3 * day // 2, length // 4)), max(6, min(day, length // 6))
         if how.context is not None:
@@ -64,57 +54,34 @@ class Periods(NamedTuple):
 
 def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> WorldModel:
     """A model of a size that suits the number of values and sensors, for the extent of their positions."""
-    shared: dict[str, Any] = {
-        "value_shape": (scaling.num_channels + len(scaling.covariate_mean),),
-        "num_coordinates": scaling.num_coordinates,
+    shared: dict[str, object] = {
+        "value_shape": (scaling.num_channels + len(scaling.covariate_mean),), "context_size": context_size(scaling),
+        "num_coordinates": scaling.num_coordinates, "shortest": scaling.extent / 2, "longest": 8 * scaling.extent,
         "embedding_dim": 18 if scaling.num_coordinates == 3 else 8 * scaling.num_coordinates,
-        "shortest": scaling.extent / 2,
-        "longest": 8 * scaling.extent,
-        "likelihood": "gaussian",
-        "codec": "mlp",
-        "context_size": context_size(scaling),
-        "corrects": True,
-    }
+        "likelihood": "gaussian", "codec": "mlp", "corrects": True,
+    }  # fmt: skip
     if how.model == "msa":
-        return MSA(hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)
+        return build(how.model, hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)
     # 24 for 25,000 values, 64 for 180,000: larger states overfit a short table.
     size = how.hidden_size or min(64, max(16, 8 * round(np.isfinite(train.values).sum() ** 0.5 / 52)))
-    if how.model not in CELLS:
-        return GQN(core=how.model, hidden_size=4 * size, **shared)
+    if how.model not in SPATIAL:
+        return build(how.model, hidden_size=4 * size, **shared)
     modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
-    model = S2RM(
-        cell=CELLS[how.model], num_modules=modules, hidden_size=size, inject_positions=True,
-        share_parameters=how.share_parameters, **shared,
-    )  # fmt: skip
+    own = {"num_modules": modules, "inject_positions": True, "share_parameters": how.share_parameters}
+    model = build(how.model, hidden_size=size, **own, **shared)
+    assert isinstance(model, S2RM)
     places = scaling.coordinates(np.unique(train.positions, axis=0))
     model.modules_on_sphere.places = nn.Parameter(model.embedding(_spread_out(places, modules)))
     return model
 
 
 def train_model(
-    model: WorldModel,
-    seen: Sequence[Slots],
-    periods: Periods,
-    scaling: Scaling,
-    day: int | None,
-    spacing: float,
-    folder: Path,
-    how: Fit,
-    progress: bool,
+    model: WorldModel, train: Windows, validation: Windows, folder: Path, training: Training, progress: bool
 ) -> None:
-    """Train on the first of two parts of the reports, validate on the second; leave weights and summary in a folder.
-
-    A third of `spacing`, the typical distance to the nearest sensor, is the noise on positions in training.
-    """
-    training, length = how.training, periods.context + periods.horizon
-    batch_size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen[0].sensor.shape[1])))
-    train, validation = (
-        batches(
-            Windows(part, length, periods.horizon, scaling, day, noise), batch_size, training.seed + number, shuffle
-        )
-        for number, (part, noise, shuffle) in enumerate(zip(seen, (spacing / 3, 0.0), (True, False), strict=True))
-    )
-    ended = fit(model, train, validation, folder, training, progress=progress)
+    """Train, and leave weights and summary in a folder."""
+    size = min(training.batch_size, max(2, MOST_REPORTS // (train.length * train.seen.sensor.shape[1])))
+    first = batches(train, size, training.seed, True)
+    ended = fit(model, first, batches(validation, size, training.seed + 1, False), folder, training, progress=progress)
     about = {"parameters": model.num_parameters, "seed": training.seed, **provenance()}
     write_json(folder / SUMMARY, {**ended, **about})
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cattrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s2rm.files import write_json
+from s2rm.files import read_json, write_json
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
+from s2rm.records import from_plain, to_plain
 from s2rm.sensors.fitting import SUMMARY, Periods, build_model, train_model
 from s2rm.sensors.outputs import Forecasts
 from s2rm.sensors.reports import Places, Reports, merge
-from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
 from s2rm.sensors.settings import Columns, Fit, ForecastModel
-from s2rm.sensors.slots import Slots, queries, slots, views_of
 from s2rm.sensors.stream import Stream, read_stream
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
-from s2rm.sensors.windows import episode, tuned
+from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import MODEL
 from s2rm.views import Episode, Views
 
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORECASTER", "SUMMARY", "Fit", "ForecastModel", "Forecaster"]
 FORECASTER, FORMAT = "forecaster.json", 2
-_json = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 Origins = Moment | Iterable[Moment]
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -47,8 +44,8 @@ MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
 class Forecaster:
     """A fitted model with all that a forecast needs, as `Forecaster.fit` and `Forecaster.load` return it.
 
-    A horizon is a duration, such as "24h", or a number of steps. Origins are initialisation times, or steps of the
-    reports: a forecast uses the observations until then.
+    A horizon is a duration, such as "24h", or a number of steps; by default that of the fit. Origins are initialisation
+    times, or steps of the reports, by default the last: a forecast uses the observations until then.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -76,13 +73,9 @@ class Forecaster:
 
     @classmethod
     def fit(cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
-        """Fit a model to reports, and leave the forecaster in a folder.
+        """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
-        Args:
-            reports: the observations.
-            folder: where weights, scaling, logs and a summary are written.
-            how: the settings of the fit.
-            progress: say on stderr what positions are taken for, and how the training goes.
+        With `progress` it says on stderr what positions are taken for, and how the training goes.
 
         Raises:
             ValueError: fewer steps than context and horizon need.
@@ -95,17 +88,17 @@ class Forecaster:
         scaling = Scaling.of(train)
         torch.manual_seed(how.training.seed)
         model = build_model(how, scaling, train, periods.context)
-        untuned = cls(reports.columns, scaling, periods.context, periods.horizon, model)
-        seen, day = [slots(part, scaling) for part in (train, validation)], untuned.day
-        scaling = tuned(scaling, seen[0], periods.context + periods.horizon, periods.horizon, day)
-        replace(untuned, scaling=scaling)._write(folder)
-        spacing = scaling.spacing(np.unique(train.positions, axis=0))
-        train_model(model, seen, periods, scaling, day, spacing, folder, how, progress)
+        day, length = steps_a_day(reports.columns, periods.context), periods.context + periods.horizon
+        seen = slots(train, scaling)
+        scaling = tuned(scaling, seen, length, periods.horizon, day)
+        parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
+        steps = {"context": periods.context, "horizon": periods.horizon}
+        write_json(folder / FORECASTER, {"format": FORMAT, **parts, **steps})
+        noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
+        windows = Windows(seen, length, periods.horizon, scaling, day, noise)
+        later = Windows(slots(validation, scaling), length, periods.horizon, scaling, day)
+        train_model(model, windows, later, folder, how.training, progress)
         return cls.load(folder)
-
-    def _write(self, folder: Path) -> None:
-        parts = {"columns": asdict(self.columns), "scaling": asdict(self.scaling)}
-        write_json(folder / FORECASTER, {"format": FORMAT, **parts, "context": self.context, "horizon": self.horizon})
 
     @classmethod
     def load(cls, folder: str | Path) -> Forecaster:
@@ -116,36 +109,28 @@ class Forecaster:
         """
         path = Path(folder) / FORECASTER
         if not path.is_file():
-            raise ValueError(f"forecast: expected a fitted forecaster with {FORECASTER}, found none at {folder}; "
-                             "make one with s2rm fit")  # fmt: skip
+            raise ValueError(f"forecast: expected {FORECASTER}, found none at {folder}; fit a forecaster with s2rm fit")
         try:
-            kept = json.loads(path.read_text())
+            kept = read_json(path)
             if kept["format"] != FORMAT:
-                raise ValueError(
-                    f"forecast: {path} has format {kept['format']}, this version reads {FORMAT}; fit again, or take "
-                    "the version of s2rm that fitted it"
-                )
-            columns, scaling = _json.structure(kept["columns"], Columns), _json.structure(kept["scaling"], Scaling)
+                raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
+            columns, scaling = from_plain(Columns, kept["columns"]), from_plain(Scaling, kept["scaling"])
             # Earlier versions did not write globe into the columns.
             columns = replace(columns, globe=scaling.globe)
-            return cls(columns, scaling, int(kept["context"]), int(kept["horizon"]), load(path.parent / MODEL))
-        except (KeyError, TypeError, json.JSONDecodeError, cattrs.errors.ForbiddenExtraKeysError) as error:
-            raise ValueError(f"forecast: {path} is not a fitted forecaster's ({error!r}); fit again") from error
-
-    @property
-    def day(self) -> int | None:
-        """Steps in a day, where the context holds one."""
-        day = steps_a_day(self.columns)
-        return day if day and day < self.context else None
+            context, horizon = int(kept["context"]), int(kept["horizon"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"forecast: {path} is not a fitted forecaster's that can be read ({error}); fit again, or take the "
+                "version of s2rm that fitted it"
+            ) from error
+        return cls(columns, scaling, context, horizon, load(path.parent / MODEL))
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit."""
         for name in ("values", "covariates", "circular", "step", "position"):
-            ours, theirs = getattr(self.columns, name), getattr(reports.columns, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"forecast: the model was fitted to {name} {ours}, got {theirs}; name the same columns"
-                )
+            own, got = getattr(self.columns, name), getattr(reports.columns, name)
+            if own != got:
+                raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")
 
     @torch.no_grad()
     def forecast(
@@ -156,8 +141,8 @@ class Forecaster:
         Args:
             reports: the observations; those after an origin are not used.
             places: Q places.
-            origins: O initialisation times, or steps of the reports, the last that are known. Default: the last step.
-            horizon: the longest lead time, as a duration such as "24h" or in steps H. Default: that of the fit.
+            origins: O initialisation times, or steps of the reports, the last that are known.
+            horizon: the longest lead time, as a duration or in steps H.
 
         Returns:
             Two arrays `(O, H, Q, C)` in the user's units, for 1 to H steps after each origin.
@@ -165,72 +150,59 @@ class Forecaster:
         Raises:
             ValueError: other columns than those of the fit, an origin outside the reports, or no duration.
         """
-        origins, horizon = origin_steps(origins, reports), self._steps(horizon)
-        self._check_places(places)
-        return self._from_origins(reports, places, origins, horizon)
+        beyond = self.scaling.beyond(places.positions)
+        if beyond:
+            unit = "km" if self.scaling.globe else "units"
+            warnings.warn(
+                f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those in "
+                "the fit; the forecast there is an extrapolation",
+                stacklevel=3,
+            )
+        return self._from_origins(reports, places, origin_steps(origins, reports), self._steps(horizon))
 
     @torch.no_grad()
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
-        """Mean and standard deviation of the values at places at each origin, the last step that is known.
-
-        Args:
-            reports, places, origins: as for `forecast`.
-
-        Returns:
-            Two arrays `(O, Q, C)` in the user's units.
-        """
+        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
         mean, stddev = self._from_origins(reports, places, origin_steps(origins, reports), 1, lag=1)
         return mean[:, 0], stddev[:, 0]
 
     def table(
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None
     ) -> DataFrame:
-        """Forecasts as a pandas DataFrame.
+        """Forecasts as a pandas DataFrame; arguments as of `forecast`.
 
-        Args:
-            reports, places, horizon, origins: as for `forecast`.
-
-        Returns:
-            A row for each valid time and place: `init_time` and `valid_time` (UTC, the beginning of the last known
-            step and of the step that is forecast), the sensor's column where the places have names, the columns of
-            the position, and `_mean` and `_stddev` of each value.
+        A row for each valid time and place has `init_time` and `valid_time` (UTC, the beginning of the last known step
+        and of the step that is forecast), the sensor's column where the places have names, the columns of the position,
+        and `_mean` and `_stddev` of each value.
         """
         return self._forecasts(reports, places, horizon, origins).table()
 
     def dataset(
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None
     ) -> Dataset:
-        """Forecasts as an xarray Dataset, with the attributes of the CF conventions as far as they are known.
+        """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `forecast`.
 
-        Args:
-            reports, places, horizon, origins: as for `forecast`.
-
-        Returns:
-            `_mean` and `_stddev` of each value. Their first dimension is `valid_time`; where `origins` holds several
-            times, the first two are `init_time` and `lead_time`. All three are coordinates in either case. The places
-            are along the sensor's column where they have names, along the columns of the position where they form a
-            regular grid, and along `place` otherwise.
+        It holds `_mean` and `_stddev` of each value. Their first dimension is `valid_time`; where `origins` holds
+        several times, the first two are `init_time` and `lead_time`. All three are coordinates in either case. The
+        places are along the sensor's column where they have names, along the columns of the position where they form a
+        regular grid, and along `place` otherwise.
         """
-        return self._forecasts(reports, places, horizon, origins).dataset(self._description, is_several(origins))
+        size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
+        source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
+        return self._forecasts(reports, places, horizon, origins).dataset(source, is_several(origins))
 
     def predict(
-        self,
-        shown: Reports,
-        origin: int,
-        positions: NDArray[np.float64],
-        covariates: NDArray[np.float32],
-        sensors: NDArray[np.int64],
-        leads: Sequence[int],
-    ) -> MeanAndStddev:
+        self, shown: Reports, origin: int, positions: NDArray[np.float64], covariates: NDArray[np.float32],
+        sensors: NDArray[np.int64], leads: Sequence[int],
+    ) -> MeanAndStddev:  # fmt: skip
         """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor]; `sensors` is not used."""
         first = max(0, origin + 1 - self.context)
         recent, places = shown.between(first, origin + 1), Places(positions, covariates)
-        ahead = [part[0] for part in self.forecast(recent, places, horizon=max(1, *leads))]
-        if 0 not in leads:
-            return ahead[0][np.array(leads) - 1], ahead[1][np.array(leads) - 1]
-        now = self.interpolate(recent, places)
-        both = [np.concatenate([present, later]) for present, later in zip(now, ahead, strict=True)]
-        return both[0][leads], both[1][leads]
+        mean, stddev = (part[0] for part in self.forecast(recent, places, horizon=max(1, *leads)))
+        # The analysis comes before lead time 1; it is not used where no lead is 0.
+        now = self.interpolate(recent, places) if 0 in leads else (mean[:1], stddev[:1])
+        steps = np.array(leads)
+        return np.concatenate([now[0], mean])[steps], np.concatenate([now[1], stddev])[steps]
 
     @torch.no_grad()
     def step(self, state: Stream | None, rows: object) -> Stream:
@@ -246,10 +218,9 @@ class Forecaster:
         new = rows if isinstance(rows, Reports) else read_reports(rows, self.columns, to_fit=False)
         self.check(new)
         new = replace(new, columns=self.columns)
-        if state is None:
-            state = Stream(self.model.initial_state(1), new.between(0, 0))
-        recent, end = merge(state.recent, new), state.recent.start + state.recent.num_steps * new.step_length
-        passed = round((end - recent.start) / new.step_length)
+        state = state or Stream(self.model.initial_state(1), new.between(0, 0))
+        before, recent = state.recent, merge(state.recent, new)
+        passed = round((before.start - recent.start) / new.step_length) + before.num_steps
         seen, after = slots(recent, self.scaling), state.model
         for step in range(passed, recent.num_steps):
             now = Slots(*(part[None, step : step + 1] for part in seen))
@@ -258,42 +229,18 @@ class Forecaster:
 
     @torch.no_grad()
     def forecast_from(self, state: Stream, places: Places, horizon: Duration | None = None) -> MeanAndStddev:
-        """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream.
-
-        Args:
-            state: the stream.
-            places, horizon: as for `forecast`.
-        """
+        """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
         steps = self._steps(horizon)
-        window = self._window(state.recent, places, np.array([state.recent.num_steps - 1]), steps)
+        window = self._window(state.recent, places, origin_steps(None, state.recent), steps)
         mean, stddev = self.scaling.units(*self._ahead(state.model, window, steps))
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
-        """The stream that `Stream.save` wrote.
-
-        Raises:
-            ValueError: no such file, or one of another forecaster.
-        """
+        """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
         return read_stream(Path(path), self.columns, self.model.initial_state(1))
 
     def _steps(self, horizon: Duration | None) -> int:
         return self.horizon if horizon is None else in_steps(horizon, self.columns.step)
-
-    @property
-    def _description(self) -> str:
-        kind, size = type(self.model).__name__, self.model.num_parameters
-        return f"{kind} with {size:,} parameters, forecasting from {self.context} steps of {self.columns.step}"
-
-    def _check_places(self, places: Places) -> None:
-        beyond = self.scaling.beyond(places.positions)
-        if beyond:
-            unit = "km" if self.scaling.globe else "units"
-            warnings.warn(
-                f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those in "
-                "the fit; the forecast there is an extrapolation",
-                stacklevel=3,
-            )
 
     def _forecasts(
         self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None
@@ -321,23 +268,18 @@ class Forecaster:
     ) -> Episode:
         """For each origin the steps of the context, which end there, and those of the horizon, without reports."""
         # Empty steps before the first and after the last, so that every origin has a whole window.
-        padded = replace(
-            reports, start=reports.start - self.context * reports.step_length, step=reports.step + self.context,
-            num_steps=self.context + reports.num_steps + horizon,
-        )  # fmt: skip
-        seen = slots(padded, self.scaling)
+        start, steps = reports.start - self.context * reports.step_length, self.context + reports.num_steps + horizon
+        seen = slots(replace(reports, start=start, step=reports.step + self.context, num_steps=steps), self.scaling)
         asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
         shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
         shown[:, : self.context] = True
-        starts = torch.from_numpy(origins + 1)
-        return episode(seen, asked, starts, shown, self.scaling, self.day, lag=torch.full_like(starts, lag))
+        starts, day = torch.from_numpy(origins + 1), steps_a_day(self.columns, self.context)
+        return episode(seen, asked, starts, shown, self.scaling, day, lag=torch.full_like(starts, lag))
 
     def _ahead(self, state: object, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""
-        nothing = Views.none(
-            window.views.batch_size, self.scaling.num_coordinates, self.model.value_shape, window.views.values
-        )
-        parts, channels = [], self.scaling.num_channels
+        seen, channels, parts = window.views, self.scaling.num_channels, []
+        nothing = Views.none(seen.batch_size, self.scaling.num_coordinates, self.model.value_shape, seen.values)
         assert window.context is not None
         for step in range(self.context, self.context + horizon):
             predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.slots import Slots
+from s2rm.sensors.scaling import Scaling, Slots
 
 NEIGHBOURS = 12
 """sensors whose last reports enter a first guess"""
@@ -25,13 +23,9 @@ def context_size(scaling: Scaling) -> int:
 
 
 def context(
-    views: Slots,
-    targets: Slots,
-    shown: Bool[Tensor, "B L A"],
-    scaling: Scaling,
-    day: int | None,
+    views: Slots, targets: Slots, shown: Bool[Tensor, "B L A"], scaling: Scaling, day: int | None,
     lag: Int[Tensor, " B"],
-) -> Float[Tensor, "B L Q F"]:
+) -> Float[Tensor, "B L Q F"]:  # fmt: skip
     r"""Context features of every query: what the observations before step t say about its value at step t - lag.
 
     The *first guess* of a channel at x is a weighted mean of the last values $y_i$ of the nearest sensors, those at the
@@ -47,10 +41,9 @@ def context(
     the query in position and in covariates.
 
     Args:
-        views: the reports of each window.
-        targets: the queries of each window.
+        views, targets: the reports and the queries of each window.
         shown: which reports the model sees.
-        scaling: of the reports; it sets the scales of distance and age.
+        scaling: sets the scales of distance and age.
         day: steps a day, where the step divides it and a window is longer; else None.
         lag: 0 to forecast, 1 to interpolate.
 
@@ -58,20 +51,18 @@ def context(
         The first guesses of the D channels, zeros for the covariates, so that a guess is as long as a view; then per
         channel change, age, flag and offsets; then the query's own covariates and features.
     """
-    last = _last_reports(views, shown)
-    now = torch.arange(shown.shape[1]).expand(len(shown), -1)
+    last, now = _LastReports.of(views, shown), torch.arange(shown.shape[1]).expand(len(shown), -1)
     value, then = last.as_of(now - 1)
     origin, target = then.flatten(2).amax(-1), now - lag[:, None]
     place = last.places.roll(1, 1)  # as of the step before
     # By differences, as products would lose small distances on the globe.
     distance = torch.cdist(targets.positions, place, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    known = _Known(value, then, _daily_change(last, origin, target, day), place, last.covariates, distance)
+    known = _Known(value, then, last.daily_change(origin, target, day), place, last.covariates, distance)
     described = targets.covariates.nan_to_num()
-    parts = [
-        _channel(channel, known, targets.positions, described, target, scaling) for channel in range(then.shape[-1])
-    ]
+    channels = range(then.shape[-1])
+    parts = [_channel(channel, known, targets.positions, described, target, scaling) for channel in channels]
     guesses, changes, ages, flags, offsets, unlike, costs = zip(*parts, strict=True)
-    nearest = torch.stack(costs).amin(0)
+    nearest, missing = torch.stack(costs).amin(0), targets.covariates.isnan().float()
     found = nearest.isfinite()
     features = [
         torch.where(found, (1e-4 + torch.where(found, nearest, 1.0).sqrt() / scaling.extent).log(), 0.0),
@@ -79,15 +70,12 @@ def context(
         ((target - origin).float().log1p() / 3)[..., None].expand_as(nearest),
         *(targets.clock[:, :, None].expand(-1, -1, nearest.shape[2], -1).unbind(-1)),
     ]
-    missing = targets.covariates.isnan().float()
-    of_channels = (part for kind in (changes, ages, flags, offsets, unlike) for part in kind)
-    return torch.cat(
-        [*guesses, torch.zeros_like(missing), *of_channels, described, missing, torch.stack(features, -1)], -1
-    )
+    of_channels = [*changes, *ages, *flags, *offsets, *unlike]
+    whole = [*guesses, torch.zeros_like(missing), *of_channels, described, missing, torch.stack(features, -1)]
+    return torch.cat(whole, -1)
 
 
-@dataclass(frozen=True, eq=False)
-class _LastReports:
+class _LastReports(NamedTuple):
     """The last reports of S sensors as of each step."""
 
     values: Float[Tensor, "B L S D"]
@@ -98,11 +86,37 @@ class _LastReports:
     """the last place at or before each step"""
     covariates: Float[Tensor, "S F"]
 
+    @classmethod
+    def of(cls, views: Slots, shown: Bool[Tensor, "B L A"]) -> _LastReports:
+        """The last of the reports that are shown."""
+        present, index = views.sensor[shown].unique(return_inverse=True)
+        number, channels = max(1, len(present)), views.channels.shape[-1]
+        row, step, slot = shown.nonzero(as_tuple=True)
+        reported = views.channels[row, step, slot]
+        values = reported.new_zeros(*shown.shape[:2], number, channels)
+        when = torch.full_like(values, -1, dtype=torch.long)
+        places = reported.new_zeros(*shown.shape[:2], number, views.positions.shape[-1])
+        covariates = reported.new_zeros(number, views.covariates.shape[-1])
+        covariates[index] = views.covariates[row, step, slot].nan_to_num()
+        values[row, step, index] = reported.nan_to_num()
+        when[row, step, index] = torch.where(reported.isnan(), -1, step[:, None])
+        places[row, step, index] = views.positions[row, step, slot]
+        last = when.cummax(1).values
+        places = places.gather(1, last.amax(-1, keepdim=True).clamp(min=0).expand_as(places))
+        return cls(values, last, places, covariates)
+
     def as_of(self, at: Int[Tensor, "B L"]) -> tuple[Tensor, Tensor]:
         """The last values `(B, L, S, D)` as of these steps, and the steps at which they were reported, -1 for none."""
         index = at.clamp(min=0)[:, :, None, None].expand_as(self.when)
         then = torch.where(at[:, :, None, None] < 0, -1, self.when.gather(1, index))
         return self.values.gather(1, then.clamp(min=0)), then
+
+    def daily_change(self, origin: Int[Tensor, "B L"], target: Int[Tensor, "B L"], day: int | None) -> Tensor:
+        """The change `(B, L, S, D)` a day earlier, between the hours of origin and target; 0 where it is not known."""
+        if day is None:
+            return torch.zeros_like(self.values)
+        earlier, later = self.as_of(torch.where(origin < day, -1, origin - day)), self.as_of(target - day)
+        return ((earlier[1] >= 0) & (later[1] >= 0)) * (later[0] - earlier[0])
 
 
 class _Known(NamedTuple):
@@ -117,43 +131,10 @@ class _Known(NamedTuple):
     """squared distance of each query from each sensor"""
 
 
-def _last_reports(views: Slots, shown: Bool[Tensor, "B L A"]) -> _LastReports:
-    batch, length, _ = shown.shape
-    present, index = views.sensor[shown].unique(return_inverse=True)
-    number, channels = max(1, len(present)), views.channels.shape[-1]
-    row, step, slot = shown.nonzero(as_tuple=True)
-    reported = views.channels[row, step, slot]
-    values = reported.new_zeros(batch, length, number, channels)
-    when = torch.full((batch, length, number, channels), -1)
-    places = reported.new_zeros(batch, length, number, views.positions.shape[-1])
-    covariates = reported.new_zeros(number, views.covariates.shape[-1])
-    covariates[index] = views.covariates[row, step, slot].nan_to_num()
-    values[row, step, index] = reported.nan_to_num()
-    when[row, step, index] = torch.where(reported.isnan(), -1, step[:, None])
-    places[row, step, index] = views.positions[row, step, slot]
-    last = when.cummax(1).values
-    places = places.gather(1, last.amax(-1, keepdim=True).clamp(min=0).expand_as(places))
-    return _LastReports(values, last, places, covariates)
-
-
-def _daily_change(
-    last: _LastReports, origin: Int[Tensor, "B L"], target: Int[Tensor, "B L"], day: int | None
-) -> Float[Tensor, "B L S D"]:
-    """The change of each sensor a day earlier, between the hours of origin and target; 0 where it is not known."""
-    if day is None:
-        return torch.zeros_like(last.values)
-    earlier, later = last.as_of(torch.where(origin < day, -1, origin - day)), last.as_of(target - day)
-    return ((earlier[1] >= 0) & (later[1] >= 0)) * (later[0] - earlier[0])
-
-
 def _channel(
-    channel: int,
-    known: _Known,
-    positions: Float[Tensor, "B L Q n"],
-    covariates: Float[Tensor, "B L Q F"],
-    target: Int[Tensor, "B L"],
-    scaling: Scaling,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    channel: int, known: _Known, positions: Float[Tensor, "B L Q n"], covariates: Float[Tensor, "B L Q F"],
+    target: Int[Tensor, "B L"], scaling: Scaling,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: guess, change, age, flag, offsets in position and covariates, and the least cost `(B, L, Q)`."""
     moment = known.when[..., channel]
     age = moment.amax(-1, keepdim=True) - moment
@@ -192,8 +173,8 @@ def plane(
     plane is level; with a tilt of 0 it is level everywhere.
 
     Args:
-        weight: `(..., K)`, sums to 1.
-        away: `(..., K, n)`, positions relative to the query.
+        weight: sums to 1 over the K values.
+        away: positions relative to the query.
         tilt: how freely the plane may tilt.
     """
     if not tilt:

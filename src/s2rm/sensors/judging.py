@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +12,7 @@ from numpy.typing import NDArray
 
 from s2rm.files import Row
 from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.predictors import (
-    Baseline,
-    Climatology,
-    InverseDistance,
-    LocalLinear,
-    Persistence,
-    SensorPredictor,
-)
+from s2rm.sensors.predictors import Baseline, Climatology, InverseDistance, LocalLinear, Persistence, SensorPredictor
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
 
@@ -33,24 +27,17 @@ BASELINES: dict[str, type[Baseline]] = {
 
 
 class Split(NamedTuple):
-    """Observations divided by time and by station."""
+    """The observations before step `first` of the stations that are not withheld, for a fit."""
 
     train: Reports
-    """the first steps, without the withheld stations"""
     first: int
-    """the first step after those"""
-    withheld: NDArray[np.bool_]
-    """`(S,)`: the stations that a fit does not see"""
+    withheld: Bool[NDArray, " S"]
 
 
 def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Split:
-    """Set the last steps and some stations apart, on which a forecast is judged.
+    """Set a share of the steps, the last ones, and of the stations apart, on which a forecast is judged.
 
-    Args:
-        reports: all observations.
-        test: share of the steps, the last ones.
-        withheld: share of the stations that report at all, drawn at random; at least one station.
-        seed: of that draw.
+    The stations are drawn at random from those that report at all; at least one is withheld.
     """
     first, reporting = round((1 - test) * reports.num_steps), np.unique(reports.sensor)
     chosen = np.random.default_rng(seed).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
@@ -68,15 +55,10 @@ def lead_time(steps: int, length: np.timedelta64) -> str:
 
 
 def judge(
-    predictors: Mapping[str, SensorPredictor],
-    reports: Reports,
-    origins: Int[NDArray, " O"],
-    leads: Sequence[int],
-    held_out: Bool[NDArray, " S"],
-    silent: Sequence[float] = (0.0, 0.5),
-    seed: int = 0,
+    predictors: Mapping[str, SensorPredictor], reports: Reports, origins: Int[NDArray, " O"], leads: Sequence[int],
+    held_out: Bool[NDArray, " S"], silent: Sequence[float] = (0.0, 0.5), seed: int = 0,
     progress: Callable[[list[int]], Iterable[int]] = iter,
-) -> list[Row]:
+) -> list[Row]:  # fmt: skip
     """Score forecasts against the observations, at stations that the predictors see and at stations they do not.
 
     Args:
@@ -98,62 +80,39 @@ def judge(
     """
     if list(leads) != sorted(set(leads)):
         raise ValueError(f"judge: leads must be in order, each once, got {list(leads)}")
-    generator, rows = np.random.default_rng(seed), []
+    generator, circular, rows = np.random.default_rng(seed), np.array(reports.columns.is_circular), []
     for share in silent:
-        hidden = held_out.copy()
-        seen = np.flatnonzero(~held_out)
+        hidden, seen = held_out.copy(), np.flatnonzero(~held_out)
         hidden[generator.permutation(seen)[: round(share * len(seen))]] = True
         groups = {"seen": ~hidden, "held out": held_out, "silent": hidden & ~held_out}
         shown = reports.of(~hidden)
-        found: dict[tuple[str, str, int], list[tuple[NDArray, ...]]] = {}
+        cases: dict[str, list[tuple[NDArray, ...]]] = {}
         for origin in progress(origins.tolist()):
             asked = reports.where(np.isin(reports.step, origin + np.array(leads)))
             if not len(asked):
                 continue
             known, sensors = shown.where(shown.step <= origin), np.where(hidden[asked.sensor], -1, asked.sensor)
+            # Each place is asked for once, for all lead times.
+            where = np.concatenate([asked.positions, sensors[:, None]], 1)
+            places, first, place = np.unique(where, axis=0, return_index=True, return_inverse=True)
+            queries = (places[:, :-1], asked.covariates[first], places[:, -1].astype(np.int64))
+            ahead = asked.step - origin
+            lead_of = np.searchsorted(leads, ahead)
             for name, predictor in predictors.items():
-                forecast = _at_their_leads(predictor, known, origin, asked, sensors, leads)
-                for group, members in groups.items():
-                    for lead in leads:
-                        if lead == 0 and group == "seen":
-                            continue
-                        mine = members[asked.sensor] & (asked.step == origin + lead)
-                        parts = (*(part[mine] for part in forecast), asked.values[mine])
-                        found.setdefault((name, group, lead), []).append(parts)
-        for (name, group, lead), cases in found.items():
-            where = {"predictor": name, "lead": lead, "sensors": group, "silent": share}
-            rows += _rows(where, cases, reports)
+                mean, stddev = predictor.predict(known, origin, *queries, list(leads))
+                forecast = (mean[lead_of, place], stddev[lead_of, place])
+                cases.setdefault(name, []).append((*forecast, asked.values, asked.sensor, ahead))
+        for name, parts in cases.items():
+            mean, stddev, truth, sensor, ahead = (np.concatenate(part) for part in zip(*parts, strict=True))
+            for group, lead in product(groups, leads):
+                if lead == 0 and group == "seen":
+                    continue
+                mine = groups[group][sensor] & (ahead == lead)
+                scored = scores(mean[None, mine], stddev[None, mine], truth[None, mine], circular)
+                case = {"predictor": name, "lead": lead, "sensors": group, "silent": share}
+                rows += [
+                    {**case, "value": value, **{key: float(part[0, channel]) for key, part in scored.items()}}
+                    for channel, value in enumerate(reports.columns.values)
+                    if scored["count"][0, channel]
+                ]
     return rows
-
-
-def _rows(where: Row, cases: list[tuple[NDArray, ...]], reports: Reports) -> list[Row]:
-    """A row for each value that was observed, from means, standard deviations and truths `(R, C)`."""
-    columns = reports.columns
-    circular = np.array([name in columns.circular for name in columns.values])
-    mean, stddev, truth = (np.concatenate(part)[None] for part in zip(*cases, strict=True))
-    scored = scores(mean, stddev, truth, circular)
-    return [
-        {**where, "value": value, **{key: float(part[0, channel]) for key, part in scored.items()}}
-        for channel, value in enumerate(columns.values)
-        if scored["count"][0, channel]
-    ]
-
-
-def _at_their_leads(
-    predictor: SensorPredictor,
-    known: Reports,
-    origin: int,
-    asked: Reports,
-    sensors: NDArray[np.int64],
-    leads: Sequence[int],
-) -> tuple[NDArray, NDArray]:
-    """Mean and standard deviation for each observation that is asked for, `(R, C)`, at its own lead time."""
-    # Each place is asked for once, for all lead times.
-    places, first, place = np.unique(
-        np.concatenate([asked.positions, sensors[:, None]], 1), axis=0, return_index=True, return_inverse=True
-    )
-    mean, stddev = predictor.predict(
-        known, origin, places[:, :-1], asked.covariates[first], places[:, -1].astype(np.int64), list(leads)
-    )
-    lead = np.searchsorted(leads, asked.step - origin)
-    return mean[lead, place], stddev[lead, place]

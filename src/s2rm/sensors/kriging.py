@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LEAST_POINTS = 8
 """observations that a step needs for the covariance to be fitted to it"""
+_STEPS, _MOST_POINTS = 6, 150
+"""steps to which the covariance is fitted, and observations taken from each"""
 
 
 class Kriging(FromLastReports):
@@ -26,24 +28,9 @@ class Kriging(FromLastReports):
     A Gaussian process in space with a Matern covariance of smoothness 3/2,
     $k(r) = s \, (1 + \sqrt 3 r / l) \, e^{-\sqrt 3 r / l}$, and white noise. Its parameters are fitted to some
     steps of the training part, and their median is kept. Needs scikit-learn.
-
-    Args:
-        num_steps: number of training steps to which the covariance is fitted.
-        num_points: maximum number of observations taken from each.
-        max_age: observations older than this many steps are not used.
     """
 
-    def __init__(self, num_steps: int = 6, num_points: int = 150, max_age: int = 24):
-        super().__init__(max_age)
-        self.num_steps, self.num_points = num_steps, num_points
-
     def fit(self, train: Reports) -> Kriging:
-        """Fit the covariances.
-
-        Raises:
-            ValueError: a channel without any value.
-            ImportError: scikit-learn is not installed.
-        """
         require("tables")
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
@@ -57,10 +44,9 @@ class Kriging(FromLastReports):
             known = np.flatnonzero(~np.isnan(train.values[:, channel]))
             enough = np.flatnonzero(np.bincount(train.step[known]) >= _LEAST_POINTS)
             found = []
-            for step in generator.permutation(enough)[: self.num_steps]:
-                rows = generator.permutation(known[train.step[known] == step])[: self.num_points]
-                places = coordinates(self.columns, train.positions[rows])
-                values = self._channel(train, channel, rows)
+            for step in generator.permutation(enough)[:_STEPS]:
+                rows = generator.permutation(known[train.step[known] == step])[:_MOST_POINTS]
+                places, values = coordinates(self.columns, train.positions[rows]), self._channel(train, channel, rows)
                 process = GaussianProcessRegressor(_start(places, scale))
                 with warnings.catch_warnings():
                     # A parameter at its bound on some step does not matter: the median is taken.
@@ -77,8 +63,7 @@ class Kriging(FromLastReports):
         process = GaussianProcessRegressor(self.kernels[channel], optimizer=None)
         process.fit(coordinates(self.columns, places), values - centre)
         mean, deviation = process.predict(coordinates(self.columns, positions), return_std=True)
-        mapped = mean.reshape(len(positions), -1) + centre
-        deviation = deviation.reshape(len(positions), -1)[:, 0]
+        mapped, deviation = mean.reshape(len(positions), -1) + centre, deviation.reshape(len(positions), -1)[:, 0]
         if self.circular[channel]:
             # The angle's deviation is that across the mean vector over its length; at most that of a uniform direction.
             deviation = deviation / np.maximum(np.linalg.norm(mapped, axis=-1), 1e-9)
@@ -90,8 +75,7 @@ def _start(places: NDArray, scale: float) -> Kernel:
     """The covariance before the fit: lengths from the extent of the places, variances from that of the channel."""
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    extent = float(np.linalg.norm(np.ptp(places, 0))) or 1.0
-    scale = scale or 1.0
+    extent, scale = float(np.linalg.norm(np.ptp(places, 0))) or 1.0, scale or 1.0
     signal = ConstantKernel(scale, (1e-4 * scale, 1e2 * scale))
     matern = Matern(extent / 5, (1e-3 * extent, 10 * extent), nu=1.5)
     return signal * matern + WhiteKernel(0.1 * scale, (1e-4 * scale, 10 * scale))

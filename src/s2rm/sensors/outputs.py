@@ -34,11 +34,6 @@ class Forecasts:
     mean: Float[NDArray, "O H Q C"]
     stddev: Float[NDArray, "O H Q C"]
 
-    @property
-    def valid_time(self) -> NDArray:
-        """`(O, H)`, the beginning of the step that is forecast, UTC."""
-        return self.init_time[:, None] + self.lead_time
-
     def table(self) -> DataFrame:
         """A row for each initialisation time, lead time and place."""
         import pandas as pd
@@ -46,31 +41,25 @@ class Forecasts:
         origins, leads, number = self.mean.shape[:3]
         columns: dict[str, object] = {
             "init_time": pd.to_datetime(np.repeat(self.init_time, leads * number), utc=True),
-            "valid_time": pd.to_datetime(np.repeat(self.valid_time.ravel(), number), utc=True),
+            "valid_time": pd.to_datetime(np.repeat(self.init_time[:, None] + self.lead_time, number), utc=True),
         }
         if self.places.names is not None:
             columns[self.columns.sensor or "sensor"] = np.tile(np.array(self.places.names), origins * leads)
-        for index, name in enumerate(self.columns.position):
-            columns[name] = np.tile(self.places.positions[:, index], origins * leads)
+        for name, coordinate in zip(self.columns.position, self.places.positions.T, strict=True):
+            columns[name] = np.tile(coordinate, origins * leads)
         for index, name in enumerate(self.columns.values):
             columns[f"{name}_mean"] = self.mean[..., index].ravel()
             columns[f"{name}_stddev"] = self.stddev[..., index].ravel()
         return pd.DataFrame(columns)
 
     def dataset(self, source: str, several: bool) -> Dataset:
-        """An xarray Dataset with the attributes of the CF conventions, as far as they are known.
-
-        Args:
-            source: the model that forecasts, for the attribute of this name.
-            several: `init_time` is a dimension. Otherwise it is a scalar, of the one origin.
-        """
+        """An xarray Dataset with the attributes of the CF conventions; `init_time` is a scalar unless `several`."""
         import xarray as xr
 
         dims, coordinates, order = self._where()
-        shape = [len(self.places.positions)] if len(dims) == 1 else [len(coordinates[dim][1]) for dim in dims]
-        init, valid = self.init_time.astype("datetime64[ns]"), self.valid_time.astype("datetime64[ns]")
-        lead = self.lead_time.astype("timedelta64[ns]")
-        times = ("init_time", "lead_time") if several else ("valid_time",)
+        shape = [len(coordinates[dim][1]) for dim in dims] if dims[0] in coordinates else [len(self.places.positions)]
+        init, lead = self.init_time.astype("datetime64[ns]"), self.lead_time.astype("timedelta64[ns]")
+        valid, times = init[:, None] + lead, ("init_time", "lead_time") if several else ("valid_time",)
         coordinates |= {
             "init_time": ("init_time" if several else (), init if several else init[0], _INIT),
             "lead_time": (times[-1], lead, _LEAD),
@@ -79,32 +68,30 @@ class Forecasts:
         data = {}
         for index, name in enumerate(self.columns.values):
             units = {"units": "degree"} if name in self.columns.circular else {}
-            for kind, block in (("mean", self.mean), ("stddev", self.stddev)):
+            related = {"ancillary_variables": f"{name}_stddev"}
+            for kind, words, block, more in (
+                ("mean", "mean", self.mean, related), ("stddev", "standard deviation", self.stddev, {}),
+            ):  # fmt: skip
                 values = block[:, :, order, index].reshape(*block.shape[:2], *shape)
-                words = f"{'mean' if kind == 'mean' else 'standard deviation'} of the forecast of {name}"
-                related = {"ancillary_variables": f"{name}_stddev"} if kind == "mean" else {}
-                attributes = {"long_name": words, **units, **related}
+                attributes = {"long_name": f"{words} of the forecast of {name}", **units, **more}
                 data[f"{name}_{kind}"] = ((*times, *dims), values if several else values[0], attributes)
         stations = {"featureType": "timeSeries"} if self.places.names is not None and not several else {}
-        attributes = {
-            "Conventions": "CF-1.11",
-            **stations,
-            "title": f"Forecast of {', '.join(self.columns.values)}",
-            "source": source,
-            "history": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} s2rm {version('s2rm')}: forecast",
-        }
-        return xr.Dataset(data, coordinates, attributes)
+        title = {"title": f"Forecast of {', '.join(self.columns.values)}", "source": source}
+        history = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} s2rm {version('s2rm')}: forecast"
+        return xr.Dataset(data, coordinates, {"Conventions": "CF-1.11", **stations, **title, "history": history})
 
     def _where(self) -> tuple[tuple[str, ...], dict[str, tuple], NDArray[np.intp]]:
         """The dimensions of places, their coordinates, and the order of the places along these dimensions."""
         columns, positions, names = self.columns, self.places.positions, self.places.names
-        described = [_position_attributes(columns, index) for index in range(len(columns.position))]
+        described = [{"long_name": f"position, {name}"} for name in columns.position]
+        if columns.on_the_globe:
+            meant = (("longitude", "degrees_east"), ("latitude", "degrees_north"))
+            described = [{"standard_name": name, "long_name": name, "units": units} for name, units in meant]
         axes = [np.unique(column) for column in positions.T]
         shape = tuple(len(axis) for axis in axes)
         if names is None and math.prod(shape) == len(positions):
-            cells = np.ravel_multi_index(
-                [np.searchsorted(axis, column) for axis, column in zip(axes, positions.T, strict=True)], shape
-            )
+            indices = [np.searchsorted(axis, column) for axis, column in zip(axes, positions.T, strict=True)]
+            cells = np.ravel_multi_index(indices, shape)
             order = np.argsort(cells)
             if (cells[order] == np.arange(len(cells))).all():
                 for attributes, letter in zip(described, "XYZ", strict=False):
@@ -112,9 +99,8 @@ class Forecasts:
                 along = zip(columns.position, axes, described, strict=True)
                 return columns.position, {name: (name, axis, attributes) for name, axis, attributes in along}, order
         dim = "place" if names is None else columns.sensor or "sensor"
-        coordinates: dict[str, tuple] = {
-            name: (dim, positions[:, index], described[index]) for index, name in enumerate(columns.position)
-        }
+        along = zip(columns.position, positions.T, described, strict=True)
+        coordinates: dict[str, tuple] = {name: (dim, column, attributes) for name, column, attributes in along}
         if names is not None:
             coordinates[dim] = (dim, np.array(names), {"long_name": "name of the station", "cf_role": "timeseries_id"})
         return (dim,), coordinates, np.arange(len(positions))
@@ -123,13 +109,6 @@ class Forecasts:
 _INIT = {"standard_name": "forecast_reference_time", "long_name": "initialisation time, UTC"}
 _LEAD = {"standard_name": "forecast_period", "long_name": "lead time"}
 _VALID = {"standard_name": "time", "long_name": "valid time, UTC"}
-
-
-def _position_attributes(columns: Columns, index: int) -> dict[str, str]:
-    if not columns.on_the_globe:
-        return {"long_name": f"position, {columns.position[index]}"}
-    name, units = (("longitude", "degrees_east"), ("latitude", "degrees_north"))[index]
-    return {"standard_name": name, "long_name": name, "units": units}
 
 
 def write_netcdf(dataset: Dataset, path: str | Path) -> None:

@@ -12,52 +12,43 @@ from numpy.typing import NDArray
 
 from s2rm.files import Row
 from s2rm.models.s2rm import S2RM
-from s2rm.report.figures import TRIVIAL, colour, figure, key_beside, plain, predictors
+from s2rm.report.figures import figure, key_beside, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import lead_time
 from s2rm.sensors.reports import Places, Reports, grid, stations
+from s2rm.sensors.scores import HALF_WIDTH
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COVERED = 1.6449
-"""half the width of a central 90 % interval, in standard deviations"""
 GROUPS = {"seen": "stations in the fit", "held out": "withheld stations"}
 """headings of the groups of stations in rows of scores"""
 
 
-def errors_by_lead(rows: Sequence[Row], metric: str = "mae") -> Figure:
-    """A metric against the lead time: a row of panels for each value, one for each group of stations.
+def errors_by_lead(rows: Sequence[Row]) -> Figure:
+    """The MAE against the lead time: a row of panels for each value, one for each group of stations.
 
     A line far above all others is cut off, which keeps the others apart.
     """
-    values, names = list(dict.fromkeys(row["value"] for row in rows)), predictors(rows)
+    values = list(dict.fromkeys(row["value"] for row in rows))
     made, panels = figure(len(values), len(GROUPS), 9.6, 3.2 * len(values))
     for line, value in zip(panels, values, strict=True):
         for axes, group in zip(line, GROUPS, strict=True):
-            highest = []
-            for name in names:
-                points = sorted(
-                    (row["lead"], row[metric])
-                    for row in rows
-                    if (row["predictor"], row["value"], row["sensors"], row["silent"]) == (name, value, group, 0)
-                )
-                if points:
-                    highest.append(max(value for _, value in points))
-                    look = {"color": colour(name, names), "label": name, "marker": "o", "ms": 3}
-                    axes.plot(*zip(*points, strict=True), "--" if name in TRIVIAL else "-", **look)
+            mine = [row for row in rows if (row["value"], row["sensors"], row["silent"]) == (value, group, 0)]
+            lines(axes, mine, "lead", "mae")
+            highest = [max(row["mae"] for row in mine if row["predictor"] == name) for name in predictors(mine)]
             axes.set(xlabel="lead time (steps)", title=_text(f"{value}, {GROUPS[group]}"))
             second, top = [0.0, 0.0, *sorted(highest)][-2:]
             if top > 2 * second > 0:
                 axes.set_ylim(top=1.1 * second)
-        line[0].set_ylabel(metric.upper())
+        line[0].set_ylabel("MAE")
     return key_beside(plain(made), panels[0][0])
 
 
 def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
     """The last position of each station."""
-    made, (axes,) = _maps(reports, 1)
-    places = stations(reports)
+    (made, (axes,)), places = _maps(reports, 1), stations(reports)
     held = np.array([held_out[reports.sensors.index(name)] for name in places.names or ()], bool)
     for chosen, label, marker in ((~held, GROUPS["seen"], "o"), (held, GROUPS["held out"], "^")):
         points = places.positions[chosen, :2]
@@ -74,17 +65,13 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
     now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
     unit = forecaster.columns.values[value]
     for axes, part, title in zip(panels, (mean, stddev), ("mean", "standard deviation"), strict=True):
-        x, y = (points.positions[:, axis].reshape(side, side) for axis in (0, 1))
         turns = unit in columns.circular and title == "mean"
-        limits = (0.0, 360.0) if turns else (float(part.min()), float(part.max()))
-        look = {"cmap": "twilight" if turns else "viridis", "vmin": limits[0], "vmax": limits[1]}
-        image = axes.pcolormesh(x, y, part.reshape(side, side), shading="nearest", **look)
-        made.colorbar(image, ax=axes, label=_text(unit))
+        low, high = (0.0, 360.0) if turns else (float(part.min()), float(part.max()))
+        look = {"cmap": "twilight" if turns else "viridis", "vmin": low, "vmax": high}
+        _surface(axes, points, part, f"{unit}, +{lead_time(lead, reports.step_length)}: {title}", unit, **look)
         if title == "mean":
-            axes.scatter(
-                *now.positions[:, :2].T, c=now.values[:, value], s=_size(now), edgecolor="white", linewidth=0.6, **look
-            )
-        axes.set_title(_text(f"{unit}, +{lead_time(lead, reports.step_length)}: {title}"), fontsize=9)
+            edge = {"edgecolor": "white", "linewidth": 0.6}
+            axes.scatter(*now.positions[:, :2].T, c=now.values[:, value], s=_size(now), **edge, **look)
     return plain(made)
 
 
@@ -106,9 +93,9 @@ def forecasts_in_time(
         mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
         axes.plot(mine.step - origin, mine.values[:, value], "k.", ms=3, label="observed")
         axes.plot(ahead - origin, centre, color="#0b6e99", label="forecast")
-        low, high = centre - COVERED * spread, centre + COVERED * spread
+        low, high = centre - HALF_WIDTH * spread, centre + HALF_WIDTH * spread
         axes.fill_between(ahead - origin, low, high, color="#0b6e99", alpha=0.2, label="90 %")
-        seen = bool((shown.sensor == shown.sensors.index(name)).any()) if name in shown.sensors else False
+        seen = name in shown.sensors and (shown.sensor == shown.sensors.index(name)).any()
         axes.set_title(_text(f"{name} ({'in the fit' if seen else 'withheld'})"), fontsize=9)
         axes.axvline(0, color="#dddddd", zorder=0)
         axes.set_xlim(-len(mean) - 0.5, len(mean) + 0.5)
@@ -120,28 +107,18 @@ def forecasts_in_time(
 
 def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
     """The module of largest weight at each place, and the sum of all weights; one colour is one enclave."""
-    weights = enclaves(forecaster, reports, side)
-    made, panels = _maps(reports, 2)
-    x, y = (grid(reports, side).positions[:, axis].reshape(side, side) for axis in (0, 1))
-    most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan).reshape(side, side)
-    for axes, part, title, colours in zip(
-        panels, (most, weights.sum(0).reshape(side, side)), ("module of largest weight", "sum of all weights"),
-        ("tab20", "magma"), strict=True,
-    ):  # fmt: skip
-        image = axes.pcolormesh(x, y, part, cmap=colours, shading="nearest")
-        made.colorbar(image, ax=axes)
-        places = stations(reports).positions[:, :2]
+    weights, places = enclaves(forecaster, reports, side), stations(reports).positions[:, :2]
+    (made, panels), points = _maps(reports, 2), grid(reports, side)
+    most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan)
+    _surface(panels[0], points, most, "module of largest weight", cmap="tab20")
+    _surface(panels[1], points, weights.sum(0), "sum of all weights", cmap="magma")
+    for axes in panels:
         axes.scatter(*places.T, s=_size(places) / 3, color="white", edgecolor="black", linewidth=0.4)
-        axes.set_title(title, fontsize=9)
     return plain(made)
 
 
 def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArray, "M P"]:
-    """Weight of each module over a grid.
-
-    Raises:
-        ValueError: the model is no S2RM.
-    """
+    """Weight of each module of an S2RM over a grid."""
     if not isinstance(forecaster.model, S2RM):
         got = type(forecaster.model).__name__
         raise ValueError(f"enclaves: expected an S2RM, got {got}; the modules of other models have no places")
@@ -149,13 +126,21 @@ def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArr
         return forecaster.model.enclaves(forecaster.scaling.coordinates(grid(reports, side).positions)).numpy()
 
 
+def _surface(axes: Axes, points: Places, values: NDArray, title: str, unit: str = "", **look: object) -> None:
+    """Values over a regular grid, with their colour bar."""
+    side = round(len(values) ** 0.5)
+    x, y, colours = (part.reshape(side, side) for part in (*points.positions.T[:2], values))
+    image = axes.pcolormesh(x, y, colours, shading="nearest", **look)  # type: ignore[arg-type]
+    axes.figure.colorbar(image, ax=axes, label=_text(unit))
+    axes.set_title(_text(title), fontsize=9)
+
+
 def _maps(reports: Reports, number: int) -> tuple[Figure, NDArray]:
     """Panels for maps of the stations: side by side, or one above the other where the region is wide."""
     width, height = np.ptp(reports.positions[:, :2], axis=0)
-    aspect = 1.0
-    if reports.columns.on_the_globe:
-        # A degree of longitude is shorter than one of latitude.
-        aspect = 1 / np.cos(np.radians(reports.positions[:, 1].mean()))
+    # A degree of longitude is shorter than one of latitude.
+    north = reports.positions[:, 1].mean() if reports.columns.on_the_globe else 0.0
+    aspect = 1 / np.cos(np.radians(north))
     tall = float(np.clip(aspect * height / width, 0.4, 1.6)) if width else 1.0
     if tall < 0.6:
         made, panels = figure(number, 1, 9.0, number * (7.5 * tall + 0.8))

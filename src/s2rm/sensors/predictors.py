@@ -12,17 +12,16 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from s2rm.sensors.guess import plane
-from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.guess import NEIGHBOURS, plane
+from s2rm.sensors.reports import EARTH_RADIUS, Columns, Reports, on_sphere
 from s2rm.sensors.scores import difference, from_components, to_components
 
 Forecasts = tuple[NDArray, NDArray, NDArray]
 """Mean `(K, Q, C)`, variance `(Q, C)` and basis, int `(Q, C)`: `OWN`, `ELSEWHERE` or `NOTHING`."""
+MeanAndStddev = tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]
 Mapped = tuple[NDArray, NDArray | float]
 """Values `(Q, D)` and variances `(Q,)` of one channel."""
 
-EARTH_RADIUS = 6371.0
-"""km"""
 OWN, ELSEWHERE, NOTHING = range(3)
 """Basis of a forecast: the station's own observation, observations of other stations only, or none."""
 _ORIGINS = 48
@@ -38,21 +37,15 @@ class SensorPredictor(Protocol):
     """Forecasts at any place from observations. Q queries, n coordinates, F covariates, K leads, C values."""
 
     def predict(
-        self,
-        shown: Reports,
-        origin: int,
-        positions: Real[NDArray, "Q n"],
-        covariates: Real[NDArray, "Q F"],
-        sensors: Int[NDArray, " Q"],
-        leads: Sequence[int],
-    ) -> tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]:
-        """Mean and standard deviation of the values, in the user's units, `leads` steps after the initialisation.
+        self, shown: Reports, origin: int, positions: Real[NDArray, "Q n"], covariates: Real[NDArray, "Q F"],
+        sensors: Int[NDArray, " Q"], leads: Sequence[int],
+    ) -> MeanAndStddev:  # fmt: skip
+        """Mean and standard deviation of the values, `leads` steps after the initialisation; all in the user's units.
 
         Args:
             shown: observations; only those of step `origin` or earlier are used.
             origin: the step of initialisation, a step of `shown`.
-            positions: of the queries, in the user's units.
-            covariates: of these places, in the user's units.
+            positions, covariates: of the queries.
             sensors: index in `shown.sensors` of the station at each query, -1 where there is none.
             leads: lead times in steps; 0 is an analysis at the initialisation itself.
         """
@@ -61,34 +54,22 @@ class SensorPredictor(Protocol):
 
 def coordinates(columns: Columns, positions: Real[NDArray, "Q n"]) -> Float[NDArray, "Q m"]:
     """Cartesian coordinates: on the globe in km from the centre of the Earth, m = 3; planar positions as they are."""
-    if not columns.on_the_globe:
-        return positions.astype(np.float64)
-    longitude, latitude = np.radians(positions.astype(np.float64)).T
-    ring = np.cos(latitude)
-    return EARTH_RADIUS * np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)], -1)
+    return EARTH_RADIUS * on_sphere(positions) if columns.on_the_globe else positions.astype(np.float64)
 
 
 def last_reports(shown: Reports, origin: int, channel: int, max_age: int) -> Int[NDArray, " N"]:
-    """Row of each station's last observation of this channel, at most `max_age` steps before the origin.
-
-    Ordered by station; stations without one are left out.
-    """
-    rows = np.flatnonzero((shown.step <= origin) & (shown.step >= origin - max_age))
-    rows = rows[~np.isnan(shown.values[rows, channel])]
+    """Row of each station's last value of this channel, at most `max_age` steps before the origin, by station."""
+    recent = (shown.step <= origin) & (shown.step >= origin - max_age)
+    rows = np.flatnonzero(recent & ~np.isnan(shown.values[:, channel]))
     # The rows of a table may be in any order.
     rows = rows[np.lexsort((shown.step[rows], shown.sensor[rows]))]
-    sensor = shown.sensor[rows]
-    return rows[np.append(sensor[1:] != sensor[:-1], True)] if len(rows) else rows
+    return rows[np.append(np.diff(shown.sensor[rows]) != 0, True)[: len(rows)]]
 
 
 def inverse_distance(
-    columns: Columns,
-    places: Real[NDArray, "N n"],
-    values: Float[NDArray, "N D"],
-    positions: Real[NDArray, "Q n"],
-    num_nearest: int = 8,
-    power: float = 2.0,
-) -> Float[NDArray, "Q D"]:
+    columns: Columns, places: Real[NDArray, "N n"], values: Float[NDArray, "N D"], positions: Real[NDArray, "Q n"],
+    num_nearest: int = 8, power: float = 2.0,
+) -> Float[NDArray, "Q D"]:  # fmt: skip
     """Mean of the values at the nearest places, weighted by a power of the inverse distance; N is at least 1.
 
     Exact at the places themselves; values at the same place are averaged.
@@ -119,14 +100,12 @@ class Baseline(ABC):
         Raises:
             ValueError: a channel without any value.
         """
-        columns = train.columns
-        nowhere = [name for name, value in zip(columns.values, train.values.T, strict=True) if np.isnan(value).all()]
-        if nowhere:
+        nowhere = np.array(train.columns.values)[np.isnan(train.values).all(0)]
+        if len(nowhere):
             raise ValueError(f"fit: expected values of {', '.join(nowhere)} in the training part, got none; drop it")
-        self.columns, self.train = columns, train
-        self.circular = np.array([name in columns.circular for name in columns.values])
-        values = [self._channel(train, channel) for channel in range(len(columns.values))]
-        self.mean = np.array([from_components(value.mean(0)) for value in values])
+        self.columns, self.train, self.circular = train.columns, train, np.array(train.columns.is_circular)
+        channels = range(len(self.circular))
+        self.mean = np.array([from_components(self._channel(train, channel).mean(0)) for channel in channels])
         error = difference(train.values.astype(np.float64), self.mean, self.circular)
         self.deviation = np.sqrt(np.nanmean(error**2, 0))
         self._spreads: dict[int, NDArray] = {}
@@ -139,14 +118,9 @@ class Baseline(ABC):
         """Arguments as of `predict`; the variance is that which the predictor itself states."""
 
     def predict(
-        self,
-        shown: Reports,
-        origin: int,
-        positions: Real[NDArray, "Q n"],
-        covariates: Real[NDArray, "Q F"],
-        sensors: Int[NDArray, " Q"],
-        leads: Sequence[int],
-    ) -> tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]:
+        self, shown: Reports, origin: int, positions: Real[NDArray, "Q n"], covariates: NDArray,
+        sensors: Int[NDArray, " Q"], leads: Sequence[int],
+    ) -> MeanAndStddev:  # fmt: skip
         """As `SensorPredictor.predict`; covariates are not used.
 
         Raises:
@@ -157,16 +131,19 @@ class Baseline(ABC):
             raise ValueError("predict: expected a fitted predictor, got one without training; call fit first")
         if shown.columns != self.columns:
             raise ValueError(f"predict: expected the columns of the training part, {self.columns}, got {shown.columns}")
-        if positions.shape[1] != len(self.columns.position):
-            got = positions.shape[1]
+        got = positions.shape[1]
+        if got != len(self.columns.position):
             raise ValueError(f"predict: expected positions of {self.columns.position}, got {got} coordinates")
         if len(leads) == 0 or min(leads) < 0:
             raise ValueError(f"predict: expected leads of 0 steps or more, got {list(leads)}")
-        if len(sensors) and not (sensors.min() >= -1 and sensors.max() < len(shown.sensors)):
-            got, last = f"{sensors.min()} to {sensors.max()}", len(shown.sensors) - 1
-            raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {got}")
+        wrong, last = sensors[(sensors < -1) | (sensors >= len(shown.sensors))], len(shown.sensors) - 1
+        if len(wrong):
+            raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {wrong[0]}")
+        new = sorted(set(leads) - self._spreads.keys())
+        if new:
+            self._spreads.update(zip(new, self._measure(new), strict=True))
         mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
-        added = np.stack([np.take_along_axis(spread, basis, 0) for spread in self._measured(leads)])
+        added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 
     def _channel(self, reports: Reports, channel: int, rows: NDArray | None = None) -> NDArray:
@@ -174,57 +151,42 @@ class Baseline(ABC):
         values = reports.values[:, channel] if rows is None else reports.values[rows, channel]
         return to_components(values[~np.isnan(values)].astype(np.float64), bool(self.circular[channel]))
 
-    def _measured(self, leads: Sequence[int]) -> list[NDArray]:
-        """Standard deviation to add at each lead, `(3, C)`, for the bases `OWN`, `ELSEWHERE` and `NOTHING`."""
-        new = sorted(set(leads) - self._spreads.keys())
-        if new:
-            self._spreads.update(zip(new, self._measure(new), strict=True))
-        return [self._spreads[lead] for lead in leads]
-
     def _measure(self, leads: list[int]) -> list[NDArray]:
-        """The same, from the errors in the training part."""
-        train = self.train
-        generator = np.random.default_rng(0)
-        origins = np.sort(generator.permutation(train.num_steps)[:_ORIGINS])
+        """Standard deviation to add at each lead, `(3, C)`, for the bases `OWN`, `ELSEWHERE` and `NOTHING`."""
+        train, generator = self.train, np.random.default_rng(0)
         squares, counts = np.zeros((2, len(leads), 3, len(self.mean)))
-        for origin in origins:
+        for origin in np.sort(generator.permutation(train.num_steps)[:_ORIGINS]):
             hidden = generator.random(len(train.sensors)) < _HIDDEN
             shown = train.where((train.step <= origin) & ~hidden[train.sensor])
-            rows = np.flatnonzero(np.isin(train.step, origin + np.array(leads)))
-            if not len(rows):
+            asked = train.where(np.isin(train.step, origin + np.array(leads)))
+            if not len(asked):
                 continue
-            sensors = np.where(hidden[train.sensor[rows]], -1, train.sensor[rows])
-            mean, variance, basis = self._forecast(shown, int(origin), train.positions[rows], sensors, leads)
-            lead = np.searchsorted(leads, train.step[rows] - origin)
-            error = difference(mean[lead, np.arange(len(rows))], train.values[rows].astype(np.float64), self.circular)
-            for channel in range(len(self.mean)):
-                known = ~np.isnan(error[:, channel])
-                index = (lead[known], basis[known, channel], channel)
-                np.add.at(squares, index, error[known, channel] ** 2 - variance[known, channel])
-                np.add.at(counts, index, 1)
+            sensors = np.where(hidden[asked.sensor], -1, asked.sensor)
+            mean, variance, basis = self._forecast(shown, int(origin), asked.positions, sensors, leads)
+            lead = np.searchsorted(leads, asked.step - origin)
+            error = difference(mean[lead, np.arange(len(asked))], asked.values.astype(np.float64), self.circular)
+            row, channel = np.nonzero(~np.isnan(error))
+            index = (lead[row], basis[row, channel], channel)
+            np.add.at(squares, index, error[row, channel] ** 2 - variance[row, channel])
+            np.add.at(counts, index, 1)
         # A basis without a case takes the mean of both; a lead without a case takes the channel's variance.
-        either = np.divide(squares.sum(1), counts.sum(1), out=np.tile(self.deviation**2, (len(leads), 1)),
-                           where=counts.sum(1) > 0)  # fmt: skip
+        either, cases = np.tile(self.deviation**2, (len(leads), 1)), counts.sum(1)
+        np.divide(squares.sum(1), cases, out=either, where=cases > 0)
         means = np.divide(squares, counts, out=np.repeat(either[:, None], 3, 1), where=counts > 0)
         means[:, NOTHING] = self.deviation**2
         return list(np.sqrt(np.maximum(means, (_LEAST_SPREAD * self.deviation) ** 2)))
 
 
 class Climatology(Baseline):
-    """Mean of the training values of all stations at that hour of the day, UTC; directions as unit vectors."""
+    """Mean of the training values of all stations at that hour of the day, UTC, or of all hours if there are none."""
 
     def fit(self, train: Reports) -> Climatology:
-        """Average by hour of the day; an hour without values gets the mean of all.
-
-        Raises:
-            ValueError: a channel without any value.
-        """
         super().fit(train)
-        hours = self._hours(self.train, self.train.step)
+        hours = self._hours(train, train.step)
         self.by_hour = np.tile(self.mean, (24, 1))
         for hour in np.unique(hours):
             for channel in range(len(self.mean)):
-                values = self._channel(self.train, channel, hours == hour)
+                values = self._channel(train, channel, hours == hour)
                 if len(values):
                     self.by_hour[hour, channel] = from_components(values.mean(0))
         return self
@@ -239,8 +201,8 @@ class Climatology(Baseline):
         self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
     ) -> Forecasts:
         mean = self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))]
-        shape = (len(positions), mean.shape[-1])
-        return np.tile(mean[:, None], (1, len(positions), 1)), np.zeros(shape), np.full(shape, ELSEWHERE)
+        shape = (len(positions), len(self.mean))
+        return np.repeat(mean[:, None], len(positions), 1), np.zeros(shape), np.full(shape, ELSEWHERE)
 
 
 class FromLastReports(Baseline):
@@ -255,17 +217,13 @@ class FromLastReports(Baseline):
 
     @abstractmethod
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
-        """A map of one channel.
+        """A map of one channel: values `(Q, D)` and variances `(Q,)`; of directions in square degrees.
 
         Args:
             channel: its index.
-            places: `(N, n)`, N at least 1, of the last observations.
-            values: `(N, D)`; directions as unit vectors.
+            places, values: `(N, n)` and `(N, D)` of the last observations, N at least 1; directions are unit vectors.
             positions: `(Q, n)` of the queries.
             own: row of the query's own station, int `(Q,)`, -1 where there is none.
-
-        Returns:
-            Values `(Q, D)` and variances `(Q,)`; of directions in square degrees.
         """
 
     def _forecast(
@@ -280,8 +238,7 @@ class FromLastReports(Baseline):
             # One entry more, which index -1, no station, selects.
             row_of = np.full(len(shown.sensors) + 1, -1)
             row_of[shown.sensor[rows]] = np.arange(len(rows))
-            own = row_of[sensors]
-            values = self._channel(shown, channel, rows)
+            own, values = row_of[sensors], self._channel(shown, channel, rows)
             mapped, variance[:, channel] = self._map(channel, shown.positions[rows], values, positions, own)
             mean[:, channel] = from_components(mapped)
             basis[:, channel] = np.where(own >= 0, OWN, ELSEWHERE)
@@ -289,20 +246,14 @@ class FromLastReports(Baseline):
 
 
 class InverseDistance(FromLastReports):
-    """Mean of the last observations of the nearest stations, weighted by a power of the inverse distance.
+    """Mean of the last observations of the nearest stations, weighted by the inverse square of the distance."""
 
-    Args:
-        num_nearest: number of stations in the mean.
-        power: of the inverse distance.
-        max_age: observations older than this many steps are not used.
-    """
-
-    def __init__(self, num_nearest: int = 8, power: float = 2.0, max_age: int = 24):
+    def __init__(self, num_nearest: int = 8, max_age: int = 24):
         super().__init__(max_age)
-        self.num_nearest, self.power = num_nearest, power
+        self.num_nearest = num_nearest
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
-        return inverse_distance(self.columns, places, values, positions, self.num_nearest, self.power), 0.0
+        return inverse_distance(self.columns, places, values, positions, self.num_nearest), 0.0
 
 
 class LocalLinear(FromLastReports):
@@ -311,18 +262,16 @@ class LocalLinear(FromLastReports):
     The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table.
 
     Args:
-        num_nearest: number of stations in the regression.
         tilt: how freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
-        max_age: observations older than this many steps are not used.
     """
 
-    def __init__(self, num_nearest: int = 12, tilt: float = 10.0, max_age: int = 24):
+    def __init__(self, tilt: float = 10.0, max_age: int = 24):
         super().__init__(max_age)
-        self.num_nearest, self.tilt = num_nearest, tilt
+        self.tilt = tilt
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         there, asked = coordinates(self.columns, places), coordinates(self.columns, positions)
-        nearest = np.arange(1, min(self.num_nearest, len(there)) + 1)
+        nearest = np.arange(1, min(NEIGHBOURS, len(there)) + 1)
         distance, index = cKDTree(there).query(asked, nearest)
         closeness = 1 / (distance**2 + (1e-4 * (np.ptp(there, axis=0).max() or 1.0)) ** 2)
         away = torch.from_numpy(there[index] - asked[:, None])
@@ -331,15 +280,10 @@ class LocalLinear(FromLastReports):
 
 
 class Persistence(FromLastReports):
-    """The station's own last observation; where it has none, inverse distance over those of other stations.
-
-    Args:
-        max_age: observations older than this many steps are not used.
-    """
+    """The station's own last observation; where it has none, inverse distance over those of other stations."""
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
-        mapped = values[own]
-        others = own < 0
+        mapped, others = values[own], own < 0
         if others.any():
             mapped[others] = inverse_distance(self.columns, places, values, positions[others])
         return mapped, 0.0

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from s2rm.sensors import field
+from s2rm.sensors.field import COLUMNS, FieldWorld
 from s2rm.sensors.reports import Columns, Reports
 from s2rm.sensors.tables import read_reports
 
@@ -31,18 +31,11 @@ class Preset:
     """range of each coordinate outside which observations are left out; none if empty"""
 
     def read(self, folder: str | Path, num_steps: int | None = None, seed: int = 0) -> Reports:
-        """The observations.
-
-        Args:
-            folder: of the data sets.
-            num_steps: take the first steps only. Default: all; 400 of the synthetic data.
-            seed: of the synthetic data.
-        """
+        """The observations of the first steps, by default all; 400 of the synthetic data, whose seed it is."""
         if not self.file:
-            return field.FieldWorld(num_steps=num_steps or 400, seed=seed).reports()
+            return FieldWorld(num_steps=num_steps or 400, seed=seed).reports()
         reports = read_reports(Path(folder) / self.file, self.columns)
-        if num_steps:
-            reports = reports.between(0, num_steps)
+        reports = reports.between(0, num_steps or reports.num_steps)
         inside = np.ones(len(reports), bool)
         for coordinate, (low, high) in zip(reports.positions.T, self.box, strict=False):
             inside &= (low <= coordinate) & (coordinate <= high)
@@ -73,5 +66,5 @@ PRESETS = {
     "pm10": Preset(
         "de_pm10_2005/de_pm10_2005.csv.gz", Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
     ),
-    "field": Preset("", field.COLUMNS, leads=(0, 1, 3, 6), withheld=0.3, every=3),
+    "field": Preset("", COLUMNS, leads=(0, 1, 3, 6), withheld=0.3, every=3),
 }  # fmt: skip

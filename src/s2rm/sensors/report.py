@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import neg
 from pathlib import Path
 
 import numpy as np
@@ -20,49 +21,31 @@ from s2rm.sensors.judging import lead_time
 from s2rm.sensors.reports import Reports
 
 METRICS: dict[str, tuple[str, str, Callable[[float], float]]] = {
-    "mae": ("MAE", "The mean absolute error, in the unit of the value; lower is better.", lambda score: -score),
-    "crps": (
-        "CRPS",
-        "The continuous ranked probability score, which rewards the right spread too, in the unit of the value; lower "
-        "is better.",
-        lambda score: -score,
-    ),
-    "coverage": (
-        "Coverage",
-        "The share of observations within the central 90 % interval; 0.90 is right.",
-        lambda score: -abs(score - 0.9),
-    ),
-}
+    "mae": ("MAE", "The mean absolute error, in the unit of the value; lower is better.", neg),
+    "crps": ("CRPS", "The continuous ranked probability score, which rewards the right spread too, in the unit of the "
+             "value; lower is better.", neg),
+    "coverage": ("Coverage", "The share of observations within the central 90 % interval; 0.90 is right.",
+                 lambda score: -abs(score - 0.9)),
+}  # fmt: skip
 """title and explanation of each metric, and its worth, of which the highest is the best"""
 
 
 def write_sensor_report(
-    path: Path,
-    forecaster: Forecaster,
-    label: str,
-    summary: Row,
-    reports: Reports,
-    held_out: Bool[NDArray, " S"],
-    origin: int,
-    rows: Sequence[Row],
-) -> None:
-    """Write the page.
+    path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, held_out: Bool[NDArray, " S"],
+    origin: int, rows: Sequence[Row],
+) -> None:  # fmt: skip
+    """Write the page, whole or not at all.
 
     Args:
-        path: of the HTML file, written whole or not at all.
-        forecaster: the fitted forecaster.
-        label: its name in `rows`.
-        summary: of the fit.
+        path: of the HTML file.
+        forecaster, summary: what `Forecaster.fit` left.
+        label: the forecaster's name in `rows`.
         reports: all observations.
         held_out: the stations withheld from the fit.
         origin: step of initialisation of the forecasts on maps and in series.
         rows: the scores, as from `judge`.
-
-    Raises:
-        ImportError: the extra `s2rm[report]` is not installed.
     """
-    columns, model = reports.columns, forecaster.model
-    length = reports.step_length
+    columns, model, length = reports.columns, forecaster.model, reports.step_length
     setting = (
         f"{label}: {lead_time(forecaster.context, length)} of context, trained for lead times up to "
         f"{lead_time(forecaster.horizon, length)}"
@@ -93,12 +76,9 @@ def _tables(rows: Sequence[Row], reports: Reports) -> list[Table]:
     for value in reports.columns.values:
         for metric, (title, sentence, worth) in METRICS.items():
             for group, stations in plots.GROUPS.items():
-                wanted = (value, group, 0)
-                found = [row for row in rows if (row["value"], row["sensors"], row["silent"]) == wanted]
-                heads = {
-                    lead: f"+{lead_time(lead, reports.step_length)}" for lead in sorted({r["lead"] for r in found})
-                }
-                name = f"{title} of {value}, {stations}"
+                found = [row for row in rows if (row["value"], row["sensors"], row["silent"]) == (value, group, 0)]
+                leads, name = sorted({row["lead"] for row in found}), f"{title} of {value}, {stations}"
+                heads = {lead: f"+{lead_time(lead, reports.step_length)}" for lead in leads}
                 if found:
                     tables.append(comparison(found, metric, "lead", heads, name, title, sentence, ".3g", worth))
     return tables
@@ -107,47 +87,26 @@ def _tables(rows: Sequence[Row], reports: Reports) -> list[Table]:
 def _pictures(
     forecaster: Forecaster, reports: Reports, held_out: Bool[NDArray, " S"], origin: int, rows: Sequence[Row]
 ) -> Iterator[Picture]:
-    yield drawn(
-        "Errors by lead time",
-        plots.errors_by_lead(rows),
-        "The MAE against the lead time. A model is worth its training only where its line is below all dashed ones.",
-    )
+    worth = "A model is worth its training only where its line is below all dashed ones."
+    yield drawn("Errors by lead time", plots.errors_by_lead(rows), f"The MAE against the lead time. {worth}")
     yield drawn("Stations", plots.map_of_stations(reports, held_out), "The last position of each station.")
     shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
-    until, chosen = shown.between(0, origin + 1), _busiest(reports, held_out)
+    until = shown.between(0, origin + 1)
+    # The two stations of each group with the most observations.
+    order = np.argsort(np.bincount(reports.sensor, minlength=len(reports.sensors)))[::-1]
+    chosen = [reports.sensors[index] for group in (~held_out, held_out) for index in order[group[order]][:2]]
     for value, name in enumerate(reports.columns.values):
-        yield drawn(
-            f"A forecast of {name}",
-            plots.map_of_forecast(forecaster, until, value, lead),
-            "The mean, with the last observations as circles, and the standard deviation.",
-        )
-        yield drawn(
-            f"Series of {name}",
-            plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen),
-            "Forecasts of one initialisation at the stations with the most observations, in the fit and withheld.",
-        )
+        sentence = "The mean, with the last observations as circles, and the standard deviation."
+        yield drawn(f"A forecast of {name}", plots.map_of_forecast(forecaster, until, value, lead), sentence)
+        series = plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen)
+        sentence = "Forecasts of one initialisation at the stations with most observations, in the fit and withheld."
+        yield drawn(f"Series of {name}", series, sentence)
     if isinstance(forecaster.model, S2RM):
-        yield drawn(
-            "Enclaves",
-            plots.map_of_enclaves(forecaster, reports),
-            "The module of largest weight at each place; white is out of reach of all modules.",
-        )
+        sentence = "The module of largest weight at each place; white is out of reach of all modules."
+        yield drawn("Enclaves", plots.map_of_enclaves(forecaster, reports), sentence)
         kernel, side = forecaster.model.interaction_graph().detach(), 30
         weights = plots.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
         # A row of the grid is one first coordinate; on a map the second one points up.
         north_up = torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
-        yield drawn(
-            "Interactions of modules",
-            interaction_graph(kernel, north_up),
-            "Each module as its enclave; a line joins two modules that interact.",
-        )
-
-
-def _busiest(reports: Reports, held_out: Bool[NDArray, " S"]) -> list[str]:
-    """The two stations of each group with the most observations."""
-    number = np.bincount(reports.sensor, minlength=len(reports.sensors))
-    return [
-        reports.sensors[index]
-        for group in (~held_out, held_out)
-        for index in np.argsort(np.where(group, number, -1))[::-1][: min(2, int(group.sum()))]
-    ]
+        sentence = "Each module as its enclave; a line joins two modules that interact."
+        yield drawn("Interactions of modules", interaction_graph(kernel, north_up), sentence)

@@ -7,19 +7,24 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from s2rm.sensors.settings import Columns
 
+ROWS = ("step", "sensor", "positions", "values", "covariates")
+"""what `Reports` holds of each report"""
 DEGREES = ((-360.0, 380.0), (-90.0, 90.0))
 """range of longitudes and of latitudes"""
+EARTH_RADIUS = 6371.0
+"""km"""
 
 
 @dataclass(frozen=True, eq=False)
 class Reports:
-    """Observations, sorted by step and then by sensor; a sensor has at most one report at each step.
+    """Observations in the user's units, sorted by step and then by sensor, which has at most one at each step.
 
-    R reports, C values, n coordinates, F covariates, T steps, S sensors.
+    R reports, C values, n coordinates, F covariates, T steps from 0 to T-1, S sensors from 0 to S-1.
 
     Raises:
         ValueError: whether positions are degrees is not declared, and their names are ambiguous or say degrees where
@@ -34,22 +39,18 @@ class Reports:
     """T; the last steps may be without reports"""
     sensors: tuple[str, ...]
     """names of the S sensors"""
-    step: NDArray[np.int64]
-    """`(R,)`, 0 to T-1"""
-    sensor: NDArray[np.int64]
-    """`(R,)`, 0 to S-1"""
-    positions: NDArray[np.float64]
-    """`(R, n)`, in the user's units"""
-    values: NDArray[np.float32]
-    """`(R, C)`, in the user's units; NaN where not measured, but each report has at least one value"""
-    covariates: NDArray[np.float32]
-    """`(R, F)`, in the user's units; NaN where not known"""
+    step: Int64[NDArray, " R"]
+    sensor: Int64[NDArray, " R"]
+    positions: Float64[NDArray, "R n"]
+    values: Float32[NDArray, "R C"]
+    """NaN where not measured, but each report has at least one value"""
+    covariates: Float32[NDArray, "R F"]
+    """NaN where not known"""
 
     def __post_init__(self) -> None:
         if self.columns.globe is None:
             columns = replace(self.columns, globe=self.columns.on_the_globe)
-            low, high = np.array(DEGREES).T
-            if columns.globe and not ((low <= self.positions) & (self.positions <= high)).all():
+            if columns.globe and not in_degrees(self.positions):
                 raise ValueError(
                     f"reports: expected degrees in {columns.position}, as the names say, got positions out of range; "
                     "set globe to False where they are planar"
@@ -73,13 +74,11 @@ class Reports:
 
     def where(self, rows: NDArray[np.bool_]) -> Reports:
         """Only these rows; steps and sensors keep their numbers."""
-        names = ("step", "sensor", "positions", "values", "covariates")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
 
     def between(self, first: int, last: int) -> Reports:
         """The steps from `first` to before `last`; step `first` becomes step 0."""
-        few = self.where((self.step >= first) & (self.step < last))
-        start = self.start + first * self.step_length
+        few, start = self.where((self.step >= first) & (self.step < last)), self.start + first * self.step_length
         return replace(few, step=few.step - first, start=start, num_steps=last - first)
 
     def of(self, sensors: NDArray[np.bool_]) -> Reports:
@@ -87,42 +86,47 @@ class Reports:
         return self.where(sensors[self.sensor])
 
 
-def merge(earlier: Reports, later: Reports) -> Reports:
-    """The reports of both; where both have one of a sensor at a step, that of `later`.
+def in_degrees(positions: NDArray[np.float64]) -> bool:
+    """Whether all positions can be longitudes and latitudes."""
+    low, high = np.array(DEGREES).T
+    return bool(((low <= positions) & (positions <= high)).all())
 
-    Raises:
-        ValueError: their columns differ.
-    """
+
+def on_sphere(positions: NDArray) -> NDArray[np.float64]:
+    """Longitudes and latitudes in degrees, `(..., 2)`, as unit vectors from the centre of the Earth, `(..., 3)`."""
+    longitude, latitude = np.radians(np.moveaxis(positions.astype(np.float64), -1, 0))
+    ring = np.cos(latitude)
+    return np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)], -1)
+
+
+def merge(earlier: Reports, later: Reports) -> Reports:
+    """The reports of both, of the same columns; where both have one of a sensor at a step, that of `later`."""
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
-    both, length = (earlier, later), earlier.step_length
-    start = min(part.start for part in both)
-    shifts = [round((part.start - start) / length) for part in both]
-    sensors = tuple(sorted({*earlier.sensors, *later.sensors}))
+    start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
     place = {name: index for index, name in enumerate(sensors)}
-    step = np.concatenate([part.step + shift for part, shift in zip(both, shifts, strict=True)])
-    sensor = np.concatenate([np.array([place[n] for n in part.sensors], np.int64)[part.sensor] for part in both])
-    # Of equal keys the last in the order stays.
-    order = np.lexsort((np.arange(len(step)), sensor, step))
-    last = np.append((np.diff(step[order]) != 0) | (np.diff(sensor[order]) != 0), True)[: len(order)]
-    rows = order[last]
-    return replace(
-        earlier, start=start, sensors=sensors, step=step[rows], sensor=sensor[rows],
-        num_steps=max(part.num_steps + shift for part, shift in zip(both, shifts, strict=True)),
-        **{name: np.concatenate([getattr(part, name) for part in both])[rows]
-           for name in ("positions", "values", "covariates")},
-    )  # fmt: skip
+    both, ends = [], []
+    for part in (earlier, later):
+        shift = round((part.start - start) / part.step_length)
+        renamed = np.array([place[name] for name in part.sensors], np.int64)[part.sensor]
+        both.append(replace(part, step=part.step + shift, sensor=renamed))
+        ends.append(part.num_steps + shift)
+    rows = {name: np.concatenate([getattr(part, name) for part in both]) for name in ROWS}
+    # Stable: of equal keys the report of `later` comes last, and stays.
+    order = np.lexsort((rows["sensor"], rows["step"]))
+    keys = np.stack([rows["step"], rows["sensor"]])[:, order]
+    order = order[np.append((np.diff(keys) != 0).any(0), True)[: len(order)]]
+    kept = {name: part[order] for name, part in rows.items()}
+    return replace(earlier, start=start, sensors=sensors, num_steps=max(ends), **kept)
 
 
 class Places(NamedTuple):
-    """Where to forecast."""
+    """Where to forecast: Q places in the user's units, and the names of the sensors there."""
 
-    positions: NDArray[np.float64]
-    """`(Q, n)`, in the user's units"""
-    covariates: NDArray[np.float32]
-    """`(Q, F)`, in the user's units; NaN where not known"""
+    positions: Float64[NDArray, "Q n"]
+    covariates: Float32[NDArray, "Q F"]
+    """NaN where not known"""
     names: tuple[str, ...] | None = None
-    """names of the sensors at these places"""
 
 
 def stations(reports: Reports) -> Places:
@@ -135,7 +139,6 @@ def stations(reports: Reports) -> Places:
 
 def grid(reports: Reports, side: int = 50) -> Places:
     """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown."""
-    corners = zip(reports.positions.min(0), reports.positions.max(0), strict=True)
-    lines = [np.linspace(low, high, side) for low, high in corners]
+    lines = np.linspace(reports.positions.min(0), reports.positions.max(0), side, axis=1)
     positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)
     return Places(positions, np.full((len(positions), len(reports.columns.covariates)), np.nan, np.float32))

@@ -1,17 +1,20 @@
-"""Between the user's units and a model's."""
+"""Reports in a model's units, side by side, step by step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from s2rm.sensors.reports import Reports
+from s2rm.sensors.reports import EARTH_RADIUS, Reports, on_sphere
+from s2rm.sensors.scores import to_components
+from s2rm.views import Views
 
 AGEING = tuple(1 / (12 * 4**power) for power in range(7))
 """shares of the extent; the choices for the distance that counts as much as one step of age"""
@@ -32,15 +35,12 @@ class Scaling:
     """
 
     mean: tuple[float, ...]
-    """of each value"""
     spread: tuple[float, ...]
     """standard deviation of each value"""
     circular: tuple[bool, ...]
     """whether a value is a direction in degrees"""
     covariate_mean: tuple[float, ...]
-    """of each covariate"""
     covariate_spread: tuple[float, ...]
-    """standard deviation of each covariate"""
     globe: bool
     """whether positions are longitude and latitude in degrees"""
     low: tuple[float, ...]
@@ -52,8 +52,7 @@ class Scaling:
     extent: float
     """twice the largest distance of a position from the middle, in the model's coordinates"""
     ageing: tuple[float, ...]
-    """of each channel: the distance that counts as much as one step of age in a first guess, in the model's
-    coordinates"""
+    """of each channel: the distance, in the model's coordinates, that counts as much as a step of age of a report"""
     tilt: tuple[float, ...]
     """of each channel: how freely the plane of a first guess tilts"""
     seasons: bool
@@ -67,28 +66,20 @@ class Scaling:
         scaling = cls(
             mean=tuple(np.nanmean(values, 0).tolist()),
             spread=tuple(np.nanstd(values, 0).tolist()),
-            circular=tuple(name in reports.columns.circular for name in reports.columns.values),
+            circular=reports.columns.is_circular,
             covariate_mean=tuple(np.nanmean(covariates, 0).tolist()),
             covariate_spread=tuple(np.maximum(np.nanstd(covariates, 0), 1e-6).tolist()),
             globe=reports.columns.on_the_globe,
             low=tuple(low.tolist()),
             side=float(max((high - low).max(), 1e-9)),
-            middle=(),
-            extent=1.0,
-            ageing=(),
-            tilt=(),
+            middle=(), extent=1.0, ageing=(), tilt=(),
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
-        )
-        places = scaling.coordinates(np.unique(reports.positions, axis=0))
+        )  # fmt: skip
+        places, channels = scaling.coordinates(np.unique(reports.positions, axis=0)), scaling.num_channels
         middle = places.mean(0)
         extent = max(2 * (places - middle).norm(dim=-1).max().item(), 1e-6)
-        return replace(
-            scaling,
-            middle=tuple(middle.tolist()),
-            extent=extent,
-            ageing=(extent * AGEING[1],) * scaling.num_channels,
-            tilt=(TILT[0],) * scaling.num_channels,
-        )
+        ageing, tilt = (extent * AGEING[1],) * channels, (TILT[0],) * channels
+        return replace(scaling, middle=tuple(middle.tolist()), extent=extent, ageing=ageing, tilt=tilt)
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
         """How far the farthest position lies outside twice the radius of the positions in the fit; 0 if none does.
@@ -96,7 +87,7 @@ class Scaling:
         In km on the globe, else in the user's units.
         """
         away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
-        return max(0.0, away) * (6371.0 if self.globe else self.side)
+        return max(0.0, away) * (EARTH_RADIUS if self.globe else self.side)
 
     def spacing(self, positions: NDArray[np.float64]) -> float:
         """The median distance from a position to the nearest other, in the model's coordinates; 0 if there is one."""
@@ -114,23 +105,17 @@ class Scaling:
         return 3 if self.globe else len(self.low)
 
     def coordinates(self, positions: NDArray[np.float64]) -> Float[Tensor, "*rows n"]:
-        """Positions in the user's units, `(..., n)`, in the model's coordinates."""
-        if not self.globe:
-            return torch.from_numpy((positions - np.array(self.low)) / self.side).float()
-        longitude, latitude = np.radians(np.moveaxis(positions, -1, 0))
-        parts = (np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude))
-        return torch.from_numpy(np.stack(parts, -1)).float()
+        """Positions in the user's units in the model's coordinates."""
+        placed = on_sphere(positions) if self.globe else (positions - np.array(self.low)) / self.side
+        return torch.from_numpy(placed).float()
 
     def channels(self, values: NDArray[np.float32]) -> Float[Tensor, "*rows D"]:
         """Values in the user's units, `(..., C)`, as channels; NaN stays."""
-        parts: list[NDArray[np.float64]] = []
-        for column, circular in enumerate(self.circular):
-            value = values[..., column].astype(np.float64)
-            if circular:
-                parts += [np.cos(np.radians(value)), np.sin(np.radians(value))]
-            else:
-                parts.append((value - self.mean[column]) / self.spread[column])
-        return torch.from_numpy(np.stack(parts, -1)).float()
+        columns = zip(np.moveaxis(values.astype(np.float64), -1, 0), self.mean, self.spread, self.circular, strict=True)
+        parts = [
+            to_components(value if turns else (value - mean) / spread, turns) for value, mean, spread, turns in columns
+        ]
+        return torch.from_numpy(np.concatenate(parts, -1)).float()
 
     def known(self, covariates: NDArray[np.float32]) -> Float[Tensor, "*rows F"]:
         """Covariates in the user's units, standardised; NaN stays."""
@@ -148,8 +133,7 @@ class Scaling:
         for column, circular in enumerate(self.circular):
             if circular:
                 cosine, sine = centre[..., channel], centre[..., channel + 1]
-                power = cosine**2 + sine**2
-                noise = width[..., channel] ** 2 + width[..., channel + 1] ** 2
+                power, noise = cosine**2 + sine**2, (width[..., channel : channel + 2] ** 2).sum(-1)
                 resultant = np.clip(np.sqrt(power / (power + noise)), 1e-6, 1 - 1e-9)
                 means.append(np.degrees(np.arctan2(sine, cosine)) % 360)
                 spreads.append(np.degrees(np.sqrt(-2 * np.log(resultant))))
@@ -158,3 +142,61 @@ class Scaling:
                 spreads.append(width[..., channel] * self.spread[column])
             channel += 1 + circular
         return np.stack(means, -1), np.stack(spreads, -1)
+
+
+class Slots(NamedTuple):
+    """Reports or queries of T steps, each with A slots, of which some may be empty."""
+
+    positions: Float[Tensor, "T A n"]
+    channels: Float[Tensor, "T A D"]
+    covariates: Float[Tensor, "T A F"]
+    sensor: Int[Tensor, "T A"]
+    """-1 where the slot is empty"""
+    clock: Float[Tensor, "T 4"]
+    """cosine and sine of the hour of the day and of the day of the year; the latter are 0 unless `Scaling.seasons`"""
+
+
+IN_SLOTS = ("positions", "channels", "covariates", "sensor")
+
+
+def clock(times: NDArray) -> Float[Tensor, "T 4"]:
+    """Cosine and sine of the hour of the day and of the day of the year, UTC."""
+    days = times.astype("datetime64[s]").astype(np.int64) / 86_400
+    years = times.astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64) / 86_400
+    angles = 2 * np.pi * np.stack([days % 1, (days - years) / 365.25], -1)
+    return torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)], -1)).flatten(1).float()
+
+
+def slots(reports: Reports, scaling: Scaling) -> Slots:
+    """The reports of each step side by side, in the model's units."""
+    count = np.bincount(reports.step, minlength=reports.num_steps)
+    before = np.repeat(np.cumsum(count) - count, count)
+    shape = (reports.num_steps, max(1, int(count.max(initial=0))))
+    step, slot = torch.from_numpy(reports.step), torch.from_numpy(np.arange(len(reports)) - before)
+
+    def pack(rows: Tensor, empty: float) -> Tensor:
+        packed = rows.new_full((*shape, *rows.shape[1:]), empty)
+        packed[step, slot] = rows
+        return packed
+
+    return Slots(
+        pack(scaling.coordinates(reports.positions), 0.0),
+        pack(scaling.channels(reports.values), torch.nan),
+        pack(scaling.known(reports.covariates), torch.nan),
+        pack(torch.from_numpy(reports.sensor), -1),
+        clock(reports.times) * torch.tensor([1, 1, scaling.seasons, scaling.seasons]),
+    )
+
+
+def queries(positions: Tensor, covariates: Tensor, like: Slots) -> Slots:
+    """The same queries, `(Q, n)` and `(Q, F)`, at each step."""
+    steps, number = len(like.sensor), len(positions)
+    empty = like.channels.new_full((steps, number, like.channels.shape[-1]), torch.nan)
+    sensor = torch.zeros(steps, number, dtype=torch.long)
+    return Slots(positions.expand(steps, -1, -1), empty, covariates.expand(steps, -1, -1), sensor, like.clock)
+
+
+def views_of(seen: Slots, shown: Bool[Tensor, "*batch A"]) -> Views:
+    """Reports `(B, L, A, ...)` as views of channels and covariates; a report without any measured channel is none."""
+    there = shown & (seen.sensor >= 0) & ~seen.channels.isnan().all(-1)
+    return Views._unchecked(seen.positions, torch.cat([seen.channels, seen.covariates], -1), there)

@@ -7,8 +7,9 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-COVERED = 0.9
-"""probability of the central interval whose coverage is scored"""
+Scored = Float[NDArray, "K Q C"]
+HALF_WIDTH = float(ndtri(0.95))
+"""of the central 90 % interval, whose coverage is scored, in standard deviations"""
 
 
 def difference(
@@ -40,26 +41,17 @@ def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batc
     With $z$ the error in standard deviations $\sigma$, it is
     $\sigma \, (z (2 \Phi(z) - 1) + 2 \varphi(z) - 1 / \sqrt{\pi})$ (Gneiting and Raftery, 2007, equation 21).
 
-    Args:
-        error: truth less mean, or mean less truth.
-        stddev: at least 0.
     """
     z = np.divide(error, stddev, out=np.zeros_like(error), where=stddev > 0)
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     return np.where(stddev > 0, stddev * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi)), np.abs(error))
 
 
-def scores(
-    mean: Float[NDArray, "K Q C"],
-    stddev: Float[NDArray, "K Q C"],
-    truth: Float[NDArray, "K Q C"],
-    circular: Bool[NDArray, " C"],
-) -> dict[str, NDArray]:
+def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, " C"]) -> dict[str, NDArray]:
     """Scores of forecasts by lead and channel, over the queries whose truth is not missing.
 
     Args:
-        mean: forecasts, in the user's units.
-        stddev: their standard deviations, at least 0.
+        mean, stddev: of the forecasts, in the user's units; the standard deviation is at least 0.
         truth: NaN where missing.
         circular: which channels are directions in degrees; their errors are the shorter way round.
 
@@ -88,6 +80,6 @@ def scores(
         "mae": average(np.abs(error)),
         "rmse": np.sqrt(average(error**2)),
         "crps": average(gaussian_crps(error, spread)),
-        "coverage": average((np.abs(error) <= ndtri((1 + COVERED) / 2) * spread).astype(np.float64)),
+        "coverage": average((np.abs(error) <= HALF_WIDTH * spread).astype(np.float64)),
         "count": count,
     }

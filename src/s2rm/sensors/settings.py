@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -47,8 +46,7 @@ class Columns:
         for name in ("position", "values"):
             if not getattr(self, name):
                 raise ValueError(f"columns: expected at least one column for {name}, got none; name it")
-        named = [self.time, *self.position, *self.values, *self.covariates, *([self.sensor] if self.sensor else [])]
-        twice = sorted({name for name in named if named.count(name) > 1})
+        twice = sorted({name for name in self.named if self.named.count(name) > 1})
         if twice:
             raise ValueError(f"columns: {', '.join(twice)} named twice; a column has one meaning")
         unknown = [name for name in self.circular if name not in self.values]
@@ -65,37 +63,39 @@ class Columns:
         """Whether positions are longitude and latitude in degrees: as declared, or by the names of their columns.
 
         Raises:
-            ValueError: the names of the columns are ambiguous.
+            ValueError: one name alone means a longitude or latitude, both mean the same, or the latitude is first.
         """
-        return names_mean_degrees(self.position) if self.globe is None else self.globe
+        if self.globe is not None or len(self.position) != 2:
+            return bool(self.globe)
+        words = [{word.lower() for word in _WORD.findall(name)} for name in self.position]
+        meant = ["x" * bool(own & LONGITUDES) + "y" * bool(own & LATITUDES) for own in words]
+        if meant in (["x", "y"], ["", ""]):
+            return meant == ["x", "y"]
+        expected = "the names of a longitude and a latitude, or of neither"
+        remedy = "set globe to True for degrees, to False for planar coordinates"
+        if meant == ["y", "x"]:
+            expected, remedy = "the longitude first", "swap the two names, or set globe to False where they are planar"
+        raise ValueError(f"read: expected {expected}, got position {self.position}; {remedy}")
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns that no row may leave empty."""
+        return [self.time, *([self.sensor] if self.sensor else []), *self.position]
+
+    @property
+    def named(self) -> list[str]:
+        """All columns that are read."""
+        return [*self.keys, *self.values, *self.covariates]
+
+    @property
+    def is_circular(self) -> tuple[bool, ...]:
+        """Whether each value is a direction in degrees."""
+        return tuple(name in self.circular for name in self.values)
 
     @property
     def geometry(self) -> str:
         """What positions are, in words."""
         return f"positions: {'longitude and latitude in degrees' if self.on_the_globe else 'planar'}"
-
-
-def names_mean_degrees(position: Sequence[str]) -> bool:
-    """Whether the names of two columns mean a longitude and a latitude, in this order.
-
-    Raises:
-        ValueError: only one of them does, both mean the same, or the latitude comes first.
-    """
-    if len(position) != 2:
-        return False
-    words = [{word.lower() for word in _WORD.findall(name)} for name in position]
-    meant = ["".join(kind for kind, known in (("x", LONGITUDES), ("y", LATITUDES)) if known & own) for own in words]
-    if meant in (["x", "y"], ["", ""]):
-        return meant == ["x", "y"]
-    if meant == ["y", "x"]:
-        raise ValueError(
-            f"read: expected the longitude first, got position {tuple(position)}; swap the two names, or set globe to "
-            "False where they are planar"
-        )
-    raise ValueError(
-        f"read: expected the names of a longitude and a latitude, or of neither, got position {tuple(position)}; set "
-        "globe to True for degrees, to False for planar coordinates"
-    )
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm.files import write_whole
-from s2rm.sensors.reports import Reports
+from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.settings import Columns
-
-ROWS = ("step", "sensor", "positions", "values", "covariates")
 
 
 class Stream(NamedTuple):
@@ -32,20 +29,11 @@ class Stream(NamedTuple):
         tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
         tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
         recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}
-        write_whole(Path(path), safetensors.torch.save(tensors, {"recent": json.dumps(recent)}))
+        write_whole(path, safetensors.torch.save(tensors, {"recent": json.dumps(recent)}))
 
 
 def read_stream(path: Path, columns: Columns, start: object) -> Stream:
-    """The stream that `Stream.save` wrote.
-
-    Args:
-        path: of the file.
-        columns: those of the forecaster.
-        start: an initial state of its model, of batch 1.
-
-    Raises:
-        ValueError: no such file, or one of another forecaster.
-    """
+    """The stream that `Stream.save` wrote, for the columns and an initial state of the forecaster."""
     if not path.is_file():
         raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
     try:
@@ -53,7 +41,7 @@ def read_stream(path: Path, columns: Columns, start: object) -> Stream:
             recent = json.loads(kept.metadata()["recent"])
             leaves = [kept.get_tensor(f"model.{number}") for number in range(len(tree_leaves(start)))]
             rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
     reports = Reports(columns, np.datetime64(recent["start"]), recent["steps"], tuple(recent["sensors"]), **rows)
     return Stream(tree_unflatten(leaves, tree_structure(start)), reports)

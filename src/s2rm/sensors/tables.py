@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from s2rm.sensors.cells import Cells
+from s2rm.extras import require
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.sources import open_source
+from s2rm.sensors.sources import Cells, open_source
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ TURNS = (-180.0, 0.0, 20.0, -360.0)
 
 
 def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Reports:
-    """Read the observations in a long table and bin them to time steps.
+    """Read the observations in a long table, in its units, and bin them to time steps.
 
     Step 0 begins at the earliest time, rounded down to a whole step since 1970. Several observations of one sensor
     within a step are averaged, each value over the cells that are not empty; directions and longitudes are averaged as
@@ -38,15 +38,12 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         columns: what the columns mean. Times are ISO 8601 texts or datetimes, UTC where they name no zone.
         to_fit: refuse what no model can be fitted to: one step, one sensor, a value that is empty or constant.
 
-    Returns:
-        The observations, in the units of the table.
-
     Raises:
         ValueError: a source that cannot be read or does not hold observations; one line, which names the column and
             the row, counted from 1 without the header.
-        ImportError: a package that reads this kind of source is missing.
+        ImportError: the extra `tables` is not installed.
     """
-    _require_pandas()
+    require("tables")
     import pandas as pd
 
     length = step_microseconds(columns.step)
@@ -58,31 +55,22 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
     step, start = _bins(cells, columns, length)
     if to_fit and not step.any():
-        raise ValueError(
-            f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter step or add times"
-        )
-
+        raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter step")
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     first = np.diff(key[order], prepend=-1) > 0
-    position_turns = [np.nan] * len(columns.position)
+    turns = [np.nan] * len(columns.position)
     if columns.globe:
         west, east = positions[:, 0].min(), positions[:, 0].max()
-        position_turns[0] = next((turn for turn in TURNS if turn <= west and east <= turn + 360), TURNS[-1])
-    value_turns = [0.0 if name in columns.circular else np.nan for name in columns.values]
-    reports = Reports(
-        columns=columns,
-        start=start,
-        num_steps=int(step.max()) + 1,
-        sensors=tuple(sensors),
-        step=step[order][first],
-        sensor=sensor[order][first].astype(np.int64),
-        positions=_averaged(positions[order], first, position_turns),
-        values=_averaged(values[order], first, value_turns).astype(np.float32),
-        covariates=_averaged(
-            cells.numbers(columns.covariates)[order], first, [np.nan] * len(columns.covariates)
-        ).astype(np.float32),
-    )
+        turns[0] = next((turn for turn in TURNS if turn <= west and east <= turn + 360), TURNS[-1])
+    turns += [0.0 if circular else np.nan for circular in columns.is_circular] + [np.nan] * len(columns.covariates)
+    blocks = np.concatenate([positions, values, cells.numbers(columns.covariates)], 1)
+    ends = np.cumsum([positions.shape[1], values.shape[1]])
+    positions, values, covariates = np.split(_averaged(blocks[order], first, turns), ends, 1)
+    kept = order[first]
+    observed = (positions, values.astype(np.float32), covariates.astype(np.float32))
+    rows = (step[kept], sensor[kept].astype(np.int64), *observed)
+    reports = Reports(columns, start, int(step.max()) + 1, tuple(sensors), *rows)
     for name, column in zip(columns.values, reports.values.T, strict=True):
         if to_fit and np.nanmin(column) == np.nanmax(column):
             raise ValueError(f"read: {name!r} is {np.nanmin(column):g} in all of {cells.name}; leave it out")
@@ -91,7 +79,7 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
 
 def to_frame(reports: Reports) -> DataFrame:
     """The long table of reports, a pandas DataFrame with the columns they were read from; times begin their steps."""
-    _require_pandas()
+    require("tables")
     import pandas as pd
 
     columns = reports.columns
@@ -99,12 +87,9 @@ def to_frame(reports: Reports) -> DataFrame:
     data: dict[str, object] = {columns.time: pd.DatetimeIndex(times).tz_localize("UTC")}
     if columns.sensor:
         data[columns.sensor] = np.array(reports.sensors, dtype=object)[reports.sensor]
-    for names, block in (
-        (columns.position, reports.positions),
-        (columns.values, reports.values),
-        (columns.covariates, reports.covariates),
-    ):
-        data.update(zip(names, block.T, strict=True))
+    data.update(zip(columns.position, reports.positions.T, strict=True))
+    data.update(zip(columns.values, reports.values.T, strict=True))
+    data.update(zip(columns.covariates, reports.covariates.T, strict=True))
     return pd.DataFrame(data)
 
 
@@ -147,18 +132,14 @@ def _bins(cells: Cells, columns: Columns, length: int) -> tuple[NDArray[np.int64
             f"read: from {first} (row {cells.rows[earliest]}) to {last} (row {cells.rows[latest]}) of {cells.name} are "
             f"{num_steps:,} steps of {columns.step!r}; mend these times or take a longer step, such as '{enough}s'"
         )
-    start = bins[earliest] * length
-    return bins - bins[earliest], np.datetime64(int(start), "us")
+    return bins - bins[earliest], np.datetime64(int(bins[earliest] * length), "us")
 
 
 def _places(positions: NDArray[np.float64]) -> NDArray[np.object_]:
     """The name of each row's place: as short as `%g`, or with all digits where two places would share a name."""
     import pandas as pd
 
-    codes = np.zeros(len(positions), np.int64)
-    for coordinate in positions.T:
-        own, unique = pd.factorize(coordinate)
-        codes = pd.factorize(codes * len(unique) + own)[0]
+    codes = pd.DataFrame(positions).groupby([*range(positions.shape[1])], sort=False).ngroup().to_numpy()
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
     for digits in (6, 15, 17):
         names = [" ".join(f"{x:.{digits}g}" for x in place) for place in positions[first].tolist()]
@@ -170,11 +151,8 @@ def _places(positions: NDArray[np.float64]) -> NDArray[np.object_]:
 def _averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Sequence[float]) -> NDArray[np.float64]:
     """Means over groups of rows, skipping NaN; a row that stands alone or equals its group keeps its exact value.
 
-    Args:
-        columns: `(rows, columns)`.
-        first: `(rows,)`, where a group begins.
-        turns: where the full turn of an angle begins, degrees; NaN for a column that holds no angles. Angles are
-            averaged as unit vectors; where these cancel, the first of the group is taken.
+    A group begins at each `first`. Where `turns` is not NaN the column holds angles, whose full turn begins there, in
+    degrees; they are averaged as unit vectors, and where these cancel, the first of the group is taken.
     """
     if first.all():
         return columns
@@ -192,11 +170,3 @@ def _averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Seq
     whole = np.round(begun + mean, 9)
     means = np.where(angles & (mean != 0), whole - 360 * np.floor((whole - turns) / 360), begun + mean)
     return np.where(count > 0, means, np.nan)
-
-
-def _require_pandas() -> None:
-    # TODO: s2rm.extras.require("tables") replaces this function.
-    try:
-        import pandas  # noqa: F401
-    except ImportError as error:
-        raise ImportError('tables of sensors need pandas; install s2rm with it: pip install ".[tables]"') from error

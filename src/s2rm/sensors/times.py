@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from s2rm.sensors.settings import Columns
 
 if TYPE_CHECKING:
+    import pandas
+
     from s2rm.sensors.reports import Reports
 
 Duration = int | np.integer | str | timedelta | np.timedelta64
@@ -22,52 +24,46 @@ Moment = int | np.integer | str | datetime | np.datetime64
 """a step of the reports, or a time: ISO 8601 text, UTC where it names no zone, or an object"""
 
 
-def step_microseconds(step: str) -> int:
-    """Length of a time step, microseconds.
-
-    Raises:
-        ValueError: no duration, or none of whole microseconds.
-    """
+def _length(duration: str | timedelta | np.timedelta64) -> pandas.Timedelta | None:
     import pandas as pd
 
     # pandas warns of what it deprecates, such as "1H".
     with warnings.catch_warnings(action="error"), suppress(ValueError, Warning):
-        length = pd.Timedelta(step)
-        microseconds = length // pd.Timedelta(microseconds=1)
-        if microseconds > 0 and length == pd.Timedelta(microseconds=microseconds):
-            return int(microseconds)
-    raise ValueError(f"read: expected a step of whole microseconds such as '1h', '15min' or '1D', got {step!r}")
+        length = pd.Timedelta(duration)
+        return None if pd.isna(length) else length
+    return None
+
+
+def step_microseconds(step: str) -> int:
+    """Length of a time step, microseconds, which must be a whole number of them."""
+    length = _length(step)
+    microseconds = 0 if length is None or length.nanoseconds else length // np.timedelta64(1, "us")
+    if microseconds <= 0:
+        raise ValueError(f"read: expected a step of whole microseconds such as '1h', '15min' or '1D', got {step!r}")
+    return int(microseconds)
 
 
 def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     """A duration in steps, rounded to the nearest whole number of them, with a warning where that changes it.
 
-    Args:
-        duration: a number of steps, or a length of time.
-        step: the time step, as pandas writes durations.
-        name: what the duration is, for messages.
-
     Raises:
-        ValueError: no duration, or less than a step.
+        ValueError: no duration, or less than a step; `name` says what it is.
     """
-    import pandas as pd
-
     if isinstance(duration, int | np.integer) and not isinstance(duration, np.timedelta64):
-        steps = exact = float(duration)
+        exact = float(duration)
     else:
-        exact = 0.0
-        with warnings.catch_warnings(action="error"), suppress(ValueError, Warning):
-            exact = pd.Timedelta(duration) / pd.Timedelta(step)
-        steps = round(exact) if exact >= 1 else 0  # NaT is no duration either
-    if steps < 1:
+        length, unit = _length(duration), _length(step)
+        exact = length / unit if length and unit else 0.0
+    if exact < 1:
         raise ValueError(
             f"{name}: expected a duration of at least a step, {step}, got {str(duration)!r}; write for example 24h, or "
             "a number of steps"
         )
+    steps = round(exact)
     if steps != exact:
         taken = f"{steps} step{'s' * (steps > 1)} of {step}"
         warnings.warn(f"{name}: {duration} is not a whole number of steps; taken as {taken}", stacklevel=3)
-    return int(steps)
+    return steps
 
 
 def is_several(origins: Moment | Iterable[Moment] | None) -> TypeGuard[Iterable[Moment]]:
@@ -76,47 +72,41 @@ def is_several(origins: Moment | Iterable[Moment] | None) -> TypeGuard[Iterable[
 
 
 def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) -> NDArray[np.int64]:
-    """The steps `(O,)` from which forecasts start; the last step of the reports where none is given.
-
-    Args:
-        origins: initialisation times, or steps of the reports. A time means the step that contains it.
-        reports: the observations.
+    """The steps `(O,)` from which forecasts start: those that contain the times; the last one where none is given.
 
     Raises:
         ValueError: no time, or one outside the reports.
     """
-    import pandas as pd
-
     if origins is None:
         return np.array([reports.num_steps - 1])
     steps = []
     for origin in origins if is_several(origins) else [origins]:
-        if isinstance(origin, int | np.integer):
-            step = int(origin)
-        else:
-            try:
-                time = pd.Timestamp(origin)
-                if pd.isna(time):
-                    raise ValueError("no time")
-                time = time.tz_convert(None) if time.tzinfo else time
-                step = int((time.to_datetime64() - reports.start) // reports.step_length)
-            except (ValueError, TypeError) as error:
-                raise ValueError(
-                    f"forecast: expected an initialisation time or a step, got {origin!r}; write for example "
-                    "2014-01-31T12:00"
-                ) from error
-        if not 0 <= step < reports.num_steps:
+        steps.append(int(origin) if isinstance(origin, int | np.integer) else _step_of(origin, reports))
+        if not 0 <= steps[-1] < reports.num_steps:
             raise ValueError(
                 f"forecast: expected an initialisation time within the reports, {reports.times[0]} to "
                 f"{reports.times[-1]} ({reports.num_steps} steps from 0), got {origin}"
             )
-        steps.append(step)
     return np.array(steps, dtype=np.int64)
 
 
-def steps_a_day(columns: Columns) -> int | None:
-    """Steps in a day, where the step divides the day."""
+def _step_of(origin: Moment | Iterable[Moment], reports: Reports) -> int:
+    """The step of the reports, or before or after them, that contains a time."""
     import pandas as pd
 
-    day, left = divmod(pd.Timedelta("1D"), pd.Timedelta(columns.step))
-    return day if not left and day > 1 else None
+    try:
+        time = pd.Timestamp(origin)
+        if pd.isna(time):
+            raise ValueError("no time")
+        time = time.tz_convert(None) if time.tzinfo else time
+        return int((time.to_datetime64() - reports.start) // reports.step_length)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"forecast: expected an initialisation time or a step, got {origin!r}; write for example 2014-01-31T12:00"
+        ) from error
+
+
+def steps_a_day(columns: Columns, context: float = np.inf) -> int | None:
+    """Steps in a day, where the step divides the day and the context is longer."""
+    day, left = divmod(86_400_000_000, step_microseconds(columns.step))
+    return day if not left and 1 < day < context else None

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2rm.sensors.guess import context
-from s2rm.sensors.scaling import AGEING, TILT, Scaling
-from s2rm.sensors.slots import IN_SLOTS, Slots, views_of
+from s2rm.sensors.scaling import AGEING, IN_SLOTS, TILT, Scaling, Slots, views_of
 from s2rm.views import Episode, Views
 
 COVARIATE_NOISE = 0.3
@@ -27,59 +26,44 @@ MOST_SLOTS = 100_000
 
 
 def episode(
-    seen: Slots,
-    asked: Slots,
-    starts: Int[Tensor, " B"],
-    shown: Bool[Tensor, "B L A"],
-    scaling: Scaling,
-    day: int | None,
-    first: int = 1,
-    lag: Int[Tensor, " B"] | None = None,
-    slots_asked: Int[Tensor, " Q"] | None = None,
-    level: Float[Tensor, "B D"] | None = None,
-) -> Episode:
+    seen: Slots, asked: Slots, starts: Int[Tensor, " B"], shown: Bool[Tensor, "B L A"], scaling: Scaling,
+    day: int | None, first: int = 1, lag: Int[Tensor, " B"] | None = None,
+    slots_asked: Int[Tensor, " Q"] | None = None, level: Float[Tensor, "B D"] | None = None,
+) -> Episode:  # fmt: skip
     """Windows of L steps as an episode for a model that corrects a first guess.
 
     The values of a view are the channels and the covariates. The channels of a target are to be predicted; its context
     is that of [`context`][s2rm.sensors.guess.context].
 
     Args:
-        seen: the reports.
-        asked: the targets or queries, at the same steps.
+        seen, asked: the reports, and the targets or queries at the same steps.
         starts: the step at which each window begins.
         shown: which reports of the windows the model sees.
-        scaling: of the reports; it sets the scales of distances and ages.
-        day: steps a day, where the step divides it and a window is longer; else None.
+        scaling, day: as for `context`.
         first: the first step of a window with targets.
         lag: 0 to forecast: the targets at a step are of that step. 1 to interpolate: they are of the step before, the
-            last one that is seen, and only reports that are not shown are targets. Default: 0.
-        slots_asked: the slots that are targets. Default: all.
-        level: a shift of all values of each window. Default: none.
+            last one that is seen, and only reports that are not shown are targets.
+        slots_asked: the slots that are targets, by default all.
+        level: a shift of all values of each window.
     """
-    length = shown.shape[1]
-    lag = torch.zeros_like(starts) if lag is None else lag
-    steps = starts[:, None] + torch.arange(length)
+    lag, window = torch.zeros_like(starts) if lag is None else lag, torch.arange(shown.shape[1])
+    steps = starts[:, None] + window
     reported = Slots(*(part[steps] for part in seen))
     targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
     if level is not None:
-        reported, targets = (
-            part._replace(channels=part.channels + level[:, None, None]) for part in (reported, targets)
-        )
+        shift = level[:, None, None]
+        reported, targets = (part._replace(channels=part.channels + shift) for part in (reported, targets))
     views = views_of(reported, shown)
     seen_there = views.mask.roll(1, 1) & (lag == 1)[:, None, None]
     if slots_asked is not None:
         targets = targets._replace(**{name: getattr(targets, name)[:, :, slots_asked] for name in IN_SLOTS})
         seen_there = seen_there[:, :, slots_asked]
-    there = (targets.sensor >= 0) & (torch.arange(length)[:, None] >= first)
     wanted = torch.cat([targets.channels, torch.full_like(targets.covariates, torch.nan)], -1)
-    there = there & ~targets.channels.isnan().all(-1)
+    there = (targets.sensor >= 0) & (window[:, None] >= first) & ~targets.channels.isnan().all(-1)
     if asked is seen:
         there = there & ~seen_there
-    return Episode(
-        views,
-        Views._unchecked(targets.positions, wanted, there),
-        context(reported, targets, views.mask, scaling, day, lag),
-    )
+    queries = Views._unchecked(targets.positions, wanted, there)
+    return Episode(views, queries, context(reported, targets, views.mask, scaling, day, lag))
 
 
 class Windows(Dataset[Episode]):
@@ -91,10 +75,9 @@ class Windows(Dataset[Episode]):
     some windows the targets are the withheld sensors at the last step that is seen, so that it learns to interpolate.
 
     Args:
-        seen: the reports.
         length: L, steps of a window.
         horizon: steps of a window that may be blind.
-        scaling, day: as for `episode`.
+        scaling, day: as for `context`.
         noise: standard deviation of the displacement of each sensor in each batch, in the model's coordinates, which
             with noise on its covariates prevents overfitting to single sensors; none if 0.
 
@@ -104,46 +87,37 @@ class Windows(Dataset[Episode]):
 
     def __init__(self, seen: Slots, length: int, horizon: int, scaling: Scaling, day: int | None, noise: float = 0.0):
         if len(seen.sensor) < length:
-            raise ValueError(
-                f"windows: expected at least {length} steps of reports, got {len(seen.sensor)}; shorten the context or "
-                "the horizon, or give a longer table"
-            )
+            got = f"{len(seen.sensor)}; shorten the context or the horizon, or give a longer table"
+            raise ValueError(f"windows: expected at least {length} steps of reports, got {got}")
         self.seen, self.length, self.horizon, self.scaling, self.day = seen, length, horizon, scaling, day
-        self.num_sensors, self.noise = int(seen.sensor.max()) + 1, noise
+        self.num_starts, self.num_sensors, self.noise = len(seen.sensor) - length + 1, int(seen.sensor.max()) + 1, noise
 
     def __len__(self) -> int:
-        return max(LEAST_WINDOWS, self._num_starts)
-
-    @property
-    def _num_starts(self) -> int:
-        return len(self.seen.sensor) - self.length + 1
+        return max(LEAST_WINDOWS, self.num_starts)
 
     def __getitem__(self, key: tuple[list[int], int]) -> Episode:
-        rows, seed = key
-        generator = torch.Generator().manual_seed(seed)
-        starts = torch.tensor(rows) % self._num_starts
-        batch = len(rows)
+        (rows, seed), length = key, self.length
+        generator, batch = torch.Generator().manual_seed(seed), len(rows)
+        starts, window = torch.tensor(rows) % self.num_starts, torch.arange(length)
         blind = torch.randint(2 * self.horizon, (batch,), generator=generator).clamp(max=self.horizon)
-        origin = self.length - 1 - blind
-        origin = torch.where(torch.rand(batch, generator=generator) < 0.3, self.length, origin)
+        origin = torch.where(torch.rand(batch, generator=generator) < 0.3, length, length - 1 - blind)
         silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
         # Half of the windows that are not blind interpolate, which needs withheld sensors.
-        lag = ((torch.rand(batch, generator=generator) < 0.5) & (origin == self.length)).long()
+        lag = ((torch.rand(batch, generator=generator) < 0.5) & (origin == length)).long()
         silent = torch.where(lag[:, None] == 1, silent.clamp(min=0.2), silent)
         speaks = torch.rand(batch, self.num_sensors, generator=generator) >= silent
         seen = self._displaced(generator) if self.noise else self.seen
-        sensor = seen.sensor[starts[:, None] + torch.arange(self.length)]
+        sensor = seen.sensor[starts[:, None] + window]
         shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
-        shown &= (torch.arange(self.length) <= origin[:, None])[..., None]
+        shown &= (window <= origin[:, None])[..., None]
         few = sensor.shape[-1] <= MOST_TARGETS
         asked = None if few else torch.randperm(sensor.shape[-1], generator=generator)[:MOST_TARGETS]
-        level = self._level(batch, generator) if self.noise else None
-        return episode(seen, seen, starts, shown, self.scaling, self.day, self.length // 4, lag, asked, level)
-
-    def _level(self, batch: int, generator: torch.Generator) -> Float[Tensor, "B D"]:
-        """A shift of each channel in each window, so that a model does not learn a return to the mean of the data."""
-        shifts = [scale for turns in self.scaling.circular for scale in ((0.0, 0.0) if turns else (LEVEL_NOISE,))]
-        return torch.randn(batch, len(shifts), generator=generator) * torch.tensor(shifts)
+        level = None
+        if self.noise:
+            # Without a shift of all values a model learns a return to the mean of the data.
+            shifts = [scale for turns in self.scaling.circular for scale in ((0.0, 0.0) if turns else (LEVEL_NOISE,))]
+            level = torch.randn(batch, len(shifts), generator=generator) * torch.tensor(shifts)
+        return episode(seen, seen, starts, shown, self.scaling, self.day, length // 4, lag, asked, level)
 
     def _displaced(self, generator: torch.Generator) -> Slots:
         """The reports, with one small displacement for each sensor throughout."""
@@ -161,24 +135,18 @@ def tuned(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | N
 
     The best ageing depends on the quantity: the sea below a float changes little in a week, so that its own old report
     is worth more than a new one from far away; the wind changes within hours.
-
-    Args:
-        scaling, seen, length, horizon, day: as for `Windows`.
     """
-    channels, slots_a_window = scaling.num_channels, length * seen.sensor.shape[1]
-    number = min(128, max(8, MOST_SLOTS // slots_a_window))
+    channels, number = scaling.num_channels, min(128, max(8, MOST_SLOTS // (length * seen.sensor.shape[1])))
     for name, choices in (("ageing", tuple(scaling.extent * share for share in AGEING)), ("tilt", TILT)):
         errors = []
         for choice in choices:
-            windows = Windows(seen, length, horizon, _changed(scaling, name, (choice,) * channels), day)
+            tried = replace(scaling, **{name: (choice,) * channels})  # type: ignore[arg-type]
+            windows = Windows(seen, length, horizon, tried, day)
             sample = windows[torch.linspace(0, len(windows) - 1, number).long().tolist(), 0]
             assert sample.context is not None
             error = (sample.targets.values - sample.context[..., : sample.targets.values.shape[-1]]).abs()
             errors.append(error[sample.targets.mask][:, :channels].nanmean(0))
         best = torch.stack(errors).nan_to_num(torch.inf).argmin(0)
-        scaling = _changed(scaling, name, tuple(choices[index] for index in best.tolist()))
+        chosen = tuple(choices[index] for index in best.tolist())
+        scaling = replace(scaling, **{name: chosen})  # type: ignore[arg-type]
     return scaling
-
-
-def _changed(scaling: Scaling, name: str, choice: tuple[float, ...]) -> Scaling:
-    return replace(scaling, ageing=choice) if name == "ageing" else replace(scaling, tilt=choice)
