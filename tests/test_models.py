@@ -18,6 +18,8 @@ from s2rm.models.named import LABELS, SPATIAL, ModelName, build
 from s2rm.models.s2rm import TERMS
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 from s2rm.runs import pretrained
+from s2rm.settings import Settings
+from s2rm.tasks.balls import preset
 
 
 def outputs(model, views):
@@ -538,6 +540,14 @@ def test_a_copied_module_stands_at_its_new_place(cell):
     torch.testing.assert_close(outputs(larger.without_modules(3), views), outputs(model, views))
     with pytest.raises(ValueError, match="there are modules 0 to 2, got 3 to copy"):
         model.with_module_copied(3, position)
+
+
+def test_a_model_of_the_balls_needs_the_shape_of_a_view_and_the_extent_only():
+    model, recipe = S2GRU(value_shape=(11, 11), extent=[(0, 48), (0, 48)]), Settings().build(preset("small"))
+    assert model.arguments == recipe.arguments
+    assert (model.signature.codec, model.inject_positions) == ("mlp", True)
+    assert S2GRU(value_shape=(11, 17), extent=[(0, 48), (0, 48)]).signature.codec == "cnn"
+    assert not S2GRU(value_shape=(11, 11), num_coordinates=2).inject_positions, "the paper's"
 
 
 def test_the_codec_follows_the_shape_of_the_views_unless_given():

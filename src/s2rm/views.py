@@ -15,19 +15,20 @@ class Views:
     The sets are unordered and may differ in size; `mask` marks the slots that hold a view. The content of other slots
     has no effect. NaN within a view marks a channel that was not measured.
 
-    Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor is silent at the
-    first step, and one channel of another is missing:
+    Examples:
+        Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor is silent at the
+        first step, and one channel of another is missing:
 
-    >>> import torch
-    >>> from s2rm import Views
-    >>> positions, values = torch.rand(2, 3, 4, 2), torch.randn(2, 3, 4, 2)
-    >>> mask = torch.ones(2, 3, 4, dtype=torch.bool)
-    >>> mask[:, 0, 3], values[0, 1, 2, 1] = False, torch.nan
-    >>> views = Views(positions, values, mask)
-    >>> views.batch_size, views.num_steps, views.value_shape
-    (2, 3, (2,))
-    >>> views.steps(1, None).num_steps
-    2
+        >>> import torch
+        >>> from s2rm import Views
+        >>> positions, values = torch.rand(2, 3, 4, 2), torch.randn(2, 3, 4, 2)
+        >>> mask = torch.ones(2, 3, 4, dtype=torch.bool)
+        >>> mask[:, 0, 3], values[0, 1, 2, 1] = False, torch.nan
+        >>> views = Views(positions, values, mask)
+        >>> views.batch_size, views.num_steps, views.value_shape
+        (2, 3, (2,))
+        >>> views.steps(1, None).num_steps
+        2
 
     Args:
         positions: float `(B, T, A, n)`, in the world's own units.

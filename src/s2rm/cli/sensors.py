@@ -44,7 +44,7 @@ def fit_table(command: FitTable) -> None:
     shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
     console.print(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
-        f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; {reports.columns.geometry}; not "
+        f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
         f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
     )
     parts = split(reports, command.test, command.held_out, command.how.training.seed)

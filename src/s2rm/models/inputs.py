@@ -8,6 +8,9 @@ from typing import Required, TypedDict
 
 from s2rm.functional import TWO_PI
 
+SMALL_IMAGE = 16
+"""pixels along each side of an image for which a perceptron does"""
+
 
 class Arguments(TypedDict, total=False):
     """The keyword arguments that every model takes; see [`Signature`][s2rm.models.inputs.Signature] and
@@ -39,7 +42,7 @@ class Signature:
     codec: str
     """encoder and decoder: "cnn" (residual, of the paper's size, for images), "polar" (small, for polar images) or
     "mlp" (small, for CPUs and for any shape). Default: "mlp", but "cnn" where views and targets have two or three
-    axes"""
+    axes; with an `extent`, only where an image is larger than 16 x 16"""
     context_size: int
     """F, number of context features of each query"""
     corrects: bool
@@ -53,7 +56,8 @@ class Signature:
         target_shape = None if target_shape is None else tuple(target_shape)
         images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
         codec, likelihood = arguments.get("codec"), arguments.get("likelihood", "bernoulli")
-        codec = ("cnn" if images else "mlp") if codec is None else codec
+        small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= SMALL_IMAGE
+        codec = ("cnn" if images and not small else "mlp") if codec is None else codec
         features, corrects = arguments.get("context_size", 0), arguments.get("corrects", False)
         return cls(value_shape, target_shape, likelihood, codec, features, corrects)
 

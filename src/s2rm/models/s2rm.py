@@ -46,7 +46,7 @@ class ModuleArguments(Arguments, total=False):
     hidden_size: int
     bandwidth: float
     truncation: float
-    inject_positions: bool
+    inject_positions: bool | None
     carry: str
     normalise: str
     share_parameters: bool
@@ -73,8 +73,8 @@ class S2RM(WorldModel[State]):
         hidden_size: H, size of what others read of a module, and of an encoded view.
         bandwidth: ε of the kernel.
         truncation: τ of the kernel.
-        inject_positions: encoder and decoder take embedded positions too. The paper does so in the baselines only;
-            on the bouncing balls S2RM learns much faster with it.
+        inject_positions: encoder and decoder take embedded positions too, with which S2RM learns much faster on the
+            bouncing balls; the paper does so in the baselines only. Default: where an `extent` is given.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as in Eq. 4.
         normalise: range of each softmax: "all" views and modules, as in the paper, or the "neighbourhood", those
             within the truncation. The latter is sparse when there are many: time and memory grow with the number of
@@ -97,9 +97,11 @@ class S2RM(WorldModel[State]):
 
     def __init__(
         self, *, cell: str = "gru", num_modules: int = 10, hidden_size: int = 128, bandwidth: float = 1.0,
-        truncation: float = 0.6, inject_positions: bool = False, carry: str = "own", normalise: str = "all",
+        truncation: float = 0.6, inject_positions: bool | None = None, carry: str = "own", normalise: str = "all",
         share_parameters: bool = False, ablate: Sequence[str] = (), **inputs: Unpack[Arguments],
     ):  # fmt: skip
+        if inject_positions is None:
+            inject_positions = inputs.get("extent") is not None
         own = {
             "cell": cell, "num_modules": num_modules, "hidden_size": hidden_size, "bandwidth": bandwidth,
             "truncation": truncation, "inject_positions": inject_positions, "carry": carry, "normalise": normalise,
@@ -294,17 +296,18 @@ def _check_variants(cell: str, carry: str, normalise: str, ablate: Sequence[str]
 def S2GRU(**arguments: Unpack[ModuleArguments]) -> S2RM:
     """S2RM with gated recurrent units as its modules.
 
-    Two sequences of five steps, at each of which seven crops of 11 x 11 pixels of a 48 x 48 image are observed:
+    Examples:
+        Two sequences of five steps, at each of which seven crops of 11 x 11 pixels of a 48 x 48 image are observed:
 
-    >>> import torch
-    >>> from s2rm import S2GRU, Episode, Views
-    >>> positions = 48 * torch.rand(2, 5, 7, 2)
-    >>> views = Views(positions, torch.rand(2, 5, 7, 11, 11).round())
-    >>> model = S2GRU(value_shape=(11, 11), extent=[(0, 48), (0, 48)], codec="mlp", inject_positions=True)
-    >>> model.loss(Episode(views)).backward()
-    >>> states = model.observe(views)
-    >>> model.predict(states, positions[:, :, :3]).mean.shape
-    torch.Size([2, 5, 3, 11, 11])
+        >>> import torch
+        >>> from s2rm import S2GRU, Episode, Views
+        >>> positions = 48 * torch.rand(2, 5, 7, 2)
+        >>> views = Views(positions, torch.rand(2, 5, 7, 11, 11).round())
+        >>> model = S2GRU(value_shape=(11, 11), extent=[(0, 48), (0, 48)])
+        >>> model.loss(Episode(views)).backward()
+        >>> states = model.observe(views)
+        >>> model.predict(states, positions[:, :, :3]).mean.shape
+        torch.Size([2, 5, 3, 11, 11])
 
     Args:
         arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] but `cell`.

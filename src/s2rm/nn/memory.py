@@ -182,7 +182,7 @@ class RelationalMemory(RecurrentCore):
     Raises:
         ValueError: a hidden size that `num_slots * num_heads` does not divide, or an unknown gate style.
 
-    Example:
+    Examples:
         >>> memory = RelationalMemory(5, 12, batch_first=True, num_slots=2, num_heads=3)
         >>> outputs, (h, c) = memory(torch.randn(2, 7, 5))
         >>> outputs.shape, torch.equal(h[-1], outputs[:, -1])

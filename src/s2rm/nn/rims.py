@@ -166,7 +166,7 @@ class RIMs(RecurrentCore):
     Raises:
         ValueError: `num_active` not in 1 to `num_modules`, or a hidden size that `num_modules` does not divide.
 
-    Example:
+    Examples:
         >>> rims = RIMs(5, 12, batch_first=True, num_modules=4, num_active=3)
         >>> outputs, (h, c) = rims(torch.randn(2, 7, 5))
         >>> outputs.shape, h.shape

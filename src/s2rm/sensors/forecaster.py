@@ -47,7 +47,7 @@ class Forecaster:
     A horizon is a duration, such as "24h", or a number of steps; by default that of the fit. Origins are initialisation
     times, or steps of the reports, by default the last: a forecast uses the observations until then.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from s2rm.sensors import Fit, Forecaster, stations
         >>> from s2rm.sensors.field import FieldWorld

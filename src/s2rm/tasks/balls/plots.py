@@ -17,6 +17,7 @@ from s2rm.tasks.balls.rollouts import Rollouts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
 
@@ -135,17 +136,22 @@ def rollout_animation(rollouts: Mapping[str, Rollouts], frame_ms: int = 160) -> 
     columns = {heading: part.by_name for heading, part in rollouts.items()}
     names = list(next(iter(columns.values())))
     made, panels = figure(len(names), len(columns), 1.7 * len(columns) + 0.5, 1.75 * len(names) + 0.5)
-    pictures = []
+    shown = {
+        (heading, name): _show(axes, columns[heading][name][0, 0])
+        for column, heading in zip(panels.T, columns, strict=True)
+        for axes, name in zip(column, names, strict=True)
+    }
+    for axes, heading in zip(panels[0], columns, strict=True):
+        axes.set_title(heading, fontsize=9)
+    for axes, name in zip(panels[:, 0], names, strict=True):
+        axes.set_ylabel(name, fontsize=9)
+    title, pictures = made.suptitle("1 step ahead", fontsize=10), []
     for step in range(next(iter(rollouts.values())).truth.shape[1]):
-        for column, (heading, frames) in zip(panels.T, columns.items(), strict=True):
-            for axes, name in zip(column, names, strict=True):
-                axes.clear()
-                _show(axes, frames[name][0, step])
-            column[0].set_title(heading, fontsize=9)
-        for axes, name in zip(panels[:, 0], names, strict=True):
-            axes.set_ylabel(name, fontsize=9)
-        made.suptitle(f"{step + 1} steps ahead", fontsize=10)
+        for (heading, name), image in shown.items():
+            image.set_data(columns[heading][name][0, step].numpy())
+        title.set_text(f"{step + 1} step{'s' if step else ''} ahead")
         made.canvas.draw()
+        made.set_layout_engine("none")  # every step has the layout of the first
         rgba = torch.frombuffer(bytearray(made.canvas.buffer_rgba()), dtype=torch.uint8)  # type: ignore[attr-defined]
         width, height = made.canvas.get_width_height()
         pictures.append(Image.fromarray(rgba.reshape(height, width, 4)[..., :3].numpy()).quantize(64))
@@ -164,8 +170,8 @@ def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
     return side_by_side(scores, draw, "F1", xlabel="steps since the last true view", ylim=(0, 1))
 
 
-def _show(axes: Axes, frame: Float[Tensor, "H W"]) -> None:
+def _show(axes: Axes, frame: Float[Tensor, "H W"]) -> AxesImage:
     from matplotlib import colormaps
 
-    axes.imshow(frame.numpy(), vmin=0, vmax=1, cmap=colormaps["gray"].with_extremes(bad="#3b4252"))
     axes.set(xticks=[], yticks=[])
+    return axes.imshow(frame.numpy(), vmin=0, vmax=1, cmap=colormaps["gray"].with_extremes(bad="#3b4252"))
