@@ -16,8 +16,8 @@ class Views:
     has no effect. NaN within a view marks a channel that was not measured.
 
     Examples:
-        Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor is silent at the
-        first step, and one channel of another is missing:
+        Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor is silent at
+        the first step, and one channel of another is missing:
 
         >>> import torch
         >>> from s2rm import Views
