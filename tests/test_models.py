@@ -637,7 +637,7 @@ def test_the_scaffold_takes_the_hyperparameters_of_table_2(core, parameters):
     if core == "rims":
         assert (model.core.num_modules, model.core.num_active, model.core.hidden_size) == (6, 5, 510)
         assert model.core.layers[0].input_value.shape == (510, 400)
-        assert model.core.layers[0].input_key_size == 32
+        assert model.core.layers[0].reading.key_size == 32
     if core == "rmc":
         cell = model.core.layers[0].cell
         assert (cell.num_heads, cell.head_size, cell.num_slots, cell.key_size) == (4, 128, 1, 128)

@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
     def recall(self) -> tuple[Tensor, Tensor]:
         """The remembered views `(..., W, A, H)` and their mask, `(..., W, A)`."""
-        first = torch.arange(len(self.tokens), device=self.slots.device) * self.tokens.shape[1]
+        first = torch.arange(self.tokens.shape[0], device=self.slots.device) * self.tokens.shape[1]
         rows = (first.view(-1, *(1,) * (self.slots.ndim - 1)) + self.slots).flatten()
         tokens, mask = (
             part.flatten(0, 1).index_select(0, rows).unflatten(0, self.slots.shape) for part in (self.tokens, self.mask)
@@ -135,7 +135,7 @@ class MSA(WorldModel[Memory]):
     def last(self, states: Memory) -> Memory:
         after = states._replace(slots=states.slots[:, -1], ages=states.ages[:, -1])
         tokens, mask = after.recall()
-        slots = torch.arange(self.window, device=tokens.device).repeat(len(tokens), 1)
+        slots = torch.arange(self.window, device=tokens.device).repeat(tokens.shape[0], 1)
         return Memory(torch.where(mask[..., None], tokens, 0.0), mask, slots, after.ages)
 
     def read(self, states: Memory, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
@@ -157,7 +157,7 @@ class MSA(WorldModel[Memory]):
         observations' attention to queries nor their outputs of the last layer, which are not used.
         """
         shown, asked = there.shape[1], queries.shape[1]
-        itself = torch.eye(asked, dtype=torch.bool, device=there.device).expand(len(there), -1, -1)
+        itself = torch.eye(asked, dtype=torch.bool, device=there.device).expand(there.shape[0], -1, -1)
         hidden = ~torch.cat([there[:, None].expand(-1, asked, -1), itself], -1).repeat_interleave(self.num_heads, 0)
         # Without any observation the empty slots attend to each other, since a softmax over nothing is NaN. No query
         # attends to them.

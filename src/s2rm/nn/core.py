@@ -134,7 +134,8 @@ class RecurrentCore(nn.Module):
             for direction in range(self.directions):
                 index = number * self.directions + direction
                 layer = cast("Layer", self.layers[index])
-                start = layer.initial_state(len(inputs)) if state is None else tuple(part[index] for part in state)
+                # Not `len`, which would fix the batch size of an exported program.
+                start = layer.initial_state(inputs.shape[0]) if state is None else tuple(part[index] for part in state)
                 given, present = inputs, mask
                 if direction:
                     given, present = inputs.flip(1), None if mask is None else mask.flip(1)
@@ -168,7 +169,7 @@ class RecurrentCore(nn.Module):
         if state is None:
             return
         layer = cast("Layer", self.layers[0])
-        expected = [(len(self.layers), *part.shape) for part in layer.initial_state(len(inputs))]
+        expected = [(len(self.layers), *part.shape) for part in layer.initial_state(inputs.shape[0])]
         got = [tuple(part.shape) for part in state]
         if got != expected or {(part.dtype, part.device) for part in state} != {(weight.dtype, weight.device)}:
             raise ValueError(

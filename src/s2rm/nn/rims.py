@@ -83,11 +83,12 @@ class RIMsLayer(Layer):
         kept = torch.ones(self.num_modules, dtype=torch.bool, device=inputs.device)
         kept[list(self.masked_modules)] = False
         weights = (self.input_query, self.communication_in, self.communication_out)
-        parts = (*map(grouped_over_time, weights), self.cell.over_time())
+        query, read, write = map(grouped_over_time, weights)
+        cell = cast("Callable[[Tensor, Tensor, Tensor | LSTMState], Tensor | LSTMState]", self.cell.over_time())
         # Entry (m, n) is True where n < m: ties of the selection go to the module with the lower number.
         earlier = torch.ones(self.num_modules, self.num_modules, dtype=torch.bool, device=inputs.device).tril(-1)
         now = zip(keys.unbind(), values.unbind(), strict=True)
-        return (partial(self._step, *parts, kept, earlier, *given) for given in now)
+        return (partial(self._step, query, read, write, cell, kept, earlier, *given) for given in now)
 
     def _step(
         self, to_query: LinearMap, communication_in: LinearMap, communication_out: LinearMap,
@@ -118,8 +119,8 @@ class RIMsLayer(Layer):
 
         # 3. Active modules update their own state.
         updated = cell(attended, state[0], LSTMState(*state) if len(state) == 2 else state[0])
-        updated = (updated,) if isinstance(updated, Tensor) else updated
-        after = [torch.where(chosen, new, old) for new, old in zip(updated, state, strict=True)]
+        parts = (updated,) if isinstance(updated, Tensor) else updated
+        after = [torch.where(chosen, new, old) for new, old in zip(parts, state, strict=True)]
 
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
         projected = communication_in(after[0]).split(self.communication_sizes, -1)

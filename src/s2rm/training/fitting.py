@@ -96,8 +96,8 @@ class OneStepForward(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         options = self.training_options
-        rates = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-        optimizer = torch.optim.AdamW(self.model.parameters(), **rates)
+        parameters, rate = self.model.parameters(), options.learning_rate
+        optimizer = torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay)
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
