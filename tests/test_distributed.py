@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 
 from conftest import make_gqn, some_views
 from s2rm import Episode
-from s2rm.runs import Run, Settings
+from s2rm.runs import Run
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import LAST, Machines, OneStepForward, Training, history
 from test_training import finish, s2rm, wait_for
 
 # 8 training sequences: batches of 3, 3 and 2. 4 to validate: 3 and 1, of which the second process has none.
-SETTINGS = Settings(model="lstm", training=Training(epochs=3, batch_size=3), world=preset("tiny"))
+WORLD = preset("tiny")
+SETTINGS = Settings(model="lstm", training=Training(epochs=3, batch_size=3))
 TRAIN = ["train", "balls", "--size", "tiny", "--model", "lstm", "--batch-size", "3"]
 BOTH = ["--devices", "2", "--strategy", "ddp"]
 
@@ -29,7 +31,7 @@ BOTH = ["--devices", "2", "--strategy", "ddp"]
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Run:
     """The run that one process makes."""
-    return Run.create(tmp_path_factory.mktemp("alone") / "run", SETTINGS).train(progress=False)
+    return Run.create(tmp_path_factory.mktemp("alone") / "run", SETTINGS, world=WORLD).train(progress=False)
 
 
 def assert_same(run: Run, other: Run) -> None:
@@ -59,12 +61,12 @@ def test_two_processes_train_as_one_and_write_and_speak_once(alone, tmp_path):
 
 
 def test_a_run_goes_on_on_another_number_of_processes(tmp_path):
-    run = Run.create(tmp_path / "run", SETTINGS).train(progress=False)
+    run = Run.create(tmp_path / "run", SETTINGS, world=WORLD).train(progress=False)
     output = finish(s2rm("train", "--resume", run.folder, "--epochs", "5", *BOTH))
     assert output.count("epoch 3: ") == output.count("epoch 4: ") == 1
     run = Run.open(run.folder).with_limits(epochs=6).train(resume=True, progress=False)
     longer = replace(SETTINGS, training=replace(SETTINGS.training, epochs=6))
-    assert_same(run, Run.create(tmp_path / "other", longer).train(progress=False))
+    assert_same(run, Run.create(tmp_path / "other", longer, world=WORLD).train(progress=False))
 
 
 def test_torchrun_starts_the_processes(alone, tmp_path):
@@ -81,19 +83,23 @@ def test_every_kind_of_model_trains_in_two_processes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"""
 from pathlib import Path
-from s2rm.runs import Run, Settings
+from s2rm.runs import Run
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import Machines, Training
 
 for model in {models}:
-    settings = Settings(model=model, training=Training(epochs=1, batch_size=4), world=preset("tiny"))
-    Run.create(Path(__file__).parent / model, settings).train(machines=Machines(devices=2))
+    settings = Settings(model=model, training=Training(epochs=1, batch_size=4))
+    Run.create(Path(__file__).parent / model, settings, world=WORLD).train(machines=Machines(devices=2))
 """)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     for model in models:
         settings = replace(SETTINGS, model=model, training=Training(epochs=1, batch_size=4))
-        assert_same(Run.open(tmp_path / model), Run.create(tmp_path / "alone" / model, settings).train(progress=False))
+        assert_same(
+            Run.open(tmp_path / model),
+            Run.create(tmp_path / "alone" / model, settings, world=WORLD).train(progress=False),
+        )
 
 
 def test_ctrl_c_ends_all_processes(tmp_path):

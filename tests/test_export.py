@@ -1,6 +1,5 @@
 """Models are compiled, exported, and leave Python as ONNX."""
 
-import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +10,12 @@ import pytest
 import torch
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, some_views
-from s2rm import Episode
+from s2rm import Episode, extras
 from s2rm.cli import main
 from s2rm.export import StreamingStep
 from s2rm.models import s2rm as module
-from s2rm.runs import Run, Settings
+from s2rm.runs import Run
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import MODEL, Training
 
@@ -148,22 +148,15 @@ def test_the_oracle_cannot_stream():
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    real = builtins.__import__
-
-    def missing(name, *arguments, **options):
-        if name == "onnxscript":
-            raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match="onnxscript is missing; install s2rm.onnx."):
+    monkeypatch.setattr(extras, "find_spec", lambda package: None if package == "onnxscript" else object())
+    with pytest.raises(ImportError, match=r"this needs onnxscript of the extra \[onnx\], which is not installed"):
         StreamingStep(MODELS["lstm"]()).save_onnx(tmp_path / "step.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_exported_from_the_command_line(tmp_path):
-    settings = Settings(world=preset("tiny"), training=Training(epochs=1))
-    Run.create(tmp_path / "run", settings)
+    settings = Settings(training=Training(epochs=1))
+    Run.create(tmp_path / "run", settings, world=preset("tiny"))
     settings.build().save(tmp_path / "run" / MODEL)
     main(["export", str(tmp_path / "run")])
     names = [put.name for put in onnxruntime.InferenceSession(tmp_path / "run" / "model.onnx").get_outputs()]

@@ -19,11 +19,13 @@ from torch.utils.data import DataLoader
 from conftest import make_s2rm, some_views
 from s2rm import Episode, load
 from s2rm.files import write_whole
-from s2rm.runs import Run, Settings
+from s2rm.runs import TASKS, Run
+from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, fit, history, provenance
 
-TINY = Settings(training=Training(epochs=3, batch_size=4), world=preset("tiny"))
+WORLD = preset("tiny")
+TINY = Settings(training=Training(epochs=3, batch_size=4))
 
 TRAIN = ["train", "balls", "--size", "tiny", "--batch-size", "4", "--patience", "100"]
 # A rate so low that the plateau schedule has something to do.
@@ -33,7 +35,7 @@ SETTLE = ["--learning-rate", "1e-7", "--epochs", "24"]
 @pytest.fixture(scope="module")
 def once(tmp_path_factory) -> Run:
     """A run that has ended; a test that changes it takes a copy."""
-    return Run.create(tmp_path_factory.mktemp("once") / "run", TINY).train(progress=False)
+    return Run.create(tmp_path_factory.mktemp("once") / "run", TINY, world=WORLD).train(progress=False)
 
 
 def s2rm(*arguments: str | Path) -> subprocess.Popen:
@@ -96,9 +98,9 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
 
 def test_layers_get_unit_variance_once_at_the_start(tmp_path):
     still = replace(TINY.training, learning_rate=1e-9, epochs=1, unit_variance=True)
-    run = Run.create(tmp_path / "run", replace(TINY, training=still)).train(progress=False)
+    run = Run.create(tmp_path / "run", replace(TINY, training=still), world=WORLD).train(progress=False)
     first = "encoder.layers.first.weight"
-    begun, own = run.load_model().state_dict(), TINY.build().state_dict()
+    begun, own = run.load_model().state_dict(), TINY.build(WORLD).state_dict()
     assert begun[first].norm() > 2 * own[first].norm()
     torch.testing.assert_close(begun["cell.weight_hidden"], own["cell.weight_hidden"], rtol=0, atol=1e-6)
     run.with_limits(epochs=2).train(resume=True, progress=False)
@@ -120,7 +122,7 @@ def test_ctrl_c_leaves_the_last_good_checkpoint(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    run = Run.create(tmp_path / "run", TINY).train(progress=False)
+    run = Run.create(tmp_path / "run", TINY, world=WORLD).train(progress=False)
     before = (run.folder / LAST).read_bytes()
 
     def full_disk(_):
@@ -146,7 +148,7 @@ def test_a_run_leaves_what_it_promises(once):
     assert {"command", "commit", "seed", "hardware", "minutes", "parameters"} <= summary.keys()
     assert summary["parameters"] == run.load_model().num_parameters
     with pytest.raises(ValueError, match="is there already; choose another --out, or go on with --resume"):
-        Run.create(run.folder, TINY)
+        Run.create(run.folder, TINY, world=WORLD)
 
 
 def test_the_best_weights_are_kept_not_the_last(tmp_path):
@@ -164,10 +166,12 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
 
 def test_averaged_weights_are_validated_and_kept_over_a_stop(tmp_path):
     averaged = replace(TINY, training=replace(TINY.training, average=0.9, learning_rate=1e-3, epochs=4))
-    whole = Run.create(tmp_path / "whole", averaged).train(progress=False)
-    part = Run.create(tmp_path / "part", averaged).with_limits(epochs=2).train(progress=False)
+    whole = Run.create(tmp_path / "whole", averaged, world=WORLD).train(progress=False)
+    part = Run.create(tmp_path / "part", averaged, world=WORLD).with_limits(epochs=2).train(progress=False)
     part.with_limits(epochs=4).train(resume=True, progress=False)
-    plain = Run.create(tmp_path / "plain", replace(TINY, training=replace(averaged.training, average=None)))
+    plain = Run.create(
+        tmp_path / "plain", replace(TINY, training=replace(averaged.training, average=None)), world=WORLD
+    )
     plain.train(progress=False)
     weights = [load_file(run.folder / "model" / "weights.safetensors") for run in (whole, part, plain)]
     for name, tensor in weights[0].items():
@@ -177,7 +181,7 @@ def test_averaged_weights_are_validated_and_kept_over_a_stop(tmp_path):
 
 def test_the_average_is_the_running_mean_of_the_weights(tmp_path):
     training = replace(TINY.training, average=0.75, learning_rate=1e-2, batch_size=8, epochs=1)  # an update an epoch
-    run = Run.create(tmp_path / "run", replace(TINY, training=training)).train(progress=False)
+    run = Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD).train(progress=False)
     states = []
     for epochs in (1, 2):
         run = run.with_limits(epochs=epochs).train(resume=True, progress=False)
@@ -191,7 +195,7 @@ def test_the_average_is_the_running_mean_of_the_weights(tmp_path):
 
 def test_a_budget_of_time_ends_training(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, minutes=0.03, epochs=100_000))
-    run = Run.create(tmp_path / "run", settings).train(progress=False)
+    run = Run.create(tmp_path / "run", settings, world=WORLD).train(progress=False)
     assert 0.03 <= run.summary()["minutes"] < 0.2
     assert run.summary()["updates"] > 0
     longer = run.with_limits(minutes=run.summary()["minutes"] + 0.03).train(resume=True, progress=False)
@@ -201,29 +205,29 @@ def test_a_budget_of_time_ends_training(tmp_path):
 
 def test_training_stops_early_when_nothing_improves(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, learning_rate=1.0, patience=2, epochs=200))
-    run = Run.create(tmp_path / "run", settings).train(progress=False)
+    run = Run.create(tmp_path / "run", settings, world=WORLD).train(progress=False)
     assert run.summary()["epochs"] < 200
 
 
 def test_nothing_to_resume_is_said(tmp_path):
     with pytest.raises(ValueError, match="nothing to resume"):
-        Run(tmp_path, TINY).train(resume=True)
+        Run(tmp_path, TINY, TASKS["balls"], WORLD).train(resume=True)
 
 
 def test_a_run_that_was_stopped_anywhere_is_finished(tmp_path):
     folder = tmp_path / "run"
-    Run.create(folder, TINY)
-    run = Run.finished(folder, TINY)
+    Run.create(folder, TINY, world=WORLD)
+    run = Run.finished(folder, TINY, world=WORLD)
     assert run.summary()["epochs"] == 3
     before = (folder / LAST).read_bytes()
-    assert Run.finished(folder, TINY) == run
+    assert Run.finished(folder, TINY, world=WORLD) == run
     assert (folder / LAST).read_bytes() == before
     with pytest.raises(ValueError, match="holds a run of other settings; delete it or choose another folder"):
-        Run.finished(folder, replace(TINY, model="lstm"))
+        Run.finished(folder, replace(TINY, model="lstm"), world=WORLD)
 
 
 def test_new_limits_are_kept(tmp_path):
-    run = Run.create(tmp_path / "run", TINY).with_limits(epochs=7)
+    run = Run.create(tmp_path / "run", TINY, world=WORLD).with_limits(epochs=7)
     assert Run.open(run.folder).settings.training.epochs == 7
 
 
@@ -264,7 +268,7 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
     ],
 )
 def test_broken_run_folders_are_refused(change, message, tmp_path):
-    run = Run.create(tmp_path / "run", TINY)
+    run = Run.create(tmp_path / "run", TINY, world=WORLD)
     change(run.folder / "config.json")
     with pytest.raises(ValueError, match=message):
         Run.open(run.folder)
@@ -283,7 +287,7 @@ def test_recomputing_trains_the_same(tmp_path):
     ended = []
     for recompute in (None, 7):
         training = replace(TINY.training, epochs=2, recompute=recompute)
-        run = Run.create(tmp_path / str(recompute), replace(TINY, training=training)).train()
+        run = Run.create(tmp_path / str(recompute), replace(TINY, training=training), world=WORLD).train()
         ended.append([epoch["train_loss"] for epoch in run.history()])
     assert ended[0] == pytest.approx(ended[1], rel=1e-5)
 
@@ -292,7 +296,11 @@ def test_bfloat16_trains_nearly_the_same(tmp_path):
     ended = []
     for precision in ("32-true", "bf16-mixed"):
         training = replace(TINY.training, epochs=1, precision=precision)
-        ended.append(Run.create(tmp_path / precision, replace(TINY, training=training)).train().summary()["val_loss"])
+        ended.append(
+            Run.create(tmp_path / precision, replace(TINY, training=training), world=WORLD)
+            .train()
+            .summary()["val_loss"]
+        )
     assert ended[0] != ended[1] == pytest.approx(ended[0], rel=0.01)
     with pytest.raises(ValueError, match="32-true or bf16-mixed, got '8-true'"):
         Training(precision="8-true")
