@@ -90,7 +90,7 @@ from s2rm.training import Machines, Training
 
 for model in {models}:
     settings = Settings(model=model, training=Training(epochs=1, batch_size=4))
-    Run.create(Path(__file__).parent / model, settings, world=WORLD).train(machines=Machines(devices=2))
+    Run.create(Path(__file__).parent / model, settings, world=preset("tiny")).train(machines=Machines(devices=2))
 """)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
