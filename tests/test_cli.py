@@ -4,13 +4,14 @@ import base64
 import json
 import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
 from s2rm.cli import main
-from s2rm.models.named import LABELS
+from s2rm.models.named import LABELS, ModelName
 from s2rm.runs import Run, pretrained
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import BallsWorld
@@ -200,11 +201,11 @@ def test_options_out_of_range_are_refused_before_anything_is_done(option, value,
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("model", LABELS)
+@pytest.mark.parametrize("model", get_args(ModelName))
 def test_every_model_trains(model, tmp_path, capsys):
     main(["train", "balls", "--size", "tiny", "--model", model, "--epochs", "2", "--out", str(tmp_path / "run")])
     assert f"{LABELS[model]}: " in capsys.readouterr().err
     run = Run.open(tmp_path / "run")
-    losses = [epoch["val_loss"] for epoch in run.history()]
+    losses = [epoch["val_loss"] for epoch in run.entry().history]
     assert losses[1] < losses[0] < 0.72
     assert run.load_model().num_parameters == run.summary()["parameters"]

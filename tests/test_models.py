@@ -243,7 +243,7 @@ def test_loading_refuses_what_was_not_saved(tmp_path):
     broken(lambda: settings(size=3), r"do not make a S2RM \(extra fields found \(size\) @ arguments\)")
     broken(lambda: settings(hidden_size="11"), "expected int @ arguments.hidden_size")
     broken(lambda: settings(num_modules=2.5), "expected int @ arguments.num_modules")
-    broken(lambda: settings(inject_positions=1), "expected bool @ arguments.inject_positions")
+    broken(lambda: settings(inject_positions=1), r"expected bool \| None @ arguments.inject_positions")
     broken(lambda: settings(extent=[[0.0, "far"]]), "expected .* @ arguments.extent")
     broken(lambda: settings(cell="other"), "cell must be one of .* got 'other'")
     broken(lambda: config.write_text(json.dumps({**saved(), "arguments": [3]})), "do not make a S2RM .* not list")
