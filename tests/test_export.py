@@ -157,7 +157,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 def test_a_run_is_exported_from_the_command_line(tmp_path):
     settings = Settings(training=Training(epochs=1))
     Run.create(tmp_path / "run", settings, world=preset("tiny"))
-    settings.build().save(tmp_path / "run" / MODEL)
+    settings.build(preset("tiny")).save(tmp_path / "run" / MODEL)
     main(["export", str(tmp_path / "run")])
     names = [put.name for put in onnxruntime.InferenceSession(tmp_path / "run" / "model.onnx").get_outputs()]
     assert names == ["predicted_mean", "predicted_stddev", "next_0"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args, get_origin
 
 from cattrs import Converter, transform_error
 from cattrs.errors import BaseValidationError
@@ -24,6 +24,15 @@ def _strictly(*kinds: type) -> None:
 
 for _kinds in ((bool,), (int,), (str,), (int, float)):
     _strictly(*_kinds)
+
+
+def _one_of(value: object, kind: object) -> object:
+    if value not in get_args(kind):
+        raise ValueError(f"expected one of {', '.join(map(str, get_args(kind)))}, got {value!r}")
+    return value
+
+
+converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
 
 
 def to_plain(record: object) -> dict[str, object]:

@@ -90,7 +90,10 @@ class Run:
             raise ValueError(
                 f"run: expected a run folder with {CONFIG}, found none at {folder}; train one with s2rm train"
             )
-        config = read_json(path)
+        try:
+            config = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"run: {path} is not a run's config ({error}); train again") from error
         written = config.pop("format", None) if isinstance(config, dict) else None
         if not isinstance(written, int):
             raise ValueError(f"run: {path} is not a run's config; train again")
