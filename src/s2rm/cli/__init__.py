@@ -29,6 +29,14 @@ WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
 """the module and function that do the work, imported when they are needed: they load PyTorch and Lightning"""
 
 
+def quiet() -> None:
+    """Keep Lightning from introducing itself. It sets its own levels when it is imported, so that comes first."""
+    import lightning.pytorch  # noqa: F401
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
     command = tyro.extras.subcommand_cli_from_dict(
@@ -38,8 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     console = Console(stderr=True)
     try:
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         module, work = next(WORK[name] for name, kind in COMMANDS.items() if type(command) is kind)
         getattr(import_module(module), work)(command)
     except (ValueError, ImportError, OSError) as error:

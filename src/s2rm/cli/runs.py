@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from s2rm.cli import quiet
 from s2rm.cli.commands import Demo, Evaluate, Export, Report, Rollout, Train
 from s2rm.export import StreamingStep
 from s2rm.extras import require
@@ -27,6 +28,7 @@ DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 
 def train(command: Train) -> None:
     """Train a new run, or resume one."""
+    quiet()
     command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
     if command.resume is None:
         folder, world = command.out or Path("runs") / command.task, TASKS[command.task].preset(command.size)
@@ -41,8 +43,13 @@ def train(command: Train) -> None:
             raise ValueError("train: --resume keeps the run's settings; only --epochs and --minutes may be given")
         run = Run.open(command.resume).with_limits(limits.epochs, limits.minutes)
         run.train(resume=True, machines=command.machines)
+    _print_end(run)
+
+
+@rank_zero_only
+def _print_end(run: Run) -> None:
     ended = run.summary()
-    rank_zero_only(console.print)(
+    console.print(
         f"{run.folder}: validation loss {ended['val_loss']:.4f} nats after {ended['epochs']} epochs, "
         f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
     )
@@ -101,6 +108,7 @@ def export(command: Export) -> None:
 
 def demo(command: Demo) -> None:
     """Train and score what is missing, and write the report."""
+    quiet()
     require("report")
     if command.pretrained:
         runs, rows = pretrained(), read_json(PRETRAINED / SCORES)["rows"]

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from s2rm.cli import quiet
 from s2rm.cli.commands_sensors import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
@@ -34,6 +35,7 @@ SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
 
 def fit_table(command: FitTable) -> None:
     """Fit a forecaster, score it and write its report; of what is there already, only what is missing."""
+    quiet()
     require("tables")
     require("report")
     for name in ("test", "held_out"):
