@@ -27,7 +27,7 @@ class Family(Recipe):
     seeds: int = 3
     """seeds for S2GRU, RIMs and LSTM; the others get one"""
     models: tuple[ModelName, ...] = get_args(ModelName)
-    """whom to train"""
+    """models to train"""
     fractions: tuple[float, ...] = FRACTIONS
     """shares of the views that are seen"""
     out: Path = Path("results/family.json")

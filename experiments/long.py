@@ -32,7 +32,7 @@ class Long(Recipe):
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = tuple(KINDS)
-    """whom to train"""
+    """models to train"""
     codec: Literal["cnn", "mlp"] = "mlp"
     """encoder and decoder: the paper's, or small ones for CPUs"""
     out: Path = Path("results/long.json")

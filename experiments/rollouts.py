@@ -27,7 +27,7 @@ class RolloutsRecipe(Recipe):
     """What to roll out."""
 
     models: tuple[ModelName, ...] = ("s2gru", "rims", "rmc", "lstm")
-    """whom"""
+    """models to roll out"""
     balls: tuple[int, ...] = NUM_BALLS
     """numbers of moving balls"""
     sequences: int = 100

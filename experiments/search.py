@@ -31,7 +31,7 @@ class Search:
     learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """what every model is tried with"""
     models: tuple[ModelName, ...] = get_args(ModelName)
-    """whom to try"""
+    """models to try"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     runs: Path = Path("runs/search")
