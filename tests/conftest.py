@@ -1,11 +1,13 @@
 """What the tests share: small odd-sized models and views, in float64."""
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
 
 from s2rm import GQN, S2RM, Views, WorldModel
+from s2rm.tasks.balls import world as balls
+from s2rm.tasks.battles import skirmish
 
 VALUE_SHAPE, COORDINATES = (3, 5), 2
 ARGUMENTS = {
@@ -16,6 +18,15 @@ ARGUMENTS = {
     "longest": 70.0,
     "codec": "mlp",
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def simulated_once():
+    """Worlds of the same settings and seed are simulated once for all tests, but for the tests of the worlds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for world in (balls, skirmish):
+            patch.setattr(world, "simulate", cache(world.simulate))
+        yield
 
 
 @pytest.fixture(autouse=True)

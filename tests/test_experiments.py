@@ -5,25 +5,14 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from s2rm.runs import Run, pretrained
-from s2rm.tasks.balls import world as balls
-from s2rm.tasks.battles import skirmish
 
 EXPERIMENTS, BENCHMARKS = (Path(__file__).parent.parent / name for name in ("experiments", "benchmarks"))
-SIMULATED = {world: cache(world.simulate) for world in (balls, skirmish)}
-
-
-@pytest.fixture(autouse=True)
-def simulated_once(monkeypatch):
-    """The recipes simulate the same tiny worlds again and again, which takes most of their time."""
-    for world, simulate in SIMULATED.items():
-        monkeypatch.setattr(world, "simulate", simulate)
 
 
 @pytest.fixture
