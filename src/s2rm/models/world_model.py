@@ -102,9 +102,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             self.check_state(state, start)
         return self.advance(views, start if state is None else state)
 
-    @abstractmethod
     def advance(self, views: Views, state: State) -> State:
-        """As `observe`, of views and a state that were checked."""
+        """As `observe`, of views and a state that were checked; a model defines this, or `observe` itself."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither advance nor observe")
 
     @abstractmethod
     def last(self, states: State) -> State:
