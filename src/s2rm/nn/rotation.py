@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Rotation(nn.Module):
     r"""Turns pairs of channels by angles that are linear in a position.
 
-    Pair k of the channels, $(u, v)$, becomes $(u \cos\theta_k - v \sin\theta_k,\; u \sin\theta_k + v \cos\theta_k)$ with
-    $\theta_k = \omega_k \cdot (x - m)$. With encodings that are turned by the positions of their views,
+    Pair k of the channels, $(u, v)$, becomes $(u \cos\theta_k - v \sin\theta_k,\; u \sin\theta_k + v \cos\theta_k)$
+    with $\theta_k = \omega_k \cdot (x - m)$. With encodings that are turned by the positions of their views,
     $e_a = R(x_a) E(O_a)$, a sum of encodings is a map of the world in a Fourier basis, and reading it at a query,
     $D(R(x_q)^{-1} d)$, is a shift: moving all positions by the same vector changes nothing.
 
