@@ -26,6 +26,7 @@ test: setup
 .PHONY: results results-page results-check
 results: setup
 	$(BIN)/python experiments/search.py
+	$(BIN)/python experiments/positions.py
 	$(BIN)/python experiments/family.py
 	$(BIN)/python experiments/rollouts.py
 	$(BIN)/python experiments/ablations.py

@@ -213,6 +213,20 @@ def test_the_search_tries_all_and_goes_on_where_it_was(run, tmp_path):
     assert all(run["val_loss"] > 0 and run["commit"] for run in runs)
 
 
+def test_positions_enter_in_every_way_and_it_goes_on_where_it_was(script, tmp_path):
+    options = ["--size", "tiny", "--epochs", 1, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json"]
+    for models in (["s2gru"], ["s2gru", "lstm"]):
+        script(EXPERIMENTS / "positions.py", *options, "--models", *models)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [(run["label"], run["positions"]) for run in result["runs"]] == [
+        *(("S2GRU", way) for way in ("kernel alone", "injection", "rotation")),
+        *(("LSTM", way) for way in ("injection", "rotation")),
+    ]
+    (static,) = result["rows"]
+    assert 0 < static["val_loss"] < 1
+    assert Run.open(tmp_path / "runs" / "lstm-rotation").load_model().space.rotation == 12
+
+
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_path):
     script(
         EXPERIMENTS / "pretrained.py", "--size", "tiny", "--minutes", 0.005, "--runs", tmp_path / "runs",
@@ -288,6 +302,6 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "leave_one_out.py", "long.py", "page.py",
-        "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
-        "sensors.py", "skirmish.py",
+        "positions.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
+        "sensor_checks.py", "sensors.py", "skirmish.py",
     }  # fmt: skip

@@ -48,9 +48,11 @@ def streamed(step, state, seeds=3):
     return outputs
 
 
-@pytest.mark.parametrize("name", ["s2gru", "s2lstm", "gru", "rmc"])  # the others by way of ONNX below
-def test_an_exported_step_is_the_step(name):
-    step = StreamingStep(MODELS[name]().eval())
+@pytest.mark.parametrize(
+    ("name", "own"), [("s2gru", {"rotation": 5.0}), ("s2lstm", {}), ("gru", {"rotation": 5.0}), ("rmc", {})]
+)  # the others by way of ONNX below
+def test_an_exported_step_is_the_step(name, own):
+    step = StreamingStep(MODELS[name](**own).eval())
     with torch.no_grad():
         torch.testing.assert_close(
             streamed(step.exported().module(), step.initial_state(3)), streamed(step, step.initial_state(3))

@@ -28,6 +28,9 @@ class Settings:
     """shortest wavelength of the positional embedding, in the world's units; half of the world's side if not given"""
     longest: float | None = None
     """bound of the longest wavelength; eight times the world's side if not given"""
+    rotation: float | None = None
+    """shortest wavelength, in the world's units, of a rotation of encodings by positions, which then replaces their
+    injection; a quarter of the world's side is a good start; no rotation if not given"""
     ablate: tuple[Term, ...] = ()
     """S2RM only: terms of the attentions to switch off"""
     training: Training = field(default_factory=Training)
@@ -40,8 +43,9 @@ class Settings:
         torch.manual_seed(self.training.seed)
         arguments: dict[str, object] = self.arguments(world)
         if self.model in SPATIAL:
-            own = {"inject_positions": self.inject_positions, "ablate": self.ablate}
-            arguments |= {"extent": [[0.0, world.side]] * 2, **own}
+            arguments |= {"inject_positions": self.inject_positions, "ablate": self.ablate}
+        if self.model in SPATIAL or self.rotation is not None:
+            arguments |= {"extent": [[0.0, world.side]] * 2, "rotation": self.rotation}
         return build(self.model, **arguments)
 
     def arguments(self, world: World) -> dict[str, object]:
@@ -54,8 +58,12 @@ class Settings:
     def sentence(self, label: str, world: World) -> str:
         """How the model was set up, for a report."""
         arguments = self.arguments(world)
-        injected = self.inject_positions or self.model not in SPATIAL
+        if self.rotation is not None:
+            way = f"rotate encodings, from a wavelength of {self.rotation:g} on"
+        else:
+            injected = self.inject_positions or self.model not in SPATIAL
+            way = f"are {'' if injected else 'not '}injected into encoder and decoder"
         return (
-            f"{label}: codec {arguments['codec']}, positions {'' if injected else 'not '}injected into encoder and "
-            f"decoder, wavelengths from {arguments['shortest']:g} to {arguments['longest']:g}."
+            f"{label}: codec {arguments['codec']}; positions {way}; wavelengths of the embedding from "
+            f"{arguments['shortest']:g} to {arguments['longest']:g}."
         )

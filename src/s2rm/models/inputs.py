@@ -27,6 +27,7 @@ class Arguments(TypedDict, total=False):
     shortest: float | None
     longest: float | None
     extent: Sequence[Sequence[float]] | None
+    rotation: float | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Space:
     extent: tuple[tuple[float, float], ...] | None
     """the box of the positions, one (low, high) a coordinate. Default: unknown; modules then start within one shortest
     wavelength from 0"""
+    rotation: float | None = None
+    """shortest wavelength of the rotation by which positions enter encoder and decoder, instead of being injected, see
+    [`Rotation`][s2rm.nn.rotation.Rotation]; None: no rotation"""
 
     @classmethod
     def of(cls, model: str, arguments: Arguments) -> Space:
@@ -99,7 +103,13 @@ class Space:
             default if given is None else float(given)
             for default, given in zip(wavelengths, (shortest, longest), strict=True)
         )
-        return cls(n, dim, shortest, longest, box)
+        return cls(n, dim, shortest, longest, box, arguments.get("rotation"))
+
+    @property
+    def middle(self) -> tuple[float, ...]:
+        """The middle of the extent; the origin where that is unknown."""
+        box = self.extent or ((0.0, 0.0),) * self.num_coordinates
+        return tuple((low + high) / 2 for low, high in box)
 
     @property
     def start(self) -> list[tuple[float, float]]:

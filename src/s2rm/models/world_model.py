@@ -20,6 +20,7 @@ from s2rm.models import saved
 from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import PositionalEmbedding
+from s2rm.nn.rotation import Rotation
 from s2rm.views import Episode, Views
 
 State = TypeVar("State")
@@ -52,7 +53,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         super().__init__()
         name = type(self).__name__
         signature, space = records(name, arguments)
-        self.signature, self.space, self.own, self.inject_positions = signature, space, own, inject_positions
+        self.signature, self.space, self.own = signature, space, own
+        self.inject_positions = inject_positions and space.rotation is None
         self.value_shape = signature.value_shape
         self.target_shape = self.value_shape if signature.target_shape is None else signature.target_shape
         self.num_coordinates, self.context_size = space.num_coordinates, signature.context_size
@@ -70,11 +72,13 @@ class WorldModel(nn.Module, ABC, Generic[State]):
                     f"values of the first guess, got {signature.likelihood!r} and {self.context_size}"
                 )
             self.correction = nn.Parameter(torch.zeros(self.target_shape))
-        position_size = self.embedding.dim if inject_positions else 0
+        position_size = self.embedding.dim if self.inject_positions else 0
         encoder, decoder = CODECS[signature.codec]
         self.encoder = encoder(self.value_shape, size, position_size)
         beside, num_parameters = position_size + self.context_size, self.likelihood.num_parameters
         self.decoder = decoder(self.target_shape, size, beside, num_parameters)
+        if space.rotation is not None:
+            self.rotation = Rotation(size, self.num_coordinates, space.rotation, space.middle)
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -136,7 +140,11 @@ class WorldModel(nn.Module, ABC, Generic[State]):
                 f"{type(self).__name__}: expected context of shape {expected}, got {got}; give one row to each query"
             )
         embedded = self.embedding(positions)
-        return self.decode(self.read(states, embedded), embedded, context)
+        return self.decode(self._turned(self.read(states, embedded), positions, back=True), embedded, context)
+
+    def _turned(self, vectors: Tensor, positions: Tensor, back: bool = False) -> Tensor:
+        """Vectors turned by positions, or back, in a model with a rotation; unchanged in others."""
+        return vectors if self.space.rotation is None else self.rotation(vectors, positions, back)
 
     def decode(self, vectors: Tensor, embedded: Tensor, context: Tensor | None) -> Distribution:
         """The distribution over the targets of queries, from their vectors `(..., Q, H)`, embedded positions and
@@ -196,7 +204,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             predicted = self.predict(states, positions, context)
             return self.likelihood.terms(predicted, targets.values, mask), self.last(states)
         embedded = self.embedding(positions)
-        vectors = self.read(states, embedded)[mask]
+        vectors = self._turned(self.read(states, embedded)[mask], positions[mask], back=True)
         predicted = self.decode(vectors, embedded[mask], None if context is None else context[mask])
         return self.likelihood.terms(predicted, targets.values[mask], mask[mask]), self.last(states)
 
@@ -261,12 +269,14 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         if not is_worth_packing(views.mask):
             positions, values, missing = views.filled()
             embedded = self.embedding(positions)
-            return embedded, self.encoder(values, missing, embedded if self.inject_positions else None)
+            encoded = self.encoder(values, missing, embedded if self.inject_positions else None)
+            return embedded, self._turned(encoded, positions)
         there = views.mask
         embedded = self.embedding(torch.where(there[..., None], views.positions, 0.0))
         missing = views.values[there].isnan()
         values = torch.where(missing, 0.0, views.values[there])
         encoded = self.encoder(values, missing.to(values.dtype), embedded[there] if self.inject_positions else None)
+        encoded = self._turned(encoded, views.positions[there])
         blank = encoded.new_zeros(*there.shape, encoded.shape[-1])
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
 

@@ -1,0 +1,84 @@
+"""Positions as rotations: a map that moves with the world."""
+
+import pytest
+import torch
+
+from conftest import ARGUMENTS, MODELS, some_views
+from s2rm import GQN, MSA, Episode, Views, load
+from s2rm.nn.rotation import Rotation
+
+ROTATED = {**MODELS, "msa": lambda **own: MSA(**{**ARGUMENTS, **own})}
+
+
+def test_a_turn_by_hand():
+    rotation = Rotation(5, 2, shortest=4.0, middle=(1.0, 2.0))
+    with torch.no_grad():
+        rotation.frequencies.copy_(torch.tensor([[torch.pi / 2, 0.0], [0.0, torch.pi]]))
+    turned = rotation(torch.tensor([1.0, 2.0, 3.0, 4.0, 7.0]), torch.tensor([2.0, 3.0]))
+    # The first pair, (1, 3), by a quarter turn; the second, (2, 4), by half a turn; the fifth channel stays.
+    torch.testing.assert_close(turned, torch.tensor([-3.0, -2.0, 1.0, -4.0, 7.0]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_back_undoes_a_turn(size):
+    rotation = Rotation(size, 3, shortest=2.0, middle=(0.0, 0.0, 0.0)).double()
+    vectors, positions = torch.randn(4, 5, size, dtype=torch.float64), torch.randn(4, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(rotation(rotation(vectors, positions), positions, back=True), vectors)
+    assert rotation.frequencies.abs().max() <= torch.pi if size > 1 else rotation.frequencies.numel() == 0
+
+
+def test_frequencies_start_within_the_shortest_wavelength():
+    drawn = Rotation(1000, 2, shortest=12.0, middle=(0.0, 0.0)).frequencies
+    assert 0.99 * 2 * torch.pi / 12 < drawn.abs().max() <= 2 * torch.pi / 12
+    with pytest.raises(ValueError, match="must be positive and finite, got 0"):
+        Rotation(4, 2, shortest=0, middle=(0.0, 0.0))
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru", "rmc", "rims"])
+def test_the_scaffold_s_sum_is_a_map_that_moves_with_all_positions(core):
+    """Moving all views by the same vector turns their sum: the same map, read at the moved position."""
+    model = GQN(**{**ARGUMENTS, "core": core, "hidden_size": 12, "rotation": 5.0}).double()
+    views = some_views()
+    shift = torch.tensor([3.0, -2.0], dtype=torch.float64)
+    moved = Views(views.positions + shift, views.values, views.mask)
+    here, there = model.summed(views), model.summed(moved)
+    torch.testing.assert_close(model.rotation(here, shift.expand(*here.shape[:-1], -1)), there)
+    query = torch.rand(2, 5, 2, dtype=torch.float64)
+    read = model.rotation(here, query, back=True)
+    torch.testing.assert_close(model.rotation(there, query + shift, back=True), read)
+
+
+@pytest.mark.parametrize("name", ROTATED)
+def test_every_model_takes_a_rotation(name, tmp_path):
+    model = ROTATED[name](rotation=5.0).double()
+    assert not model.inject_positions
+    assert model.encoder.layers.first.in_features == 2 * 15, "the encoder does without positions"
+    views = some_views()
+    model.loss(Episode(views)).backward()
+    assert model.rotation.frequencies.grad.abs().sum() > 0
+    states = model.observe(views)
+    together = model.predict(states, views.positions.nan_to_num()).mean
+    # Step by step as all at once, whole slots as those that are there only.
+    state = model.initial_state(2)
+    for step in range(views.num_steps):
+        state = model.step(views.at(step), state)
+    torch.testing.assert_close(model.predict(state, views.positions[:, -1]).mean, together[:, -1])
+    model.save(tmp_path)
+    again = load(tmp_path)
+    torch.testing.assert_close(again.predict(again.observe(views), views.positions).mean, together)
+
+
+def test_a_rotation_runs_in_bfloat16():
+    model, views = MODELS["s2gru"](rotation=5.0), some_views().to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model.loss(Episode(views)).item()
+    assert low == pytest.approx(model.loss(Episode(views)).item(), rel=0.02)
+
+
+def test_models_without_a_rotation_draw_the_weights_that_they_drew():
+    torch.manual_seed(3)
+    plain = MODELS["lstm"]()
+    torch.manual_seed(3)
+    turned = MODELS["lstm"](rotation=5.0)
+    assert "rotation.frequencies" not in plain.state_dict()
+    assert "rotation.frequencies" in turned.state_dict()
