@@ -20,7 +20,7 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Takes hours on 2 cores; a second call continues where the first one stopped.
 .PHONY: results results-page results-check
