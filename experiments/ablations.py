@@ -1,7 +1,7 @@
 """Figure 6: S2GRU without the local or the non-local term of either attention, by share of the views.
 
 Writes `results/ablations.json` after every run, so that the command goes on where it was stopped, and the figure. Every
-run trains for the same wall-clock time. With all terms it is the family's first S2GRU, which is not trained again.
+run makes the same number of updates. With all terms they are the family's S2GRUs, which are not trained again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class Ablations(Recipe):
 
     runs: Path = Path("runs/ablations")
     """where the run folders are"""
+    seeds: int = 3
+    """seeds of each"""
     balls: tuple[int, ...] = (1, 3, 6)
     """numbers of moving balls"""
     fractions: tuple[float, ...] = FRACTIONS
     """shares of the views that are seen"""
     family: Path = Path("results/family.json")
-    """where the S2GRU with all terms is taken from; it is trained where it is not there"""
+    """where the S2GRUs with all terms are taken from; those that are not there are trained"""
     out: Path = Path("results/ablations.json")
     """the scores"""
 
@@ -38,24 +40,26 @@ def main(recipe: Ablations) -> None:
     """Train and score what is missing, write, draw."""
     if not read(recipe.out):
         take(recipe)
-    for term in (None, *TERMS):
-        label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
-        recipe.add(recipe.out, label, "s2gru", balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
+    for seed in range(recipe.seeds):
+        for term in (None, *TERMS):
+            label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
+            recipe.add(recipe.out, label, "s2gru", seed, balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
     draw(recipe.figures, ablations=png(plots.scores_by_views(read(recipe.out)["rows"], "balanced_accuracy")))
 
 
 def take(recipe: Ablations) -> None:
-    """Begin the result with the family's first S2GRU and the trivial predictors beside it, where they are there."""
+    """Begin the result with the family's S2GRUs and the trivial predictors beside them, where they are there."""
     family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in TRIVIAL}
-    runs = [run for run in family.get("runs", []) if (run["label"], run["seed"]) == ("S2GRU", 0)]
-    if not runs or round(runs[0]["minutes"]) != recipe.minutes:
-        return
+    equal = "S2GRU", recipe.updates
+    runs = [run for run in family.get("runs", []) if (run["label"], run["updates"]) == equal]
+    seeds = {run["seed"] for run in runs if run["seed"] < recipe.seeds}
     rows = [
         {**row, "predictor": names[row["predictor"]]}
         for row in family["rows"]
-        if row["predictor"] in names and not row["seed"] and row["balls"] in recipe.balls
+        if row["predictor"] in names and row["seed"] in seeds and row["balls"] in recipe.balls
     ]
-    add(recipe.out, [{**runs[0], "label": "all terms"}], rows)
+    if seeds:
+        add(recipe.out, [{**run, "label": "all terms"} for run in runs if run["seed"] in seeds], rows)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ KEYS = (
 class Recipe:
     """Settings of a recipe that trains. A run that is finished in its folder is not trained again."""
 
-    minutes: float = 15.0
-    """wall-clock budget for training each model"""
+    updates: int = 3500
+    """updates of S2GRU; the other models make as many as take the same processor time"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     runs: Path = Path("runs/family")
     """where the run folders are"""
+    times: Path = Path("results/updates.json")
+    """what `benchmarks/updates.py` measured: how long an update of each model takes"""
     search: Path = Path("results/search.json")
     """what `search.py` found: a model trains at its best learning rate, or at 2e-3 if it was not searched"""
     figures: Path = Path("docs/figures")
@@ -42,11 +44,10 @@ class Recipe:
 
     def settings(self, model: ModelName, seed: int = 0, **settings: Any) -> Settings:
         """The settings of a run."""
+        updates = same_time(model, self.updates, self.times)
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
         rate = min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3
-        training = Training(
-            learning_rate=rate, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=self.minutes, seed=seed
-        )
+        training = Training(learning_rate=rate, gradient_norm=1.0, patience=1000, updates=updates, seed=seed)
         return Settings(model, training=training, **settings)
 
     def add(
@@ -82,6 +83,12 @@ class Recipe:
         """A trained run."""
         folder = self.runs / f"{name or model}-{seed}"
         return Run.finished(folder, self.settings(model, seed, **settings), "balls", preset(self.size))
+
+
+def same_time(model: ModelName, updates: int, times: Path) -> int:
+    """As many updates of a model as take the processor time of these updates of S2GRU."""
+    times_s2gru = {row["predictor"]: row["times_s2gru"] for row in read(times)["rows"]}
+    return round(updates / times_s2gru[LABELS[model]])
 
 
 def read(path: Path) -> Row:

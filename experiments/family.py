@@ -1,4 +1,4 @@
-"""Figures 4, 20 and 21, and calibration: every model by number of balls and share of the views, at an equal time.
+"""Figures 4, 20 and 21, and calibration: every model by number of balls and share of the views, after an equal time.
 
 Writes `results/family.json` after every run, so that the command goes on where it was stopped; several with different
 models may run at once. The figures show the mean over the seeds that are there.
@@ -25,7 +25,7 @@ class Family(Recipe):
     """What to run."""
 
     seeds: int = 3
-    """seeds for S2GRU, RIMs and LSTM; the others get one"""
+    """seeds for S2GRU, RIMs, LSTM and RMC; the others get one"""
     models: tuple[ModelName, ...] = get_args(ModelName)
     """models to train"""
     fractions: tuple[float, ...] = FRACTIONS
@@ -38,7 +38,7 @@ def main(family: Family) -> None:
     """Train and score what is missing, write, draw."""
     for seed in range(family.seeds):
         for model in family.models:
-            if not seed or model in ("s2gru", "rims", "lstm"):
+            if not seed or model in ("s2gru", "rims", "lstm", "rmc"):
                 family.add(family.out, LABELS[model], model, seed, fractions=family.fractions)
     order = [*LABELS.values(), *TRIVIAL]
     rows = sorted(read(family.out)["rows"], key=lambda row: order.index(row["predictor"]))

@@ -14,6 +14,7 @@ from typing import Literal
 
 import tyro
 
+from common import same_time
 from s2rm.files import write_json, write_whole
 from s2rm.models.named import ModelName
 from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, Run, score
@@ -28,8 +29,10 @@ MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 class Pretrained:
     """What to train and where to put it."""
 
-    minutes: float = 40.0
-    """wall-clock budget for training each model"""
+    updates: int = 8500
+    """updates of S2GRU; the LSTM makes as many as take the same processor time"""
+    times: Path = Path("results/updates.json")
+    """what `benchmarks/updates.py` measured"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     runs: Path = Path("runs/pretrained")
@@ -40,9 +43,10 @@ class Pretrained:
 
 def main(pretrained: Pretrained) -> None:
     """Train, halve, score what is shipped, sum."""
-    training = Training(learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, patience=1000, minutes=pretrained.minutes)
     shipped = []
     for model in MODELS:
+        updates = same_time(model, pretrained.updates, pretrained.times)
+        training = Training(learning_rate=2e-3, gradient_norm=1.0, patience=1000, updates=updates)
         settings = Settings(model, training=training)
         run = Run.finished(pretrained.runs / model, settings, "balls", preset(pretrained.size))
         folder = pretrained.out / model

@@ -32,8 +32,8 @@ from s2rm.training import Training
 class Recipe:
     """How long to train, and on what."""
 
-    minutes: float = 15.0
-    """wall-clock budget for training"""
+    updates: int = 1500
+    """updates of the model"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     learning_rate: float = 2e-3
@@ -52,7 +52,7 @@ def main(recipe: Recipe) -> None:
     """Train and score what is missing, write, draw."""
     world, seed = preset(recipe.size), recipe.seed
     training = Training(
-        learning_rate=recipe.learning_rate, batch_size=16, epochs=10_000, minutes=recipe.minutes, patience=1000,
+        learning_rate=recipe.learning_rate, batch_size=16, updates=recipe.updates, patience=1000,
         gradient_norm=1.0, seed=seed, unit_variance=True,
     )  # fmt: skip
     folder = recipe.runs / f"{recipe.size}-{seed}"

@@ -1,4 +1,4 @@
-"""The same short search for every model: each learning rate for the same wall-clock time, by validation loss.
+"""The same short search for every model: each learning rate for the same processor time, by validation loss.
 
 Writes `results/search.json` after every run, so that the command goes on where it was stopped; several with different
 models may run at once.
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import tyro
 from rich.console import Console
 
-from common import add, read
+from common import add, read, same_time
 from s2rm.files import Row
 from s2rm.models.named import LABELS, ModelName
 from s2rm.runs import Run
@@ -26,8 +26,10 @@ from s2rm.training import Training
 class Search:
     """What to try."""
 
-    minutes: float = 5.0
-    """wall-clock budget for each run"""
+    updates: int = 500
+    """updates of S2GRU; the other models make as many as take the same processor time"""
+    times: Path = Path("results/updates.json")
+    """what `benchmarks/updates.py` measured"""
     learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """what every model is tried with"""
     models: tuple[ModelName, ...] = get_args(ModelName)
@@ -53,9 +55,8 @@ def main(search: Search) -> None:
         for model in search.models:
             if rate in found(model):
                 continue
-            training = Training(
-                learning_rate=rate, gradient_norm=1.0, epochs=10_000, minutes=search.minutes, seed=search.seed
-            )
+            updates = same_time(model, search.updates, search.times)
+            training = Training(learning_rate=rate, gradient_norm=1.0, updates=updates, seed=search.seed)
             folder, settings = search.runs / f"{model}-{rate:g}", Settings(model, training=training)
             run = Run.finished(folder, settings, "balls", preset(search.size))
             add(search.out, [run.about()], [])

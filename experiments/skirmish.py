@@ -1,8 +1,8 @@
 """Table 1, Figure 8 and Tables 4 to 7, on simulated skirmishes: unit types, markers and stats, with silent agents.
 
-The battles are not StarCraft II, and so not the paper's data. Every model trains for the same wall-clock time at the
-same learning rate, from layers of unit variance. Writes `results/skirmish.json` after every run, so that the command
-continues where it was stopped, and pictures.
+The battles are not StarCraft II, and so not the paper's data. Every model trains for the same processor time at
+the same learning rate, from layers of unit variance. Writes `results/skirmish.json` after every run, so that the
+command continues where it was stopped, and pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import tyro
 from rich.progress import track
 
-from common import add, draw, read
+from common import add, draw, read, same_time
 from s2rm.models.named import LABELS, ModelName
 from s2rm.report.figures import png
 from s2rm.runs import Run, score
@@ -30,8 +30,8 @@ from s2rm.training import Training
 class Skirmish:
     """Settings of the recipe."""
 
-    minutes: float = 15.0
-    """wall-clock budget for training each model"""
+    updates: int = 3000
+    """updates of S2GRU; the other models make as many as take the same processor time"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     models: tuple[ModelName, ...] = ("s2gru", "s2rmc", "rmc", "lstm")
@@ -42,6 +42,8 @@ class Skirmish:
     """of Adam, at the start, for every model"""
     shares: tuple[float, ...] = REPORTING
     """of the agents that report"""
+    times: Path = Path("results/updates.json")
+    """what `benchmarks/updates.py` measured on the balls"""
     runs: Path = Path("runs/skirmish")
     """where the run folders are"""
     out: Path = Path("results/skirmish.json")
@@ -61,8 +63,8 @@ def main(recipe: Skirmish) -> None:
             if (label, seed) in known and not folder.is_dir():
                 continue
             training = Training(
-                learning_rate=recipe.learning_rate, batch_size=16, gradient_norm=1.0, epochs=10_000, patience=1000,
-                minutes=recipe.minutes, seed=seed, unit_variance=True,
+                learning_rate=recipe.learning_rate, batch_size=16, gradient_norm=1.0, patience=1000, seed=seed,
+                unit_variance=True, updates=same_time(model, recipe.updates, recipe.times),
             )  # fmt: skip
             # Units are a map unit or two apart, which wavelengths from half the map's side resolve too slowly.
             settings = Settings(model, training=training, shortest=world.side / 4, longest=4 * world.side)

@@ -31,7 +31,7 @@ def script(monkeypatch):
 @pytest.fixture
 def run(script):
     """Runs a recipe on the tiny world, for a blink."""
-    return lambda recipe, *options: script(EXPERIMENTS / recipe, "--size", "tiny", "--minutes", "0.003", *options)
+    return lambda recipe, *options: script(EXPERIMENTS / recipe, "--size", "tiny", "--updates", "3", *options)
 
 
 def is_png(path):
@@ -95,7 +95,7 @@ def test_the_run_with_all_terms_is_the_family_s(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     from ablations import Ablations, take
 
-    runs = [{"label": label, "seed": seed, "minutes": 15.02} for label in ("S2GRU", "LSTM") for seed in (0, 1)]
+    runs = [{"label": label, "seed": seed, "updates": 3500} for label in ("S2GRU", "LSTM") for seed in (0, 1)]
     rows = [
         {"predictor": name, "seed": seed, "balls": balls, "f1": 10 * seed + balls}
         for name in ("S2GRU", "LSTM", "static scene", "last seen")
@@ -104,9 +104,9 @@ def test_the_run_with_all_terms_is_the_family_s(tmp_path, monkeypatch):
     ]
     (tmp_path / "family.json").write_text(json.dumps({"runs": runs, "rows": rows}))
     recipe = Ablations(family=tmp_path / "family.json", out=tmp_path / "out.json")
-    take(replace(recipe, minutes=4.0))
+    take(replace(recipe, updates=4))
     assert not recipe.out.exists(), "of another budget"
-    take(recipe)
+    take(replace(recipe, seeds=1))
     taken = json.loads(recipe.out.read_text())
     assert taken["runs"] == [{**runs[0], "label": "all terms"}]
     assert {(row["predictor"], row["balls"], row["f1"]) for row in taken["rows"]} == {
@@ -121,7 +121,8 @@ def test_the_long_budget_compares_with_and_without_injected_positions(run, tmp_p
     assert {row["predictor"] for row in result["rows"]} == {
         "S2GRU", "S2GRU kernel only", "RIMs", "LSTM", "static scene", "last seen",
     }  # fmt: skip
-    assert not Run.open(tmp_path / "s2gru-kernel-only-0").load_model().inject_positions
+    kernel = Run.open(tmp_path / "s2gru-kernel-only-0").load_model().space
+    assert (kernel.inject_positions, kernel.rotation) == (False, None)
 
 
 def test_sensors_are_forecast_beside_the_trivial_predictors(script, tmp_path):
@@ -182,7 +183,7 @@ def test_the_railway_is_collected_and_trained_on_once(run, script, tmp_path):
     assert is_png(tmp_path / "railways-enclaves.png")
     assert is_png(tmp_path / "railways-views.png")
     with pytest.raises((SystemExit, ValueError), match="holds a run of other settings; delete it or choose another"):
-        script(EXPERIMENTS / "railways.py", "--size", "tiny", "--minutes", 1, *options)
+        script(EXPERIMENTS / "railways.py", "--size", "tiny", "--updates", 2, *options)
 
 
 def test_skirmishes_are_trained_on_scored_and_drawn(run, tmp_path):
@@ -229,7 +230,7 @@ def test_positions_enter_in_every_way_and_it_goes_on_where_it_was(script, tmp_pa
 
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_path):
     script(
-        EXPERIMENTS / "pretrained.py", "--size", "tiny", "--minutes", 0.005, "--runs", tmp_path / "runs",
+        EXPERIMENTS / "pretrained.py", "--size", "tiny", "--updates", 2, "--runs", tmp_path / "runs",
         "--out", tmp_path / "shipped",
     )  # fmt: skip
     runs = pretrained(tmp_path / "shipped")
@@ -275,6 +276,7 @@ SMALL = {
     "data_waits.py": ["--task", "skirmish", "--size", "tiny", "--updates", 2],
     "precision.py": ["--size", "tiny", "--updates", 2],
     "throughput.py": ["--batch", 2, "--steps", 3, "--repeats", 1],
+    "updates.py": ["--size", "tiny", "--models", "lstm", "--batch", 2, "--repeats", 1],
     "where_time_goes.py": ["--batch", 2, "--steps", 2],
 }
 

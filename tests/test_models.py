@@ -235,7 +235,7 @@ def test_loading_refuses_what_was_not_saved(tmp_path):
     broken(weights.unlink, "found no .*weights.safetensors")
     broken(lambda: config.write_text(config.read_text()[:40]), "is not a saved model's config")
     broken(lambda: config.write_text("[]"), "is not a saved model's config")
-    broken(lambda: config.write_text(json.dumps({**saved(), "format": 99})), "has format 99, .* reads up to 1; update")
+    broken(lambda: config.write_text(json.dumps({**saved(), "format": 99})), "has format 99, .* reads up to 2; update")
     broken(lambda: config.write_text(json.dumps({**saved(), "model": "Other"})), "names the model 'Other'")
     settings = lambda **changes: config.write_text(  # noqa: E731
         json.dumps({**saved(), "arguments": {**saved()["arguments"], **changes}})
@@ -545,9 +545,10 @@ def test_a_copied_module_stands_at_its_new_place(cell):
 def test_a_model_of_the_balls_needs_the_shape_of_a_view_and_the_extent_only():
     model, recipe = S2GRU(value_shape=(11, 11), extent=[(0, 48), (0, 48)]), Settings().build(preset("small"))
     assert model.arguments == recipe.arguments
-    assert (model.signature.codec, model.inject_positions) == ("mlp", True)
+    assert (model.signature.codec, model.inject_positions, model.space.rotation) == ("mlp", False, 12.0)
     assert S2GRU(value_shape=(11, 17), extent=[(0, 48), (0, 48)]).signature.codec == "cnn"
-    assert not S2GRU(value_shape=(11, 11), num_coordinates=2).inject_positions, "the paper's"
+    unknown = S2GRU(value_shape=(11, 11), num_coordinates=2)
+    assert (unknown.inject_positions, unknown.space.rotation) == (False, None), "the paper's"
 
 
 def test_the_codec_follows_the_shape_of_the_views_unless_given():
@@ -561,14 +562,30 @@ def test_the_codec_follows_the_shape_of_the_views_unless_given():
 def test_the_space_follows_from_the_extent(make):
     box = [(0, 48), (-10, 20)]
     short = make(value_shape=(11, 11), extent=box).space
-    assert short == Space(2, 16, 24.0, 384.0, ((0.0, 48.0), (-10.0, 20.0)))
+    assert short == Space(2, 16, 24.0, 384.0, ((0.0, 48.0), (-10.0, 20.0)), False, 12.0)
     longer = make(value_shape=(11, 11), extent=box, num_coordinates=2, shortest=5, embedding_dim=8).space
     assert (longer.shortest, longer.longest, longer.embedding_dim) == (5.0, 384.0, 8)
     with pytest.raises(ValueError, match="extent must be 3 pairs"):
         make(value_shape=(11, 11), extent=box, num_coordinates=3)
     unknown = make(value_shape=(2,), num_coordinates=3).space
-    assert unknown == Space(3, 18, 2 * math.pi, 20_000 * math.pi, None)
+    assert unknown == Space(3, 18, 2 * math.pi, 20_000 * math.pi, None, make is not S2GRU, None)
     assert unknown.start == 3 * [(0.0, 2 * math.pi)]
+
+
+@pytest.mark.parametrize("make", [S2GRU, GQN, MSA])
+def test_positions_enter_once(make):
+    box = [(0, 48), (0, 48)]
+    injected = make(value_shape=(11, 11), extent=box, inject_positions=True).space
+    assert (injected.inject_positions, injected.rotation) == (True, None), "one of the paper's ways"
+    turned = make(value_shape=(11, 11), extent=box, inject_positions=False, rotation=7.0).space
+    assert (turned.inject_positions, turned.rotation) == (False, 7.0)
+    with pytest.raises(ValueError, match="positions are injected or rotate encodings, not both"):
+        make(value_shape=(11, 11), extent=box, inject_positions=True, rotation=7.0)
+    if make is S2GRU:
+        assert make(value_shape=(11, 11), extent=box, inject_positions=False).space.rotation is None
+    else:
+        with pytest.raises(ValueError, match="cannot tell views apart; inject them"):
+            make(value_shape=(11, 11), extent=box, inject_positions=False)
 
 
 @pytest.mark.parametrize("make", [S2GRU, GQN, MSA])

@@ -8,6 +8,7 @@ from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
 from s2rm.nn.local import DenseLocal
+from s2rm.nn.normalise import BatchNorm
 from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 
@@ -142,3 +143,23 @@ def test_starting_positions_fill_the_box():
     assert positions.shape == (1000, 2)
     assert positions.amin(0).tolist() == pytest.approx([-2, 10], abs=0.05)
     assert positions.amax(0).tolist() == pytest.approx([3, 11], abs=0.05)
+
+
+def test_batch_norm_by_hand():
+    norm = BatchNorm(2).double()
+    vectors = torch.tensor([[[1.0, 5.0], [3.0, 5.0]], [[100.0, 100.0], [5.0, 8.0]]], dtype=torch.float64)
+    there = torch.tensor([[True, True], [False, True]])
+    normalised = norm(vectors, there)
+    # Means 3 and 6, variances 8 / 3 and 2, over the three that are there.
+    expected = (vectors - torch.tensor([3.0, 6.0])) / (torch.tensor([8 / 3, 2.0]) + 1e-5).sqrt()
+    torch.testing.assert_close(normalised, expected)
+    torch.testing.assert_close(norm.running_mean, torch.tensor([0.3, 0.6], dtype=torch.float64))
+    torch.testing.assert_close(norm.running_variance, torch.tensor([0.9 + 0.8 / 3, 1.1], dtype=torch.float64))
+    assert torch.autograd.gradcheck(lambda given: BatchNorm(2).double()(given, there), vectors.requires_grad_())
+    before = norm.running_mean.clone()
+    norm(vectors, torch.zeros(2, 2, dtype=torch.bool))
+    assert torch.equal(norm.running_mean, before), "nothing there leaves the statistics as they are"
+    norm.eval()
+    alone = norm(vectors[:1, :1], there[:1, :1])
+    torch.testing.assert_close(alone, norm(vectors, there)[:1, :1])
+    torch.testing.assert_close(alone, (vectors[:1, :1] - norm.running_mean) / (norm.running_variance + 1e-5).sqrt())

@@ -37,7 +37,7 @@ def test_frequencies_start_within_the_shortest_wavelength():
 @pytest.mark.parametrize("core", ["lstm", "gru", "rmc", "rims"])
 def test_the_scaffold_s_sum_is_a_map_that_moves_with_all_positions(core):
     """Moving all views by the same vector turns their sum: the same map, read at the moved position."""
-    model = GQN(**{**ARGUMENTS, "core": core, "hidden_size": 12, "rotation": 5.0}).double()
+    model = GQN(**{**ARGUMENTS, "core": core, "hidden_size": 12, "rotation": 5.0, "batch_norm": False}).double()
     views = some_views()
     shift = torch.tensor([3.0, -2.0], dtype=torch.float64)
     moved = Views(views.positions + shift, views.values, views.mask)
@@ -50,7 +50,7 @@ def test_the_scaffold_s_sum_is_a_map_that_moves_with_all_positions(core):
 
 @pytest.mark.parametrize("name", ROTATED)
 def test_every_model_takes_a_rotation(name, tmp_path):
-    model = ROTATED[name](rotation=5.0).double()
+    model = ROTATED[name](rotation=5.0).double().eval()
     assert not model.inject_positions
     assert model.encoder.layers.first.in_features == 2 * 15, "the encoder does without positions"
     views = some_views()

@@ -27,7 +27,8 @@ def test_a_world_gives_the_same_loss(task, model, tmp_path):
     training = Training(
         learning_rate=1e-3, epochs=2, unit_variance=task == "skirmish", batch_size=16 if task == "railways" else 32
     )
-    run = Run.create(tmp_path / "run", Settings(model, training=training), task, TASKS[task].preset("tiny"))
+    settings = Settings(model, inject_positions=True, batch_norm=False, training=training)
+    run = Run.create(tmp_path / "run", settings, task, TASKS[task].preset("tiny"))
     assert run.train(progress=False).summary()["val_loss"] == pytest.approx(LOSSES[task, model], rel=1e-4)
 
 

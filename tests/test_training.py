@@ -1,5 +1,7 @@
+import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -203,6 +205,39 @@ def test_a_budget_of_time_ends_training(tmp_path):
     assert longer.summary()["updates"] > 6
 
 
+def test_a_budget_of_updates_ends_training_with_a_last_validation(tmp_path):
+    training = replace(TINY.training, updates=7, batch_size=2, epochs=None)  # four updates an epoch
+    run = Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD).train(progress=False)
+    assert (run.summary()["updates"], run.summary()["epochs"]) == (7, 2)
+    epochs = history(run.folder)
+    assert [*map(len, epochs)] == [len(epochs[0])] * 2
+    assert "val_loss" in epochs[1]
+    expected = [training.learning_rate * (1 + math.cos(math.pi * update / 7)) / 2 for update in (3, 6)]
+    assert [epoch["learning_rate"] for epoch in epochs] == pytest.approx(expected)
+    assert run.train(resume=True, progress=False).summary()["updates"] == 7, "a run that has ended makes no update"
+    longer = run.with_limits(updates=9).train(resume=True, progress=False)
+    assert longer.summary()["updates"] == 9
+
+
+def test_a_resumed_run_falls_along_the_same_cosine(tmp_path):
+    training = replace(TINY.training, updates=6, batch_size=2, epochs=None)
+    whole = Run.create(tmp_path / "whole", replace(TINY, training=training), world=WORLD).train(progress=False)
+    part = Run.create(tmp_path / "part", replace(TINY, training=replace(training, epochs=1)), world=WORLD)
+    part = part.train(progress=False).with_limits(epochs=5).train(resume=True, progress=False)
+    weights = [load_file(run.folder / "model" / "weights.safetensors") for run in (whole, part)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_lines_say_how_long_training_takes(tmp_path, capfd):
+    training = replace(TINY.training, updates=24, batch_size=2, epochs=None)
+    Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD).train()
+    lines = capfd.readouterr().err.splitlines()
+    assert any(re.fullmatch(r"about \d+\.\d minutes of training", line) for line in lines)
+    (first,) = (line for line in lines if line.startswith("epoch 0: 4 updates, validation loss"))
+    assert re.search(r"minutes, about \d+\.\d left$", first)
+    assert re.search(r"minutes$", next(line for line in lines if "24 updates" in line))
+
+
 def test_training_stops_early_when_nothing_improves(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, learning_rate=1.0, patience=2, epochs=200))
     run = Run.create(tmp_path / "run", settings, world=WORLD).train(progress=False)
@@ -275,7 +310,7 @@ def test_broken_run_folders_are_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm", "recompute"]
+    "name", ["learning_rate", "batch_size", "updates", "epochs", "minutes", "patience", "gradient_norm", "recompute"]
 )
 def test_impossible_training_is_refused(name):
     none = 0 if name in ("batch_size", "epochs", "patience", "recompute") else 0.0

@@ -22,7 +22,8 @@ from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Machines, batches, fit, history, provenance
 
-FORMAT = 1
+FORMAT = 2
+"""2: baselines normalise the summed representation by default"""
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
 PRETRAINED, SUMS = Path(__file__).parent / "pretrained", "SHA256SUMS"
 SUMMARY_KEYS = (
@@ -99,6 +100,8 @@ class Run:
             raise ValueError(f"run: {path} is not a run's config; train again")
         if written > FORMAT:
             raise ValueError(f"run: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
+        if written == 1:
+            config["batch_norm"] = False
         name, seen = config.pop("task", "balls"), config.pop("world", None)
         if name not in TASKS:
             raise ValueError(f"run: the task in {path} must be one of {', '.join(TASKS)}, got {name!r}; train again")
@@ -107,10 +110,13 @@ class Run:
         except ValueError as error:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
-    def with_limits(self, epochs: int | None = None, minutes: float | None = None) -> Run:
+    def with_limits(self, updates: int | None = None, epochs: int | None = None, minutes: float | None = None) -> Run:
         """The same run with other limits, where given; they are kept in its config."""
         training = self.settings.training
-        training = replace(training, epochs=epochs or training.epochs, minutes=minutes or training.minutes)
+        training = replace(
+            training, updates=updates or training.updates, epochs=epochs or training.epochs,
+            minutes=minutes or training.minutes,
+        )  # fmt: skip
         run = replace(self, settings=replace(self.settings, training=training))
         run._write_config()
         return run
@@ -173,8 +179,19 @@ class Run:
 
     def entry(self) -> Entry:
         """What a report needs of the run."""
-        rate, setting = self.settings.training.learning_rate, self.settings.sentence(self.label, self.world)
-        return Entry(self.label, self.load_model(), self.summary(), rate, setting, history(self.folder))
+        rate, model = self.settings.training.learning_rate, self.load_model()
+        setting = f"{self.label}: {_how_positions_enter(model)}."
+        return Entry(self.label, model, self.summary(), rate, setting, history(self.folder))
+
+
+def _how_positions_enter(model: WorldModel) -> str:
+    space = model.space
+    if space.rotation is not None:
+        way = f"rotate encodings, from a wavelength of {space.rotation:g} on"
+    else:
+        way = f"are {'' if space.inject_positions else 'not '}injected into encoder and decoder"
+    wavelengths = f"wavelengths of the embedding from {space.shortest:g} to {space.longest:g}"
+    return f"codec {model.signature.codec}; positions {way}; {wavelengths}"
 
 
 def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:

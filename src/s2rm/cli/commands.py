@@ -16,13 +16,15 @@ Runs = Positional[tuple[Path, ...]]
 
 @dataclass(frozen=True)
 class Demo:
-    """The main job, end to end: train S2GRU and an LSTM for the same time, score both, write a report.
+    """The main job, end to end: train S2GRU and an LSTM alike, score both, write a report.
 
     Runs that finished before are kept: an interrupted demo goes on where it was.
     """
 
-    minutes: float = 4.75
-    """wall-clock budget for training each model"""
+    updates: int = 1200
+    """updates of each model"""
+    minutes: float | None = None
+    """train each model for this long instead"""
     size: str = "small"
     """preset of the world, as in `s2rm train`"""
     out: Path = Path("runs/demo")
@@ -53,7 +55,7 @@ class Train:
     out: Path | None = None
     """the run folder, which must not be there yet; runs/TASK if not given"""
     resume: Path | None = None
-    """go on with this run; its settings are kept, but for --epochs and --minutes where given"""
+    """go on with this run; its settings are kept, but for --updates, --epochs and --minutes where given"""
     machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
     """on what to train; a run may be resumed on other machines"""
 

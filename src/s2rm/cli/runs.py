@@ -38,10 +38,12 @@ def train(command: Train) -> None:
         run.train(machines=command.machines)
     else:
         limits = command.settings.training
-        rest = replace(command.settings, training=replace(limits, epochs=None, minutes=None))
+        rest = replace(command.settings, training=replace(limits, updates=None, epochs=None, minutes=None))
         if replace(command, settings=rest, resume=None, machines=Machines()) != Train():
-            raise ValueError("train: --resume keeps the run's settings; only --epochs and --minutes may be given")
-        run = Run.open(command.resume).with_limits(limits.epochs, limits.minutes)
+            raise ValueError(
+                "train: --resume keeps the run's settings; only --updates, --epochs and --minutes may be given"
+            )
+        run = Run.open(command.resume).with_limits(limits.updates, limits.epochs, limits.minutes)
         run.train(resume=True, machines=command.machines)
     _print_end(run)
 
@@ -126,13 +128,15 @@ def demo(command: Demo) -> None:
 def _trained(command: Demo) -> list[Run]:
     """The demo's runs, those trained before as they are."""
     world, runs = TASKS["balls"].preset(command.size), []
+    updates = None if command.minutes else command.updates
     training = Training(
-        learning_rate=2e-3, gradient_norm=1.0, epochs=10_000, minutes=command.minutes, seed=command.seed
+        learning_rate=2e-3, gradient_norm=1.0, updates=updates, minutes=command.minutes, seed=command.seed
     )
+    budget = f"{command.minutes:g} minutes" if command.minutes else f"{updates:,} updates"
     for model in DEMO_MODELS:
         folder = command.out / model
         done = (folder / SUMMARY).is_file()
-        console.print(f"{folder}: {'trained already' if done else f'training for {command.minutes:g} minutes'}")
+        console.print(f"{folder}: {'trained already' if done else f'training for {budget}'}")
         runs.append(Run.finished(folder, Settings(model=model, training=training), "balls", world))
     return runs
 

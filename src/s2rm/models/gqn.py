@@ -13,6 +13,7 @@ from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel
 from s2rm.nn.core import RecurrentCore
 from s2rm.nn.memory import RelationalMemory
+from s2rm.nn.normalise import BatchNorm
 from s2rm.nn.rims import RIMs
 from s2rm.views import Views
 
@@ -54,10 +55,14 @@ class GQN(WorldModel[CoreState]):
 
     $$r_t = \sum_a E(O_a, P(x_a)) \qquad h_{t+1} = F(r_t, h_t) \qquad \hat O_q = D(h_{t+1}, P(x_q))$$
 
+    Over a batch the sum varies little beside its mean, and a core that divides its input among modules or slots would
+    learn nothing of it for long; so the sum is normalised over the batch before the core.
+
     Args:
         core: "lstm", "gru", "rmc" (relational memory, 4 heads), "rims" (6 modules, 5 active), or "tto" (the
             time-travelling oracle, which has no memory but observes the step that it predicts).
         hidden_size: H, size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
+        batch_norm: normalise the summed representation; False is the paper's scaffold.
         inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
             [`Space`][s2rm.models.inputs.Space].
 
@@ -69,13 +74,19 @@ class GQN(WorldModel[CoreState]):
         S2RM, appendix D, Eq. 29 to 31, Table 2 for the defaults; the scaffold of Eslami et al. 2018.
     """
 
-    def __init__(self, *, core: str = "lstm", hidden_size: int | None = None, **inputs: Unpack[Arguments]):
+    def __init__(
+        self, *, core: str = "lstm", hidden_size: int | None = None, batch_norm: bool = True,
+        **inputs: Unpack[Arguments],
+    ):  # fmt: skip
         if core not in CORES:
             raise ValueError(f"GQN: core must be one of {list(CORES)}, got {core!r}")
         size = (510 if core == "rims" else 512) if hidden_size is None else hidden_size
         if size < 1:
             raise ValueError(f"GQN: hidden_size must be at least 1, got {size}")
-        super().__init__(inputs, {"core": core, "hidden_size": hidden_size}, size, inject_positions=True)
+        super().__init__(inputs, {"core": core, "hidden_size": hidden_size, "batch_norm": batch_norm}, size)
+        if batch_norm:
+            self.norm = BatchNorm(size)
+        self.batch_norm = batch_norm
         self.core: Any = CORES[core](size)
         self.is_oracle = core == "tto"
 
@@ -93,9 +104,10 @@ class GQN(WorldModel[CoreState]):
         return CoreState(*self.core(self.summed(views), state.memory))
 
     def summed(self, views: Views) -> Float[Tensor, "B T H"]:
-        r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29)."""
+        r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29), normalised."""
         _, encodings = self.encode(views)
-        return (encodings * views.mask[..., None]).sum(2)
+        summed = (encodings * views.mask[..., None]).sum(2)
+        return self.norm(summed, views.mask.any(2)) if self.batch_norm else summed
 
     def states_before_targets(self, views: Views, state: CoreState | None = None) -> CoreState:
         """As in every model, but the oracle's are those after steps 1 to T."""

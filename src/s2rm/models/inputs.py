@@ -27,6 +27,7 @@ class Arguments(TypedDict, total=False):
     shortest: float | None
     longest: float | None
     extent: Sequence[Sequence[float]] | None
+    inject_positions: bool | None
     rotation: float | None
 
 
@@ -78,17 +79,22 @@ class Space:
     extent: tuple[tuple[float, float], ...] | None
     """the box of the positions, one (low, high) a coordinate. Default: unknown; modules then start within one shortest
     wavelength from 0"""
-    rotation: float | None = None
-    """shortest wavelength of the rotation by which positions enter encoder and decoder, instead of being injected, see
-    [`Rotation`][s2rm.nn.rotation.Rotation]; None: no rotation"""
+    inject_positions: bool
+    """encoder and decoder take embedded positions, as the paper's baselines do and its S2RM does not. Default: without
+    a rotation, in the baselines"""
+    rotation: float | None
+    """shortest wavelength of a rotation of encodings by positions, see [`Rotation`][s2rm.nn.rotation.Rotation], by
+    which models learn many times faster. Default: a quarter of the longest side of `extent`, unless
+    `inject_positions` is given; None without an extent"""
 
     @classmethod
-    def of(cls, model: str, arguments: Arguments) -> Space:
+    def of(cls, model: str, arguments: Arguments, has_kernel: bool) -> Space:
         """The record of a model's arguments, with defaults for those that are left out or None."""
         n, dim, extent = (arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent"))
         shortest, longest = arguments.get("shortest"), arguments.get("longest")
         if n is None and extent is None:
             raise TypeError(f"{model}: expected num_coordinates or extent, one (low, high) a coordinate, got neither")
+        inject, rotation = arguments.get("inject_positions"), arguments.get("rotation")
         box, wavelengths = None, (TWO_PI, TWO_PI * 10_000)
         if extent is not None:
             n = len(extent) if n is None else n
@@ -97,13 +103,21 @@ class Space:
             box = tuple((float(low), float(high)) for low, high in extent)
             longest_side = max(high - low for low, high in box)
             wavelengths = longest_side / 2, 8 * longest_side
+            rotation = longest_side / 4 if (inject, rotation) == (None, None) else rotation
         assert n is not None
         dim = max(1, round(8 / max(1, n))) * 2 * n if dim is None else dim
         shortest, longest = (
             default if given is None else float(given)
             for default, given in zip(wavelengths, (shortest, longest), strict=True)
         )
-        return cls(n, dim, shortest, longest, box, arguments.get("rotation"))
+        inject = rotation is None and not has_kernel if inject is None else inject
+        if inject and rotation is not None:
+            raise ValueError(f"{model}: positions are injected or rotate encodings, not both; leave one of them out")
+        if rotation is None and not inject and not has_kernel:
+            raise ValueError(
+                f"{model}: without positions in encoder and decoder it cannot tell views apart; inject them"
+            )
+        return cls(n, dim, shortest, longest, box, inject, rotation)
 
     @property
     def middle(self) -> tuple[float, ...]:
@@ -117,16 +131,18 @@ class Space:
         return [(0.0, self.shortest)] * self.num_coordinates if self.extent is None else list(self.extent)
 
 
-def records(model: str, arguments: Arguments) -> tuple[Signature, Space]:
+def records(model: str, arguments: Arguments, has_kernel: bool) -> tuple[Signature, Space]:
     """The two records of the arguments that `model` was called with beside its own.
+
+    A model with a kernel knows by it where views are.
 
     Raises:
         TypeError: an unknown argument, or a missing one.
-        ValueError: an extent that is no box.
+        ValueError: an extent that is no box, or positions that enter twice or nowhere.
     """
     unknown = set(arguments) - set(Arguments.__annotations__)
     if unknown:
         raise TypeError(f"{model}: got unexpected arguments {', '.join(sorted(unknown))}")
     if "value_shape" not in arguments:
         raise TypeError(f"{model}: expected value_shape, the shape of a view, got none")
-    return Signature.of(arguments), Space.of(model, arguments)
+    return Signature.of(arguments), Space.of(model, arguments, has_kernel)

@@ -84,7 +84,7 @@ class MSA(WorldModel[Memory]):
                 f"MSA: hidden_size must be a positive multiple of the number of heads, {num_heads}, got {hidden_size}"
             )
         inputs = {"likelihood": "gaussian", "codec": "mlp", **inputs}
-        super().__init__(inputs, {"hidden_size": hidden_size, **counts}, hidden_size, inject_positions=True)
+        super().__init__(inputs, {"hidden_size": hidden_size, **counts}, hidden_size)
         self.hidden_size, self.num_heads, self.window = hidden_size, num_heads, window
         self.steps_per_loss = steps_per_loss
         self.place = nn.Linear(self.embedding.dim, hidden_size)

@@ -46,7 +46,6 @@ class ModuleArguments(Arguments, total=False):
     hidden_size: int
     bandwidth: float
     truncation: float
-    inject_positions: bool | None
     carry: str
     normalise: str
     share_parameters: bool
@@ -73,8 +72,6 @@ class S2RM(WorldModel[State]):
         hidden_size: H, size of what others read of a module, and of an encoded view.
         bandwidth: ε of the kernel.
         truncation: τ of the kernel.
-        inject_positions: encoder and decoder take embedded positions too, with which S2RM learns much faster on the
-            bouncing balls; the paper does so in the baselines only. Default: where an `extent` is given.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as in Eq. 4.
         normalise: range of each softmax: "all" views and modules, as in the paper, or the "neighbourhood", those
             within the truncation. The latter is sparse when there are many: time and memory grow with the number of
@@ -97,17 +94,15 @@ class S2RM(WorldModel[State]):
 
     def __init__(
         self, *, cell: str = "gru", num_modules: int = 10, hidden_size: int = 128, bandwidth: float = 1.0,
-        truncation: float = 0.6, inject_positions: bool | None = None, carry: str = "own", normalise: str = "all",
+        truncation: float = 0.6, carry: str = "own", normalise: str = "all",
         share_parameters: bool = False, ablate: Sequence[str] = (), **inputs: Unpack[Arguments],
     ):  # fmt: skip
-        if inject_positions is None:
-            inject_positions = inputs.get("extent") is not None
         own = {
             "cell": cell, "num_modules": num_modules, "hidden_size": hidden_size, "bandwidth": bandwidth,
-            "truncation": truncation, "inject_positions": inject_positions, "carry": carry, "normalise": normalise,
+            "truncation": truncation, "carry": carry, "normalise": normalise,
             "share_parameters": share_parameters, "ablate": tuple(ablate),
         }  # fmt: skip
-        super().__init__(inputs, own, hidden_size, inject_positions)
+        super().__init__(inputs, own, hidden_size, has_kernel=True)
         if num_modules < 1 or hidden_size < 1:
             raise ValueError(
                 f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}"

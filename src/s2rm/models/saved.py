@@ -17,7 +17,8 @@ from s2rm.records import converter
 if TYPE_CHECKING:
     import s2rm.models.world_model
 
-FORMAT = 1
+FORMAT = 2
+"""2: the scaffold normalises its sum, and every model says how positions enter it"""
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 
 
@@ -72,6 +73,9 @@ def _build(path: Path) -> s2rm.models.world_model.WorldModel:
     if name not in known:
         raise ValueError(f"load: {path} names the model {name!r}, known are {sorted(known)}; update s2rm")
     try:
+        if written == 1:
+            arguments = {"inject_positions": True, **arguments}
+            arguments |= {"batch_norm": False} if name == "GQN" else {}
         return known[name](**converter.structure(arguments, _arguments_of(known[name])))
     except cattrs.BaseValidationError as error:
         wrong = "; ".join(cattrs.transform_error(error, path="arguments"))

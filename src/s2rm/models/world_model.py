@@ -39,7 +39,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             [`Signature`][s2rm.models.inputs.Signature] and [`Space`][s2rm.models.inputs.Space].
         own: the model's other arguments, kept for `save`.
         size: H, of an encoded view, and of the vector that the decoder decodes.
-        inject_positions: encoder and decoder also take embedded positions.
+        has_kernel: the model knows by a kernel where views are, even if encoder and decoder do not.
 
     Raises:
         TypeError: an unknown argument, or a missing one.
@@ -49,12 +49,12 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     is_oracle = False
     """whether the model observes the step that it predicts, and so cannot roll out"""
 
-    def __init__(self, arguments: Arguments, own: dict[str, object], size: int, inject_positions: bool):
+    def __init__(self, arguments: Arguments, own: dict[str, object], size: int, has_kernel: bool = False):
         super().__init__()
         name = type(self).__name__
-        signature, space = records(name, arguments)
+        signature, space = records(name, arguments, has_kernel)
         self.signature, self.space, self.own = signature, space, own
-        self.inject_positions = inject_positions and space.rotation is None
+        self.inject_positions = space.inject_positions
         self.value_shape = signature.value_shape
         self.target_shape = self.value_shape if signature.target_shape is None else signature.target_shape
         self.num_coordinates, self.context_size = space.num_coordinates, signature.context_size

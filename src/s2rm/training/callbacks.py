@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import signal
-import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -78,14 +77,24 @@ class StopBetweenBatches(Callback):
         self.on_train_batch_end(trainer)
 
 
-class EpochLines(Callback):
-    """Print a line an epoch, where no terminal shows a progress bar."""
+class StopAfterUpdates(Callback):
+    """End training after a number of updates, with a last validation."""
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        now = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if trainer.is_global_zero:
-            line = f"epoch {trainer.current_epoch}: validation loss {now['val_loss']:.4f}, {now['minutes']:.1f} minutes"
-            print(line, file=sys.stderr, flush=True)
+    def __init__(self, updates: int):
+        self.updates, self.done = updates, 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.done >= self.updates  # of a run that is resumed
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        self.done = trainer.global_step
+        trainer.should_stop = trainer.should_stop or self.done >= self.updates
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.done = state_dict["done"]
 
 
 class WholeFiles(TorchCheckpointIO):

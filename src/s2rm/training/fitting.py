@@ -1,4 +1,5 @@
-"""Training any world model with Lightning: resumable, within a wall-clock budget, with the best weights saved."""
+"""Training any world model with Lightning: resumable, within a budget of updates or minutes, with the best weights
+saved."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from s2rm.likelihoods import Mean
 from s2rm.models.world_model import WorldModel
-from s2rm.training.callbacks import Averaging, EpochLines, KeepBest, StopBetweenBatches, WholeFiles
+from s2rm.training.callbacks import Averaging, KeepBest, StopAfterUpdates, StopBetweenBatches, WholeFiles
+from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
 from s2rm.training.settings import LAST, MODEL, Machines, Training
 from s2rm.training.start import unit_variance
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 
 
 class OneStepForward(L.LightningModule):
-    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus.
+    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus, or falling along a
+    cosine where the number of updates is given.
 
     Each process receives the whole batch and takes its share of the rows.
     """
@@ -64,9 +68,13 @@ class OneStepForward(L.LightningModule):
         if self.trainer.world_size == 1:
             return self.model.loss_terms(episode, recompute)
         rows = list(range(episode.views.batch_size))[self.trainer.global_rank :: self.trainer.world_size]
-        # Without a row of its own a process still takes part in each step, with a row that counts nothing.
-        terms = self.model.loss_terms(episode.rows(rows or [0]), recompute)
-        return terms if rows else {name: Mean(0 * mean.total, 0 * mean.count) for name, mean in terms.items()}
+        if rows:
+            return self.model.loss_terms(episode.rows(rows), recompute)
+        # Without a row of its own a process still takes part in each step, with a row in which nothing counts.
+        row = episode.rows([0])
+        unseen = replace(row, views=row.views.keep(torch.zeros_like(row.views.mask)))
+        terms = self.model.loss_terms(unseen, recompute)
+        return {name: Mean(0 * mean.total, 0 * mean.count) for name, mean in terms.items()}
 
     def _value(self, mean: Mean) -> torch.Tensor:
         """This process's part of a mean over all processes, times their number, since their mean is taken."""
@@ -75,6 +83,11 @@ class OneStepForward(L.LightningModule):
             return mean.value
         count = self.trainer.strategy.reduce(mean.count, reduce_op="sum")
         return Mean(mean.total * processes, count).value
+
+    def on_train_batch_start(self, batch: Episode, batch_index: int) -> None:
+        if self.training_options.updates:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.training_options.rate_at(self.trainer.global_step)
 
     def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
         return self.loss("train", episode)
@@ -86,7 +99,8 @@ class OneStepForward(L.LightningModule):
         if self.trainer.sanity_checking:
             return
         schedule = self.lr_schedulers()
-        schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
+        if not self.training_options.updates:
+            schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
         timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
         self.log("minutes", timer.time_elapsed("train") / 60, sync_dist=True)
@@ -121,7 +135,7 @@ def fit(
         training: how to train.
         machines: what to train on. Default: one device of this machine.
         resume: continue from the last checkpoint.
-        progress: show a progress bar, or a line an epoch where there is no terminal.
+        progress: show a progress bar, or a line at each validation where there is no terminal.
 
     Raises:
         ValueError: no checkpoint to resume from, one that training did not write, or machines that do not exist.
@@ -137,8 +151,12 @@ def fit(
     stop = EarlyStopping("val_loss", patience=training.patience)
     keep = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
     callbacks = [timer, best, StopBetweenBatches(), stop, keep, *([averaging] if averaging else [])]
+    if training.updates:
+        callbacks.append(StopAfterUpdates(training.updates))
+    if progress:
+        callbacks.append(ShowProgress(training, timer, sys.stdout.isatty()))
     with _without_warnings():
-        trainer = _trainer(folder, training, machines or Machines(), callbacks, progress)
+        trainer = _trainer(folder, training, machines or Machines(), callbacks)
         _run(trainer, OneStepForward(model, training), train, validation, checkpoint)
     epochs, updates, minutes = trainer.current_epoch, trainer.global_step, timer.time_elapsed("train") / 60
     return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
@@ -159,17 +177,15 @@ def _checkpoint(folder: Path) -> Path:
     return path
 
 
-def _trainer(
-    folder: Path, training: Training, machines: Machines, callbacks: list[Callback], progress: bool
-) -> L.Trainer:
-    terminal, logs = sys.stdout.isatty(), CSVLogger(folder, "logs")
+def _trainer(folder: Path, training: Training, machines: Machines, callbacks: list[Callback]) -> L.Trainer:
+    logs = CSVLogger(folder, "logs")
     # Some GPU kernels have no deterministic form, of which "warn" warns; all CPU ones do.
     return machines.trainer(
-        max_epochs=training.epochs or 100, gradient_clip_val=training.gradient_norm, precision=training.precision,
-        callbacks=[*callbacks, *([EpochLines()] if progress and not terminal else [])],
+        max_epochs=training.max_epochs, gradient_clip_val=training.gradient_norm, precision=training.precision,
+        callbacks=callbacks,
         logger=[logs, TensorBoardLogger(folder, "logs", version=f"version_{logs.version}")],
         plugins=[WholeFiles()], deterministic="warn", num_sanity_val_steps=0, log_every_n_steps=1,
-        enable_progress_bar=progress and terminal, enable_model_summary=False, use_distributed_sampler=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@ Lightning."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,14 @@ class Training:
     """How to train. The defaults are the paper's (E.4.3)."""
 
     learning_rate: float = 3e-4
-    """initial learning rate of Adam; halved when the validation loss has not fallen by 0.01 % for 5 epochs"""
+    """initial learning rate of Adam; halved when the validation loss has not fallen by 0.01 % for 5 epochs, or, with a
+    number of updates, falling to 0 along a cosine"""
     batch_size: int = 32
     """sequences in a batch, over all processes"""
+    updates: int | None = None
+    """number of updates of the weights, over all sessions of a run; default: no limit"""
     epochs: int | None = None
-    """maximum number of passes over the training sequences; default: 100"""
+    """maximum number of passes over the training sequences; default: 100 where there is no other limit"""
     minutes: float | None = None
     """wall-clock budget for training, over all sessions of a run; default: none"""
     patience: int = 20
@@ -50,7 +54,17 @@ class Training:
     """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch_size", "epochs", "minutes", "patience", "gradient_norm", "recompute"):
+        positive = (
+            "learning_rate",
+            "batch_size",
+            "updates",
+            "epochs",
+            "minutes",
+            "patience",
+            "gradient_norm",
+            "recompute",
+        )
+        for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training: {name} must be positive, got {value}")
@@ -60,6 +74,16 @@ class Training:
             raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
         if self.precision not in ("32-true", "bf16-mixed"):
             raise ValueError(f"training: precision must be 32-true or bf16-mixed, got {self.precision!r}")
+
+    @property
+    def max_epochs(self) -> int:
+        """Passes over the training sequences, -1 for any number of them."""
+        return self.epochs or (-1 if self.updates or self.minutes else 100)
+
+    def rate_at(self, update: int) -> float:
+        """The learning rate of an update, where their number is given."""
+        assert self.updates is not None
+        return self.learning_rate * (1 + math.cos(math.pi * min(1, update / self.updates))) / 2
 
 
 @dataclass(frozen=True)
