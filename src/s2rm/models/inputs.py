@@ -80,7 +80,7 @@ class Space:
     wavelength from 0"""
     rotation: float | None = None
     """shortest wavelength of the rotation by which positions enter encoder and decoder, instead of being injected, see
-    [`Rotation`][s2rm.nn.rotation.Rotation]; None: no rotation"""
+    [`Rotation`][s2rm.nn.embedding.Rotation]; None: no rotation"""
 
     @classmethod
     def of(cls, model: str, arguments: Arguments) -> Space:

@@ -19,8 +19,7 @@ from s2rm.likelihoods import LIKELIHOODS, Mean
 from s2rm.models import saved
 from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
-from s2rm.nn.embedding import PositionalEmbedding
-from s2rm.nn.rotation import Rotation
+from s2rm.nn.embedding import PositionalEmbedding, Rotation
 from s2rm.views import Episode, Views
 
 State = TypeVar("State")
