@@ -1,4 +1,8 @@
-"""Encoders and decoders of views: perceptrons for any shape, convolutions for images and for polar images."""
+"""Encoders and decoders of views: perceptrons for any shape, convolutions for images and for polar images.
+
+All take the arguments of `MLPEncoder` and `MLPDecoder`. Those for images follow appendices D, E.1 and E.2 of the S2RM
+paper, which gives the layers in pictures only; their sizes are ours.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,12 @@ Position = Float[Tensor, "*slots d"] | None
 
 
 class PositionedMLP(nn.Module):
-    r"""A perceptron with two hidden layers of 128, the first scaled and shifted by an embedded position.
+    r"""A perceptron with two hidden layers of 128, the first scaled and shifted by an embedded position s:
 
     $$\mathrm{elu}(W_1 x \odot (1 + a(s)) + b(s))$$
 
-    is the first hidden layer, with s the embedded position, of `position_size`, 0 for none. In first trials on the
-    balls this learned much faster than appending the position to the input x.
-
-    Source:
-        FiLM, the scale and shift (Perez et al. 2018).
+    The scale and shift are those of FiLM (Perez et al. 2018). In first trials on the balls this learned much faster
+    than appending the position to the input x.
     """
 
     def __init__(self, input_size: int, output_size: int, position_size: int):
@@ -116,13 +117,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """Seven convolutions, two residual blocks among them; the position joins after the second convolution.
-
-    Args: as [`MLPEncoder`][s2rm.nn.codecs.MLPEncoder].
-
-    Source:
-        S2RM, appendix D and E.1. Relative to the paper: it gives the layers in pictures only, so their sizes are ours.
-    """
+    """Seven convolutions, two residual blocks among them; the position joins after the second convolution."""
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int):
         super().__init__()
@@ -147,13 +142,7 @@ class ResidualEncoder(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """The encoder's mirror image; the query's position joins after the first convolution.
-
-    Args: as [`MLPDecoder`][s2rm.nn.codecs.MLPDecoder].
-
-    Source:
-        S2RM, appendix D and E.1. Relative to the paper: the sizes of the layers are ours.
-    """
+    """The encoder's mirror image; the query's position joins after the first convolution."""
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, num_parameters: int):
         super().__init__()
@@ -189,10 +178,7 @@ def join(features: Float[Tensor, "N C H W"], position: Position) -> Float[Tensor
 class PolarConv2d(nn.Conv2d):
     """A 3 x 3 convolution of images `(channels, radii, angles)`: zero padding in radius, circular padding in angle.
 
-    With stride 1, rotating the image by whole pixels rotates the output by as many.
-
-    Source:
-        S2RM, E.2.1.
+    With stride 1, rotating the image by whole pixels rotates the output by as many (S2RM, E.2.1).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
@@ -206,12 +192,6 @@ class PolarEncoder(nn.Module):
     """Two polar convolutions of stride 2, then a perceptron that the embedded position scales and shifts.
 
     The channels of a pixel share one missing flag: whether any of them was not measured.
-
-    Args: as [`MLPEncoder`][s2rm.nn.codecs.MLPEncoder].
-
-    Source:
-        S2RM, E.2: positions enter "further downstream". Relative to the paper: it gives the layers in pictures only;
-        ours are few and small.
     """
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int):
@@ -232,13 +212,7 @@ class PolarEncoder(nn.Module):
 
 
 class PolarDecoder(nn.Module):
-    """The encoder's mirror image: a perceptron that the query's position scales and shifts, two polar convolutions.
-
-    Args: as [`MLPDecoder`][s2rm.nn.codecs.MLPDecoder].
-
-    Source:
-        S2RM, appendix D and E.2. Relative to the paper: the layers are ours.
-    """
+    """The encoder's mirror image: a perceptron that the query's position scales and shifts, two polar convolutions."""
 
     def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, num_parameters: int):
         super().__init__()

@@ -14,10 +14,7 @@ from s2rm.nn.pairs import Pairs, near
 
 
 class PositionalEmbedding(nn.Module):
-    """`P(x)`, positions `(..., n)` in the world's units as unit vectors `(..., dim)`.
-
-    See [`positional_embedding`][s2rm.functional.positional_embedding] for the equation and the errors.
-    """
+    """`P(x)`, with the equation and errors of [`positional_embedding`][s2rm.functional.positional_embedding]."""
 
     def __init__(self, num_coordinates: int, dim: int, shortest: float, longest: float):
         super().__init__()

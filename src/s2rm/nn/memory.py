@@ -205,12 +205,10 @@ class RelationalMemory(RecurrentCore):
                 f"{num_heads}, got {hidden_size}"
             )
         head_size = hidden_size // (num_slots * num_heads)
+        sizes = (num_slots, num_heads, head_size, key_size or head_size)
 
-        def layer(size: int) -> RelationalMemoryLayer:
-            sizes = (num_slots, num_heads, head_size, key_size or head_size)
-            cell = GroupedRelationalMemoryCell(
-                1, (size,), *sizes, gate_style, forget_bias, input_bias, attention_layers
-            )
-            return RelationalMemoryLayer(cell)
+        def layer(inputs: int) -> RelationalMemoryLayer:
+            gates = (gate_style, forget_bias, input_bias)
+            return RelationalMemoryLayer(GroupedRelationalMemoryCell(1, (inputs,), *sizes, *gates, attention_layers))
 
         super().__init__(layer, input_size, hidden_size, num_layers, batch_first, dropout, bidirectional)
