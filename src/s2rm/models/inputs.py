@@ -99,10 +99,8 @@ class Space:
             wavelengths = longest_side / 2, 8 * longest_side
         assert n is not None
         dim = max(1, round(8 / max(1, n))) * 2 * n if dim is None else dim
-        shortest, longest = (
-            default if given is None else float(given)
-            for default, given in zip(wavelengths, (shortest, longest), strict=True)
-        )
+        shortest = wavelengths[0] if shortest is None else float(shortest)
+        longest = wavelengths[1] if longest is None else float(longest)
         return cls(n, dim, shortest, longest, box, arguments.get("rotation"))
 
     @property

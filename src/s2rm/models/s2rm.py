@@ -27,8 +27,6 @@ DENSE_PAIRS = 128 * 128
 """up to this many pairs of modules and views a step, computing all is faster than finding those that interact"""
 State = Tensor | tuple[Tensor, ...]
 """the state of all modules, as their cell has it; `(B, M, ...)` each"""
-
-
 CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
     "gru": GroupedGRUCell,
     "lstm": GroupedLSTMCell,
@@ -119,8 +117,7 @@ class S2RM(WorldModel[State]):
         self.input_attention = KernelModulatedAttention(hidden_size, 2, 16, 128, gate_size=64)
         self.intercell_attention = KernelModulatedAttention(hidden_size, 4, 16, 128, gate_size=64)
         self.cell: Any = CELLS[cell](num_modules, hidden_size, hidden_size, share_parameters)
-        self.share_parameters = share_parameters
-        self.ablate = frozenset(ablate)
+        self.share_parameters, self.ablate = share_parameters, frozenset(ablate)
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros; the identity in a relational memory."""
@@ -139,12 +136,10 @@ class S2RM(WorldModel[State]):
         keys = encodings @ reads.key.flatten(1)
         local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
-        query_weight, talk_query_weight = reads.query.flatten(1), talks.query.flatten(1)
-        if "input_nonlocal" in self.ablate:
-            query_weight = torch.zeros_like(query_weight)
-        if "intercell_nonlocal" in self.ablate:
-            talk_query_weight = torch.zeros_like(talk_query_weight)
-        weights = (query_weight, talk_query_weight, talks.key.flatten(1))
+        weights = [reads.query.flatten(1), talks.query.flatten(1), talks.key.flatten(1)]
+        for number, term in enumerate(("input_nonlocal", "intercell_nonlocal")):
+            if term in self.ablate:
+                weights[number] = torch.zeros_like(weights[number])
         sizes = [weight.shape[1] for weight in weights]
         to_queries_and_keys = over_time(torch.cat(weights, 1))
         num_rows = embedded.shape[0] * embedded.shape[1] * self.num_modules

@@ -9,19 +9,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models import saved
 from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import PositionalEmbedding, Rotation
 from s2rm.views import Episode, Views
 
+FORMAT = 1
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+"""the files of a saved model"""
 State = TypeVar("State")
 """what `step` and `predict` need, batch first: a tensor or a named tuple of tensors"""
 
@@ -39,10 +43,6 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         own: the model's other arguments, kept for `save`.
         size: H, of an encoded view, and of the vector that the decoder decodes.
         inject_positions: encoder and decoder also take embedded positions.
-
-    Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an argument out of its range.
     """
 
     is_oracle = False
@@ -265,17 +265,13 @@ class WorldModel(nn.Module, ABC, Generic[State]):
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
-        if not is_worth_packing(views.mask):
-            positions, values, missing = views.filled()
-            embedded = self.embedding(positions)
-            encoded = self.encoder(values, missing, embedded if self.inject_positions else None)
-            return embedded, self._turned(encoded, positions)
-        there = views.mask
-        embedded = self.embedding(torch.where(there[..., None], views.positions, 0.0))
-        missing = views.values[there].isnan()
-        values = torch.where(missing, 0.0, views.values[there])
-        encoded = self.encoder(values, missing.to(values.dtype), embedded[there] if self.inject_positions else None)
-        encoded = self._turned(encoded, views.positions[there])
+        there, (positions, values, missing) = views.mask, views.filled()
+        embedded = self.embedding(positions)
+        injected = embedded if self.inject_positions else None
+        if not is_worth_packing(there):
+            return embedded, self._turned(self.encoder(values, missing, injected), positions)
+        encoded = self.encoder(values[there], missing[there], None if injected is None else injected[there])
+        encoded = self._turned(encoded, positions[there])
         blank = encoded.new_zeros(*there.shape, encoded.shape[-1])
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
 
@@ -324,7 +320,10 @@ class WorldModel(nn.Module, ABC, Generic[State]):
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole."""
-        saved.save(self, folder)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        write_whole(Path(folder) / WEIGHTS, safetensors.torch.save(weights))
+        config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
+        write_json(Path(folder) / CONFIG, config)
 
 
 def is_worth_packing(mask: Tensor) -> bool:
