@@ -41,11 +41,8 @@ class Views:
     """
 
     positions: Tensor
-    """float `(B, T, A, n)`"""
     values: Tensor
-    """float `(B, T, A, *shape)`"""
     mask: Tensor = None  # type: ignore[assignment]
-    """bool `(B, T, A)`"""
 
     def __post_init__(self) -> None:
         for name, tensor in (("positions", self.positions), ("values", self.values)):

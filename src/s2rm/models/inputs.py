@@ -8,9 +8,6 @@ from typing import Required, TypedDict
 
 from s2rm.functional import TWO_PI
 
-SMALL_IMAGE = 16
-"""pixels along each side of an image for which a perceptron does"""
-
 
 class Arguments(TypedDict, total=False):
     """The keyword arguments that every model takes; see [`Signature`][s2rm.models.inputs.Signature] and
@@ -56,9 +53,10 @@ class Signature:
         value_shape, target_shape = tuple(arguments["value_shape"]), arguments.get("target_shape")
         target_shape = None if target_shape is None else tuple(target_shape)
         images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
-        codec, likelihood = arguments.get("codec"), arguments.get("likelihood", "bernoulli")
-        small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= SMALL_IMAGE
-        codec = ("cnn" if images and not small else "mlp") if codec is None else codec
+        likelihood, codec = arguments.get("likelihood", "bernoulli"), arguments.get("codec")
+        small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= 16
+        if codec is None:
+            codec = "cnn" if images and not small else "mlp"
         features, corrects = arguments.get("context_size", 0), arguments.get("corrects", False)
         return cls(value_shape, target_shape, likelihood, codec, features, corrects)
 
@@ -116,12 +114,7 @@ class Space:
 
 
 def records(model: str, arguments: Arguments) -> tuple[Signature, Space]:
-    """The two records of the arguments that `model` was called with beside its own.
-
-    Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an extent that is no box.
-    """
+    """The two records of the arguments that `model` was called with beside its own."""
     unknown = set(arguments) - set(Arguments.__annotations__)
     if unknown:
         raise TypeError(f"{model}: got unexpected arguments {', '.join(sorted(unknown))}")

@@ -69,8 +69,7 @@ class S2RM(WorldModel[State]):
         cell: recurrent cell of a module: "gru", "lstm", or "rmc" (a relational memory of 4 slots of 4 heads of 64).
         num_modules: M.
         hidden_size: H, size of what others read of a module, and of an encoded view.
-        bandwidth: ε of the kernel.
-        truncation: τ of the kernel.
+        bandwidth, truncation: ε and τ of the kernel.
         inject_positions: encoder and decoder take embedded positions too, with which S2RM learns much faster on the
             bouncing balls; the paper does so in the baselines only. Default: where an `extent` is given.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as in Eq. 4.
@@ -169,17 +168,16 @@ class S2RM(WorldModel[State]):
 
     def _views_near(self, embedded: Float[Tensor, "B T A d"], mask: Tensor) -> Local:
         """The kernel between the modules and the views of all steps, with the pairs that each softmax counts."""
+        places = self.modules_on_sphere
         if self._is_sparse(mask.shape[-1]):
-            points, there = embedded.transpose(0, 1).flatten(0, 1), mask.transpose(0, 1).flatten(0, 1)
-            return self.modules_on_sphere.sparse(points, there, read=True)
-        local = self.modules_on_sphere(embedded)
+            points, there = (part.transpose(0, 1).flatten(0, 1) for part in (embedded, mask))
+            return places.sparse(points, there, read=True)
+        local = places(embedded)
         if "input_local" in self.ablate:
             local = torch.ones_like(local)
         there = mask.unsqueeze(-2)
-        local = torch.where(there, local, 0.0)
-        return DenseLocal.where(
-            local, there & self.modules_on_sphere.near(embedded) if self.normalise == "neighbourhood" else there
-        )
+        shares = there & places.near(embedded) if self.normalise == "neighbourhood" else there
+        return DenseLocal.where(torch.where(there, local, 0.0), shares)
 
     def _modules_near(self, batch_size: int) -> Local:
         """The kernel between the modules, with the pairs that each softmax counts."""

@@ -229,39 +229,27 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         Raises:
             ValueError: a closed loop of a model whose targets are no views; positions or context that do not fit.
         """
-        self._check_rollout(steps, closed_loop, [queries] if feedback is None else [queries, feedback])
-        if context is not None and feedback is not None:
-            raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
-
-        def at(positions: Tensor, step: int) -> Tensor:
-            return positions[:, step] if positions.ndim == 4 else positions
-
-        state = self.last(self.observe(views))
-        nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
-        for step in range(steps):
-            distribution = self.predict(state, at(queries, step), None if context is None else context[:, step])
-            yield distribution
-            if step + 1 == steps:
-                return
-            seen = nothing
-            if closed_loop:
-                positions = at(queries if feedback is None else feedback, step)
-                fed = distribution if feedback is None else self.predict(state, positions)
-                seen = Views(positions[:, None], self.likelihood.feedback(fed)[:, None])
-            state = self.step(seen, state)
-
-    def _check_rollout(self, steps: int, closed_loop: bool, positions: list[Tensor]) -> None:
         if closed_loop and self.target_shape != self.value_shape:
             raise ValueError(
                 f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
                 f"{self.value_shape}, which also hold actions; use closed_loop=False"
             )
-        for each in positions:
-            if each.ndim not in (3, 4) or (each.ndim == 4 and each.shape[1] < steps):
-                raise ValueError(
-                    f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
-                    f"coordinates), got shape {tuple(each.shape)}; give one set for each step, or one for all"
-                )
+        queries = _for_each_step(queries, steps)
+        fed_at = queries if feedback is None else _for_each_step(feedback, steps)
+        if context is not None and feedback is not None:
+            raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
+        state = self.last(self.observe(views))
+        nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
+        for step in range(steps):
+            distribution = self.predict(state, queries[:, step], None if context is None else context[:, step])
+            yield distribution
+            if step + 1 == steps:
+                return
+            seen = nothing
+            if closed_loop:
+                fed = distribution if feedback is None else self.predict(state, fed_at[:, step])
+                seen = Views(fed_at[:, step, None], self.likelihood.feedback(fed)[:, None])
+            state = self.step(seen, state)
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
@@ -324,6 +312,16 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         write_whole(Path(folder) / WEIGHTS, safetensors.torch.save(weights))
         config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
         write_json(Path(folder) / CONFIG, config)
+
+
+def _for_each_step(positions: Tensor, steps: int) -> Tensor:
+    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
+    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
+        raise ValueError(
+            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
+            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
+        )
+    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)
 
 
 def is_worth_packing(mask: Tensor) -> bool:

@@ -1,7 +1,5 @@
 """Layers: recurrent cores called like `torch.nn.LSTM`, and the parts that the models are built from."""
 
-from __future__ import annotations
-
 from s2rm.nn.attention import KernelModulatedAttention
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import Layer, RecurrentCore

@@ -61,7 +61,7 @@ class KernelModulatedAttention(nn.Module):
         local: Float[Tensor, "*batch I J"],
         mask: Bool[Tensor, "*batch J"] | None = None,
     ) -> Float[Tensor, "*batch I H"]:
-        """The equations as written, the reference: `local` is Z, `mask` is False where a column of `z` is absent."""
+        """u, where `local` is Z and `mask` is False where a column of `z` is absent."""
         q = torch.einsum("...ih,hkd->...ikd", y, self.query)
         k = torch.einsum("...jh,hkd->...jkd", z, self.key)
         v = torch.einsum("...jh,hkv->...jkv", z, self.value)

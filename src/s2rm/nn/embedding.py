@@ -38,8 +38,7 @@ class ModulePlaces(nn.Module):
 
     Args:
         start: `(M, d)`, the initial places.
-        bandwidth: ε of Eq. 5.
-        truncation: τ of Eq. 5.
+        bandwidth, truncation: ε and τ of Eq. 5.
         straight_through: gradients pass through the truncation (E.4.1); otherwise only pairs that interact have any.
     """
 

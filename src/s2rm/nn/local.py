@@ -44,9 +44,7 @@ class DenseLocal(NamedTuple):
         """What the heads read, mapped by `out`, and the local sum of z.
 
         Args:
-            q, k: queries and keys of all heads.
-            z: what all heads read.
-            num_heads: K.
+            q, k, z: queries and keys of all K heads, and what all heads read.
             out: maps the heads' `Σ_j Z_ij softmax_j(q_i · k_j) z_j` side by side, `(R, K H)`, to `(R, O)`.
             local_sum: `sum(z)` where it is already known; computed along with the heads otherwise.
         """

@@ -19,7 +19,7 @@ GATE_STYLES = ("unit", "memory", None)
 
 
 class GroupedRelationalMemoryCell(nn.Module):
-    r"""One relational memory per module, each with its own parameters.
+    r"""One relational memory per module, each with its own parameters (Santoro et al. 2018; S2RM, E.3).
 
     With the memory M, a matrix of slots, and the rows of input $x_i$, each projected to the slot size:
 
@@ -40,9 +40,6 @@ class GroupedRelationalMemoryCell(nn.Module):
         attention_layers: layers of the MLP, at least 1; ReLU between them, none after the last.
         message_size: size of a linear map of the memory that others read (S2RM, E.3). Default: the memory itself.
         share_parameters: one set of parameters for all modules.
-
-    Source:
-        Santoro et al. 2018 and their published implementation; further rows of input as in S2RM, E.3.
     """
 
     def __init__(
@@ -172,9 +169,8 @@ class RelationalMemory(RecurrentCore):
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:
-        input_size: size of the input.
         hidden_size: of the whole memory, `num_slots * num_heads * head size`.
-        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
+        input_size, num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_slots, num_heads: their product must divide the hidden size.
         key_size: of a head's queries and keys. Default: the head size.
         gate_style, forget_bias, input_bias, attention_layers: as in the cell.

@@ -134,14 +134,9 @@ def by_autograd(device: torch.device) -> bool:
 
 
 def over_time(weight: Tensor, bias: Tensor | None = None) -> LinearMap:
-    """A linear map for use at every step of a loop.
+    """A linear map from `(R, I)` to `(R, O)` for use at every step of a loop; R may differ from step to step.
 
-    Args:
-        weight: `(I, O)`, or `(M, I, O)` for one map per module.
-        bias: `(O,)`, or `(M, O)`.
-
-    Returns:
-        The map from `(R, I)` to `(R, O)`, or from `(M, R, I)` to `(M, R, O)`; R may differ from step to step.
+    With `weight` `(M, I, O)` and `bias` `(M, O)` it is one map per module, from `(M, R, I)` to `(M, R, O)`.
     """
     if by_autograd(weight.device):
         return lambda inputs: _product(inputs, weight, bias)

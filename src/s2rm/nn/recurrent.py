@@ -57,9 +57,7 @@ class GatedCell(nn.Module, Generic[CellState]):
     """The parameters of a gated cell per module: two linear maps to `num_gates` gates.
 
     Args:
-        num_modules: M.
-        input_size: E, of a module's input.
-        hidden_size: H, of a module's state.
+        num_modules, input_size, hidden_size: M, and the sizes E of a module's input and H of its state.
         share_parameters: one set of parameters for all modules.
     """
 
