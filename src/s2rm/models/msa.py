@@ -54,16 +54,14 @@ class MSA(WorldModel[Memory]):
 
     Args:
         hidden_size: H, size of a token, a multiple of `num_heads`.
-        num_layers: layers of the transformer.
-        num_heads: heads of each layer.
+        num_layers, num_heads: layers of the transformer, and heads of each layer.
         window: W, number of remembered steps, counting those with views.
         steps_per_loss: number of steps of each sequence that a loss predicts; see `loss_terms`.
         inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
             [`Space`][s2rm.models.inputs.Space]. Defaults: `likelihood` "gaussian", `codec` "mlp".
 
     Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an argument out of its range.
+        TypeError, ValueError: an argument that is unknown or missing, or out of its range.
 
     Source:
         After Pannatier, Matoba and Fleuret, "Inference from Real-World Sparse Measurements", TMLR 2024. Relative to

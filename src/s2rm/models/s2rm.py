@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from s2rm.models.inputs import Arguments
 from s2rm.models.named import Term
 from s2rm.models.world_model import WorldModel
-from s2rm.nn.attention import KernelModulatedAttention
+from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.local import DenseLocal, Local, SparseLocal
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
@@ -85,8 +84,7 @@ class S2RM(WorldModel[State]):
             [`Space`][s2rm.models.inputs.Space]; the modules start in the box `extent`.
 
     Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an argument out of its range.
+        TypeError, ValueError: an argument that is unknown or missing, or out of its range.
 
     Source:
         S2RM, section 4, appendix C, Table 2 for the defaults. Relative to the paper: see the docs page of that name.

@@ -27,7 +27,6 @@ FORMAT = 1
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 """the files of a saved model"""
 State = TypeVar("State")
-"""what `step` and `predict` need, batch first: a tensor or a named tuple of tensors"""
 
 
 class WorldModel(nn.Module, ABC, Generic[State]):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from s2rm.functional import check_embedding, check_kernel, positional_embedding, spherical_gaussian_kernel
-from s2rm.nn.local import SparseLocal
+from s2rm.nn.attention import SparseLocal
 from s2rm.nn.pairs import Pairs, near
 
 

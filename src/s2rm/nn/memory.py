@@ -15,8 +15,6 @@ from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import LinearMap, over_time
 from s2rm.nn.recurrent import by_batch, by_weights
 
-GATE_STYLES = ("unit", "memory", None)
-
 
 class GroupedRelationalMemoryCell(nn.Module):
     r"""One relational memory per module, each with its own parameters (Santoro et al. 2018; S2RM, E.3).
@@ -50,9 +48,10 @@ class GroupedRelationalMemoryCell(nn.Module):
         super().__init__()
         if attention_layers < 1:
             raise ValueError(f"relational memory: attention_layers must be at least 1, got {attention_layers}")
-        if gate_style not in GATE_STYLES:
-            raise ValueError(f"relational memory: gate_style must be one of {GATE_STYLES}, got {gate_style!r}")
         slot_size, sets = num_heads * head_size, 1 if share_parameters else num_modules
+        widths = {"unit": 2 * slot_size, "memory": 2, None: 0}
+        if gate_style not in widths:
+            raise ValueError(f"relational memory: gate_style must be one of {tuple(widths)}, got {gate_style!r}")
         self.num_modules, self.num_slots, self.slot_size = num_modules, num_slots, slot_size
         self.num_heads, self.head_size, self.key_size = num_heads, head_size, key_size
         self.gate_style, self.forget_bias, self.input_bias = gate_style, forget_bias, input_bias
@@ -71,7 +70,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         self.qkv, self.qkv_norm = linear(slot_size, projected), norm(projected)
         self.attended_norm, self.mlp_norm = norm(slot_size), norm(slot_size)
         self.mlp = nn.ModuleList(linear(slot_size, slot_size) for _ in range(attention_layers))
-        width = {"unit": 2 * slot_size, "memory": 2, None: 0}[gate_style]
+        width = widths[gate_style]
         if width:
             self.input_gate, self.memory_gate = linear(slot_size, width), linear(slot_size, width)
         if message_size is not None:
