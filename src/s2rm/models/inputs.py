@@ -83,7 +83,7 @@ class Space:
     @classmethod
     def of(cls, model: str, arguments: Arguments) -> Space:
         """The record of a model's arguments, with defaults for those that are left out or None."""
-        n, dim, extent = (arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent"))
+        n, dim, extent = arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent")
         shortest, longest = arguments.get("shortest"), arguments.get("longest")
         if n is None and extent is None:
             raise TypeError(f"{model}: expected num_coordinates or extent, one (low, high) a coordinate, got neither")

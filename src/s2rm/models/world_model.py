@@ -94,7 +94,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             views: `(B, T, A, ...)`.
             state: the state before the first of these steps. Default: the initial state.
         """
-        self.check(views)
+        self._check_views("views", views, self.value_shape)
         start = self.initial_state(views.batch_size)
         if state is not None:
             self.check_state(state, start)
@@ -175,10 +175,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         return torch.stack([mean.value for mean in self.loss_terms(episode, recompute).values()]).sum()
 
     def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
-        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; the loss is the sum of their
-        values. The terms of parts of a batch, or of an episode, add up to those of the whole.
+        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; arguments and errors as of `loss`.
 
-        Args and raises: as `loss`.
+        The loss is the sum of their values. The terms of parts of a batch or an episode add up to those of the whole.
         """
         self.check_loss(episode, recompute)
         if recompute is None:
@@ -261,10 +260,6 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         encoded = self._turned(encoded, positions[there])
         blank = encoded.new_zeros(*there.shape, encoded.shape[-1])
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
-
-    def check(self, views: Views) -> None:
-        """Raise a ValueError for views of another shape, dtype or device than the model's."""
-        self._check_views("views", views, self.value_shape)
 
     def check_loss(self, episode: Episode, recompute: int | None) -> None:
         """Raise a ValueError for targets of another shape, dtype or device than the model's, or `recompute` below 1."""

@@ -104,22 +104,20 @@ Local = DenseLocal | SparseLocal
 class KernelModulatedAttention(nn.Module):
     r"""Attention by content and by position: rows y read from columns z, weighted by a kernel of their positions.
 
-    With Z the kernel's weights, G a two-layer perceptron that ends in one sigmoid, and $[\cdot]$ the heads side by
-    side:
+    With Z the kernel's weights, G a two-layer perceptron that ends in a sigmoid, and $[\cdot]$ joining the heads:
 
     $$\tilde u_i = W^{out} [\sum_j Z_{ij} \, \mathrm{softmax}_j(Q y_i \cdot K z_j) \, V z_j]$$
 
     $$b_i = \sum_j Z_{ij} z_j, \quad g_i = G(\tilde u_i, b_i), \quad u_i = g_i b_i + (1 - g_i) \tilde u_i$$
 
     `forward` computes this as written. A loop over time splits the same computation: the weights `query` and `key` map
-    y and z, [`attend`][s2rm.nn.attention.DenseLocal.attend] computes what the heads read,
-    `out_over_time` maps it to $\tilde u$, and `gate_over_time` returns u.
+    y and z, [`attend`][s2rm.nn.attention.DenseLocal.attend] computes what the heads read, `out_over_time` maps it to
+    $\tilde u$, and `gate_over_time` returns u.
 
     Args:
         size: size of y, z and the result.
         num_heads: K.
-        head_size: D, size of queries and keys.
-        value_size: V, size of a head's values.
+        head_size, value_size: D, size of a head's queries and keys, and V, size of its values.
         gate_size: width of the gate's hidden layer.
 
     Source:
