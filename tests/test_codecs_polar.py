@@ -5,7 +5,7 @@ import torch
 
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views, load
-from s2rm.nn.codecs.polar import PolarConv2d, PolarDecoder, PolarEncoder
+from s2rm.nn.codecs import PolarConv2d, PolarDecoder, PolarEncoder
 
 
 def in_loops(image, layer, stride):

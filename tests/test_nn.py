@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from s2rm.nn.attention import KernelModulatedAttention
+from s2rm.nn.attention import DenseLocal, KernelModulatedAttention
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.local import DenseLocal
 from s2rm.nn.normalise import BatchNorm
 from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell

@@ -5,7 +5,7 @@ import torch
 
 from conftest import ARGUMENTS, MODELS, some_views
 from s2rm import GQN, MSA, Episode, Views, load
-from s2rm.nn.rotation import Rotation
+from s2rm.nn.embedding import Rotation
 
 ROTATED = {**MODELS, "msa": lambda **own: MSA(**{**ARGUMENTS, **own})}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -24,9 +23,6 @@ class StreamingStep(nn.Module):
     Inputs: `positions` `(B, A, n)`, `values` `(B, A, *shape)`, `mask` (bool, `(B, A)`), `queries` `(B, Q, n)` and the
     tensors of the state. Outputs: mean and standard deviation of the prediction, `(B, Q, *target_shape)` each, and the
     tensors of the new state. B, A and Q may differ from call to call.
-
-    Args:
-        model: any model but the oracle.
 
     Raises:
         ValueError: the model is the oracle, which cannot stream, or it takes context.
@@ -92,7 +88,7 @@ class StreamingStep(nn.Module):
                 input_names=["positions", "values", "mask", "queries", *(f"state_{number}" for number in states)],
                 output_names=["predicted_mean", "predicted_stddev", *(f"next_{number}" for number in states)],
             )  # fmt: skip
-            written = os.path.join(folder, "step.onnx")
+            written = Path(folder, "step.onnx")
             assert program is not None, "only other exporters return nothing"
             program.save(written)
-            write_whole(Path(path), Path(written).read_bytes())
+            write_whole(path, written.read_bytes())

@@ -69,7 +69,7 @@ def spherical_gaussian_kernel(
     truncation: float = 0.6,
     straight_through: bool = True,
 ) -> Float[Tensor, "*both M A"]:
-    r"""The truncated spherical Gaussian kernel:
+    r"""The truncated spherical Gaussian kernel (S2RM, Eq. 5 and 14):
 
     $$Z(p, s) = \begin{cases} e^{-2 \epsilon (1 - p \cdot s)} & p \cdot s \ge \tau \\ 0 & \text{else} \end{cases}$$
 
@@ -85,9 +85,6 @@ def spherical_gaussian_kernel(
 
     Raises:
         ValueError: `bandwidth` or `truncation` out of range.
-
-    Source:
-        S2RM, Eq. 5 and 14.
     """
     check_kernel(bandwidth, truncation)
     similarity = p @ s.transpose(-1, -2)
@@ -171,9 +168,7 @@ def gru_update(
 def lstm_update(
     input_gates: Float[Tensor, "*batch G"], hidden_gates: Float[Tensor, "*batch G"], memory: Float[Tensor, "*batch H"]
 ) -> tuple[Float[Tensor, "*batch H"], Float[Tensor, "*batch H"]]:
-    r"""Long short-term memory, from the linear maps of its input and of its hidden state: $(h', c')$.
-
-    With $a$ the sum of both maps,
+    r"""Long short-term memory: $(h', c')$ from the sum $a$ of the linear maps of its input and of its hidden state:
 
     $$i, f, o = \sigma(a_i), \sigma(a_f), \sigma(a_o) \qquad g = \tanh(a_g) \qquad c' = f c + i g \qquad
     h' = o \tanh(c')$$

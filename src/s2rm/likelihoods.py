@@ -82,11 +82,10 @@ class GaussianSensors(Likelihood):
     r"""Real channels, with a mean and a spread $s$ each; the standard deviation is $0.001 + \log(1 + e^s)$."""
 
     num_parameters = 2
-    smallest_spread = 1e-3
 
     def distribution(self, parameters: Tensor) -> Normal:
         mean, spread = parameters.unbind(-1)
-        return Normal(mean, self.smallest_spread + softplus(spread), validate_args=False)
+        return Normal(mean, 1e-3 + softplus(spread), validate_args=False)
 
     def feedback(self, distribution: Distribution) -> Tensor:
         """The mean."""
@@ -175,12 +174,9 @@ class Mixed(Distribution):
     def log_parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-likelihoods of marker and type, `(..., 1, I, J)`, and minus the squared errors of the stats."""
         friendly, types, stats = parts(values)
+        surprise = binary_cross_entropy_with_logits(self.friendly, friendly, reduction="none")
         chosen = (types * self.types).sum(-3, keepdim=True)
-        return (
-            -binary_cross_entropy_with_logits(self.friendly, friendly, reduction="none"),
-            chosen - self.log_normaliser,
-            -(stats - self.stats).square(),
-        )
+        return -surprise, chosen - self.log_normaliser, -(stats - self.stats).square()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`(..., 14, I, J)`; the log-likelihood of the type is shared equally among its channels."""

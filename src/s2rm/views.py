@@ -41,11 +41,8 @@ class Views:
     """
 
     positions: Tensor
-    """float `(B, T, A, n)`"""
     values: Tensor
-    """float `(B, T, A, *shape)`"""
     mask: Tensor = None  # type: ignore[assignment]
-    """bool `(B, T, A)`"""
 
     def __post_init__(self) -> None:
         for name, tensor in (("positions", self.positions), ("values", self.values)):
@@ -137,11 +134,9 @@ class Views:
     @classmethod
     def none(cls, batch_size: int, num_coordinates: int, value_shape: tuple[int, ...], like: Tensor) -> Views:
         """One time step without views, with the dtype and device of `like`."""
-        return cls._unchecked(
-            like.new_empty(batch_size, 1, 0, num_coordinates),
-            like.new_empty(batch_size, 1, 0, *value_shape),
-            torch.empty(batch_size, 1, 0, dtype=torch.bool, device=like.device),
-        )
+        slots = (batch_size, 1, 0)
+        positions, values = like.new_empty(*slots, num_coordinates), like.new_empty(*slots, *value_shape)
+        return cls._unchecked(positions, values, like.new_empty(slots, dtype=torch.bool))
 
     @classmethod
     def _unchecked(cls, positions: Tensor, values: Tensor, mask: Tensor) -> Views:

@@ -8,9 +8,6 @@ from typing import Required, TypedDict
 
 from s2rm.functional import TWO_PI
 
-SMALL_IMAGE = 16
-"""pixels along each side of an image for which a perceptron does"""
-
 
 class Arguments(TypedDict, total=False):
     """The keyword arguments that every model takes; see [`Signature`][s2rm.models.inputs.Signature] and
@@ -57,9 +54,10 @@ class Signature:
         value_shape, target_shape = tuple(arguments["value_shape"]), arguments.get("target_shape")
         target_shape = None if target_shape is None else tuple(target_shape)
         images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
-        codec, likelihood = arguments.get("codec"), arguments.get("likelihood", "bernoulli")
-        small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= SMALL_IMAGE
-        codec = ("cnn" if images and not small else "mlp") if codec is None else codec
+        likelihood, codec = arguments.get("likelihood", "bernoulli"), arguments.get("codec")
+        small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= 16
+        if codec is None:
+            codec = "cnn" if images and not small else "mlp"
         features, corrects = arguments.get("context_size", 0), arguments.get("corrects", False)
         return cls(value_shape, target_shape, likelihood, codec, features, corrects)
 
@@ -83,14 +81,14 @@ class Space:
     """encoder and decoder take embedded positions, as the paper's baselines do and its S2RM does not. Default: without
     a rotation, in the baselines"""
     rotation: float | None
-    """shortest wavelength of a rotation of encodings by positions, see [`Rotation`][s2rm.nn.rotation.Rotation], by
+    """shortest wavelength of a rotation of encodings by positions, see [`Rotation`][s2rm.nn.embedding.Rotation], by
     which models learn many times faster. Default: a quarter of the longest side of `extent`, unless
     `inject_positions` is given; None without an extent"""
 
     @classmethod
     def of(cls, model: str, arguments: Arguments, has_kernel: bool) -> Space:
         """The record of a model's arguments, with defaults for those that are left out or None."""
-        n, dim, extent = (arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent"))
+        n, dim, extent = arguments.get("num_coordinates"), arguments.get("embedding_dim"), arguments.get("extent")
         shortest, longest = arguments.get("shortest"), arguments.get("longest")
         if n is None and extent is None:
             raise TypeError(f"{model}: expected num_coordinates or extent, one (low, high) a coordinate, got neither")
@@ -106,10 +104,8 @@ class Space:
             rotation = longest_side / 4 if (inject, rotation) == (None, None) else rotation
         assert n is not None
         dim = max(1, round(8 / max(1, n))) * 2 * n if dim is None else dim
-        shortest, longest = (
-            default if given is None else float(given)
-            for default, given in zip(wavelengths, (shortest, longest), strict=True)
-        )
+        shortest = wavelengths[0] if shortest is None else float(shortest)
+        longest = wavelengths[1] if longest is None else float(longest)
         inject = rotation is None and not has_kernel if inject is None else inject
         if inject and rotation is not None:
             raise ValueError(f"{model}: positions are injected or rotate encodings, not both; leave one of them out")
@@ -135,10 +131,6 @@ def records(model: str, arguments: Arguments, has_kernel: bool) -> tuple[Signatu
     """The two records of the arguments that `model` was called with beside its own.
 
     A model with a kernel knows by it where views are.
-
-    Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an extent that is no box, or positions that enter twice or nowhere.
     """
     unknown = set(arguments) - set(Arguments.__annotations__)
     if unknown:

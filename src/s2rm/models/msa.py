@@ -54,16 +54,14 @@ class MSA(WorldModel[Memory]):
 
     Args:
         hidden_size: H, size of a token, a multiple of `num_heads`.
-        num_layers: layers of the transformer.
-        num_heads: heads of each layer.
+        num_layers, num_heads: layers of the transformer, and heads of each layer.
         window: W, number of remembered steps, counting those with views.
         steps_per_loss: number of steps of each sequence that a loss predicts; see `loss_terms`.
         inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
             [`Space`][s2rm.models.inputs.Space]. Defaults: `likelihood` "gaussian", `codec` "mlp".
 
     Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an argument out of its range.
+        TypeError, ValueError: an argument that is unknown or missing, or out of its range.
 
     Source:
         After Pannatier, Matoba and Fleuret, "Inference from Real-World Sparse Measurements", TMLR 2024. Relative to
@@ -85,8 +83,8 @@ class MSA(WorldModel[Memory]):
             )
         inputs = {"likelihood": "gaussian", "codec": "mlp", **inputs}
         super().__init__(inputs, {"hidden_size": hidden_size, **counts}, hidden_size)
-        self.hidden_size, self.num_heads, self.window = hidden_size, num_heads, window
-        self.steps_per_loss = steps_per_loss
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.window, self.steps_per_loss = window, steps_per_loss
         self.place = nn.Linear(self.embedding.dim, hidden_size)
         self.age = nn.Linear(2 * AGE_FREQUENCIES, hidden_size)
         self.asked = nn.Parameter(torch.zeros(hidden_size))
@@ -140,7 +138,9 @@ class MSA(WorldModel[Memory]):
 
     def read(self, states: Memory, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
         tokens, there = states.recall()
-        reports = tokens + self.age(age_features(states.ages, tokens))[..., None, :]
+        frequencies = 2.0 ** torch.arange(-1, AGE_FREQUENCIES - 1, dtype=tokens.dtype, device=tokens.device)
+        angles = states.ages.to(tokens.dtype).log1p()[..., None] * frequencies
+        reports = tokens + self.age(torch.cat([angles.sin(), angles.cos()], -1))[..., None, :]
         queries = self.place(embedded) + self.asked
         attended = self.attend(
             reports.flatten(-3, -2).flatten(0, -3), there.flatten(-2).flatten(0, -2), queries.flatten(0, -3)
@@ -204,10 +204,3 @@ class MSA(WorldModel[Memory]):
 def nth(there: Bool[Tensor, "B S"], rank: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
     """Index of the True of this rank, from 0, in each row; any index if there is none."""
     return torch.searchsorted(there.cumsum(1), rank + 1).clamp(max=there.shape[1] - 1)
-
-
-def age_features(ages: Int[Tensor, "*batch"], like: Tensor) -> Float[Tensor, "*batch F"]:
-    """Sines and cosines of `log(1 + age)`, with the dtype of `like`."""
-    frequencies = 2.0 ** torch.arange(-1, AGE_FREQUENCIES - 1, dtype=like.dtype, device=like.device)
-    angles = ages.to(like.dtype).log1p()[..., None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], -1)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from s2rm.models.inputs import Arguments
 from s2rm.models.named import Term
 from s2rm.models.world_model import WorldModel
-from s2rm.nn.attention import KernelModulatedAttention
+from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.local import DenseLocal, Local, SparseLocal
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 from s2rm.nn.over_time import map_state, over_time
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
@@ -27,8 +26,6 @@ DENSE_PAIRS = 128 * 128
 """up to this many pairs of modules and views a step, computing all is faster than finding those that interact"""
 State = Tensor | tuple[Tensor, ...]
 """the state of all modules, as their cell has it; `(B, M, ...)` each"""
-
-
 CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
     "gru": GroupedGRUCell,
     "lstm": GroupedLSTMCell,
@@ -70,8 +67,7 @@ class S2RM(WorldModel[State]):
         cell: recurrent cell of a module: "gru", "lstm", or "rmc" (a relational memory of 4 slots of 4 heads of 64).
         num_modules: M.
         hidden_size: H, size of what others read of a module, and of an encoded view.
-        bandwidth: ε of the kernel.
-        truncation: τ of the kernel.
+        bandwidth, truncation: ε and τ of the kernel.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as in Eq. 4.
         normalise: range of each softmax: "all" views and modules, as in the paper, or the "neighbourhood", those
             within the truncation. The latter is sparse when there are many: time and memory grow with the number of
@@ -85,8 +81,7 @@ class S2RM(WorldModel[State]):
             [`Space`][s2rm.models.inputs.Space]; the modules start in the box `extent`.
 
     Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an argument out of its range.
+        TypeError, ValueError: an argument that is unknown or missing, or out of its range.
 
     Source:
         S2RM, section 4, appendix C, Table 2 for the defaults. Relative to the paper: see the docs page of that name.
@@ -114,8 +109,7 @@ class S2RM(WorldModel[State]):
         self.input_attention = KernelModulatedAttention(hidden_size, 2, 16, 128, gate_size=64)
         self.intercell_attention = KernelModulatedAttention(hidden_size, 4, 16, 128, gate_size=64)
         self.cell: Any = CELLS[cell](num_modules, hidden_size, hidden_size, share_parameters)
-        self.share_parameters = share_parameters
-        self.ablate = frozenset(ablate)
+        self.share_parameters, self.ablate = share_parameters, frozenset(ablate)
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros; the identity in a relational memory."""
@@ -134,12 +128,10 @@ class S2RM(WorldModel[State]):
         keys = encodings @ reads.key.flatten(1)
         local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
-        query_weight, talk_query_weight = reads.query.flatten(1), talks.query.flatten(1)
-        if "input_nonlocal" in self.ablate:
-            query_weight = torch.zeros_like(query_weight)
-        if "intercell_nonlocal" in self.ablate:
-            talk_query_weight = torch.zeros_like(talk_query_weight)
-        weights = (query_weight, talk_query_weight, talks.key.flatten(1))
+        weights = [reads.query.flatten(1), talks.query.flatten(1), talks.key.flatten(1)]
+        for number, term in enumerate(("input_nonlocal", "intercell_nonlocal")):
+            if term in self.ablate:
+                weights[number] = torch.zeros_like(weights[number])
         sizes = [weight.shape[1] for weight in weights]
         to_queries_and_keys = over_time(torch.cat(weights, 1))
         num_rows = embedded.shape[0] * embedded.shape[1] * self.num_modules
@@ -169,17 +161,16 @@ class S2RM(WorldModel[State]):
 
     def _views_near(self, embedded: Float[Tensor, "B T A d"], mask: Tensor) -> Local:
         """The kernel between the modules and the views of all steps, with the pairs that each softmax counts."""
+        places = self.modules_on_sphere
         if self._is_sparse(mask.shape[-1]):
-            points, there = embedded.transpose(0, 1).flatten(0, 1), mask.transpose(0, 1).flatten(0, 1)
-            return self.modules_on_sphere.sparse(points, there, read=True)
-        local = self.modules_on_sphere(embedded)
+            points, there = (part.transpose(0, 1).flatten(0, 1) for part in (embedded, mask))
+            return places.sparse(points, there, read=True)
+        local = places(embedded)
         if "input_local" in self.ablate:
             local = torch.ones_like(local)
         there = mask.unsqueeze(-2)
-        local = torch.where(there, local, 0.0)
-        return DenseLocal.where(
-            local, there & self.modules_on_sphere.near(embedded) if self.normalise == "neighbourhood" else there
-        )
+        shares = there & places.near(embedded) if self.normalise == "neighbourhood" else there
+        return DenseLocal.where(torch.where(there, local, 0.0), shares)
 
     def _modules_near(self, batch_size: int) -> Local:
         """The kernel between the modules, with the pairs that each softmax counts."""

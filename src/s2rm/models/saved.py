@@ -1,36 +1,23 @@
-"""Models on disk: the weights as safetensors, the constructor's arguments as JSON. Nothing is ever unpickled."""
+"""Models read from disk: the weights from safetensors, the constructor's arguments from JSON. Nothing is unpickled."""
 
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 import cattrs
 import safetensors.torch
 from safetensors import SafetensorError
 
-from s2rm.files import read_json, write_json, write_whole
+from s2rm.files import read_json
+from s2rm.models import gqn, msa, s2rm  # noqa: F401, a model is known once it is imported
 from s2rm.models.inputs import Arguments
+from s2rm.models.world_model import CONFIG, FORMAT, WEIGHTS, WorldModel
 from s2rm.records import converter
 
-if TYPE_CHECKING:
-    import s2rm.models.world_model
 
-FORMAT = 2
-"""2: the scaffold normalises its sum, and every model says how positions enter it"""
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-
-
-def save(model: s2rm.models.world_model.WorldModel, folder: str | Path) -> None:
-    """Write weights and arguments into a folder, each file whole or not at all."""
-    folder = Path(folder)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(folder / WEIGHTS, safetensors.torch.save(weights))
-    write_json(folder / CONFIG, {"format": FORMAT, "model": type(model).__name__, "arguments": model.arguments})
-
-
-def load(folder: str | Path) -> s2rm.models.world_model.WorldModel:
+def load(folder: str | Path) -> WorldModel:
     """The model that `save` wrote into `folder`, on the CPU, in evaluation mode.
 
     Raises:
@@ -40,28 +27,22 @@ def load(folder: str | Path) -> s2rm.models.world_model.WorldModel:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"load: expected a saved model with {CONFIG} and {WEIGHTS}, found no {folder / name}")
-    model = _build(folder / CONFIG)
+    model, path = _build(folder / CONFIG), folder / WEIGHTS
     try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        weights = safetensors.torch.load_file(path)
         model.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
         model.load_state_dict(weights)
     except SafetensorError as error:
         raise ValueError(
-            f"load: {folder / WEIGHTS} is no safetensors file ({error}); it was not written by save and is not opened"
+            f"load: {path} is no safetensors file ({error}); it was not written by save and is not opened"
         ) from error
     except (RuntimeError, StopIteration) as error:
-        raise ValueError(
-            f"load: the weights in {folder / WEIGHTS} do not fit its config; save the model again"
-        ) from error
+        raise ValueError(f"load: the weights in {path} do not fit its config; save the model again") from error
     return model.eval()
 
 
-def _build(path: Path) -> s2rm.models.world_model.WorldModel:
+def _build(path: Path) -> WorldModel:
     """The model of a config, with new weights."""
-    # Imported here, since models save themselves by this module; a model is known once it is imported.
-    from s2rm.models import gqn, msa, s2rm  # noqa: F401
-    from s2rm.models.world_model import WorldModel
-
     try:
         config = read_json(path)
         written, name, arguments = config["format"], config["model"], config["arguments"]
@@ -84,7 +65,7 @@ def _build(path: Path) -> s2rm.models.world_model.WorldModel:
     raise ValueError(f"load: the arguments in {path} do not make a {name} ({wrong}); save the model again")
 
 
-def _arguments_of(model: type[s2rm.models.world_model.WorldModel]) -> Any:
+def _arguments_of(model: type[WorldModel]) -> Any:
     """The names and types of the arguments that a model is built with: its own, and those that it shares."""
     own = get_type_hints(model.__init__)
     parameters = inspect.signature(model).parameters.values()

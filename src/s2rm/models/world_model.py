@@ -9,22 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models import saved
 from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
-from s2rm.nn.embedding import PositionalEmbedding
-from s2rm.nn.rotation import Rotation
+from s2rm.nn.embedding import PositionalEmbedding, Rotation
 from s2rm.views import Episode, Views
 
+FORMAT = 2
+"""2: the scaffold normalises its sum, and every model says how positions enter it"""
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+"""the files of a saved model"""
 State = TypeVar("State")
-"""what `step` and `predict` need, batch first: a tensor or a named tuple of tensors"""
 
 
 class WorldModel(nn.Module, ABC, Generic[State]):
@@ -40,10 +43,6 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         own: the model's other arguments, kept for `save`.
         size: H, of an encoded view, and of the vector that the decoder decodes.
         has_kernel: the model knows by a kernel where views are, even if encoder and decoder do not.
-
-    Raises:
-        TypeError: an unknown argument, or a missing one.
-        ValueError: an argument out of its range.
     """
 
     is_oracle = False
@@ -96,7 +95,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
             views: `(B, T, A, ...)`.
             state: the state before the first of these steps. Default: the initial state.
         """
-        self.check(views)
+        self._check_views("views", views, self.value_shape)
         start = self.initial_state(views.batch_size)
         if state is not None:
             self.check_state(state, start)
@@ -177,10 +176,9 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         return torch.stack([mean.value for mean in self.loss_terms(episode, recompute).values()]).sum()
 
     def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
-        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; the loss is the sum of their
-        values. The terms of parts of a batch, or of an episode, add up to those of the whole.
+        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; arguments and errors as of `loss`.
 
-        Args and raises: as `loss`.
+        The loss is the sum of their values. The terms of parts of a batch or an episode add up to those of the whole.
         """
         self.check_loss(episode, recompute)
         if recompute is None:
@@ -230,59 +228,39 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         Raises:
             ValueError: a closed loop of a model whose targets are no views; positions or context that do not fit.
         """
-        self._check_rollout(steps, closed_loop, [queries] if feedback is None else [queries, feedback])
-        if context is not None and feedback is not None:
-            raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
-
-        def at(positions: Tensor, step: int) -> Tensor:
-            return positions[:, step] if positions.ndim == 4 else positions
-
-        state = self.last(self.observe(views))
-        nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
-        for step in range(steps):
-            distribution = self.predict(state, at(queries, step), None if context is None else context[:, step])
-            yield distribution
-            if step + 1 == steps:
-                return
-            seen = nothing
-            if closed_loop:
-                positions = at(queries if feedback is None else feedback, step)
-                fed = distribution if feedback is None else self.predict(state, positions)
-                seen = Views(positions[:, None], self.likelihood.feedback(fed)[:, None])
-            state = self.step(seen, state)
-
-    def _check_rollout(self, steps: int, closed_loop: bool, positions: list[Tensor]) -> None:
         if closed_loop and self.target_shape != self.value_shape:
             raise ValueError(
                 f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
                 f"{self.value_shape}, which also hold actions; use closed_loop=False"
             )
-        for each in positions:
-            if each.ndim not in (3, 4) or (each.ndim == 4 and each.shape[1] < steps):
-                raise ValueError(
-                    f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
-                    f"coordinates), got shape {tuple(each.shape)}; give one set for each step, or one for all"
-                )
+        queries = _for_each_step(queries, steps)
+        fed_at = queries if feedback is None else _for_each_step(feedback, steps)
+        if context is not None and feedback is not None:
+            raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
+        state = self.last(self.observe(views))
+        nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
+        for step in range(steps):
+            distribution = self.predict(state, queries[:, step], None if context is None else context[:, step])
+            yield distribution
+            if step + 1 == steps:
+                return
+            seen = nothing
+            if closed_loop:
+                fed = distribution if feedback is None else self.predict(state, fed_at[:, step])
+                seen = Views(fed_at[:, step, None], self.likelihood.feedback(fed)[:, None])
+            state = self.step(seen, state)
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
-        if not is_worth_packing(views.mask):
-            positions, values, missing = views.filled()
-            embedded = self.embedding(positions)
-            encoded = self.encoder(values, missing, embedded if self.inject_positions else None)
-            return embedded, self._turned(encoded, positions)
-        there = views.mask
-        embedded = self.embedding(torch.where(there[..., None], views.positions, 0.0))
-        missing = views.values[there].isnan()
-        values = torch.where(missing, 0.0, views.values[there])
-        encoded = self.encoder(values, missing.to(values.dtype), embedded[there] if self.inject_positions else None)
-        encoded = self._turned(encoded, views.positions[there])
+        there, (positions, values, missing) = views.mask, views.filled()
+        embedded = self.embedding(positions)
+        injected = embedded if self.inject_positions else None
+        if not is_worth_packing(there):
+            return embedded, self._turned(self.encoder(values, missing, injected), positions)
+        encoded = self.encoder(values[there], missing[there], None if injected is None else injected[there])
+        encoded = self._turned(encoded, positions[there])
         blank = encoded.new_zeros(*there.shape, encoded.shape[-1])
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
-
-    def check(self, views: Views) -> None:
-        """Raise a ValueError for views of another shape, dtype or device than the model's."""
-        self._check_views("views", views, self.value_shape)
 
     def check_loss(self, episode: Episode, recompute: int | None) -> None:
         """Raise a ValueError for targets of another shape, dtype or device than the model's, or `recompute` below 1."""
@@ -325,7 +303,20 @@ class WorldModel(nn.Module, ABC, Generic[State]):
 
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole."""
-        saved.save(self, folder)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        write_whole(Path(folder) / WEIGHTS, safetensors.torch.save(weights))
+        config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
+        write_json(Path(folder) / CONFIG, config)
+
+
+def _for_each_step(positions: Tensor, steps: int) -> Tensor:
+    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
+    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
+        raise ValueError(
+            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
+            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
+        )
+    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)
 
 
 def is_worth_packing(mask: Tensor) -> bool:

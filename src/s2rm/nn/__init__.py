@@ -1,12 +1,9 @@
 """Layers: recurrent cores called like `torch.nn.LSTM`, and the parts that the models are built from."""
 
-from __future__ import annotations
-
-from s2rm.nn.attention import KernelModulatedAttention
+from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, SparseLocal
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import Layer, RecurrentCore
 from s2rm.nn.embedding import ModulePlaces, PositionalEmbedding, uniform_positions
-from s2rm.nn.local import DenseLocal, SparseLocal
 from s2rm.nn.memory import GroupedRelationalMemoryCell, RelationalMemory
 from s2rm.nn.pairs import Pairs
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState

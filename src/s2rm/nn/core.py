@@ -44,9 +44,8 @@ class RecurrentCore(nn.Module):
 
     Args:
         make_layer: returns a layer, given the size of its input.
-        input_size: of the input.
         hidden_size: of the output in each direction.
-        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
+        input_size, num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
     """
 
     def __init__(

@@ -15,11 +15,9 @@ from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import LinearMap, over_time
 from s2rm.nn.recurrent import by_batch, by_weights
 
-GATE_STYLES = ("unit", "memory", None)
-
 
 class GroupedRelationalMemoryCell(nn.Module):
-    r"""One relational memory per module, each with its own parameters.
+    r"""One relational memory per module, each with its own parameters (Santoro et al. 2018; S2RM, E.3).
 
     With the memory M, a matrix of slots, and the rows of input $x_i$, each projected to the slot size:
 
@@ -40,9 +38,6 @@ class GroupedRelationalMemoryCell(nn.Module):
         attention_layers: layers of the MLP, at least 1; ReLU between them, none after the last.
         message_size: size of a linear map of the memory that others read (S2RM, E.3). Default: the memory itself.
         share_parameters: one set of parameters for all modules.
-
-    Source:
-        Santoro et al. 2018 and their published implementation; further rows of input as in S2RM, E.3.
     """
 
     def __init__(
@@ -53,9 +48,10 @@ class GroupedRelationalMemoryCell(nn.Module):
         super().__init__()
         if attention_layers < 1:
             raise ValueError(f"relational memory: attention_layers must be at least 1, got {attention_layers}")
-        if gate_style not in GATE_STYLES:
-            raise ValueError(f"relational memory: gate_style must be one of {GATE_STYLES}, got {gate_style!r}")
         slot_size, sets = num_heads * head_size, 1 if share_parameters else num_modules
+        widths = {"unit": 2 * slot_size, "memory": 2, None: 0}
+        if gate_style not in widths:
+            raise ValueError(f"relational memory: gate_style must be one of {tuple(widths)}, got {gate_style!r}")
         self.num_modules, self.num_slots, self.slot_size = num_modules, num_slots, slot_size
         self.num_heads, self.head_size, self.key_size = num_heads, head_size, key_size
         self.gate_style, self.forget_bias, self.input_bias = gate_style, forget_bias, input_bias
@@ -74,7 +70,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         self.qkv, self.qkv_norm = linear(slot_size, projected), norm(projected)
         self.attended_norm, self.mlp_norm = norm(slot_size), norm(slot_size)
         self.mlp = nn.ModuleList(linear(slot_size, slot_size) for _ in range(attention_layers))
-        width = {"unit": 2 * slot_size, "memory": 2, None: 0}[gate_style]
+        width = widths[gate_style]
         if width:
             self.input_gate, self.memory_gate = linear(slot_size, width), linear(slot_size, width)
         if message_size is not None:
@@ -172,9 +168,8 @@ class RelationalMemory(RecurrentCore):
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:
-        input_size: size of the input.
         hidden_size: of the whole memory, `num_slots * num_heads * head size`.
-        num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
+        input_size, num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_slots, num_heads: their product must divide the hidden size.
         key_size: of a head's queries and keys. Default: the head size.
         gate_style, forget_bias, input_bias, attention_layers: as in the cell.
@@ -205,12 +200,10 @@ class RelationalMemory(RecurrentCore):
                 f"{num_heads}, got {hidden_size}"
             )
         head_size = hidden_size // (num_slots * num_heads)
+        sizes = (num_slots, num_heads, head_size, key_size or head_size)
 
-        def layer(size: int) -> RelationalMemoryLayer:
-            sizes = (num_slots, num_heads, head_size, key_size or head_size)
-            cell = GroupedRelationalMemoryCell(
-                1, (size,), *sizes, gate_style, forget_bias, input_bias, attention_layers
-            )
-            return RelationalMemoryLayer(cell)
+        def layer(inputs: int) -> RelationalMemoryLayer:
+            gates = (gate_style, forget_bias, input_bias)
+            return RelationalMemoryLayer(GroupedRelationalMemoryCell(1, (inputs,), *sizes, *gates, attention_layers))
 
         super().__init__(layer, input_size, hidden_size, num_layers, batch_first, dropout, bidirectional)

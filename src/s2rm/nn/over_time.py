@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-P = ParamSpec("P")
 R = TypeVar("R")
 ModuleState = TypeVar("ModuleState", bound="Tensor | tuple[Tensor, ...]")
 
@@ -19,16 +18,16 @@ Context = Any
 LinearMap = Callable[[Tensor], Tensor]
 
 
-def once(backward: Callable[P, R]) -> Callable[P, R]:
+def once(backward: Callable[..., R]) -> Callable[..., R]:
     """Make a hand-written backward pass refuse to be differentiated itself."""
 
     @functools.wraps(backward)
-    def refusing(*args: P.args, **kwargs: P.kwargs) -> R:
+    def refusing(*args: object) -> R:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "s2rm: hand-written gradients have no second derivatives, got create_graph=True; leave it out"
             )
-        return backward(*args, **kwargs)
+        return backward(*args)
 
     return refusing
 
@@ -81,9 +80,7 @@ class Summed:
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        if self.token is None:
-            return self.product(inputs)
-        return _Apply.apply(inputs, self, self.token)
+        return self.product(inputs) if self.token is None else _Apply.apply(inputs, self, self.token)
 
     def product(self, inputs: Tensor) -> Tensor:
         """The product alone, outside of the graph."""
@@ -137,14 +134,9 @@ def by_autograd(device: torch.device) -> bool:
 
 
 def over_time(weight: Tensor, bias: Tensor | None = None) -> LinearMap:
-    """A linear map for use at every step of a loop.
+    """A linear map from `(R, I)` to `(R, O)` for use at every step of a loop; R may differ from step to step.
 
-    Args:
-        weight: `(I, O)`, or `(M, I, O)` for one map per module.
-        bias: `(O,)`, or `(M, O)`.
-
-    Returns:
-        The map from `(R, I)` to `(R, O)`, or from `(M, R, I)` to `(M, R, O)`; R may differ from step to step.
+    With `weight` `(M, I, O)` and `bias` `(M, O)` it is one map per module, from `(M, R, I)` to `(M, R, O)`.
     """
     if by_autograd(weight.device):
         return lambda inputs: _product(inputs, weight, bias)

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from scipy.spatial import KDTree
@@ -17,18 +17,16 @@ from torch.nn.functional import pad
 
 from s2rm.nn.over_time import Context, once
 
-P = ParamSpec("P")
 R = TypeVar("R")
-Pass = Callable[Concatenate[Context, Tensor, P], R]
 
 
-def without_autocast(function: Pass[P, R]) -> Pass[P, R]:
+def without_autocast(function: Callable[..., R]) -> Callable[..., R]:
     """Disable autocast in a forward or backward pass, since sparse products have no bfloat16."""
 
     @functools.wraps(function)
-    def exact(ctx: Context, first: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+    def exact(ctx: Context, first: Tensor, *rest: object) -> R:
         with torch.autocast(first.device.type, enabled=False):
-            return function(ctx, first, *args, **kwargs)
+            return function(ctx, first, *rest)
 
     return exact
 

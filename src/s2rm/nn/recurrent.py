@@ -1,7 +1,11 @@
-"""Recurrent cells for a set of modules, each with its own parameters, computed as grouped products.
+r"""Recurrent cells for a set of modules, each with its own parameters, computed as grouped products.
 
 A cell is called `cell(inputs, hidden, state)`: `inputs` and `hidden` enter the gates, `state` is carried on.
 `message(state)` is the part of the state that the other modules and the queries read.
+
+One step is one node of the graph, with hand-written gradients: few passes over memory. `GRUStep` equals
+[`gru_update`][s2rm.functional.gru_update] and `LSTMStep` [`lstm_update`][s2rm.functional.lstm_update] of the linear
+maps of the inputs, $W x$, and of the messages, $U h$, with all tensors module first, `(M, B, ...)`.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.ops import aten
 
-from s2rm.nn.gates import Maps, gru_step, lstm_step
-from s2rm.nn.over_time import LinearMap, map_state, over_time
+from s2rm.functional import gru_update, lstm_update
+from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, map_state, once, over_time
 
 
 class LSTMState(NamedTuple):
@@ -26,6 +32,9 @@ class LSTMState(NamedTuple):
 
 
 CellState = TypeVar("CellState", Tensor, LSTMState)
+After = TypeVar("After", Tensor, tuple[Tensor, Tensor])
+Maps = tuple[LinearMap, LinearMap]
+"""the linear maps of the inputs and of the messages to the gates"""
 
 
 def grouped_over_time(weight: Tensor, bias: Tensor | None = None) -> LinearMap:
@@ -48,9 +57,7 @@ class GatedCell(nn.Module, Generic[CellState]):
     """The parameters of a gated cell per module: two linear maps to `num_gates` gates.
 
     Args:
-        num_modules: M.
-        input_size: E, of a module's input.
-        hidden_size: H, of a module's state.
+        num_modules, input_size, hidden_size: M, and the sizes E of a module's input and H of its state.
         share_parameters: one set of parameters for all modules.
     """
 
@@ -103,7 +110,7 @@ class GroupedGRUCell(GatedCell[Tensor]):
         return state
 
     def update(self, inputs: Tensor, hidden: Tensor, state: Tensor, maps: Maps) -> Tensor:
-        return gru_step(inputs, hidden, state, maps)
+        return gated_step(GRUStep, gru_update, inputs, hidden, state, maps)
 
 
 class GroupedLSTMCell(GatedCell[LSTMState]):
@@ -118,4 +125,114 @@ class GroupedLSTMCell(GatedCell[LSTMState]):
         return state.hidden
 
     def update(self, inputs: Tensor, hidden: Tensor, state: LSTMState, maps: Maps) -> LSTMState:
-        return LSTMState(*lstm_step(inputs, hidden, state.memory, maps))
+        return LSTMState(*gated_step(LSTMStep, lstm_update, inputs, hidden, state.memory, maps))
+
+
+def gated_step(
+    node: type[Function], plain: Callable[..., After], inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps
+) -> After:
+    """The next state, from inputs x, `(M, B, E)`, messages h and the state c that is carried on, `(M, B, H)` each.
+
+    It is computed by the node, or by the plain equations where autograd computes all gradients.
+    """
+    summed = [map_ for map_ in maps if isinstance(map_, Summed)]
+    if summed:
+        return node.apply(inputs, hidden, carried, summed, *(map_.token for map_ in summed))
+    return plain(maps[0](inputs), maps[1](hidden), carried)
+
+
+class GRUStep(Function):
+    r"""With gates $r, z = \sigma(Wx + Uh)$ and candidate $n = \tanh(W_n x + r \odot U_n h)$:
+
+    $$h' = (1 - z) \odot n + z \odot c$$
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: list[Summed], *tokens: Tensor | None
+    ) -> Tensor:
+        size = carried.shape[-1]
+        input_gates, hidden_gates = maps[0].product(inputs), maps[1].product(hidden)
+        hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
+        gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
+        reset, update = gates.chunk(2, -1)
+        candidate = torch.addcmul(input_gates[..., 2 * size :], reset, hidden_candidate).tanh_()
+        ctx.save_for_backward(
+            gates, candidate, hidden_candidate, carried, inputs, hidden, *(map_.weight for map_ in maps), *tokens
+        )
+        ctx.sums = [map_.sums for map_ in maps]
+        return torch.lerp(candidate, carried, update)
+
+    @staticmethod
+    @once
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gates, candidate, hidden_candidate, carried, *maps = ctx.saved_tensors
+        size = carried.shape[-1]
+        reset, update = gates.chunk(2, -1)
+        # With g = dL/dh' and a the candidate before its tanh:
+        #   dc = g z,  da = (g - dc)(1 - n²),  dr = da (U_n h),  dz = g (c - n),  d(U_n h) = da r;
+        # dr and dz then pass their sigmoids. The outputs of both maps, (M, B, 3H), have the gates' gradient in common.
+        to_carried = gradient * update
+        to_input, to_hidden = gradient.new_empty(2, *gates.shape[:-1], 3 * size)
+        to_gates, to_candidate = to_input[..., : 2 * size], to_input[..., 2 * size :]
+        aten.tanh_backward.grad_input(gradient - to_carried, candidate, grad_input=to_candidate)
+        torch.mul(to_candidate, reset, out=to_hidden[..., 2 * size :])
+        torch.mul(to_candidate, hidden_candidate, out=to_gates[..., :size])
+        torch.mul(carried - candidate, gradient, out=to_gates[..., size:])
+        to_hidden[..., : 2 * size] = aten.sigmoid_backward.grad_input(to_gates, gates, grad_input=to_gates)
+        return _gradients(maps, ctx.sums, to_input, to_hidden, to_carried)
+
+
+class LSTMStep(Function):
+    r"""With gates $i, f, o = \sigma(Wx + Uh)$ and $g = \tanh(W_g x + U_g h)$:
+
+    $$c' = f \odot c + i \odot g, \quad h' = o \odot \tanh(c')$$
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: list[Summed], *tokens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        size = memory.shape[-1]
+        bias = maps[0].bias + maps[1].bias  # type: ignore[operator]
+        gates = torch.baddbmm(bias[:, None], inputs, maps[0].weight)
+        gates.baddbmm_(hidden, maps[1].weight)
+        i, f, g, o = gates.chunk(4, -1)
+        gates[..., : 2 * size].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
+        after = torch.addcmul(f * memory, i, g)
+        squashed = after.tanh()
+        ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *(map_.weight for map_ in maps), *tokens)
+        ctx.sums = [map_.sums for map_ in maps]
+        return o * squashed, after
+
+    @staticmethod
+    @once
+    def backward(ctx: Context, to_state: Tensor, to_memory: Tensor) -> tuple[Tensor | None, ...]:
+        gates, memory, squashed, *maps = ctx.saved_tensors
+        size = memory.shape[-1]
+        i, f, g, o = gates.chunk(4, -1)
+        # dc' = dh' o (1 - tanh²(c')) + its own gradient;  di = dc' g,  df = dc' c,  dg = dc' i,  do = dh' tanh(c'),
+        # each then through its own sigmoid or tanh;  dc = dc' f.
+        to_after = aten.tanh_backward(to_state * o, squashed).add_(to_memory)
+        to_gates = torch.empty_like(gates)
+        to_i_f, to_g, to_o = to_gates.split((2 * size, size, size), -1)
+        torch.mul(to_after, g, out=to_i_f[..., :size])
+        torch.mul(to_after, memory, out=to_i_f[..., size:])
+        torch.mul(to_after, i, out=to_g)
+        torch.mul(to_state, squashed, out=to_o)
+        aten.sigmoid_backward.grad_input(to_i_f, gates[..., : 2 * size], grad_input=to_i_f)
+        aten.tanh_backward.grad_input(to_g, g, grad_input=to_g)
+        aten.sigmoid_backward.grad_input(to_o, o, grad_input=to_o)
+        return _gradients(maps, ctx.sums, to_gates, to_gates, to_after.mul_(f))
+
+
+def _gradients(
+    maps: list[Tensor], sums: list[Sums], to_input: Tensor, to_hidden: Tensor, to_carried: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the step's arguments from those of its maps' outputs; the weights' go to the sums."""
+    inputs, hidden, weight_input, weight_hidden, *tokens = maps
+    sums[0].add(inputs, to_input)
+    sums[1].add(hidden, to_hidden)
+    return to_input @ weight_input.mT, to_hidden @ weight_hidden.mT, to_carried, None, *tokens

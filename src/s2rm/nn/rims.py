@@ -197,11 +197,10 @@ class RIMs(RecurrentCore):
                 f"RIMs: hidden_size must be a multiple of num_modules, {num_modules}, got {hidden_size}; take "
                 f"{round(hidden_size / num_modules) * num_modules or num_modules}"
             )
-        for name, got, known in (
-            ("cell", cell, ("lstm", "gru")), ("selection", selection, ("zero_row", "across_modules")),
-        ):  # fmt: skip
-            if got not in known:
-                raise ValueError(f'RIMs: {name} must be "{known[0]}" or "{known[1]}", got {got!r}')
+        if cell not in ("lstm", "gru"):
+            raise ValueError(f'RIMs: cell must be "lstm" or "gru", got {cell!r}')
+        if selection not in ("zero_row", "across_modules"):
+            raise ValueError(f'RIMs: selection must be "zero_row" or "across_modules", got {selection!r}')
         size = hidden_size // num_modules
         reading = Heads(input_heads, input_key_size, 4 * size if input_value_size is None else input_value_size)
         communication = Heads(communication_heads, communication_key_size, communication_value_size)
