@@ -16,8 +16,7 @@ from common import add, read
 from s2rm.models.named import LABELS, SPATIAL, ModelName
 from s2rm.runs import Run
 from s2rm.settings import Settings
-from s2rm.tasks.balls.predictors import trivial_predictors
-from s2rm.tasks.balls.scores import one_step_scores
+from s2rm.tasks.balls.scores import one_step_scores, trivial_predictors
 from s2rm.tasks.balls.world import episodes, preset
 from s2rm.training import Training, batches
 

@@ -6,9 +6,13 @@ import torch
 
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views
-from s2rm.tasks.balls.predictors import TrivialPredictors
-from s2rm.tasks.balls.rollouts import roll_out
-from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores, one_step_table
+from s2rm.tasks.balls.scores import (
+    TrivialPredictors,
+    episodes_to_test,
+    one_step_scores,
+    one_step_table,
+    roll_out,
+)
 from s2rm.tasks.balls.world import episode, preset, random_positions, videos
 from s2rm.tasks.crops import crops
 from s2rm.tasks.task import Forecast, model_predictor

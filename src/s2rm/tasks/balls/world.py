@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
@@ -104,8 +105,8 @@ class Videos:
     ) -> UInt8[Tensor, "B T H W"]:
         """The frames of these sequences, or of these of their steps, 1 inside a ball."""
         packed = self.packed[rows] if steps is None else self.packed[rows[:, None], steps]  # type: ignore[index]
-        bits = (packed[..., None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
-        return bits.flatten(-2)[..., : self.arena**2].unflatten(-1, (self.arena, self.arena))
+        pixels = np.unpackbits(packed.numpy(), axis=-1, count=self.arena**2)
+        return torch.from_numpy(pixels).unflatten(-1, (self.arena, self.arena))
 
 
 def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N T K 2"]:
@@ -183,7 +184,6 @@ def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: tor
 
 def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 256) -> Videos:
     """Draw the balls and the fixed one: a pixel is 1 where its centre lies inside a ball."""
-    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8)
     pixels = torch.arange(world.arena) + 0.5
     packed = []
     for part in centres.split(chunk):
@@ -193,8 +193,7 @@ def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 25
         inside = torch.zeros(*part.shape[:2], world.arena, world.arena, dtype=torch.bool)
         for ball in range(rows.shape[2]):
             inside |= rows[:, :, ball, :, None] + columns[:, :, ball, None, :] < world.radius**2
-        bits = torch.nn.functional.pad(inside.flatten(2).to(torch.uint8), (0, -(world.arena**2) % 8))
-        packed.append((bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8))
+        packed.append(torch.from_numpy(np.packbits(inside.flatten(2).numpy(), axis=-1)))
     return Videos(torch.cat(packed), world.arena)
 
 
