@@ -16,13 +16,7 @@ from s2rm.files import Row
 from s2rm.report.figures import curve, figure, lines, predictors, side_by_side, tiles
 from s2rm.report.modules import module_pictures
 from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
-from s2rm.tasks.balls.scores import (
-    PROMPT_STEPS,
-    Rollouts,
-    episodes_to_test,
-    roll_out,
-    trivial_predictors,
-)  # fmt: skip
+from s2rm.tasks.balls.scores import PROMPT_STEPS, Rollouts, episodes_to_test, roll_out, trivial_predictors
 from s2rm.tasks.balls.world import BallsWorld
 from s2rm.tasks.crops import cells
 from s2rm.tasks.task import Models
@@ -163,36 +157,22 @@ def heat_maps(rows: Sequence[Row], metric: str) -> Figure:
 def rollout_strip(rollouts: Rollouts) -> Figure:
     """Truth and each model in rows, every third step of the first rollout in columns (Figure 3)."""
     rows, steps = rollouts.by_name, range(0, rollouts.truth.shape[1], 3)
-    made, panels = figure(len(rows), len(steps), 1.15 * len(steps) + 0.8, 1.2 * len(rows) + 0.2)
-    for line, (name, frames) in zip(panels, rows.items(), strict=True):
-        for axes, step in zip(line, steps, strict=True):
-            _show(axes, frames[0, step])
-            if name == "truth":
-                axes.set_title(f"+{step + 1}", fontsize=8)
-        line[0].set_ylabel(name, fontsize=9)
-    return made
+    columns = {f"+{step + 1}": {name: frames[0, step] for name, frames in rows.items()} for step in steps}
+    return _frames(columns, 1.15 * len(columns) + 0.8, 1.2 * len(rows) + 0.2, fontsize=8)[0]
 
 
 def rollout_animation(rollouts: Mapping[str, Rollouts]) -> bytes:
     """An animated GIF: truth and each model in rows, a rollout in each column (its heading is the mapping's key)."""
     from PIL import Image
 
-    columns = {heading: part.by_name for heading, part in rollouts.items()}
-    names = list(next(iter(columns.values())))
-    made, panels = figure(len(names), len(columns), 1.7 * len(columns) + 0.5, 1.75 * len(names) + 0.5)
-    shown = {
-        (heading, name): _show(axes, columns[heading][name][0, 0])
-        for column, heading in zip(panels.T, columns, strict=True)
-        for axes, name in zip(column, names, strict=True)
-    }
-    for axes, heading in zip(panels[0], columns, strict=True):
-        axes.set_title(heading, fontsize=9)
-    for axes, name in zip(panels[:, 0], names, strict=True):
-        axes.set_ylabel(name, fontsize=9)
+    parts = {heading: part.by_name for heading, part in rollouts.items()}
+    first = {heading: {name: frames[0, 0] for name, frames in part.items()} for heading, part in parts.items()}
+    number = len(next(iter(parts.values())))
+    made, shown = _frames(first, 1.7 * len(parts) + 0.5, 1.75 * number + 0.5, fontsize=9)
     title, pictures = made.suptitle("1 step ahead", fontsize=10), []
     for step in range(next(iter(rollouts.values())).truth.shape[1]):
         for (heading, name), image in shown.items():
-            image.set_data(columns[heading][name][0, step].numpy())
+            image.set_data(parts[heading][name][0, step].numpy())
         title.set_text(f"{step + 1} step{'s' if step else ''} ahead")
         made.canvas.draw()
         made.set_layout_engine("none")  # every step has the layout of the first
@@ -204,6 +184,26 @@ def rollout_animation(rollouts: Mapping[str, Rollouts]) -> bytes:
     return content.getvalue()
 
 
+def _frames(
+    columns: Mapping[str, Mapping[str, Float[Tensor, "H W"]]], width: float, height: float, fontsize: int
+) -> tuple[Figure, dict[tuple[str, str], AxesImage]]:
+    """A figure of frames, by the heading of their column and the name of their row."""
+    from matplotlib import colormaps
+
+    grey = colormaps["gray"].with_extremes(bad="#3b4252")
+    names = list(next(iter(columns.values())))
+    made, panels = figure(len(names), len(columns), width, height)
+    shown = {}
+    for line, (heading, frames) in zip(panels.T, columns.items(), strict=True):
+        for axes, name in zip(line, names, strict=True):
+            shown[heading, name] = axes.imshow(frames[name].numpy(), vmin=0, vmax=1, cmap=grey)
+            axes.set(xticks=[], yticks=[])
+        line[0].set_title(heading, fontsize=fontsize)
+    for axes, name in zip(panels[:, 0], names, strict=True):
+        axes.set_ylabel(name, fontsize=9)
+    return made, shown
+
+
 def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """F1 of stitched frames against the steps since the prompt, a panel for each mapping's key."""
 
@@ -212,10 +212,3 @@ def rollout_scores(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Figur
             curve(axes, range(1, len(line) + 1), line, name, list(scored))
 
     return side_by_side(scores, draw, "F1", xlabel="steps since the last true view", ylim=(0, 1))
-
-
-def _show(axes: Axes, frame: Float[Tensor, "H W"]) -> AxesImage:
-    from matplotlib import colormaps
-
-    axes.set(xticks=[], yticks=[])
-    return axes.imshow(frame.numpy(), vmin=0, vmax=1, cmap=colormaps["gray"].with_extremes(bad="#3b4252"))

@@ -17,16 +17,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from s2rm.files import Row
 from s2rm.likelihoods import parts
 from s2rm.models.world_model import WorldModel
-from s2rm.tasks.battles.polar import (
-    NUM_TYPES,
-    STATE,
-    PolarGrid,
-    agents,
-    draw,
-    markers_and_types,
-    observations,
-    unit_channels,
-)  # fmt: skip
+from s2rm.tasks.battles import polar
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.tasks.task import Models
@@ -99,12 +90,13 @@ class TrivialPredictors:
     place, also where another unit hides it in the polar image.
     """
 
-    def __init__(self, grid: PolarGrid, train: Trajectories):
+    def __init__(self, grid: polar.PolarGrid, train: Trajectories):
         self.grid = grid
-        counts = {memory: (torch.zeros(2, 2, 2), torch.zeros(2, NUM_TYPES, NUM_TYPES)) for memory in (False, True)}
+        sizes = (2, polar.NUM_TYPES)  # of the tables: markers, and types
+        counts = {memory: [torch.zeros(2, size, size) for size in sizes] for memory in (False, True)}
         for fought in train.chunks():
-            episode = observations(fought, grid)
-            truth = markers_and_types(episode.targets.values[:, 1:][episode.targets.mask[:, 1:]])
+            episode = polar.observations(fought, grid)
+            truth = polar.markers_and_types(episode.targets.values[:, 1:][episode.targets.mask[:, 1:]])
             for memory, tables in counts.items():
                 drawn = self._drawn(fought, episode, memory)
                 for table, predicted, true in zip(tables, drawn, truth, strict=False):
@@ -133,10 +125,10 @@ class TrivialPredictors:
         queried = episode.targets.mask[:, 1:]
         battle, step, slot = queried.nonzero(as_tuple=True)
         gaps = believed.positions[battle, step] - episode.targets.positions[:, 1:][queried][:, None]
-        gaps[torch.arange(len(gaps)), agents(fought)[battle, slot]] = 0
-        channels = unit_channels(believed)[..., :STATE]
-        images = draw(self.grid, gaps, there[battle, step], channels[battle, step])
-        is_friendly, kind = markers_and_types(images)
+        gaps[torch.arange(len(gaps)), polar.agents(fought)[battle, slot]] = 0
+        channels = polar.unit_channels(believed)[..., : polar.STATE]
+        images = polar.draw(self.grid, gaps, there[battle, step], channels[battle, step])
+        is_friendly, kind = polar.markers_and_types(images)
         is_friendly[..., 0, 0] = 1
         return is_friendly, kind, parts(images)[2]
 
@@ -145,7 +137,7 @@ class TrivialPredictors:
     ) -> tuple[Trajectories, Bool[Tensor, "B T U"]]:
         """The units as last seen up to each step but the last, and which of them are believed to be still there."""
         steps = torch.arange(fought.alive.shape[1] - 1)
-        eyes = fought.positions.take_along_dim(agents(fought)[:, None, :, None], 2)
+        eyes = fought.positions.take_along_dim(polar.agents(fought)[:, None, :, None], 2)
 
         def in_sight(places: Tensor) -> Tensor:
             gaps = torch.cdist(eyes[:, :-1], places, compute_mode="donot_use_mm_for_euclid_dist")
@@ -203,8 +195,8 @@ class _Tally:
 
     def __init__(self) -> None:
         self.marker = BinaryF1Score(validate_args=False)
-        self.kind = MulticlassF1Score(NUM_TYPES, average=None, validate_args=False)
-        self.occur = torch.zeros(NUM_TYPES, dtype=torch.bool)
+        self.kind = MulticlassF1Score(polar.NUM_TYPES, average=None, validate_args=False)
+        self.occur = torch.zeros(polar.NUM_TYPES, dtype=torch.bool)
         self.log_likelihood, self.error = MeanMetric(), MeanMetric()
 
     def add(self, forecast: Forecast, is_friendly: Tensor, kind: Tensor, stats: Tensor) -> None:
@@ -228,7 +220,7 @@ class _Tally:
 
 @torch.no_grad()
 def scores(
-    predictors: Mapping[str, Predictor], fought: Trajectories, grid: PolarGrid, share: float = 1.0, seed: int = 0
+    predictors: Mapping[str, Predictor], fought: Trajectories, grid: polar.PolarGrid, share: float = 1.0, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """Unit-type macro F1, friendly-marker F1, negative mean squared error and log-likelihood of one-step prediction.
 
@@ -243,9 +235,9 @@ def scores(
     tallies = {name: _Tally() for name in predictors}
     generator = torch.Generator().manual_seed(seed)
     for some in fought.chunks():
-        episode = reporting(observations(some, grid), share, generator)
+        episode = reporting(polar.observations(some, grid), share, generator)
         truth = episode.targets.values[:, 1:][episode.targets.mask[:, 1:]]
-        known = (*markers_and_types(truth), parts(truth)[2])
+        known = (*polar.markers_and_types(truth), parts(truth)[2])
         for name, predict in predictors.items():
             tallies[name].add(predict(some, episode), *known)
     return {name: tally.scores() for name, tally in tallies.items()}

@@ -127,11 +127,8 @@ def episodes(world: SkirmishWorld, split: str, seed: int = 0, folder: Path | Non
 def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = None) -> Trajectories:
     """The battles of a split, simulated from the seed; no two splits share any.
 
-    Args:
-        world: how many battles, and how long they are.
-        split: "train" or "val": the training scenarios in equal shares, one after the other; or "test".
-        seed: the same seed gives the same battles.
-        scenario: of the test split only, for example "5s3z".
+    "train" and "val" have the training scenarios in equal shares, one after the other, "test" the `scenario`, for
+    example "5s3z". The same seed gives the same battles.
 
     Raises:
         ValueError: an unknown split or scenario, a test without a scenario, or another split with one.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2rm.files import read_tensors, write_tensors
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, at_least, check_tensors, named, random_clip
+from s2rm.tasks.worlds import at_least, check_tensors, named
 from s2rm.views import Episode, Views
 
 STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
@@ -197,13 +197,3 @@ def unpacked(bits: Int[Tensor, "*batch H W"]) -> Int[Tensor, "*batch 9 H W"]:
 def in_chunks(world: RailwayWorld, source: Railways, chunk: int = 10) -> Iterator[Episode]:
     """All episodes, whole, a few at a time."""
     return (episode(world, source, rows) for rows in torch.arange(len(source)).split(chunk))
-
-
-def dataset(world: RailwayWorld, source: Railways, clips: bool) -> Drawn:
-    """Batches of railways that were collected, in clips of `world.clip` steps cut at random, or whole."""
-
-    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        length = source.directions.shape[1]
-        return episode(world, source, rows, random_clip(len(rows), length, world.clip, generator) if clips else None)
-
-    return Drawn(len(source), draw)
