@@ -20,7 +20,7 @@ from s2rm.files import Row, write_whole
 from s2rm.report.figures import curve, png, predictors, side_by_side
 from s2rm.runs import PRETRAINED, Run
 from s2rm.tasks.balls import BallsWorld
-from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores, trivial_predictors
+from s2rm.tasks.balls.scores import TrivialPredictors, episodes_to_test, one_step_scores
 from s2rm.tasks.task import model_predictor
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main(recipe: RemovedModules) -> None:
     model, world, seed = run.load_model(), run.world, run.settings.training.seed
     if not isinstance(model, S2RM) or not isinstance(world, BallsWorld):
         raise SystemExit(f"removed_modules: expected a run of an S2RM on the balls, got {run.label} on {run.task.name}")
-    others, generator = trivial_predictors(world, seed).by_name, random.Random(recipe.seed)
+    others, generator = TrivialPredictors(world, seed).by_name, random.Random(recipe.seed)
     rows: list[dict[str, Any]] = []
     for balls in recipe.balls:
         episodes = episodes_to_test(world, balls, seed)[: -(-recipe.sequences // 32)]

@@ -16,7 +16,7 @@ from common import Recipe, draw, write
 from s2rm.models.named import ModelName
 from s2rm.report.figures import png
 from s2rm.tasks.balls.report import balls, rollout_scores, rollout_strip
-from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, roll_out, trivial_predictors
+from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, TrivialPredictors, roll_out
 from s2rm.tasks.balls.world import preset
 
 
@@ -38,7 +38,7 @@ def main(recipe: RolloutsRecipe) -> None:
     """Train what is missing, roll out, write, draw."""
     runs = [recipe.run(model) for model in recipe.models]
     models, world = {run.label: run.load_model() for run in runs}, preset(recipe.size)
-    trivial = trivial_predictors(world)
+    trivial = TrivialPredictors(world)
     scores: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, bytes] = {}
     for number in track(recipe.balls, "Rolling out"):

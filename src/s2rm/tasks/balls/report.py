@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from s2rm.files import Row
-from s2rm.report.figures import curve, figure, lines, predictors, side_by_side, tiles
+from s2rm.report.figures import curve, figure, metrics, predictors, side_by_side, tiles
 from s2rm.report.modules import module_pictures
 from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
-from s2rm.tasks.balls.scores import PROMPT_STEPS, Rollouts, episodes_to_test, roll_out, trivial_predictors
+from s2rm.tasks.balls.scores import PROMPT_STEPS, Rollouts, TrivialPredictors, episodes_to_test, roll_out
 from s2rm.tasks.balls.world import BallsWorld
 from s2rm.tasks.crops import cells
 from s2rm.tasks.task import Models
@@ -101,7 +101,7 @@ def rollouts_by_balls(
 ) -> dict[str, Rollouts]:
     """Closed-loop rollouts of all models but oracles, for each number of balls, by its heading."""
     able = {label: model for label, model in models.items() if not model.is_oracle}
-    trivial = trivial_predictors(world, seed)
+    trivial = TrivialPredictors(world, seed)
     return {balls(number): roll_out(able, trivial, world, num_sequences, number, seed) for number in numbers}
 
 
@@ -117,21 +117,14 @@ def balls(number: int) -> str:
 
 def scores_by_balls(rows: Sequence[Row], trained_on: int) -> Figure:
     """F1, balanced accuracy and log-likelihood against the number of balls, and their range over seeds (Figure 4)."""
-    rows = [row for row in rows if row["views"] == 1]
-
-    def draw(axes: Axes, metric: str) -> None:
-        lines(axes, rows, "balls", metric)
+    made = metrics([row for row in rows if row["views"] == 1], "balls", LABELS, "moving balls")
+    for axes in made.axes:
         axes.axvline(trained_on, color="#dddddd", zorder=0)
-
-    return side_by_side({label: metric for metric, label in LABELS.items()}, draw, "", xlabel="moving balls")
+    return made
 
 
 def heat_maps(rows: Sequence[Row], metric: str) -> Figure:
-    """A metric over numbers of balls and fractions of views, a panel for each predictor; the mean over seeds.
-
-    Source:
-        S2RM, Figures 20 and 21.
-    """
+    """A metric over balls and fractions of views, a panel a predictor; the mean over seeds (Figures 20 and 21)."""
     names = predictors(rows)
     numbers, views = (sorted({row[key] for row in rows}) for key in ("balls", "views"))
     made, panels = tiles(len(names), 3.1, 2.9)

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryRecall, BinarySpecificity
 
 from s2rm.files import Row
-from s2rm.tasks.balls.world import BallsWorld, Videos, episode, grid_positions, random_positions, videos
+from s2rm.tasks.balls.world import BallsWorld, episode, grid_positions, random_positions, videos
 from s2rm.tasks.crops import crops, last_seen, stitch
 from s2rm.tasks.task import Forecast, Models, Predictor, model_predictor, with_share
 from s2rm.tasks.worlds import Progress
@@ -30,12 +30,13 @@ class TrivialPredictors:
 
     *Static scene*: the mean training frame, thresholded. *Last seen*: what was last observed at that pixel, and the
     static scene where nothing was. Its probabilities are how often, in training, a pixel was 1 when a 1 or a 0 was
-    last seen there, counted over crops drawn with the seed.
+    last seen there, counted over crops. All are from at most 500 training sequences of the seed.
     """
 
-    def __init__(self, world: BallsWorld, train: Videos, seed: int = 0):
+    def __init__(self, world: BallsWorld, seed: int = 0):
         self.world = world
-        self.mean_frame = train.frames(slice(0, 500)).float().mean((0, 1)).clamp(1e-4, 1 - 1e-4)
+        train = videos(replace(world, train_sequences=min(world.train_sequences, 500)), "train", seed)
+        self.mean_frame = train.frames().float().mean((0, 1)).clamp(1e-4, 1 - 1e-4)
         frames = train.frames(slice(0, 100))
         some = episode(world, frames, torch.Generator().manual_seed(seed))
         canvas, truth = self.canvas(some.views.steps(None, -1)), frames[:, 1:].bool()
@@ -61,23 +62,14 @@ class TrivialPredictors:
         return self._read(probability, decision, episode.targets.positions[:, 1:])
 
     def _read(self, probability: Tensor, decision: Tensor, positions: Tensor) -> Forecast:
-        size = self.world.crop
         # Outside the arena there is nothing, which every predictor knows.
-        return Forecast(
-            crops(probability, positions, size).clamp(1e-6, 1 - 1e-6),
-            crops(decision.to(torch.uint8), positions, size).bool(),
-        )
+        likely = crops(probability, positions, self.world.crop).clamp(1e-6, 1 - 1e-6)
+        return Forecast(likely, crops(decision.to(torch.uint8), positions, self.world.crop).bool())
 
     @property
     def by_name(self) -> dict[str, Predictor]:
         """Both, by their names in tables."""
         return {"static scene": self.static_scene, "last seen": self.last_seen}
-
-
-def trivial_predictors(world: BallsWorld, seed: int = 0) -> TrivialPredictors:
-    """The trivial predictors of a world, from at most 500 of its training sequences."""
-    few = replace(world, train_sequences=min(world.train_sequences, 500))
-    return TrivialPredictors(few, videos(few, "train", seed), seed)
 
 
 @torch.no_grad()
@@ -149,7 +141,7 @@ def score(
     and so on to all.
     """
     predictors = {label: model_predictor(model) for label, model in models.items()}
-    predictors |= trivial_predictors(world, seed).by_name
+    predictors |= TrivialPredictors(world, seed).by_name
     return one_step_table(predictors, world, seed, fractions=shares or FRACTIONS, progress=progress)
 
 

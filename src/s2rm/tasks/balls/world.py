@@ -35,17 +35,14 @@ class BallsWorld:
     radius: float = 4.0
     """radius of every ball, pixels; one more ball is fixed in the centre"""
     slowest: float = 1.0
-    """lower bound of a ball's speed at the start, pixels a frame"""
     fastest: float = 2.0
-    """upper bound of a ball's speed at the start, pixels a frame"""
+    """bounds of a ball's speed at the start, pixels a frame"""
     crop: int = 11
     """side of a view, pixels, odd"""
     num_views: int = 10
-    """views at each frame"""
     num_balls: int = 3
     """moving balls in training and validation"""
     num_frames: int = 100
-    """frames of a sequence"""
     clip: int = 100
     """frames of a training clip, cut from a sequence at random"""
     train_sequences: int = 20_000
@@ -182,11 +179,11 @@ def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: tor
     return placed[:, 1:]
 
 
-def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 256) -> Videos:
+def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"]) -> Videos:
     """Draw the balls and the fixed one: a pixel is 1 where its centre lies inside a ball."""
     pixels = torch.arange(world.arena) + 0.5
     packed = []
-    for part in centres.split(chunk):
+    for part in centres.split(256):
         middle = torch.full_like(part[:, :, :1], world.arena / 2)
         squares = (pixels - torch.cat([part, middle], 2)[..., None]).square()
         rows, columns = squares[..., 0, :], squares[..., 1, :]
@@ -214,9 +211,9 @@ def random_positions(
     return torch.randint(world.arena, (batch_size, num_steps, world.num_views, 2), generator=generator).float()
 
 
-def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
-    """The centre pixels of the cells of a `side` x `side` grid over the arena."""
-    line = ((torch.arange(side) + 0.5) * world.arena / side - 0.5).floor()
+def grid_positions(world: BallsWorld) -> Float[Tensor, "16 2"]:
+    """The centre pixels of the cells of a 4 x 4 grid over the arena."""
+    line = ((torch.arange(4) + 0.5) * world.arena / 4 - 0.5).floor()
     return torch.cartesian_prod(line, line)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from s2rm.files import Row
 from s2rm.likelihoods import parts
 from s2rm.models.world_model import WorldModel
-from s2rm.report.figures import figure, lines, side_by_side
+from s2rm.report.figures import figure, metrics
 from s2rm.report.modules import module_pictures
 from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.battles.polar import agents, observations
@@ -106,12 +106,7 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorl
 def scores_by_reporting(rows: Sequence[Row]) -> Figure:
     """The four metrics on the training scenarios against the share of the agents that report (Figure 8)."""
     rows = [row for row in rows if row["scenario"] == VALIDATION]
-
-    def draw(axes: Axes, metric: str) -> None:
-        lines(axes, rows, "reporting", metric)
-
-    panels = {label: metric for metric, label in LABELS.items()}
-    return side_by_side(panels, draw, "", xlabel="share of agents that report")
+    return metrics(rows, "reporting", LABELS, "share of agents that report")
 
 
 def moments(battle: Trajectories, number: int = 5) -> list[int]:

@@ -121,21 +121,19 @@ class TrivialPredictors:
         self, fought: Trajectories, episode: Episode, memory: bool
     ) -> tuple[Int[Tensor, "N I J"], Int[Tensor, "N I J"], Float[Tensor, "N S I J"]]:
         """Markers, types and stats of the units that are believed to be around each queried agent."""
-        believed, there = self._belief(fought, episode.views.mask, memory)
+        believed = self._belief(fought, episode.views.mask, memory)
         queried = episode.targets.mask[:, 1:]
         battle, step, slot = queried.nonzero(as_tuple=True)
         gaps = believed.positions[battle, step] - episode.targets.positions[:, 1:][queried][:, None]
         gaps[torch.arange(len(gaps)), polar.agents(fought)[battle, slot]] = 0
         channels = polar.unit_channels(believed)[..., : polar.STATE]
-        images = polar.draw(self.grid, gaps, there[battle, step], channels[battle, step])
+        images = polar.draw(self.grid, gaps, believed.alive[battle, step], channels[battle, step])
         is_friendly, kind = polar.markers_and_types(images)
         is_friendly[..., 0, 0] = 1
         return is_friendly, kind, parts(images)[2]
 
-    def _belief(
-        self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool
-    ) -> tuple[Trajectories, Bool[Tensor, "B T U"]]:
-        """The units as last seen up to each step but the last, and which of them are believed to be still there."""
+    def _belief(self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool) -> Trajectories:
+        """The units as last seen up to each step but the last; alive are those believed to be still there."""
         steps = torch.arange(fought.alive.shape[1] - 1)
         eyes = fought.positions.take_along_dim(polar.agents(fought)[:, None, :, None], 2)
 
@@ -152,7 +150,7 @@ class TrivialPredictors:
         positions, stats = (part.take_along_dim(then[..., None], 1) for part in (fought.positions, fought.stats))
         gone = torch.where(in_sight(positions) & ~seen, steps[:, None], -1).cummax(1).values
         there = (when >= 0) & (gone <= when)
-        return replace(fought, positions=positions, stats=stats, actions=fought.actions[:, :-1], alive=there), there
+        return replace(fought, positions=positions, stats=stats, actions=fought.actions[:, :-1], alive=there)
 
 
 def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:

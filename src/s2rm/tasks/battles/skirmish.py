@@ -52,11 +52,10 @@ class SkirmishWorld:
     train_scenarios: tuple[str, ...] = ("1c3s5z", "3s5z", "2s5z")
     """scenarios of training and validation, in equal shares"""
     train_battles: int = 9_000
-    """battles to train on, over all scenarios"""
     val_battles: int = 900
-    """battles to validate on, over all scenarios"""
+    """to train and to validate on, over all scenarios"""
     test_battles: int = 1_000
-    """battles to test on, of each scenario"""
+    """of each scenario"""
     clip: int = 100
     """steps of a training clip, cut from a trajectory at random"""
     grid: PolarGrid = field(default_factory=PolarGrid)

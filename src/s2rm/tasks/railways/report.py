@@ -13,7 +13,7 @@ from torch import Tensor
 from s2rm.files import Row
 from s2rm.report.figures import figure
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Table, comparison, drawn, learning, write_page
+from s2rm.report.page import Entry, comparison, drawn, learning, write_page
 from s2rm.tasks.crops import cells
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.scores import trivial_predictors
@@ -67,15 +67,14 @@ def write_report(
         learning(entries),
         *module_pictures(entries, cells(world.grid), views),
     ]
-    title, tables = "Trains on a railway, each with a view of the cells around it", [_table(rows, m) for m in TITLES]
-    write_page(path, title, lead, entries, seen, tables, pictures)
-
-
-def _table(rows: Sequence[Row], metric: str) -> Table:
     shares = sorted({row["reporting"] for row in rows})
     heads = {share: "all trains report" if share == 1 else f"{share:.0%} report" for share in shares}
-    title = f"{TITLES[metric]}, one step ahead"
-    return comparison(rows, metric, "reporting", heads, title, TITLES[metric], SENTENCES[metric])
+    tables = [
+        comparison(rows, metric, "reporting", heads, f"{label}, one step ahead", label, SENTENCES[metric])
+        for metric, label in TITLES.items()
+    ]
+    title = "Trains on a railway, each with a view of the cells around it"
+    write_page(path, title, lead, entries, seen, tables, pictures)
 
 
 @torch.no_grad()

@@ -42,7 +42,6 @@ class RailwayWorld:
     view: int = 5
     """side of a view, cells, odd"""
     num_steps: int = 128
-    """steps of an episode"""
     clip: int = 128
     """steps of a training clip, cut from an episode at random"""
     latest_departure: int = 32
