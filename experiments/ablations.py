@@ -6,16 +6,22 @@ run makes the same number of updates. With all terms they are the family's S2GRU
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from common import Recipe, add, draw, read
+from common import Recipe, add, by_balls, draw, read
+from s2rm.files import Row
 from s2rm.models.s2rm import TERMS
-from s2rm.report.figures import TRIVIAL, png
-from s2rm.tasks.balls import plots
+from s2rm.report.figures import TRIVIAL, lines, png, side_by_side
 from s2rm.tasks.balls.scores import FRACTIONS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def main(recipe: Ablations) -> None:
         for term in (None, *TERMS):
             label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
             recipe.add(recipe.out, label, "s2gru", seed, balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
-    draw(recipe.figures, ablations=png(plots.scores_by_views(read(recipe.out)["rows"], "balanced_accuracy")))
+    draw(recipe.figures, ablations=png(scores_by_views(read(recipe.out)["rows"])))
 
 
 def take(recipe: Ablations) -> None:
@@ -60,6 +66,15 @@ def take(recipe: Ablations) -> None:
     ]
     if seeds:
         add(recipe.out, [{**run, "label": "all terms"} for run in runs if run["seed"] in seeds], rows)
+
+
+def scores_by_views(rows: Sequence[Row]) -> Figure:
+    """Balanced accuracy against the fraction of views, a panel for each number of balls."""
+
+    def draw_part(axes: Axes, part: Sequence[Row]) -> None:
+        lines(axes, part, "views", "balanced_accuracy")
+
+    return side_by_side(by_balls(rows), draw_part, "balanced accuracy", xlabel="fraction of views")
 
 
 if __name__ == "__main__":

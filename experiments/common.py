@@ -12,8 +12,8 @@ from s2rm.files import Row, write_json, write_whole
 from s2rm.models.named import LABELS, ModelName
 from s2rm.runs import Run
 from s2rm.settings import Settings
-from s2rm.tasks.balls.predictors import trivial_predictors
-from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, one_step_table
+from s2rm.tasks.balls.report import balls
+from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, TrivialPredictors, one_step_table
 from s2rm.tasks.balls.world import preset
 from s2rm.tasks.task import Predictor, model_predictor
 from s2rm.training import Training, provenance
@@ -72,7 +72,7 @@ class Recipe:
         world = preset(self.size)
         predictors: dict[str, Predictor] = {label: model_predictor(run.load_model())}
         if seed not in {run["seed"] for run in read(out).get("runs", [])}:
-            predictors |= trivial_predictors(world, seed).by_name
+            predictors |= TrivialPredictors(world, seed).by_name
         rows = one_step_table(predictors, world, seed, balls, fractions)
         for row in rows:
             if row["views"] < 1:
@@ -130,6 +130,11 @@ def flat(record: Row) -> Row:
         for name, value in record.items()
         for inner, part in (value.items() if isinstance(value, dict) else [("", value)])
     }
+
+
+def by_balls(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each number of balls, by its heading."""
+    return {balls(n): [row for row in rows if row["balls"] == n] for n in sorted({row["balls"] for row in rows})}
 
 
 def draw(folder: Path, **pictures: bytes) -> None:

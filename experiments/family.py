@@ -6,18 +6,24 @@ models may run at once. The figures show the mean over the seeds that are there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import tyro
 
-from common import Recipe, draw, read
+from common import Recipe, by_balls, draw, read
+from s2rm.files import Row
 from s2rm.models.named import LABELS, ModelName
-from s2rm.report.figures import TRIVIAL, png
-from s2rm.tasks.balls import plots
+from s2rm.report.figures import TRIVIAL, curve, png, predictors, side_by_side
+from s2rm.tasks.balls.report import heat_maps, scores_by_balls
 from s2rm.tasks.balls.scores import FRACTIONS
 from s2rm.tasks.balls.world import preset
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,30 @@ def main(family: Family) -> None:
     rows = sorted(read(family.out)["rows"], key=lambda row: order.index(row["predictor"]))
     draw(
         family.figures,
-        one_step=png(plots.scores_by_balls(rows, 1.0, preset(family.size).num_balls)),
-        balanced_accuracy=png(plots.heat_maps(rows, "balanced_accuracy")),
-        reliability=png(plots.reliability(rows)),
-        f1=png(plots.heat_maps(rows, "f1")),
+        one_step=png(scores_by_balls(rows, preset(family.size).num_balls)),
+        balanced_accuracy=png(heat_maps(rows, "balanced_accuracy")),
+        reliability=png(reliability(rows)),
+        f1=png(heat_maps(rows, "f1")),
     )
+
+
+def reliability(rows: Sequence[Row]) -> Figure:
+    """How often pixels are 1 against their probability, a panel for every other number of balls; first seed, all views.
+
+    `rows` are those of `one_step_table`; a point is a tenth of the probabilities that holds at least 0.01 % of pixels.
+    """
+    parts = by_balls([row for row in rows if row["views"] == 1])
+    names = predictors(rows)
+
+    def draw_part(axes: Axes, part: Sequence[Row]) -> None:
+        axes.plot([0, 1], [0, 1], color="#dddddd", zorder=0)
+        for name in names:
+            first = next(row for row in part if row["predictor"] == name)
+            points = [point[:2] for point in first["reliability"] if point[2] >= 1e-4]
+            probability, frequency = zip(*points, strict=True)
+            curve(axes, probability, frequency, name, names)
+
+    return side_by_side(dict(list(parts.items())[::2]), draw_part, "how often 1", xlabel="probability")
 
 
 if __name__ == "__main__":

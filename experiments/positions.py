@@ -16,8 +16,7 @@ from common import add, read
 from s2rm.models.named import LABELS, SPATIAL, ModelName
 from s2rm.runs import Run
 from s2rm.settings import Settings
-from s2rm.tasks.balls.predictors import trivial_predictors
-from s2rm.tasks.balls.scores import one_step_scores
+from s2rm.tasks.balls.scores import TrivialPredictors, one_step_scores
 from s2rm.tasks.balls.world import episodes, preset
 from s2rm.training import Training, batches
 
@@ -44,7 +43,7 @@ def main(recipe: Positions) -> None:
     """Train what is missing, write."""
     world = preset(recipe.size)
     validation = batches(episodes(world, "val", recipe.seed), 32, recipe.seed + 1, shuffle=False)
-    static = one_step_scores(trivial_predictors(world, recipe.seed).static_scene, validation)
+    static = one_step_scores(TrivialPredictors(world, recipe.seed).static_scene, validation)
     rows = [{"predictor": "static scene", "seed": recipe.seed, "val_loss": -static["log_likelihood"]}]
     ways = {
         "kernel alone": {"inject_positions": False},

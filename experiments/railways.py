@@ -22,8 +22,8 @@ from s2rm.runs import Run, score
 from s2rm.settings import Settings
 from s2rm.tasks.railways import preset
 from s2rm.tasks.railways.play import collected
-from s2rm.tasks.railways.plots import predictions
-from s2rm.tasks.railways.predictors import trivial_predictors
+from s2rm.tasks.railways.report import predictions
+from s2rm.tasks.railways.scores import trivial_predictors
 from s2rm.tasks.task import model_predictor
 from s2rm.training import Training
 

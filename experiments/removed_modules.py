@@ -6,22 +6,26 @@ Writes `results/removed-modules.json` and `docs/figures/removed-modules.png`.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.progress import track
 
-from common import write
+from common import by_balls, write
 from s2rm import S2RM
-from s2rm.files import write_whole
-from s2rm.report.figures import png
+from s2rm.files import Row, write_whole
+from s2rm.report.figures import curve, png, predictors, side_by_side
 from s2rm.runs import PRETRAINED, Run
-from s2rm.tasks.balls import BallsWorld, plots
-from s2rm.tasks.balls.predictors import trivial_predictors
-from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores
+from s2rm.tasks.balls import BallsWorld
+from s2rm.tasks.balls.scores import TrivialPredictors, episodes_to_test, one_step_scores
 from s2rm.tasks.task import model_predictor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def main(recipe: RemovedModules) -> None:
     model, world, seed = run.load_model(), run.world, run.settings.training.seed
     if not isinstance(model, S2RM) or not isinstance(world, BallsWorld):
         raise SystemExit(f"removed_modules: expected a run of an S2RM on the balls, got {run.label} on {run.task.name}")
-    others, generator = trivial_predictors(world, seed).by_name, random.Random(recipe.seed)
+    others, generator = TrivialPredictors(world, seed).by_name, random.Random(recipe.seed)
     rows: list[dict[str, Any]] = []
     for balls in recipe.balls:
         episodes = episodes_to_test(world, balls, seed)[: -(-recipe.sequences // 32)]
@@ -68,7 +72,20 @@ def main(recipe: RemovedModules) -> None:
                 rows.append({**row, "f1": mean, "lowest": min(all_), "highest": max(all_)})
     recipe.figure.parent.mkdir(parents=True, exist_ok=True)
     write(recipe.out, [run.about()], rows, draws=recipe.draws, seed=recipe.seed)
-    write_whole(recipe.figure, png(plots.removed_modules(rows)))
+    write_whole(recipe.figure, png(removed_modules(rows)))
+
+
+def removed_modules(rows: Sequence[Row]) -> Figure:
+    """F1 against the number of modules removed: the mean over draws and their range, a panel a number of balls."""
+    names = predictors(rows)
+
+    def draw(axes: Axes, part: Sequence[Row]) -> None:
+        for name in names:
+            line = [row for row in part if row["predictor"] == name]
+            x, f1, lowest, highest = ([row[key] for row in line] for key in ("removed", "f1", "lowest", "highest"))
+            curve(axes, x, f1, name, names, (lowest, highest))
+
+    return side_by_side(by_balls(rows), draw, "F1", xlabel="modules removed", ylim=(0, 1))
 
 
 if __name__ == "__main__":

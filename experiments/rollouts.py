@@ -15,10 +15,8 @@ from rich.progress import track
 from common import Recipe, draw, write
 from s2rm.models.named import ModelName
 from s2rm.report.figures import png
-from s2rm.tasks.balls import plots
-from s2rm.tasks.balls.predictors import trivial_predictors
-from s2rm.tasks.balls.rollouts import PROMPT_STEPS, ROLLOUT_STEPS, roll_out
-from s2rm.tasks.balls.scores import NUM_BALLS
+from s2rm.tasks.balls.report import balls, rollout_scores, rollout_strip
+from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, TrivialPredictors, roll_out
 from s2rm.tasks.balls.world import preset
 
 
@@ -40,21 +38,21 @@ def main(recipe: RolloutsRecipe) -> None:
     """Train what is missing, roll out, write, draw."""
     runs = [recipe.run(model) for model in recipe.models]
     models, world = {run.label: run.load_model() for run in runs}, preset(recipe.size)
-    trivial = trivial_predictors(world)
+    trivial = TrivialPredictors(world)
     scores: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, bytes] = {}
     for number in track(recipe.balls, "Rolling out"):
         rollouts = roll_out(models, trivial, world, recipe.sequences, number, seed=0)
-        scores[plots.balls(number)] = rollouts.f1()
-        pictures[f"rollout_{number}"] = png(plots.rollout_strip(rollouts, 0, range(0, ROLLOUT_STEPS, 3)))
+        scores[balls(number)] = rollouts.f1()
+        pictures[f"rollout_{number}"] = png(rollout_strip(rollouts))
     rows = [
         {"predictor": name, "balls": number, "step": step, "f1": f1}
         for number in recipe.balls
-        for name, line in scores[plots.balls(number)].items()
+        for name, line in scores[balls(number)].items()
         for step, f1 in enumerate(line, 1)
     ]
     write(recipe.out, [run.about() for run in runs], rows, sequences=recipe.sequences, prompt=PROMPT_STEPS, seed=0)
-    draw(recipe.figures, **pictures, rollout_f1=png(plots.rollout_scores(scores)))
+    draw(recipe.figures, **pictures, rollout_f1=png(rollout_scores(scores)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from s2rm.models.named import LABELS, ModelName
 from s2rm.report.figures import png
 from s2rm.runs import Run, score
 from s2rm.settings import Settings
-from s2rm.tasks.battles import TASK, plots
-from s2rm.tasks.battles.report import SHARE, SHOWN
+from s2rm.tasks.battles import TASK
+from s2rm.tasks.battles.report import SHARE, SHOWN, from_above, moments, scores_by_reporting
 from s2rm.tasks.battles.scores import REPORTING
 from s2rm.tasks.battles.skirmish import battles
 from s2rm.training import Training
@@ -78,9 +78,9 @@ def main(recipe: Skirmish) -> None:
     models = {label: model for label, model in loaded.items() if not model.is_oracle}
     if models:
         battle = battles(replace(world, test_battles=1), "test", 0, SHOWN)
-        above = plots.from_above(models, world, battle, SHARE, plots.moments(battle))
+        above = from_above(models, world, battle, SHARE, moments(battle))
         draw(recipe.figures, skirmish_from_above=png(above))
-    draw(recipe.figures, skirmish_reporting=png(plots.scores_by_reporting(read(recipe.out)["rows"])))
+    draw(recipe.figures, skirmish_reporting=png(scores_by_reporting(read(recipe.out)["rows"])))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,13 @@ import torch
 
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views
-from s2rm.tasks.balls.predictors import TrivialPredictors
-from s2rm.tasks.balls.rollouts import roll_out
-from s2rm.tasks.balls.scores import episodes_to_test, one_step_scores, one_step_table
+from s2rm.tasks.balls.scores import (
+    TrivialPredictors,
+    episodes_to_test,
+    one_step_scores,
+    one_step_table,
+    roll_out,
+)
 from s2rm.tasks.balls.world import episode, preset, random_positions, videos
 from s2rm.tasks.crops import crops
 from s2rm.tasks.task import Forecast, model_predictor
@@ -19,7 +23,7 @@ BALLS = {"value_shape": (11, 11), "shortest": 24.0, "longest": 384.0}
 
 @pytest.fixture(scope="module")
 def trivial() -> TrivialPredictors:
-    return TrivialPredictors(WORLD, videos(WORLD, "train", 0))
+    return TrivialPredictors(WORLD)
 
 
 def some_episode() -> Episode:
@@ -87,7 +91,7 @@ def test_the_static_scene_is_the_fixed_ball(trivial):
 
 def test_the_static_scene_has_the_f1_that_the_fixed_ball_alone_gives():
     world = replace(preset("small"), num_frames=10, clip=2, train_sequences=300, test_sequences=60)
-    static = TrivialPredictors(world, videos(world, "train", 0)).static_scene
+    static = TrivialPredictors(world).static_scene
     # With as many pixels in each of the K balls as in the fixed one: recall 1 / (K + 1), precision 1.
     for balls, expected in ((1, 0.667), (3, 0.4)):
         scores = one_step_scores(static, episodes_to_test(world, balls, 0))

@@ -17,7 +17,6 @@ from s2rm.tasks.battles.polar import (
     agents,
     dataset,
     draw,
-    look,
     observations,
     unit_channels,
     window,
@@ -193,7 +192,9 @@ def test_the_channels_are_those_of_the_paper():
 def test_the_state_is_seen_from_any_place():
     battles = some_battles()
     centres = 9 * torch.rand(2, 4, 3, 2) - 1
-    images = look(battles, SMALL, centres, unit_channels(battles)[..., :14])
+    slots = (2, 4, 3, battles.alive.shape[-1])
+    offsets, there = battles.positions[:, :, None] - centres[..., None, :], battles.alive[:, :, None].expand(slots)
+    images = draw(SMALL, offsets, there, unit_channels(battles)[:, :, None, :, :14].expand(*slots, -1))
     assert images.shape == (2, 4, 3, 14, 3, 5)
     for b, t, q in [(0, 0, 0), (1, 3, 2), (0, 2, 1)]:
         torch.testing.assert_close(images[b, t, q], seen_in_loops(battles, b, t, centres[b, t, q])[:14])

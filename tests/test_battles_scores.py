@@ -10,7 +10,7 @@ import torch
 from s2rm import WorldModel
 from s2rm.likelihoods import parts
 from s2rm.settings import Settings
-from s2rm.tasks.battles import plots
+from s2rm.tasks.battles import report
 from s2rm.tasks.battles.polar import (
     NUM_TYPES,
     STATE,
@@ -21,8 +21,15 @@ from s2rm.tasks.battles.polar import (
     observations,
     unit_channels,
 )
-from s2rm.tasks.battles.predictors import Forecast, TrivialPredictors, model_predictor
-from s2rm.tasks.battles.scores import REPORTING, VALIDATION, reporting, scores
+from s2rm.tasks.battles.scores import (
+    REPORTING,
+    VALIDATION,
+    Forecast,
+    TrivialPredictors,
+    model_predictor,
+    reporting,
+    scores,
+)
 from s2rm.tasks.battles.skirmish import preset, simulate
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
 
@@ -171,7 +178,7 @@ def in_loops(fought: Trajectories, episode, memory: bool) -> tuple[torch.Tensor,
 def test_trivial_predictors_are_those_of_plain_loops(trivial, memory):
     fought = crowded()
     episode = reporting(observations(fought, WORLD.grid), 0.4, torch.Generator().manual_seed(0))
-    forecast = (trivial.last_seen if memory else trivial.nobody_moves)(fought, episode)
+    forecast = trivial.predict(fought, episode, memory)
     friendly, kind, stats = in_loops(fought, episode, memory)
     assert torch.equal(forecast.is_friendly.long(), friendly)
     unknown = kind[:, 0, 0] == 0
@@ -188,7 +195,7 @@ def test_the_probabilities_of_trivial_predictors_are_how_often_they_were_right(m
     train = crowded(11)
     trivial = TrivialPredictors(WORLD.grid, train)
     episode = observations(train, WORLD.grid)
-    forecast = (trivial.last_seen if memory else trivial.nobody_moves)(train, episode)
+    forecast = trivial.predict(train, episode, memory)
     true_friendly, true_kind = markers_and_types(truth_of(episode))
     for number in forecast.kind[:, 1:].unique():
         at = forecast.kind == number
@@ -222,7 +229,7 @@ def test_trivial_predictors_use_only_what_reporting_agents_saw(trivial):
         fought, positions=fought.positions * blank, stats=fought.stats * blank, terrain=fought.terrain * torch.nan,
         alive=fought.alive & seen, types=torch.where(seen.any(1), fought.types, 7),
     )  # fmt: skip
-    for predict in (trivial.nobody_moves, trivial.last_seen):
+    for predict in trivial.by_name.values():
         one, other = predict(fought, episode), predict(poisoned, episode)
         assert all(torch.equal(value, getattr(other, name)) for name, value in vars(one).items())
 
@@ -281,7 +288,7 @@ class OneUnit(WorldModel):
 def test_the_belief_has_a_unit_where_the_model_predicts_it():
     world = preset("tiny")
     views = observations(simulate(world, "1z", 1, seed=0), world.grid).views
-    ours, theirs = plots.belief(OneUnit(world), world, views)
+    ours, theirs = report.belief(OneUnit(world), world, views)
     assert ours.shape == theirs.shape == (32, 32)
     assert (theirs == 0).all()
     row, column = (ours > 0).nonzero().T
@@ -293,8 +300,8 @@ def test_the_belief_has_a_unit_where_the_model_predicts_it():
 
 def test_a_battle_is_drawn_from_above():
     battle = simulate(WORLD, "1c1s2z", 1, seed=0)
-    steps = plots.moments(battle, 3)
-    made = plots.from_above({"one": OneUnit(WORLD)}, WORLD, battle, 0.5, steps)
+    steps = report.moments(battle, 3)
+    made = report.from_above({"one": OneUnit(WORLD)}, WORLD, battle, 0.5, steps)
     assert [axes.get_title() for axes in made.axes] == [f"step {step}" for step in steps] + [""] * 3
     assert [axes.get_ylabel() for axes in made.axes] == ["truth", "", "", "one", "", ""]
     assert all(len(axes.images) == 0 and len(axes.patches) <= 2 for axes in made.axes[:3])
@@ -305,21 +312,21 @@ def test_a_battle_is_drawn_from_above():
 def test_the_steps_shown_are_those_of_the_fight():
     battle = simulate(replace(WORLD, num_steps=40), "1z", 1, 0, "2c")
     assert not battle.alive[0, -1, 0]
-    steps = plots.moments(battle)
+    steps = report.moments(battle)
     assert steps == sorted(steps)
     assert steps[0] >= 1
     assert battle.alive[0, steps[-1], 0]
 
 
 def test_scores_are_drawn_by_the_share_that_reports():
-    values = dict.fromkeys(plots.LABELS, 0.5)
+    values = dict.fromkeys(report.LABELS, 0.5)
     rows = [
         {"predictor": name, "scenario": scenario, "reporting": share, **values}
         for name in ("S2GRU", "last seen")
         for scenario, share in [*((VALIDATION, share) for share in REPORTING), ("1s2z", 1.0)]
     ]
-    made = plots.scores_by_reporting(rows)
-    assert [axes.get_title() for axes in made.axes] == list(plots.LABELS.values())
+    made = report.scores_by_reporting(rows)
+    assert [axes.get_title() for axes in made.axes] == list(report.LABELS.values())
     for axes in made.axes:
         assert {len(line.get_xdata()) for line in axes.lines} == {len(REPORTING)}
         assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]

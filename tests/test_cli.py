@@ -15,7 +15,7 @@ from s2rm.models.named import LABELS, ModelName
 from s2rm.runs import Run, pretrained
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import BallsWorld
-from s2rm.tasks.battles import plots as battle_plots
+from s2rm.tasks.battles import report as battle_report
 from s2rm.tasks.battles import skirmish
 from s2rm.tasks.battles.polar import PolarGrid
 from s2rm.tasks.battles.scores import REPORTING, SCENARIOS
@@ -115,7 +115,7 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
     page = (run / "report.html").read_text()
     for part in (
         "Unit-type macro F1, by share of agents that report", "5s3z, new", f"{rows[0]['unit_type_f1']:.3f}",
-        *(f"{label[1:]}, one step ahead" for label in battle_plots.LABELS.values()), "not StarCraft II",
+        *(f"{label[1:]}, one step ahead" for label in battle_report.LABELS.values()), "not StarCraft II",
         "A battle from above", "When agents fall silent", "Learning", "Enclaves of S2GRU",
     ):  # fmt: skip
         assert part in page

@@ -9,9 +9,8 @@ import torch
 from s2rm import GQN, S2GRU, Episode, Views
 from s2rm.report.page import Entry
 from s2rm.tasks.railways import TASK, Railways, preset, score
-from s2rm.tasks.railways.plots import world_map
-from s2rm.tasks.railways.predictors import TrivialPredictors, seen_before
-from s2rm.tasks.railways.scores import one_step_scores
+from s2rm.tasks.railways.report import world_map
+from s2rm.tasks.railways.scores import TrivialPredictors, one_step_scores, seen_before
 from s2rm.tasks.railways.world import CHANNELS, STATES, in_chunks
 from s2rm.tasks.task import Forecast, model_predictor
 
@@ -116,7 +115,7 @@ def test_the_whole_map_shows_tracks_trains_and_stations(railways):
 
 
 def test_models_are_scored_and_reported_beside_trivial_predictors(railways, tmp_path, monkeypatch):
-    for module in ("scores", "predictors", "report"):
+    for module in ("scores", "report"):
         monkeypatch.setattr(f"s2rm.tasks.railways.{module}.collected", lambda *_: railways)
     arguments = {**WORLD.model_arguments(), "value_shape": (len(CHANNELS), WORLD.view, WORLD.view)}
     models = {

@@ -9,7 +9,8 @@ import torch
 from s2rm import files
 from s2rm.tasks.railways import Railways, RailwayWorld, collect, episodes, preset
 from s2rm.tasks.railways.play import collected
-from s2rm.tasks.railways.world import CHANNELS, STATES, TRACK, TRAIN, dataset, episode
+from s2rm.tasks.railways.world import CHANNELS, STATES, TRACK, TRAIN, episode
+from s2rm.tasks.worlds import random_clip
 
 WORLD = dataclasses.replace(preset("tiny"), num_trains=3, episodes_per_map=2)
 OFF, ON = ("waiting", "ready to depart", "broken down off the grid", "arrived"), ("moving", "stopped", "broken down")
@@ -103,10 +104,11 @@ def test_trains_of_several_speeds_break_down():
     assert (states == STATES.index("broken down")).any()
 
 
-def test_clips_are_parts_of_episodes(railways):
-    some = dataset(WORLD, railways, clips=True)
+def test_clips_are_parts_of_episodes(railways, monkeypatch):
+    monkeypatch.setattr("s2rm.tasks.railways.play.collected", lambda *_: railways)
+    some = episodes(WORLD, "train")
     assert len(some) == 4
-    clips, whole = some[[1, 2, 2], 7], dataset(WORLD, railways, clips=False)[[1, 2, 2], 7]
+    clips, whole = some[[1, 2, 2], 7], episodes(WORLD, "val")[[1, 2, 2], 7]
     assert torch.equal(clips.views.values, some[[1, 2, 2], 7].views.values)
     assert clips.views.values.shape[:2] == (3, WORLD.clip)
     for row in range(3):
@@ -148,7 +150,9 @@ def test_a_folder_keeps_the_episodes_of_one_world_and_seed(railways, tmp_path, m
     seen_otherwise = dataclasses.replace(WORLD, view=3, clip=8, val_episodes=7)
     for world, split, length in ((WORLD, "train", WORLD.clip), (seen_otherwise, "train", 8)):
         batch = episodes(world, split, 5, tmp_path)[[0, 3], 1]
-        assert torch.equal(batch.views.values, dataset(world, railways, clips=True)[[0, 3], 1].views.values)
+        steps = random_clip(2, world.num_steps, world.clip, torch.Generator().manual_seed(1))
+        expected = episode(world, railways, torch.tensor([0, 3]), steps)
+        assert torch.equal(batch.views.values, expected.views.values)
         assert batch.views.num_steps == length
     with pytest.raises(
         ValueError, match="holds other episodes, expected seed 6, got 5; delete it or take another folder"

@@ -66,6 +66,12 @@ def side_by_side(parts: Mapping[str, P], draw: Callable[[Axes, P], None], ylabel
     return plain(key_beside(made, panels[0]))
 
 
+def metrics(rows: Sequence[Row], across: str, labels: Mapping[str, str], xlabel: str) -> Figure:
+    """A panel for each metric, under its label, against a key of the rows; see `lines`."""
+    parts = {label: metric for metric, label in labels.items()}
+    return side_by_side(parts, lambda axes, metric: lines(axes, rows, across, metric), "", xlabel=xlabel)
+
+
 def tiles(number: int, width: float, height: float) -> tuple[Figure, NDArray]:
     """A figure of that many panels of a size, five in a line, and room beside them for a scale of colours."""
     columns, depth = min(5, number), -(-number // 5)

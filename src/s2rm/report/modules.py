@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,14 +25,8 @@ def masking_effects(model: S2RM | RIMs, seen: Views | Tensor) -> Float[Tensor, "
     r"""How much masking one module changes each of the others.
 
     Entry $(m, l)$ is $\lVert h_l^{\setminus m} - h_l \rVert / \lVert h_l \rVert$, numerator and denominator averaged
-    over sequences and steps, where $h_l^{\setminus m}$ is the state of module $l$ without module $m$.
-
-    Args:
-        model: an S2RM, or the RIMs of a model.
-        seen: views for an S2RM; inputs, as for its call, for RIMs.
-
-    Returns:
-        NaN on the diagonal.
+    over sequences and steps, where $h_l^{\setminus m}$ is the state of module $l$ without module $m$; NaN on the
+    diagonal. The model is an S2RM, which has `seen` views, or the RIMs of a model, which have its inputs.
 
     Source:
         Figures 22 to 25 of the RIMs paper, which mask a module and show the states of the others; the measure is
@@ -67,45 +61,34 @@ def _states(model: S2RM | RIMs, seen: Views | Tensor, masked: int | None = None)
 def module_pictures(entries: Iterable[Entry], grid: Float[Tensor, "H W 2"], views: Views) -> list[Picture]:
     """The pictures of the modules of runs; none for models without modules.
 
-    Args:
-        entries: the runs.
-        grid: positions all over the world, as a picture has them.
-        views: an example, from which the effects of masking are measured.
+    `grid` has positions all over the world, as a picture has them; the effects of masking are measured on `views`.
     """
     return [picture for entry in entries for picture in _pictures(entry, grid, views)]
 
 
-def _pictures(entry: Entry, grid: Tensor, views: Views) -> list[Picture]:
+def _pictures(entry: Entry, grid: Tensor, views: Views) -> Iterator[Picture]:
     model = entry.model
     if isinstance(model, GQN) and isinstance(model.core, RIMs):
         inputs = model.summed(views).detach()
         active = model.core.trace(inputs)[1][0].active[0]
         sentence = "One sequence; black is active. A module that is always or never active has not specialised in time."
-        return [
-            drawn(f"When each module of {entry.label} is active", activity(active), sentence),
-            _effects(entry, masking_effects(model.core, inputs)),
-        ]
-    if not isinstance(model, S2RM):
-        return []
-    with torch.no_grad():
-        weights, kernel = model.enclaves(grid), model.interaction_graph()
-    blind = int((weights.flatten(1).amax(1) == 0).sum())
-    seen = float((weights.amax(0) > 0).float().mean())
-    edges, pairs = int((kernel.triu(1) > 0).sum()), len(kernel) * (len(kernel) - 1) // 2
-    return [
-        drawn(
-            f"Enclaves of {entry.label}",
-            enclaves(weights),
+        yield drawn(f"When each module of {entry.label} is active", activity(active), sentence)
+        yield _effects(entry, masking_effects(model.core, inputs))
+    elif isinstance(model, S2RM):
+        with torch.no_grad():
+            weights, kernel = model.enclaves(grid), model.interaction_graph()
+        blind = int((weights.flatten(1).amax(1) == 0).sum())
+        seen = float((weights.amax(0) > 0).float().mean())
+        sentence = (
             "Where in the world each module reads views and answers queries, from 0 (black) to 1. "
-            f"{blind} of {len(weights)} modules cover no part of it; {seen:.0%} of it is covered by at least one.",
-        ),
-        drawn(
-            f"Interactions between the modules of {entry.label}",
-            interaction_graph(kernel, weights),
-            f"Each module as its enclave; a line joins two that attend to each other. {edges} of {pairs} pairs do.",
-        ),
-        _effects(entry, masking_effects(model, views)),
-    ]
+            f"{blind} of {len(weights)} modules cover no part of it; {seen:.0%} of it is covered by at least one."
+        )
+        yield drawn(f"Enclaves of {entry.label}", enclaves(weights), sentence)
+        edges, pairs = int((kernel.triu(1) > 0).sum()), len(kernel) * (len(kernel) - 1) // 2
+        joins = "Each module as its enclave; a line joins two that attend to each other."
+        title, made = f"Interactions between the modules of {entry.label}", interaction_graph(kernel, weights)
+        yield drawn(title, made, f"{joins} {edges} of {pairs} pairs do.")
+        yield _effects(entry, masking_effects(model, views))
 
 
 def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:

@@ -88,16 +88,10 @@ def write_page(
     path: str | Path, title: str, lead: str, entries: Sequence[Entry], world: str, tables: Sequence[Table],
     pictures: Sequence[Picture],
 ) -> None:  # fmt: skip
-    """Write a page.
+    """Write an HTML page, whole or not at all.
 
-    Args:
-        path: of the HTML file, written whole or not at all.
-        title: of the page.
-        lead: a paragraph below the title.
-        entries: the runs that it shows; machine and commit are those of the first.
-        world: a paragraph about what was seen and how much of it.
-        tables: of scores.
-        pictures: below the tables.
+    Below the title is a paragraph, `lead`, then the runs, with machine and commit of the first, another paragraph about
+    what was seen and how much of it, `world`, the tables of scores and the pictures.
 
     Raises:
         ImportError: the extra "report" is not installed.
@@ -119,18 +113,10 @@ def comparison(
     rows: Sequence[Row], metric: str, across: str, heads: Mapping[Any, str],
     title: str, label: str, sentence: str, show: str = ".3f", worth: Callable[[float], float] = float,
 ) -> Table:  # fmt: skip
-    """A table of a metric with a line for each predictor; the best of each column is marked.
+    """A table of a metric with a line for each predictor; the best of each column, of highest `worth`, is marked.
 
-    Args:
-        rows: at most one for each predictor and column.
-        metric: the key of a row that is shown.
-        across: the key whose values are the columns.
-        heads: the columns and their headings.
-        title: of the table.
-        label: of the metric.
-        sentence: below the table.
-        show: format of a score.
-        worth: of a score, of which the highest is the best.
+    There is at most one row for each predictor and column. The columns are those values of the key `across` that have a
+    heading in `heads`; `show` is the format of a score.
     """
     score: dict[tuple[str, object], float] = {(row["predictor"], row[across]): row[metric] for row in rows}
     names = list(dict.fromkeys(name for name, _ in score))

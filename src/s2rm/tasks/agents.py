@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from torch.nn.functional import one_hot
 
 from s2rm.tasks.worlds import Progress, at_least
@@ -31,11 +29,10 @@ else:
     Environment = object
 
 Position = Callable[[Any, str], ArrayLike]
-"""from an environment and an agent's name to the agent's position"""
 Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
-"""from an environment, the observations by agent and a generator to an action for each agent"""
 Observation = Callable[[Any], ArrayLike]
-"""from an agent's observation to an array"""
+Seen = tuple[NDArray[np.float32], NDArray[np.float32], int]
+"""of one agent at one step: its position, its observation and the number of its action, 0 without `with_actions`"""
 
 
 def random_actions(
@@ -63,8 +60,9 @@ def collect(
 
     Args:
         environment: with `reset(seed=...)`, `step(actions)`, `agents` and `action_space(agent)`, as `ParallelEnv` has.
-        position: of an agent, `(x, y, ...)`, in the world's own units.
-        policy: the actions of all agents. Default: random actions.
+        position: from an environment and an agent's name to `(x, y, ...)`, in the world's own units.
+        policy: from an environment, the observations by agent and a generator to the actions by agent. Default: random
+            actions.
         num_episodes: N.
         num_steps: T, at least 2. Longer episodes are cut; after the end of shorter ones no agent is present.
         seed: of the environment and of the policy.
@@ -72,7 +70,6 @@ def collect(
             them. Default: observations are arrays already.
         with_actions: append to each view the agent's action at this step, one-hot: to vectors as further features, to
             images `(H, W)` or `(C, H, W)` as further channels. The targets do not contain it.
-        progress: wraps the range of episodes, for a progress bar.
 
     Returns:
         N episodes, `(N, T, A, *shape)`, in float32, with a slot for every agent that ever entered.
@@ -97,48 +94,32 @@ def collect(
     return _episode(episodes, num_steps, reader)
 
 
-class _Step(NamedTuple):
-    """The K agents that are present at one step."""
-
-    slots: Int64[Tensor, " K"]
-    positions: Float32[Tensor, "K n"]
-    values: Tensor
-    """float32 `(K, *shape)`"""
-    actions: Int64[Tensor, " K"]
-    """zeros without `with_actions`"""
-
-
 class _Reader:
     """Reads the agents of an environment, and refuses those whose data differ in shape from the first agent's."""
 
     def __init__(self, environment: Environment, position: Position, observation: Observation | None, actions: bool):
         self.environment, self.position, self.observation = environment, position, observation
-        self.slots: dict[str, int] = {}
         self.first: tuple[str, int, tuple[int, ...]] | None = None
         self.actions, self.num_actions = actions, 0
 
-    def step(self, observations: Mapping[str, object], actions: Mapping[str, object], where: str) -> _Step:
+    def step(self, observations: Mapping[str, object], actions: Mapping[str, object], where: str) -> dict[str, Seen]:
         agents = list(self.environment.agents)
-        read = [self.agent(agent, observations[agent], where) for agent in agents]
-        return _Step(
-            torch.tensor([self.slots.setdefault(agent, len(self.slots)) for agent in agents]),
-            torch.from_numpy(np.stack([place for place, _ in read])),
-            torch.from_numpy(np.stack([value for _, value in read])),
-            torch.tensor([self.action(agent, actions[agent]) if self.actions else 0 for agent in agents]),
-        )
+        read = {agent: self.agent(agent, observations[agent], where) for agent in agents}
+        return {a: (*read[a], self.action(a, actions[a]) if self.actions else 0) for a in agents}
 
     def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The position `(n,)` and the observation of an agent."""
         expected = f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got"
         remedy = "pass a function that reads this environment's positions"
         try:
-            place = np.asarray(self.position(self.environment, agent), dtype=np.float32)
+            place = np.array(self.position(self.environment, agent), dtype=np.float32)
         except Exception as error:
             raise ValueError(f"{expected} {error!r}; {remedy}") from error
         if place.ndim != 1 or not place.size or not np.isfinite(place).all():
             raise ValueError(f"{expected} {place.tolist()}; {remedy}")
         try:
-            value = np.asarray(self.observation(seen) if self.observation else seen, dtype=np.float32)
+            # A copy, since an environment may write the next observation over this one.
+            value = np.array(self.observation(seen) if self.observation else seen, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"parallel: expected {agent!r} to observe an array of numbers, got {type(seen).__name__} ({error}); "
@@ -175,8 +156,9 @@ class _Reader:
         return int(action) - int(getattr(space, "start", 0))
 
 
-def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int) -> list[_Step]:
-    """Play one episode."""
+def _play(
+    reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int
+) -> list[dict[str, Seen]]:
     environment = reader.environment
     start = environment.reset(seed=int(generator.integers(2**31)))
     if not isinstance(start, tuple | list) or len(start) != 2:
@@ -185,7 +167,7 @@ def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_s
             "current API"
         )
     observations = start[0]
-    steps: list[_Step] = []
+    steps: list[dict[str, Seen]] = []
     present, left = set[str](), set[str]()
     while environment.agents and len(steps) < num_steps:
         where = f"at step {len(steps)} of episode {number}"
@@ -213,17 +195,19 @@ def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_s
     return steps
 
 
-def _episode(episodes: list[list[_Step]], num_steps: int, reader: _Reader) -> Episode:
-    """The episodes as one batch."""
-    first = episodes[0][0]
-    slots = (len(episodes), num_steps, len(reader.slots))
-    positions = torch.zeros(*slots, first.positions.shape[1])
-    values = torch.zeros(*slots, *first.values.shape[1:])
-    mask, actions = torch.zeros(slots, dtype=torch.bool), torch.zeros(slots, dtype=torch.long)
+def _episode(episodes: list[list[dict[str, Seen]]], num_steps: int, reader: _Reader) -> Episode:
+    """The episodes as one batch, with a slot for each agent, in the order in which they entered."""
+    names = dict.fromkeys(agent for steps in episodes for step in steps for agent in step)
+    slots = {agent: slot for slot, agent in enumerate(names)}
+    shape, (place, value, _) = (len(episodes), num_steps, len(slots)), next(iter(episodes[0][0].values()))
+    positions, values = (torch.zeros(*shape, *like.shape) for like in (place, value))
+    mask, actions = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long)
+    filled = [part.numpy() for part in (positions, values, actions, mask)]
     for row, steps in enumerate(episodes):
         for t, step in enumerate(steps):
-            at = (row, t, step.slots)
-            positions[at], values[at], mask[at], actions[at] = step.positions, step.values, True, step.actions
+            for agent, seen in step.items():
+                for part, content in zip(filled, (*seen, True), strict=True):
+                    part[row, t, slots[agent]] = content
     targets = Views(positions, values, mask)
     if not reader.actions:
         return Episode(targets)

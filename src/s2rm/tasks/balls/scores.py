@@ -1,24 +1,75 @@
-"""How well models predict the balls one step ahead, by number of balls and share of the views."""
+"""Predictions of the balls and how good they are: trivial predictors, one-step scores, closed-loop rollouts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryRecall, BinarySpecificity
 
 from s2rm.files import Row
-from s2rm.tasks.balls.predictors import trivial_predictors
-from s2rm.tasks.balls.world import BallsWorld, episode, videos
-from s2rm.tasks.task import Models, Predictor, model_predictor, with_share
+from s2rm.tasks.balls.world import BallsWorld, episode, grid_positions, random_positions, videos
+from s2rm.tasks.crops import crops, last_seen, stitch
+from s2rm.tasks.task import Forecast, Models, Predictor, model_predictor, with_share
 from s2rm.tasks.worlds import Progress
-from s2rm.views import Episode
+from s2rm.views import Episode, Views
 
 NUM_BALLS = (1, 2, 3, 4, 5, 6)
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NUM_BINS = 10
+PROMPT_STEPS, ROLLOUT_STEPS = 20, 25
+
+
+class TrivialPredictors:
+    """Predictors that know nothing of motion.
+
+    *Static scene*: the mean training frame, thresholded. *Last seen*: what was last observed at that pixel, and the
+    static scene where nothing was. Its probabilities are how often, in training, a pixel was 1 when a 1 or a 0 was
+    last seen there, counted over crops. All are from at most 500 training sequences of the seed.
+    """
+
+    def __init__(self, world: BallsWorld, seed: int = 0):
+        self.world = world
+        train = videos(replace(world, train_sequences=min(world.train_sequences, 500)), "train", seed)
+        self.mean_frame = train.frames().float().mean((0, 1)).clamp(1e-4, 1 - 1e-4)
+        frames = train.frames(slice(0, 100))
+        some = episode(world, frames, torch.Generator().manual_seed(seed))
+        canvas, truth = self.canvas(some.views.steps(None, -1)), frames[:, 1:].bool()
+        self.frequencies = [float(truth[canvas == seen].float().mean()) for seen in (0, 1)]
+
+    def canvas(self, views: Views) -> Tensor:
+        """What was last seen at each pixel after each step, `(B, T, H, W)`: 0, 1, or -1 where nothing was."""
+        return last_seen((views.values > 0.5).long(), views.positions, views.mask, self.world.arena)
+
+    def static_scene(self, episode: Episode) -> Forecast:
+        """The mean training frame."""
+        positions = episode.targets.positions[:, 1:]
+        frames = self.mean_frame.expand(*positions.shape[:2], -1, -1)
+        return self._read(frames, frames > 0.5, positions)
+
+    def last_seen(self, episode: Episode) -> Forecast:
+        """What was last observed at each pixel."""
+        canvas = self.canvas(episode.views.steps(None, -1))
+        seen, known = canvas == 1, canvas >= 0
+        frequencies = torch.where(seen, self.frequencies[1], self.frequencies[0])
+        probability = torch.where(known, frequencies, self.mean_frame)
+        decision = torch.where(known, seen, self.mean_frame > 0.5)
+        return self._read(probability, decision, episode.targets.positions[:, 1:])
+
+    def _read(self, probability: Tensor, decision: Tensor, positions: Tensor) -> Forecast:
+        # Outside the arena there is nothing, which every predictor knows.
+        likely = crops(probability, positions, self.world.crop).clamp(1e-6, 1 - 1e-6)
+        return Forecast(likely, crops(decision.to(torch.uint8), positions, self.world.crop).bool())
+
+    @property
+    def by_name(self) -> dict[str, Predictor]:
+        """Both, by their names in tables."""
+        return {"static scene": self.static_scene, "last seen": self.last_seen}
 
 
 @torch.no_grad()
@@ -27,12 +78,8 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
 
     Pixels are binned by the tenth in which their probability lies. The expected calibration error is the mean distance,
     over pixels, between the mean probability and the frequency of 1 in their bin; `reliability` holds for each bin the
-    mean probability, the frequency of 1, and the bin's share of all pixels.
-
-    Args:
-        predict: the predictor to score.
-        episodes: the test episodes.
-        fraction: the share of the views at each step that the predictor sees, rounded; at least one view.
+    mean probability, the frequency of 1, and the bin's share of all pixels. The predictor sees a `fraction` of the
+    views at each step, rounded; at least one.
     """
     counts = MetricCollection([BinaryF1Score(), BinaryRecall(), BinarySpecificity()], compute_groups=True)
     log_likelihood = MeanMetric()
@@ -73,12 +120,7 @@ def one_step_table(
     predictors: Mapping[str, Predictor], world: BallsWorld, seed: int,
     num_balls: Iterable[int] = NUM_BALLS, fractions: Iterable[float] = FRACTIONS, progress: Progress = iter,
 ) -> list[Row]:  # fmt: skip
-    """A row for every predictor, number of balls and fraction of the views (Figures 4, 20 and 21).
-
-    Returns:
-        Rows with `predictor`, `balls`, `views`, `f1`, `balanced_accuracy`, `log_likelihood`, `calibration_error`,
-        `reliability`.
-    """
+    """The scores of `one_step_scores` by `predictor`, `balls` and `views`, the fraction seen (Figures 4, 20 and 21)."""
     rows = []
     for balls in progress(list(num_balls)):
         episodes = episodes_to_test(world, balls, seed)
@@ -95,11 +137,74 @@ def score(
 ) -> list[Row]:  # fmt: skip
     """One-step scores of models and of both trivial predictors, with 1 to 6 balls, by share of the views.
 
-    Arguments as of `Task.score`; by default a tenth of the views is seen, two tenths, and so on to all.
-
-    Returns:
-        Rows as from `one_step_table`.
+    Arguments as of `Task.score`, rows as from `one_step_table`; by default a tenth of the views is seen, two tenths,
+    and so on to all.
     """
     predictors = {label: model_predictor(model) for label, model in models.items()}
-    predictors |= trivial_predictors(world, seed).by_name
+    predictors |= TrivialPredictors(world, seed).by_name
     return one_step_table(predictors, world, seed, fractions=shares or FRACTIONS, progress=progress)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Whole frames, predicted many steps ahead and true."""
+
+    truth: UInt8[Tensor, "B T H W"]
+    """the frames that follow the prompt"""
+    predicted: dict[str, Float[Tensor, "B T H W"]]
+    """each model's probabilities, NaN where the grid of queries leaves a gap"""
+
+    @property
+    def by_name(self) -> dict[str, Float[Tensor, "B T H W"]]:
+        """The truth, and each model's frames."""
+        return {"truth": self.truth.float(), **self.predicted}
+
+    def f1(self) -> dict[str, list[float]]:
+        """F1 at each step over all sequences and all pixels that the grid of queries covers."""
+
+        def score(frame: Tensor, truth: Tensor) -> float:
+            covered = ~frame.isnan()
+            return float(BinaryF1Score()((frame[covered] > 0.5).int(), truth[covered].int()))
+
+        truth = self.truth.unbind(1)
+        return {name: [*map(score, frames.unbind(1), truth)] for name, frames in self.predicted.items()}
+
+
+@torch.no_grad()
+def roll_out(
+    models: Models, trivial: TrivialPredictors, world: BallsWorld, num_sequences: int, num_balls: int, seed: int,
+    prompt: int = PROMPT_STEPS, steps: int = ROLLOUT_STEPS,
+) -> Rollouts:  # fmt: skip
+    """Closed-loop rollouts as in F.1.1.
+
+    Every model sees the same crops for `prompt` steps. From then on its views are its own predictions at random pixels,
+    the same for all models, thresholded. At each step it is also queried on a 4 x 4 grid, from which whole frames are
+    stitched. The trivial predictors repeat their prediction of the first step. The seed is that of the test sequences,
+    the crops and the pixels that are fed back.
+
+    Raises:
+        ValueError: sequences shorter than `prompt + steps`.
+    """
+    if world.num_frames < prompt + steps:
+        raise ValueError(
+            f"rollout: {prompt} + {steps} steps need sequences of at least {prompt + steps} frames, the world's have "
+            f"{world.num_frames}; take fewer steps or a world of longer sequences"
+        )
+    few = replace(world, test_sequences=num_sequences)
+    frames = videos(few, "test", seed, num_balls).frames()[:, : prompt + steps]
+    generator = torch.Generator().manual_seed(seed)
+    views = episode(world, frames[:, :prompt], generator).views
+    feedback = random_positions(world, num_sequences, steps, generator)
+    grid = grid_positions(world)
+    queries = grid.expand(num_sequences, -1, -1)
+    patches = {}
+    for name, model in models.items():
+        patches[name] = torch.stack([d.mean for d in model.rollout(views, queries, steps, feedback=feedback)], 1)
+    # One more step, at which nothing is seen, is the first to be predicted.
+    nothing = views.at(-1).keep(torch.zeros((), dtype=torch.bool))
+    where = queries[:, None].expand(-1, prompt + 1, -1, -1)
+    asked = Episode(views.then(nothing), Views(where, torch.zeros(*where.shape[:3], world.crop, world.crop)))
+    for name, predict in trivial.by_name.items():
+        patches[name] = predict(asked).decision[:, -1:].float().expand(-1, steps, -1, -1, -1)
+    predicted = {name: stitch(part, grid, world.arena) for name, part in patches.items()}
+    return Rollouts(frames[:, prompt:], predicted)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
@@ -34,17 +35,14 @@ class BallsWorld:
     radius: float = 4.0
     """radius of every ball, pixels; one more ball is fixed in the centre"""
     slowest: float = 1.0
-    """lower bound of a ball's speed at the start, pixels a frame"""
     fastest: float = 2.0
-    """upper bound of a ball's speed at the start, pixels a frame"""
+    """bounds of a ball's speed at the start, pixels a frame"""
     crop: int = 11
     """side of a view, pixels, odd"""
     num_views: int = 10
-    """views at each frame"""
     num_balls: int = 3
     """moving balls in training and validation"""
     num_frames: int = 100
-    """frames of a sequence"""
     clip: int = 100
     """frames of a training clip, cut from a sequence at random"""
     train_sequences: int = 20_000
@@ -104,8 +102,8 @@ class Videos:
     ) -> UInt8[Tensor, "B T H W"]:
         """The frames of these sequences, or of these of their steps, 1 inside a ball."""
         packed = self.packed[rows] if steps is None else self.packed[rows[:, None], steps]  # type: ignore[index]
-        bits = (packed[..., None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
-        return bits.flatten(-2)[..., : self.arena**2].unflatten(-1, (self.arena, self.arena))
+        pixels = np.unpackbits(packed.numpy(), axis=-1, count=self.arena**2)
+        return torch.from_numpy(pixels).unflatten(-1, (self.arena, self.arena))
 
 
 def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N T K 2"]:
@@ -181,20 +179,18 @@ def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: tor
     return placed[:, 1:]
 
 
-def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], chunk: int = 256) -> Videos:
+def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"]) -> Videos:
     """Draw the balls and the fixed one: a pixel is 1 where its centre lies inside a ball."""
-    weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8)
     pixels = torch.arange(world.arena) + 0.5
     packed = []
-    for part in centres.split(chunk):
+    for part in centres.split(256):
         middle = torch.full_like(part[:, :, :1], world.arena / 2)
         squares = (pixels - torch.cat([part, middle], 2)[..., None]).square()
         rows, columns = squares[..., 0, :], squares[..., 1, :]
         inside = torch.zeros(*part.shape[:2], world.arena, world.arena, dtype=torch.bool)
         for ball in range(rows.shape[2]):
             inside |= rows[:, :, ball, :, None] + columns[:, :, ball, None, :] < world.radius**2
-        bits = torch.nn.functional.pad(inside.flatten(2).to(torch.uint8), (0, -(world.arena**2) % 8))
-        packed.append((bits.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8))
+        packed.append(torch.from_numpy(np.packbits(inside.flatten(2).numpy(), axis=-1)))
     return Videos(torch.cat(packed), world.arena)
 
 
@@ -215,9 +211,9 @@ def random_positions(
     return torch.randint(world.arena, (batch_size, num_steps, world.num_views, 2), generator=generator).float()
 
 
-def grid_positions(world: BallsWorld, side: int = 4) -> Float[Tensor, "Q 2"]:
-    """The centre pixels of the cells of a `side` x `side` grid over the arena."""
-    line = ((torch.arange(side) + 0.5) * world.arena / side - 0.5).floor()
+def grid_positions(world: BallsWorld) -> Float[Tensor, "16 2"]:
+    """The centre pixels of the cells of a 4 x 4 grid over the arena."""
+    line = ((torch.arange(4) + 0.5) * world.arena / 4 - 0.5).floor()
     return torch.cartesian_prod(line, line)
 
 

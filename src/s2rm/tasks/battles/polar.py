@@ -104,12 +104,7 @@ def draw(
 
     Of several units in one pixel the one nearest to the pixel's place is drawn, the first of those equally near. All
     pixels of radius 0 are one place; a unit there is drawn at its angle, and one exactly at the centre at angle 0.
-
-    Args:
-        grid: pixels of the images.
-        offsets: from the image's centre to each unit, map units.
-        there: which of the slots hold a unit.
-        channels: of the pixel in which a unit is drawn.
+    Offsets are from the image's centre to each unit, in map units; `there` are the slots that hold a unit.
     """
     pixels, seen = grid.to_pixels(offsets)
     num_pixels = grid.num_radii * grid.num_angles
@@ -145,15 +140,6 @@ def unit_channels(battles: Trajectories) -> Float[Tensor, "B T U C"]:
     return together
 
 
-def look(
-    battles: Trajectories, grid: PolarGrid, centres: Float[Tensor, "B T Q 2"], channels: Float[Tensor, "B T U C"]
-) -> Float[Tensor, "B T Q C I J"]:
-    """Images of the living units around any places of the map, from the channels of each unit."""
-    slots = (*centres.shape[:3], battles.alive.shape[-1])
-    offsets = battles.positions[:, :, None] - centres[..., None, :]
-    return draw(grid, offsets, battles.alive[:, :, None].expand(slots), channels[:, :, None].expand(*slots, -1))
-
-
 def markers_and_types(
     images: Float[Tensor, "*batch C I J"],
 ) -> tuple[Int[Tensor, "*batch I J"], Int[Tensor, "*batch I J"]]:
@@ -186,8 +172,7 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     The view's position is the unit's on the map. A unit sees itself, at pixel (0, 0).
 
     Returns:
-        Views `(B, T, A, 23, I, J)` and targets `(B, T, A, 14, I, J)`; A is the largest number of friendly units in any
-        battle.
+        Views `(B, T, A, 23, I, J)` and targets `(B, T, A, 14, I, J)`, with A as of `agents`.
 
     Raises:
         ValueError: a field of view larger than the map.
@@ -202,7 +187,9 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     channels = unit_channels(battles)
     # The checks of Views run on the units, since on the images they would take longer than drawing them.
     Views(battles.positions, channels, battles.alive)
-    images = look(battles, grid, positions, channels)
+    offsets = battles.positions[:, :, None] - positions[..., None, :]
+    slots = offsets.shape[:-1]
+    images = draw(grid, offsets, battles.alive[:, :, None].expand(slots), channels[:, :, None].expand(*slots, -1))
     images[..., STATE, :, :] = heights(battles.terrain, grid.to_game(positions))
     images[..., NO_OP, :, :] += 1
     seen, state = (Views._unchecked(positions, part, alive) for part in (images, images[..., :STATE, :, :]))
@@ -212,10 +199,7 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
 def dataset(trajectories: Trajectories, grid: PolarGrid, clip: int | None = None) -> Drawn:
     """Episodes of battles, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
-    Args:
-        trajectories: the battles.
-        grid: pixels of the images.
-        clip: steps of a training clip, cut at random while friendly units live. Default: whole battles.
+    They are clips of so many steps, cut at random while friendly units live, or whole battles, without `clip`.
 
     Raises:
         ValueError: clips longer than the battles or shorter than two steps; a field of view larger than the map.

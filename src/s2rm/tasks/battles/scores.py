@@ -1,24 +1,28 @@
-"""How well models predict battles one step ahead: by scenario, and by the share of the agents that report."""
+"""How well battles are predicted one step ahead, by models and by two predictors that know nothing of tactics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from s2rm.files import Row
 from s2rm.likelihoods import parts
-from s2rm.tasks.battles.polar import NUM_TYPES, PolarGrid, markers_and_types, observations
-from s2rm.tasks.battles.predictors import Forecast, Predictor, model_predictor, trivial_predictors
+from s2rm.models.world_model import WorldModel
+from s2rm.tasks.battles import polar
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.tasks.task import Models
 from s2rm.tasks.worlds import Progress
-from s2rm.views import Episode
+from s2rm.views import Episode, Views
 
 REPORTING = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """shares of the agents that report, as in Figure 8"""
@@ -28,6 +32,149 @@ VALIDATION = "validation"
 """the training scenarios together"""
 LEAST = 1e-6
 """lower bound of probabilities in the log-likelihood"""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A prediction of the N polar images of the targets that are there at steps 1 to T, in their order."""
+
+    friendly: Float[Tensor, "N I J"]
+    """probability of a friendly unit"""
+    types: Float[Tensor, "N K I J"]
+    """probabilities of no unit, and of each type"""
+    stats: Float[Tensor, "N S I J"]
+    """mean of each scaled stat"""
+    is_friendly: Bool[Tensor, "N I J"]
+    """the predicted marker"""
+    kind: Int[Tensor, "N I J"]
+    """the predicted type, 0 for no unit"""
+
+
+Predictor = Callable[[Trajectories, Episode], Forecast]
+"""From battles over T+1 steps, and the views of the agents that report, to a forecast of the views of all agents. Of
+the battles a predictor may use what the reporting agents see, and which agents are queried; see `TrivialPredictors`."""
+
+
+def model_predictor(model: WorldModel) -> Predictor:
+    """A trained model's one-step prediction: markers above 0.5, and the most probable type."""
+
+    def predict(_: Trajectories, episode: Episode) -> Forecast:
+        queried = episode.targets.steps(1, None)
+        states = model.states_before_targets(_packed(episode.views))
+        friendly, types, stats = parts(model.predict(states, queried.positions).mean[queried.mask])
+        types, friendly = torch.cat([1 - types.sum(-3, keepdim=True), types], -3), friendly.squeeze(-3)
+        return Forecast(friendly, types, stats, friendly > 0.5, types.argmax(-3))
+
+    return predict
+
+
+def _packed(views: Views) -> Views:
+    """The same views in as few slots as hold them, so that no model encodes the empty slots of silent agents."""
+    slots = max(1, int(views.mask.sum(2).amax()))
+    order = views.mask.long().argsort(dim=2, descending=True, stable=True)[:, :, :slots]
+    battle, step = (torch.arange(length) for length in views.mask.shape[:2])
+    at = battle[:, None, None], step[:, None], order
+    return Views._unchecked(views.positions[at], views.values[at], views.mask[at])
+
+
+class TrivialPredictors:
+    """The two predictors that know nothing of tactics.
+
+    *Nobody moves*: every unit that a reporting agent saw at the last step keeps its place and state. *Last seen*: so
+    does every unit that was seen before, until its place is observed without it. Both know that the queried agent
+    stands where it is queried, and take it for the most probable type if nobody saw it. Their probabilities are the
+    frequencies, in training with all agents reporting, of each type and marker given the drawn one, separately at the
+    queried agent's own pixel and at all other pixels.
+
+    They see more than a model does: in the field of view of a reporting agent they know every unit and its exact
+    place, also where another unit hides it in the polar image.
+    """
+
+    def __init__(self, grid: polar.PolarGrid, train: Trajectories):
+        self.grid = grid
+        sizes = (2, polar.NUM_TYPES)  # of the tables: markers, and types
+        counts = {memory: [torch.zeros(2, size, size) for size in sizes] for memory in (False, True)}
+        for fought in train.chunks():
+            episode = polar.observations(fought, grid)
+            truth = polar.markers_and_types(episode.targets.values[:, 1:][episode.targets.mask[:, 1:]])
+            for memory, tables in counts.items():
+                drawn = self._drawn(fought, episode, memory)
+                for table, predicted, true in zip(tables, drawn, truth, strict=False):
+                    table += _confusion(predicted, true, table.shape[-1])
+        self.tables = {memory: tuple(map(_frequencies, tables)) for memory, tables in counts.items()}
+
+    @property
+    def by_name(self) -> dict[str, Predictor]:
+        """Both, by their names in tables."""
+        return {"nobody moves": partial(self.predict, memory=False), "last seen": partial(self.predict, memory=True)}
+
+    def predict(self, fought: Trajectories, episode: Episode, memory: bool) -> Forecast:
+        """Every unit keeps the place where it was seen: with memory at any step before, else at the last one only."""
+        is_friendly, kind, stats = self._drawn(fought, episode, memory)
+        friendly, types = self.tables[memory]
+        place = (~_middle(kind)).long()
+        probability = types[place, kind].movedim(-1, -3)
+        kind[..., 0, 0] = probability[..., 0, 0].argmax(-1)
+        return Forecast(friendly[place, is_friendly][..., 1], probability, stats, is_friendly.bool(), kind)
+
+    def _drawn(
+        self, fought: Trajectories, episode: Episode, memory: bool
+    ) -> tuple[Int[Tensor, "N I J"], Int[Tensor, "N I J"], Float[Tensor, "N S I J"]]:
+        """Markers, types and stats of the units that are believed to be around each queried agent."""
+        believed = self._belief(fought, episode.views.mask, memory)
+        queried = episode.targets.mask[:, 1:]
+        battle, step, slot = queried.nonzero(as_tuple=True)
+        gaps = believed.positions[battle, step] - episode.targets.positions[:, 1:][queried][:, None]
+        gaps[torch.arange(len(gaps)), polar.agents(fought)[battle, slot]] = 0
+        channels = polar.unit_channels(believed)[..., : polar.STATE]
+        images = polar.draw(self.grid, gaps, believed.alive[battle, step], channels[battle, step])
+        is_friendly, kind = polar.markers_and_types(images)
+        is_friendly[..., 0, 0] = 1
+        return is_friendly, kind, parts(images)[2]
+
+    def _belief(self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool) -> Trajectories:
+        """The units as last seen up to each step but the last; alive are those believed to be still there."""
+        steps = torch.arange(fought.alive.shape[1] - 1)
+        eyes = fought.positions.take_along_dim(polar.agents(fought)[:, None, :, None], 2)
+
+        def in_sight(places: Tensor) -> Tensor:
+            gaps = torch.cdist(eyes[:, :-1], places, compute_mode="donot_use_mm_for_euclid_dist")
+            return ((gaps <= self.grid.field_of_view) & reports[:, :-1, :, None]).any(2)
+
+        seen = fought.alive[:, :-1] & in_sight(fought.positions[:, :-1])
+        # The step at which each unit was last seen, -1 if never; without memory, only the current step counts.
+        when = torch.where(seen, steps[:, None], -1)
+        if memory:
+            when = when.cummax(1).values
+        then = when.clamp(min=0)
+        positions, stats = (part.take_along_dim(then[..., None], 1) for part in (fought.positions, fought.stats))
+        gone = torch.where(in_sight(positions) & ~seen, steps[:, None], -1).cummax(1).values
+        there = (when >= 0) & (gone <= when)
+        return replace(fought, positions=positions, stats=stats, actions=fought.actions[:, :-1], alive=there)
+
+
+def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:
+    """The trivial predictors of a world, from at most 120 of its training battles."""
+    few = replace(world, train_battles=min(world.train_battles, 120))
+    return TrivialPredictors(world.grid, battles(few, "train", seed))
+
+
+def _middle(images: Tensor) -> Bool[Tensor, "I J"]:
+    """The queried agent's own pixel."""
+    return torch.arange(images.shape[-2:].numel()).view(images.shape[-2:]) == 0
+
+
+def _confusion(predicted: Int[Tensor, "N I J"], true: Int[Tensor, "N I J"], classes: int) -> Int[Tensor, "2 K K"]:
+    """Counts of (predicted, true) at the queried agent's own pixel, and at the others."""
+    middle = _middle(predicted)
+    pairs = ((true[:, at], predicted[:, at]) for at in (middle, ~middle))
+    return torch.stack([multiclass_confusion_matrix(*pair, classes, validate_args=False) for pair in pairs])
+
+
+def _frequencies(counts: Float[Tensor, "2 K K"]) -> Float[Tensor, "2 K K"]:
+    """The frequency of each true class given the predicted one, or overall where that was never predicted."""
+    counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, counts.sum(1, keepdim=True))
+    return counts / counts.sum(-1, keepdim=True).clamp(min=1)
 
 
 def reporting(episode: Episode, share: float, generator: torch.Generator) -> Episode:
@@ -46,12 +193,11 @@ class _Tally:
 
     def __init__(self) -> None:
         self.marker = BinaryF1Score(validate_args=False)
-        self.kind = MulticlassF1Score(NUM_TYPES, average=None, validate_args=False)
-        self.occur = torch.zeros(NUM_TYPES, dtype=torch.bool)
+        self.kind = MulticlassF1Score(polar.NUM_TYPES, average=None, validate_args=False)
+        self.occur = torch.zeros(polar.NUM_TYPES, dtype=torch.bool)
         self.log_likelihood, self.error = MeanMetric(), MeanMetric()
 
     def add(self, forecast: Forecast, is_friendly: Tensor, kind: Tensor, stats: Tensor) -> None:
-        """Add the forecast of some images, whose true markers, types and stats are given."""
         self.marker.update(forecast.is_friendly.int().flatten(), is_friendly.flatten())
         self.kind.update(forecast.kind.flatten(), kind.flatten())
         self.occur[kind.unique()] = True
@@ -72,21 +218,14 @@ class _Tally:
 
 @torch.no_grad()
 def scores(
-    predictors: Mapping[str, Predictor], fought: Trajectories, grid: PolarGrid, share: float = 1.0, seed: int = 0
+    predictors: Mapping[str, Predictor], fought: Trajectories, grid: polar.PolarGrid, share: float = 1.0, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """Unit-type macro F1, friendly-marker F1, negative mean squared error and log-likelihood of one-step prediction.
 
     Scores are over all pixels of the images of all living agents, reporting or not. The macro F1 is the mean over the
     types that occur, without "no unit"; over the types that are only predicted too, one wrong pixel would cost as much
     as a type that is never found. The log-likelihood is minus the loss: binary and categorical cross-entropy a pixel,
-    and squared error a pixel and stat.
-
-    Args:
-        predictors: by name; all get the same views.
-        fought: the battles.
-        grid: pixels of the images.
-        share: of the agents that report, drawn by the seed.
-        seed: of that draw.
+    and squared error a pixel and stat. A share of the agents reports, drawn by the seed, the same for all predictors.
 
     Source:
         S2RM, E.4.4, F.2, Table 1. The paper does not say over which types its mean is.
@@ -94,9 +233,9 @@ def scores(
     tallies = {name: _Tally() for name in predictors}
     generator = torch.Generator().manual_seed(seed)
     for some in fought.chunks():
-        episode = reporting(observations(some, grid), share, generator)
+        episode = reporting(polar.observations(some, grid), share, generator)
         truth = episode.targets.values[:, 1:][episode.targets.mask[:, 1:]]
-        known = (*markers_and_types(truth), parts(truth)[2])
+        known = (*polar.markers_and_types(truth), parts(truth)[2])
         for name, predict in predictors.items():
             tallies[name].add(predict(some, episode), *known)
     return {name: tally.scores() for name, tally in tallies.items()}
@@ -106,15 +245,11 @@ def score(
     models: Models, world: SkirmishWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """One-step scores of models and of both trivial predictors.
+    """One-step scores of models and of both trivial predictors; arguments as of `Task.score`.
 
     On the validation battles by share of the agents that report (Figure 8, Tables 4 to 7), by default two tenths, three
-    tenths, to all; and on test battles of every scenario with all agents reporting (Table 1). Arguments as of
-    `Task.score`.
-
-    Returns:
-        Rows with `predictor`, `scenario`, `reporting`, `unit_type_f1`, `friendly_f1`, `negative_mse`,
-        `log_likelihood`.
+    tenths, to all; and on test battles of every scenario with all agents reporting (Table 1). Rows have `predictor`,
+    `scenario`, `reporting`, `unit_type_f1`, `friendly_f1`, `negative_mse`, `log_likelihood`.
     """
     predictors = {name: model_predictor(model) for name, model in models.items()}
     predictors |= trivial_predictors(world, seed).by_name

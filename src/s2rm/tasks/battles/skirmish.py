@@ -52,11 +52,10 @@ class SkirmishWorld:
     train_scenarios: tuple[str, ...] = ("1c3s5z", "3s5z", "2s5z")
     """scenarios of training and validation, in equal shares"""
     train_battles: int = 9_000
-    """battles to train on, over all scenarios"""
     val_battles: int = 900
-    """battles to validate on, over all scenarios"""
+    """to train and to validate on, over all scenarios"""
     test_battles: int = 1_000
-    """battles to test on, of each scenario"""
+    """of each scenario"""
     clip: int = 100
     """steps of a training clip, cut from a trajectory at random"""
     grid: PolarGrid = field(default_factory=PolarGrid)
@@ -127,11 +126,8 @@ def episodes(world: SkirmishWorld, split: str, seed: int = 0, folder: Path | Non
 def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = None) -> Trajectories:
     """The battles of a split, simulated from the seed; no two splits share any.
 
-    Args:
-        world: how many battles, and how long they are.
-        split: "train" or "val": the training scenarios in equal shares, one after the other; or "test".
-        seed: the same seed gives the same battles.
-        scenario: of the test split only, for example "5s3z".
+    "train" and "val" have the training scenarios in equal shares, one after the other, "test" the `scenario`, for
+    example "5s3z". The same seed gives the same battles.
 
     Raises:
         ValueError: an unknown split or scenario, a test without a scenario, or another split with one.

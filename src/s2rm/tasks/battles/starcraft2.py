@@ -8,8 +8,8 @@ module assumes of them is from the repositories oxwhirl/smac and oxwhirl/smacv2 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,34 +17,11 @@ from torch import Tensor
 from s2rm.tasks.battles.trajectories import ACTIONS, LETTERS, STATS, UNIT_TYPES, Trajectories, team
 from s2rm.tasks.worlds import Progress, at_least
 
-if TYPE_CHECKING:
-
-    class Unit(Protocol):
-        """The game's message of a unit; `pos` has `x` and `y`, map units."""
-
-        unit_type: int
-        pos: Any
-        health: float
-        health_max: float
-        energy: float
-        shield: float
-        weapon_cooldown: float
-
-    class Environment(Protocol):
-        """What SMAC's and SMACv2's environments have in common."""
-
-        agents: Mapping[int, Unit]
-        enemies: Mapping[int, Unit]
-        terrain_height: object
-        n_actions_no_attack: int
-
-        def reset(self) -> object: ...
-        def step(self, actions: list[int]) -> tuple[object, bool, Mapping[str, object]]: ...
-        def get_avail_agent_actions(self, agent_id: int) -> Sequence[int]: ...
-
-else:
-    # Not checked at each call: `collect` refuses other environments with a sentence of its own.
-    Unit = Environment = object
+Unit = Any
+"""the game's message of a unit, with `unit_type`, `pos.x` and `pos.y` (map units), `health`, `health_max`, `energy`,
+`shield` and `weapon_cooldown` (game loops)"""
+Environment = Any
+"""SMAC's or SMACv2's; `collect` refuses one that lacks what it needs"""
 
 LOOPS_PER_SECOND = 22.4
 """game loops in a second at the speed "Faster"; the game counts weapon cooldown in loops"""
@@ -55,8 +32,7 @@ GAME_IDS = {
 """the game's numbers of unit types; SMAC's maps give the agents types of their own, which the environment lists"""
 _TRIES = 3
 
-Policy = Callable[[Any, torch.Generator], Sequence[int]]
-"""from an environment and a generator to the action of each agent, as SMAC numbers them"""
+Policy = Callable[[Environment, torch.Generator], Sequence[int]]
 
 
 def capability_config(scenario: str) -> dict[str, object]:
@@ -65,12 +41,9 @@ def capability_config(scenario: str) -> dict[str, object]:
     return {"team_gen": {"n_units": size, "n_enemies": size, "observe": True}, "start_positions": {}}
 
 
-def episode_config(scenario: str, generator: torch.Generator, side: float = 32.0) -> dict[str, dict[str, object]]:
-    """The argument of SMACv2's `reset(episode_config)` that spawns mirrored teams, as two crowds at random places.
-
-    All maps of SMACv2 have a side of 32 map units.
-    """
-    units = team(scenario)
+def episode_config(scenario: str, generator: torch.Generator) -> dict[str, dict[str, object]]:
+    """The argument of SMACv2's `reset(episode_config)` that spawns mirrored teams, as two crowds at random places."""
+    units, side = team(scenario), 32.0  # map units, of all maps of SMACv2
     middle = side * (torch.tensor([0.15, 0.25]) + torch.tensor([0.2, 0.5]) * torch.rand(2, generator=generator))
     spread = len(units) ** 0.5 * (2 * torch.rand(len(units), 2, generator=generator) - 1)
     own = (middle + spread).clamp(2, side - 2)
@@ -138,9 +111,8 @@ def collect(
         num_battles: N.
         num_steps: T, at least 2; longer battles are played to their end, and cut.
         seed: of the policy and of the start positions of `scenario`; the game's own is the environment's `seed`.
-        policy: chooses each agent's action as SMAC numbers them: 0 no-op, 1 stop, 2 to 5 north, south, east and west,
-            then one for each target.
-        progress: wraps the range of battles, for a progress bar.
+        policy: from an environment and a generator to each agent's action as SMAC numbers them: 0 no-op, 1 stop, 2 to 5
+            north, south, east and west, then one for each target.
         scenario: teams for SMACv2 to spawn, such as "5s3z", in an environment created with `capability_config`.
             Default: the teams of the map, or of the wrapper's own distribution.
 
@@ -166,8 +138,8 @@ def collect(
                 break
         else:
             raise ValueError(
-                f"starcraft2: expected battle {battle} to be played to its end, got a game that stopped "
-                f"{_TRIES} times; read the game's own messages, and create the environment again"
+                f"starcraft2: expected battle {battle} to be played to its end, got a game that stopped {_TRIES} "
+                "times; read the game's own messages, and create the environment again"
             )
         parts.append(_trajectory(environment, frames, num_steps))
     return Trajectories.join(parts)
@@ -178,7 +150,7 @@ def _reset(environment: Environment, scenario: str | None, generator: torch.Gene
         environment.reset()
         return
     # SMACv2's wrapper takes no teams; the environment that it wraps does.
-    inner: Any = getattr(environment, "env", environment)
+    inner: Environment = getattr(environment, "env", environment)
     if (inner.n_agents, inner.n_enemies) != (len(team(scenario)),) * 2:
         raise ValueError(
             f"starcraft2: expected an environment with {len(team(scenario))} agents and enemies for {scenario}, got "

@@ -110,14 +110,10 @@ class Trajectories:
             raise ValueError(f"trajectories: expected parts on maps of one size, got {sizes}")
         names = tuple(dict.fromkeys(name for part in parts for name in part.names))
         steps, units = (max(part.alive.shape[axis] for part in parts) for axis in (1, 2))
+        slots = {**dict.fromkeys(IN_TIME, (steps, units)), "types": (units,), "friendly": (units,), "terrain": ()}
 
         def widen(name: str, tensor: Tensor) -> Tensor:
-            shape = list(tensor.shape)
-            if name in IN_TIME:
-                shape[1:3] = steps, units
-            elif name in ("types", "friendly"):
-                shape[1] = units
-            wide = tensor.new_zeros(shape)
+            wide = tensor.new_zeros(len(tensor), *slots[name], *tensor.shape[1 + len(slots[name]) :])
             wide[tuple(slice(length) for length in tensor.shape)] = tensor
             return wide
 
@@ -127,8 +123,7 @@ class Trajectories:
 
     def save(self, path: str | Path) -> None:
         """Write them to one safetensors file, whole or not at all; folders are created."""
-        tensors = {name: getattr(self, name) for name in TENSORS}
-        write_tensors(path, "trajectories", tensors, names=self.names)
+        write_tensors(path, "trajectories", {name: getattr(self, name) for name in TENSORS}, names=self.names)
 
     @classmethod
     def load(cls, path: str | Path) -> Trajectories:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from s2rm.extras import require
 from s2rm.files import read_tensors
-from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld, dataset
-from s2rm.tasks.worlds import Drawn, Progress, named
+from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld, episode
+from s2rm.tasks.worlds import Drawn, Progress, named, random_clip
+from s2rm.views import Episode
 
 if TYPE_CHECKING:
     from flatland.envs.rail_env import RailEnv
@@ -34,7 +36,13 @@ _ATTEMPTS = 100
 
 def episodes(world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
     """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
-    return dataset(world, collected(world, split, seed, folder), clips=split == "train")
+    source = collected(world, split, seed, folder)
+
+    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
+        clips = random_clip(len(rows), world.num_steps, world.clip, generator) if split == "train" else None
+        return episode(world, source, rows, clips)
+
+    return Drawn(len(source), draw)
 
 
 def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path | None = None) -> Railways:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2rm.files import read_tensors, write_tensors
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, at_least, check_tensors, named, random_clip
+from s2rm.tasks.worlds import at_least, check_tensors, named
 from s2rm.views import Episode, Views
 
 STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
@@ -42,7 +42,6 @@ class RailwayWorld:
     view: int = 5
     """side of a view, cells, odd"""
     num_steps: int = 128
-    """steps of an episode"""
     clip: int = 128
     """steps of a training clip, cut from an episode at random"""
     latest_departure: int = 32
@@ -167,37 +166,33 @@ def episode(
     """
     steps = torch.arange(source.directions.shape[1]).expand(len(rows), -1) if steps is None else steps
     at = (rows[:, None], steps)
-    positions, directions = source.positions[at].long(), source.directions[at].long()
-    mask, side = directions >= 0, source.rails.shape[-1]
-    positions = positions.clamp(min=0)
-    stations = source.stations[rows].long()
+    mask, positions = source.directions[at] >= 0, source.positions[at].long().clamp(min=0)
+    around = unpacked(crops(cells_as_bits(source, rows, steps), positions.float(), world.view).short())
+    offsets = torch.arange(world.view) - world.view // 2
+    to_go = (source.stations[rows].long()[:, None] - positions)[..., None] == offsets
+    own_station = to_go[..., 0, :, None] & to_go[..., 1, None, :]
+    return Episode(Views(positions.float(), torch.cat([around, own_station.unsqueeze(3)], 3).float(), mask))
 
+
+def cells_as_bits(source: Railways, rows: Int[Tensor, " B"], steps: Int[Tensor, "B T"]) -> Int[Tensor, "B T G G"]:
+    """Whole maps; bits 0 to 3 of a cell are its track, west to north, 4 to 7 its train, north to west, 8 a station."""
+    at, side = (rows[:, None], steps), source.rails.shape[-1]
     number = torch.tensor([side, 1])  # of a cell: row * side + column
-    # A cell as bits: 0 to 3 its track, from west to north; 4 to 7 its train, from north to west; 8 a station.
     ways = source.rails[source.map_of[rows]].int()
     ways = ((ways | ways >> 4 | ways >> 8 | ways >> 12) & 15).short()
-    places = torch.zeros_like(ways).flatten(1).scatter_(1, stations @ number, 256)
+    places = torch.zeros_like(ways).flatten(1).scatter_(1, source.stations[rows].long() @ number, 256)
     cells = (ways.flatten(1) | places)[:, None].repeat(1, steps.shape[1], 1)
-    cells.scatter_add_(2, positions @ number, torch.where(mask, 16 << directions.clamp(min=0), 0).short())
+    positions, directions = source.positions[at].long(), source.directions[at].long()
+    trains = torch.where(directions >= 0, 16 << directions.clamp(min=0), 0).short()
+    cells.scatter_add_(2, positions.clamp(min=0) @ number, trains)
+    return cells.unflatten(2, (side, side))
 
-    around = crops(cells.unflatten(2, (side, side)), positions.float(), world.view).short()
-    channels = [around >> bit & 1 for bit in (3, 2, 1, 0, 4, 5, 6, 7, 8)]
-    offsets = torch.arange(world.view) - world.view // 2
-    to_go = (stations[:, None] - positions)[..., None] == offsets
-    channels.append(to_go[..., 0, :, None] & to_go[..., 1, None, :])
-    return Episode(Views(positions.float(), torch.stack(channels, 3).float(), mask))
+
+def unpacked(bits: Int[Tensor, "*batch H W"]) -> Int[Tensor, "*batch 9 H W"]:
+    """The channels of cells from their bits, in the order of `CHANNELS`; all but the train's own station."""
+    return torch.stack([bits >> bit & 1 for bit in (3, 2, 1, 0, 4, 5, 6, 7, 8)], -3)
 
 
 def in_chunks(world: RailwayWorld, source: Railways, chunk: int = 10) -> Iterator[Episode]:
     """All episodes, whole, a few at a time."""
     return (episode(world, source, rows) for rows in torch.arange(len(source)).split(chunk))
-
-
-def dataset(world: RailwayWorld, source: Railways, clips: bool) -> Drawn:
-    """Batches of railways that were collected, in clips of `world.clip` steps cut at random, or whole."""
-
-    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        length = source.directions.shape[1]
-        return episode(world, source, rows, random_clip(len(rows), length, world.clip, generator) if clips else None)
-
-    return Drawn(len(source), draw)
