@@ -16,9 +16,9 @@ import tyro
 from numpy.typing import NDArray
 
 from common import write
+from presets import PRESETS
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import Baseline, InverseDistance, Persistence, SensorPredictor
-from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scores import scores
 

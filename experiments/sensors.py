@@ -20,6 +20,7 @@ from rich.progress import track
 
 import common
 from common import draw, read
+from presets import PRESETS
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
 from s2rm.report import figures
@@ -27,7 +28,6 @@ from s2rm.sensors import plots
 from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Fit, Forecaster, ForecastModel
 from s2rm.sensors.judging import BASELINES, Split, judge, split
 from s2rm.sensors.predictors import SensorPredictor
-from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Reports
 
 

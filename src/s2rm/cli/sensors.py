@@ -14,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
-from s2rm.cli.commands_sensors import FitTable, Forecast
+from s2rm.cli.commands import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
