@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
-from s2rm.sensors.fitting import Periods
-from s2rm.sensors.guess import context_size
+from s2rm.sensors.fitting import Periods, Windows, tuned
+from s2rm.sensors.guess import context_size, episode
 from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
 from s2rm.sensors.times import in_steps
-from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas")
@@ -199,7 +198,7 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
     lags = [bool((part.targets.values[0, 12:40, :, 0] == seen.channels[11:39, :, 0]).any()) for part in windows]
     assert 0 < sum(lags) < 20
     assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
-    monkeypatch.setattr("s2rm.sensors.windows.MOST_TARGETS", 3)
+    monkeypatch.setattr("s2rm.sensors.fitting.MOST_TARGETS", 3)
     few = Windows(seen, 48, 12, scaling, 24)[key]
     assert few.targets.mask.shape == (6, 48, 3)
     assert few.context.shape[:3] == (6, 48, 3)

@@ -18,7 +18,8 @@ from s2rm.files import read_json, write_json
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors.fitting import SUMMARY, Periods, build_model, train_model
+from s2rm.sensors.fitting import SUMMARY, Periods, Windows, build_model, train_model, tuned
+from s2rm.sensors.guess import episode
 from s2rm.sensors.outputs import Forecasts
 from s2rm.sensors.reports import Places, Reports, merge
 from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
@@ -26,7 +27,6 @@ from s2rm.sensors.settings import Columns, Fit, ForecastModel
 from s2rm.sensors.stream import Stream, read_stream
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
-from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import MODEL
 from s2rm.views import Episode, Views
 

@@ -8,12 +8,54 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.scaling import Scaling, Slots
+from s2rm.sensors.scaling import IN_SLOTS, Scaling, Slots, views_of
+from s2rm.views import Episode, Views
 
 NEIGHBOURS = 12
 """sensors whose last reports enter a first guess"""
 NUM_FEATURES = 7
 """context features of a query as a whole, beside those of each channel"""
+
+
+def episode(
+    seen: Slots, asked: Slots, starts: Int[Tensor, " B"], shown: Bool[Tensor, "B L A"], scaling: Scaling,
+    day: int | None, first: int = 1, lag: Int[Tensor, " B"] | None = None,
+    slots_asked: Int[Tensor, " Q"] | None = None, level: Float[Tensor, "B D"] | None = None,
+) -> Episode:  # fmt: skip
+    """Windows of L steps as an episode for a model that corrects a first guess.
+
+    The values of a view are the channels and the covariates. The channels of a target are to be predicted; its context
+    is that of `context`.
+
+    Args:
+        seen, asked: the reports, and the targets or queries at the same steps.
+        starts: the step at which each window begins.
+        shown: which reports of the windows the model sees.
+        scaling, day: as for `context`.
+        first: the first step of a window with targets.
+        lag: 0 to forecast: the targets at a step are of that step. 1 to interpolate: they are of the step before, the
+            last one that is seen, and only reports that are not shown are targets.
+        slots_asked: the slots that are targets, by default all.
+        level: a shift of all values of each window.
+    """
+    lag, window = torch.zeros_like(starts) if lag is None else lag, torch.arange(shown.shape[1])
+    steps = starts[:, None] + window
+    reported = Slots(*(part[steps] for part in seen))
+    targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
+    if level is not None:
+        shift = level[:, None, None]
+        reported, targets = (part._replace(channels=part.channels + shift) for part in (reported, targets))
+    views = views_of(reported, shown)
+    seen_there = views.mask.roll(1, 1) & (lag == 1)[:, None, None]
+    if slots_asked is not None:
+        targets = targets._replace(**{name: getattr(targets, name)[:, :, slots_asked] for name in IN_SLOTS})
+        seen_there = seen_there[:, :, slots_asked]
+    wanted = torch.cat([targets.channels, torch.full_like(targets.covariates, torch.nan)], -1)
+    there = (targets.sensor >= 0) & (window[:, None] >= first) & ~targets.channels.isnan().all(-1)
+    if asked is seen:
+        there = there & ~seen_there
+    queries = Views._unchecked(targets.positions, wanted, there)
+    return Episode(views, queries, context(reported, targets, views.mask, scaling, day, lag))
 
 
 def context_size(scaling: Scaling) -> int:
