@@ -18,7 +18,8 @@ from s2rm.cli.commands import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
-from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Forecaster
+from s2rm.sensors.fitting import FORECASTER, SUMMARY
+from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, lead_time, split
 from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.report import write_sensor_report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +17,16 @@ from s2rm.files import write_json
 from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel
+from s2rm.records import to_plain
 from s2rm.sensors.guess import context_size, episode
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.scaling import AGEING, TILT, Scaling, Slots
+from s2rm.sensors.scaling import AGEING, TILT, Scaling, Slots, slots
 from s2rm.sensors.settings import Fit
 from s2rm.sensors.times import in_steps, steps_a_day
-from s2rm.training import Training, batches, fit, provenance
+from s2rm.training import batches, fit, provenance
 from s2rm.views import Episode
 
-SUMMARY = "summary.json"
+FORECASTER, FORMAT, SUMMARY = "forecaster.json", 2, "summary.json"
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
 COVARIATE_NOISE = 0.3
@@ -173,13 +175,27 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
     return model
 
 
-def train_model(
-    model: WorldModel, train: Windows, validation: Windows, folder: Path, training: Training, progress: bool
-) -> None:
-    """Train, and leave weights and summary in a folder."""
-    size = min(training.batch_size, max(2, MOST_REPORTS // (train.length * train.seen.sensor.shape[1])))
-    first = batches(train, size, training.seed, True)
-    ended = fit(model, first, batches(validation, size, training.seed + 1, False), folder, training, progress=progress)
+def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
+    """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary."""
+    periods, training = Periods.of(how, reports), how.training
+    if progress:
+        print(reports.columns.geometry, file=sys.stderr, flush=True)
+    train, validation = reports.between(0, periods.split), reports.between(periods.split, reports.num_steps)
+    scaling = Scaling.of(train)
+    torch.manual_seed(training.seed)
+    model = build_model(how, scaling, train, periods.context)
+    day, length = steps_a_day(reports.columns, periods.context), periods.context + periods.horizon
+    seen = slots(train, scaling)
+    scaling = tuned(scaling, seen, length, periods.horizon, day)
+    parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
+    steps = {"context": periods.context, "horizon": periods.horizon}
+    write_json(folder / FORECASTER, {"format": FORMAT, **parts, **steps})
+    noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
+    windows = Windows(seen, length, periods.horizon, scaling, day, noise)
+    later = Windows(slots(validation, scaling), length, periods.horizon, scaling, day)
+    size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen.sensor.shape[1])))
+    validating = batches(later, size, training.seed + 1, False)
+    ended = fit(model, batches(windows, size, training.seed, True), validating, folder, training, progress=progress)
     about = {"parameters": model.num_parameters, "seed": training.seed, **provenance()}
     write_json(folder / SUMMARY, {**ended, **about})
 

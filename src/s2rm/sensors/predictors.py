@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import product
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -24,10 +25,8 @@ Mapped = tuple[NDArray, NDArray | float]
 
 OWN, ELSEWHERE, NOTHING = range(3)
 """Basis of a forecast: the station's own observation, observations of other stations only, or none."""
-_ORIGINS = 48
-"""initialisation times in the training part at which the spread is measured"""
-_HIDDEN = 0.2
-"""share of the stations withheld meanwhile"""
+_ORIGINS, _HIDDEN = 48, 0.2
+"""initialisation times in the training part at which the spread is measured, and share of the stations withheld"""
 _LEAST_SPREAD = 1e-3
 """lower bound of the spread, in standard deviations of the channel"""
 
@@ -88,10 +87,10 @@ def inverse_distance(
 class Baseline(ABC):
     """Base of the predictors below: the climatological mean without observations, and a spread measured in training.
 
-    The spread is the root mean squared error at that lead over a sample of initialisation times of the training part,
-    with some of the stations withheld. It is measured apart for stations with an observation of their own and for
-    other places; without any observation it is the channel's standard deviation. A predictor that has a variance of its
-    own gets the part of the squared error added that its variance leaves unexplained.
+    The spread is the root mean squared error at that lead over a sample of initialisation times, with some of the
+    stations withheld, apart for stations with an observation of their own and for other places; without any observation
+    it is the channel's standard deviation. To a variance that a predictor states itself, the part of the squared error
+    is added that it leaves unexplained.
     """
 
     def fit(self, train: Reports) -> Baseline:
@@ -184,11 +183,10 @@ class Climatology(Baseline):
         super().fit(train)
         hours = self._hours(train, train.step)
         self.by_hour = np.tile(self.mean, (24, 1))
-        for hour in np.unique(hours):
-            for channel in range(len(self.mean)):
-                values = self._channel(train, channel, hours == hour)
-                if len(values):
-                    self.by_hour[hour, channel] = from_components(values.mean(0))
+        for hour, channel in product(np.unique(hours), range(len(self.mean))):
+            values = self._channel(train, channel, hours == hour)
+            if len(values):
+                self.by_hour[hour, channel] = from_components(values.mean(0))
         return self
 
     @staticmethod
@@ -217,13 +215,10 @@ class FromLastReports(Baseline):
 
     @abstractmethod
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
-        """A map of one channel: values `(Q, D)` and variances `(Q,)`; of directions in square degrees.
+        """A map of a channel at `positions`, from places `(N, n)` and values `(N, D)` of the last observations, N > 0.
 
-        Args:
-            channel: its index.
-            places, values: `(N, n)` and `(N, D)` of the last observations, N at least 1; directions are unit vectors.
-            positions: `(Q, n)` of the queries.
-            own: row of the query's own station, int `(Q,)`, -1 where there is none.
+        Directions are unit vectors, their variances in square degrees; `own` is the row of each query's own station,
+        -1 where there is none.
         """
 
     def _forecast(
