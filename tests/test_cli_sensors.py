@@ -44,11 +44,11 @@ def test_a_fit_whose_report_failed_goes_on_with_the_same_command(fitted, tmp_pat
     assert "holds a fit of other settings without a report" in refused(capsys, *fit, "--seed", "5")
     scores.unlink()
     monkeypatch.setattr("s2rm.cli.sensors.Forecaster.fit", broken)
-    monkeypatch.setattr("s2rm.cli.sensors._judged", lambda *arguments: json.loads(before)["rows"])
+    monkeypatch.setattr("s2rm.cli.sensors.judge", lambda *arguments, **options: json.loads(before)["rows"])
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", broken)
     assert "no picture" in refused(capsys, *fit)
     assert scores.read_bytes() == before, "written before the report is drawn"
-    monkeypatch.setattr("s2rm.cli.sensors._judged", broken)
+    monkeypatch.setattr("s2rm.cli.sensors.judge", broken)
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda path, *arguments: kept.rename(path))
     main(fit)
     assert "fitted already" in capsys.readouterr().err

@@ -6,6 +6,8 @@ import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,9 @@ from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, Split, judge, lead_time, split
+from s2rm.sensors.judging import BASELINES, judge, lead_time, split
 from s2rm.sensors.outputs import write_netcdf
-from s2rm.sensors.report import write_sensor_report
+from s2rm.sensors.report import of_group, write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import origin_steps
@@ -59,10 +61,12 @@ def fit_table(command: FitTable) -> None:
     if (folder / SCORES).is_file():
         rows = read_json(folder / SCORES)["rows"]
     else:
-        rows = _judged(forecaster, label, reports, parts, origins, leads)
+        scoring = partial(track, description="Scoring", console=console)
+        predictors = {label: forecaster, **{name: kind().fit(parts.train) for name, kind in BASELINES.items()}}
+        rows = judge(predictors, reports, origins, leads, parts.withheld, silent=(0.0,), progress=scoring)
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
-    _print_errors(rows, leads, reports.step_length)
+    _print_errors(rows, leads, reports)
     console.print(f"scores: {(folder / SCORES).resolve()}", soft_wrap=True)
     origin = int(origins[len(origins) // 2])
     write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
@@ -131,27 +135,16 @@ def _fitted(command: FitTable, train: Reports) -> Forecaster:
         raise
 
 
-def _judged(
-    forecaster: Forecaster, label: str, reports: Reports, parts: Split, origins: np.ndarray, leads: Sequence[int]
-) -> list[Row]:
-    """Scores of the forecaster and of the baselines."""
-    baselines = {name: baseline().fit(parts.train) for name, baseline in BASELINES.items()}
-    return judge(
-        {label: forecaster, **baselines}, reports, origins, leads, parts.withheld, silent=(0.0,),
-        progress=lambda origins: track(origins, "Scoring", console=console),
-    )  # fmt: skip
-
-
-def _print_errors(rows: Sequence[Row], leads: Sequence[int], length: np.timedelta64) -> None:
-    heads, words = [f"+{lead_time(lead, length)}" for lead in leads], {"seen": "in the fit", "held out": "withheld"}
+def _print_errors(rows: Sequence[Row], leads: Sequence[int], reports: Reports) -> None:
+    heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
     table = Table("value", "stations", "predictor", *heads, title="MAE by lead time")
-    lines: dict[tuple[str, str, str], dict[int, str]] = {}
-    for row in rows:
-        line = lines.setdefault((row["value"], words[row["sensors"]], row["predictor"]), {})
-        line[row["lead"]] = f"{row['mae']:.3g}"
-    groups = list(dict.fromkeys(key[:2] for key in lines))
-    for key in sorted(lines, key=lambda key: groups.index(key[:2])):
-        table.add_row(*key, *(lines[key].get(lead, "") for lead in leads))
+    for (group, words), value in product(
+        {"seen": "in the fit", "held out": "withheld"}.items(), reports.columns.values
+    ):
+        found = of_group(rows, value, group)
+        for name in dict.fromkeys(row["predictor"] for row in found):
+            errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
+            table.add_row(value, words, name, *(errors.get(lead, "") for lead in leads))
     console.print(table)
 
 
