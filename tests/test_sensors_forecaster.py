@@ -12,8 +12,8 @@ import torch
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
 from s2rm.sensors.fitting import Periods, Windows, tuned
 from s2rm.sensors.guess import context_size, episode
-from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
+from s2rm.sensors.tables import write_netcdf
 from s2rm.sensors.times import in_steps
 from s2rm.training import Training
 

@@ -23,10 +23,9 @@ from s2rm.models.named import LABELS
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
-from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.report import of_group, write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
-from s2rm.sensors.tables import read_reports
+from s2rm.sensors.tables import read_reports, write_netcdf
 from s2rm.sensors.times import origin_steps
 from s2rm.training import Provenance
 

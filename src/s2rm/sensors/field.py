@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Real
 from numpy.typing import NDArray
 
-from s2rm.sensors.reports import Columns, Reports
-from s2rm.sensors.scores import from_components
+from s2rm.sensors.reports import Reports, from_components
+from s2rm.sensors.settings import Columns
 
 COLUMNS = Columns("time", ("x", "y"), ("tracer", "direction"), "sensor", circular=("direction",), globe=False)
 START = np.datetime64("2000-01-01T00:00:00", "us")

@@ -22,11 +22,10 @@ from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain
 from s2rm.sensors.fitting import FORECASTER, FORMAT, fit_model
 from s2rm.sensors.guess import episode
-from s2rm.sensors.outputs import Forecasts
 from s2rm.sensors.reports import ROWS, Places, Reports, merge
 from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
 from s2rm.sensors.settings import Columns, Fit
-from s2rm.sensors.tables import read_reports
+from s2rm.sensors.tables import Forecasts, read_reports
 from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
 from s2rm.training import MODEL
 from s2rm.views import Episode, Views

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from s2rm.extras import require
 from s2rm.sensors.predictors import FromLastReports, Mapped, coordinates
-from s2rm.sensors.reports import Reports
-from s2rm.sensors.scores import to_components
+from s2rm.sensors.reports import Reports, to_components
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process.kernels import Kernel

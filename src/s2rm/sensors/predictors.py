@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from s2rm.sensors.guess import NEIGHBOURS, plane
-from s2rm.sensors.reports import EARTH_RADIUS, Columns, Reports, on_sphere
-from s2rm.sensors.scores import difference, from_components, to_components
+from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
+from s2rm.sensors.settings import Columns
 
 Forecasts = tuple[NDArray, NDArray, NDArray]
 """Mean `(K, Q, C)`, variance `(Q, C)` and basis, int `(Q, C)`: `OWN`, `ELSEWHERE` or `NOTHING`."""

@@ -19,9 +19,8 @@ from s2rm.report.figures import figure, key_beside, lines, plain, predictors
 from s2rm.report.modules import interaction_graph
 from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import lead_time
+from s2rm.sensors.judging import HALF_WIDTH, lead_time
 from s2rm.sensors.reports import Places, Reports, grid, stations
-from s2rm.sensors.scores import HALF_WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

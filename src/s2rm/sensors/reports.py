@@ -1,4 +1,4 @@
-"""Observations of sensors: one row for each sensor and time step, in the user's own units."""
+"""Observations of sensors, one row for each sensor and time step, in the user's own units; their places and angles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from s2rm.sensors.settings import Columns
@@ -97,6 +97,29 @@ def on_sphere(positions: NDArray) -> NDArray[np.float64]:
     longitude, latitude = np.radians(np.moveaxis(positions.astype(np.float64), -1, 0))
     ring = np.cos(latitude)
     return np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)], -1)
+
+
+def difference(
+    values: Float[NDArray, "*#batch C"], others: Float[NDArray, "*#batch C"], circular: Bool[NDArray, " C"]
+) -> Float[NDArray, "*#batch C"]:
+    """`values - others`; of directions in degrees the shorter way round, in [-180, 180)."""
+    error = values - others
+    return np.where(circular, (error + 180) % 360 - 180, error)
+
+
+def to_components(values: NDArray | np.float64, circular: bool) -> NDArray:
+    """Numbers that can be averaged: directions as unit vectors `(..., 2)`, other values as `(..., 1)`."""
+    radians = np.radians(values)
+    return np.stack([np.cos(radians), np.sin(radians)] if circular else [values], -1)
+
+
+def from_components(values: NDArray) -> NDArray:
+    """The inverse of `to_components`; directions in [0, 360), whatever the length of the vectors."""
+    if values.shape[-1] == 1:
+        return values[..., 0]
+    direction = np.degrees(np.arctan2(values[..., 1], values[..., 0])) % 360
+    # A hair below zero rounds up to 360.
+    return np.where(direction < 360, direction, 0.0)
 
 
 def merge(earlier: Reports, later: Reports) -> Reports:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from s2rm.sensors.reports import EARTH_RADIUS, Reports, on_sphere
-from s2rm.sensors.scores import to_components
+from s2rm.sensors.reports import EARTH_RADIUS, Reports, on_sphere, to_components
 from s2rm.views import Views
 
 AGEING = tuple(1 / (12 * 4**power) for power in range(7))
