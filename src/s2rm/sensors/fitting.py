@@ -29,10 +29,9 @@ from s2rm.views import Episode
 FORECASTER, FORMAT, SUMMARY = "forecaster.json", 2, "summary.json"
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
-COVARIATE_NOISE = 0.3
-"""standard deviations of the noise on a sensor's covariates in a training batch, where there is noise"""
-LEVEL_NOISE = 1.0
-"""standard deviations of the shift of all values of a training window, where there is noise; directions stay"""
+COVARIATE_NOISE, LEVEL_NOISE = 0.3, 1.0
+"""standard deviations of the noise on a sensor's covariates in a training batch, and of the shift of all values of a
+window, but for directions; both where there is noise"""
 LEAST_WINDOWS = 16
 """windows in an epoch; where fewer steps can begin one, each begins several, which hide different reports"""
 MOST_TARGETS = 64
@@ -75,9 +74,8 @@ class Windows(Dataset[Episode]):
     some windows the targets are the withheld sensors at the last step that is seen, so that it learns to interpolate.
 
     Args:
-        length: L, steps of a window.
-        horizon: steps of a window that may be blind.
-        scaling, day: as for `context`.
+        length, horizon: L, steps of a window, and how many of them may be blind.
+        scaling, day: as for `episode`.
         noise: standard deviation of the displacement of each sensor in each batch, in the model's coordinates, which
             with noise on its covariates prevents overfitting to single sensors; none if 0.
 
@@ -121,13 +119,11 @@ class Windows(Dataset[Episode]):
 
     def _displaced(self, generator: torch.Generator) -> Slots:
         """The reports, with one small displacement for each sensor throughout."""
-        sensor = self.seen.sensor.clamp(min=0)
-
-        def off(part: Tensor, spread: float) -> Tensor:
-            return part + spread * torch.randn(self.num_sensors, part.shape[-1], generator=generator)[sensor]
-
-        positions, covariates = off(self.seen.positions, self.noise), off(self.seen.covariates, COVARIATE_NOISE)
-        return self.seen._replace(positions=positions, covariates=covariates)
+        moved, sensor = {}, self.seen.sensor.clamp(min=0)
+        for name, spread in (("positions", self.noise), ("covariates", COVARIATE_NOISE)):
+            part = getattr(self.seen, name)
+            moved[name] = part + spread * torch.randn(self.num_sensors, part.shape[-1], generator=generator)[sensor]
+        return self.seen._replace(**moved)
 
 
 def tuned(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | None) -> Scaling:

@@ -31,7 +31,8 @@ def episode(
         seen, asked: the reports, and the targets or queries at the same steps.
         starts: the step at which each window begins.
         shown: which reports of the windows the model sees.
-        scaling, day: as for `context`.
+        scaling: sets the scales of distance and age.
+        day: steps a day, where the step divides it and a window is longer; else None.
         first: the first step of a window with targets.
         lag: 0 to forecast: the targets at a step are of that step. 1 to interpolate: they are of the step before, the
             last one that is seen, and only reports that are not shown are targets.
@@ -82,16 +83,10 @@ def context(
     steps from the report to the target. There follow whether there is any report, and the offsets of the reports from
     the query in position and in covariates.
 
-    Args:
-        views, targets: the reports and the queries of each window.
-        shown: which reports the model sees.
-        scaling: sets the scales of distance and age.
-        day: steps a day, where the step divides it and a window is longer; else None.
-        lag: 0 to forecast, 1 to interpolate.
-
     Returns:
         The first guesses of the D channels, zeros for the covariates, so that a guess is as long as a view; then per
-        channel change, age, flag and offsets; then the query's own covariates and features.
+        channel change, age, flag and offsets; then the query's own covariates and features. The arguments are those of
+        `episode`, for the steps of each window.
     """
     last, now = _LastReports.of(views, shown), torch.arange(shown.shape[1]).expand(len(shown), -1)
     value, then = last.as_of(now - 1)
@@ -214,10 +209,7 @@ def plane(
     The ridge r is the weighted mean square of the distances divided by n and `tilt`, so that far from all values the
     plane is level; with a tilt of 0 it is level everywhere.
 
-    Args:
-        weight: sums to 1 over the K values.
-        away: positions relative to the query.
-        tilt: how freely the plane may tilt.
+    The weights sum to 1 over the K values; the positions `away` are relative to the query.
     """
     if not tilt:
         return weight

@@ -17,7 +17,7 @@ from s2rm.sensors.guess import NEIGHBOURS, plane
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
 from s2rm.sensors.settings import Columns
 
-Forecasts = tuple[NDArray, NDArray, NDArray]
+Stated = tuple[NDArray, NDArray, NDArray]
 """Mean `(K, Q, C)`, variance `(Q, C)` and basis, int `(Q, C)`: `OWN`, `ELSEWHERE` or `NOTHING`."""
 MeanAndStddev = tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]
 Mapped = tuple[NDArray, NDArray | float]
@@ -94,7 +94,7 @@ class Baseline(ABC):
     """
 
     def fit(self, train: Reports) -> Baseline:
-        """Fit to a training part. It is kept, since the spread of a lead is measured when first needed.
+        """Fit to a training part, which is kept: the spread of a lead is measured when first needed.
 
         Raises:
             ValueError: a channel without any value.
@@ -111,9 +111,7 @@ class Baseline(ABC):
         return self
 
     @abstractmethod
-    def _forecast(
-        self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> Forecasts:
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         """Arguments as of `predict`; the variance is that which the predictor itself states."""
 
     def predict(
@@ -141,7 +139,7 @@ class Baseline(ABC):
         new = sorted(set(leads) - self._spreads.keys())
         if new:
             self._spreads.update(zip(new, self._measure(new), strict=True))
-        mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
+        mean, variance, basis = self._forecast(shown, origin, positions, sensors, list(leads))
         added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 
@@ -191,24 +189,17 @@ class Climatology(Baseline):
 
     @staticmethod
     def _hours(reports: Reports, steps: NDArray) -> NDArray:
-        """Hour of the day, UTC, 0 to 23, at which these steps begin."""
         times = reports.start + steps * reports.step_length
         return (times.astype("datetime64[h]") - times.astype("datetime64[D]")).astype(np.int64)
 
-    def _forecast(
-        self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> Forecasts:
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         mean = self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))]
         shape = (len(positions), len(self.mean))
         return np.repeat(mean[:, None], len(positions), 1), np.zeros(shape), np.full(shape, ELSEWHERE)
 
 
 class FromLastReports(Baseline):
-    """Base of those that persist a map of the last observations; without any, the training mean.
-
-    Args:
-        max_age: observations older than this many steps are not used.
-    """
+    """Base of those that persist a map of the last observations, at most `max_age` steps old."""
 
     def __init__(self, max_age: int = 24):
         self.max_age = max_age
@@ -221,9 +212,7 @@ class FromLastReports(Baseline):
         -1 where there is none.
         """
 
-    def _forecast(
-        self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> Forecasts:
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         shape = (len(positions), len(self.mean))
         mean, variance, basis = np.tile(self.mean, (len(positions), 1)), np.zeros(shape), np.full(shape, NOTHING)
         for channel in range(len(self.mean)):
@@ -254,10 +243,8 @@ class InverseDistance(FromLastReports):
 class LocalLinear(FromLastReports):
     """Locally weighted linear regression on the last observations of the nearest stations, by inverse square distance.
 
-    The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table.
-
-    Args:
-        tilt: how freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
+    The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table. The tilt is how
+    freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
     """
 
     def __init__(self, tilt: float = 10.0, max_age: int = 24):

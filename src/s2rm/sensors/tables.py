@@ -148,13 +148,11 @@ class Forecasts:
         data = {}
         for index, name in enumerate(self.columns.values):
             units = {"units": "degree"} if name in self.columns.circular else {}
-            related = {"ancillary_variables": f"{name}_stddev"}
-            for kind, words, block, more in (
-                ("mean", "mean", self.mean, related), ("stddev", "standard deviation", self.stddev, {}),
-            ):  # fmt: skip
+            for kind, words, block in (("mean", "mean", self.mean), ("stddev", "standard deviation", self.stddev)):
                 values = block[:, :, order, index].reshape(*block.shape[:2], *shape)
-                attributes = {"long_name": f"{words} of the forecast of {name}", **units, **more}
+                attributes = {"long_name": f"{words} of the forecast of {name}", **units}
                 data[f"{name}_{kind}"] = ((*times, *dims), values if several else values[0], attributes)
+            data[f"{name}_mean"][-1]["ancillary_variables"] = f"{name}_stddev"
         stations = {"featureType": "timeSeries"} if self.places.names is not None and not several else {}
         title = {"title": f"Forecast of {', '.join(self.columns.values)}", "source": source}
         history = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} s2rm {version('s2rm')}: forecast"
