@@ -23,6 +23,7 @@ from s2rm.models.named import LABELS
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
+from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import of_group, write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.tables import read_reports, write_netcdf
@@ -61,7 +62,8 @@ def fit_table(command: FitTable) -> None:
         rows = read_json(folder / SCORES)["rows"]
     else:
         scoring = partial(track, description="Scoring", console=console)
-        predictors = {label: forecaster, **{name: kind().fit(parts.train) for name, kind in BASELINES.items()}}
+        baselines = {name: kind().fit(parts.train) for name, kind in BASELINES.items()}
+        predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
         rows = judge(predictors, reports, origins, leads, parts.withheld, silent=(0.0,), progress=scoring)
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
@@ -111,13 +113,11 @@ def _is_fitted(command: FitTable) -> bool:
 
 def _settings(command: FitTable) -> Row:
     """The command as JSON, without the folder."""
-    content: Row = json.loads(json.dumps(asdict(command), default=str))
-    del content["out"]
-    return content
+    settings = {name: value for name, value in asdict(command).items() if name != "out"}
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _fitted(command: FitTable, train: Reports) -> Forecaster:
-    """A new forecaster, with its settings beside it."""
     command.out.mkdir(parents=True, exist_ok=True)
     settings = command.out / SETTINGS
     try:
@@ -136,14 +136,13 @@ def _fitted(command: FitTable, train: Reports) -> Forecaster:
 
 def _print_errors(rows: Sequence[Row], leads: Sequence[int], reports: Reports) -> None:
     heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
+    words = {"seen": "in the fit", "held out": "withheld"}
     table = Table("value", "stations", "predictor", *heads, title="MAE by lead time")
-    for (group, words), value in product(
-        {"seen": "in the fit", "held out": "withheld"}.items(), reports.columns.values
-    ):
+    for group, value in product(words, reports.columns.values):
         found = of_group(rows, value, group)
         for name in dict.fromkeys(row["predictor"] for row in found):
             errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
-            table.add_row(value, words, name, *(errors.get(lead, "") for lead in leads))
+            table.add_row(value, words[group], name, *(errors.get(lead, "") for lead in leads))
     console.print(table)
 
 

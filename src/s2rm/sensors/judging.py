@@ -20,12 +20,9 @@ Scored = Float[NDArray, "K Q C"]
 HALF_WIDTH = float(ndtri(0.95))
 """of the central 90 % interval, whose coverage is scored, in standard deviations"""
 BASELINES: dict[str, type[Baseline]] = {
-    "persistence": Persistence,
-    "climatology": Climatology,
-    "inverse distance": InverseDistance,
-    "local linear": LocalLinear,
-    "kriging": Kriging,
-}
+    "persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance,
+    "local linear": LocalLinear, "kriging": Kriging,
+}  # fmt: skip
 """the predictors that every forecast is compared with"""
 
 
@@ -38,7 +35,7 @@ class Split(NamedTuple):
 
 
 def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Split:
-    """Set a share of the steps, the last ones, and of the stations apart, on which a forecast is judged.
+    """Set the last steps and some stations apart, a share `test` and `withheld` of them, to judge a forecast on.
 
     The stations are drawn at random from those that report at all; at least one is withheld.
     """
@@ -70,8 +67,7 @@ def judge(
         origins: steps of initialisation; only observations up to then are shown to a predictor.
         leads: lead times in steps; 0 is an analysis, which is scored at withheld and silent stations only.
         held_out: the withheld stations, which are never shown.
-        silent: shares of the other stations, drawn at random, that are not shown either.
-        seed: of that draw.
+        silent, seed: shares of the other stations that are not shown either, drawn at random, and the seed of the draw.
         progress: wraps the origins, to show how far the work is.
 
     Returns:
@@ -126,7 +122,6 @@ def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batc
 
     With $z$ the error in standard deviations $\sigma$, it is
     $\sigma \, (z (2 \Phi(z) - 1) + 2 \varphi(z) - 1 / \sqrt{\pi})$ (Gneiting and Raftery, 2007, equation 21).
-
     """
     z = np.divide(error, stddev, out=np.zeros_like(error), where=stddev > 0)
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
@@ -137,8 +132,7 @@ def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, 
     """Scores of forecasts by lead and channel, over the queries whose truth is not missing.
 
     Args:
-        mean, stddev: of the forecasts, in the user's units; the standard deviation is at least 0.
-        truth: NaN where missing.
+        mean, stddev, truth: in the user's units; the truth is NaN where missing.
         circular: which channels are directions in degrees; their errors are the shorter way round.
 
     Returns:

@@ -47,14 +47,9 @@ def write_sensor_report(
     path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, held_out: Bool[NDArray, " S"],
     origin: int, rows: Sequence[Row],
 ) -> None:  # fmt: skip
-    """Write the page, whole or not at all.
+    """Write the page of a forecaster, whole or not at all, from all reports and the rows of `judge`.
 
-    Args:
-        path: of the HTML file.
-        forecaster, summary: what `Forecaster.fit` left; `label` is the forecaster's name in the rows.
-        reports, held_out: all observations, and which stations were withheld from the fit.
-        origin: step of initialisation of the forecasts on maps and in series.
-        rows: the scores, as from `judge`.
+    In the rows the forecaster has the name `label`; maps and series show its forecast initialised at step `origin`.
     """
     model, length, rate = forecaster.model, reports.step_length, summary["learning_rate"]
     context, horizon = lead_time(forecaster.context, length), lead_time(forecaster.horizon, length)
@@ -167,10 +162,7 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
 def forecasts_in_time(
     forecaster: Forecaster, shown: Reports, truth: Reports, origin: int, value: int, names: Sequence[str]
 ) -> Figure:
-    """Forecasts of one initialisation with their central 90 % intervals, and the observations of some stations.
-
-    The forecast is for the position of the station at the initialisation.
-    """
+    """Forecasts of one initialisation for where stations are then, with central 90 % intervals, and observations."""
     places = stations(truth.between(0, origin + 1))
     known = places.names or ()
     names = [name for name in names if name in known]
@@ -212,12 +204,11 @@ def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArr
     if not isinstance(forecaster.model, S2RM):
         got = type(forecaster.model).__name__
         raise ValueError(f"enclaves: expected an S2RM, got {got}; the modules of other models have no places")
-    with torch.no_grad():
-        return forecaster.model.enclaves(forecaster.scaling.coordinates(grid(reports, side).positions)).numpy()
+    places = forecaster.scaling.coordinates(grid(reports, side).positions)
+    return forecaster.model.enclaves(places).detach().numpy()
 
 
 def _surface(axes: Axes, points: Places, values: NDArray, title: str, unit: str = "", **look: object) -> None:
-    """Values over a regular grid, with their colour bar."""
     side = round(len(values) ** 0.5)
     x, y, colours = (part.reshape(side, side) for part in (*points.positions.T[:2], values))
     image = axes.pcolormesh(x, y, colours, shading="nearest", **look)  # type: ignore[arg-type]

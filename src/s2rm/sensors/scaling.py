@@ -37,15 +37,12 @@ class Scaling:
     spread: tuple[float, ...]
     """standard deviation of each value"""
     circular: tuple[bool, ...]
-    """whether a value is a direction in degrees"""
     covariate_mean: tuple[float, ...]
     covariate_spread: tuple[float, ...]
     globe: bool
-    """whether positions are longitude and latitude in degrees"""
     low: tuple[float, ...]
-    """planar: the corner of the box"""
     side: float
-    """planar: its longest side"""
+    """the corner of the box of planar positions, and its longest side"""
     middle: tuple[float, ...]
     """of the positions, in the model's coordinates"""
     extent: float
@@ -78,7 +75,7 @@ class Scaling:
         return replace(scaling, middle=tuple(middle.tolist()), extent=extent, ageing=ageing, tilt=tilt)
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
-        """How far, in km or the user's units, the farthest position lies outside twice the radius of those in the fit."""
+        """How far, in km or the user's units, a position lies outside twice the radius of those in the fit; else 0."""
         away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
         return max(0.0, away) * (EARTH_RADIUS if self.globe else self.side)
 
@@ -144,9 +141,6 @@ class Slots(NamedTuple):
     """-1 where the slot is empty"""
     clock: Float[Tensor, "T 4"]
     """cosine and sine of the hour of the day and of the day of the year; the latter are 0 unless `Scaling.seasons`"""
-
-
-IN_SLOTS = ("positions", "channels", "covariates", "sensor")
 
 
 def clock(times: NDArray) -> Float[Tensor, "T 4"]:

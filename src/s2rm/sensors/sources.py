@@ -72,10 +72,11 @@ def _open_file(path: Path, columns: Columns) -> Cells:
             else:
                 import xarray as xr
 
-                # xarray closes a broken NetCDF file only if it was opened here.
-                file = path if ending == ".zarr" else stack.enter_context(path.open("rb"))
-                how = {"engine": "zarr", "consolidated": False} if ending == ".zarr" else {}
-                opened = stack.enter_context(xr.open_dataset(file, **how))
+                if ending == ".zarr":
+                    dataset = xr.open_dataset(path, engine="zarr", consolidated=False)
+                else:  # xarray closes a broken NetCDF file only if it was opened here
+                    dataset = xr.open_dataset(stack.enter_context(path.open("rb")))
+                opened = stack.enter_context(dataset)
         return open_source(opened, columns, path.name)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from s2rm.extras import require
+from s2rm.files import write_whole
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
@@ -186,14 +188,10 @@ class Forecasts:
 
 def write_netcdf(dataset: Dataset, path: str | Path) -> None:
     """Write a NetCDF file, whole or not at all; folders above it are created."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with TemporaryDirectory() as folder:
+        part = Path(folder) / "part.nc"
         dataset.to_netcdf(part, engine="h5netcdf")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        write_whole(path, part.read_bytes())
 
 
 def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[Cells, NDArray[np.float64]]:
