@@ -128,19 +128,18 @@ def merge(earlier: Reports, later: Reports) -> Reports:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
     start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
     place = {name: index for index, name in enumerate(sensors)}
-    both, ends = [], []
+    both = []
     for part in (earlier, later):
         shift = round((part.start - start) / part.step_length)
         renamed = np.array([place[name] for name in part.sensors], np.int64)[part.sensor]
-        both.append(replace(part, step=part.step + shift, sensor=renamed))
-        ends.append(part.num_steps + shift)
+        both.append(replace(part, step=part.step + shift, sensor=renamed, num_steps=part.num_steps + shift))
     rows = {name: np.concatenate([getattr(part, name) for part in both]) for name in ROWS}
     # Stable: of equal keys the report of `later` comes last, and stays.
     order = np.lexsort((rows["sensor"], rows["step"]))
     keys = np.stack([rows["step"], rows["sensor"]])[:, order]
     order = order[np.append((np.diff(keys) != 0).any(0), True)[: len(order)]]
     kept = {name: part[order] for name, part in rows.items()}
-    return replace(earlier, start=start, sensors=sensors, num_steps=max(ends), **kept)
+    return replace(earlier, start=start, sensors=sensors, num_steps=max(part.num_steps for part in both), **kept)
 
 
 class Places(NamedTuple):
