@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
-from s2rm.sensors.fitting import Periods, Windows, tuned
+from s2rm.sensors.fitting import Windows, periods, tuned
 from s2rm.sensors.guess import context_size, episode
 from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
 from s2rm.sensors.tables import write_netcdf
@@ -355,10 +355,10 @@ def test_a_duration_is_a_whole_number_of_steps():
 
 def test_the_periods_of_a_fit():
     reports = some_reports(400)
-    assert Periods.of(Fit(context="36h", horizon="24h"), reports) == Periods.of(Fit(), reports) == (36, 24, 340)
-    assert Periods.of(Fit(context=14, horizon="7h"), reports) == (14, 7, 340)
+    assert periods(Fit(context="36h", horizon="24h"), reports) == periods(Fit(), reports) == (36, 24, 340)
+    assert periods(Fit(context=14, horizon="7h"), reports) == (14, 7, 340)
     with pytest.raises(ValueError, match="horizon: expected a duration of at least a step"):
-        Periods.of(Fit(horizon="7 steps"), reports)
+        periods(Fit(horizon="7 steps"), reports)
 
 
 def test_forecasters_without_globe_in_their_columns_are_read(forecaster, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,29 +39,21 @@ MOST_SLOTS = 100_000
 """slots of the windows that tune the first guess; but at least eight windows"""
 
 
-class Periods(NamedTuple):
-    """The periods of a fit, in steps; validation begins at `split`."""
-
-    context: int
-    horizon: int
-    split: int
-
-    @classmethod
-    def of(cls, how: Fit, reports: Reports) -> Periods:
-        """As the settings say, or as the length of the reports allows; too few steps are refused."""
-        step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns) or 24
-        context, horizon = max(12, min(36, 3 * day // 2, length // 4)), max(6, min(day, length // 6))
-        if how.context is not None:
-            context = in_steps(how.context, step, "context")
-        if how.horizon is not None:
-            horizon = in_steps(how.horizon, step, "horizon")
-        split = length - max(context + horizon, round(how.validation * length))
-        if split < context + horizon:
-            raise ValueError(
-                f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
-                f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
-            )
-        return cls(context, horizon, split)
+def periods(how: Fit, reports: Reports) -> tuple[int, int, int]:
+    """Steps of the context, of the horizon, and before the validation: as set, or as the reports' length allows."""
+    step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns) or 24
+    context, horizon = max(12, min(36, 3 * day // 2, length // 4)), max(6, min(day, length // 6))
+    if how.context is not None:
+        context = in_steps(how.context, step, "context")
+    if how.horizon is not None:
+        horizon = in_steps(how.horizon, step, "horizon")
+    split = length - max(context + horizon, round(how.validation * length))
+    if split < context + horizon:
+        raise ValueError(
+            f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
+            f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
+        )
+    return context, horizon, split
 
 
 class Windows(Dataset[Episode]):
@@ -173,22 +164,20 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
 
 def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
     """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary."""
-    periods, training = Periods.of(how, reports), how.training
+    (context, horizon, split), training = periods(how, reports), how.training
     if progress:
         print(reports.columns.geometry, file=sys.stderr, flush=True)
-    train, validation = reports.between(0, periods.split), reports.between(periods.split, reports.num_steps)
+    train, validation = reports.between(0, split), reports.between(split, reports.num_steps)
     scaling = Scaling.of(train)
     torch.manual_seed(training.seed)
-    model = build_model(how, scaling, train, periods.context)
-    day, length = steps_a_day(reports.columns, periods.context), periods.context + periods.horizon
-    seen = slots(train, scaling)
-    scaling = tuned(scaling, seen, length, periods.horizon, day)
+    model = build_model(how, scaling, train, context)
+    day, length, seen = steps_a_day(reports.columns, context), context + horizon, slots(train, scaling)
+    scaling = tuned(scaling, seen, length, horizon, day)
     parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
-    steps = {"context": periods.context, "horizon": periods.horizon}
-    write_json(folder / FORECASTER, {"format": FORMAT, **parts, **steps})
+    write_json(folder / FORECASTER, {"format": FORMAT, **parts, "context": context, "horizon": horizon})
     noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
-    windows = Windows(seen, length, periods.horizon, scaling, day, noise)
-    later = Windows(slots(validation, scaling), length, periods.horizon, scaling, day)
+    windows = Windows(seen, length, horizon, scaling, day, noise)
+    later = Windows(slots(validation, scaling), length, horizon, scaling, day)
     size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen.sensor.shape[1])))
     validating = batches(later, size, training.seed + 1, False)
     ended = fit(model, batches(windows, size, training.seed, True), validating, folder, training, progress=progress)

@@ -134,7 +134,7 @@ def errors_by_lead(rows: Sequence[Row]) -> Figure:
 def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
     """The last position of each station."""
     (made, (axes,)), places = _maps(reports, 1), stations(reports)
-    held = np.array([held_out[reports.sensors.index(name)] for name in places.names or ()], bool)
+    held = held_out[np.unique(reports.sensor)]
     for chosen, label, marker in ((~held, GROUPS["seen"], "o"), (held, GROUPS["held out"], "^")):
         points = places.positions[chosen, :2]
         axes.scatter(*points.T, marker=marker, s=_size(held), label=f"{label} ({len(points)})")
