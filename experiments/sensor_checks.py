@@ -16,11 +16,11 @@ import tyro
 from numpy.typing import NDArray
 
 from common import write
+from presets import PRESETS
+from s2rm.sensors.judging import scores
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import Baseline, InverseDistance, Persistence, SensorPredictor
-from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.scores import scores
 
 # The known figures are of the temperature alone, and of the whole NDBC table.
 ON_LAND = replace(PRESETS["molene"], columns=replace(PRESETS["molene"].columns, values=("air_temp_K",), covariates=()))

@@ -20,15 +20,17 @@ from rich.progress import track
 
 import common
 from common import draw, read
+from presets import PRESETS
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
 from s2rm.report import figures
-from s2rm.sensors import plots
-from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Fit, Forecaster, ForecastModel
+from s2rm.sensors import report
+from s2rm.sensors.fitting import FORECASTER, SUMMARY
+from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, split
 from s2rm.sensors.predictors import SensorPredictor
-from s2rm.sensors.presets import PRESETS
 from s2rm.sensors.reports import Reports
+from s2rm.sensors.settings import Fit, ForecastModel
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ def main(recipe: Sensors) -> None:
     if missing:
         add(path, recipe, reports, parts, missing, [])
     pictures = {
-        "errors": plots.errors_by_lead(read(path)["rows"]),
-        "stations": plots.map_of_stations(reports, parts.withheld),
+        "errors": report.errors_by_lead(read(path)["rows"]),
+        "stations": report.map_of_stations(reports, parts.withheld),
     }
     folder = recipe.runs / f"{recipe.data}-{recipe.models[0]}" if recipe.models else recipe.runs
     if (folder / FORECASTER).is_file():
@@ -102,10 +104,10 @@ def main(recipe: Sensors) -> None:
                   for index in reporting[group[reporting]][:2]]  # fmt: skip
         origins = data.origins(parts.first, reports.num_steps)
         middle, lead = int(origins[len(origins) // 2]), min(6, max(data.leads))
-        pictures["forecast"] = plots.map_of_forecast(forecaster, shown.between(0, middle + 1), 0, lead)
-        pictures["series"] = plots.forecasts_in_time(forecaster, shown, reports, middle, 0, chosen)
+        pictures["forecast"] = report.map_of_forecast(forecaster, shown.between(0, middle + 1), 0, lead)
+        pictures["series"] = report.forecasts_in_time(forecaster, shown, reports, middle, 0, chosen)
         if recipe.models[0].startswith("s2"):
-            pictures["enclaves"] = plots.map_of_enclaves(forecaster, shown)
+            pictures["enclaves"] = report.map_of_enclaves(forecaster, shown)
     draw(recipe.figures, **{f"{recipe.data}_{name}": figures.png(figure) for name, figure in pictures.items()})
 
 

@@ -44,11 +44,11 @@ def test_a_fit_whose_report_failed_goes_on_with_the_same_command(fitted, tmp_pat
     assert "holds a fit of other settings without a report" in refused(capsys, *fit, "--seed", "5")
     scores.unlink()
     monkeypatch.setattr("s2rm.cli.sensors.Forecaster.fit", broken)
-    monkeypatch.setattr("s2rm.cli.sensors._judged", lambda *arguments: json.loads(before)["rows"])
+    monkeypatch.setattr("s2rm.cli.sensors.judge", lambda *arguments, **options: json.loads(before)["rows"])
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", broken)
     assert "no picture" in refused(capsys, *fit)
     assert scores.read_bytes() == before, "written before the report is drawn"
-    monkeypatch.setattr("s2rm.cli.sensors._judged", broken)
+    monkeypatch.setattr("s2rm.cli.sensors.judge", broken)
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda path, *arguments: kept.rename(path))
     main(fit)
     assert "fitted already" in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_a_folder_is_free_again_where_nothing_can_be_fitted(fitted, tmp_path, ca
 def test_dollars_in_a_name_are_no_formula():
     from s2rm.report.figures import png
     from s2rm.sensors.judging import split
-    from s2rm.sensors.plots import errors_by_lead, map_of_stations
+    from s2rm.sensors.report import errors_by_lead, map_of_stations
 
     rows = [{"value": r"$x_$ a_$ $", "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]
     assert png(errors_by_lead(rows)).startswith(b"\x89PNG")

@@ -304,6 +304,6 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "leave_one_out.py", "long.py", "page.py",
-        "positions.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
+        "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
         "sensor_checks.py", "sensors.py", "skirmish.py",
     }  # fmt: skip

@@ -10,7 +10,7 @@ import test_models as contract
 import test_sensors_forecaster as sensors
 from conftest import ARGUMENTS, VALUE_SHAPE, some_views
 from s2rm import MSA, Episode, Views, load
-from s2rm.sensors.forecaster import Fit, Forecaster
+from s2rm.sensors import Fit, Forecaster
 from s2rm.training import Training
 
 SMALL = {"hidden_size": 12, "num_layers": 2, "num_heads": 3, "window": 3}

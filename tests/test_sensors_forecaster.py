@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
-from s2rm.sensors.fitting import Periods
-from s2rm.sensors.guess import context_size
-from s2rm.sensors.outputs import write_netcdf
+from s2rm.sensors.fitting import Windows, periods, tuned
+from s2rm.sensors.guess import context_size, episode
 from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
+from s2rm.sensors.tables import write_netcdf
 from s2rm.sensors.times import in_steps
-from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas")
@@ -199,7 +198,7 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
     lags = [bool((part.targets.values[0, 12:40, :, 0] == seen.channels[11:39, :, 0]).any()) for part in windows]
     assert 0 < sum(lags) < 20
     assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
-    monkeypatch.setattr("s2rm.sensors.windows.MOST_TARGETS", 3)
+    monkeypatch.setattr("s2rm.sensors.fitting.MOST_TARGETS", 3)
     few = Windows(seen, 48, 12, scaling, 24)[key]
     assert few.targets.mask.shape == (6, 48, 3)
     assert few.context.shape[:3] == (6, 48, 3)
@@ -356,10 +355,10 @@ def test_a_duration_is_a_whole_number_of_steps():
 
 def test_the_periods_of_a_fit():
     reports = some_reports(400)
-    assert Periods.of(Fit(context="36h", horizon="24h"), reports) == Periods.of(Fit(), reports) == (36, 24, 340)
-    assert Periods.of(Fit(context=14, horizon="7h"), reports) == (14, 7, 340)
+    assert periods(Fit(context="36h", horizon="24h"), reports) == periods(Fit(), reports) == (36, 24, 340)
+    assert periods(Fit(context=14, horizon="7h"), reports) == (14, 7, 340)
     with pytest.raises(ValueError, match="horizon: expected a duration of at least a step"):
-        Periods.of(Fit(horizon="7 steps"), reports)
+        periods(Fit(horizon="7 steps"), reports)
 
 
 def test_forecasters_without_globe_in_their_columns_are_read(forecaster, tmp_path):

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import BASELINES
+from s2rm.sensors.judging import BASELINES, gaussian_crps, scores
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import (
     EARTH_RADIUS,
@@ -23,8 +23,7 @@ from s2rm.sensors.predictors import (
     inverse_distance,
     last_reports,
 )
-from s2rm.sensors.reports import Columns, Reports
-from s2rm.sensors.scores import difference, gaussian_crps, scores
+from s2rm.sensors.reports import Columns, Reports, difference
 
 PLANE = Columns("time", ("x", "y"), ("level", "course"), "sensor", circular=("course",))
 GLOBE = Columns("time", ("lon", "lat"), ("level",), "sensor")

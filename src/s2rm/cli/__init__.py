@@ -10,7 +10,7 @@ from importlib import import_module
 import tyro
 from rich.console import Console
 
-from s2rm.cli import commands, commands_sensors
+from s2rm.cli import commands
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "demo": commands.Demo,
@@ -19,8 +19,8 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "rollout": commands.Rollout,
     "report": commands.Report,
     "export": commands.Export,
-    "fit": commands_sensors.FitTable,
-    "forecast": commands_sensors.Forecast,
+    "fit": commands.FitTable,
+    "forecast": commands.Forecast,
 }
 WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
     "fit": ("s2rm.cli.sensors", "fit_table"),

@@ -6,6 +6,8 @@ import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,17 @@ from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
-from s2rm.cli.commands_sensors import FitTable, Forecast
+from s2rm.cli.commands import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
-from s2rm.sensors.forecaster import FORECASTER, SUMMARY, Forecaster
-from s2rm.sensors.judging import BASELINES, Split, judge, lead_time, split
-from s2rm.sensors.outputs import write_netcdf
-from s2rm.sensors.report import write_sensor_report
+from s2rm.sensors.fitting import FORECASTER, SUMMARY
+from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.judging import BASELINES, judge, lead_time, split
+from s2rm.sensors.predictors import SensorPredictor
+from s2rm.sensors.report import of_group, write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
-from s2rm.sensors.tables import read_reports
+from s2rm.sensors.tables import read_reports, write_netcdf
 from s2rm.sensors.times import origin_steps
 from s2rm.training import Provenance
 
@@ -58,10 +61,13 @@ def fit_table(command: FitTable) -> None:
     if (folder / SCORES).is_file():
         rows = read_json(folder / SCORES)["rows"]
     else:
-        rows = _judged(forecaster, label, reports, parts, origins, leads)
+        scoring = partial(track, description="Scoring", console=console)
+        baselines = {name: kind().fit(parts.train) for name, kind in BASELINES.items()}
+        predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
+        rows = judge(predictors, reports, origins, leads, parts.withheld, silent=(0.0,), progress=scoring)
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
-    _print_errors(rows, leads, reports.step_length)
+    _print_errors(rows, leads, reports)
     console.print(f"scores: {(folder / SCORES).resolve()}", soft_wrap=True)
     origin = int(origins[len(origins) // 2])
     write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
@@ -107,13 +113,11 @@ def _is_fitted(command: FitTable) -> bool:
 
 def _settings(command: FitTable) -> Row:
     """The command as JSON, without the folder."""
-    content: Row = json.loads(json.dumps(asdict(command), default=str))
-    del content["out"]
-    return content
+    settings = {name: value for name, value in asdict(command).items() if name != "out"}
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _fitted(command: FitTable, train: Reports) -> Forecaster:
-    """A new forecaster, with its settings beside it."""
     command.out.mkdir(parents=True, exist_ok=True)
     settings = command.out / SETTINGS
     try:
@@ -130,27 +134,15 @@ def _fitted(command: FitTable, train: Reports) -> Forecaster:
         raise
 
 
-def _judged(
-    forecaster: Forecaster, label: str, reports: Reports, parts: Split, origins: np.ndarray, leads: Sequence[int]
-) -> list[Row]:
-    """Scores of the forecaster and of the baselines."""
-    baselines = {name: baseline().fit(parts.train) for name, baseline in BASELINES.items()}
-    return judge(
-        {label: forecaster, **baselines}, reports, origins, leads, parts.withheld, silent=(0.0,),
-        progress=lambda origins: track(origins, "Scoring", console=console),
-    )  # fmt: skip
-
-
-def _print_errors(rows: Sequence[Row], leads: Sequence[int], length: np.timedelta64) -> None:
-    heads, words = [f"+{lead_time(lead, length)}" for lead in leads], {"seen": "in the fit", "held out": "withheld"}
+def _print_errors(rows: Sequence[Row], leads: Sequence[int], reports: Reports) -> None:
+    heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
+    words = {"seen": "in the fit", "held out": "withheld"}
     table = Table("value", "stations", "predictor", *heads, title="MAE by lead time")
-    lines: dict[tuple[str, str, str], dict[int, str]] = {}
-    for row in rows:
-        line = lines.setdefault((row["value"], words[row["sensors"]], row["predictor"]), {})
-        line[row["lead"]] = f"{row['mae']:.3g}"
-    groups = list(dict.fromkeys(key[:2] for key in lines))
-    for key in sorted(lines, key=lambda key: groups.index(key[:2])):
-        table.add_row(*key, *(lines[key].get(lead, "") for lead in leads))
+    for group, value in product(words, reports.columns.values):
+        found = of_group(rows, value, group)
+        for name in dict.fromkeys(row["predictor"] for row in found):
+            errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
+            table.add_row(value, words[group], name, *(errors.get(lead, "") for lead in leads))
     console.print(table)
 
 

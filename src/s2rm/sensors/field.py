@@ -10,14 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Real
 from numpy.typing import NDArray
 
-from s2rm.sensors.reports import Columns, Reports
-from s2rm.sensors.scores import from_components
+from s2rm.sensors.reports import Reports, from_components
+from s2rm.sensors.settings import Columns
 
 COLUMNS = Columns("time", ("x", "y"), ("tracer", "direction"), "sensor", circular=("direction",), globe=False)
 START = np.datetime64("2000-01-01T00:00:00", "us")
-_WARM_UP = 5.0
-"""decay times for which the sources release before step 0"""
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,7 @@ class FieldWorld:
     exactly: a round puff in a flow that only translates and rotates stays round, so that $T - T_0$ is a sum of
     $A \, s_0 / s \; e^{-\lambda \tau} \exp(-|x - c|^2 / 2 s)$ with $s = s_0 + 2 \kappa \tau$, $\tau$ the time since
     release and the centre $c$ carried by the flow. Speed, diffusivity $\kappa$ and decay $\lambda$ are per step. The
-    plane has no walls; the centres stay in the box, which is `[0, side]` in both coordinates. The field depends on the
-    seed, not on the sensors.
+    centres stay in the box `[0, side]` x `[0, side]`, which has no walls. The field depends on the seed alone.
 
     Raises:
         ValueError: a number below its least value, a share outside [0, 1), or a wind that carries puffs out of the box.
@@ -49,7 +45,7 @@ class FieldWorld:
     noise: float = 0.1
     """standard deviation of the observation error of the tracer"""
     direction_noise: float = 5.0
-    """standard deviation of the observation error of the direction, degrees"""
+    """the same of the direction, degrees"""
     dropout: float = 0.1
     """share of the observations that are lost in gaps"""
     gap: float = 6.0
@@ -131,7 +127,8 @@ class FieldWorld:
     def _puffs(self) -> tuple[Complex[NDArray, " P"], Float[NDArray, " P"], Float[NDArray, " P"]]:
         """Places, times and heights of the releases. Half of the sources are cold."""
         places = self._in_reach(0, self.num_sources)
-        before = math.ceil(_WARM_UP / self.decay / self.release_every)
+        # Five decay times before step 0, so that it begins with a full field.
+        before = math.ceil(5.0 / self.decay / self.release_every)
         # One row after the other, so that a longer world begins as a shorter one does.
         num_rounds = before + math.ceil(self.num_steps / self.release_every)
         draws = self._generator(1).random((num_rounds, self.num_sources, 2))
@@ -181,7 +178,7 @@ class FieldWorld:
             spread = self.width**2 + 2 * self.diffusivity * age
             height = heights[there] * self.width**2 / spread * np.exp(-self.decay * age)
             centres = _pairs(self._carried(places[there], times[there], step))
-            for some in np.split(rows, range(_ROWS, len(rows), _ROWS)):
+            for some in np.split(rows, range(4096, len(rows), 4096)):
                 away = ((positions[some, None] - centres) ** 2).sum(-1)
                 tracer[some] += np.exp(-away / (2 * spread)) @ height
         return tracer
@@ -202,18 +199,15 @@ class FieldWorld:
 
     def _reporting(self) -> Bool[NDArray, "T S"]:
         """Which sensors report at each step: gaps begin and end at constant rates; some start late or stop early."""
-        generator = self._generator(6)
-        odds = self.dropout / (1 - self.dropout)
+        generator, odds = self._generator(6), self.dropout / (1 - self.dropout)
         gap = max(self.gap, odds)
         draws = generator.random((self.num_steps, self.num_sensors))
-        reporting = np.empty_like(draws, dtype=bool)
-        reporting[0] = draws[0] >= self.dropout
+        reporting = draws >= self.dropout
         for before, now, draw in zip(reporting, reporting[1:], draws[1:], strict=False):
             now[:] = np.where(before, draw >= odds / gap, draw < 1 / gap)
-        steps = np.arange(self.num_steps)[:, None]
+        steps, half = np.arange(self.num_steps)[:, None], self.num_steps / 2
         kind, when = generator.random((2, self.num_sensors))
         late, early = kind < self.partial / 2, (kind >= self.partial / 2) & (kind < self.partial)
-        half = self.num_steps / 2
         return reporting & ~(late & (steps < half * when)) & ~(early & (steps >= half * (1 + when)))
 
     def reports(self) -> Reports:
@@ -222,8 +216,7 @@ class FieldWorld:
         positions = self._paths()[step, sensor]
         # A draw for every sensor and step, so that the error of a report does not depend on which others are lost.
         noise = self._generator(7).standard_normal((self.num_steps, self.num_sensors, 2))[step, sensor]
-        noisy = self.truth(step, positions) + noise * (self.noise, self.direction_noise)
-        values = noisy.astype(np.float32)
+        values = (self.truth(step, positions) + noise * (self.noise, self.direction_noise)).astype(np.float32)
         values[:, 1] %= 360
         without = self._generator(8).random(self.num_sensors) < self.without_direction
         values[without[sensor], 1] = np.nan

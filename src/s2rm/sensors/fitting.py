@@ -1,55 +1,142 @@
-"""How a forecaster is fitted: its periods, its model, its training."""
+"""How a forecaster is fitted: its periods, its training windows, its model, its training."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from s2rm.files import write_json
 from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.guess import context_size
+from s2rm.records import to_plain
+from s2rm.sensors.guess import context_size, episode
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.scaling import AGEING, TILT, Scaling, Slots, slots
 from s2rm.sensors.settings import Fit
 from s2rm.sensors.times import in_steps, steps_a_day
-from s2rm.sensors.windows import Windows
-from s2rm.training import Training, batches, fit, provenance
+from s2rm.training import batches, fit, provenance
+from s2rm.views import Episode
 
-SUMMARY = "summary.json"
+FORECASTER, FORMAT, SUMMARY = "forecaster.json", 2, "summary.json"
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
+COVARIATE_NOISE, LEVEL_NOISE = 0.3, 1.0
+"""standard deviations of the noise on a sensor's covariates in a training batch, and of the shift of all values of a
+window, but for directions; both where there is noise"""
+LEAST_WINDOWS = 16
+"""windows in an epoch; where fewer steps can begin one, each begins several, which hide different reports"""
+MOST_TARGETS = 64
+"""slots of which a training window asks the values; of more, a random choice"""
+MOST_SLOTS = 100_000
+"""slots of the windows that tune the first guess; but at least eight windows"""
 
 
-class Periods(NamedTuple):
-    """The periods of a fit, in steps; validation begins at `split`."""
+def periods(how: Fit, reports: Reports) -> tuple[int, int, int]:
+    """Steps of the context, of the horizon, and before the validation: as set, or as the reports' length allows."""
+    step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns) or 24
+    context, horizon = max(12, min(36, 3 * day // 2, length // 4)), max(6, min(day, length // 6))
+    if how.context is not None:
+        context = in_steps(how.context, step, "context")
+    if how.horizon is not None:
+        horizon = in_steps(how.horizon, step, "horizon")
+    split = length - max(context + horizon, round(how.validation * length))
+    if split < context + horizon:
+        raise ValueError(
+            f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
+            f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
+        )
+    return context, horizon, split
 
-    context: int
-    horizon: int
-    split: int
 
-    @classmethod
-    def of(cls, how: Fit, reports: Reports) -> Periods:
-        """As the settings say, or as the length of the reports allows; too few steps are refused."""
-        step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns) or 24
-        context, horizon = max(12, min(36, 3 * day // 2, length // 4)), max(6, min(day, length // 6))
-        if how.context is not None:
-            context = in_steps(how.context, step, "context")
-        if how.horizon is not None:
-            horizon = in_steps(how.horizon, step, "horizon")
-        split = length - max(context + horizon, round(how.validation * length))
-        if split < context + horizon:
-            raise ValueError(
-                f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
-                f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
-            )
-        return cls(context, horizon, split)
+class Windows(Dataset[Episode]):
+    """Training windows, indexed by keys `(rows, seed)`, at least one row for each step at which a window may begin.
+
+    Most windows show no report after some step, the origin of a forecast. In half of these the blind part is the whole
+    horizon, as otherwise the longest lead times would be learned too rarely. In most windows some sensors are withheld
+    throughout. Withheld sensors and all reports after the origin are targets, so that a model learns to forecast; in
+    some windows the targets are the withheld sensors at the last step that is seen, so that it learns to interpolate.
+
+    Args:
+        length, horizon: L, steps of a window, and how many of them may be blind.
+        scaling, day: as for `episode`.
+        noise: standard deviation of the displacement of each sensor in each batch, in the model's coordinates, which
+            with noise on its covariates prevents overfitting to single sensors; none if 0.
+
+    Raises:
+        ValueError: fewer steps than a window has.
+    """
+
+    def __init__(self, seen: Slots, length: int, horizon: int, scaling: Scaling, day: int | None, noise: float = 0.0):
+        if len(seen.sensor) < length:
+            got = f"{len(seen.sensor)}; shorten the context or the horizon, or give a longer table"
+            raise ValueError(f"windows: expected at least {length} steps of reports, got {got}")
+        self.seen, self.length, self.horizon, self.scaling, self.day = seen, length, horizon, scaling, day
+        self.num_starts, self.num_sensors, self.noise = len(seen.sensor) - length + 1, int(seen.sensor.max()) + 1, noise
+
+    def __len__(self) -> int:
+        return max(LEAST_WINDOWS, self.num_starts)
+
+    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+        (rows, seed), length = key, self.length
+        generator, batch = torch.Generator().manual_seed(seed), len(rows)
+        starts, window = torch.tensor(rows) % self.num_starts, torch.arange(length)
+        blind = torch.randint(2 * self.horizon, (batch,), generator=generator).clamp(max=self.horizon)
+        origin = torch.where(torch.rand(batch, generator=generator) < 0.3, length, length - 1 - blind)
+        silent = 0.7 * torch.rand(batch, 1, generator=generator) * (torch.rand(batch, 1, generator=generator) < 0.7)
+        # Half of the windows that are not blind interpolate, which needs withheld sensors.
+        lag = ((torch.rand(batch, generator=generator) < 0.5) & (origin == length)).long()
+        silent = torch.where(lag[:, None] == 1, silent.clamp(min=0.2), silent)
+        speaks = torch.rand(batch, self.num_sensors, generator=generator) >= silent
+        seen = self._displaced(generator) if self.noise else self.seen
+        sensor = seen.sensor[starts[:, None] + window]
+        shown = speaks.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
+        shown &= (window <= origin[:, None])[..., None]
+        few = sensor.shape[-1] <= MOST_TARGETS
+        asked = None if few else torch.randperm(sensor.shape[-1], generator=generator)[:MOST_TARGETS]
+        level = None
+        if self.noise:
+            # Without a shift of all values a model learns a return to the mean of the data.
+            shifts = [scale for turns in self.scaling.circular for scale in ((0.0, 0.0) if turns else (LEVEL_NOISE,))]
+            level = torch.randn(batch, len(shifts), generator=generator) * torch.tensor(shifts)
+        return episode(seen, seen, starts, shown, self.scaling, self.day, length // 4, lag, asked, level)
+
+    def _displaced(self, generator: torch.Generator) -> Slots:
+        """The reports, with one small displacement for each sensor throughout."""
+        moved, sensor = {}, self.seen.sensor.clamp(min=0)
+        for name, spread in (("positions", self.noise), ("covariates", COVARIATE_NOISE)):
+            part = getattr(self.seen, name)
+            moved[name] = part + spread * torch.randn(self.num_sensors, part.shape[-1], generator=generator)[sensor]
+        return self.seen._replace(**moved)
+
+
+def tuned(scaling: Scaling, seen: Slots, length: int, horizon: int, day: int | None) -> Scaling:
+    """The scaling with the ageing, and then the tilt, whose first guesses have the least error on training windows.
+
+    The best ageing depends on the quantity: the sea below a float changes little in a week, so that its own old report
+    is worth more than a new one from far away; the wind changes within hours.
+    """
+    channels, number = scaling.num_channels, min(128, max(8, MOST_SLOTS // (length * seen.sensor.shape[1])))
+    for name, choices in (("ageing", tuple(scaling.extent * share for share in AGEING)), ("tilt", TILT)):
+        errors = []
+        for choice in choices:
+            tried = replace(scaling, **{name: (choice,) * channels})  # type: ignore[arg-type]
+            windows = Windows(seen, length, horizon, tried, day)
+            sample = windows[torch.linspace(0, len(windows) - 1, number).long().tolist(), 0]
+            assert sample.context is not None
+            error = (sample.targets.values - sample.context[..., : sample.targets.values.shape[-1]]).abs()
+            errors.append(error[sample.targets.mask][:, :channels].nanmean(0))
+        best = torch.stack(errors).nan_to_num(torch.inf).argmin(0)
+        chosen = tuple(choices[index] for index in best.tolist())
+        scaling = replace(scaling, **{name: chosen})  # type: ignore[arg-type]
+    return scaling
 
 
 def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> WorldModel:
@@ -75,13 +162,25 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
     return model
 
 
-def train_model(
-    model: WorldModel, train: Windows, validation: Windows, folder: Path, training: Training, progress: bool
-) -> None:
-    """Train, and leave weights and summary in a folder."""
-    size = min(training.batch_size, max(2, MOST_REPORTS // (train.length * train.seen.sensor.shape[1])))
-    first = batches(train, size, training.seed, True)
-    ended = fit(model, first, batches(validation, size, training.seed + 1, False), folder, training, progress=progress)
+def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
+    """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary."""
+    (context, horizon, split), training = periods(how, reports), how.training
+    if progress:
+        print(reports.columns.geometry, file=sys.stderr, flush=True)
+    train, validation = reports.between(0, split), reports.between(split, reports.num_steps)
+    scaling = Scaling.of(train)
+    torch.manual_seed(training.seed)
+    model = build_model(how, scaling, train, context)
+    day, length, seen = steps_a_day(reports.columns, context), context + horizon, slots(train, scaling)
+    scaling = tuned(scaling, seen, length, horizon, day)
+    parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
+    write_json(folder / FORECASTER, {"format": FORMAT, **parts, "context": context, "horizon": horizon})
+    noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
+    windows = Windows(seen, length, horizon, scaling, day, noise)
+    later = Windows(slots(validation, scaling), length, horizon, scaling, day)
+    size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen.sensor.shape[1])))
+    validating = batches(later, size, training.seed + 1, False)
+    ended = fit(model, batches(windows, size, training.seed, True), validating, folder, training, progress=progress)
     about = {"parameters": model.num_parameters, "seed": training.seed, **provenance()}
     write_json(folder / SUMMARY, {**ended, **about})
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import sys
+import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
-from s2rm.files import read_json, write_json
+from s2rm.files import read_json, write_whole
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
-from s2rm.records import from_plain, to_plain
-from s2rm.sensors.fitting import SUMMARY, Periods, build_model, train_model
-from s2rm.sensors.outputs import Forecasts
-from s2rm.sensors.reports import Places, Reports, merge
+from s2rm.records import from_plain
+from s2rm.sensors.fitting import FORECASTER, FORMAT, fit_model
+from s2rm.sensors.guess import episode
+from s2rm.sensors.reports import ROWS, Places, Reports, merge
 from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
-from s2rm.sensors.settings import Columns, Fit, ForecastModel
-from s2rm.sensors.stream import Stream, read_stream
-from s2rm.sensors.tables import read_reports
+from s2rm.sensors.settings import Columns, Fit
+from s2rm.sensors.tables import Forecasts, read_reports
 from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
-from s2rm.sensors.windows import Windows, episode, tuned
 from s2rm.training import MODEL
 from s2rm.views import Episode, Views
 
@@ -34,10 +34,24 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset
 
-__all__ = ["FORECASTER", "SUMMARY", "Fit", "ForecastModel", "Forecaster"]
-FORECASTER, FORMAT = "forecaster.json", 2
 Origins = Moment | Iterable[Moment]
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+class Stream(NamedTuple):
+    """What a forecaster keeps of observations that arrive one after the other."""
+
+    model: object
+    """the model's state, of batch 1"""
+    recent: Reports
+    """the reports of the last steps, as many as the context has; the last step is now"""
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, from which `Forecaster.load_stream` goes on in another process."""
+        tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
+        tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
+        recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}
+        write_whole(path, safetensors.torch.save(tensors, {"recent": json.dumps(recent)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +63,7 @@ class Forecaster:
 
     Examples:
         >>> from tempfile import TemporaryDirectory
-        >>> from s2rm.sensors import Fit, Forecaster, stations
-        >>> from s2rm.sensors.field import FieldWorld
+        >>> from s2rm.sensors import FieldWorld, Fit, Forecaster, stations
         >>> from s2rm.training import Training
         >>> reports = FieldWorld(num_stations=5, num_movers=0, num_steps=48).reports()
         >>> how = Fit(num_modules=2, hidden_size=4, context="12h", horizon="6h", training=Training(epochs=1))
@@ -75,29 +88,12 @@ class Forecaster:
     def fit(cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
         """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
-        With `progress` it says on stderr what positions are taken for, and how the training goes.
+        With `progress`, stderr shows what positions are taken for, and how the training goes.
 
         Raises:
             ValueError: fewer steps than context and horizon need.
         """
-        how, folder = how or Fit(), Path(folder)
-        periods = Periods.of(how, reports)
-        if progress:
-            print(reports.columns.geometry, file=sys.stderr, flush=True)
-        train, validation = reports.between(0, periods.split), reports.between(periods.split, reports.num_steps)
-        scaling = Scaling.of(train)
-        torch.manual_seed(how.training.seed)
-        model = build_model(how, scaling, train, periods.context)
-        day, length = steps_a_day(reports.columns, periods.context), periods.context + periods.horizon
-        seen = slots(train, scaling)
-        scaling = tuned(scaling, seen, length, periods.horizon, day)
-        parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
-        steps = {"context": periods.context, "horizon": periods.horizon}
-        write_json(folder / FORECASTER, {"format": FORMAT, **parts, **steps})
-        noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
-        windows = Windows(seen, length, periods.horizon, scaling, day, noise)
-        later = Windows(slots(validation, scaling), length, periods.horizon, scaling, day)
-        train_model(model, windows, later, folder, how.training, progress)
+        fit_model(how or Fit(), reports, Path(folder), progress)
         return cls.load(folder)
 
     @classmethod
@@ -114,10 +110,9 @@ class Forecaster:
             kept = read_json(path)
             if kept["format"] != FORMAT:
                 raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
-            columns, scaling = from_plain(Columns, kept["columns"]), from_plain(Scaling, kept["scaling"])
+            scaling, context, horizon = from_plain(Scaling, kept["scaling"]), int(kept["context"]), int(kept["horizon"])
             # Earlier versions did not write globe into the columns.
-            columns = replace(columns, globe=scaling.globe)
-            context, horizon = int(kept["context"]), int(kept["horizon"])
+            columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"forecast: {path} is not a fitted forecaster's that can be read ({error}); fit again, or take the "
@@ -132,7 +127,6 @@ class Forecaster:
             if own != got:
                 raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")
 
-    @torch.no_grad()
     def forecast(
         self, reports: Reports, places: Places, origins: Origins | None = None, horizon: Duration | None = None
     ) -> MeanAndStddev:
@@ -156,11 +150,10 @@ class Forecaster:
             warnings.warn(
                 f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those in "
                 "the fit; the forecast there is an extrapolation",
-                stacklevel=3,
+                stacklevel=2,
             )
         return self._from_origins(reports, places, origin_steps(origins, reports), self._steps(horizon))
 
-    @torch.no_grad()
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
         mean, stddev = self._from_origins(reports, places, origin_steps(origins, reports), 1, lag=1)
@@ -171,9 +164,9 @@ class Forecaster:
     ) -> DataFrame:
         """Forecasts as a pandas DataFrame; arguments as of `forecast`.
 
-        A row for each valid time and place has `init_time` and `valid_time` (UTC, the beginning of the last known step
-        and of the step that is forecast), the sensor's column where the places have names, the columns of the position,
-        and `_mean` and `_stddev` of each value.
+        A row for each valid time and place has `init_time` and `valid_time` (UTC, when the last known step and the
+        forecast step begin), the sensor's column where the places have names, the columns of the position, and `_mean`
+        and `_stddev` of each value.
         """
         return self._forecasts(reports, places, horizon, origins).table()
 
@@ -182,10 +175,9 @@ class Forecaster:
     ) -> Dataset:
         """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `forecast`.
 
-        It holds `_mean` and `_stddev` of each value. Their first dimension is `valid_time`; where `origins` holds
-        several times, the first two are `init_time` and `lead_time`. All three are coordinates in either case. The
-        places are along the sensor's column where they have names, along the columns of the position where they form a
-        regular grid, and along `place` otherwise.
+        `_mean` and `_stddev` of each value are along `valid_time`, or, where `origins` holds several times, along
+        `init_time` and `lead_time`; all three are coordinates in either case. The places are along the sensor's column
+        where they have names, along the columns of the position where they form a regular grid, else along `place`.
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
@@ -237,7 +229,19 @@ class Forecaster:
 
     def load_stream(self, path: str | Path) -> Stream:
         """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
-        return read_stream(Path(path), self.columns, self.model.initial_state(1))
+        path, start = Path(path), self.model.initial_state(1)
+        if not path.is_file():
+            raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
+        try:
+            with safetensors.safe_open(path, "pt") as kept:
+                recent = json.loads(kept.metadata()["recent"])
+                leaves = [kept.get_tensor(f"model.{number}") for number in range(len(tree_leaves(start)))]
+                rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
+        sensors = tuple(recent["sensors"])
+        reports = Reports(self.columns, np.datetime64(recent["start"]), recent["steps"], sensors, **rows)
+        return Stream(tree_unflatten(leaves, tree_structure(start)), reports)
 
     def _steps(self, horizon: Duration | None) -> int:
         return self.horizon if horizon is None else in_steps(horizon, self.columns.step)
@@ -250,6 +254,7 @@ class Forecaster:
         leads = (1 + np.arange(steps)) * reports.step_length
         return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev)
 
+    @torch.no_grad()
     def _from_origins(
         self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0
     ) -> MeanAndStddev:

@@ -8,12 +8,54 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.scaling import Scaling, Slots
+from s2rm.sensors.scaling import Scaling, Slots, views_of
+from s2rm.views import Episode
 
 NEIGHBOURS = 12
 """sensors whose last reports enter a first guess"""
 NUM_FEATURES = 7
 """context features of a query as a whole, beside those of each channel"""
+
+
+def episode(
+    seen: Slots, asked: Slots, starts: Int[Tensor, " B"], shown: Bool[Tensor, "B L A"], scaling: Scaling,
+    day: int | None, first: int = 1, lag: Int[Tensor, " B"] | None = None,
+    slots_asked: Int[Tensor, " Q"] | None = None, level: Float[Tensor, "B D"] | None = None,
+) -> Episode:  # fmt: skip
+    """Windows of L steps as an episode for a model that corrects a first guess.
+
+    The values of a view are the channels and the covariates. The channels of a target are to be predicted; its context
+    is that of `context`.
+
+    Args:
+        seen, asked: the reports, and the targets or queries at the same steps.
+        starts: the step at which each window begins.
+        shown: which reports of the windows the model sees.
+        scaling: sets the scales of distance and age.
+        day: steps a day, where the step divides it and a window is longer; else None.
+        first: the first step of a window with targets.
+        lag: 0 to forecast: the targets at a step are of that step. 1 to interpolate: they are of the step before, the
+            last one that is seen, and only reports that are not shown are targets.
+        slots_asked: the slots that are targets, by default all.
+        level: a shift of all values of each window.
+    """
+    lag, window = torch.zeros_like(starts) if lag is None else lag, torch.arange(shown.shape[1])
+    steps = starts[:, None] + window
+    reported = Slots(*(part[steps] for part in seen))
+    targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
+    if level is not None:
+        shift = level[:, None, None]
+        reported, targets = (part._replace(channels=part.channels + shift) for part in (reported, targets))
+    views = views_of(reported, shown)
+    seen_there = views.mask.roll(1, 1) & (lag == 1)[:, None, None]
+    if slots_asked is not None:
+        targets = Slots._make([*(part[:, :, slots_asked] for part in targets[:-1]), targets.clock])
+        seen_there = seen_there[:, :, slots_asked]
+    wanted = window[:, None] >= first
+    if asked is seen:
+        wanted = wanted & ~seen_there
+    queries = views_of(targets._replace(covariates=torch.full_like(targets.covariates, torch.nan)), wanted)
+    return Episode(views, queries, context(reported, targets, views.mask, scaling, day, lag))
 
 
 def context_size(scaling: Scaling) -> int:
@@ -38,14 +80,7 @@ def context(
     With a `tilt` above 0 the weights become those of a plane through these values. The same weights average the
     *change* of each sensor a day earlier, from the hour of its report to the hour of the target, and the *age*, the
     steps from the report to the target. There follow whether there is any report, and the offsets of the reports from
-    the query in position and in covariates.
-
-    Args:
-        views, targets: the reports and the queries of each window.
-        shown: which reports the model sees.
-        scaling: sets the scales of distance and age.
-        day: steps a day, where the step divides it and a window is longer; else None.
-        lag: 0 to forecast, 1 to interpolate.
+    the query in position and in covariates. Arguments as of `episode`, for the steps of each window.
 
     Returns:
         The first guesses of the D channels, zeros for the covariates, so that a guess is as long as a view; then per
@@ -53,14 +88,14 @@ def context(
     """
     last, now = _LastReports.of(views, shown), torch.arange(shown.shape[1]).expand(len(shown), -1)
     value, then = last.as_of(now - 1)
+    before = last._replace(values=value, when=then, places=last.places.roll(1, 1))  # as of the step before
     origin, target = then.flatten(2).amax(-1), now - lag[:, None]
-    place = last.places.roll(1, 1)  # as of the step before
+    change = last.daily_change(origin, target, day)
     # By differences, as products would lose small distances on the globe.
-    distance = torch.cdist(targets.positions, place, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    known = _Known(value, then, last.daily_change(origin, target, day), place, last.covariates, distance)
+    distance = torch.cdist(targets.positions, before.places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     described = targets.covariates.nan_to_num()
-    channels = range(then.shape[-1])
-    parts = [_channel(channel, known, targets.positions, described, target, scaling) for channel in channels]
+    query = (targets.positions, described, target, scaling)
+    parts = [_channel(channel, before, change, distance, *query) for channel in range(then.shape[-1])]
     guesses, changes, ages, flags, offsets, unlike, costs = zip(*parts, strict=True)
     nearest, missing = torch.stack(costs).amin(0), targets.covariates.isnan().float()
     found = nearest.isfinite()
@@ -88,7 +123,6 @@ class _LastReports(NamedTuple):
 
     @classmethod
     def of(cls, views: Slots, shown: Bool[Tensor, "B L A"]) -> _LastReports:
-        """The last of the reports that are shown."""
         present, index = views.sensor[shown].unique(return_inverse=True)
         number, channels = max(1, len(present)), views.channels.shape[-1]
         row, step, slot = shown.nonzero(as_tuple=True)
@@ -119,39 +153,28 @@ class _LastReports(NamedTuple):
         return ((earlier[1] >= 0) & (later[1] >= 0)) * (later[0] - earlier[0])
 
 
-class _Known(NamedTuple):
-    """What is known of S sensors before each step."""
-
-    value: Float[Tensor, "B L S D"]
-    when: Int[Tensor, "B L S D"]
-    change: Float[Tensor, "B L S D"]
-    places: Float[Tensor, "B L S n"]
-    covariates: Float[Tensor, "S F"]
-    distance: Float[Tensor, "B L Q S"]
-    """squared distance of each query from each sensor"""
-
-
 def _channel(
-    channel: int, known: _Known, positions: Float[Tensor, "B L Q n"], covariates: Float[Tensor, "B L Q F"],
-    target: Int[Tensor, "B L"], scaling: Scaling,
+    channel: int, before: _LastReports, change: Float[Tensor, "B L S D"], distance: Float[Tensor, "B L Q S"],
+    positions: Float[Tensor, "B L Q n"], covariates: Float[Tensor, "B L Q F"], target: Int[Tensor, "B L"],
+    scaling: Scaling,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: guess, change, age, flag, offsets in position and covariates, and the least cost `(B, L, Q)`."""
-    moment = known.when[..., channel]
+    moment = before.when[..., channel]
     age = moment.amax(-1, keepdim=True) - moment
-    cost = known.distance + ((age * scaling.ageing[channel]) ** 2)[:, :, None]
+    cost = distance + ((age * scaling.ageing[channel]) ** 2)[:, :, None]
     cost = torch.where((moment < 0)[:, :, None], torch.inf, cost)
     # (B, L, Q, K): the K sensors that cost least
     least, chosen = cost.topk(min(NEIGHBOURS, cost.shape[-1]), largest=False)
     closeness = 1 / (least + (1e-4 * scaling.extent) ** 2)
-    away = (_gathered(known.places, chosen) - positions[..., None, :]) / scaling.extent
+    away = (_gathered(before.places, chosen) - positions[..., None, :]) / scaling.extent
     weight = plane(closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12), away, scaling.tilt[channel])
     since = target[:, :, None] - moment
-    parts = _gathered(torch.stack([known.value[..., channel], known.change[..., channel], since], -1), chosen)
-    guess, change, old = (weight[..., None] * parts).sum(-2, keepdim=True).unbind(-1)
+    parts = _gathered(torch.stack([before.values[..., channel], change[..., channel], since], -1), chosen)
+    guess, changed, old = (weight[..., None] * parts).sum(-2, keepdim=True).unbind(-1)
     there = least[..., :1].isfinite()
     offset = 16 * (weight[..., None] * away).sum(-2)
-    unlike = there * ((weight[..., None] * known.covariates[chosen]).sum(-2) - covariates)
-    return guess, change, old.clamp(min=0).log1p() / 3, there.float(), offset, unlike, least[..., 0]
+    unlike = there * ((weight[..., None] * before.covariates[chosen]).sum(-2) - covariates)
+    return guess, changed, old.clamp(min=0).log1p() / 3, there.float(), offset, unlike, least[..., 0]
 
 
 def _gathered(kept: Float[Tensor, "B L S n"], chosen: Int[Tensor, "B L Q K"]) -> Float[Tensor, "B L Q K n"]:
@@ -172,10 +195,7 @@ def plane(
     The ridge r is the weighted mean square of the distances divided by n and `tilt`, so that far from all values the
     plane is level; with a tilt of 0 it is level everywhere.
 
-    Args:
-        weight: sums to 1 over the K values.
-        away: positions relative to the query.
-        tilt: how freely the plane may tilt.
+    The weights sum to 1 over the K values; the positions `away` are relative to the query.
     """
     if not tilt:
         return weight

@@ -7,22 +7,22 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
 from s2rm.files import Row
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import Baseline, Climatology, InverseDistance, LocalLinear, Persistence, SensorPredictor
-from s2rm.sensors.reports import Reports
-from s2rm.sensors.scores import scores
+from s2rm.sensors.reports import Reports, difference
 
+Scored = Float[NDArray, "K Q C"]
+HALF_WIDTH = float(ndtri(0.95))
+"""of the central 90 % interval, whose coverage is scored, in standard deviations"""
 BASELINES: dict[str, type[Baseline]] = {
-    "persistence": Persistence,
-    "climatology": Climatology,
-    "inverse distance": InverseDistance,
-    "local linear": LocalLinear,
-    "kriging": Kriging,
-}
+    "persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance,
+    "local linear": LocalLinear, "kriging": Kriging,
+}  # fmt: skip
 """the predictors that every forecast is compared with"""
 
 
@@ -35,7 +35,7 @@ class Split(NamedTuple):
 
 
 def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Split:
-    """Set a share of the steps, the last ones, and of the stations apart, on which a forecast is judged.
+    """Set the last steps and some stations apart, a share `test` and `withheld` of them, to judge a forecast on.
 
     The stations are drawn at random from those that report at all; at least one is withheld.
     """
@@ -67,8 +67,7 @@ def judge(
         origins: steps of initialisation; only observations up to then are shown to a predictor.
         leads: lead times in steps; 0 is an analysis, which is scored at withheld and silent stations only.
         held_out: the withheld stations, which are never shown.
-        silent: shares of the other stations, drawn at random, that are not shown either.
-        seed: of that draw.
+        silent, seed: shares of the other stations that are not shown either, drawn at random, and the seed of the draw.
         progress: wraps the origins, to show how far the work is.
 
     Returns:
@@ -116,3 +115,51 @@ def judge(
                     if scored["count"][0, channel]
                 ]
     return rows
+
+
+def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batch"]) -> Float[NDArray, "*batch"]:
+    r"""The continuous ranked probability score of a Gaussian; without spread, the absolute error.
+
+    With $z$ the error in standard deviations $\sigma$, it is
+    $\sigma \, (z (2 \Phi(z) - 1) + 2 \varphi(z) - 1 / \sqrt{\pi})$ (Gneiting and Raftery, 2007, equation 21).
+    """
+    z = np.divide(error, stddev, out=np.zeros_like(error), where=stddev > 0)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return np.where(stddev > 0, stddev * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi)), np.abs(error))
+
+
+def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, " C"]) -> dict[str, NDArray]:
+    """Scores of forecasts by lead and channel, over the queries whose truth is not missing.
+
+    Args:
+        mean, stddev, truth: in the user's units; the truth is NaN where missing.
+        circular: which channels are directions in degrees; their errors are the shorter way round.
+
+    Returns:
+        `(K, C)` each, NaN where all truth is missing: `mae`, `rmse` and `crps` in the user's units, `coverage`, the
+        share of the truth within the central 90 % interval, and `count`, the number of values that are not missing.
+
+    Raises:
+        ValueError: a forecast that is not finite where the truth is known, or a negative standard deviation.
+    """
+    known = ~np.isnan(truth)
+    if not (np.isfinite(mean[known]).all() and (stddev[known] >= 0).all()):
+        raise ValueError(
+            "scores: expected a finite mean and a standard deviation of at least 0 wherever the truth is known, got "
+            "others; a predictor must answer every query"
+        )
+    error = difference(mean.astype(np.float64), truth.astype(np.float64), circular)
+    error, spread = np.where(known, error, 0.0), np.where(known, stddev, 0.0).astype(np.float64)
+    count = known.sum(1)
+
+    def average(score: NDArray) -> NDArray:
+        total = (score * known).sum(1)
+        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+    return {
+        "mae": average(np.abs(error)),
+        "rmse": np.sqrt(average(error**2)),
+        "crps": average(gaussian_crps(error, spread)),
+        "coverage": average((np.abs(error) <= HALF_WIDTH * spread).astype(np.float64)),
+        "count": count,
+    }

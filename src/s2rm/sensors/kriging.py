@@ -10,16 +10,13 @@ from numpy.typing import NDArray
 
 from s2rm.extras import require
 from s2rm.sensors.predictors import FromLastReports, Mapped, coordinates
-from s2rm.sensors.reports import Reports
-from s2rm.sensors.scores import to_components
+from s2rm.sensors.reports import Reports, to_components
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process.kernels import Kernel
 
-_LEAST_POINTS = 8
-"""observations that a step needs for the covariance to be fitted to it"""
-_STEPS, _MOST_POINTS = 6, 150
-"""steps to which the covariance is fitted, and observations taken from each"""
+_STEPS, _LEAST_POINTS, _MOST_POINTS = 6, 8, 150
+"""steps to which the covariance is fitted, observations that each of them needs, and those taken from it at most"""
 
 
 class Kriging(FromLastReports):

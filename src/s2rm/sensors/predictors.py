@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import product
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from s2rm.sensors.guess import NEIGHBOURS, plane
-from s2rm.sensors.reports import EARTH_RADIUS, Columns, Reports, on_sphere
-from s2rm.sensors.scores import difference, from_components, to_components
+from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
+from s2rm.sensors.settings import Columns
 
-Forecasts = tuple[NDArray, NDArray, NDArray]
+Stated = tuple[NDArray, NDArray, NDArray]
 """Mean `(K, Q, C)`, variance `(Q, C)` and basis, int `(Q, C)`: `OWN`, `ELSEWHERE` or `NOTHING`."""
 MeanAndStddev = tuple[Float[NDArray, "K Q C"], Float[NDArray, "K Q C"]]
 Mapped = tuple[NDArray, NDArray | float]
@@ -24,10 +25,8 @@ Mapped = tuple[NDArray, NDArray | float]
 
 OWN, ELSEWHERE, NOTHING = range(3)
 """Basis of a forecast: the station's own observation, observations of other stations only, or none."""
-_ORIGINS = 48
-"""initialisation times in the training part at which the spread is measured"""
-_HIDDEN = 0.2
-"""share of the stations withheld meanwhile"""
+_ORIGINS, _HIDDEN = 48, 0.2
+"""initialisation times in the training part at which the spread is measured, and share of the stations withheld"""
 _LEAST_SPREAD = 1e-3
 """lower bound of the spread, in standard deviations of the channel"""
 
@@ -88,14 +87,14 @@ def inverse_distance(
 class Baseline(ABC):
     """Base of the predictors below: the climatological mean without observations, and a spread measured in training.
 
-    The spread is the root mean squared error at that lead over a sample of initialisation times of the training part,
-    with some of the stations withheld. It is measured apart for stations with an observation of their own and for
-    other places; without any observation it is the channel's standard deviation. A predictor that has a variance of its
-    own gets the part of the squared error added that its variance leaves unexplained.
+    The spread is the root mean squared error at that lead over a sample of initialisation times, with some of the
+    stations withheld, apart for stations with an observation of their own and for other places; without any observation
+    it is the channel's standard deviation. To a variance that a predictor states itself, the part of the squared error
+    is added that it leaves unexplained.
     """
 
     def fit(self, train: Reports) -> Baseline:
-        """Fit to a training part. It is kept, since the spread of a lead is measured when first needed.
+        """Fit to a training part, which is kept: the spread of a lead is measured when first needed.
 
         Raises:
             ValueError: a channel without any value.
@@ -112,9 +111,7 @@ class Baseline(ABC):
         return self
 
     @abstractmethod
-    def _forecast(
-        self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> Forecasts:
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         """Arguments as of `predict`; the variance is that which the predictor itself states."""
 
     def predict(
@@ -142,7 +139,7 @@ class Baseline(ABC):
         new = sorted(set(leads) - self._spreads.keys())
         if new:
             self._spreads.update(zip(new, self._measure(new), strict=True))
-        mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
+        mean, variance, basis = self._forecast(shown, origin, positions, sensors, list(leads))
         added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 
@@ -184,51 +181,38 @@ class Climatology(Baseline):
         super().fit(train)
         hours = self._hours(train, train.step)
         self.by_hour = np.tile(self.mean, (24, 1))
-        for hour in np.unique(hours):
-            for channel in range(len(self.mean)):
-                values = self._channel(train, channel, hours == hour)
-                if len(values):
-                    self.by_hour[hour, channel] = from_components(values.mean(0))
+        for hour, channel in product(np.unique(hours), range(len(self.mean))):
+            values = self._channel(train, channel, hours == hour)
+            if len(values):
+                self.by_hour[hour, channel] = from_components(values.mean(0))
         return self
 
     @staticmethod
     def _hours(reports: Reports, steps: NDArray) -> NDArray:
-        """Hour of the day, UTC, 0 to 23, at which these steps begin."""
         times = reports.start + steps * reports.step_length
         return (times.astype("datetime64[h]") - times.astype("datetime64[D]")).astype(np.int64)
 
-    def _forecast(
-        self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> Forecasts:
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         mean = self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))]
         shape = (len(positions), len(self.mean))
         return np.repeat(mean[:, None], len(positions), 1), np.zeros(shape), np.full(shape, ELSEWHERE)
 
 
 class FromLastReports(Baseline):
-    """Base of those that persist a map of the last observations; without any, the training mean.
-
-    Args:
-        max_age: observations older than this many steps are not used.
-    """
+    """Base of those that persist a map of the last observations, at most `max_age` steps old."""
 
     def __init__(self, max_age: int = 24):
         self.max_age = max_age
 
     @abstractmethod
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
-        """A map of one channel: values `(Q, D)` and variances `(Q,)`; of directions in square degrees.
+        """A map of a channel at `positions`, from places `(N, n)` and values `(N, D)` of the last observations, N > 0.
 
-        Args:
-            channel: its index.
-            places, values: `(N, n)` and `(N, D)` of the last observations, N at least 1; directions are unit vectors.
-            positions: `(Q, n)` of the queries.
-            own: row of the query's own station, int `(Q,)`, -1 where there is none.
+        Directions are unit vectors, their variances in square degrees; `own` is the row of each query's own station,
+        -1 where there is none.
         """
 
-    def _forecast(
-        self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: Sequence[int]
-    ) -> Forecasts:
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         shape = (len(positions), len(self.mean))
         mean, variance, basis = np.tile(self.mean, (len(positions), 1)), np.zeros(shape), np.full(shape, NOTHING)
         for channel in range(len(self.mean)):
@@ -259,10 +243,8 @@ class InverseDistance(FromLastReports):
 class LocalLinear(FromLastReports):
     """Locally weighted linear regression on the last observations of the nearest stations, by inverse square distance.
 
-    The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table.
-
-    Args:
-        tilt: how freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
+    The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table. The tilt is how
+    freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
     """
 
     def __init__(self, tilt: float = 10.0, max_age: int = 24):

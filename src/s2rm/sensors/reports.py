@@ -1,4 +1,4 @@
-"""Observations of sensors: one row for each sensor and time step, in the user's own units."""
+"""Observations of sensors, one row for each sensor and time step, in the user's own units; their places and angles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from numpy.typing import NDArray
 
 from s2rm.sensors.settings import Columns
@@ -99,25 +99,47 @@ def on_sphere(positions: NDArray) -> NDArray[np.float64]:
     return np.stack([ring * np.cos(longitude), ring * np.sin(longitude), np.sin(latitude)], -1)
 
 
+def difference(
+    values: Float[NDArray, "*#batch C"], others: Float[NDArray, "*#batch C"], circular: Bool[NDArray, " C"]
+) -> Float[NDArray, "*#batch C"]:
+    """`values - others`; of directions in degrees the shorter way round, in [-180, 180)."""
+    error = values - others
+    return np.where(circular, (error + 180) % 360 - 180, error)
+
+
+def to_components(values: NDArray | np.float64, circular: bool) -> NDArray:
+    """Numbers that can be averaged: directions as unit vectors `(..., 2)`, other values as `(..., 1)`."""
+    radians = np.radians(values)
+    return np.stack([np.cos(radians), np.sin(radians)] if circular else [values], -1)
+
+
+def from_components(values: NDArray) -> NDArray:
+    """The inverse of `to_components`; directions in [0, 360), whatever the length of the vectors."""
+    if values.shape[-1] == 1:
+        return values[..., 0]
+    direction = np.degrees(np.arctan2(values[..., 1], values[..., 0])) % 360
+    # A hair below zero rounds up to 360.
+    return np.where(direction < 360, direction, 0.0)
+
+
 def merge(earlier: Reports, later: Reports) -> Reports:
     """The reports of both, of the same columns; where both have one of a sensor at a step, that of `later`."""
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
     start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
     place = {name: index for index, name in enumerate(sensors)}
-    both, ends = [], []
+    both = []
     for part in (earlier, later):
         shift = round((part.start - start) / part.step_length)
         renamed = np.array([place[name] for name in part.sensors], np.int64)[part.sensor]
-        both.append(replace(part, step=part.step + shift, sensor=renamed))
-        ends.append(part.num_steps + shift)
+        both.append(replace(part, step=part.step + shift, sensor=renamed, num_steps=part.num_steps + shift))
     rows = {name: np.concatenate([getattr(part, name) for part in both]) for name in ROWS}
     # Stable: of equal keys the report of `later` comes last, and stays.
     order = np.lexsort((rows["sensor"], rows["step"]))
     keys = np.stack([rows["step"], rows["sensor"]])[:, order]
     order = order[np.append((np.diff(keys) != 0).any(0), True)[: len(order)]]
     kept = {name: part[order] for name, part in rows.items()}
-    return replace(earlier, start=start, sensors=sensors, num_steps=max(ends), **kept)
+    return replace(earlier, start=start, sensors=sensors, num_steps=max(part.num_steps for part in both), **kept)
 
 
 class Places(NamedTuple):

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from s2rm.sensors.reports import EARTH_RADIUS, Reports, on_sphere
-from s2rm.sensors.scores import to_components
+from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere, to_components
 from s2rm.views import Views
 
 AGEING = tuple(1 / (12 * 4**power) for power in range(7))
@@ -38,15 +37,12 @@ class Scaling:
     spread: tuple[float, ...]
     """standard deviation of each value"""
     circular: tuple[bool, ...]
-    """whether a value is a direction in degrees"""
     covariate_mean: tuple[float, ...]
     covariate_spread: tuple[float, ...]
     globe: bool
-    """whether positions are longitude and latitude in degrees"""
     low: tuple[float, ...]
-    """planar: the corner of the box"""
     side: float
-    """planar: its longest side"""
+    """the corner of the box of planar positions, and its longest side"""
     middle: tuple[float, ...]
     """of the positions, in the model's coordinates"""
     extent: float
@@ -64,14 +60,11 @@ class Scaling:
         values, covariates = reports.values.astype(np.float64), reports.covariates.astype(np.float64)
         low, high = reports.positions.min(0), reports.positions.max(0)
         scaling = cls(
-            mean=tuple(np.nanmean(values, 0).tolist()),
-            spread=tuple(np.nanstd(values, 0).tolist()),
-            circular=reports.columns.is_circular,
+            mean=tuple(np.nanmean(values, 0).tolist()), spread=tuple(np.nanstd(values, 0).tolist()),
             covariate_mean=tuple(np.nanmean(covariates, 0).tolist()),
             covariate_spread=tuple(np.maximum(np.nanstd(covariates, 0), 1e-6).tolist()),
-            globe=reports.columns.on_the_globe,
-            low=tuple(low.tolist()),
-            side=float(max((high - low).max(), 1e-9)),
+            circular=reports.columns.is_circular, globe=reports.columns.on_the_globe,
+            low=tuple(low.tolist()), side=float(max((high - low).max(), 1e-9)),
             middle=(), extent=1.0, ageing=(), tilt=(),
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
         )  # fmt: skip
@@ -82,10 +75,7 @@ class Scaling:
         return replace(scaling, middle=tuple(middle.tolist()), extent=extent, ageing=ageing, tilt=tilt)
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
-        """How far the farthest position lies outside twice the radius of the positions in the fit; 0 if none does.
-
-        In km on the globe, else in the user's units.
-        """
+        """How far, in km or the user's units, a position lies outside twice the radius of those in the fit; else 0."""
         away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
         return max(0.0, away) * (EARTH_RADIUS if self.globe else self.side)
 
@@ -111,10 +101,9 @@ class Scaling:
 
     def channels(self, values: NDArray[np.float32]) -> Float[Tensor, "*rows D"]:
         """Values in the user's units, `(..., C)`, as channels; NaN stays."""
-        columns = zip(np.moveaxis(values.astype(np.float64), -1, 0), self.mean, self.spread, self.circular, strict=True)
-        parts = [
-            to_components(value if turns else (value - mean) / spread, turns) for value, mean, spread, turns in columns
-        ]
+        columns, parts = np.moveaxis(values.astype(np.float64), -1, 0), []
+        for value, mean, spread, turns in zip(columns, self.mean, self.spread, self.circular, strict=True):
+            parts.append(to_components(value if turns else (value - mean) / spread, turns))
         return torch.from_numpy(np.concatenate(parts, -1)).float()
 
     def known(self, covariates: NDArray[np.float32]) -> Float[Tensor, "*rows F"]:
@@ -128,19 +117,17 @@ class Scaling:
         The mean of a direction is that of the mean vector, in [0, 360); its standard deviation is that of a wrapped
         normal distribution with the same resultant length $\rho$, $\sigma = \sqrt{-2 \ln \rho}$.
         """
-        means, spreads, channel = [], [], 0
-        centre, width = (part.double().numpy() for part in (mean, stddev))
-        for column, circular in enumerate(self.circular):
-            if circular:
-                cosine, sine = centre[..., channel], centre[..., channel + 1]
-                power, noise = cosine**2 + sine**2, (width[..., channel : channel + 2] ** 2).sum(-1)
+        means, spreads, ends = [], [], np.cumsum(np.array(self.circular) + 1)[:-1]
+        centres, widths = (np.split(part.double().numpy(), ends, -1) for part in (mean, stddev))
+        for column, (centre, width) in enumerate(zip(centres, widths, strict=True)):
+            if self.circular[column]:
+                power, noise = (centre**2).sum(-1), (width**2).sum(-1)
                 resultant = np.clip(np.sqrt(power / (power + noise)), 1e-6, 1 - 1e-9)
-                means.append(np.degrees(np.arctan2(sine, cosine)) % 360)
+                means.append(from_components(centre))
                 spreads.append(np.degrees(np.sqrt(-2 * np.log(resultant))))
             else:
-                means.append(centre[..., channel] * self.spread[column] + self.mean[column])
-                spreads.append(width[..., channel] * self.spread[column])
-            channel += 1 + circular
+                means.append(centre[..., 0] * self.spread[column] + self.mean[column])
+                spreads.append(width[..., 0] * self.spread[column])
         return np.stack(means, -1), np.stack(spreads, -1)
 
 
@@ -154,9 +141,6 @@ class Slots(NamedTuple):
     """-1 where the slot is empty"""
     clock: Float[Tensor, "T 4"]
     """cosine and sine of the hour of the day and of the day of the year; the latter are 0 unless `Scaling.seasons`"""
-
-
-IN_SLOTS = ("positions", "channels", "covariates", "sensor")
 
 
 def clock(times: NDArray) -> Float[Tensor, "T 4"]:

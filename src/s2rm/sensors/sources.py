@@ -1,8 +1,4 @@
-"""What a table is read from, and its cells as numbers, times and texts.
-
-A source is a file of any known kind, a pandas DataFrame or an xarray Dataset. What is wrong with one is an error that
-names column and row.
-"""
+"""The cells of a file, DataFrame or Dataset as numbers, times and texts; an error names the column and row at fault."""
 
 from __future__ import annotations
 
@@ -36,8 +32,7 @@ ENDINGS = (".csv", ".csv.gz", ".parquet", ".nc", ".zarr")
 def open_source(source: object, columns: Columns, name: str = "the table") -> Cells:
     """The columns of a file, DataFrame or Dataset that are read."""
     if isinstance(source, str | os.PathLike):
-        with _opened(Path(source), columns) as opened:
-            return open_source(opened, columns, Path(source).name)
+        return _open_file(Path(source), columns)
     import pandas as pd
 
     named = columns.named
@@ -53,9 +48,7 @@ def open_source(source: object, columns: Columns, name: str = "the table") -> Ce
     return Cells(frame[named], name, np.arange(1, len(frame) + 1))
 
 
-@contextmanager
-def _opened(path: Path, columns: Columns) -> Iterator[DataFrame | Dataset]:
-    """The DataFrame or Dataset in a file, by its ending."""
+def _open_file(path: Path, columns: Columns) -> Cells:
     import pandas as pd
 
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
@@ -84,7 +77,7 @@ def _opened(path: Path, columns: Columns) -> Iterator[DataFrame | Dataset]:
                 else:  # xarray closes a broken NetCDF file only if it was opened here
                     dataset = xr.open_dataset(stack.enter_context(path.open("rb")))
                 opened = stack.enter_context(dataset)
-        yield opened
+        return open_source(opened, columns, path.name)
 
 
 @contextmanager
@@ -113,7 +106,6 @@ def _flat(dataset: Dataset, columns: Columns, name: str) -> DataFrame:
 
 
 def _expect_columns(named: Sequence[str], found: list[object], name: str) -> None:
-    """Refuse columns that are missing or doubled."""
     for column in named:
         if column not in found:
             like = {str(other).lower(): str(other) for other in found}
@@ -135,11 +127,9 @@ class Cells:
     """number of each row in its source, from 1"""
 
     def where(self, rows: NDArray[np.bool_]) -> Cells:
-        """Only these rows."""
         return self if rows.all() else Cells(self.frame[rows], self.name, self.rows[rows])
 
     def texts(self, name: str) -> NDArray[np.object_]:
-        """The cells of a column as texts."""
         import pandas as pd
 
         cells = self.frame[name].to_numpy(dtype=object)
@@ -148,8 +138,7 @@ class Cells:
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
         """`(rows, names)`, NaN where empty; refuses text, and numbers that float32 cannot hold."""
-        numbers = np.empty((len(self.rows), len(names)))
-        remedy = "leave the cell empty where unknown"
+        numbers, remedy = np.empty((len(self.rows), len(names))), "leave the cell empty where unknown"
         for index, name in enumerate(names):
             column = self.frame[name]
             if column.dtype.kind in "biuf":
@@ -192,7 +181,6 @@ class Cells:
         return empty | [isinstance(cell, str) and not cell.strip() for cell in column.to_numpy(dtype=object)]
 
     def expect_filled(self, name: str, empty: NDArray[np.bool_]) -> None:
-        """Refuse empty cells."""
         if empty.any():
             raise ValueError(
                 f"read: expected {name!r} in each row of {self.name} that holds values, got none in {empty.sum()}, "
@@ -200,7 +188,6 @@ class Cells:
             )
 
     def expect_degrees(self, names: Sequence[str], positions: NDArray[np.float64]) -> None:
-        """Refuse longitudes and latitudes out of range."""
         swap = f"swap {names[0]!r} and {names[1]!r}, which then fit"
         remedy = swap if in_degrees(positions[:, ::-1]) else "set globe to False for planar coordinates"
         for name, x, (low, high) in zip(names, positions.T, DEGREES, strict=True):

@@ -10,7 +10,8 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from s2rm.sensors.field import COLUMNS, FieldWorld
-from s2rm.sensors.reports import Columns, Reports
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.settings import Columns
 from s2rm.sensors.tables import read_reports
 
 
