@@ -39,7 +39,8 @@ def make_s2rm(cell: str = "gru", **changes) -> S2RM:
 
 
 def make_gqn(core: str = "lstm", **changes) -> GQN:
-    return GQN(**{**ARGUMENTS, "core": core, "hidden_size": 12, **changes})
+    """In evaluation, since a batch norm depends on all of a batch in training."""
+    return GQN(**{**ARGUMENTS, "core": core, "hidden_size": 12, **changes}).eval()
 
 
 MODELS = {

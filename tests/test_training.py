@@ -291,7 +291,7 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
     [
         (lambda path: path.unlink(), "expected a run folder with config.json, found none"),
         (lambda path: path.write_text("{"), "is not a run's config"),
-        (lambda path: path.write_text('{"format": 2}'), "has format 2, this version reads up to 1; update"),
+        (lambda path: path.write_text('{"format": 3}'), "has format 3, this version reads up to 2; update"),
         (
             lambda path: path.write_text('{"format": 1, "model": "lstm", "training": {}, "world": {}, "x": 1}'),
             "are not those of a run",
@@ -313,7 +313,7 @@ def test_broken_run_folders_are_refused(change, message, tmp_path):
     "name", ["learning_rate", "batch_size", "updates", "epochs", "minutes", "patience", "gradient_norm", "recompute"]
 )
 def test_impossible_training_is_refused(name):
-    none = 0 if name in ("batch_size", "epochs", "patience", "recompute") else 0.0
+    none = 0 if name in ("batch_size", "updates", "epochs", "patience", "recompute") else 0.0
     with pytest.raises(ValueError, match=f"training: {name} must be positive, got {none}"):
         replace(Training(), **{name: none})
 
