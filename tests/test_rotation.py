@@ -27,6 +27,20 @@ def test_back_undoes_a_turn(size):
     assert rotation.frequencies.abs().max() <= torch.pi if size > 1 else rotation.frequencies.numel() == 0
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_the_gradients_of_a_turn(back):
+    rotation = Rotation(5, 2, shortest=4.0, middle=(1.0, 2.0)).double()
+    vectors, positions = (torch.randn(3, 2, size, dtype=torch.float64, requires_grad=True) for size in (5, 2))
+
+    def turned(vectors, positions, frequencies):
+        return torch.func.functional_call(rotation, {"frequencies": frequencies}, (vectors, positions, back))
+
+    assert torch.autograd.gradcheck(turned, (vectors, positions, rotation.frequencies))
+    by_hand = rotation(vectors, positions, back)
+    with torch.autocast("cpu", torch.bfloat16):  # by autograd
+        torch.testing.assert_close(rotation(vectors, positions, back).double(), by_hand, rtol=0.02, atol=0.05)
+
+
 def test_frequencies_start_within_the_shortest_wavelength():
     drawn = Rotation(1000, 2, shortest=12.0, middle=(0.0, 0.0)).frequencies
     assert 0.99 * 2 * torch.pi / 12 < drawn.abs().max() <= 2 * torch.pi / 12
