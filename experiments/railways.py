@@ -69,7 +69,8 @@ def main(recipe: Recipe) -> None:
         neighbours_of_each_module=((kernel > 0).sum(1) - 1).tolist(),
         cells_that_some_module_sees=float((weights > 0).any(0).float().mean()),
     )  # fmt: skip
-    predictors = {run.label: model_predictor(model), **trivial_predictors(world, seed, folder).by_name}
+    trivial = trivial_predictors(world, seed, folder)
+    predictors = {run.label: model_predictor(model, trivial.last_seen), **trivial.by_name}
     draw(
         recipe.figures,
         railways_enclaves=png(interaction_graph(kernel, weights)),

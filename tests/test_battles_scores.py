@@ -26,9 +26,11 @@ from s2rm.tasks.battles.scores import (
     VALIDATION,
     Forecast,
     TrivialPredictors,
+    episodes,
     model_predictor,
     reporting,
     scores,
+    trivial_predictors,
 )
 from s2rm.tasks.battles.skirmish import preset, simulate
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
@@ -254,6 +256,25 @@ def test_the_log_likelihood_is_minus_the_loss(name):
         loss = model.loss(some)
     (found,) = scores({"one": model_predictor(model)}, fought, WORLD.grid, 0.5).values()
     assert found["log_likelihood"] == pytest.approx(-float(loss), rel=1e-5), "whichever agents are silent"
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_model_that_corrects_begins_at_what_was_last_seen(share):
+    model = Settings("s2gru", corrects=True).build(WORLD)
+    trivial, fought = trivial_predictors(WORLD), simulate(SHORT, "1s2z", 4, seed=0)
+    predictors = {"one": model_predictor(model, trivial), "last seen": trivial.by_name["last seen"]}
+    found = scores(predictors, fought, WORLD.grid, share)
+    assert found["one"]["log_likelihood"] == pytest.approx(found["last seen"]["log_likelihood"], rel=1e-4)
+    assert found["one"]["negative_mse"] == pytest.approx(found["last seen"]["negative_mse"])
+
+
+def test_the_context_of_training_is_what_was_last_seen():
+    train = episodes(WORLD, "train", guessed=True)[[0, 1], 3]
+    model = Settings("s2gru", corrects=True).build(WORLD)
+    assert train.context.shape == (*train.targets.mask.shape, math.prod(model.target_shape))
+    assert not train.context[:, 0].any()
+    model.loss(train).backward()
+    assert model.correction.grad.abs().sum() > 0
 
 
 class OneUnit(WorldModel):

@@ -25,7 +25,8 @@ from s2rm.tasks.battles.fighting import (
     line_up,
     starts,
 )
-from s2rm.tasks.battles.skirmish import PRESETS, SkirmishWorld, battles, episodes, preset, simulate
+from s2rm.tasks.battles.scores import episodes
+from s2rm.tasks.battles.skirmish import PRESETS, SkirmishWorld, battles, preset, simulate
 from s2rm.tasks.battles.tactics import LONGEST_DELAY, Temper, draw_tempers, give_orders
 from s2rm.tasks.battles.trajectories import ACTIONS, TENSORS, UNIT_TYPES, Trajectories, team
 

@@ -674,6 +674,19 @@ def test_lstm_scaffold_sums_its_views():
         make_gqn(core="other")
 
 
+@pytest.mark.parametrize(("likelihood", "shape"), [("bernoulli", (3, 4)), ("mixed", (14, 2, 3))])
+def test_a_guess_of_binary_and_categorical_channels_is_in_logits(likelihood, shape):
+    size = math.prod(shape)
+    model = S2GRU(
+        value_shape=shape, num_coordinates=2, likelihood=likelihood, codec="mlp", context_size=size, corrects=True
+    )
+    views, context = Views(torch.rand(2, 4, 3, 2), torch.rand(2, 4, 3, *shape)), torch.randn(2, 4, 3, size)
+    guess = model.likelihood.distribution(context.unflatten(-1, shape).unsqueeze(-1))
+    torch.testing.assert_close(model.predict(model.observe(views), views.positions, context).mean, guess.mean)
+    torch.nn.init.ones_(model.correction)
+    assert not torch.allclose(model.predict(model.observe(views), views.positions, context).mean, guess.mean)
+
+
 @pytest.mark.parametrize("make", [S2GRU, GQN])
 def test_a_model_that_corrects_starts_at_the_guess_and_learns_from_its_context(make):
     model = make(value_shape=(2,), num_coordinates=2, likelihood="gaussian", context_size=3, corrects=True).eval()
@@ -694,7 +707,7 @@ def test_a_model_that_corrects_starts_at_the_guess_and_learns_from_its_context(m
         model.predict(model.observe(views), views.positions)
     with pytest.raises(ValueError, match="context must begin with"):
         Episode(views, context=context[:, :2])
-    with pytest.raises(ValueError, match="needs likelihood"):
+    with pytest.raises(ValueError, match="needs a context_size of at least 2"):
         make(value_shape=(2,), num_coordinates=2, likelihood="gaussian", context_size=1, corrects=True)
 
 

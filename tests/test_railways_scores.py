@@ -8,7 +8,7 @@ import torch
 
 from s2rm import GQN, S2GRU, Episode, Views
 from s2rm.report.page import Entry
-from s2rm.tasks.railways import TASK, Railways, preset, score
+from s2rm.tasks.railways import TASK, Railways, episodes, preset, score
 from s2rm.tasks.railways.report import world_map
 from s2rm.tasks.railways.scores import TrivialPredictors, one_step_scores, seen_before
 from s2rm.tasks.railways.world import CHANNELS, STATES, in_chunks
@@ -112,6 +112,19 @@ def test_the_whole_map_shows_tracks_trains_and_stations(railways):
     assert whole[CHANNELS.index("track east"), 5].all()
     assert whole[TRAIN_EAST].nonzero().tolist() == [[5, 4]]
     assert whole[CHANNELS.index("station")].nonzero().tolist() == [[5, 9], [5, 20]]
+
+
+def test_a_model_that_corrects_begins_at_what_was_last_seen(railways, monkeypatch):
+    monkeypatch.setattr("s2rm.tasks.railways.scores.collected", lambda *_: railways)
+    arguments = {**WORLD.model_arguments(), "num_modules": 3, "hidden_size": 8, "extent": [(0, WORLD.side)] * 2}
+    part = episodes(WORLD, "val", guessed=True)[[0, 1], 0]
+    model = S2GRU(**arguments, corrects=True, context_size=part.context.shape[-1])
+    rows = {row["predictor"]: row for row in score({"S2GRU": model}, WORLD, shares=(0.5,))}
+    for key in ("log_likelihood", "f1_trains"):
+        assert rows["S2GRU"][key] == pytest.approx(rows["last seen"][key], rel=1e-3)
+    assert not part.context[:, 0].any()
+    model.loss(part).backward()
+    assert model.correction.grad.abs().sum() > 0
 
 
 def test_models_are_scored_and_reported_beside_trivial_predictors(railways, tmp_path, monkeypatch):

@@ -244,6 +244,12 @@ def test_training_stops_early_when_nothing_improves(tmp_path):
     assert run.summary()["epochs"] < 200
 
 
+def test_balls_have_no_guess_to_correct(tmp_path):
+    with pytest.raises(ValueError, match="models of the balls cannot correct what was last seen; leave it out"):
+        Run.create(tmp_path / "run", replace(TINY, corrects=True), world=WORLD)
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_to_resume_is_said(tmp_path):
     with pytest.raises(ValueError, match="nothing to resume"):
         Run(tmp_path, TINY, TASKS["balls"], WORLD).train(resume=True)

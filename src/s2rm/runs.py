@@ -71,6 +71,8 @@ class Run:
             raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
         if self.task.extra:
             require(self.task.extra)
+        if self.settings.corrects and not self.task.guesses:
+            raise ValueError(f"train: models of the {self.task.name} cannot correct what was last seen; leave it out")
         self.settings.build(self.world)  # refuses settings that make no model before anything is written
         self._write_config()
 
@@ -126,7 +128,10 @@ class Run:
         training = self.settings.training
         model, origin = self.settings.build(self.world), provenance()
         folder, size, seed = self.folder, training.batch_size, training.seed
-        train, validation = (self.task.episodes(self.world, split, seed, folder) for split in ("train", "val"))
+        guessed = {"guessed": True} if self.settings.corrects else {}
+        train, validation = (
+            self.task.episodes(self.world, split, seed, folder, **guessed) for split in ("train", "val")
+        )
         loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
         ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
         summary = {**ended, "parameters": model.num_parameters, "seed": seed, **origin}

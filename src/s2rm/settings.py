@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from s2rm.models.named import SPATIAL, ModelName, Term, build
 from s2rm.training.settings import Training
@@ -32,6 +33,8 @@ class Settings:
     rotation: float | None = None
     """shortest wavelength of a rotation of encodings by positions, in the world's units; a quarter of the world's side
     if not given"""
+    corrects: bool = False
+    """predict corrections to what was last seen, as the trivial predictor of that name has it; not on the balls"""
     batch_norm: bool = True
     """baselines only: normalise the summed representation of the views before the core, unlike the paper"""
     ablate: tuple[Term, ...] = ()
@@ -55,4 +58,8 @@ class Settings:
         }  # fmt: skip
         usual = {"num_coordinates": 2, "extent": [[0.0, world.side]] * 2}
         given = {name: value for name, value in own.items() if value is not None}
-        return {**usual, **world.model_arguments(), **given}
+        arguments = {**usual, **world.model_arguments(), **given}
+        if self.corrects:
+            target = arguments.get("target_shape", arguments["value_shape"])
+            arguments |= {"corrects": True, "context_size": math.prod(cast(list[int], target))}
+        return arguments

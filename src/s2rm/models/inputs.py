@@ -45,8 +45,8 @@ class Signature:
     context_size: int
     """F, number of context features of each query"""
     corrects: bool
-    """predict corrections to a first guess, which is the first entries of the context, as many as a target has values;
-    an untrained model predicts the guess as its mean"""
+    """predict corrections to a first guess, which is the first entries of the context, as many as a target has values:
+    means of real channels, logits of binary and categorical ones; an untrained model predicts the guess"""
 
     @classmethod
     def of(cls, arguments: Arguments) -> Signature:

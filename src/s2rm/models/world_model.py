@@ -65,10 +65,10 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         self.likelihood.check(self.target_shape)
         num_values = math.prod(self.target_shape)
         if signature.corrects:
-            if signature.likelihood != "gaussian" or self.context_size < num_values:
+            if self.context_size < num_values:
                 raise ValueError(
-                    f'{name}: corrects needs likelihood "gaussian" and a context_size of at least {num_values}, the '
-                    f"values of the first guess, got {signature.likelihood!r} and {self.context_size}"
+                    f"{name}: corrects needs a context_size of at least {num_values}, the values of the guess, got "
+                    f"{self.context_size}"
                 )
             self.correction = nn.Parameter(torch.zeros(self.target_shape))
         position_size = self.embedding.dim if self.inject_positions else 0
@@ -152,8 +152,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         parameters = self.decoder(vectors, torch.cat(beside, -1) if beside else None)
         if context is not None and self.signature.corrects:
             guess = context[..., : self.correction.numel()].unflatten(-1, self.target_shape)
-            mean, spread = parameters.unbind(-1)
-            parameters = torch.stack([torch.addcmul(guess, self.correction, mean), spread], -1)
+            first, *others = parameters.unbind(-1)
+            parameters = torch.stack([torch.addcmul(guess, self.correction, first), *others], -1)
         return self.likelihood.distribution(parameters)
 
     def states_before_targets(self, views: Views, state: State | None = None) -> State:

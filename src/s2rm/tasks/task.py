@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from s2rm.files import Row
@@ -15,6 +17,8 @@ from s2rm.models.world_model import WorldModel
 from s2rm.tasks.worlds import World
 from s2rm.views import Episode
 
+SMALLEST = 1e-6
+"""least distance of a guessed probability from 0 and 1"""
 Models = Mapping[str, WorldModel]
 """trained models, by label"""
 
@@ -47,7 +51,8 @@ class Task:
     """a world by the name of its size"""
     episodes: Callable[..., Dataset[Episode]]
     """`(world, split, seed, folder)`: the training ("train", clips of `world.clip` steps cut at random) or validation
-    ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`"""
+    ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`; with `guessed=True`,
+    where `guesses` is, their context is what was last seen, for models that correct it"""
     score: Callable[..., list[Row]]
     """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
     predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`
@@ -56,6 +61,8 @@ class Task:
     """`(path, entries, rows, world, seed, folder)`: one self-contained HTML page of runs of one world and their scores,
     `rows` as from `score`, written whole or not at all; ImportError where the extra "report" is not installed"""
     headline: Headline
+    guesses: bool = False
+    """whether models can correct what was last seen"""
     extra: str | None = None
     """the extra that its episodes need"""
     animate: Callable[..., bytes] | None = None
@@ -82,12 +89,20 @@ def with_share(episode: Episode, share: float) -> Episode:
     return Episode(episode.views.keep(torch.arange(slots) < max(1, round(share * slots))), episode.targets)
 
 
-def model_predictor(model: WorldModel) -> Predictor:
-    """A trained model's one-step prediction of binary channels, thresholded at 0.5."""
+def first_guess(forecast: Forecast) -> Float[Tensor, "B L Q F"]:
+    """The logits of a forecast, as the context of models that correct it; zeros at step 0, of which there is none."""
+    return pad(torch.logit(forecast.probability, eps=SMALLEST).flatten(3), (0, 0, 0, 0, 1, 0))
+
+
+def model_predictor(model: WorldModel, guess: Predictor | None = None) -> Predictor:
+    """A trained model's one-step prediction of binary channels, thresholded at 0.5; `guess` is what it may correct."""
 
     def predict(episode: Episode) -> Forecast:
-        positions = episode.targets.steps(1, None).positions
-        probability = model.predict(model.states_before_targets(episode.views), positions).mean
+        positions, context = episode.targets.steps(1, None).positions, None
+        if model.signature.corrects:
+            assert guess is not None
+            context = first_guess(guess(episode))[:, 1:]
+        probability = model.predict(model.states_before_targets(episode.views), positions, context).mean
         return Forecast(probability, probability > 0.5)
 
     return predict

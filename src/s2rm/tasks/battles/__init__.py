@@ -2,14 +2,14 @@
 
 from s2rm.tasks.battles.polar import PolarGrid, dataset, observations
 from s2rm.tasks.battles.report import write_report
-from s2rm.tasks.battles.scores import score
-from s2rm.tasks.battles.skirmish import SkirmishWorld, episodes, preset, simulate
+from s2rm.tasks.battles.scores import episodes, score
+from s2rm.tasks.battles.skirmish import SkirmishWorld, preset, simulate
 from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.tasks.task import Headline, Task
 
 TITLE = "Unit-type macro F1, one step ahead, all views"
 HEADLINE = Headline(TITLE, "unit_type_f1", "scenario", "scenario", (("reporting", 1.0),))
-TASK = Task("skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE)
+TASK = Task("skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE, guesses=True)
 
 __all__ = [
     "TASK", "PolarGrid", "SkirmishWorld", "Trajectories", "dataset", "episodes", "observations", "preset", "score",

@@ -196,10 +196,14 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     return Episode(seen, state)
 
 
-def dataset(trajectories: Trajectories, grid: PolarGrid, clip: int | None = None) -> Drawn:
+def dataset(
+    trajectories: Trajectories, grid: PolarGrid, clip: int | None = None,
+    guess: Callable[[Trajectories, Episode], Tensor] | None = None,
+) -> Drawn:  # fmt: skip
     """Episodes of battles, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
-    They are clips of so many steps, cut at random while friendly units live, or whole battles, without `clip`.
+    They are clips of so many steps, cut at random while friendly units live, or whole battles, without `clip`. Their
+    context is the `guess`, if any.
 
     Raises:
         ValueError: clips longer than the battles or shorter than two steps; a field of view larger than the map.
@@ -217,7 +221,8 @@ def dataset(trajectories: Trajectories, grid: PolarGrid, clip: int | None = None
         if clip is not None:
             starts = (lengths[rows] - clip + 1).clamp(min=1)
             battles = window(battles, (torch.rand(len(rows), generator=generator) * starts).long(), clip)
-        return observations(battles, grid)
+        episode = observations(battles, grid)
+        return episode if guess is None else replace(episode, context=guess(battles, episode))
 
     return Drawn(len(trajectories), draw_clips)
 

@@ -84,7 +84,7 @@ def _tables(rows: Sequence[Row], world: SkirmishWorld) -> list[Table]:
 
 def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, seed: int) -> Iterator[Picture]:
     battle = battles(replace(world, test_battles=1), "test", seed, SHOWN)
-    models = {entry.label: entry.model for entry in entries if not entry.model.is_oracle}
+    models = {entry.label: entry.model for entry in entries if can_be_asked_anywhere(entry.model)}
     sentence = (
         f"A battle of {SHOWN}, a scenario that no model was trained on, in which {SHARE:.0%} of the friendly units "
         "report. Top: friendly units blue, the others red; diamonds are colossi, squares stalkers, discs zealots; "
@@ -114,6 +114,11 @@ def moments(battle: Trajectories, number: int = 5) -> list[int]:
     ours, theirs = ((battle.alive[0] & side).any(-1) for side in (battle.friendly[0], ~battle.friendly[0]))
     fight = int((ours & theirs).sum())
     return [max(1, round(part)) for part in torch.linspace(0.1, 0.9, number).mul(fight - 1).tolist()]
+
+
+def can_be_asked_anywhere(model: WorldModel) -> bool:
+    """Whether a model needs neither the step that it predicts nor a guess, which is made for agents only."""
+    return not model.is_oracle and not model.signature.corrects
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from s2rm.tasks.battles import polar
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.tasks.task import Models
-from s2rm.tasks.worlds import Progress
+from s2rm.tasks.worlds import Drawn, Progress
 from s2rm.views import Episode, Views
 
 REPORTING = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -55,13 +55,19 @@ Predictor = Callable[[Trajectories, Episode], Forecast]
 the battles a predictor may use what the reporting agents see, and which agents are queried; see `TrivialPredictors`."""
 
 
-def model_predictor(model: WorldModel) -> Predictor:
-    """A trained model's one-step prediction: markers above 0.5, and the most probable type."""
+def model_predictor(model: WorldModel, trivial: TrivialPredictors | None = None) -> Predictor:
+    """A trained model's one-step prediction: markers above 0.5, and the most probable type.
 
-    def predict(_: Trajectories, episode: Episode) -> Forecast:
-        queried = episode.targets.steps(1, None)
+    A model may correct what was last seen, which `trivial` knows.
+    """
+
+    def predict(fought: Trajectories, episode: Episode) -> Forecast:
+        queried, context = episode.targets.steps(1, None), None
+        if model.signature.corrects:
+            assert trivial is not None
+            context = trivial.first_guess(fought, episode)[:, 1:]
         states = model.states_before_targets(_packed(episode.views))
-        friendly, types, stats = parts(model.predict(states, queried.positions).mean[queried.mask])
+        friendly, types, stats = parts(model.predict(states, queried.positions, context).mean[queried.mask])
         types, friendly = torch.cat([1 - types.sum(-3, keepdim=True), types], -3), friendly.squeeze(-3)
         return Forecast(friendly, types, stats, friendly > 0.5, types.argmax(-3))
 
@@ -117,6 +123,19 @@ class TrivialPredictors:
         kind[..., 0, 0] = probability[..., 0, 0].argmax(-1)
         return Forecast(friendly[place, is_friendly][..., 1], probability, stats, is_friendly.bool(), kind)
 
+    def first_guess(self, fought: Trajectories, episode: Episode) -> Float[Tensor, "B L A F"]:
+        """What was last seen, as the context of models that correct it: logits of marker and types, and stats.
+
+        Zeros where nothing is queried, and at step 0, of which there is no forecast.
+        """
+        forecast = self.predict(fought, episode, memory=True)
+        nobody, types = forecast.types.clamp(min=LEAST).log().split([1, polar.NUM_TYPES - 1], -3)
+        marker = torch.logit(forecast.friendly, eps=LEAST).unsqueeze(-3)
+        guess = torch.cat([marker, types - nobody, forecast.stats], -3).flatten(1)
+        context = guess.new_zeros(*episode.targets.mask.shape, guess.shape[-1])
+        context[:, 1:][episode.targets.mask[:, 1:]] = guess
+        return context
+
     def _drawn(
         self, fought: Trajectories, episode: Episode, memory: bool
     ) -> tuple[Int[Tensor, "N I J"], Int[Tensor, "N I J"], Float[Tensor, "N S I J"]]:
@@ -157,6 +176,14 @@ def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors
     """The trivial predictors of a world, from at most 120 of its training battles."""
     few = replace(world, train_battles=min(world.train_battles, 120))
     return TrivialPredictors(world.grid, battles(few, "train", seed))
+
+
+def episodes(
+    world: SkirmishWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False
+) -> Drawn:
+    """The training ("train") or validation ("val") episodes, as `Task.episodes`."""
+    guess = trivial_predictors(world, seed).first_guess if guessed else None
+    return polar.dataset(battles(world, split, seed), world.grid, world.clip if split == "train" else None, guess)
 
 
 def _middle(images: Tensor) -> Bool[Tensor, "I J"]:
@@ -251,8 +278,9 @@ def score(
     tenths, to all; and on test battles of every scenario with all agents reporting (Table 1). Rows have `predictor`,
     `scenario`, `reporting`, `unit_type_f1`, `friendly_f1`, `negative_mse`, `log_likelihood`.
     """
-    predictors = {name: model_predictor(model) for name, model in models.items()}
-    predictors |= trivial_predictors(world, seed).by_name
+    trivial = trivial_predictors(world, seed)
+    predictors = {name: model_predictor(model, trivial) for name, model in models.items()}
+    predictors |= trivial.by_name
     cases = [*((VALIDATION, share) for share in shares or REPORTING), *((scenario, 1.0) for scenario in SCENARIOS)]
     validation, rows = battles(world, "val", seed), []
     for (scenario, share), _ in zip(cases, progress(cases), strict=True):

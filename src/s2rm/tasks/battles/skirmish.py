@@ -16,17 +16,16 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from s2rm.tasks.battles.fighting import SHIELD_DELAY, UNITS, Battlefield, Slots, advance, line_up, starts
-from s2rm.tasks.battles.polar import CHANNELS, STATE, PolarGrid, dataset
+from s2rm.tasks.battles.polar import CHANNELS, STATE, PolarGrid
 from s2rm.tasks.battles.tactics import draw_tempers, give_orders
 from s2rm.tasks.battles.trajectories import Trajectories, team
-from s2rm.tasks.worlds import Drawn, at_least, named
+from s2rm.tasks.worlds import at_least, named
 
 _LONGEST_SUBSTEP = 1 / 8
 _CHUNK = 1_024
@@ -116,11 +115,6 @@ PRESETS = {
 def preset(name: str) -> SkirmishWorld:
     """The world of that name: "paper", "small" or "tiny"."""
     return named(PRESETS, name, "skirmish")
-
-
-def episodes(world: SkirmishWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The training ("train") or validation ("val") episodes, as `Task.episodes`."""
-    return dataset(battles(world, split, seed), world.grid, world.clip if split == "train" else None)
 
 
 def battles(world: SkirmishWorld, split: str, seed: int, scenario: str | None = None) -> Trajectories:

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from s2rm.extras import require
 from s2rm.files import read_tensors
-from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld, episode
-from s2rm.tasks.worlds import Drawn, Progress, named, random_clip
-from s2rm.views import Episode
+from s2rm.tasks.railways.world import TENSORS, Railways, RailwayWorld
+from s2rm.tasks.worlds import Progress, named
 
 if TYPE_CHECKING:
     from flatland.envs.rail_env import RailEnv
@@ -32,17 +30,6 @@ Hints = Mapping[str, object]
 SPLITS = ("train", "val", "test")
 _SEEN = ("view", "clip", "train_episodes", "val_episodes", "test_episodes")
 _ATTEMPTS = 100
-
-
-def episodes(world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
-    """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
-    source = collected(world, split, seed, folder)
-
-    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        clips = random_clip(len(rows), world.num_steps, world.clip, generator) if split == "train" else None
-        return episode(world, source, rows, clips)
-
-    return Drawn(len(source), draw)
 
 
 def collected(world: RailwayWorld, split: str, seed: int = 0, folder: str | Path | None = None) -> Railways:

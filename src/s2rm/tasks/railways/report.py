@@ -45,8 +45,9 @@ def write_report(
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`. Raises what `collected` does, too."""
     test = collected(world, "test", seed, folder)
-    predictors = {entry.label: model_predictor(entry.model) for entry in entries}
-    predictors["last seen"] = trivial_predictors(world, seed, folder).last_seen
+    last_seen = trivial_predictors(world, seed, folder).last_seen
+    predictors = {entry.label: model_predictor(entry.model, last_seen) for entry in entries}
+    predictors["last seen"] = last_seen
     lead = (
         f"Each model saw the {world.view} x {world.view} cells around every train on the grid, and learned to predict "
         "the views of the next step. No map of the test episodes was in training."

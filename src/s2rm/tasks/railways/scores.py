@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 from s2rm.files import Row
 from s2rm.tasks.crops import crops, last_seen
 from s2rm.tasks.railways.play import collected
-from s2rm.tasks.railways.world import TRAIN, RailwayWorld, in_chunks
-from s2rm.tasks.task import Forecast, Models, Predictor, model_predictor, with_share
-from s2rm.tasks.worlds import Progress
+from s2rm.tasks.railways.world import TRAIN, RailwayWorld, episode, in_chunks
+from s2rm.tasks.task import Forecast, Models, Predictor, first_guess, model_predictor, with_share
+from s2rm.tasks.worlds import Drawn, Progress, random_clip
 from s2rm.views import Episode
 
 
@@ -58,6 +59,21 @@ class TrivialPredictors:
 def trivial_predictors(world: RailwayWorld, seed: int = 0, folder: str | Path | None = None) -> TrivialPredictors:
     """The trivial predictors of a world, from all of its training episodes; see `collected` for the folder."""
     return TrivialPredictors(in_chunks(world, collected(world, "train", seed, folder)))
+
+
+def episodes(
+    world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False
+) -> Drawn:
+    """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
+    source = collected(world, split, seed, folder)
+    trivial = trivial_predictors(world, seed, folder) if guessed else None
+
+    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
+        clips = random_clip(len(rows), world.num_steps, world.clip, generator) if split == "train" else None
+        part = episode(world, source, rows, clips)
+        return part if trivial is None else replace(part, context=first_guess(trivial.last_seen(part)))
+
+    return Drawn(len(source), draw)
 
 
 def seen_before(episode: Episode) -> tuple[Bool[Tensor, "B T Q C v v"], Bool[Tensor, "B T Q C v v"]]:
@@ -115,8 +131,9 @@ def score(
     `reporting`, and the scores of `one_step_scores`.
     """
     test = collected(world, "test", seed, folder)
-    predictors = {label: model_predictor(model) for label, model in models.items()}
-    predictors |= trivial_predictors(world, seed, folder).by_name
+    trivial = trivial_predictors(world, seed, folder)
+    predictors = {label: model_predictor(model, trivial.last_seen) for label, model in models.items()}
+    predictors |= trivial.by_name
     rows: list[Row] = []
     cases = [(share, name) for share in shares or (1.0,) for name in predictors]
     for (share, name), _ in zip(cases, progress(cases), strict=True):
