@@ -120,8 +120,7 @@ def test_a_model_that_corrects_begins_at_what_was_last_seen(railways, monkeypatc
     part = episodes(WORLD, "val", guessed=True)[[0, 1], 0]
     model = S2GRU(**arguments, corrects=True, context_size=part.context.shape[-1])
     rows = {row["predictor"]: row for row in score({"S2GRU": model}, WORLD, shares=(0.5,))}
-    for key in ("log_likelihood", "f1_trains"):
-        assert rows["S2GRU"][key] == pytest.approx(rows["last seen"][key], rel=1e-3)
+    assert rows["S2GRU"]["log_likelihood"] == pytest.approx(rows["last seen"]["log_likelihood"], rel=1e-4)
     assert not part.context[:, 0].any()
     model.loss(part).backward()
     assert model.correction.grad.abs().sum() > 0
