@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from s2rm import load
 from s2rm.runs import Run, pretrained
+from s2rm.training import MODEL
 
 EXPERIMENTS, BENCHMARKS = (Path(__file__).parent.parent / name for name in ("experiments", "benchmarks"))
 
@@ -221,11 +223,14 @@ def test_positions_enter_in_every_way_and_it_goes_on_where_it_was(script, tmp_pa
     result = json.loads((tmp_path / "out.json").read_text())
     assert [(run["label"], run["positions"]) for run in result["runs"]] == [
         *(("S2GRU", way) for way in ("kernel alone", "injection", "rotation")),
-        *(("LSTM", way) for way in ("injection", "rotation")),
+        *(("S2GRU", f"rotation, wavelengths from {shortest}") for shortest in (6, 24)),
+        *(("S2GRU", f"rotation, frequencies {which}") for which in ("not learned", "on a grid")),
+        ("S2GRU", "rotation, another one in the decoder"),
+        *(("LSTM", way) for way in ("injection", "rotation", "rotation, sum normalised")),
     ]
     (static,) = result["rows"]
     assert 0 < static["val_loss"] < 1
-    assert Run.open(tmp_path / "runs" / "lstm-rotation").load_model().space.rotation == 12
+    assert load(tmp_path / "runs" / "lstm-rotation" / MODEL).space.rotation == 12
 
 
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_path):
