@@ -84,6 +84,7 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
 
 def test_ablations_leave_one_term_out_each(run, tmp_path):
     options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--figures", tmp_path / "figures"]
+    options += ["--seeds", 1]
     run("ablations.py", *options, "--balls", 1, "--fractions", 0.5, 1.0, "--out", tmp_path / "out.json")
     runs = [run["label"] for run in json.loads((tmp_path / "out.json").read_text())["runs"]]
     assert runs == ["all terms", *(f"without {term}" for term in (

@@ -101,15 +101,15 @@ COMPILE = """
 import torch
 from conftest import MODELS, some_views
 from s2rm import Episode
-for name, make in MODELS.items():
+for name, own in ((name, own) for name in MODELS for own in ({}, {"rotation": 5.0})):
     if name in ("lstm", "gru"):
         continue  # PyTorch does not compile its own nn.LSTM and nn.GRU unless told to
-    model, views = make().double().eval(), some_views()
+    model, views = MODELS[name](**own).double().eval(), some_views()
     state = model.initial_state(2)
     with torch.no_grad():
         ours = torch.compile(model.step, fullgraph=True, backend="eager")(views.at(0), state)
         torch.testing.assert_close(ours, model.step(views.at(0), state))
-    loss = torch.compile(model.loss, fullgraph=True, backend="aot_eager")(Episode(views))
+    loss = torch.compile(model.train().loss, fullgraph=True, backend="aot_eager")(Episode(views))
     loss.backward()
 """
 

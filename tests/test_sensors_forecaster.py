@@ -329,7 +329,8 @@ def test_durations_and_times_are_steps(forecaster):
         (np.array(["2014-01-02T16:30"], "datetime64[m]"), timedelta(hours=3)),
         (pandas.date_range("2014-01-02T16", periods=1), np.timedelta64(3, "h")),
     ):  # fmt: skip
-        np.testing.assert_array_equal(made.forecast(reports, places, origins, horizon)[0], expected)
+        # Not bit for bit: an LSTM's products depend on where memory lies.
+        np.testing.assert_allclose(made.forecast(reports, places, origins, horizon)[0], expected, rtol=1e-9)
     table = made.table(reports, places, "3h", origins=["2014-01-02T16:00", 50])
     assert len(table) == 2 * 3 * 4
     np.testing.assert_array_equal(table.warmth_mean[:12], expected[0, ..., 0].ravel())

@@ -129,11 +129,12 @@ class Rotation(nn.Module):
         self, vectors: Float[Tensor, "*batch H"], positions: Float[Tensor, "*batch n"], back: bool = False
     ) -> Float[Tensor, "*batch H"]:
         """The vectors turned by their positions, or turned back."""
-        angles = (positions - self.middle) @ (-self.frequencies if back else self.frequencies).T
+        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 would round angles to a few degrees
+            angles = (positions - self.middle) @ (-self.frequencies if back else self.frequencies).T
         if by_autograd(vectors.device):
             cosine, sine, half = angles.cos(), angles.sin(), angles.shape[-1]
             u, v, rest = vectors.split([half, half, vectors.shape[-1] - 2 * half], -1)
-            return torch.cat([u * cosine - v * sine, u * sine + v * cosine, rest], -1)
+            return torch.cat([u * cosine - v * sine, u * sine + v * cosine, rest], -1).to(vectors.dtype)
         turned: Tensor = _Turn.apply(vectors, angles)
         return turned
 

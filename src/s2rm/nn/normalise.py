@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
         """The vectors normalised, the absent ones as well."""
         mean, variance = self._statistics(vectors, there) if self.training else self._running()
         scale = self.scale * (variance + self.smallest).rsqrt()
-        return torch.addcmul(self.shift - mean * scale, vectors, scale)
+        return torch.addcmul(self.shift - mean * scale, vectors, scale).to(vectors.dtype)
 
     def _running(self) -> tuple[Tensor, Tensor]:
         return self.running_mean, self.running_variance
@@ -45,9 +45,7 @@ class BatchNorm(nn.Module):
         kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
         sums = torch.cat([kept.sum(0), kept.square().sum(0), there.sum().to(kept.dtype)[None]])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            from torch.distributed.nn.functional import all_reduce
-
-            sums = all_reduce(sums)
+            sums = _OverProcesses.apply(sums)
         size = vectors.shape[-1]
         means = sums[:-1] / sums[-1].clamp(min=1)
         mean, variance = means[:size], (means[size:] - means[:size].square()).clamp(min=0)
@@ -55,4 +53,21 @@ class BatchNorm(nn.Module):
             weight = torch.where(sums[-1] > 0, self.momentum, 0.0).to(mean.dtype)
             self.running_mean.lerp_(mean.to(self.running_mean), weight.to(self.running_mean))
             self.running_variance.lerp_(variance.to(self.running_mean), weight.to(self.running_mean))
-        return mean.to(vectors.dtype), variance.to(vectors.dtype)
+        return mean, variance
+
+
+class _OverProcesses(torch.autograd.Function):
+    """The sum over all processes, whose gradient is that of all of them too."""
+
+    @staticmethod
+    def forward(context: object, values: Tensor) -> Tensor:
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(context: object, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        gradient = gradient.clone()
+        torch.distributed.all_reduce(gradient)
+        return gradient
