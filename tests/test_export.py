@@ -104,6 +104,7 @@ from s2rm import Episode
 for name, own in ((name, own) for name in MODELS for own in ({}, {"rotation": 5.0})):
     if name in ("lstm", "gru"):
         continue  # PyTorch does not compile its own nn.LSTM and nn.GRU unless told to
+    torch.compiler.reset()
     model, views = MODELS[name](**own).double().eval(), some_views()
     state = model.initial_state(2)
     with torch.no_grad():
