@@ -24,6 +24,8 @@ from s2rm.training import Machines, Training
 
 console = Console(stderr=True)
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
+DEMO_SHARES = (0.1, 0.3, 0.6, 1.0)
+"""of the views, in the demo's scores: all ten shares of the figures take minutes"""
 
 
 def train(command: Train) -> None:
@@ -116,7 +118,7 @@ def demo(command: Demo) -> None:
         runs, rows = pretrained(), read_json(PRETRAINED / SCORES)["rows"]
     else:
         runs = _trained(command)
-        scores = _scored(runs)
+        scores = _scored(runs, DEMO_SHARES)
         write_json(command.out / SCORES, scores)
         rows = scores["rows"]
     _print_scores(runs, rows)
@@ -149,8 +151,8 @@ def _open(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _scored(runs: list[Run]) -> Row:
-    return score(runs, progress=lambda cases: track(list(cases), "Evaluating", console=console))
+def _scored(runs: list[Run], shares: Sequence[float] | None = None) -> Row:
+    return score(runs, shares, progress=lambda cases: track(list(cases), "Evaluating", console=console))
 
 
 def _print_scores(runs: list[Run], rows: Sequence[Row]) -> None:
