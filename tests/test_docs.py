@@ -69,6 +69,7 @@ def test_the_three_numbers_of_the_readme_are_those_of_the_results():
     assert shown == [
         value("demo.json", "f1", predictor="S2GRU", **balls),
         value("demo.json", "f1", predictor="last seen", **balls),
+        value("demo.json", "f1", predictor="LSTM", **balls),
         value("sensors-molene.json", "mae", predictor="S2GRU", **air),
         value("sensors-molene.json", "mae", predictor="local linear", **air),
         value("sensors-molene.json", "mae", predictor="LSTM", **air),
