@@ -20,7 +20,9 @@ from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
 from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
+from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import PositionalEmbedding, Rotation
+from s2rm.nn.over_time import under_functorch
 from s2rm.views import Episode, Views
 
 FORMAT = 2
@@ -83,6 +85,19 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def arguments(self) -> dict[str, object]:
         """The keyword arguments that build this model again, with their defaults."""
         return {**asdict(self.signature), **asdict(self.space), **self.own}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, in place. With the same seed they are those of a new model."""
+        new = type(self)(**self.arguments)
+        for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
+            for old, value in zip(mine, drawn, strict=True):
+                old.copy_(value)
+
+    def forward(self, episode: Episode, recompute: int | None = None) -> Tensor:
+        """The loss; arguments and errors as of `loss`. Hooks, `torch.func.functional_call` and
+        `DistributedDataParallel` wrap this call."""
+        return self.loss(episode, recompute)
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -263,8 +278,12 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
 
     def check_loss(self, episode: Episode, recompute: int | None) -> None:
-        """Raise a ValueError for targets of another shape, dtype or device than the model's, or `recompute` below 1."""
+        """Raise a ValueError for targets of another shape, dtype or device than the model's, for values that its
+        likelihood does not have, or `recompute` below 1."""
         self._check_views("targets", episode.targets, self.target_shape)
+        targets, _ = episode.to_predict(1, None)
+        if not (torch.compiler.is_compiling() or under_functorch() or targets.values.is_meta):
+            self.likelihood.check_values(targets.values, targets.mask)
         if recompute is not None and recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
 
@@ -278,7 +297,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         self._check_kind(name, views.values)
 
     def _check_kind(self, name: str, given: Tensor) -> None:
-        weight = next(self.parameters())
+        weight = a_weight(self)
         if (given.device, given.dtype) != (weight.device, weight.dtype):
             raise ValueError(
                 f"{type(self).__name__}: the model is {weight.dtype} on {weight.device}, the {name} are "
@@ -322,6 +341,6 @@ def _for_each_step(positions: Tensor, steps: int) -> Tensor:
 def is_worth_packing(mask: Tensor) -> bool:
     """Whether to encode and decode only the slots that hold a view: where some do not, and on the CPU, since the
     number of views decides shapes and reading it would wait for another device."""
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+    if mask.device.type != "cpu" or torch.compiler.is_compiling() or under_functorch():
         return False
     return 0 < int(mask.sum()) < mask.numel()
