@@ -53,12 +53,17 @@ class Signature:
         """The record of a model's arguments, with defaults for those that are left out."""
         value_shape, target_shape = tuple(arguments["value_shape"]), arguments.get("target_shape")
         target_shape = None if target_shape is None else tuple(target_shape)
+        for name, shape in (("value_shape", value_shape), ("target_shape", target_shape)):
+            if shape is not None and any(size < 0 for size in shape):
+                raise ValueError(f"model: {name} must be sizes of at least 0, got {list(shape)}")
         images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
         likelihood, codec = arguments.get("likelihood", "bernoulli"), arguments.get("codec")
         small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= 16
         if codec is None:
             codec = "cnn" if images and not small else "mlp"
         features, corrects = arguments.get("context_size", 0), arguments.get("corrects", False)
+        if features < 0:
+            raise ValueError(f"model: context_size must be at least 0, got {features}")
         return cls(value_shape, target_shape, likelihood, codec, features, corrects)
 
 

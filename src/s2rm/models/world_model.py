@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import safetensors.torch
 import torch
@@ -29,6 +30,8 @@ FORMAT = 2
 """2: the scaffold normalises its sum, and every model says how positions enter it"""
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 """the files of a saved model"""
+ARGUMENTS = "arguments"
+"""what the metadata of the weights' file calls the arguments of their model"""
 State = TypeVar("State")
 
 
@@ -89,7 +92,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all weights anew, in place. With the same seed they are those of a new model."""
-        new = type(self)(**self.arguments)
+        make: Any = type(self)
+        new = make(**self.arguments)
         for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
             for old, value in zip(mine, drawn, strict=True):
                 old.copy_(value)
@@ -321,11 +325,22 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole."""
+        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole.
+
+        The weights' file holds the arguments too, so that `load` never takes weights of one model for another's.
+        """
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_whole(Path(folder) / WEIGHTS, safetensors.torch.save(weights))
+        content = safetensors.torch.save(weights, {ARGUMENTS: json.dumps(self.arguments)})
+        write_whole(Path(folder) / WEIGHTS, content)
         config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
         write_json(Path(folder) / CONFIG, config)
+
+
+def load(folder: str | Path) -> WorldModel:
+    """As [`load`][s2rm.models.saved.load], by the name that it had here."""
+    from s2rm.models.saved import load as load_saved  # which imports all models
+
+    return load_saved(folder)
 
 
 def _for_each_step(positions: Tensor, steps: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -137,8 +138,8 @@ class GroupedRelationalMemoryCell(nn.Module):
 
     def over_time(self) -> Callable[..., Tensor]:
         """The cell, for use at every step of a loop."""
-        project = [rows_over_time(parameters) for parameters in self.project]
-        qkv, mlp = rows_over_time(self.qkv), [rows_over_time(parameters) for parameters in self.mlp]
+        project = [rows_over_time(cast("Affine", part)) for part in self.project]
+        qkv, mlp = rows_over_time(self.qkv), [rows_over_time(cast("Affine", part)) for part in self.mlp]
         gated, shared = self.gate_style is not None, self.share_parameters
         gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
         sizes = (self.key_size, self.key_size, self.head_size)
@@ -213,7 +214,7 @@ class RelationalMemory(RecurrentCore):
     """A relational memory core, called like `torch.nn.LSTM`.
 
     The output is the flattened memory. The state is `(h, c)`: c is the memory, and h, equal to it, is the last output.
-    A sequence whose c is all zeros starts from the identity, as without a state: several slots of zeros would stay equal.
+    A sequence whose c is all zeros starts from the identity, as without a state; slots of zeros would stay equal.
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:
