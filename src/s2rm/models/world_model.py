@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import safetensors.torch
 import torch
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models.inputs import Arguments, records
+from s2rm.models.inputs import Arguments, for_each_step, records
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import PositionalEmbedding, Rotation
@@ -92,8 +92,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all weights anew, in place. With the same seed they are those of a new model."""
-        make: Any = type(self)
-        new = make(**self.arguments)
+        new = cast(Any, type(self))(**self.arguments)
         for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
             for old, value in zip(mine, drawn, strict=True):
                 old.copy_(value)
@@ -252,8 +251,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
                 f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
                 f"{self.value_shape}, which also hold actions; use closed_loop=False"
             )
-        queries = _for_each_step(queries, steps)
-        fed_at = queries if feedback is None else _for_each_step(feedback, steps)
+        queries = for_each_step(queries, steps)
+        fed_at = queries if feedback is None else for_each_step(feedback, steps)
         if context is not None and feedback is not None:
             raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
         state = self.last(self.observe(views))
@@ -341,16 +340,6 @@ def load(folder: str | Path) -> WorldModel:
     from s2rm.models.saved import load as load_saved  # which imports all models
 
     return load_saved(folder)
-
-
-def _for_each_step(positions: Tensor, steps: int) -> Tensor:
-    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
-    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
-        raise ValueError(
-            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
-            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
-        )
-    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)
 
 
 def is_worth_packing(mask: Tensor) -> bool:

@@ -44,8 +44,8 @@ def random_actions(
     for agent in environment.agents:
         space, seen = environment.action_space(agent), observations.get(agent)
         space.seed(int(generator.integers(2**31)))
-        masked = isinstance(seen, Mapping) and "action_mask" in seen
-        actions[agent] = space.sample(seen["action_mask"]) if masked else space.sample()
+        mask = seen.get("action_mask") if isinstance(seen, Mapping) else None
+        actions[agent] = space.sample() if mask is None else space.sample(mask)
     return actions
 
 
@@ -194,9 +194,7 @@ def _reset(environment: Environment, seed: int) -> Mapping[str, object]:
         got = type(start).__name__
         if isinstance(start, tuple | list):
             got += f" of {', '.join(type(part).__name__ for part in start) or 'nothing'}"
-        raise ValueError(
-            f"parallel: expected reset() to return (observations, infos), got {got:.100}; {remedy}, where observations are by agent"
-        )
+        raise ValueError(f"parallel: expected reset() to return (observations, infos), got {got:.100}; {remedy}")
     if not isinstance(getattr(environment, "agents", None), Iterable):
         raise ValueError(f"parallel: expected the environment to list its agents after reset(), got none; {remedy}")
     return start[0]
