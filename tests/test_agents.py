@@ -186,6 +186,72 @@ def test_a_reset_without_infos_and_missing_observations_are_refused():
         some(world)
 
 
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (
+            [np.zeros(2), np.zeros(2)],
+            r"reset.. to return .observations, infos., got list of ndarray",
+        ),
+        ((), "got tuple of nothing"),
+        (np.zeros((2, 2)), "got ndarray"),
+    ],
+)
+def test_a_reset_that_is_not_by_agent_is_refused(result, message):
+    world = World(["ab"] * 9)
+    world.reset = lambda seed: result
+    with pytest.raises(ValueError, match=message):
+        some(world)
+
+
+def test_a_reset_without_a_seed_is_refused():
+    world = World(["ab"] * 9)
+    world.reset = lambda: World.reset(world)
+    with pytest.raises(ValueError, match="expected reset.. to take a seed"):
+        some(world)
+
+
+@pytest.mark.parametrize(
+    ("result", "got"), [({"a": 1}, "dict"), (([1], 0, 0, 0, 0), "tuple of 5 that begins with list"), ((), "of 0")]
+)
+def test_a_step_that_is_not_by_agent_is_refused(result, got):
+    world = World(["ab"] * 9)
+    world.step = lambda actions: result
+    with pytest.raises(ValueError, match=f"expected step.. to return .*{got}.* at step 0 of episode 0"):
+        some(world)
+
+
+def test_agents_that_have_ended_but_are_listed_are_gone():
+    world = World(["ab"] * 9)
+    play = lambda actions: World.step(world, actions)  # noqa: E731
+    ends = lambda: {"a": world.time >= 2, "b": world.time >= 3}  # noqa: E731
+    world.step = lambda actions: (*play(actions)[:2], ends(), {}, {})
+    mask = some(world).views.mask
+    assert mask[0].tolist() == [[True, True], [True, True], [False, True], [False, False]]
+    world.step = lambda actions: (*play(actions)[:2], ends(), {})  # one "dones", as in the older interface
+    assert torch.equal(some(world).views.mask, mask)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (lambda world, seen, generator: None, "actions by agent, got NoneType at step 0 of episode 0"),
+        (lambda world, seen, generator: {"a": 0}, "an action for every agent, got none for 'b' at step 0"),
+        (lambda world, seen, generator: {"a": 0, "b": "up"}, "of 'b' that is a number at step 0 .*, got 'up'"),
+        (lambda world, seen, generator: {"a": 0, "b": 2}, "of 'b' from -1 to 1 at step 0 of episode 0, got 2"),
+    ],
+)
+def test_policies_without_an_action_for_each_agent_are_refused(policy, message):
+    with pytest.raises(ValueError, match=message):
+        some(World(["ab"] * 9), policy=policy, with_actions=True)
+
+
+def test_infinite_observations_are_refused_by_agent_and_step():
+    far = lambda world, agent: np.full(2, np.inf if agent == "b" and world.time == 1 else 0)  # noqa: E731
+    with pytest.raises(ValueError, match="in the observation of 'b' at step 1 of episode 0, got infinity"):
+        some(World(["ab"] * 9, seen=far))
+
+
 def test_observations_made_equal_are_taken():
     some(World(["ab"] * 9, seen=ragged), observation=lambda seen: seen[:3])
 

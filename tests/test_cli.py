@@ -159,7 +159,6 @@ def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
     assert "expected a run folder" in refused(capsys, "evaluate", tmp_path / "nowhere")
     assert "expected at least one run folder" in refused(capsys, "rollout")
     assert "is there already" in refused(capsys, "train", "--out", demo)
-    assert "nothing to resume" in refused(capsys, "train", "--resume", _unstarted(demo, tmp_path))
     assert "one run of each model" in refused(capsys, "evaluate", demo / "lstm", demo / "lstm")
     assert "found no scores" in refused(capsys, "report", demo / "lstm")
     wrong = tmp_path / "wrong.json"
@@ -171,13 +170,6 @@ def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
         capsys, "train", "--shortest", "-1", "--out", tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()
-
-
-def _unstarted(demo, tmp_path):
-    folder = tmp_path / "unstarted"
-    folder.mkdir()
-    (folder / "config.json").write_bytes((demo / "lstm" / "config.json").read_bytes())
-    return folder
 
 
 def test_tampered_weights_are_refused(demo, tmp_path, capsys):

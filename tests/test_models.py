@@ -3,11 +3,13 @@
 import json
 import math
 import pickle
+import threading
 from functools import partial
 from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
@@ -250,8 +252,44 @@ def test_loading_refuses_what_was_not_saved(tmp_path):
     broken(lambda: config.write_text(json.dumps({**saved(), "arguments": {}})), "do not make a S2RM .*value_shape")
     broken(lambda: weights.write_bytes(pickle.dumps({"a": 1})), "is no safetensors file .* is not opened")
     broken(lambda: weights.write_bytes(weights.read_bytes()[:-10]), "is no safetensors file")
+    huge = "more than the weights have room for"
+    broken(lambda: settings(hidden_size=10**7), huge)
+    broken(lambda: settings(num_modules=10**9), huge)
+    broken(lambda: settings(value_shape=[10**6, 10**6]), "do not fit its config")
+    broken(lambda: settings(value_shape=[-3, -5]), "value_shape must be sizes of at least 0")
+    broken(lambda: settings(context_size=-1), "context_size must be at least 0")
+    broken(lambda: settings(bandwidth=2.5), "config.json beside it are of different models")
+    broken(lambda: config.write_text(json.dumps({**saved(), "model": ["S2RM"]})), "names the model")
+    broken(lambda: config.write_text("[" * 100_000), "is not a saved model's config")
+    nan = {name: value * math.nan for name, value in load_file(tmp_path / "weights.safetensors").items()}
+    broken(lambda: save_file(nan, weights), "are not finite, as after training that diverged")
+    half = {name: value.long() for name, value in nan.items()}
+    broken(lambda: save_file(half, weights), "expected weights of one float dtype")
     smaller = {**saved()["arguments"], "hidden_size": 5}
     broken(lambda: config.write_text(json.dumps({**saved(), "arguments": smaller})), "do not fit its config")
+
+
+def test_a_reader_beside_a_writer_never_mixes_two_models(tmp_path):
+    models = [make_s2rm(bandwidth=bandwidth) for bandwidth in (1.5, 2.5)]
+    for model, value in zip(models, (1.5, 2.5), strict=True):
+        torch.nn.init.constant_(model.modules_on_sphere.places, value)
+    models[0].save(tmp_path)
+    ended = threading.Event()
+
+    def write():
+        while not ended.is_set():
+            for model in models:
+                model.save(tmp_path)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            places = load(tmp_path).modules_on_sphere
+            assert places.places[0, 0].item() == places.bandwidth
+    finally:
+        ended.set()
+        writer.join()
 
 
 def test_a_failed_save_leaves_the_last_good_one(tmp_path, monkeypatch):

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 
 from conftest import make_s2rm, some_views
 from s2rm import Episode, load
-from s2rm.files import write_whole
-from s2rm.runs import TASKS, Run
+from s2rm.files import only_writer, write_whole
+from s2rm.runs import Run
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
-from s2rm.training import LAST, Batches, KeepBest, OneStepForward, Training, fit, history, provenance
+from s2rm.training import LAST, Batches, Diverged, KeepBest, OneStepForward, Training, fit, history, provenance
 
 WORLD = preset("tiny")
 TINY = Settings(training=Training(epochs=3, batch_size=4))
@@ -250,9 +250,76 @@ def test_balls_have_no_guess_to_correct(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_to_resume_is_said(tmp_path):
-    with pytest.raises(ValueError, match="nothing to resume"):
-        Run(tmp_path, TINY, TASKS["balls"], WORLD).train(resume=True)
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed_from_the_start(tmp_path):
+    run = Run.create(tmp_path / "run", TINY, world=WORLD)
+    (run.folder / "checkpoints").mkdir()
+    assert Run.open(run.folder).train(resume=True, progress=False).summary()["epochs"] == 3
+
+
+def test_a_run_that_was_killed_before_its_config_is_begun_anew(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".1234.part").write_bytes(b"{")
+    assert Run.create(tmp_path / "run", TINY, world=WORLD) == Run.open(tmp_path / "run")
+
+
+def test_one_process_at_a_time_trains_a_run(once, tmp_path):
+    run = replace(once, folder=Path(shutil.copytree(once.folder, tmp_path / "run")))
+    with only_writer(run.folder, "train"), pytest.raises(ValueError, match="another process is writing into"):
+        run.train(resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 1e-5, "weight_decay": 0.1}, {"patience": 3}, {"average": 0.9}, {"seed": 5}]
+)
+def test_options_that_a_resumed_run_would_not_take_are_refused(once, tmp_path, changes):
+    training = replace(TINY.training, **changes, epochs=4)
+    folder = Path(shutil.copytree(once.folder, tmp_path / "run"))
+    run = replace(once, folder=folder, settings=replace(TINY, training=training))
+    before = (folder / LAST).read_bytes()
+    name, value = next(iter(changes.items()))
+    message = f"keeps its options but updates, epochs and minutes, got .*{name} {value} instead of "
+    with pytest.raises(ValueError, match=message) as refused:
+        run.train(resume=True, progress=False)
+    assert "\n" not in str(refused.value)
+    assert (folder / LAST).read_bytes() == before
+
+
+def test_training_that_diverges_is_said_and_leaves_no_summary(tmp_path):
+    run = Run.create(tmp_path / "run", replace(TINY, training=Training(1e6, 4, epochs=3)), world=WORLD)
+    with pytest.raises(Diverged, match="training diverged, the validation loss of epoch 0 is nan; no weights") as error:
+        run.train(progress=False)
+    assert "\n" not in str(error.value)
+    assert not (run.folder / "summary.json").exists()
+
+
+def test_training_that_diverges_late_keeps_the_best_before(tmp_path, monkeypatch):
+    run = Run.create(tmp_path / "run", TINY, world=WORLD)
+    losses = OneStepForward.loss
+
+    def diverge(lesson, split, episode):
+        return losses(lesson, split, episode) * (math.nan if lesson.current_epoch == 2 and split == "train" else 1)
+
+    monkeypatch.setattr(OneStepForward, "loss", diverge)
+    with pytest.raises(ValueError, match="of epoch 2 is nan; the best weights before, of validation loss .* are kept"):
+        run.train(progress=False)
+    assert run.load_model().num_parameters == run.summary()["parameters"]
+    assert (run.summary()["epochs"], math.isfinite(run.summary()["val_loss"])) == (2, True)
+
+
+def test_checkpoints_of_something_else_are_refused(once, tmp_path):
+    run = replace(once, folder=Path(shutil.copytree(once.folder, tmp_path / "run")))
+    good = torch.load(run.folder / LAST, weights_only=True)
+    (optimizer,), state = good["optimizer_states"], good["state_dict"]
+    for content in (
+        [1, 2], {}, {**good, "state_dict": {name: torch.zeros(3, 3) for name in state}},
+        {**good, "state_dict": {name: value * math.nan for name, value in state.items()}},
+        {**good, "optimizer_states": [{**optimizer, "state": {0: {"step": "x"}}, "param_groups": []}]},
+        {**good, "loops": {}}, {**good, "callbacks": [1]}, {**good, "training": {"learning_rate": "fast"}},
+    ):  # fmt: skip
+        torch.save(content, run.folder / LAST)
+        with pytest.raises(ValueError, match="is not a checkpoint that training wrote") as error:
+            run.with_limits(epochs=4).train(resume=True, progress=False)
+        assert "\n" not in str(error.value)
 
 
 def test_a_run_that_was_stopped_anywhere_is_finished(tmp_path):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from s2rm.extras import require
 from s2rm.files import write_whole
 from s2rm.models.world_model import WorldModel
+from s2rm.nn.core import a_weight
 from s2rm.views import Views
 
 
@@ -58,7 +59,7 @@ class StreamingStep(nn.Module):
     def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
         """Example inputs, and their axes of free size."""
         batch, views, queries = 2, 3, 4
-        zeros, n = next(self.parameters()).new_zeros, self.model.num_coordinates
+        zeros, n = a_weight(self).new_zeros, self.model.num_coordinates
         positions, values = zeros(batch, views, n), zeros(batch, views, *self.model.value_shape)
         given = (positions, values, zeros(batch, views) == 0, zeros(batch, queries, n))
         state, other = self.initial_state(batch), self.initial_state(batch + 1)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where two that write one file at a time are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,13 +23,18 @@ Row = dict[str, Any]
 """one line of a table of scores: who was scored on what, and the scores; what JSON holds"""
 FORMAT = 1
 """of the files of tensors"""
+LARGEST_JSON = 256 << 20
+"""bytes; scores of large tables are a few MiB"""
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds; a ValueError if it is no JSON."""
+    """What a JSON file holds; a ValueError if it is no JSON, or larger than any that this library writes."""
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text())
-    except ValueError as error:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it is larger than {LARGEST_JSON >> 20} MiB")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); write it again") from error
 
 
@@ -32,22 +44,91 @@ def write_json(path: str | Path, content: object) -> None:
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was, whatever happens in between; folders are created."""
+    """Write a file so that it is there whole or as it was, whatever happens in between; folders are created.
+
+    An existing file keeps its rights, and a link stays a link. What a killed process has left of a file is overwritten
+    by the next one that writes it. Two that write it at a time wait for each other.
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    umask = os.umask(0)
-    os.umask(umask)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a terminal
+        path.write_bytes(content)
+        return
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    # The name of the file itself may be as long as the system allows.
+    part = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        rights = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        with _sole(part) as file:
+            try:
+                if rights is not None:
+                    os.chmod(part, rights | 0o600)  # before the content: a private file is private at once
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                if rights is not None:
+                    os.chmod(part, rights)
+                if fcntl is None:
+                    file.close()  # Windows renames no open file
+                os.replace(part, target)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def _sole(path: Path) -> Iterator[BinaryIO]:
+    """An empty file to write, which no other process writes meanwhile."""
+    while True:
+        with open(os.open(path, os.O_CREAT | os.O_RDWR, 0o666), "wb") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it before may have renamed it since.
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            except FileNotFoundError:
+                continue
+            if same:
+                file.truncate(0)
+                yield file
+                return
+
+
+@contextmanager
+def only_writer(folder: str | Path, of: str) -> Iterator[None]:
+    """Keep other processes from writing into a folder meanwhile, where the system and its disk have locks.
+
+    Args:
+        folder: created if it is not there.
+        of: what is written, such as "train", for the message.
+
+    Raises:
+        ValueError: another process writes into it now.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{of}: another process is writing into {folder}; wait until it has ended, or choose another folder"
+            ) from error
+        except OSError:
+            pass  # a disk without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], **about: object) -> None:

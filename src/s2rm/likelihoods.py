@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot, softplus
 
+TOLERANCE = 1e-5
+"""by which targets may leave the range from 0 to 1, as rounding makes them do"""
+
 
 @dataclass(frozen=True, eq=False)
 class Mean:
@@ -39,6 +42,12 @@ class Likelihood(ABC):
 
     num_parameters: int
     """number of parameters of each channel"""
+    num_binary: int | None = 0
+    """leading channels of a target that are probabilities, from 0 to 1; None: all values are"""
+    remedy = 'build the model with likelihood="gaussian", or scale them'
+    """for targets outside 0 to 1"""
+    checked = False
+    """whether values of targets were looked at"""
 
     @abstractmethod
     def distribution(self, parameters: Tensor) -> Distribution:
@@ -50,6 +59,26 @@ class Likelihood(ABC):
 
     def check(self, shape: tuple[int, ...]) -> None:  # noqa: B027
         """Raise a ValueError for targets of a shape that does not fit."""
+
+    def check_values(self, values: Tensor, mask: Tensor) -> None:
+        """Raise a ValueError for targets, shaped as for `terms`, that this distribution does not have.
+
+        Another device than the CPU would have to be waited for, so there only the first targets are looked at.
+        """
+        if self.num_binary == 0 or (self.checked and values.device.type != "cpu"):
+            return
+        binary = values if self.num_binary is None else values.narrow(mask.ndim, 0, self.num_binary)
+        # NaN, which is not measured, compares as False.
+        wrong = ((binary < -TOLERANCE) | (binary > 1 + TOLERANCE)) & mask.reshape(
+            mask.shape + (1,) * (values.ndim - mask.ndim)
+        )
+        if wrong.any():
+            low, high = binary[wrong].min(), binary[wrong].max()
+            raise ValueError(
+                f"loss: expected targets from 0 to 1, as pixels that are on or off, got {int(wrong.sum()):,} values "
+                f"outside, from {low:g} to {high:g}; {self.remedy}"
+            )
+        self.checked = True
 
     def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Mean]:
         r"""The terms of the loss by name; the loss is the sum of their values, 0 where nothing is measured.
@@ -66,9 +95,10 @@ class Likelihood(ABC):
 
 
 class BernoulliPixels(Likelihood):
-    """Binary pixels, with one logit each."""
+    """Binary pixels, with one logit each. Targets between 0 and 1 count as probabilities."""
 
     num_parameters = 1
+    num_binary = None
 
     def distribution(self, parameters: Tensor) -> Bernoulli:
         return Bernoulli(logits=parameters[..., 0], validate_args=False)
@@ -111,6 +141,8 @@ class MixedChannels(Likelihood):
     # The lengths of UNIT_TYPES and STATS in s2rm.tasks.battles.trajectories, which this module cannot import.
     num_types = 9
     num_stats = 4
+    num_binary = 1 + num_types
+    remedy = "a marker and types are 0 or 1"
 
     def check(self, shape: tuple[int, ...]) -> None:
         channels = 1 + self.num_types + self.num_stats

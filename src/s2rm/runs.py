@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from s2rm.extras import require
-from s2rm.files import Row, read_json, write_json
+from s2rm.files import Row, only_writer, read_json, write_json
 from s2rm.models.named import LABELS
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
@@ -20,7 +20,7 @@ from s2rm.settings import Settings
 from s2rm.tasks import balls, battles, railways
 from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress, World
-from s2rm.training import LAST, MODEL, Machines, batches, fit, history, provenance
+from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
 
 FORMAT = 2
 """2: baselines normalise the summed representation by default"""
@@ -67,8 +67,10 @@ class Run:
     @rank_zero_only
     def _begin(self) -> None:
         folder = self.folder
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"train: {folder} is there already; choose another --out, or go on with --resume {folder}")
+        # What a killed process left of a file is no content.
+        if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
+            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
+            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
         if self.task.extra:
             require(self.task.extra)
         if self.settings.corrects and not self.task.guesses:
@@ -124,7 +126,17 @@ class Run:
         return run
 
     def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
-        """Train, from the start or from the last checkpoint."""
+        """Train, from the start or, with `resume`, from the last checkpoint where there is one.
+
+        Raises:
+            ValueError: as of `fit`; another process trains this run now.
+        """
+        if getattr(rank_zero_only, "rank", 0):  # the first process has the lock
+            return self._train(resume, progress, machines)
+        with only_writer(self.folder, "train"):
+            return self._train(resume, progress, machines)
+
+    def _train(self, resume: bool, progress: bool, machines: Machines | None) -> Run:
         training = self.settings.training
         model, origin = self.settings.build(self.world), provenance()
         folder, size, seed = self.folder, training.batch_size, training.seed
@@ -133,9 +145,17 @@ class Run:
             self.task.episodes(self.world, split, seed, folder, **guessed) for split in ("train", "val")
         )
         loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
-        ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
-        summary = {**ended, "parameters": model.num_parameters, "seed": seed, **origin}
-        rank_zero_only(write_json)(folder / SUMMARY, summary)
+        resume, about = (
+            resume and (folder / LAST).is_file(),
+            {"parameters": model.num_parameters, "seed": seed, **origin},
+        )
+        try:
+            ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
+        except Diverged as diverged:
+            if diverged.ended is not None:  # the best weights can be scored
+                rank_zero_only(write_json)(folder / SUMMARY, {**diverged.ended, **about})
+            raise
+        rank_zero_only(write_json)(folder / SUMMARY, {**ended, **about})
         return self
 
     @classmethod
@@ -150,7 +170,7 @@ class Run:
         run = cls.open(folder)
         if run != cls(Path(folder), settings, TASKS[task], world or TASKS[task].preset("small")):
             raise ValueError(f"run: {folder} holds a run of other settings; delete it or choose another folder")
-        return run if (run.folder / SUMMARY).is_file() else run.train(resume=(run.folder / LAST).is_file())
+        return run if (run.folder / SUMMARY).is_file() else run.train(resume=True)
 
     @property
     def label(self) -> str:

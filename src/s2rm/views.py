@@ -72,7 +72,8 @@ class Views:
                 f"{self.positions.dtype} on {self.positions.device}, {self.values.dtype} on {self.values.device}, "
                 f"mask on {self.mask.device}; move them with .to(...)"
             )
-        self._check_content()
+        if not self.values.is_meta:  # a meta tensor has no content
+            self._check_content()
 
     def _check_content(self) -> None:
         values = self.values.flatten(3) if self.values.ndim > 3 else self.values[..., None]

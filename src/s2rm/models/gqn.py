@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel
-from s2rm.nn.core import RecurrentCore
+from s2rm.nn.core import RecurrentCore, a_weight
 from s2rm.nn.memory import RelationalMemory
 from s2rm.nn.normalise import BatchNorm
 from s2rm.nn.rims import RIMs
@@ -92,7 +92,7 @@ class GQN(WorldModel[CoreState]):
 
     def initial_state(self, batch_size: int) -> CoreState:
         """The core's own: zeros, or the identity in a relational memory."""
-        zeros = next(self.parameters()).new_zeros(batch_size, self.core.hidden_size)
+        zeros = a_weight(self).new_zeros(batch_size, self.core.hidden_size)
         if isinstance(self.core, RecurrentCore):
             start = self.core.layers[0].initial_state(batch_size)  # type: ignore[operator]
             return CoreState(start[0], tuple(part[None] for part in start))

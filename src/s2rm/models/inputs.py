@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Required, TypedDict
 
+from torch import Tensor
+
 from s2rm.functional import TWO_PI
 
 
@@ -53,12 +55,17 @@ class Signature:
         """The record of a model's arguments, with defaults for those that are left out."""
         value_shape, target_shape = tuple(arguments["value_shape"]), arguments.get("target_shape")
         target_shape = None if target_shape is None else tuple(target_shape)
+        for name, shape in (("value_shape", value_shape), ("target_shape", target_shape)):
+            if shape is not None and any(size < 0 for size in shape):
+                raise ValueError(f"model: {name} must be sizes of at least 0, got {list(shape)}")
         images = all(len(shape) in (2, 3) for shape in (value_shape, target_shape) if shape is not None)
         likelihood, codec = arguments.get("likelihood", "bernoulli"), arguments.get("codec")
         small = arguments.get("extent") is not None and max(value_shape[-2:], default=0) <= 16
         if codec is None:
             codec = "cnn" if images and not small else "mlp"
         features, corrects = arguments.get("context_size", 0), arguments.get("corrects", False)
+        if features < 0:
+            raise ValueError(f"model: context_size must be at least 0, got {features}")
         return cls(value_shape, target_shape, likelihood, codec, features, corrects)
 
 
@@ -138,3 +145,13 @@ def records(model: str, arguments: Arguments, has_kernel: bool) -> tuple[Signatu
     if "value_shape" not in arguments:
         raise TypeError(f"{model}: expected value_shape, the shape of a view, got none")
     return Signature.of(arguments), Space.of(model, arguments, has_kernel)
+
+
+def for_each_step(positions: Tensor, steps: int) -> Tensor:
+    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
+    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
+        raise ValueError(
+            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
+            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
+        )
+    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from s2rm.likelihoods import Mean, measured
 from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel
+from s2rm.nn.core import a_weight
 from s2rm.views import Episode, Views
 
 AGE_FREQUENCIES = 6
@@ -100,7 +101,7 @@ class MSA(WorldModel[Memory]):
 
     def initial_state(self, batch_size: int) -> Memory:
         """A memory of W steps, with one empty slot each."""
-        tokens = next(self.parameters()).new_zeros(batch_size, self.window, 1, self.hidden_size)
+        tokens = a_weight(self).new_zeros(batch_size, self.window, 1, self.hidden_size)
         slots = torch.arange(self.window, device=tokens.device).repeat(batch_size, 1)
         return Memory(tokens, torch.zeros_like(tokens[..., 0], dtype=torch.bool), slots, torch.zeros_like(slots))
 

@@ -17,7 +17,7 @@ from s2rm.models.world_model import WorldModel
 from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
 from s2rm.nn.memory import GroupedRelationalMemoryCell
-from s2rm.nn.over_time import map_state, over_time
+from s2rm.nn.over_time import map_state, over_time, under_functorch
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.views import Views
 
@@ -116,7 +116,7 @@ class S2RM(WorldModel[State]):
         return self.cell.initial_state(batch_size)
 
     def advance(self, views: Views, state: State) -> State:
-        return self.unroll(*self.encode(views), views.mask, state)
+        return self.unroll(*self.encode(views), views.mask, self.cell.state_from(state))
 
     def unroll(
         self, embedded: Float[Tensor, "B T A d"], encodings: Float[Tensor, "B T A H"], mask: Bool[Tensor, "B T A"],
@@ -155,7 +155,9 @@ class S2RM(WorldModel[State]):
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
 
     def _is_sparse(self, num_views: int) -> bool:
-        if self.normalise == "all" or torch.compiler.is_compiling():  # the search for pairs cannot be compiled
+        # The search for pairs can be neither compiled nor done without numbers.
+        by_numbers = not (torch.compiler.is_compiling() or under_functorch() or self.modules_on_sphere.places.is_meta)
+        if self.normalise == "all" or not by_numbers:
             return False
         return self.num_modules * max(num_views, self.num_modules) > DENSE_PAIRS
 

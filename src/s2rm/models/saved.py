@@ -3,46 +3,109 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
+import time
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
 import cattrs
-import safetensors.torch
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from s2rm.files import read_json
 from s2rm.models import gqn, msa, s2rm  # noqa: F401, a model is known once it is imported
 from s2rm.models.inputs import Arguments
-from s2rm.models.world_model import CONFIG, FORMAT, WEIGHTS, WorldModel
+from s2rm.models.world_model import ARGUMENTS, CONFIG, FORMAT, WEIGHTS, WorldModel
 from s2rm.records import converter
+
+ATTEMPTS = 100
+"""to read a model that another process saves meanwhile"""
+PLAUSIBLE = 1_000_000
+"""a number among a model's arguments may be this large whatever the size of its weights"""
+DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
+class _Mismatch(ValueError):
+    """Weights and config are of different models, perhaps because another process is saving one now."""
 
 
 def load(folder: str | Path) -> WorldModel:
     """The model that `save` wrote into `folder`, on the CPU, in evaluation mode.
 
+    The files may come from elsewhere: sizes are compared before anything of such a size is made.
+
     Raises:
-        ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes.
+        ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes; weights that
+            are not finite, or of another model than the config.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"load: expected a saved model with {CONFIG} and {WEIGHTS}, found no {folder / name}")
-    model, path = _build(folder / CONFIG), folder / WEIGHTS
+    for _ in range(ATTEMPTS):
+        before = _versions(folder)
+        try:
+            return _load(folder)
+        except _Mismatch:
+            time.sleep(0.05)
+            if _versions(folder) == before:
+                raise
+    raise ValueError(f"load: {folder} was written anew at each of {ATTEMPTS} attempts; load it when that has ended")
+
+
+def _versions(folder: Path) -> list[tuple[int, int]]:
+    about = [(folder / name).stat() for name in (CONFIG, WEIGHTS)]
+    return [(each.st_ino, each.st_mtime_ns) for each in about]
+
+
+def _load(folder: Path) -> WorldModel:
+    name, arguments = _config(folder / CONFIG)
+    path = folder / WEIGHTS
     try:
-        weights = safetensors.torch.load_file(path)
-        model.to(next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point()))
-        model.load_state_dict(weights)
-    except SafetensorError as error:
+        with safe_open(path, "pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            model = _without_numbers(folder / CONFIG, name, arguments, shapes)
+            if {key: tuple(value.shape) for key, value in model.state_dict().items()} != shapes:
+                raise _Mismatch(f"load: the weights in {path} do not fit its config; save the model again")
+            kept = json.loads((file.metadata() or {}).get(ARGUMENTS, "{}"))
+            weights = {key: file.get_tensor(key) for key in shapes}
+    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"load: {path} is no safetensors file ({error}); it was not written by save and is not opened"
         ) from error
-    except (RuntimeError, StopIteration) as error:
-        raise ValueError(f"load: the weights in {path} do not fit its config; save the model again") from error
+    now = json.loads(json.dumps(model.arguments))
+    if not isinstance(kept, dict) or any(now.get(key) != value for key, value in kept.items()):
+        raise _Mismatch(f"load: {path} and {CONFIG} beside it are of different models; save the model again")
+    dtype = _dtype(path, weights, model)
+    model.to_empty(device="cpu").to(dtype)
+    model.load_state_dict(weights)
+    if model.space.rotation is not None:  # not among the weights, since it follows from the arguments
+        model.rotation.middle.copy_(torch.tensor(model.space.middle))
     return model.eval()
 
 
-def _build(path: Path) -> WorldModel:
-    """The model of a config, with new weights."""
+def _dtype(path: Path, weights: dict[str, Tensor], model: WorldModel) -> torch.dtype:
+    """The one dtype of the weights, which must be finite."""
+    floats = {key: value for key, value in weights.items() if value.is_floating_point()}
+    dtypes = {value.dtype for value in floats.values()}
+    expected = {key for key, value in model.state_dict().items() if value.is_floating_point()}
+    if floats.keys() != expected or len(dtypes) != 1 or not dtypes <= DTYPES:
+        got = ", ".join(sorted({str(value.dtype) for value in weights.values()}))
+        raise ValueError(f"load: expected weights of one float dtype in {path}, got {got}; save the model again")
+    # Most sums are finite only if all values are, and are faster than to look at each.
+    wrong = [key for key, value in floats.items() if not (value.sum().isfinite() or value.isfinite().all())]
+    if wrong:
+        raise ValueError(
+            f"load: the weights in {path} are not finite, as after training that diverged: {wrong[0]} and "
+            f"{len(wrong) - 1} more; train again with a lower learning rate, or save a model that is finite"
+        )
+    return dtypes.pop()
+
+
+def _config(path: Path) -> tuple[str, object]:
+    """The name and the arguments of a saved model."""
     try:
         config = read_json(path)
         written, name, arguments = config["format"], config["model"], config["arguments"]
@@ -51,18 +114,31 @@ def _build(path: Path) -> WorldModel:
     if not isinstance(written, int) or written > FORMAT:
         raise ValueError(f"load: {path.parent} has format {written}, this version reads up to {FORMAT}; update s2rm")
     known = {model.__name__: model for model in WorldModel.__subclasses__()}
-    if name not in known:
-        raise ValueError(f"load: {path} names the model {name!r}, known are {sorted(known)}; update s2rm")
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"load: {path} names the model {name!r:.100}, known are {sorted(known)}; update s2rm")
+    if written == 1 and isinstance(arguments, dict):
+        arguments = {"inject_positions": True, **arguments}
+        arguments |= {"batch_norm": False} if name == "GQN" else {}
+    return name, arguments
+
+
+def _without_numbers(path: Path, name: str, arguments: object, shapes: dict[str, tuple[int, ...]]) -> WorldModel:
+    """The model of a config on the meta device, where nothing takes memory."""
+    known = {model.__name__: model for model in WorldModel.__subclasses__()}
     try:
-        if written == 1:
-            arguments = {"inject_positions": True, **arguments}
-            arguments |= {"batch_norm": False} if name == "GQN" else {}
-        return known[name](**converter.structure(arguments, _arguments_of(known[name])))
+        given = converter.structure(arguments, _arguments_of(known[name]))
+        largest = max(sum(map(math.prod, shapes.values())), PLAUSIBLE)
+        for key, value in given.items():
+            limit = len(shapes) if key == "num_layers" else largest
+            if isinstance(value, int) and value > limit:
+                raise ValueError(f"{key} is {value}, more than the weights have room for")
+        with torch.device("meta"):
+            return known[name](**given)
     except cattrs.BaseValidationError as error:
         wrong = "; ".join(cattrs.transform_error(error, path="arguments"))
-    except TypeError as error:
-        wrong = str(error)
-    raise ValueError(f"load: the arguments in {path} do not make a {name} ({wrong}); save the model again")
+    except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
+        wrong = " ".join(str(error).split())
+    raise ValueError(f"load: the arguments in {path} do not make a {name} ({wrong:.500}); save the model again")
 
 
 def _arguments_of(model: type[WorldModel]) -> Any:

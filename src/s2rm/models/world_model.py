@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import safetensors.torch
 import torch
@@ -18,15 +19,19 @@ from torch.utils.checkpoint import checkpoint
 
 from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models.inputs import Arguments, records
+from s2rm.models.inputs import Arguments, for_each_step, records
 from s2rm.nn.codecs import CODECS
+from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import PositionalEmbedding, Rotation
+from s2rm.nn.over_time import under_functorch
 from s2rm.views import Episode, Views
 
 FORMAT = 2
 """2: the scaffold normalises its sum, and every model says how positions enter it"""
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 """the files of a saved model"""
+ARGUMENTS = "arguments"
+"""what the metadata of the weights' file calls the arguments of their model"""
 State = TypeVar("State")
 
 
@@ -83,6 +88,19 @@ class WorldModel(nn.Module, ABC, Generic[State]):
     def arguments(self) -> dict[str, object]:
         """The keyword arguments that build this model again, with their defaults."""
         return {**asdict(self.signature), **asdict(self.space), **self.own}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, in place. With the same seed they are those of a new model."""
+        new = cast(Any, type(self))(**self.arguments)
+        for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
+            for old, value in zip(mine, drawn, strict=True):
+                old.copy_(value)
+
+    def forward(self, episode: Episode, recompute: int | None = None) -> Tensor:
+        """The loss; arguments and errors as of `loss`. Hooks, `torch.func.functional_call` and
+        `DistributedDataParallel` wrap this call."""
+        return self.loss(episode, recompute)
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -233,8 +251,8 @@ class WorldModel(nn.Module, ABC, Generic[State]):
                 f"rollout: predictions of shape {self.target_shape} cannot be fed back as views of shape "
                 f"{self.value_shape}, which also hold actions; use closed_loop=False"
             )
-        queries = _for_each_step(queries, steps)
-        fed_at = queries if feedback is None else _for_each_step(feedback, steps)
+        queries = for_each_step(queries, steps)
+        fed_at = queries if feedback is None else for_each_step(feedback, steps)
         if context is not None and feedback is not None:
             raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
         state = self.last(self.observe(views))
@@ -263,8 +281,12 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         return embedded, blank.index_put(there.nonzero(as_tuple=True), encoded)
 
     def check_loss(self, episode: Episode, recompute: int | None) -> None:
-        """Raise a ValueError for targets of another shape, dtype or device than the model's, or `recompute` below 1."""
+        """Raise a ValueError for targets of another shape, dtype or device than the model's, for values that its
+        likelihood does not have, or `recompute` below 1."""
         self._check_views("targets", episode.targets, self.target_shape)
+        targets, _ = episode.to_predict(1, None)
+        if not (torch.compiler.is_compiling() or under_functorch() or targets.values.is_meta):
+            self.likelihood.check_values(targets.values, targets.mask)
         if recompute is not None and recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
 
@@ -278,7 +300,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         self._check_kind(name, views.values)
 
     def _check_kind(self, name: str, given: Tensor) -> None:
-        weight = next(self.parameters())
+        weight = a_weight(self)
         if (given.device, given.dtype) != (weight.device, weight.dtype):
             raise ValueError(
                 f"{type(self).__name__}: the model is {weight.dtype} on {weight.device}, the {name} are "
@@ -302,26 +324,27 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole."""
+        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole.
+
+        The weights' file holds the arguments too, so that `load` never takes weights of one model for another's.
+        """
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_whole(Path(folder) / WEIGHTS, safetensors.torch.save(weights))
+        content = safetensors.torch.save(weights, {ARGUMENTS: json.dumps(self.arguments)})
+        write_whole(Path(folder) / WEIGHTS, content)
         config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
         write_json(Path(folder) / CONFIG, config)
 
 
-def _for_each_step(positions: Tensor, steps: int) -> Tensor:
-    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
-    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
-        raise ValueError(
-            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
-            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
-        )
-    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)
+def load(folder: str | Path) -> WorldModel:
+    """As [`load`][s2rm.models.saved.load], by the name that it had here."""
+    from s2rm.models.saved import load as load_saved  # which imports all models
+
+    return load_saved(folder)
 
 
 def is_worth_packing(mask: Tensor) -> bool:
     """Whether to encode and decode only the slots that hold a view: where some do not, and on the CPU, since the
     number of views decides shapes and reading it would wait for another device."""
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+    if mask.device.type != "cpu" or torch.compiler.is_compiling() or under_functorch():
         return False
     return 0 < int(mask.sum()) < mask.numel()

@@ -134,9 +134,19 @@ class KernelModulatedAttention(nn.Module):
         self.out = nn.Parameter(torch.empty(num_heads, value_size, size))
         self.gate_hidden = nn.Linear(2 * size, gate_size)
         self.gate_out = nn.Linear(gate_size, 1)
+        self._draw()
+
+    def _draw(self) -> None:
+        num_heads, value_size, size = self.out.shape
         for weight in (self.query, self.key, self.value, self.out):
             bound = 1 / math.sqrt(num_heads * value_size if weight is self.out else size)
             nn.init.uniform_(weight, -bound, bound)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        self.gate_hidden.reset_parameters()
+        self.gate_out.reset_parameters()
+        self._draw()
 
     def forward(
         self,

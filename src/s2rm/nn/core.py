@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from s2rm.nn.over_time import under_autocast
+
 State = tuple[Tensor, ...]
 
 
@@ -17,6 +19,14 @@ class Layer(nn.Module):
 
     def initial_state(self, batch_size: int) -> State:
         """The state before any input, `(B, H)` each."""
+        raise NotImplementedError
+
+    def state_from(self, given: State) -> State:
+        """The state to start from, of a given one; a layer that cannot start from zeros replaces them."""
+        return given
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, in the order in which the constructor draws them."""
         raise NotImplementedError
 
     def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
@@ -66,6 +76,11 @@ class RecurrentCore(nn.Module):
 
     def flatten_parameters(self) -> None:
         """Does nothing; for code that calls it on an `nn.LSTM`."""
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew. With the same seed they are those of a new core."""
+        for layer in self.layers:
+            cast("Layer", layer).reset_parameters()
 
     def forward(
         self,
@@ -134,7 +149,10 @@ class RecurrentCore(nn.Module):
                 index = number * self.directions + direction
                 layer = cast("Layer", self.layers[index])
                 # Not `len`, which would fix the batch size of an exported program.
-                start = layer.initial_state(inputs.shape[0]) if state is None else tuple(part[index] for part in state)
+                if state is None:
+                    start = layer.initial_state(inputs.shape[0])
+                else:
+                    start = layer.state_from(tuple(part[index] for part in state))
                 given, present = inputs, mask
                 if direction:
                     given, present = inputs.flip(1), None if mask is None else mask.flip(1)
@@ -147,13 +165,13 @@ class RecurrentCore(nn.Module):
         return inputs, tuple(torch.stack(part) for part in zip(*ends, strict=True))
 
     def _check(self, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
-        name, weight = type(self).__name__, next(self.parameters())
+        name, weight = type(self).__name__, a_weight(self)
         if inputs.ndim < 3 or inputs.shape[-1] != self.input_size or inputs.shape[1] < 1:
             raise ValueError(
                 f"{name}: expected inputs of (batch, time, {self.input_size}) with at least one step, got "
                 f"{tuple(inputs.shape)} (batch first); create the core with this input_size"
             )
-        typed = inputs.dtype == weight.dtype or torch.is_autocast_enabled(inputs.device.type)
+        typed = inputs.dtype == weight.dtype or under_autocast(inputs.device)
         if not typed or inputs.device != weight.device:
             raise ValueError(
                 f"{name}: the weights are {weight.dtype} on {weight.device}, the inputs {inputs.dtype} on "
@@ -176,6 +194,16 @@ class RecurrentCore(nn.Module):
                 f"hidden), {weight.dtype} on {weight.device}, got {got}, {state[0].dtype} on {state[0].device}; leave "
                 "it out to start from the initial state"
             )
+
+
+def a_weight(module: nn.Module) -> Tensor:
+    """The first weight of a module: one for all in dtype and device. Replicas of `nn.DataParallel`, whose weights are
+    no parameters, have one as well."""
+    for part in module.modules():
+        for weight in (part._parameters or getattr(part, "_former_parameters", {})).values():
+            if weight is not None:
+                return weight
+    raise ValueError(f"{type(module).__name__}: expected a module with weights, got none")
 
 
 def _join(parts: State) -> Tensor | State:

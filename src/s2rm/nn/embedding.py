@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from s2rm.functional import check_embedding, check_kernel, positional_embedding, spherical_gaussian_kernel
 from s2rm.nn.attention import SparseLocal
-from s2rm.nn.over_time import by_autograd
+from s2rm.nn.over_time import by_autograd, once, under_autocast
 from s2rm.nn.pairs import Pairs, near
 
 
@@ -120,16 +121,25 @@ class Rotation(nn.Module):
         super().__init__()
         if not 0 < shortest < math.inf:
             raise ValueError(f"rotation: the shortest wavelength must be positive and finite, got {shortest}")
-        drawn = 2 * torch.rand(size // 2, num_coordinates) - 1
-        self.frequencies = nn.Parameter(2 * math.pi / shortest * drawn)
+        self.shortest = shortest
+        self.frequencies = nn.Parameter(torch.empty(size // 2, num_coordinates))
+        self.reset_parameters()
         self.register_buffer("middle", torch.tensor(middle), persistent=False)
         self.middle: Tensor
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all frequencies anew."""
+        drawn = 2 * torch.rand_like(self.frequencies) - 1
+        self.frequencies.copy_(2 * math.pi / self.shortest * drawn)
 
     def forward(
         self, vectors: Float[Tensor, "*batch H"], positions: Float[Tensor, "*batch n"], back: bool = False
     ) -> Float[Tensor, "*batch H"]:
         """The vectors turned by their positions, or turned back."""
-        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 would round angles to a few degrees
+        # Under autocast bfloat16 would round angles to a few degrees.
+        exact = torch.autocast(vectors.device.type, enabled=False) if under_autocast(vectors.device) else nullcontext()
+        with exact:
             angles = (positions - self.middle) @ (-self.frequencies if back else self.frequencies).T
         if by_autograd(vectors.device):
             cosine, sine, half = angles.cos(), angles.sin(), angles.shape[-1]
@@ -154,6 +164,7 @@ class _Turn(torch.autograd.Function):
         return turned
 
     @staticmethod
+    @once
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         (cosine, sine, turned), (gradient,) = context.saved_tensors, gradients
         half = cosine.shape[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,39 @@ from torch.nn.functional import layer_norm
 from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import LinearMap, over_time
 from s2rm.nn.recurrent import by_batch, by_weights
+
+
+class Affine(nn.Module):
+    """A scale or matrix of each set of parameters, 0, and a shift, 1.
+
+    A list of parameters would be empty in the replicas of `nn.DataParallel`.
+
+    Args:
+        sets: number of sets of parameters.
+        shape: of the weight, whose last size is that of the shift: a matrix `(inputs, outputs)`, drawn at random, or
+            `(size,)`, ones, with zeros as shift.
+    """
+
+    def __init__(self, sets: int, *shape: int):
+        super().__init__()
+        # Saved models know the two by these names.
+        self.register_parameter("0", nn.Parameter(torch.empty(sets, *shape)))
+        self.register_parameter("1", nn.Parameter(torch.empty(sets, shape[-1])))
+        self.reset_parameters()
+
+    def __getitem__(self, number: int) -> Tensor:
+        return getattr(self, str(range(2)[number]))
+
+    def reset_parameters(self) -> None:
+        """Draw both anew, or set them to ones and zeros."""
+        weight, shift = self[0], self[1]
+        if weight.ndim == 2:
+            nn.init.ones_(weight)
+            nn.init.zeros_(shift)
+            return
+        bound = 1 / math.sqrt(weight.shape[1])
+        nn.init.uniform_(weight, -bound, bound)
+        nn.init.uniform_(shift, -bound, bound)
 
 
 class GroupedRelationalMemoryCell(nn.Module):
@@ -56,15 +90,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         self.num_heads, self.head_size, self.key_size = num_heads, head_size, key_size
         self.gate_style, self.forget_bias, self.input_bias = gate_style, forget_bias, input_bias
         self.share_parameters = share_parameters
-
-        def linear(inputs: int, outputs: int) -> nn.ParameterList:
-            bound = 1 / math.sqrt(inputs)
-            weight = torch.empty(sets, inputs, outputs).uniform_(-bound, bound)
-            return nn.ParameterList([weight, torch.empty(sets, outputs).uniform_(-bound, bound)])
-
-        def norm(size: int) -> nn.ParameterList:
-            return nn.ParameterList([torch.ones(sets, size), torch.zeros(sets, size)])
-
+        linear = norm = partial(Affine, sets)
         projected = num_heads * (2 * key_size + head_size)
         self.project = nn.ModuleList(linear(size, slot_size) for size in input_sizes)
         self.qkv, self.qkv_norm = linear(slot_size, projected), norm(projected)
@@ -76,17 +102,32 @@ class GroupedRelationalMemoryCell(nn.Module):
         if message_size is not None:
             self.to_message = linear(num_slots * slot_size, message_size)
 
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        for part in self.modules():
+            if isinstance(part, Affine):
+                part.reset_parameters()
+
     def initial_state(self, batch_size: int) -> Float[Tensor, "B M S D"]:
         """The identity, padded or cropped to the slot size."""
-        identity = torch.eye(self.num_slots, self.slot_size, dtype=self.qkv[0].dtype, device=self.qkv[0].device)
+        weight = self.qkv[0]
+        identity = torch.eye(self.num_slots, self.slot_size, dtype=weight.dtype, device=weight.device)
         return identity.expand(batch_size, self.num_modules, -1, -1)
+
+    def state_from(self, given: Float[Tensor, "B M S D"]) -> Float[Tensor, "B M S D"]:
+        """The memory to start from: the given one, but the initial one where that is all zeros, as code written for an
+        `nn.LSTM` resets a state. Slots that are equal would stay equal, as if there were one only."""
+        if self.num_slots == 1:
+            return given
+        blank = (given == 0).flatten(-2).all(-1)[..., None, None]
+        return torch.where(blank, self.initial_state(given.shape[0]), given)
 
     def message(self, state: Float[Tensor, "*batch M S D"]) -> Float[Tensor, "*batch M H"]:
         """What the other modules and the queries read of the memory."""
         flat = state.flatten(-2)
         if not hasattr(self, "to_message"):
             return flat
-        weight, bias = self.to_message
+        weight, bias = self.to_message[0], self.to_message[1]
         if self.share_parameters:
             return flat @ weight[0] + bias[0]
         return torch.einsum("...mi,mio->...mo", flat, weight) + bias
@@ -97,8 +138,8 @@ class GroupedRelationalMemoryCell(nn.Module):
 
     def over_time(self) -> Callable[..., Tensor]:
         """The cell, for use at every step of a loop."""
-        project = [rows_over_time(parameters) for parameters in self.project]
-        qkv, mlp = rows_over_time(self.qkv), [rows_over_time(parameters) for parameters in self.mlp]
+        project = [rows_over_time(cast("Affine", part)) for part in self.project]
+        qkv, mlp = rows_over_time(self.qkv), [rows_over_time(cast("Affine", part)) for part in self.mlp]
         gated, shared = self.gate_style is not None, self.share_parameters
         gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
         sizes = (self.key_size, self.key_size, self.head_size)
@@ -128,14 +169,14 @@ class GroupedRelationalMemoryCell(nn.Module):
         return step
 
     @staticmethod
-    def _norm(x: Float[Tensor, "M B R D"], parameters: nn.ParameterList) -> Float[Tensor, "M B R D"]:
-        scale, shift = parameters
+    def _norm(x: Float[Tensor, "M B R D"], parameters: Affine) -> Float[Tensor, "M B R D"]:
+        scale, shift = parameters[0], parameters[1]
         return layer_norm(x, x.shape[-1:]) * scale[:, None, None] + shift[:, None, None]
 
 
-def rows_over_time(linear: nn.Module) -> LinearMap:
+def rows_over_time(linear: Affine) -> LinearMap:
     """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, from its weight and bias."""
-    weight, bias = linear.parameters()
+    weight, bias = linear[0], linear[1]
     product = over_time(weight, bias)
     return lambda rows: product(rows.flatten(1, 2)).unflatten(1, rows.shape[1:3])
 
@@ -151,6 +192,14 @@ class RelationalMemoryLayer(Layer):
         flat = self.cell.initial_state(batch_size).flatten(1)
         return flat, flat
 
+    def state_from(self, given: State) -> State:
+        shape = (1, self.cell.num_slots, self.cell.slot_size)
+        flat = self.cell.state_from(given[1].unflatten(-1, shape)).flatten(1)
+        return flat, flat
+
+    def reset_parameters(self) -> None:
+        self.cell.reset_parameters()
+
     def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
         cell, shape = self.cell.over_time(), (1, self.cell.num_slots, self.cell.slot_size)
 
@@ -165,6 +214,7 @@ class RelationalMemory(RecurrentCore):
     """A relational memory core, called like `torch.nn.LSTM`.
 
     The output is the flattened memory. The state is `(h, c)`: c is the memory, and h, equal to it, is the last output.
+    A sequence whose c is all zeros starts from the identity, as without a state; slots of zeros would stay equal.
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:

@@ -30,6 +30,12 @@ class BatchNorm(nn.Module):
         self.running_mean: Tensor
         self.running_variance: Tensor
 
+    def reset_parameters(self) -> None:
+        """Neither scale nor shift, and running statistics of unit variance."""
+        for ones, zeros in ((self.scale, self.shift), (self.running_variance, self.running_mean)):
+            nn.init.ones_(ones)
+            nn.init.zeros_(zeros)
+
     def forward(self, vectors: Float[Tensor, "*batch H"], there: Bool[Tensor, "*batch"]) -> Float[Tensor, "*batch H"]:
         """The vectors normalised, the absent ones as well."""
         mean, variance = self._statistics(vectors, there) if self.training else self._running()

@@ -18,14 +18,23 @@ Context = Any
 LinearMap = Callable[[Tensor], Tensor]
 
 
+class NotDifferentiable(ValueError, RuntimeError):
+    """Gradients were asked for that hand-written ones do not have."""
+
+
 def once(backward: Callable[..., R]) -> Callable[..., R]:
-    """Make a hand-written backward pass refuse to be differentiated itself."""
+    """Make a hand-written backward pass refuse to be differentiated itself, and to take several gradients at once."""
 
     @functools.wraps(backward)
     def refusing(*args: object) -> R:
         if torch.is_grad_enabled():
-            raise RuntimeError(
+            raise NotDifferentiable(
                 "s2rm: hand-written gradients have no second derivatives, got create_graph=True; leave it out"
+            )
+        if any(isinstance(part, Tensor) and is_batched(part) for part in args):
+            raise NotDifferentiable(
+                "s2rm: hand-written gradients take one gradient at a time, got a batch of them, as with "
+                "is_grads_batched=True; take one after the other, or call torch.func.vjp or jacrev on the forward pass"
             )
         return backward(*args)
 
@@ -127,10 +136,26 @@ def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.addmm(bias, inputs, weight) if inputs.ndim == 2 else torch.baddbmm(bias[:, None], inputs, weight)
 
 
+def is_batched(tensor: Tensor) -> bool:
+    """Whether `vmap`, or PyTorch's older form of it, runs over the tensor."""
+    kinds = torch._C._functorch
+    return kinds.is_batchedtensor(tensor) or kinds.is_legacy_batchedtensor(tensor)
+
+
+def under_functorch() -> bool:
+    """Whether a transformation of `torch.func`, such as `vmap` or `grad`, is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def under_autocast(device: torch.device) -> bool:
+    """Whether autocast chooses the dtype of products on this device; it knows no meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def by_autograd(device: torch.device) -> bool:
-    """Whether autograd computes all gradients: while compiling or exporting, which derive their own, and under
-    autocast, which chooses a dtype for each product."""
-    return torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
+    """Whether autograd computes all gradients: while compiling or exporting and within `torch.func`, which derive their
+    own, and under autocast, which chooses a dtype for each product."""
+    return torch.compiler.is_compiling() or under_functorch() or under_autocast(device)
 
 
 def over_time(weight: Tensor, bias: Tensor | None = None) -> LinearMap:

@@ -70,8 +70,17 @@ class GatedCell(nn.Module, Generic[CellState]):
         self.weight_input, self.weight_hidden, self.bias_input, self.bias_hidden = (
             nn.Parameter(torch.empty(sets, *shape, width)) for shape in ((input_size,), (hidden_size,), (), ())
         )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
-            nn.init.uniform_(parameter, -1 / math.sqrt(hidden_size), 1 / math.sqrt(hidden_size))
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def state_from(self, given: CellState) -> CellState:
+        """The state to start from: the given one, which may be zeros."""
+        return given
 
     def over_time(self) -> Callable[[Tensor, Tensor, CellState], CellState]:
         """The cell, for use at every step of a loop."""

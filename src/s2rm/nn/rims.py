@@ -55,8 +55,7 @@ class RIMsLayer(Layer):
         self.reading, self.communication = reading, communication
 
         def weight(*shape: int) -> nn.Parameter:
-            bound = 1 / math.sqrt(shape[-2])
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+            return nn.Parameter(drawn(torch.empty(shape)))
 
         self.input_key = weight(input_size, reading.num * reading.key_size)
         self.input_value = weight(input_size, reading.num * reading.value_size)
@@ -67,6 +66,13 @@ class RIMsLayer(Layer):
         self.communication_sizes = (keys, keys, values)
         self.communication_in = weight(num_modules, size, 2 * keys + values)
         self.communication_out = weight(num_modules, values, size)
+
+    def reset_parameters(self) -> None:
+        for weight in (self.input_key, self.input_value, self.input_query):
+            drawn(weight)
+        self.cell.reset_parameters()
+        for weight in (self.communication_in, self.communication_out):
+            drawn(weight)
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros."""
@@ -133,6 +139,12 @@ class RIMsLayer(Layer):
             scores = q @ k.mT / math.sqrt(self.communication.key_size)
             self.records.append((active, weights, scores.masked_fill(~kept, -torch.inf).softmax(-1)))
         return tuple(part.flatten(1) for part in after)
+
+
+def drawn(weight: Tensor) -> Tensor:
+    """The weight `(..., inputs, outputs)`, drawn uniformly within the inverse root of its inputs, in place."""
+    bound = 1 / math.sqrt(weight.shape[-2])
+    return nn.init.uniform_(weight, -bound, bound)
 
 
 class RIMs(RecurrentCore):

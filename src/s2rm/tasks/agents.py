@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,10 +42,10 @@ def random_actions(
     """A random action for each agent, of those that an "action_mask" in its observation allows."""
     actions = {}
     for agent in environment.agents:
-        space, seen = environment.action_space(agent), observations[agent]
+        space, seen = environment.action_space(agent), observations.get(agent)
         space.seed(int(generator.integers(2**31)))
-        masked = isinstance(seen, Mapping) and "action_mask" in seen
-        actions[agent] = space.sample(seen["action_mask"]) if masked else space.sample()
+        mask = seen.get("action_mask") if isinstance(seen, Mapping) else None
+        actions[agent] = space.sample() if mask is None else space.sample(mask)
     return actions
 
 
@@ -102,10 +103,17 @@ class _Reader:
         self.first: tuple[str, int, tuple[int, ...]] | None = None
         self.actions, self.num_actions = actions, 0
 
-    def step(self, observations: Mapping[str, object], actions: Mapping[str, object], where: str) -> dict[str, Seen]:
-        agents = list(self.environment.agents)
+    def step(
+        self, present: set[str], observations: Mapping[str, object], actions: Mapping[str, object], where: str
+    ) -> dict[str, Seen]:
+        if self.actions and not present <= set(actions):
+            raise ValueError(
+                f"parallel: expected the policy to return an action for every agent, got none for "
+                f"{min(present - set(actions))!r} {where}; return one for each"
+            )
+        agents = [agent for agent in self.environment.agents if agent in present]
         read = {agent: self.agent(agent, observations[agent], where) for agent in agents}
-        return {a: (*read[a], self.action(a, actions[a]) if self.actions else 0) for a in agents}
+        return {a: (*read[a], self.action(a, actions[a], where) if self.actions else 0) for a in agents}
 
     def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The position `(n,)` and the observation of an agent."""
@@ -125,10 +133,11 @@ class _Reader:
                 f"parallel: expected {agent!r} to observe an array of numbers, got {type(seen).__name__} ({error}); "
                 "pass `observation`, a function that converts it to one"
             ) from error
-        if value.size and np.isnan(value).all():
+        if value.size and (np.isnan(value).all() or np.isinf(value).any()):
+            got = "infinity" if np.isinf(value).any() else "only NaN"
             raise ValueError(
-                f"parallel: expected numbers in the observation of {agent!r} {where}, got only NaN; take an agent out "
-                "of `agents` while it observes nothing"
+                f"parallel: expected finite numbers in the observation of {agent!r} {where}, got {got}; take an agent "
+                "out of `agents` while it observes nothing, or pass `observation`, a function that makes them finite"
             )
         self.first = name, length, shape = self.first or (agent, len(place), value.shape)
         if len(place) != length:
@@ -143,7 +152,7 @@ class _Reader:
             )
         return place, value
 
-    def action(self, agent: str, action: Any) -> int:
+    def action(self, agent: str, action: Any, where: str) -> int:
         """The number of an agent's action, from 0."""
         space = self.environment.action_space(agent)
         num_actions = getattr(space, "n", None)
@@ -153,26 +162,71 @@ class _Reader:
         if num_actions != self.num_actions:
             unlike = f"{self.num_actions} actions, as for the first agent, got {num_actions} for {agent!r}"
             raise ValueError(f"parallel: expected {unlike}; drop with_actions")
-        return int(action) - int(getattr(space, "start", 0))
+        start = int(getattr(space, "start", 0))
+        try:
+            number = int(action) - start
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"parallel: expected an action of {agent!r} that is a number {where}, got {action!r:.100}; drop "
+                "with_actions"
+            ) from error
+        if not 0 <= number < self.num_actions:
+            raise ValueError(
+                f"parallel: expected an action of {agent!r} from {start} to {start + self.num_actions - 1} {where}, "
+                f"got {action}; mend the policy, or drop with_actions"
+            )
+        return number
+
+
+def _reset(environment: Environment, seed: int) -> Mapping[str, object]:
+    """The first observations of an episode."""
+    try:
+        takes_seed = "seed" in inspect.signature(environment.reset).parameters or any(
+            each.kind is each.VAR_KEYWORD for each in inspect.signature(environment.reset).parameters.values()
+        )
+    except (TypeError, ValueError):  # a function without a signature
+        takes_seed = True
+    remedy = "use PettingZoo's current API"
+    if not takes_seed:
+        raise ValueError(f"parallel: expected reset() to take a seed, got one that does not; {remedy}")
+    start = environment.reset(seed=seed)
+    if not isinstance(start, tuple | list) or len(start) != 2 or not isinstance(start[0], Mapping):
+        got = type(start).__name__
+        if isinstance(start, tuple | list):
+            got += f" of {', '.join(type(part).__name__ for part in start) or 'nothing'}"
+        raise ValueError(f"parallel: expected reset() to return (observations, infos), got {got:.100}; {remedy}")
+    if not isinstance(getattr(environment, "agents", None), Iterable):
+        raise ValueError(f"parallel: expected the environment to list its agents after reset(), got none; {remedy}")
+    return start[0]
+
+
+def _stepped(result: object, where: str) -> tuple[Mapping[str, object], set[str]]:
+    """The observations after a step, and the agents that have ended by it."""
+    if not isinstance(result, tuple | list) or len(result) not in (4, 5) or not isinstance(result[0], Mapping):
+        got = type(result).__name__
+        if isinstance(result, tuple | list):
+            got += f" of {len(result)} that begins with {type(result[0]).__name__ if result else 'nothing'}"
+        raise ValueError(
+            "parallel: expected step() to return (observations, rewards, terminations, truncations, infos), the first "
+            f"by agent, got {got} {where}; use PettingZoo's current API"
+        )
+    # The older interface has one "dones" in place of terminations and truncations.
+    flags = [each for each in result[2 : len(result) - 1] if isinstance(each, Mapping)]
+    return result[0], {agent for each in flags for agent, flag in each.items() if np.all(flag)}
 
 
 def _play(
     reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int
 ) -> list[dict[str, Seen]]:
     environment = reader.environment
-    start = environment.reset(seed=int(generator.integers(2**31)))
-    if not isinstance(start, tuple | list) or len(start) != 2:
-        raise ValueError(
-            f"parallel: expected reset() to return (observations, infos), got {type(start).__name__}; use PettingZoo's "
-            "current API"
-        )
-    observations = start[0]
+    observations = _reset(environment, int(generator.integers(2**31)))
     steps: list[dict[str, Seen]] = []
-    present, left = set[str](), set[str]()
-    while environment.agents and len(steps) < num_steps:
+    present, left, ended = set[str](), set[str](), set[str]()
+    # Some environments go on listing agents that have ended.
+    while (now := set(environment.agents) - ended) and len(steps) < num_steps:
         where = f"at step {len(steps)} of episode {number}"
-        left |= present - set(environment.agents)
-        present = set(environment.agents)
+        left |= present - now
+        present = now
         if present & left:
             raise ValueError(
                 f"parallel: expected agents that left not to return, as in PettingZoo, got {min(present & left)!r} "
@@ -184,9 +238,15 @@ def _play(
                 f"{where}; take an agent out of `agents` while it observes nothing"
             )
         actions = policy(environment, observations, generator)
-        steps.append(reader.step(observations, actions, where))
+        if not isinstance(actions, Mapping):
+            raise ValueError(
+                f"parallel: expected the policy to return actions by agent, got {type(actions).__name__} {where}; "
+                "return a dict"
+            )
+        steps.append(reader.step(present, observations, actions, where))
         if len(steps) < num_steps:
-            observations, *_ = environment.step(dict(actions))
+            observations, flags = _stepped(environment.step(dict(actions)), where)
+            ended |= flags
     if len(steps) < 2:
         raise ValueError(
             f"parallel: expected agents at 2 steps or more, got {len(steps)} in episode {number}, nothing to predict; "

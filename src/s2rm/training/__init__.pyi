@@ -1,4 +1,4 @@
-from .callbacks import KeepBest
+from .callbacks import Diverged, KeepBest
 from .fitting import OneStepForward, fit, keep_freed_memory
 from .loaders import Batches, batches
 from .records import Ended, Provenance, Summary, cpu_name, history, provenance
@@ -8,6 +8,7 @@ __all__ = [
     "LAST",
     "MODEL",
     "Batches",
+    "Diverged",
     "Ended",
     "KeepBest",
     "Machines",

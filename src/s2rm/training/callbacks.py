@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import threading
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, Timer
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from s2rm.files import write_whole
 from s2rm.models.world_model import WorldModel
+from s2rm.training.records import Ended
 
 
 class Averaging(EMAWeightAveraging):
@@ -46,6 +48,45 @@ class KeepBest(Callback):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.lowest = state_dict["lowest"]
+
+
+class Diverged(ValueError):
+    """Training whose validation loss is no longer finite.
+
+    Args:
+        message: one line.
+        ended: how training ended at the best epoch before; None where there was none.
+    """
+
+    def __init__(self, message: str, ended: Ended | None = None):
+        super().__init__(message)
+        self.ended = ended
+
+
+class RefuseDiverged(Callback):
+    """End training with an error where the validation loss is not finite; the last checkpoint and the best weights
+    stay as they were before."""
+
+    def __init__(self, best: KeepBest, timer: Timer):
+        self.best, self.timer, self.started = best, timer, False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = True
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss, epoch, lowest = float(trainer.callback_metrics["val_loss"]), trainer.current_epoch, self.best.lowest
+        if trainer.sanity_checking or math.isfinite(loss):
+            return
+        ended, kept = None, "no weights were kept"
+        if math.isfinite(lowest):
+            kept = f"the best weights before, of validation loss {lowest:.4f}, are kept in {self.best.folder}"
+            minutes = self.timer.time_elapsed("train") / 60
+            ended = Ended(val_loss=lowest, epochs=epoch, updates=trainer.global_step, minutes=minutes)
+        raise Diverged(
+            f"fit: training diverged, the validation loss of epoch {epoch} is {loss}; {kept}; train anew with a lower "
+            "learning_rate, with a gradient_norm such as 1, or on data without outliers",
+            ended,
+        )
 
 
 class StopBetweenBatches(Callback):

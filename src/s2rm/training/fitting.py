@@ -8,12 +8,13 @@ import pickle
 import signal
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -23,7 +24,15 @@ from torch.utils.data import DataLoader
 
 from s2rm.likelihoods import Mean
 from s2rm.models.world_model import WorldModel
-from s2rm.training.callbacks import Averaging, KeepBest, StopAfterUpdates, StopBetweenBatches, WholeFiles
+from s2rm.records import from_plain
+from s2rm.training.callbacks import (
+    Averaging,
+    KeepBest,
+    RefuseDiverged,
+    StopAfterUpdates,
+    StopBetweenBatches,
+    WholeFiles,
+)  # fmt: skip
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
 from s2rm.training.settings import LAST, MODEL, Machines, Training
@@ -32,6 +41,12 @@ from s2rm.views import Episode
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+
+
+OPTIONS = "training"
+"""what a checkpoint calls the options of its run"""
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step"}
+"""of a checkpoint of training"""
 
 
 class OneStepForward(L.LightningModule):
@@ -89,6 +104,9 @@ class OneStepForward(L.LightningModule):
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = self.training_options.rate_at(self.trainer.global_step)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[OPTIONS] = asdict(self.training_options)
+
     def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
         return self.loss("train", episode)
 
@@ -134,47 +152,86 @@ def fit(
         folder: folder of the run, which all machines must share.
         training: how to train.
         machines: what to train on. Default: one device of this machine.
-        resume: continue from the last checkpoint.
+        resume: continue from the last checkpoint. Of `training` only the limits may differ from those of the run:
+            updates, epochs and minutes.
         progress: show a progress bar, or a line at each validation where there is no terminal.
 
     Raises:
-        ValueError: no checkpoint to resume from, one that training did not write, or machines that do not exist.
+        ValueError: no checkpoint to resume from, one that training did not write, or other options than those of the
+            run; machines that do not exist.
+        Diverged: a ValueError too; a validation loss that is not finite. The best weights before stay.
     """
     keep_freed_memory()
     training, folder = training or Training(), Path(folder)
-    checkpoint = _checkpoint(folder) if resume else None
+    checkpoint = _checkpoint(folder, model, training) if resume else None
     if training.unit_variance and not resume:
         unit_variance(model, next(iter(train)))
     averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
     best = KeepBest(folder / MODEL, averaging)
     timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)
-    stop = EarlyStopping("val_loss", patience=training.patience)
+    stop = EarlyStopping("val_loss", patience=training.patience, check_finite=False)
     keep = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
-    callbacks = [timer, best, StopBetweenBatches(), stop, keep, *([averaging] if averaging else [])]
+    diverging = RefuseDiverged(best, timer)
+    callbacks = [timer, diverging, best, StopBetweenBatches(), stop, keep, *([averaging] if averaging else [])]
     if training.updates:
         callbacks.append(StopAfterUpdates(training.updates))
     if progress:
         callbacks.append(ShowProgress(training, timer, sys.stdout.isatty()))
     with _without_warnings():
         trainer = _trainer(folder, training, machines or Machines(), callbacks)
-        _run(trainer, OneStepForward(model, training), train, validation, checkpoint)
+        try:
+            _run(trainer, OneStepForward(model, training), train, validation, checkpoint)
+        except (KeyError, TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
+            if checkpoint is None or diverging.started:
+                raise
+            raise _no_checkpoint(checkpoint) from error
     epochs, updates, minutes = trainer.current_epoch, trainer.global_step, timer.time_elapsed("train") / 60
     return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
 
 
-def _checkpoint(folder: Path) -> Path:
-    """The last checkpoint of a run, which can be read without unpickling."""
+def _checkpoint(folder: Path, model: WorldModel, training: Training) -> Path:
+    """The last checkpoint of a run of this model and these options, which can be read without unpickling."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise ValueError("unpacks to more than its size")
         with warnings.catch_warnings(action="ignore"):
-            torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {f"model.{name}": value.shape for name, value in model.state_dict().items()}
+        if (
+            not content.keys() >= PARTS
+            or {name: value.shape for name, value in content["state_dict"].items()} != weights
+        ):
+            raise ValueError("lacks parts, or is of another model")
+        if not all(value.isfinite().all() for value in content["state_dict"].values()):
+            raise ValueError("has weights that are not finite")
+        before = from_plain(Training, content.get(OPTIONS, asdict(training)))
+    except (
+        pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, TypeError,
+        AttributeError,
+    ) as error:  # fmt: skip
+        raise _no_checkpoint(path) from error
+    # Not all of them could be taken: the optimiser and the callbacks come back as they were.
+    changed = [
+        f"{name} {getattr(training, name)} instead of {getattr(before, name)}"
+        for name in asdict(training)
+        if name not in ("updates", "epochs", "minutes") and getattr(training, name) != getattr(before, name)
+    ]
+    if changed:
         raise ValueError(
-            f"fit: {path} is not a checkpoint that training wrote, and is not opened; start a new run"
-        ) from error
+            f"fit: a run that is resumed keeps its options but updates, epochs and minutes, got {', '.join(changed)}; "
+            "leave them as they were, or train anew in another folder"
+        )
     return path
+
+
+def _no_checkpoint(path: Path) -> ValueError:
+    return ValueError(
+        f"fit: {path} is not a checkpoint that training wrote, and is not opened; start a new run in another folder"
+    )
 
 
 def _trainer(folder: Path, training: Training, machines: Machines, callbacks: list[Callback]) -> L.Trainer:
@@ -216,8 +273,8 @@ def _without_warnings() -> Iterator[None]:
     """Without Lightning's and PyTorch's warnings about choices that are deliberate here."""
     with warnings.catch_warnings():
         for message in (
-            ".*does not have many workers.*", ".*exists and is not empty.*", ".*treespec, LeafSpec.*",
-            "Grad strides do not match bucket view strides",
+            ".*does not have many workers.*", ".*exists and is not empty.*", ".*dirpath has changed.*",
+            ".*treespec, LeafSpec.*", "Grad strides do not match bucket view strides",
         ):  # fmt: skip
             warnings.filterwarnings("ignore", message)
         yield
