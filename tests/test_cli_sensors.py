@@ -144,12 +144,16 @@ def test_bad_input_is_one_line_and_loses_nothing(fitted, tmp_path, capsys):
     )
     assert "expected an initialisation time within the reports" in refused(capsys, *forecast, "--origin", "1999-01-01")
     assert "expected an initialisation time or a step, got 'then'" in refused(capsys, *forecast, "--origin", "then")
-    assert "--at must be stations, grid or a CSV file" in refused(capsys, *forecast, "--at", "nowhere.csv")
+    assert "--at must be stations, grid or a table of places" in refused(capsys, *forecast, "--at", "nowhere.csv")
     assert "--out must end in" in refused(capsys, "forecast", run, table, "--out", tmp_path / "f.txt")
     (tmp_path / "places.csv").write_text("x,y\n1,2\n3,north\n")
     said = refused(capsys, *forecast, "--at", tmp_path / "places.csv")
-    assert "the position in row 2" in said
+    assert "expected numbers in 'y' of places.csv, got 'north' in row 2" in said
+    (tmp_path / "places.csv").write_text("x,y\n1,2\n3,\n")
+    assert "got none in 1, first in row 2" in refused(capsys, *forecast, "--at", tmp_path / "places.csv")
     (tmp_path / "places.csv").write_text("x,z\n1,2\n")
-    assert "has no column y; it has x, z" in refused(capsys, *forecast, "--at", tmp_path / "places.csv")
+    assert "found no column 'y' in places.csv; it has 'x', 'z'" in refused(
+        capsys, *forecast, "--at", tmp_path / "places.csv"
+    )
     assert not (tmp_path / "f.csv").exists()
     assert sorted(path.name for path in run.iterdir()) == before
