@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from s2rm.sensors import Columns, Reports, read_reports, to_frame
+from s2rm.sensors import Columns, Reports, grid, read_reports, to_frame
 from s2rm.sensors.reports import DEGREES
+from s2rm.sensors.tables import read_places
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 
@@ -543,6 +544,117 @@ class TestRefusals:
         check_equal(read_reports(arrow.Table.from_pandas(table()), COLUMNS), read_reports(table(), COLUMNS))
         other = type("DataFrame", (), {"__module__": "frames.core"})()
         assert "got frames.core.DataFrame; convert it to a pandas.DataFrame" in refusal(other)
+
+
+class TestNames:
+    """The names of sensors are texts, in every kind of table."""
+
+    @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+    def test_as_written_without_blanks(self, ending, tmp_path):
+        path, written = tmp_path / f"table{ending}", ["NA", " 007", "007 ", "null", "NA\t", "nan"]
+        frame = table(3, 2).assign(station=written)
+        frame.to_parquet(path) if ending == ".parquet" else frame.to_csv(path, index=False)
+        for source in (path, frame):
+            reports = read_reports(source, COLUMNS)
+            assert reports.sensors == ("007", "NA", "nan", "null")
+
+    def test_empty_values_beside_them(self, tmp_path):
+        table().assign(temp=["NA", "1", "", "null", "5", "N/A"]).to_csv(tmp_path / "table.csv", index=False)
+        reports = read_reports(tmp_path / "table.csv", COLUMNS)
+        assert np.isnan(reports.values[:, 0]).tolist() == [True, False, True, True, False, True]
+
+    def test_a_table_of_places(self, tmp_path):
+        (tmp_path / "places.csv").write_text("station,lat,lon,note\nNA ,50,10,x\n007,51,11,y\n")
+        places = read_places(tmp_path / "places.csv", COLUMNS)
+        assert places.names == ("NA", "007")
+        assert places.positions.tolist() == [[10, 50], [11, 51]]
+        assert np.isnan(places.covariates).all()
+        (tmp_path / "places.csv").write_text("lat,lon,alt\n50,10,7\n91,11,8\n")
+        with pytest.raises(ValueError, match=r"degrees from -90 to 90 in 'lat' of places.csv, got 91.0 in row 2"):
+            read_places(tmp_path / "places.csv", COLUMNS)
+        frame = pandas.DataFrame({"lat": [50.0], "lon": 10.0, "alt": 7.0})
+        assert read_places(frame, COLUMNS).covariates.tolist() == [[7]]
+        assert read_places(frame, COLUMNS).names is None
+        with pytest.raises(ValueError, match=r"expected 'station' in each row of the table, got none in 1"):
+            read_places(frame.assign(station=" "), COLUMNS)
+
+
+class TestCodes:
+    """Numbers that say "missing"."""
+
+    @pytest.mark.parametrize("wind", [999.0, 990, -361, 721])
+    def test_directions_far_off_a_turn(self, wind):
+        assert f"expected directions in degrees in 'wind' of the table, got {float(wind)} in row 3" in refusal(
+            changed(3, wind=wind)
+        )
+
+    @pytest.mark.parametrize("code", [-999.0, 9999, 99, 999.9, -32768, 1e20])
+    @pytest.mark.parametrize("name", ["temp", "alt"])
+    def test_far_from_the_others(self, name, code):
+        frame = table(3, 3).assign(alt=np.tile([0.0, 1, 2], 3))
+        frame.loc[[2, 5], name] = code
+        with pytest.warns(UserWarning, match=f"'{name}' of the table is .* in 2 rows, far from the others, 0 to "):
+            read_reports(frame, COLUMNS)
+
+    def test_a_negative_direction(self):
+        with pytest.warns(UserWarning, match="'wind' of the table is -99 in 1 rows, far from the others, 0 to 150"):
+            read_reports(changed(3, wind=-99.0), COLUMNS)
+
+    def test_within_the_others(self):
+        """Pressures around 1000 hPa, one of which is 999; warnings are errors here."""
+        pressures = [990.0, 999, 1005, 1010, 1013, 999.9]
+        assert read_reports(table().assign(temp=pressures), COLUMNS).values[1, 0] == 999
+
+
+class TestSilence:
+    """Rows without a value, of tables to forecast from."""
+
+    def test_time_passes(self):
+        frame = table(4, 2)
+        frame.loc[4:, ["temp", "wind"]] = np.nan
+        reports = read_reports(frame, COLUMNS, to_fit=False)
+        assert (reports.num_steps, reports.step.tolist()) == (4, [0, 0, 1, 1])
+        assert read_reports(frame, COLUMNS).num_steps == 2
+
+    def test_all_silent(self):
+        frame = table(2, 2).assign(temp=np.nan, wind=None)
+        reports = read_reports(frame, COLUMNS, to_fit=False)
+        assert (len(reports), reports.num_steps, reports.sensors) == (0, 1, ())
+        assert reports.start == np.datetime64("2013-05-01T01:00")
+        with pytest.raises(ValueError, match="no row of the table holds both a time and a value"):
+            read_reports(frame.assign(time="total"), COLUMNS, to_fit=False)
+        with pytest.raises(ValueError, match="grid: expected reports to cover, got none"):
+            grid(reports)
+
+
+class TestMeridian:
+    """Two stations on each side of 180 degrees."""
+
+    @staticmethod
+    def reports(longitudes: list[float], sensor: str | None = "station") -> Reports:
+        frame = table(2, len(longitudes)).assign(lon=longitudes * 2)
+        return read_reports(frame, replace(COLUMNS, sensor=sensor))
+
+    def test_a_grid_goes_on_beyond_it(self):
+        assert np.unique(grid(self.reports([179.0, -179.0, -178.0]), 4).positions[:, 0]).tolist() == [
+            179,
+            180,
+            181,
+            182,
+        ]
+
+    @pytest.mark.parametrize("longitudes", [[-20.0, 10.0, 30.0], [-170.0, -80.0, 10.0, 100.0, 170.0], [-179.0, 0.0]])
+    def test_other_grids_stay(self, longitudes):
+        lines = np.unique(grid(self.reports(longitudes), 3).positions[:, 0])
+        assert lines.tolist() == [min(longitudes), (min(longitudes) + max(longitudes)) / 2, max(longitudes)]
+
+    def test_a_place_is_one_on_either_side(self):
+        reports = read_reports(
+            table(2, 2).assign(lon=[181.0, 20.0, -179.0, 20.0], lat=50.0), replace(COLUMNS, sensor=None)
+        )
+        assert reports.sensors == ("181 50", "20 50")
+        planar = replace(COLUMNS, sensor=None, globe=False)
+        assert len(read_reports(table(2, 2).assign(lon=[181.0, 20.0, -179.0, 20.0], lat=50.0), planar).sensors) == 3
 
 
 class TestDegrees:

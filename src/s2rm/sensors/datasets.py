@@ -73,9 +73,9 @@ def _without_ragged(dataset: Dataset, named: list[str], name: str) -> Dataset:
     if not counts and not indices:
         return dataset
     few = dataset[list(dict.fromkeys([*(n for n in named if n in dataset.variables), *counts, *indices]))]
-    for dim in few.dims:
-        if dim in named and dim not in few.variables:
-            few = few.assign_coords({dim: np.arange(few.sizes[dim])})
+    for unnamed in few.dims:
+        if unnamed in named and unnamed not in few.variables:
+            few = few.assign_coords({unnamed: np.arange(few.sizes[unnamed])})
     # Profiles are contiguous, and the station of each profile is indexed: counts come first.
     for column, samples in counts.items():
         (dim,), size = few[column].dims, dataset.sizes.get(samples, 0)
@@ -86,11 +86,10 @@ def _without_ragged(dataset: Dataset, named: list[str], name: str) -> Dataset:
                 f"got {numbers.sum()}; write the file again"
             )
         few = _spread(few, str(dim), samples, np.repeat(np.arange(len(numbers)), numbers))
-    for column, dim in indices.items():
-        if dim in few.dims and few[column].dims != (dim,):
-            (samples,) = few[column].dims
-            numbers = _whole(few[column], name, few.sizes[dim] - 1)
-            few = _spread(few, dim, str(samples), numbers)
+    for column, station in indices.items():
+        if station in few.dims and few[column].dims != (station,):
+            numbers = _whole(few[column], name, few.sizes[station] - 1)
+            few = _spread(few, station, str(few[column].dims[0]), numbers)
     return few
 
 

@@ -192,7 +192,7 @@ class Cells:
             if column.dtype.kind in "biuf":
                 self.refuse([True], name, "times", column, _conversion(column))
             if column.dtype == object:
-                calendars = {getattr(cell, "calendar", None) for cell in column} - {None, *CALENDARS}
+                calendars = {str(getattr(cell, "calendar", CALENDARS[0])) for cell in column} - {*CALENDARS}
                 if calendars:
                     raise ValueError(
                         f"read: expected times in the standard or noleap calendar in {name!r} of {self.name}, got the "
@@ -202,11 +202,12 @@ class Cells:
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
             moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
-            wrong = moments.isna() | ~np.array([bool(_DATE.match(text)) for text in unique])
+            wrong = moments.isna() | ~np.array([bool(_DATE.match(text)) for text in unique], dtype=bool)
             self.refuse(wrong[codes], name, "times", texts, "write them as in ISO 8601, 2013-05-01T06:00")
-            zoned = np.array([bool(_ZONE.search(text)) for text in unique])
-            expected = f"times {'with' if zoned[0] else 'without'} an offset from UTC like {_shown(texts[0])}"
-            self.refuse((zoned != zoned[0])[codes], name, expected, texts, "write all of them in UTC")
+            zoned = np.array([bool(_ZONE.search(text)) for text in unique], dtype=bool)
+            if zoned.any() and not zoned.all():
+                expected = f"times {'with' if zoned[0] else 'without'} an offset from UTC like {_shown(texts[0])}"
+                self.refuse((zoned != zoned[0])[codes], name, expected, texts, "write all of them in UTC")
         return moments.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)[codes]
 
     def empty(self, name: str) -> NDArray[np.bool_]:
