@@ -92,9 +92,7 @@ def forecast(command: Forecast) -> None:
     if command.origin is not None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
     if not len(reports) and command.at in ("stations", "grid"):
-        raise ValueError(
-            f"forecast: {command.table} holds no value until then, so no {command.at}; name a file by --at"
-        )
+        raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
     places = _places(command.at, reports)
     if command.out.suffix == ".nc":
         write_netcdf(forecaster.dataset(reports, places, command.horizon), command.out)

@@ -212,11 +212,18 @@ class Cells:
 
     def empty(self, name: str) -> NDArray[np.bool_]:
         """`(rows,)`: which cells are empty or blank text."""
+        import pandas as pd
+
         column = self.frame[name]
         empty = column.isna().to_numpy(dtype=bool)
         if column.dtype.kind in "biufM":
             return empty
-        blank = [isinstance(cell, str | bytes) and not _text(cell) for cell in column.to_numpy(dtype=object)]
+        if isinstance(column.dtype, pd.StringDtype):
+            column = column.astype("category")
+        if isinstance(column.dtype, pd.CategoricalDtype):  # each text is looked at once
+            blank = [isinstance(cell, str | bytes) and not _text(cell) for cell in column.cat.categories]
+            return np.array([*blank, True], dtype=bool)[column.cat.codes]
+        blank = [isinstance(cell, str) and not cell.strip(BLANKS) for cell in column.to_numpy(dtype=object)]
         return empty | np.array(blank, dtype=bool)
 
     def expect_filled(self, name: str, empty: NDArray[np.bool_], that: str = " that holds values") -> None:
