@@ -37,8 +37,8 @@ def _apart(values: NDArray[np.float64]) -> tuple[list[float], NDArray[np.float64
     """The codes at both ends of the values, and the other values, where there are codes."""
     codes: list[float] = []
     rest = values
-    while len(rest) and not np.isnan(rest).all():
-        found = [end for end in {float(np.nanmin(rest)), float(np.nanmax(rest))} if _is_code(end)]
+    while len(rest):
+        found = [end for end in {float(np.fmin.reduce(rest)), float(np.fmax.reduce(rest))} if _is_code(end)]
         if not found:
             break
         codes += found
