@@ -144,12 +144,56 @@ def test_bad_input_is_one_line_and_loses_nothing(fitted, tmp_path, capsys):
     )
     assert "expected an initialisation time within the reports" in refused(capsys, *forecast, "--origin", "1999-01-01")
     assert "expected an initialisation time or a step, got 'then'" in refused(capsys, *forecast, "--origin", "then")
-    assert "--at must be stations, grid or a CSV file" in refused(capsys, *forecast, "--at", "nowhere.csv")
+    assert "--at must be stations, grid or a table of places" in refused(capsys, *forecast, "--at", "nowhere.csv")
     assert "--out must end in" in refused(capsys, "forecast", run, table, "--out", tmp_path / "f.txt")
     (tmp_path / "places.csv").write_text("x,y\n1,2\n3,north\n")
     said = refused(capsys, *forecast, "--at", tmp_path / "places.csv")
-    assert "the position in row 2" in said
+    assert "expected numbers in 'y' of places.csv, got 'north' in row 2" in said
+    (tmp_path / "places.csv").write_text("x,y\n1,2\n3,\n")
+    assert "got none in 1, first in row 2" in refused(capsys, *forecast, "--at", tmp_path / "places.csv")
     (tmp_path / "places.csv").write_text("x,z\n1,2\n")
-    assert "has no column y; it has x, z" in refused(capsys, *forecast, "--at", tmp_path / "places.csv")
+    assert "found no column 'y' in places.csv; it has 'x', 'z'" in refused(
+        capsys, *forecast, "--at", tmp_path / "places.csv"
+    )
     assert not (tmp_path / "f.csv").exists()
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_table_without_any_value_has_no_stations(fitted, tmp_path, capsys):
+    run, table = fitted
+    frame = pandas.read_csv(table)
+    values = set(frame) - {"time", "sensor", "x", "y"}
+    frame[:5].assign(**dict.fromkeys(values, np.nan)).to_csv(tmp_path / "silent.csv", index=False)
+    said = refused(capsys, "forecast", run, tmp_path / "silent.csv", "--out", tmp_path / "f.csv")
+    assert "silent.csv holds no value, so there are no stations; name places by --at" in said
+
+
+def test_names_of_the_users_on_the_terminal(capsys):
+    from s2rm.cli.sensors import _print_errors, _say
+
+    reports = FieldWorld(num_stations=4, num_movers=0, num_steps=9).reports()
+    reports = replace(reports, columns=replace(reports.columns, values=("rain [/h]", "[red]\x1b[2J"), circular=()))
+    rows = [
+        {"value": name, "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}
+        for name in reports.columns.values
+    ]
+    _print_errors(rows, [1], reports)
+    _say(":smile: wind [m/s]\nrun [/x]")
+    said = capsys.readouterr().err
+    assert "rain [/h]" in said
+    assert "[red]" in said
+    assert "\x1b[2J" not in said
+    assert ":smile: wind [m/s] run [/x]" in said
+
+
+def test_no_cell_of_a_csv_is_a_formula():
+    from s2rm.cli.sensors import _csv
+
+    names = ["=1+1", "+cmd|'x'", "@sum", "-a", "-5", "-71.5 42.1", "a=b"]
+    table = pandas.DataFrame({"=station": names, "lon": -1.5})
+    lines = _csv(table).decode().splitlines()
+    assert lines[0] == "'=station,lon"
+    assert [line.rsplit(",", 1)[0] for line in lines[1:]] == [
+        "'=1+1", "'+cmd|'x'", "'@sum", "'-a", "-5", "-71.5 42.1", "a=b"
+    ]  # fmt: skip
+    assert all(line.endswith(",-1.5") for line in lines[1:])

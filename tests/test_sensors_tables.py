@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from s2rm.sensors import Columns, Reports, read_reports, to_frame
+from s2rm.sensors import Columns, Reports, grid, read_reports, to_frame
 from s2rm.sensors.reports import DEGREES
+from s2rm.sensors.tables import read_places
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 
@@ -28,7 +29,7 @@ def table(num_steps: int = 3, num_stations: int = 2):
             "lat": 50.0 + station,
             "alt": 100.0 * station,
             "temp": 0.5 * np.arange(len(hour)),
-            "wind": 30.0 * np.arange(len(hour)),
+            "wind": 30.0 * np.arange(len(hour)) % 360,
         }
     )
 
@@ -223,6 +224,72 @@ class TestDatasets:
         assert refusal(stations, replace(self.columns, values=("temps",))) == expected
 
 
+class TestRaggedArrays:
+    """Three hours of station a, two of station b, which the conventions of CF write in several ways."""
+
+    columns = Columns("time", ("lon", "lat"), ("temp",), "name")
+
+    @staticmethod
+    def dataset(order: list[int], **others):
+        xarray = pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')
+        hours = pandas.to_datetime([f"2013-05-01T0{hour}" for hour in (0, 1, 2, 0, 1)])
+        observed = {"temp": ("obs", np.array([1.0, 2.0, 3.0, 14.0, 15.0])[order]), "time": ("obs", hours[order])}
+        lon, lat = ("station", [10.0, 11.0]), ("station", [50.0, 51.0])
+        return xarray.Dataset({**observed, "lon": lon, "lat": lat, "name": ("station", ["a", "b"]), **others})
+
+    def check(self, dataset) -> None:
+        reports = read_reports(dataset, self.columns)
+        assert reports.sensors == ("a", "b")
+        assert reports.step.tolist() == [0, 0, 1, 1, 2]
+        assert reports.values.ravel().tolist() == [1, 14, 2, 15, 3]
+        assert reports.positions[:, 0].tolist() == [10, 11, 10, 11, 10]
+
+    def test_indexed(self):
+        index = ("obs", np.array([0, 0, 0, 1, 1])[[3, 0, 4, 1, 2]], {"instance_dimension": "station"})
+        self.check(self.dataset([3, 0, 4, 1, 2], index=index))
+
+    def test_contiguous(self):
+        counts = ("station", [3, 2], {"sample_dimension": "obs"})
+        self.check(self.dataset([0, 1, 2, 3, 4], counts=counts))
+
+    def test_contiguous_profiles_of_indexed_stations(self):
+        counts = ("profile", [1, 2, 2], {"sample_dimension": "obs"})
+        index = ("profile", [0, 0, 1], {"instance_dimension": "station"})
+        self.check(self.dataset([0, 1, 2, 3, 4], counts=counts, index=index))
+
+    def test_wrong_counts_and_indices(self):
+        counts = ("station", [3, 1], {"sample_dimension": "obs"})
+        message = refusal(self.dataset([0, 1, 2, 3, 4], counts=counts), self.columns)
+        assert "the counts in 'counts' of the table to add up to the 5 entries of 'obs', got 4" in message
+        index = ("obs", [0, 0, 0, 1, 2], {"instance_dimension": "station"})
+        message = refusal(self.dataset([0, 1, 2, 3, 4], index=index), self.columns)
+        assert "whole numbers from 0 to 1 in 'index' of the table, got 2 in entry 5" in message
+
+    def test_what_no_convention_connects(self):
+        message = refusal(self.dataset([0, 1, 2, 3, 4]), self.columns)
+        assert "expected 'name' of the table along the dimensions of 'temp', ('obs',), got ('station',)" in message
+        assert "instance_dimension" in message
+
+    def test_values_along_different_dimensions(self):
+        dataset = self.dataset([0, 1, 2, 3, 4], depth=("station", [1.0, 2.0]))
+        message = refusal(dataset, replace(self.columns, values=("temp", "depth")))
+        assert "'temp' along ('obs',) and 'depth' along ('station',)" in message
+
+    def test_trajectories(self):
+        xarray = pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')
+        hours = np.array([["2013-05-01T00", "2013-05-01T01"], ["2013-05-01T01", "NaT"]], "datetime64[ns]")
+        dims = ("trajectory", "obs")
+        ships = xarray.Dataset(
+            {"temp": (dims, [[1.0, 2.0], [3.0, np.nan]]), "time": (dims, hours)},
+            {"name": ("trajectory", ["a", "b"]), "lon": (dims, [[10.0, 10.5], [11.0, np.nan]]),
+             "lat": (dims, [[50.0, 50.5], [51.0, np.nan]])},
+        )  # fmt: skip
+        reports = read_reports(ships, self.columns)
+        assert [reports.sensors[sensor] for sensor in reports.sensor] == ["a", "a", "b"]
+        assert reports.positions[:, 0].tolist() == [10, 10.5, 11]
+        assert reports.values.ravel().tolist() == [1, 2, 3]
+
+
 class TestTimes:
     @pytest.mark.parametrize(
         "write",
@@ -273,11 +340,21 @@ class TestTimes:
         )
         assert refusal(changed(4, time=text)) == expected
 
-    @pytest.mark.parametrize("other", ["2013-05-01T03:00:00", "2013-05-01", "2013-05-01T03:00:00+02:00"])
-    def test_mixed_zones(self, other):
+    @pytest.mark.parametrize("other", ["2013-05-01T03:00:00", "2013-05-01"])
+    def test_with_and_without_an_offset(self, other):
         message = refusal(changed(2, time=other))
-        assert "in the time zone of '2013-05-01T00:00:00Z'" in message
+        assert "expected times with an offset from UTC like '2013-05-01T00:00:00Z'" in message
         assert f"got '{other}' in row 2; write all of them in UTC" in message
+
+    def test_each_time_has_its_own_offset(self):
+        """As `to_csv` writes a column in a zone whose summer time ends at 01:00 UTC."""
+        hours = pandas.date_range("2013-10-27T00:00Z", periods=3, freq="h").tz_convert("Europe/Berlin")
+        texts = np.repeat(hours.astype(str), 2)
+        assert texts[0] == "2013-10-27 02:00:00+02:00"
+        assert texts[2] == "2013-10-27 02:00:00+01:00"
+        reports = read_reports(table().assign(time=texts), COLUMNS)
+        assert reports.start == np.datetime64("2013-10-27T00:00")
+        assert reports.step.tolist() == [0, 0, 1, 1, 2, 2]
 
     def test_datetimes_of_mixed_zones(self):
         frame = table()
@@ -285,8 +362,38 @@ class TestTimes:
         times = [*aware[:5].tolist(), aware[5].tz_localize(None)]
         assert "in row 6; write all of them in UTC" in refusal(frame.assign(time=pandas.Series(times, dtype=object)))
 
-    def test_numbers(self):
-        assert "got 1367366400 in row 1" in refusal(table().assign(time=1367366400))
+    @pytest.mark.parametrize(
+        ("number", "unit"), [(1367366400, "s"), (1367366400.5, "s"), (1367366400_000, "ms"), (1367366400 * 10**9, "ns")]
+    )
+    def test_numbers_since_1970(self, number, unit):
+        message = refusal(table().assign(time=number))
+        assert f"got {number} in row 1; convert them with pandas.to_datetime(..., unit='{unit}')" in message
+
+    def test_small_numbers(self):
+        assert "units such as 'hours since 2013-05-01'" in refusal(table().assign(time=3))
+
+    def test_seconds_taken_for_nanoseconds(self):
+        times = pandas.to_datetime(np.repeat([1367366400, 1367370000, 1367373600], 2))
+        assert "give pandas.to_datetime their unit, unit='s' for seconds" in refusal(table().assign(time=times))
+
+    @pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian"])
+    def test_calendars_of_climate_models(self, calendar, tmp_path):
+        xarray = pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')
+        pytest.importorskip("cftime", reason='needs pip install "s2rm[tables]"')
+        # The 59th day of a year is the last of February, but not where all months have 30 days.
+        days = ("time", [58, 59], {"units": "days since 2021-01-01", "calendar": calendar})
+        places = {"station": ["a", "b"], "lon": ("station", [10.0, 11.0]), "lat": ("station", [50.0, 51.0])}
+        values = {"temp": (("time", "station"), [[1.0, 2.0], [3.0, 4.0]]), "time": days}
+        xarray.Dataset(values, places).to_netcdf(tmp_path / "model.nc")
+        columns = Columns("time", ("lon", "lat"), ("temp",), "station", step="1D")
+        if calendar == "noleap":
+            reports = read_reports(tmp_path / "model.nc", columns)
+            assert reports.start == np.datetime64("2021-02-28")
+            assert reports.step.tolist() == [0, 0, 1, 1]
+        else:
+            message = refusal(tmp_path / "model.nc", columns)
+            assert f"got the calendar '{calendar}'" in message
+            assert "convert_calendar('standard', align_on='date')" in message
 
     @pytest.mark.parametrize("step", ["hour", "", "0h", "-1h", "NaT", "1MS", "1H", "5", "1500ns"])
     def test_what_is_no_step(self, step):
@@ -430,7 +537,124 @@ class TestRefusals:
         assert "the table holds no rows" in refusal(table()[:0])
 
     def test_what_is_no_table(self):
-        assert "got list; convert it" in refusal([1, 2])
+        assert refusal([1, 2]).endswith("got builtins.list; convert it to a pandas.DataFrame")
+
+    def test_a_table_of_another_library(self):
+        arrow = pytest.importorskip("pyarrow", reason='needs pip install "s2rm[tables]"')
+        check_equal(read_reports(arrow.Table.from_pandas(table()), COLUMNS), read_reports(table(), COLUMNS))
+        other = type("DataFrame", (), {"__module__": "frames.core"})()
+        assert "got frames.core.DataFrame; convert it to a pandas.DataFrame" in refusal(other)
+
+
+class TestNames:
+    """The names of sensors are texts, in every kind of table."""
+
+    @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+    def test_as_written_without_blanks(self, ending, tmp_path):
+        path, written = tmp_path / f"table{ending}", ["NA", " 007", "007 ", "null", "NA\t", "nan"]
+        frame = table(3, 2).assign(station=written)
+        frame.to_parquet(path) if ending == ".parquet" else frame.to_csv(path, index=False)
+        for source in (path, frame):
+            reports = read_reports(source, COLUMNS)
+            assert reports.sensors == ("007", "NA", "nan", "null")
+
+    def test_empty_values_beside_them(self, tmp_path):
+        table().assign(temp=["NA", "1", "", "null", "5", "N/A"]).to_csv(tmp_path / "table.csv", index=False)
+        reports = read_reports(tmp_path / "table.csv", COLUMNS)
+        assert np.isnan(reports.values[:, 0]).tolist() == [True, False, True, True, False, True]
+
+    def test_a_table_of_places(self, tmp_path):
+        (tmp_path / "places.csv").write_text("station,lat,lon,note\nNA ,50,10,x\n007,51,11,y\n")
+        places = read_places(tmp_path / "places.csv", COLUMNS)
+        assert places.names == ("NA", "007")
+        assert places.positions.tolist() == [[10, 50], [11, 51]]
+        assert np.isnan(places.covariates).all()
+        (tmp_path / "places.csv").write_text("lat,lon,alt\n50,10,7\n91,11,8\n")
+        with pytest.raises(ValueError, match=r"degrees from -90 to 90 in 'lat' of places.csv, got 91.0 in row 2"):
+            read_places(tmp_path / "places.csv", COLUMNS)
+        frame = pandas.DataFrame({"lat": [50.0], "lon": 10.0, "alt": 7.0})
+        assert read_places(frame, COLUMNS).covariates.tolist() == [[7]]
+        assert read_places(frame, COLUMNS).names is None
+        with pytest.raises(ValueError, match=r"expected 'station' in each row of the table, got none in 1"):
+            read_places(frame.assign(station=" "), COLUMNS)
+
+
+class TestCodes:
+    """Numbers that say "missing"."""
+
+    @pytest.mark.parametrize("wind", [999.0, 990, -361, 721])
+    def test_directions_far_off_a_turn(self, wind):
+        assert f"expected directions in degrees in 'wind' of the table, got {float(wind)} in row 3" in refusal(
+            changed(3, wind=wind)
+        )
+
+    @pytest.mark.parametrize("code", [-999.0, 9999, 99, 999.9, -32768, 1e20])
+    @pytest.mark.parametrize("name", ["temp", "alt"])
+    def test_far_from_the_others(self, name, code):
+        frame = table(3, 3).assign(alt=np.tile([0.0, 1, 2], 3))
+        frame.loc[[2, 5], name] = code
+        with pytest.warns(UserWarning, match=f"'{name}' of the table is .* in 2 rows, far from the others, 0 to "):
+            read_reports(frame, COLUMNS)
+
+    def test_a_negative_direction(self):
+        with pytest.warns(UserWarning, match="'wind' of the table is -99 in 1 rows, far from the others, 0 to 150"):
+            read_reports(changed(3, wind=-99.0), COLUMNS)
+
+    def test_within_the_others(self):
+        """Pressures around 1000 hPa, one of which is 999; warnings are errors here."""
+        pressures = [990.0, 999, 1005, 1010, 1013, 999.9]
+        assert read_reports(table().assign(temp=pressures), COLUMNS).values[1, 0] == 999
+
+
+class TestSilence:
+    """Rows without a value, of tables to forecast from."""
+
+    def test_time_passes(self):
+        frame = table(4, 2)
+        frame.loc[4:, ["temp", "wind"]] = np.nan
+        reports = read_reports(frame, COLUMNS, to_fit=False)
+        assert (reports.num_steps, reports.step.tolist()) == (4, [0, 0, 1, 1])
+        assert read_reports(frame, COLUMNS).num_steps == 2
+
+    def test_all_silent(self):
+        frame = table(2, 2).assign(temp=np.nan, wind=None)
+        reports = read_reports(frame, COLUMNS, to_fit=False)
+        assert (len(reports), reports.num_steps, reports.sensors) == (0, 1, ())
+        assert reports.start == np.datetime64("2013-05-01T01:00")
+        with pytest.raises(ValueError, match="no row of the table holds both a time and a value"):
+            read_reports(frame.assign(time="total"), COLUMNS, to_fit=False)
+        with pytest.raises(ValueError, match="grid: expected reports to cover, got none"):
+            grid(reports)
+
+
+class TestMeridian:
+    """Two stations on each side of 180 degrees."""
+
+    @staticmethod
+    def reports(longitudes: list[float], sensor: str | None = "station") -> Reports:
+        frame = table(2, len(longitudes)).assign(lon=longitudes * 2)
+        return read_reports(frame, replace(COLUMNS, sensor=sensor))
+
+    def test_a_grid_goes_on_beyond_it(self):
+        assert np.unique(grid(self.reports([179.0, -179.0, -178.0]), 4).positions[:, 0]).tolist() == [
+            179,
+            180,
+            181,
+            182,
+        ]
+
+    @pytest.mark.parametrize("longitudes", [[-20.0, 10.0, 30.0], [-170.0, -80.0, 10.0, 100.0, 170.0], [-179.0, 0.0]])
+    def test_other_grids_stay(self, longitudes):
+        lines = np.unique(grid(self.reports(longitudes), 3).positions[:, 0])
+        assert lines.tolist() == [min(longitudes), (min(longitudes) + max(longitudes)) / 2, max(longitudes)]
+
+    def test_a_place_is_one_on_either_side(self):
+        reports = read_reports(
+            table(2, 2).assign(lon=[181.0, 20.0, -179.0, 20.0], lat=50.0), replace(COLUMNS, sensor=None)
+        )
+        assert reports.sensors == ("181 50", "20 50")
+        planar = replace(COLUMNS, sensor=None, globe=False)
+        assert len(read_reports(table(2, 2).assign(lon=[181.0, 20.0, -179.0, 20.0], lat=50.0), planar).sensors) == 3
 
 
 class TestDegrees:

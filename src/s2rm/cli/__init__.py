@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 
 from s2rm.cli import commands
+from s2rm.names import one_line
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "demo": commands.Demo,
@@ -44,12 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
         args=arguments,
     )
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     try:
         module, work = next(WORK[name] for name, kind in COMMANDS.items() if type(command) is kind)
         getattr(import_module(module), work)(command)
     except (ValueError, ImportError, OSError) as error:
-        console.print(f"s2rm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"s2rm: {one_line(str(error))}", style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         # Processes that trained beside the first one leave quietly.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -20,17 +22,22 @@ from s2rm.cli.commands import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
+from s2rm.names import for_csv, one_line
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import of_group, write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
-from s2rm.sensors.tables import read_reports, write_netcdf
+from s2rm.sensors.tables import read_places, read_reports, write_netcdf
 from s2rm.sensors.times import origin_steps
 from s2rm.training import Provenance
 
-console = Console(stderr=True)
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# Names of the user's are no markup: wind [m/s] stays what it is.
+console = Console(stderr=True, markup=False, emoji=False)
 LEADS = (0, 1, 3, 6, 12, 24)
 """lead times of a report, in steps"""
 SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
@@ -47,7 +54,7 @@ def fit_table(command: FitTable) -> None:
     fitted, folder = _is_fitted(command), command.out
     reports = read_reports(command.table, command.columns)
     shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
-    console.print(
+    _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
         f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
@@ -68,11 +75,11 @@ def fit_table(command: FitTable) -> None:
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
     _print_errors(rows, leads, reports)
-    console.print(f"scores: {(folder / SCORES).resolve()}", soft_wrap=True)
+    _say(f"scores: {(folder / SCORES).resolve()}")
     origin = int(origins[len(origins) // 2])
     write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
-    console.print(f"report: {(folder / REPORT).resolve()}", soft_wrap=True)
-    console.print(f"forecast with: s2rm forecast {folder} {command.table}", soft_wrap=True)
+    _say(f"report: {(folder / REPORT).resolve()}")
+    _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table)])}")
 
 
 def forecast(command: Forecast) -> None:
@@ -84,15 +91,29 @@ def forecast(command: Forecast) -> None:
     reports = read_reports(command.table, forecaster.columns, to_fit=False)
     if command.origin is not None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
+    if not len(reports) and command.at in ("stations", "grid"):
+        raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
     places = _places(command.at, reports)
     if command.out.suffix == ".nc":
         write_netcdf(forecaster.dataset(reports, places, command.horizon), command.out)
     else:
         table = forecaster.table(reports, places, command.horizon)
-        content = table.to_parquet(None) if command.out.suffix == ".parquet" else table.to_csv(index=False).encode()
+        content = table.to_parquet(None) if command.out.suffix == ".parquet" else _csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")
-    console.print(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
+    _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
+
+
+def _say(text: str) -> None:
+    """Print a line, whatever is in the names of the user's."""
+    console.print(one_line(text), soft_wrap=True)
+
+
+def _csv(table: DataFrame) -> bytes:
+    """A table as CSV, no cell of which a spreadsheet takes for a formula."""
+    texts = table.select_dtypes(exclude=["number", "datetime", "datetimetz"])
+    plain = table.assign(**{name: texts[name].astype(str).map(for_csv) for name in texts})
+    return plain.rename(columns=for_csv).to_csv(index=False).encode()
 
 
 def _is_fitted(command: FitTable) -> bool:
@@ -107,7 +128,7 @@ def _is_fitted(command: FitTable) -> bool:
             f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
             f"by s2rm fit with the settings in {folder / SETTINGS}"
         )
-    console.print(f"{folder}: fitted already; going on with the scores and the report", soft_wrap=True)
+    _say(f"{folder}: fitted already; going on with the scores and the report")
     return True
 
 
@@ -142,7 +163,7 @@ def _print_errors(rows: Sequence[Row], leads: Sequence[int], reports: Reports) -
         found = of_group(rows, value, group)
         for name in dict.fromkeys(row["predictor"] for row in found):
             errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
-            table.add_row(value, words[group], name, *(errors.get(lead, "") for lead in leads))
+            table.add_row(one_line(value), words[group], name, *(errors.get(lead, "") for lead in leads))
     console.print(table)
 
 
@@ -150,20 +171,7 @@ def _places(at: str, reports: Reports) -> Places:
     """The places of a forecast: the stations, a grid over them, or those in a file."""
     if at in ("stations", "grid"):
         return stations(reports) if at == "stations" else grid(reports)
-    import pandas as pd
-
-    path, columns = Path(at), reports.columns
-    if not path.is_file():
-        raise ValueError(f"forecast: --at must be stations, grid or a CSV file, found none at {path}")
-    # Names of stations as written: 007 stays 007.
-    rows = pd.read_csv(path, dtype={columns.sensor: str} if columns.sensor else None)
-    missing = [name for name in columns.position if name not in rows]
-    if missing:
-        raise ValueError(f"forecast: {path} has no column {', '.join(missing)}; it has {', '.join(map(str, rows))}")
-    numbers = rows.reindex(columns=[*columns.position, *columns.covariates]).apply(pd.to_numeric, errors="coerce")
-    positions, covariates = np.split(numbers.to_numpy(float), [len(columns.position)], axis=1)
-    if not np.isfinite(positions).all():
-        row = int(np.argmin(np.isfinite(positions).all(1))) + 1
-        raise ValueError(f"forecast: the position in row {row} of {path} is missing or no number; give each place one")
-    names = tuple(rows[columns.sensor].astype(str)) if columns.sensor in rows else None
-    return Places(positions, covariates.astype(np.float32), names)
+    path = Path(at)
+    if not path.exists():
+        raise ValueError(f"forecast: --at must be stations, grid or a table of places, found none at {path}")
+    return read_places(path, reports.columns)

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from s2rm.files import Row
 from s2rm.models.s2rm import S2RM
+from s2rm.names import for_figure
 from s2rm.report.figures import figure, key_beside, lines, plain, predictors
 from s2rm.report.modules import interaction_graph
 from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import HALF_WIDTH, lead_time
-from s2rm.sensors.reports import Places, Reports, grid, stations
+from s2rm.sensors.reports import Places, Reports, grid, stations, together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +124,7 @@ def errors_by_lead(rows: Sequence[Row]) -> Figure:
             mine = of_group(rows, value, group)
             lines(axes, mine, "lead", "mae")
             highest = [max(row["mae"] for row in mine if row["predictor"] == name) for name in predictors(mine)]
-            axes.set(xlabel="lead time (steps)", title=_text(f"{value}, {GROUPS[group]}"))
+            axes.set(xlabel="lead time (steps)", title=for_figure(f"{value}, {GROUPS[group]}"))
             second, top = [0.0, 0.0, *sorted(highest)][-2:]
             if top > 2 * second > 0:
                 axes.set_ylim(top=1.1 * second)
@@ -136,7 +137,7 @@ def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
     (made, (axes,)), places = _maps(reports, 1), stations(reports)
     held = held_out[np.unique(reports.sensor)]
     for chosen, label, marker in ((~held, GROUPS["seen"], "o"), (held, GROUPS["held out"], "^")):
-        points = places.positions[chosen, :2]
+        points = together(places.positions, reports)[chosen, :2]
         axes.scatter(*points.T, marker=marker, s=_size(held), label=f"{label} ({len(points)})")
     axes.legend(frameon=False, fontsize=8)
     return plain(made)
@@ -155,7 +156,9 @@ def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: 
         _surface(axes, points, part, f"{unit}, +{lead_time(lead, reports.step_length)}: {title}", unit, **look)
         if title == "mean":
             edge = {"edgecolor": "white", "linewidth": 0.6}
-            axes.scatter(*now.positions[:, :2].T, c=now.values[:, value], s=_size(now), **edge, **look)
+            axes.scatter(
+                *together(now.positions, reports)[:, :2].T, c=now.values[:, value], s=_size(now), **edge, **look
+            )
     return plain(made)
 
 
@@ -178,18 +181,18 @@ def forecasts_in_time(
         low, high = centre - HALF_WIDTH * spread, centre + HALF_WIDTH * spread
         axes.fill_between(ahead, low, high, color="#0b6e99", alpha=0.2, label="90 %")
         seen = name in shown.sensors and (shown.sensor == shown.sensors.index(name)).any()
-        axes.set_title(_text(f"{name} ({'in the fit' if seen else 'withheld'})"), fontsize=9)
+        axes.set_title(for_figure(f"{name} ({'in the fit' if seen else 'withheld'})"), fontsize=9)
         axes.axvline(0, color="#dddddd", zorder=0)
         axes.set_xlim(-len(mean) - 0.5, len(mean) + 0.5)
     panels[0, 0].legend(frameon=False, fontsize=7, ncols=3)
     panels[-1, 0].set_xlabel(f"lead time (steps of {lead_time(1, shown.step_length)})")
-    panels[len(names) // 2, 0].set_ylabel(_text(forecaster.columns.values[value]))
+    panels[len(names) // 2, 0].set_ylabel(for_figure(forecaster.columns.values[value]))
     return plain(made)
 
 
 def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
     """The module of largest weight at each place, and the sum of all weights; one colour is one enclave."""
-    weights, places = enclaves(forecaster, reports, side), stations(reports).positions[:, :2]
+    weights, places = enclaves(forecaster, reports, side), together(stations(reports).positions, reports)[:, :2]
     (made, panels), points = _maps(reports, 2), grid(reports, side)
     most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan)
     _surface(panels[0], points, most, "module of largest weight", cmap="tab20")
@@ -212,13 +215,13 @@ def _surface(axes: Axes, points: Places, values: NDArray, title: str, unit: str 
     side = round(len(values) ** 0.5)
     x, y, colours = (part.reshape(side, side) for part in (*points.positions.T[:2], values))
     image = axes.pcolormesh(x, y, colours, shading="nearest", **look)  # type: ignore[arg-type]
-    axes.figure.colorbar(image, ax=axes, label=_text(unit))
-    axes.set_title(_text(title), fontsize=9)
+    axes.figure.colorbar(image, ax=axes, label=for_figure(unit))
+    axes.set_title(for_figure(title), fontsize=9)
 
 
 def _maps(reports: Reports, number: int) -> tuple[Figure, NDArray]:
     """Panels for maps of the stations: side by side, or one above the other where the region is wide."""
-    width, height = np.ptp(reports.positions[:, :2], axis=0)
+    width, height = np.ptp(together(reports.positions, reports)[:, :2], axis=0)
     # A degree of longitude is shorter than one of latitude.
     north = reports.positions[:, 1].mean() if reports.columns.on_the_globe else 0.0
     aspect = 1 / np.cos(np.radians(north))
@@ -227,7 +230,7 @@ def _maps(reports: Reports, number: int) -> tuple[Figure, NDArray]:
         made, panels = figure(number, 1, 9.0, number * (7.5 * tall + 0.8))
     else:
         made, panels = figure(1, number, 5.5 * number, 4.5 * tall + 0.8)
-    x, y = map(_text, reports.columns.position[:2])
+    x, y = map(for_figure, reports.columns.position[:2])
     for axes in panels.flat:
         axes.set(xlabel=x, ylabel=y, aspect=aspect)
     return made, panels.ravel()
@@ -236,8 +239,3 @@ def _maps(reports: Reports, number: int) -> tuple[Figure, NDArray]:
 def _size(points: Sized) -> float:
     """Area of a marker: smaller where there are many, which would hide each other."""
     return float(np.clip(4000 / max(1, len(points)), 4, 36))
-
-
-def _text(name: str) -> str:
-    """A name as it is: matplotlib would typeset what stands between two dollar signs as a formula."""
-    return name.replace("$", r"\$")

@@ -160,7 +160,36 @@ def stations(reports: Reports) -> Places:
 
 
 def grid(reports: Reports, side: int = 50) -> Places:
-    """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown."""
-    lines = np.linspace(reports.positions.min(0), reports.positions.max(0), side, axis=1)
+    """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown.
+
+    Around the meridian of 180 degrees its longitudes go on beyond that of the westernmost report.
+
+    Raises:
+        ValueError: there are no reports to cover.
+    """
+    if not len(reports):
+        raise ValueError("grid: expected reports to cover, got none; give reports, or places of your own")
+    covered = together(reports.positions, reports)
+    lines = np.linspace(covered.min(0), covered.max(0), side, axis=1)
     positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)
     return Places(positions, np.full((len(positions), len(reports.columns.covariates)), np.nan, np.float32))
+
+
+def together(positions: Float64[NDArray, "Q n"], reports: Reports) -> Float64[NDArray, "Q n"]:
+    """Positions `(Q, n)` such that those of all reports lie side by side: longitudes east of the widest gap.
+
+    They stay as they are where they are planar, and where no gap wider than a quarter of a turn makes it worth while.
+    """
+    if not reports.columns.globe or not len(reports):
+        return positions
+    turn = np.unique(reports.positions[:, 0] % 360)
+    gaps = np.diff(turn, append=turn[0] + 360)
+    widest = int(gaps.argmax())
+    if gaps[widest] <= max(90.0, 360 - np.ptp(reports.positions[:, 0]) + 1e-6):
+        return positions
+    # The first longitude after the gap keeps the turn that its reports have.
+    first = turn[(widest + 1) % len(turn)]
+    west = reports.positions[np.isclose(reports.positions[:, 0] % 360, first), 0].min()
+    moved = positions.copy()
+    moved[:, 0] = west + np.round((positions[:, 0] - west) % 360, 9) % 360
+    return moved

@@ -16,30 +16,57 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from s2rm.names import one_line
+from s2rm.sensors.datasets import flat
 from s2rm.sensors.reports import DEGREES, in_degrees
+from s2rm.sensors.safety import Unpacked, expect_netcdf, expect_parquet, expect_zarr, most_bytes
 from s2rm.sensors.settings import Columns
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
     from xarray import Dataset
 
 _DATE = re.compile(r"\s*\d{4}-?\d\d")
 """the beginning of a time; pandas would also read a bare number or "now" """
+BLANKS = " \t\r\n\f\v\0\xa0\ufeff"
+"""what says nothing around a name"""
 _ZONE = re.compile(r"[T ]\d[\d:.,]* ?(Z|[+-]\d\d(?::?\d\d){0,2})\s*$")
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
+"""the calendars all of whose days there are"""
+MISSING = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+]  # fmt: skip
+"""cells of numbers and times that are empty, as pandas has them"""
 ENDINGS = (".csv", ".csv.gz", ".parquet", ".nc", ".zarr")
 
 
-def open_source(source: object, columns: Columns, name: str = "the table") -> Cells:
-    """The columns of a file, DataFrame or Dataset that are read."""
+def open_source(
+    source: object, columns: Columns, places: bool = False, name: str = "the table", most: int | None = None
+) -> Cells:
+    """The columns of a file, DataFrame or Dataset that are read; of a table of `places` the position and, where they
+    are there, the sensor and the covariates. A Dataset may unpack to `most` bytes."""
     if isinstance(source, str | os.PathLike):
-        return _open_file(Path(source), columns)
+        return _open_file(Path(source), columns, places)
     import pandas as pd
 
     named = columns.named
-    if hasattr(source, "data_vars"):
-        source = _flat(cast("Dataset", source), columns, name)
+    if hasattr(source, "data_vars") and not places:
+        dataset = cast("Dataset", source)
+        _expect_columns(named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
+        with _one_line_errors(name):
+            source = flat(dataset, columns, name, most)
+    elif not isinstance(source, pd.DataFrame) and hasattr(source, "to_pandas") and not hasattr(source, "dims"):
+        with _one_line_errors(name):
+            source = source.to_pandas()
     if not isinstance(source, pd.DataFrame):
-        raise ValueError(f"read: expected a path, DataFrame or Dataset, got {type(source).__name__}; convert it")
+        kind = f"{type(source).__module__}.{type(source).__qualname__}"
+        raise ValueError(
+            f"read: expected a path, pandas.DataFrame or xarray.Dataset, got {kind}; convert it to a pandas.DataFrame"
+        )
+    if places:
+        there = {*source.columns, *source.index.names}
+        named = [*columns.position, *(name for name in (columns.sensor, *columns.covariates) if name and name in there)]
     levels = [level for level in source.index.names if level in named and level not in source.columns]
     frame = source.reset_index(levels) if levels else source
     _expect_columns(named, list(frame.columns), name)
@@ -48,7 +75,7 @@ def open_source(source: object, columns: Columns, name: str = "the table") -> Ce
     return Cells(frame[named], name, np.arange(1, len(frame) + 1))
 
 
-def _open_file(path: Path, columns: Columns) -> Cells:
+def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
     import pandas as pd
 
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
@@ -63,21 +90,30 @@ def _open_file(path: Path, columns: Columns) -> Cells:
             if ending == ".parquet":
                 from pyarrow.parquet import read_table
 
+                expect_parquet(path)
                 read = read_table(path)
                 read.validate(full=True)
                 opened = read.to_pandas()
             elif ending.startswith(".csv"):
+                # Names are texts: 007 stays 007, and a station may be called NA.
                 as_written = {name: str for name in (columns.time, columns.sensor) if name}
-                opened = pd.read_csv(path, dtype=as_written, index_col=False, low_memory=False)
+                missing = {name: MISSING for name in columns.named if name != columns.sensor}
+                content = stack.enter_context(Unpacked(path)) if ending == ".csv.gz" else path
+                opened = pd.read_csv(
+                    content, dtype=as_written, index_col=False, low_memory=False, keep_default_na=False,
+                    na_values=missing,
+                )  # fmt: skip
             else:
                 import xarray as xr
 
                 if ending == ".zarr":
+                    expect_zarr(path)
                     dataset = xr.open_dataset(path, engine="zarr", consolidated=False)
                 else:  # xarray closes a broken NetCDF file only if it was opened here
+                    expect_netcdf(path)
                     dataset = xr.open_dataset(stack.enter_context(path.open("rb")))
                 opened = stack.enter_context(dataset)
-        return open_source(opened, columns, path.name)
+        return open_source(opened, columns, places, path.name, None if ending.startswith(".csv") else most_bytes(path))
 
 
 @contextmanager
@@ -86,23 +122,12 @@ def _one_line_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 200)
-        raise ValueError(f"read: cannot read {name} ({reason}); is the file whole, and what its name says?") from error
-
-
-def _flat(dataset: Dataset, columns: Columns, name: str) -> DataFrame:
-    """The long table of a Dataset: a row for each cell."""
-    _expect_columns(columns.named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
-    few = dataset[[column for column in columns.named if column in dataset.variables]]
-    identified = {dim for key in columns.keys for dim in dataset[key].dims}
-    for dim, size in few.sizes.items():
-        if dim not in identified and size > 1:
-            raise ValueError(
-                f"read: no time, position or sensor distinguishes the {size} entries of {dim!r} in {name}; "
-                f"select one with .isel({dim}=0)"
-            )
-    with _one_line_errors(name):
-        return few.to_dataframe().reset_index()
+        if isinstance(error, ValueError) and str(error).startswith("read: "):
+            raise
+        reason, remedy = one_line(f"{type(error).__name__}: {error}", 200), "is the file whole, and what its name says?"
+        if "calendar" in reason:
+            remedy = "install cftime, or convert the times with xarray's convert_calendar"
+        raise ValueError(f"read: cannot read {name} ({reason}); {remedy}") from error
 
 
 def _expect_columns(named: Sequence[str], found: list[object], name: str) -> None:
@@ -130,11 +155,14 @@ class Cells:
         return self if rows.all() else Cells(self.frame[rows], self.name, self.rows[rows])
 
     def texts(self, name: str) -> NDArray[np.object_]:
+        """Names or times as they are written, without the blanks around them."""
         import pandas as pd
 
-        cells = self.frame[name].to_numpy(dtype=object)
-        are_texts = isinstance(self.frame[name].dtype, pd.StringDtype)
-        return cells if are_texts else np.array([_text(cell) for cell in cells], dtype=object)
+        column = self.frame[name]
+        if isinstance(column.dtype, pd.StringDtype):
+            codes, unique = pd.factorize(column.to_numpy(dtype=object))
+            return np.array([_text(cell) for cell in unique], dtype=object)[codes]
+        return np.array([_text(cell) for cell in column.to_numpy(dtype=object)], dtype=object)
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
         """`(rows, names)`, NaN where empty; refuses text, and numbers that float32 cannot hold."""
@@ -153,7 +181,8 @@ class Cells:
         return numbers
 
     def times(self, name: str) -> NDArray[np.int64]:
-        """Microseconds since 1970, UTC; refuses numbers, texts that are no ISO 8601, and more than one time zone."""
+        """Microseconds since 1970, UTC; refuses numbers, texts that are no ISO 8601, calendars of days that there are
+        not, and times with and without an offset from UTC side by side."""
         import pandas as pd
 
         column = self.frame[name]
@@ -161,29 +190,46 @@ class Cells:
             moments, codes = pd.DatetimeIndex(pd.to_datetime(column, utc=True)), np.arange(len(column))
         else:
             if column.dtype.kind in "biuf":
-                self.refuse([True], name, "times", column, "convert them with pandas.to_datetime")
+                self.refuse([True], name, "times", column, _conversion(column))
+            if column.dtype == object:
+                calendars = {str(getattr(cell, "calendar", CALENDARS[0])) for cell in column} - {*CALENDARS}
+                if calendars:
+                    raise ValueError(
+                        f"read: expected times in the standard or noleap calendar in {name!r} of {self.name}, got the "
+                        f"calendar {min(calendars)!r}, which has days that there are not; convert them with xarray's "
+                        "convert_calendar('standard', align_on='date')"
+                    )
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
-            moments = pd.to_datetime(pd.Index(unique).str.strip(), format="ISO8601", utc=True, errors="coerce")
-            wrong = moments.isna() | ~np.array([bool(_DATE.match(text)) for text in unique])
+            moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
+            wrong = moments.isna() | ~np.array([bool(_DATE.match(text)) for text in unique], dtype=bool)
             self.refuse(wrong[codes], name, "times", texts, "write them as in ISO 8601, 2013-05-01T06:00")
-            zones = np.array([_zone(text) for text in unique])
-            expected = f"times in the time zone of {_shown(texts[0])}"
-            self.refuse((zones != zones[0])[codes], name, expected, texts, "write all of them in UTC")
+            zoned = np.array([bool(_ZONE.search(text)) for text in unique], dtype=bool)
+            if zoned.any() and not zoned.all():
+                expected = f"times {'with' if zoned[0] else 'without'} an offset from UTC like {_shown(texts[0])}"
+                self.refuse((zoned != zoned[0])[codes], name, expected, texts, "write all of them in UTC")
         return moments.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)[codes]
 
     def empty(self, name: str) -> NDArray[np.bool_]:
         """`(rows,)`: which cells are empty or blank text."""
+        import pandas as pd
+
         column = self.frame[name]
         empty = column.isna().to_numpy(dtype=bool)
         if column.dtype.kind in "biufM":
             return empty
-        return empty | [isinstance(cell, str) and not cell.strip() for cell in column.to_numpy(dtype=object)]
+        if isinstance(column.dtype, pd.StringDtype):
+            column = column.astype("category")
+        if isinstance(column.dtype, pd.CategoricalDtype):  # each text is looked at once
+            blank = [isinstance(cell, str | bytes) and not _text(cell) for cell in column.cat.categories]
+            return np.array([*blank, True], dtype=bool)[column.cat.codes]
+        blank = [isinstance(cell, str) and not cell.strip(BLANKS) for cell in column.to_numpy(dtype=object)]
+        return empty | np.array(blank, dtype=bool)
 
-    def expect_filled(self, name: str, empty: NDArray[np.bool_]) -> None:
+    def expect_filled(self, name: str, empty: NDArray[np.bool_], that: str = " that holds values") -> None:
         if empty.any():
             raise ValueError(
-                f"read: expected {name!r} in each row of {self.name} that holds values, got none in {empty.sum()}, "
+                f"read: expected {name!r} in each row of {self.name}{that}, got none in {empty.sum()}, "
                 f"first in row {self.rows[empty][0]}; fill these cells or leave out the rows"
             )
 
@@ -203,16 +249,13 @@ class Cells:
             )
 
 
-def one_line(text: str, length: int) -> str:
-    """A text of any kind in one line of printable letters, cut at a length."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= length else line[: length - 3] + "..."
-
-
-def _zone(text: str) -> str:
-    """The offset from UTC at the end of a time; empty where there is none."""
-    found = _ZONE.search(text)
-    return found[1].replace(":", "").replace("Z", "+00").ljust(5, "0") if found else ""
+def _conversion(column: Series) -> str:
+    """How numbers become times: by the unit since 1970 that puts them into our days."""
+    largest = float(column.abs().max())
+    unit = next((unit for unit, most in (("s", 1e11), ("ms", 1e14), ("us", 1e17)) if largest < most), "ns")
+    if largest < 1e8:
+        return "convert them to datetimes, or give them in a NetCDF file units such as 'hours since 2013-05-01'"
+    return f"convert them with pandas.to_datetime(..., unit={unit!r}) if they count from 1970"
 
 
 def _number(cell: object) -> float | None:
@@ -224,12 +267,12 @@ def _number(cell: object) -> float | None:
 
 
 def _text(cell: object) -> str:
-    """A time or name as text; whole numbers without a decimal point."""
+    """A time or name as text, without blanks around it; whole numbers without a decimal point."""
     if isinstance(cell, bytes):
-        return cell.decode(errors="replace")
+        cell = cell.decode(errors="replace")
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return cell.isoformat() if hasattr(cell, "isoformat") else str(cell)
+    return cell.isoformat() if hasattr(cell, "isoformat") else str(cell).strip(BLANKS)
 
 
 def _shown(cell: object) -> str:

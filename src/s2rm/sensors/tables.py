@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 
 from s2rm.extras import require
 from s2rm.files import write_whole
+from s2rm.names import apart, for_netcdf
+from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times
+from s2rm.sensors.codes import warn_of_codes
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset
 
-MAX_STEPS = 10_000_000
 TURNS = (-180.0, 0.0, 20.0, -360.0)
 """where tables begin to count longitudes; those of the oceans at 20, so that no ocean is cut in two"""
+TURN = (-360.0, 720.0)
+"""range of directions, degrees: a turn, and one before and after it"""
 _INIT = {"standard_name": "forecast_reference_time", "long_name": "initialisation time, UTC"}
 _LEAD = {"standard_name": "forecast_period", "long_name": "lead time"}
 _VALID = {"standard_name": "time", "long_name": "valid time, UTC"}
@@ -58,33 +61,70 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
 
     length = step_microseconds(columns.step)
     columns = replace(columns, globe=columns.on_the_globe)
-    cells, values = _measured(open_source(source, columns), columns, to_fit)
+    opened = open_source(source, columns)
+    values, measured = _measured(opened, columns, to_fit)
+    cells = opened.where(measured)
     positions, names = _positions(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
     if to_fit and len(sensors) < 2:
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
-    step, start = _bins(cells, columns, length)
+    silent = np.empty(0, np.int64) if to_fit or measured.all() else silent_times(opened.where(~measured), columns.time)
+    step, start, num_steps = bins(cells, columns, length, silent)
     if to_fit and not step.any():
-        raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; take a shorter step")
+        raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     first = np.diff(key[order], prepend=-1) > 0
     turns = [np.nan] * len(columns.position)
-    if columns.globe:
+    if columns.globe and len(positions):
         west, east = positions[:, 0].min(), positions[:, 0].max()
         turns[0] = next((turn for turn in TURNS if turn <= west and east <= turn + 360), TURNS[-1])
     turns += [0.0 if circular else np.nan for circular in columns.is_circular] + [np.nan] * len(columns.covariates)
-    blocks = np.concatenate([positions, values, cells.numbers(columns.covariates)], 1)
+    covariates = cells.numbers(columns.covariates)
+    for name, column in zip(columns.covariates, covariates.T, strict=True):
+        warn_of_codes(cells.name, name, column)
+    blocks = np.concatenate([positions, values, covariates], 1)
     ends = np.cumsum([positions.shape[1], values.shape[1]])
-    positions, values, covariates = np.split(_averaged(blocks[order], first, turns), ends, 1)
+    positions, values, covariates = np.split(averaged(blocks[order], first, turns), ends, 1)
     kept = order[first]
     observed = (positions, values.astype(np.float32), covariates.astype(np.float32))
     rows = (step[kept], sensor[kept].astype(np.int64), *observed)
-    reports = Reports(columns, start, int(step.max()) + 1, tuple(sensors), *rows)
+    reports = Reports(columns, start, num_steps, tuple(sensors), *rows)
     for name, column in zip(columns.values, reports.values.T, strict=True):
         if to_fit and np.nanmin(column) == np.nanmax(column):
             raise ValueError(f"read: {name!r} is {np.nanmin(column):g} in all of {cells.name}; leave it out")
     return reports
+
+
+def read_places(source: object, columns: Columns) -> Places:
+    """The places in a table, one a row, with the checks that reports have.
+
+    Args:
+        source: path of a CSV (.csv, .csv.gz) or Parquet file, or a DataFrame, with the columns of the position and,
+            where they are known, of the sensors' names and of the covariates.
+        columns: what the columns mean.
+
+    Raises:
+        ValueError: a source that cannot be read, a position that is missing or no place, a sensor without a name; one
+            line, which names the column and the row.
+    """
+    require("tables")
+    columns = replace(columns, globe=columns.on_the_globe)
+    cells = open_source(source, columns, places=True)
+    named = columns.sensor is not None and columns.sensor in cells.frame
+    if columns.sensor is not None and named:
+        cells.expect_filled(columns.sensor, cells.empty(columns.sensor), "")
+    positions = cells.numbers(columns.position)
+    for name, column in zip(columns.position, positions.T, strict=True):
+        cells.expect_filled(name, np.isnan(column), "")
+    if columns.globe:
+        cells.expect_degrees(columns.position, positions)
+    covariates = np.full((len(positions), len(columns.covariates)), np.nan, np.float32)
+    for index, name in enumerate(columns.covariates):
+        if name in cells.frame:
+            covariates[:, index] = cells.numbers([name])[:, 0]
+    names = tuple(cells.texts(columns.sensor)) if columns.sensor is not None and named else None
+    return Places(positions, covariates, names)
 
 
 def to_frame(reports: Reports) -> DataFrame:
@@ -121,14 +161,15 @@ class Forecasts:
         import pandas as pd
 
         origins, leads, number = self.mean.shape[:3]
+        own = self._own_names()
         columns: dict[str, object] = {
             "init_time": pd.to_datetime(np.repeat(self.init_time, leads * number), utc=True),
             "valid_time": pd.to_datetime(np.repeat(self.init_time[:, None] + self.lead_time, number), utc=True),
         }
         if self.places.names is not None:
-            columns[self.columns.sensor or "sensor"] = np.tile(np.array(self.places.names), origins * leads)
+            columns[own[self.columns.sensor or "sensor"]] = np.tile(np.array(self.places.names), origins * leads)
         for name, coordinate in zip(self.columns.position, self.places.positions.T, strict=True):
-            columns[name] = np.tile(coordinate, origins * leads)
+            columns[own[name]] = np.tile(coordinate, origins * leads)
         for index, name in enumerate(self.columns.values):
             columns[f"{name}_mean"] = self.mean[..., index].ravel()
             columns[f"{name}_stddev"] = self.stddev[..., index].ravel()
@@ -160,9 +201,20 @@ class Forecasts:
         history = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} s2rm {version('s2rm')}: forecast"
         return xr.Dataset(data, coordinates, {"Conventions": "CF-1.11", **stations, **title, "history": history})
 
+    def _own_names(self) -> dict[str, str]:
+        """The columns of the user's beside the forecasts, with underscores after a name that means something here."""
+        taken = {"init_time", "valid_time", "lead_time"}
+        taken |= {f"{value}_{kind}" for value in self.columns.values for kind in ("mean", "stddev")}
+        own: dict[str, str] = {}
+        for name in (*self.columns.position, self.columns.sensor or "sensor"):
+            own[name] = apart(name, taken | set(own.values()))
+        return own
+
     def _where(self) -> tuple[tuple[str, ...], dict[str, tuple], NDArray[np.intp]]:
         """The dimensions of places, their coordinates, and the order of the places along these dimensions."""
         columns, positions, names = self.columns, self.places.positions, self.places.names
+        own = self._own_names()
+        along_which = tuple(own[name] for name in columns.position)
         described = [{"long_name": f"position, {name}"} for name in columns.position]
         if columns.on_the_globe:
             meant = (("longitude", "degrees_east"), ("latitude", "degrees_north"))
@@ -176,10 +228,10 @@ class Forecasts:
             if (cells[order] == np.arange(len(cells))).all():
                 for attributes, letter in zip(described, "XYZ", strict=False):
                     attributes["axis"] = letter
-                along = zip(columns.position, axes, described, strict=True)
-                return columns.position, {name: (name, axis, attributes) for name, axis, attributes in along}, order
-        dim = "place" if names is None else columns.sensor or "sensor"
-        along = zip(columns.position, positions.T, described, strict=True)
+                along = zip(along_which, axes, described, strict=True)
+                return along_which, {name: (name, axis, attributes) for name, axis, attributes in along}, order
+        dim = apart("place", along_which) if names is None else own[columns.sensor or "sensor"]
+        along = zip(along_which, positions.T, described, strict=True)
         coordinates: dict[str, tuple] = {name: (dim, column, attributes) for name, column, attributes in along}
         if names is not None:
             coordinates[dim] = (dim, np.array(names), {"long_name": "name of the station", "cf_role": "timeseries_id"})
@@ -187,24 +239,42 @@ class Forecasts:
 
 
 def write_netcdf(dataset: Dataset, path: str | Path) -> None:
-    """Write a NetCDF file, whole or not at all; folders above it are created."""
-    with TemporaryDirectory() as folder:
-        part = Path(folder) / "part.nc"
-        dataset.to_netcdf(part, engine="h5netcdf")
-        write_whole(path, part.read_bytes())
+    """Write a NetCDF file, whole or not at all; folders above it are created.
+
+    Slashes in names become underscores, as NetCDF has none. It is put together in memory, since HDF5 does not survive a
+    full disk.
+    """
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    plain = for_netcdf(map(str, (*dataset.variables, *dataset.dims)))
+    named = dataset.rename({name: other for name, other in plain.items() if name != other})
+    for name, variable in named.variables.items():
+        other = variable.attrs.get("ancillary_variables")
+        if other in plain:
+            named[name].attrs["ancillary_variables"] = plain[other]
+    content = BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        named.dump_to_store(H5NetCDFStore(file))
+    write_whole(path, content.getvalue())
 
 
-def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[Cells, NDArray[np.float64]]:
-    """The rows with any value, and their values `(rows, C)`."""
+def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The values of the rows with any, `(measured rows, C)`, and which rows these are, `(rows,)`."""
     values = cells.numbers(columns.values)
-    for name, column in zip(columns.values, values.T, strict=True):
+    for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
         if to_fit and np.isnan(column).all():
             raise ValueError(f"read: {name!r} is empty in all rows of {cells.name}; leave it out of the values")
+        if circular:
+            low, high = TURN
+            remedy = "leave the cell empty where the direction is missing or variable"
+            cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
+        warn_of_codes(cells.name, name, column, circular)
     measured = np.asarray(np.isfinite(values).any(1))
-    cells = cells.where(measured)
+    few = cells.where(measured)
     for name in filter(None, (columns.time, columns.sensor)):
-        cells.expect_filled(name, cells.empty(name))
-    return cells, values[measured]
+        few.expect_filled(name, few.empty(name))
+    return values[measured], measured
 
 
 def _positions(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
@@ -217,57 +287,4 @@ def _positions(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDA
     if columns.sensor is not None:
         return positions, cells.texts(columns.sensor)
     positions = np.round(positions, 6) + 0.0  # -0.0 is the place 0.0
-    return positions, _places(positions)
-
-
-def _bins(cells: Cells, columns: Columns, length: int) -> tuple[NDArray[np.int64], np.datetime64]:
-    """The step of each row, and when step 0 begins."""
-    times = cells.times(columns.time)
-    bins = times // length
-    earliest, latest = int(times.argmin()), int(times.argmax())
-    num_steps = int(bins[latest] - bins[earliest]) + 1
-    if num_steps > MAX_STEPS:
-        first, last = times[[earliest, latest]].astype("datetime64[us]").astype("datetime64[s]")
-        enough = math.ceil(int(times[latest] - times[earliest]) / 1e6 / (MAX_STEPS - 1))
-        raise ValueError(
-            f"read: from {first} (row {cells.rows[earliest]}) to {last} (row {cells.rows[latest]}) of {cells.name} are "
-            f"{num_steps:,} steps of {columns.step!r}; mend these times or take a longer step, such as '{enough}s'"
-        )
-    return bins - bins[earliest], np.datetime64(int(bins[earliest] * length), "us")
-
-
-def _places(positions: NDArray[np.float64]) -> NDArray[np.object_]:
-    """The name of each row's place: as short as `%g`, or with all digits where two places would share a name."""
-    import pandas as pd
-
-    codes = pd.DataFrame(positions).groupby([*range(positions.shape[1])], sort=False).ngroup().to_numpy()
-    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
-    for digits in (6, 15, 17):
-        names = [" ".join(f"{x:.{digits}g}" for x in place) for place in positions[first].tolist()]
-        if len(set(names)) == len(names):
-            break
-    return np.array(names, dtype=object)[codes]
-
-
-def _averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Sequence[float]) -> NDArray[np.float64]:
-    """Means over groups of rows, skipping NaN; a row that stands alone or equals its group keeps its exact value.
-
-    A group begins at each `first`. Where `turns` is not NaN the column holds angles, whose full turn begins there, in
-    degrees; they are averaged as unit vectors, and where these cancel, the first of the group is taken.
-    """
-    if first.all():
-        return columns
-    starts = np.flatnonzero(first)
-    begun = np.nan_to_num(columns[starts])
-    apart = columns - np.repeat(begun, np.diff(starts, append=len(columns)), axis=0)
-    known = ~np.isnan(apart)
-    count = np.add.reduceat(known.astype(np.int64), starts)
-    apart = np.where(known, apart, 0.0)
-    angles = ~np.isnan(turns)
-    mean = np.add.reduceat(apart, starts) / np.maximum(count, 1)
-    vectors = np.add.reduceat(known[:, angles] * np.exp(1j * np.radians(apart[:, angles])), starts)
-    mean[:, angles] = np.where(np.abs(vectors) < 1e-9, 0.0, np.angle(vectors, deg=True))
-    # Rounded, as otherwise an angle just below a whole turn would stay there.
-    whole = np.round(begun + mean, 9)
-    means = np.where(angles & (mean != 0), whole - 360 * np.floor((whole - turns) / 360), begun + mean)
-    return np.where(count > 0, means, np.nan)
+    return positions, place_names(positions, bool(columns.globe))

@@ -1,0 +1,94 @@
+"""The step of each row of a table, the names of places, and means over the rows of a sensor within a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2rm.sensors.settings import Columns
+from s2rm.sensors.sources import Cells
+
+MAX_STEPS = 10_000_000
+
+
+def silent_times(cells: Cells, name: str) -> NDArray[np.int64]:
+    """The times of rows without values, at which all sensors were silent; none where these are no times."""
+    with suppress(ValueError):
+        return cells.where(~cells.empty(name)).times(name)
+    return np.empty(0, np.int64)
+
+
+def bins(
+    cells: Cells, columns: Columns, length: int, silent: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], np.datetime64, int]:
+    """The step of each row, when step 0 begins, and the number of steps, to the last time even if all were silent."""
+    times = cells.times(columns.time)
+    if not len(times) and not len(silent):
+        raise ValueError(f"read: no row of {cells.name} holds both a time and a value; give observations")
+    beginning = int(times.min() if len(times) else silent.max()) // length
+    end = int(np.append(times, silent).max())
+    num_steps = end // length - beginning + 1
+    if num_steps > MAX_STEPS:
+        earliest, latest = int(times.argmin()), int(times.argmax())
+        row = f"row {cells.rows[latest]}" if times[latest] == end else "without a value"
+        first, last = np.array([times[earliest], end]).astype("datetime64[us]").astype("datetime64[s]")
+        enough = math.ceil((end - int(times[earliest])) / 1e6 / (MAX_STEPS - 1))
+        raise ValueError(
+            f"read: from {first} (row {cells.rows[earliest]}) to {last} ({row}) of {cells.name} are "
+            f"{num_steps:,} steps of {columns.step!r}; mend these times or take a longer step, such as '{enough}s'"
+        )
+    return times // length - beginning, np.datetime64(beginning * length, "us"), num_steps
+
+
+def of_one_step(start: np.datetime64) -> str:
+    """What to do about times that are all in one step."""
+    if start.astype("datetime64[D]") != np.datetime64("1970-01-01"):
+        return "take a shorter step"
+    return "if these were numbers since 1970, give pandas.to_datetime their unit, unit='s' for seconds"
+
+
+def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.object_]:
+    """The name of each row's place: as short as `%g`, or with all digits where two places would share a name.
+
+    On the globe, longitudes a whole turn apart are one place.
+    """
+    import pandas as pd
+
+    places = positions
+    if globe:
+        places = np.column_stack([np.round(positions[:, 0] % 360, 6) % 360, positions[:, 1]])
+    codes = pd.DataFrame(places).groupby([*range(positions.shape[1])], sort=False).ngroup().to_numpy()
+    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    for digits in (6, 15, 17):
+        names = [" ".join(f"{x:.{digits}g}" for x in place) for place in positions[first].tolist()]
+        if len(set(names)) == len(names):
+            break
+    return np.array(names, dtype=object)[codes]
+
+
+def averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Sequence[float]) -> NDArray[np.float64]:
+    """Means over groups of rows, skipping NaN; a row that stands alone or equals its group keeps its exact value.
+
+    A group begins at each `first`. Where `turns` is not NaN the column holds angles, whose full turn begins there, in
+    degrees; they are averaged as unit vectors, and where these cancel, the first of the group is taken.
+    """
+    if first.all():
+        return columns
+    starts = np.flatnonzero(first)
+    begun = np.nan_to_num(columns[starts])
+    apart = columns - np.repeat(begun, np.diff(starts, append=len(columns)), axis=0)
+    known = ~np.isnan(apart)
+    count = np.add.reduceat(known.astype(np.int64), starts)
+    apart = np.where(known, apart, 0.0)
+    angles = ~np.isnan(turns)
+    mean = np.add.reduceat(apart, starts) / np.maximum(count, 1)
+    vectors = np.add.reduceat(known[:, angles] * np.exp(1j * np.radians(apart[:, angles])), starts)
+    mean[:, angles] = np.where(np.abs(vectors) < 1e-9, 0.0, np.angle(vectors, deg=True))
+    # Rounded, as otherwise an angle just below a whole turn would stay there.
+    whole = np.round(begun + mean, 9)
+    means = np.where(angles & (mean != 0), whole - 360 * np.floor((whole - turns) / 360), begun + mean)
+    return np.where(count > 0, means, np.nan)

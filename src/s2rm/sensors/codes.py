@@ -1,0 +1,52 @@
+"""Numbers that say "missing", such as -999, among those that were measured."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+OTHERS = {"32767", "32768", "8888", "88888", "1e+20", "1e+30", "9.96921e+36"}
+"""codes that are not all nines"""
+FEWEST = 3
+"""values beside the codes from which it can be said what is far"""
+
+
+def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> None:
+    """Warn where the smallest or largest values are codes of missing ones, further from the rest than it is wide.
+
+    Among directions that are not negative otherwise, a negative code is far enough.
+    """
+    codes, rest = _apart(values)
+    if not codes or len(rest) < FEWEST:
+        return
+    low, high = rest.min(), rest.max()
+    for code in codes:
+        far = high - low if not (circular and code < 0 <= low) else 0.0
+        if max(low - code, code - high) > far:
+            count = int((values == code).sum())
+            warnings.warn(
+                f"read: {name!r} of {table} is {code:g} in {count} rows, far from the others, {low:g} to {high:g}; "
+                "if that means missing, leave these cells empty",
+                stacklevel=4,
+            )
+
+
+def _apart(values: NDArray[np.float64]) -> tuple[list[float], NDArray[np.float64]]:
+    """The codes at both ends of the values, and the other values, where there are codes."""
+    codes: list[float] = []
+    rest = values
+    while len(rest):
+        found = [end for end in {float(np.fmin.reduce(rest)), float(np.fmax.reduce(rest))} if _is_code(end)]
+        if not found:
+            break
+        codes += found
+        rest = rest[~np.isnan(rest) & ~np.isin(rest, found)]
+    return codes, rest[~np.isnan(rest)] if codes else rest
+
+
+def _is_code(value: float) -> bool:
+    digits = f"{abs(value):.6g}"
+    nines = digits.replace(".", "", 1)
+    return digits in OTHERS or (len(nines) > 1 and set(nines) == {"9"})
