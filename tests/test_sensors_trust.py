@@ -382,3 +382,35 @@ def test_a_fingerprint_tells_names_shapes_and_numbers_apart():
     assert fingerprint([1], base) == fingerprint([1], {"a": np.arange(6.0)})
     others = ({"b": np.arange(6.0)}, {"a": np.arange(6.0).reshape(2, 3)}, {"a": np.arange(6)}, {"a": -np.arange(6.0)})
     assert len({fingerprint([1], other) for other in (base, *others)} | {fingerprint([2], base)}) == 6
+
+
+def test_the_command_goes_on_with_a_fit_that_was_killed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pandas")
+    from s2rm.cli import main
+    from s2rm.sensors import to_frame
+
+    table, out = tmp_path / "river.csv", tmp_path / "run"
+    to_frame(river(150, 5)).to_csv(table, index=False)
+    named = ["--time", "time", "--position", "x", "y", "--values", "level", "flow", "--sensor", "gauge"]
+    quick = ["--hidden-size", "4", "--num-modules", "2", "--context", "12", "--horizon", "6", "--epochs", "1"]
+    command = ["fit", str(table), *named, *quick, "--out", str(out)]
+
+    def killed(self, folder):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldModel, "save", killed)
+        with pytest.raises(Killed):
+            main(command)
+    assert {path.name for path in out.iterdir()} == {"fit.json", "fitting"}
+    with pytest.raises(SystemExit):
+        main([*command, "--seed", "3"])
+    assert "holds a fit of other settings" in capsys.readouterr().err
+    monkeypatch.setattr("s2rm.cli.sensors.BASELINES", {})
+    monkeypatch.setattr("s2rm.cli.sensors.judge", lambda *arguments, **options: [])
+    monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda path, *arguments: path.write_text("page"))
+    main(command)
+    assert Forecaster.load(out).horizon == 6
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "is there already" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -102,27 +103,24 @@ class Forecaster:
             ValueError: there is none, the fit is not finished, its parts are not of one fit, it holds numbers that are
                 not finite, or is not one that this version reads.
         """
-        folder, tried = Path(folder), None
+        folder, tried = Path(folder), list[tuple[Path, int, bytes]]()
         while True:
             whole = folder / FITTING / FORECASTER
             path = whole if whole.is_file() else folder / FORECASTER
-            content = None
+            file, content = 0, b""
             try:
-                content = path.read_bytes()
+                file, content = path.stat().st_ctime_ns, path.read_bytes()
                 return cls._read(path, json.loads(content))
             except (ValueError, OSError) as error:
-                # Another process may just put a new fit in place.
-                if tried != (path, content):
-                    tried = (path, content)
+                # Another process may just put a new fit in place: only what stays wrong is wrong.
+                tried.append((path, file, content))
+                if len(tried) < 100 and (len(tried) < 3 or len(set(tried[-3:])) > 1):
+                    time.sleep(0.02)
                     continue
-                if content is None and (folder / FITTING).is_dir():
-                    raise ValueError(
-                        f"forecast: the fit in {folder} is not finished; start it again, which goes on with it"
-                    ) from error
-                if content is None:
-                    raise ValueError(
-                        f"forecast: expected {FORECASTER}, found none at {folder}; fit a forecaster with s2rm fit"
-                    ) from error
+                if not file:
+                    half = (folder / FITTING).is_dir()
+                    remedy = "the fit is not finished; start it again" if half else "fit a forecaster with s2rm fit"
+                    raise ValueError(f"forecast: expected {FORECASTER}, found none at {folder}; {remedy}") from error
                 raise ValueError(
                     f"forecast: {path} is not a fitted forecaster's that can be read ({error}); fit again, or take the "
                     "version of s2rm that fitted it"
