@@ -21,9 +21,10 @@ from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
+from s2rm.folders import locked
 from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
-from s2rm.sensors.fitting import FORECASTER, SUMMARY
+from s2rm.sensors.fitting import FORECASTER, SUMMARY, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
 from s2rm.sensors.predictors import SensorPredictor
@@ -51,7 +52,7 @@ def fit_table(command: FitTable) -> None:
     for name in ("test", "held_out"):
         if not 0 < getattr(command, name) <= 0.5:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
-    fitted, folder = _is_fitted(command), command.out
+    _is_fitted(command)
     reports = read_reports(command.table, command.columns)
     shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
     _say(
@@ -59,6 +60,16 @@ def fit_table(command: FitTable) -> None:
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
         f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
     )
+    # Again with the folder to itself: what another fit left in the meantime counts.
+    with locked(command.out, "fit"):
+        finish(command.out)
+        _fit_and_score(command, reports)
+
+
+def _fit_and_score(command: FitTable, reports: Reports) -> None:
+    fitted, folder = _is_fitted(command), command.out
+    if fitted:
+        _say(f"{folder}: fitted already; going on with the scores and the report")
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, parts.train)
     summary = {**read_json(folder / SUMMARY), "learning_rate": command.how.training.learning_rate}
@@ -117,19 +128,18 @@ def _csv(table: DataFrame) -> bytes:
 
 
 def _is_fitted(command: FitTable) -> bool:
-    """Whether the folder holds a fit of the same settings that lacks only the report; refuses any other content."""
+    """Whether the folder holds a whole fit of the same settings; refuses content other than a fit without a report."""
     folder = command.out
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(path.suffix == ".part" for path in folder.iterdir())):
         return False
-    if not all((folder / name).is_file() for name in (FORECASTER, SUMMARY, SETTINGS)) or (folder / REPORT).exists():
+    if not (folder / SETTINGS).is_file() or (folder / REPORT).exists():
         raise ValueError(f"fit: {folder} is there already; choose another --out")
     if read_json(folder / SETTINGS) != _settings(command):
         raise ValueError(
             f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
             f"by s2rm fit with the settings in {folder / SETTINGS}"
         )
-    _say(f"{folder}: fitted already; going on with the scores and the report")
-    return True
+    return all((folder / name).is_file() for name in (FORECASTER, SUMMARY))
 
 
 def _settings(command: FitTable) -> Row:
@@ -139,14 +149,8 @@ def _settings(command: FitTable) -> Row:
 
 
 def _fitted(command: FitTable, train: Reports) -> Forecaster:
-    command.out.mkdir(parents=True, exist_ok=True)
     settings = command.out / SETTINGS
-    try:
-        # Created before the fit and never overwritten, so that of two fits into one folder only one goes on.
-        with settings.open("x") as file:
-            json.dump(_settings(command), file, indent=1)
-    except FileExistsError as error:
-        raise ValueError(f"fit: {command.out} is in use by another fit; choose another --out") from error
+    write_json(settings, _settings(command))
     try:
         return Forecaster.fit(train, command.out, command.how)
     except ValueError:

@@ -1,6 +1,5 @@
 from .field import FieldWorld as FieldWorld
 from .forecaster import Forecaster as Forecaster
-from .forecaster import Stream as Stream
 from .judging import judge as judge
 from .reports import Places as Places
 from .reports import Reports as Reports
@@ -8,5 +7,6 @@ from .reports import grid as grid
 from .reports import stations as stations
 from .settings import Columns as Columns
 from .settings import Fit as Fit
+from .stream import Stream as Stream
 from .tables import read_reports as read_reports
 from .tables import to_frame as to_frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +13,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from s2rm.files import write_json
+from s2rm.files import read_json, write_json
+from s2rm.folders import fingerprint, put_in_place
 from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
-from s2rm.models.world_model import WorldModel
+from s2rm.models.saved import load
+from s2rm.models.world_model import CONFIG, WEIGHTS, WorldModel
 from s2rm.records import to_plain
+from s2rm.sensors.checks import check_clock, check_learnable
 from s2rm.sensors.guess import context_size, episode
-from s2rm.sensors.reports import Reports
+from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.scaling import AGEING, TILT, Scaling, Slots, slots
-from s2rm.sensors.settings import Fit
+from s2rm.sensors.settings import Columns, Fit
 from s2rm.sensors.times import in_steps, steps_a_day
-from s2rm.training import batches, fit, provenance
+from s2rm.training import LAST, MODEL, batches, fit, provenance
 from s2rm.views import Episode
 
 FORECASTER, FORMAT, SUMMARY = "forecaster.json", 2, "summary.json"
+FITTING, STARTED = "fitting", "started.json"
+"""the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
+PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
+"""the files that make a forecaster; the last one ties them"""
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
 COVARIATE_NOISE, LEVEL_NOISE = 0.3, 1.0
@@ -163,26 +171,81 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
 
 
 def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
-    """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary."""
-    (context, horizon, split), training = periods(how, reports), how.training
+    """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary.
+
+    The fit is made in a folder of its own, `FITTING`, and put in place when it is whole, so that an earlier forecaster
+    stays until then. A fit of the same reports and settings that was killed goes on from its last checkpoint.
+
+    Raises:
+        ValueError: reports that no model can be fitted to, or a training that found no weights.
+    """
+    check_clock(reports)
+    spans = periods(how, reports)
+    train, validation = reports.between(0, spans[2]), reports.between(spans[2], reports.num_steps)
+    check_learnable(train, validation)
     if progress:
         print(reports.columns.geometry, file=sys.stderr, flush=True)
-    train, validation = reports.between(0, split), reports.between(split, reports.num_steps)
+    finish(folder)
+    started, staged = {"of": _fingerprint_of_fit(how, reports)}, folder / FITTING
+    resume = (staged / LAST).is_file() and (staged / STARTED).is_file() and read_json(staged / STARTED) == started
+    if not resume:
+        shutil.rmtree(staged, ignore_errors=True)
+        write_json(staged / STARTED, started)
+    try:
+        _train(how, train, validation, spans, staged, resume, progress)
+    except ValueError:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    finish(folder)
+
+
+def finish(folder: Path) -> None:
+    """Put a fit in place that was whole when it was killed, and remove what was left of writing."""
+    if (folder / FITTING / FORECASTER).is_file():
+        put_in_place(folder / FITTING, folder, PARTS, ("logs", "checkpoints"))
+    for place in (folder, folder / MODEL):
+        for left in place.glob("*.part"):
+            if any(ending in left.name for ending in (".json", ".safetensors", ".html")):
+                left.unlink(missing_ok=True)
+
+
+def fingerprint_of(columns: Columns, scaling: Scaling, context: int, horizon: int, model: WorldModel) -> str:
+    """A digest of all that a forecaster is, down to its weights."""
+    about = [to_plain(columns), to_plain(scaling), context, horizon, type(model).__name__, to_plain(model.arguments)]
+    return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
+
+
+def _fingerprint_of_fit(how: Fit, reports: Reports) -> str:
+    about = [to_plain(how), to_plain(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
+    return fingerprint(about, {name: getattr(reports, name) for name in ROWS})
+
+
+def _train(
+    how: Fit, train: Reports, validation: Reports, spans: tuple[int, int, int], staged: Path, resume: bool,
+    progress: bool,
+) -> None:  # fmt: skip
+    """Fit to the training part, and leave all that makes a forecaster in a folder; `FORECASTER` comes last."""
+    (context, horizon, _), training = spans, how.training
     scaling = Scaling.of(train)
     torch.manual_seed(training.seed)
     model = build_model(how, scaling, train, context)
-    day, length, seen = steps_a_day(reports.columns, context), context + horizon, slots(train, scaling)
+    day, length, seen = steps_a_day(train.columns, context), context + horizon, slots(train, scaling)
     scaling = tuned(scaling, seen, length, horizon, day)
-    parts = {"columns": to_plain(reports.columns), "scaling": to_plain(scaling)}
-    write_json(folder / FORECASTER, {"format": FORMAT, **parts, "context": context, "horizon": horizon})
     noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
     windows = Windows(seen, length, horizon, scaling, day, noise)
     later = Windows(slots(validation, scaling), length, horizon, scaling, day)
     size = min(training.batch_size, max(2, MOST_REPORTS // (length * seen.sensor.shape[1])))
-    validating = batches(later, size, training.seed + 1, False)
-    ended = fit(model, batches(windows, size, training.seed, True), validating, folder, training, progress=progress)
+    both = batches(windows, size, training.seed, True), batches(later, size, training.seed + 1, False)
+    ended = fit(model, *both, staged, training, resume=resume, progress=progress)
+    if not (staged / MODEL / WEIGHTS).is_file():
+        raise ValueError(
+            "fit: training found no weights with a finite loss; take a lower learning rate, or check the values"
+        )
     about = {"parameters": model.num_parameters, "seed": training.seed, **provenance()}
-    write_json(folder / SUMMARY, {**ended, **about})
+    write_json(staged / SUMMARY, {**ended, **about})
+    parts = {"columns": to_plain(train.columns), "scaling": to_plain(scaling), "context": context, "horizon": horizon}
+    digest = fingerprint_of(train.columns, scaling, context, horizon, load(staged / MODEL))
+    write_json(staged / FORECASTER, {"format": FORMAT, **parts, "digest": digest})
 
 
 def _spread_out(places: Float[Tensor, "P n"], number: int) -> Float[Tensor, "M n"]:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
-from s2rm.files import read_json, write_whole
+from s2rm.folders import locked
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
-from s2rm.records import from_plain
-from s2rm.sensors.fitting import FORECASTER, FORMAT, fit_model
+from s2rm.records import from_plain, to_plain
+from s2rm.sensors.checks import check_leads, check_origin, check_origins, check_places, check_seen
+from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of, fit_model
 from s2rm.sensors.guess import episode
-from s2rm.sensors.reports import ROWS, Places, Reports, merge
+from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
 from s2rm.sensors.settings import Columns, Fit
+from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
 from s2rm.sensors.tables import Forecasts, read_reports
 from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
 from s2rm.training import MODEL
@@ -36,22 +37,10 @@ if TYPE_CHECKING:
 
 Origins = Moment | Iterable[Moment]
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-
-class Stream(NamedTuple):
-    """What a forecaster keeps of observations that arrive one after the other."""
-
-    model: object
-    """the model's state, of batch 1"""
-    recent: Reports
-    """the reports of the last steps, as many as the context has; the last step is now"""
-
-    def save(self, path: str | Path) -> None:
-        """Write it to a file, from which `Forecaster.load_stream` goes on in another process."""
-        tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
-        tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
-        recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}
-        write_whole(path, safetensors.torch.save(tensors, {"recent": json.dumps(recent)}))
+MOST_STEPS = 1_000_000
+"""of a context or a horizon that is read from a file"""
+MOST_HORIZONS = 100
+"""times the longest lead time of the fit: a longer horizon is a mistake"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,41 +73,80 @@ class Forecaster:
     """steps of the longest lead time in training"""
     model: WorldModel
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of columns, scaling, periods, the model's configuration and its weights."""
+        return fingerprint_of(self.columns, self.scaling, self.context, self.horizon, self.model)
+
     @classmethod
     def fit(cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
         """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
-        With `progress`, stderr shows what positions are taken for, and how the training goes.
+        With `progress`, stderr shows what positions are taken for, and how the training goes. A forecaster that is in
+        the folder already stays until the new one is whole. A fit that was killed goes on where the same reports are
+        fitted in the same way again, and else begins again.
 
         Raises:
-            ValueError: fewer steps than context and horizon need.
+            ValueError: fewer steps than context and horizon need, a value that does not change in the training part or
+                is hardly observed there, reports far from the others in time, a folder in use by another fit, or a
+                training without a finite loss.
         """
-        fit_model(how or Fit(), reports, Path(folder), progress)
-        return cls.load(folder)
+        with locked(folder, "fit"):
+            fit_model(how or Fit(), reports, Path(folder), progress)
+            return cls.load(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Forecaster:
         """The forecaster in a folder that `Forecaster.fit` wrote.
 
         Raises:
-            ValueError: there is none, or not one that this version reads.
+            ValueError: there is none, the fit is not finished, its parts are not of one fit, it holds numbers that are
+                not finite, or is not one that this version reads.
         """
-        path = Path(folder) / FORECASTER
-        if not path.is_file():
-            raise ValueError(f"forecast: expected {FORECASTER}, found none at {folder}; fit a forecaster with s2rm fit")
+        folder, tried = Path(folder), list[tuple[Path, int, bytes]]()
+        while True:
+            whole = folder / FITTING / FORECASTER
+            path = whole if whole.is_file() else folder / FORECASTER
+            file, content = 0, b""
+            try:
+                file, content = path.stat().st_ctime_ns, path.read_bytes()
+                return cls._read(path, json.loads(content))
+            except (ValueError, OSError) as error:
+                # Another process may just put a new fit in place: only what stays wrong is wrong.
+                tried.append((path, file, content))
+                if len(tried) < 100 and (len(tried) < 3 or len(set(tried[-3:])) > 1):
+                    time.sleep(0.02)
+                    continue
+                if not file:
+                    half = (folder / FITTING).is_dir()
+                    remedy = "the fit is not finished; start it again" if half else "fit a forecaster with s2rm fit"
+                    raise ValueError(f"forecast: expected {FORECASTER}, found none at {folder}; {remedy}") from error
+                raise ValueError(
+                    f"forecast: {path} is not a fitted forecaster's that can be read ({error}); fit again, or take the "
+                    "version of s2rm that fitted it"
+                ) from error
+
+    @classmethod
+    def _read(cls, path: Path, kept: Any) -> Forecaster:
+        """The forecaster of a file and the model beside it; a ValueError if anything is wrong with them."""
         try:
-            kept = read_json(path)
             if kept["format"] != FORMAT:
                 raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
-            scaling, context, horizon = from_plain(Scaling, kept["scaling"]), int(kept["context"]), int(kept["horizon"])
+            scaling, context, horizon = from_plain(Scaling, kept["scaling"]), kept["context"], kept["horizon"]
             # Earlier versions did not write globe into the columns.
             columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"forecast: {path} is not a fitted forecaster's that can be read ({error}); fit again, or take the "
-                "version of s2rm that fitted it"
-            ) from error
-        return cls(columns, scaling, context, horizon, load(path.parent / MODEL))
+            json.dumps(to_plain(scaling), allow_nan=False)
+        except (KeyError, TypeError) as error:
+            raise ValueError(repr(error)) from error
+        if not all(type(steps) is int and 0 < steps <= MOST_STEPS for steps in (context, horizon)):
+            raise ValueError(f"context and horizon must be 1 to {MOST_STEPS:,} steps, got {context!r} and {horizon!r}")
+        made = cls(columns, scaling, context, horizon, load(path.parent / MODEL))
+        if not all(part.isfinite().all() for part in made.model.state_dict().values()):
+            raise ValueError("its weights are not all finite")
+        # Earlier versions wrote no digest.
+        if kept.get("digest", made.fingerprint) != made.fingerprint:
+            raise ValueError("its scaling and its weights are not of one fit")
+        return made
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit."""
@@ -144,19 +172,15 @@ class Forecaster:
         Raises:
             ValueError: other columns than those of the fit, an origin outside the reports, or no duration.
         """
-        beyond = self.scaling.beyond(places.positions)
-        if beyond:
-            unit = "km" if self.scaling.globe else "units"
-            warnings.warn(
-                f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those in "
-                "the fit; the forecast there is an extrapolation",
-                stacklevel=2,
-            )
-        return self._from_origins(reports, places, origin_steps(origins, reports), self._steps(horizon))
+        known, steps = check_origins(origins, reports), self._steps(horizon)
+        check_places(places, self.columns, self.scaling)
+        return self._from_origins(reports, places, known, steps)
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
-        mean, stddev = self._from_origins(reports, places, origin_steps(origins, reports), 1, lag=1)
+        known = check_origins(origins, reports)
+        check_places(places, self.columns, self.scaling)
+        mean, stddev = self._from_origins(reports, places, known, 1, lag=1)
         return mean[:, 0], stddev[:, 0]
 
     def table(
@@ -187,12 +211,19 @@ class Forecaster:
         self, shown: Reports, origin: int, positions: NDArray[np.float64], covariates: NDArray[np.float32],
         sensors: NDArray[np.int64], leads: Sequence[int],
     ) -> MeanAndStddev:  # fmt: skip
-        """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor]; `sensors` is not used."""
+        """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor]; `sensors` is not used.
+
+        Raises:
+            ValueError: an origin that is not a step of the reports, no lead, a negative one, or no finite places.
+        """
+        check_origin(origin, shown)
+        leads = check_leads(leads)
         first = max(0, origin + 1 - self.context)
         recent, places = shown.between(first, origin + 1), Places(positions, covariates)
-        mean, stddev = (part[0] for part in self.forecast(recent, places, horizon=max(1, *leads)))
+        last = [recent.num_steps - 1]
+        mean, stddev = (part[0] for part in self.forecast(recent, places, last, max(1, *leads)))
         # The analysis comes before lead time 1; it is not used where no lead is 0.
-        now = self.interpolate(recent, places) if 0 in leads else (mean[:1], stddev[:1])
+        now = self.interpolate(recent, places, last) if 0 in leads else (mean[:1], stddev[:1])
         steps = np.array(leads)
         return np.concatenate([now[0], mean])[steps], np.concatenate([now[1], stddev])[steps]
 
@@ -205,51 +236,72 @@ class Forecaster:
 
         Args:
             state: the stream so far; None at the start.
-            rows: `Reports`, or what `read_reports` reads, such as a DataFrame with the columns of the fit.
+            rows: `Reports`, or what `read_reports` reads, such as a DataFrame with the columns of the fit; a table
+                without rows leaves the stream as it is.
+
+        Raises:
+            ValueError: a report so far after the last that a clock may be wrong, a stream of another forecaster, or
+                what `read_reports` refuses; the stream stays as it was, and takes the next reports.
         """
+        if state is not None:
+            self._check_stream(state)
+            if isinstance(rows, Sized) and not isinstance(rows, Reports | str) and not len(rows):
+                return state
         new = rows if isinstance(rows, Reports) else read_reports(rows, self.columns, to_fit=False)
         self.check(new)
         new = replace(new, columns=self.columns)
-        state = state or Stream(self.model.initial_state(1), new.between(0, 0))
-        before, recent = state.recent, merge(state.recent, new)
-        passed = round((before.start - recent.start) / new.step_length) + before.num_steps
+        state = state or Stream(self.model.initial_state(1), new.between(0, 0), self.fingerprint)
+        recent, passed = joined(state.recent, new, self.context)
         seen, after = slots(recent, self.scaling), state.model
         for step in range(passed, recent.num_steps):
             now = Slots(*(part[None, step : step + 1] for part in seen))
             after = self.model.step(views_of(now, torch.ones_like(now.sensor, dtype=torch.bool)), after)
-        return Stream(after, recent.between(max(0, recent.num_steps - self.context), recent.num_steps))
+        return Stream(after, last_steps(recent, self.context), self.fingerprint)
 
     @torch.no_grad()
     def forecast_from(self, state: Stream, places: Places, horizon: Duration | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
         steps = self._steps(horizon)
+        self._check_stream(state)
+        check_places(places, self.columns, self.scaling)
+        if not state.recent.num_steps:
+            raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
         window = self._window(state.recent, places, origin_steps(None, state.recent), steps)
-        mean, stddev = self.scaling.units(*self._ahead(state.model, window, steps))
+        mean, stddev = self._in_units(*self._ahead(state.model, window, steps))
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
         """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
-        path, start = Path(path), self.model.initial_state(1)
-        if not path.is_file():
-            raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
-        try:
-            with safetensors.safe_open(path, "pt") as kept:
-                recent = json.loads(kept.metadata()["recent"])
-                leaves = [kept.get_tensor(f"model.{number}") for number in range(len(tree_leaves(start)))]
-                rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
-        sensors = tuple(recent["sensors"])
-        reports = Reports(self.columns, np.datetime64(recent["start"]), recent["steps"], sensors, **rows)
-        return Stream(tree_unflatten(leaves, tree_structure(start)), reports)
+        return read_stream(Path(path), self.model.initial_state(1), self.columns, self.fingerprint)
 
     def _steps(self, horizon: Duration | None) -> int:
-        return self.horizon if horizon is None else in_steps(horizon, self.columns.step)
+        most = MOST_HORIZONS * self.horizon
+        if isinstance(horizon, bool):
+            raise ValueError(f"horizon: expected a duration, got {horizon}; write for example 24h")
+        steps = self.horizon if horizon is None else in_steps(horizon, self.columns.step)
+        if steps > most:
+            raise ValueError(
+                f"horizon: expected at most {most:,} steps of {self.columns.step}, {MOST_HORIZONS} times the longest "
+                f"lead time of the fit, got {steps:,}; ask for less, or fit with a longer horizon"
+            )
+        return steps
+
+    def _check_stream(self, state: Stream) -> None:
+        if state.forecaster not in ("", self.fingerprint):
+            raise ValueError("stream: this is the stream of another forecaster; start from None")
+
+    def _in_units(self, mean: Tensor, stddev: Tensor) -> MeanAndStddev:
+        if not (mean.isfinite().all() and stddev.isfinite().all()):
+            raise ValueError(
+                "forecast: the model's forecast is not finite; check the reports for values far from all others, "
+                "or fit again"
+            )
+        return self.scaling.units(mean, stddev)
 
     def _forecasts(
         self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None
     ) -> Forecasts:
-        known, steps = origin_steps(origins, reports), self._steps(horizon)
+        known, steps = check_origins(origins, reports), self._steps(horizon)
         mean, stddev = self.forecast(reports, places, known, steps)
         leads = (1 + np.arange(steps)) * reports.step_length
         return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev)
@@ -260,13 +312,14 @@ class Forecaster:
     ) -> MeanAndStddev:
         """`(O, H, Q, C)`, some origins at a time."""
         self.check(reports)
+        check_seen(reports, origins, self.context)
         parts = []
         for some in np.split(origins, range(32, len(origins), 32)):
             window = self._window(reports, places, some, horizon, lag)
             state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
             parts.append(self._ahead(state, window, horizon))
         means, stddevs = zip(*parts, strict=True)
-        return self.scaling.units(torch.cat(means), torch.cat(stddevs))
+        return self._in_units(torch.cat(means), torch.cat(stddevs))
 
     def _window(
         self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0

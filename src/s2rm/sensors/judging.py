@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from s2rm.files import Row
+from s2rm.sensors.checks import check_clock, check_leads, check_origin
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import Baseline, Climatology, InverseDistance, LocalLinear, Persistence, SensorPredictor
 from s2rm.sensors.reports import Reports, difference
@@ -38,7 +39,11 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
     """Set the last steps and some stations apart, a share `test` and `withheld` of them, to judge a forecast on.
 
     The stations are drawn at random from those that report at all; at least one is withheld.
+
+    Raises:
+        ValueError: some reports stand so far from the others in time that a clock must have been wrong.
     """
+    check_clock(reports)
     first, reporting = round((1 - test) * reports.num_steps), np.unique(reports.sensor)
     chosen = np.random.default_rng(seed).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
     mask = np.isin(np.arange(len(reports.sensors)), chosen)
@@ -75,10 +80,21 @@ def judge(
         `crps`, `coverage` and `count`.
 
     Raises:
-        ValueError: leads out of order.
+        ValueError: leads out of order or none, no origin, one that is not a step of the reports, or a mask of another
+            size.
     """
-    if list(leads) != sorted(set(leads)):
-        raise ValueError(f"judge: leads must be in order, each once, got {list(leads)}")
+    leads = check_leads(leads)
+    if leads != sorted(set(leads)):
+        raise ValueError(f"judge: leads must be in order, each once, got {leads}")
+    if not len(origins):
+        raise ValueError("judge: expected at least one origin, got none; name the steps of initialisation")
+    for origin in origins.tolist():
+        check_origin(origin, reports)
+    if held_out.shape != (len(reports.sensors),) or held_out.dtype != bool:
+        raise ValueError(
+            f"judge: expected held_out to be true or false for each of {len(reports.sensors)} sensors, got "
+            f"{held_out.dtype} of shape {held_out.shape}; give a mask, not indices"
+        )
     generator, circular, rows = np.random.default_rng(seed), np.array(reports.columns.is_circular), []
     for share in silent:
         hidden, seen = held_out.copy(), np.flatnonzero(~held_out)
@@ -98,7 +114,7 @@ def judge(
             ahead = asked.step - origin
             lead_of = np.searchsorted(leads, ahead)
             for name, predictor in predictors.items():
-                mean, stddev = predictor.predict(known, origin, *queries, list(leads))
+                mean, stddev = predictor.predict(known, origin, *queries, leads)
                 forecast = (mean[lead_of, place], stddev[lead_of, place])
                 cases.setdefault(name, []).append((*forecast, asked.values, asked.sensor, ahead))
         for name, parts in cases.items():

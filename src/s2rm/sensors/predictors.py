@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from s2rm.sensors.checks import check_leads, check_origin, check_sensors
 from s2rm.sensors.guess import NEIGHBOURS, plane
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
 from s2rm.sensors.settings import Columns
@@ -121,8 +122,8 @@ class Baseline(ABC):
         """As `SensorPredictor.predict`; covariates are not used.
 
         Raises:
-            ValueError: not fitted, other columns than in training, a wrong number of coordinates, no lead or a
-                negative one, or an index of no station.
+            ValueError: not fitted, other columns than in training, a wrong number of coordinates, an origin that is
+                not a step of the reports, no lead or a negative one, or an index of no station.
         """
         if not hasattr(self, "train"):
             raise ValueError("predict: expected a fitted predictor, got one without training; call fit first")
@@ -131,15 +132,13 @@ class Baseline(ABC):
         got = positions.shape[1]
         if got != len(self.columns.position):
             raise ValueError(f"predict: expected positions of {self.columns.position}, got {got} coordinates")
-        if len(leads) == 0 or min(leads) < 0:
-            raise ValueError(f"predict: expected leads of 0 steps or more, got {list(leads)}")
-        wrong, last = sensors[(sensors < -1) | (sensors >= len(shown.sensors))], len(shown.sensors) - 1
-        if len(wrong):
-            raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {wrong[0]}")
+        check_origin(origin, shown)
+        leads = check_leads(leads)
+        check_sensors(sensors, shown, len(positions))
         new = sorted(set(leads) - self._spreads.keys())
         if new:
             self._spreads.update(zip(new, self._measure(new), strict=True))
-        mean, variance, basis = self._forecast(shown, origin, positions, sensors, list(leads))
+        mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
         added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 

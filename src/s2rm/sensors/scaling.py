@@ -19,6 +19,10 @@ AGEING = tuple(1 / (12 * 4**power) for power in range(7))
 """shares of the extent; the choices for the distance that counts as much as one step of age"""
 TILT = (0.0, 1.0, 10.0)
 """the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
+ONE_PLACE = 1e-6
+"""an extent up to which single precision does not tell places apart"""
+FAR = 10.0
+"""standard deviations of a covariate beyond which a forecast is an extrapolation"""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,16 @@ class Scaling:
     circular: tuple[bool, ...]
     covariate_mean: tuple[float, ...]
     covariate_spread: tuple[float, ...]
+    """0 where the covariate is the same everywhere; it is then not used"""
     globe: bool
     low: tuple[float, ...]
     side: float
-    """the corner of the box of planar positions, and its longest side"""
+    """the corner of the box of planar positions, and its longest side, 1 where all are at one place"""
     middle: tuple[float, ...]
     """of the positions, in the model's coordinates"""
     extent: float
-    """twice the largest distance of a position from the middle, in the model's coordinates"""
+    """twice the largest distance of a position from the middle, in the model's coordinates; 1 where all are at one
+    place, so that no other place is many times as far as the fit has seen"""
     ageing: tuple[float, ...]
     """of each channel: the distance, in the model's coordinates, that counts as much as a step of age of a report"""
     tilt: tuple[float, ...]
@@ -62,20 +68,23 @@ class Scaling:
         scaling = cls(
             mean=tuple(np.nanmean(values, 0).tolist()), spread=tuple(np.nanstd(values, 0).tolist()),
             covariate_mean=tuple(np.nanmean(covariates, 0).tolist()),
-            covariate_spread=tuple(np.maximum(np.nanstd(covariates, 0), 1e-6).tolist()),
+            covariate_spread=tuple(_spreads(covariates)),
             circular=reports.columns.is_circular, globe=reports.columns.on_the_globe,
-            low=tuple(low.tolist()), side=float(max((high - low).max(), 1e-9)),
+            low=tuple(low.tolist()), side=float((high - low).max()) or 1.0,
             middle=(), extent=1.0, ageing=(), tilt=(),
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
         )  # fmt: skip
         places, channels = scaling.coordinates(np.unique(reports.positions, axis=0)), scaling.num_channels
         middle = places.mean(0)
-        extent = max(2 * (places - middle).norm(dim=-1).max().item(), 1e-6)
+        extent = 2 * (places - middle).norm(dim=-1).max().item()
+        extent = extent if extent > ONE_PLACE else 1.0
         ageing, tilt = (extent * AGEING[1],) * channels, (TILT[0],) * channels
         return replace(scaling, middle=tuple(middle.tolist()), extent=extent, ageing=ageing, tilt=tilt)
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
         """How far, in km or the user's units, a position lies outside twice the radius of those in the fit; else 0."""
+        if not len(positions):
+            return 0.0
         away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
         return max(0.0, away) * (EARTH_RADIUS if self.globe else self.side)
 
@@ -107,9 +116,23 @@ class Scaling:
         return torch.from_numpy(np.concatenate(parts, -1)).float()
 
     def known(self, covariates: NDArray[np.float32]) -> Float[Tensor, "*rows F"]:
-        """Covariates in the user's units, standardised; NaN stays."""
-        scaled = (covariates - np.array(self.covariate_mean)) / np.array(self.covariate_spread)
-        return torch.from_numpy(scaled).float()
+        """Covariates in the user's units, standardised; NaN stays. Those without spread are 0 everywhere."""
+        used = self._used
+        scaled = np.where(used, covariates - np.array(self.covariate_mean), 0 * covariates)
+        return torch.from_numpy(scaled / np.where(used, self.covariate_spread, 1.0)).float()
+
+    def unlike(self, covariates: NDArray[np.float32]) -> Bool[NDArray, " F"]:
+        """Which covariates `(Q, F)` somewhere differ by more than `FAR` standard deviations from the fit's mean, or at
+        all where the fit saw none differ."""
+        mean = np.array(self.covariate_mean)
+        least = np.where(self._used, FAR * np.array(self.covariate_spread), 1e-6 * np.abs(mean))
+        return (np.abs(covariates - mean) > least).any(0)
+
+    @property
+    def _used(self) -> Bool[NDArray, " F"]:
+        """Which covariates differ by more than rounding. A spread of 1e-6 is what earlier versions wrote for none."""
+        spread = np.array(self.covariate_spread)
+        return (spread > 1e-6 * np.abs(np.array(self.covariate_mean))) & (spread != 1e-6)
 
     def units(self, mean: Tensor, stddev: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         r"""Mean and standard deviation of channels, `(..., D)`, in the user's units, `(..., C)`.
@@ -129,6 +152,12 @@ class Scaling:
                 means.append(centre[..., 0] * self.spread[column] + self.mean[column])
                 spreads.append(width[..., 0] * self.spread[column])
         return np.stack(means, -1), np.stack(spreads, -1)
+
+
+def _spreads(covariates: Float[NDArray, "R F"]) -> list[float]:
+    """Standard deviations; 0 where all are the same, whatever the rounding."""
+    same = np.nanmin(covariates, 0) == np.nanmax(covariates, 0)
+    return np.where(same, 0.0, np.nanstd(covariates, 0)).tolist()
 
 
 class Slots(NamedTuple):

@@ -1,0 +1,123 @@
+"""Observations that arrive one after the other: what a stream keeps, and which of the new ones it takes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
+
+from s2rm.files import write_whole
+from s2rm.sensors.checks import check_clock, when
+from s2rm.sensors.reports import ROWS, Reports, merge
+from s2rm.sensors.settings import Columns
+
+SILENCE = 15
+"""times the context: a longer silence ends a stream, since a clock may be wrong and nothing before it would count"""
+
+
+class Stream(NamedTuple):
+    """What a forecaster keeps of observations that arrive one after the other."""
+
+    model: object
+    """the model's state, of batch 1"""
+    recent: Reports
+    """the reports of the last steps, as many as the context has; the last step is now"""
+    forecaster: str = ""
+    """the fingerprint of the forecaster whose state this is"""
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, from which `Forecaster.load_stream` goes on in another process."""
+        tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
+        tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
+        recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}
+        about = {"recent": json.dumps(recent), "forecaster": self.forecaster}
+        write_whole(path, safetensors.torch.save(tensors, about))
+
+
+def read_stream(path: Path, start: object, columns: Columns, forecaster: str) -> Stream:
+    """The stream in a file; `start` is an initial state of the model, `forecaster` its fingerprint.
+
+    Raises:
+        ValueError: no file, no stream, or one of another forecaster.
+    """
+    if not path.is_file():
+        raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
+    try:
+        with safetensors.safe_open(path, "pt") as kept:
+            about = kept.metadata() or {}
+            recent = json.loads(about["recent"])
+            leaves = [kept.get_tensor(f"model.{number}") for number in range(len(tree_leaves(start)))]
+            rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
+        if about.get("forecaster", forecaster) != forecaster:
+            raise ValueError("it is of another fit")
+        if any(leaf.shape != own.shape for leaf, own in zip(leaves, tree_leaves(start), strict=True)):
+            raise ValueError("the sizes of its state are others")
+        reports = Reports(columns, np.datetime64(recent["start"]), recent["steps"], tuple(recent["sensors"]), **rows)
+        _check_rows(reports)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
+    return Stream(tree_unflatten(leaves, tree_structure(start)), reports, forecaster)
+
+
+def _check_rows(reports: Reports) -> None:
+    columns = reports.columns
+    widths = {"positions": columns.position, "values": columns.values, "covariates": columns.covariates}
+    expected = {name: (len(reports), len(named)) for name, named in widths.items()} | {"sensor": (len(reports),)}
+    if any(getattr(reports, name).shape != shape for name, shape in expected.items()):
+        raise ValueError("the sizes of its reports are others")
+    for name, number in (("step", reports.num_steps), ("sensor", len(reports.sensors))):
+        numbers = getattr(reports, name)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < number:
+            raise ValueError(f"a report has a {name} that does not exist")
+
+
+def joined(recent: Reports, new: Reports, context: int) -> tuple[Reports, int]:
+    """The recent and the new reports, and the number of their steps that are past.
+
+    New reports of before the context are set aside, with a warning where they are so old that a clock must be wrong.
+
+    Raises:
+        ValueError: new reports after a silence of more than `SILENCE` times the context.
+    """
+    limit, past = SILENCE * context, recent.num_steps
+    if not past:
+        check_clock(new, "stream")
+        return merge(recent, new), 0
+    ahead = round((new.start - recent.start) / new.step_length)
+    steps = np.unique(np.append(new.step, max(new.num_steps - 1, 0)) + ahead)
+    steps = np.append(past - 1, steps[steps >= past])
+    gaps = np.flatnonzero(np.diff(steps) > limit)
+    if len(gaps):
+        first = int(steps[gaps[0] + 1]) - ahead
+        row = np.flatnonzero(new.step >= first)
+        who = f" of sensor {new.sensors[new.sensor[row[0]]]!r}" if len(row) else ""
+        raise ValueError(
+            f"stream: expected reports at most {limit:,} steps after the last, of {when(recent, past - 1)}, got one"
+            f"{who} of {when(new, first)}; correct its time or leave it out, or, where it is right, start from None"
+        )
+    # The first step of the new ones that is within the context.
+    begin = max(0, past - context - ahead)
+    old = new.step + ahead < past - 1 - limit
+    if old.any():
+        lone = int(old.argmax())
+        warnings.warn(
+            f"stream: {old.sum()} reports are too old to count and are set aside, the first of sensor "
+            f"{new.sensors[new.sensor[lone]]!r} of {when(new, int(new.step[lone]))}; correct their times",
+            stacklevel=3,
+        )
+    both = merge(recent, new.between(begin, max(begin, new.num_steps)))
+    return both, past + round((recent.start - both.start) / new.step_length)
+
+
+def last_steps(reports: Reports, steps: int) -> Reports:
+    """The last steps of reports, with only the sensors that report there."""
+    few = reports.between(max(0, reports.num_steps - steps), reports.num_steps)
+    present, sensor = np.unique(few.sensor, return_inverse=True)
+    return replace(few, sensor=sensor.astype(np.int64), sensors=tuple(few.sensors[index] for index in present))

@@ -1,0 +1,416 @@
+"""What is refused before the work, what is set aside, and what a folder survives."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm.folders import fingerprint, locked
+from s2rm.models.world_model import WorldModel
+from s2rm.sensors import Columns, Fit, Forecaster, Places, Reports, grid, judge, stations
+from s2rm.sensors.checks import check_clock, check_learnable, check_origins, check_sensors
+from s2rm.sensors.fitting import finish
+from s2rm.sensors.judging import split
+from s2rm.sensors.predictors import Persistence
+from s2rm.sensors.reports import ROWS
+from s2rm.sensors.scaling import Scaling
+from s2rm.training import Training
+
+PLANE = Columns("time", ("x", "y"), ("level", "flow"), "gauge", ("height",), globe=False)
+HOW = Fit(
+    num_modules=2, hidden_size=4, context=12, horizon=6, training=Training(epochs=1, batch_size=8, learning_rate=1e-3)
+)
+
+
+def river(num_steps=60, num_sensors=3, columns=PLANE, shift=0.0):
+    """Gauges along a river, at every step."""
+    generator = np.random.default_rng(5)
+    step, sensor = (part.ravel() for part in np.indices((num_steps, num_sensors)))
+    places = np.stack([np.arange(num_sensors) * 10.0, np.arange(num_sensors) ** 2.0], 1)
+    level = np.sin(step / 5 + sensor) + shift
+    values = np.stack([level, generator.normal(size=len(step))], 1).astype(np.float32)
+    height = (100.0 + sensor[:, None]).astype(np.float32)
+    names = tuple(f"g{index}" for index in range(num_sensors))
+    start = np.datetime64("2020-05-01T00", "us")
+    return Reports(columns, start, num_steps, names, step, sensor, places[sensor], values, height)
+
+
+def moved(reports, rows, steps):
+    """The reports with some rows at another time, in order."""
+    step = reports.step.copy()
+    step[rows] += steps
+    shift = min(0, int(step.min()))
+    order = np.lexsort((reports.sensor, step))
+    rows = {name: getattr(reports, name)[order] for name in ROWS} | {"step": step[order] - shift}
+    start = reports.start + shift * reports.step_length
+    return replace(reports, start=start, num_steps=int(step.max()) - shift + 1, **rows)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("river")
+    return Forecaster.fit(river(), folder, HOW, progress=False), folder
+
+
+@pytest.mark.parametrize("steps", [-5000, 5000, 200])
+def test_one_wrong_clock_is_named_before_a_fit_and_before_a_split(steps, tmp_path):
+    reports = moved(river(120), [150], steps)  # sensor 0 at step 50
+    expected = np.datetime64("2020-05-03T02", "s") + np.timedelta64(steps, "h")
+    told = f"got 1 of 360 .* the first of sensor 'g0' at {expected}; correct the times"
+    for work in (check_clock, lambda some: split(some, 0.2, 0.2), lambda some: Forecaster.fit(some, tmp_path, HOW)):
+        with pytest.raises(ValueError, match=told):
+            work(reports)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_sensor_of_another_year_is_named():
+    reports = river(120)
+    with pytest.raises(ValueError, match=r"got 120 of 360 that 49,\d+ steps part .* sensor 'g1' at 2014"):
+        check_clock(moved(reports, reports.sensor == 1, -50_000))
+
+
+def test_gaps_of_true_tables_are_allowed():
+    reports = river(400)
+    check_clock(reports.where((reports.step < 100) | (reports.step > 350)))
+    check_clock(reports.where(reports.step % 90 == 0))
+    check_clock(reports.between(0, 0))
+
+
+def test_what_the_training_part_does_not_hold_is_named_before_training():
+    reports = river(100)
+    train, validation = reports.between(0, 80), reports.between(80, 100)
+    early = train.step[:, None] < 80
+
+    def having(flow):
+        return replace(train, values=np.where(early & [False, True], flow, train.values).astype(np.float32))
+
+    with pytest.raises(ValueError, match="expected 'flow' to change in the training part, .*04T07.*, got 3 throughout"):
+        check_learnable(having(3), validation)
+    rare = np.where(np.arange(len(train)) < 5, 1.0 * np.arange(len(train)), np.nan)[:, None]
+    for flow, number in ((np.nan, 0), (rare, 5)):
+        with pytest.raises(ValueError, match=f"expected at least 8 observations of 'flow' .*, got {number}; leave it"):
+            check_learnable(having(flow), validation)
+    with pytest.raises(ValueError, match="expected the covariate 'height' in the training part"):
+        check_learnable(replace(train, covariates=np.full_like(train.covariates, np.nan)), validation)
+    with pytest.raises(ValueError, match="expected observations in the validation part, 2020-05-04T08.*, got none"):
+        check_learnable(train, validation.where(validation.step < 0))
+    with pytest.warns(UserWarning, match="the covariate 'height' is 7 at all stations"):
+        check_learnable(replace(train, covariates=np.full_like(train.covariates, 7)), validation)
+
+
+def test_what_never_differed_counts_nothing_and_what_differs_far_is_told(fitted):
+    reports = river()
+    same = Scaling.of(replace(reports, covariates=np.full_like(reports.covariates, 10.1)))
+    assert same.covariate_spread == (0.0,)
+    known = same.known(np.array([[10.1], [12.0], [1000.0], [np.nan]], np.float32))
+    torch.testing.assert_close(known[:, 0], torch.tensor([0, 0, 0, torch.nan]), equal_nan=True)
+    earlier = replace(same, covariate_spread=(1e-6,))
+    torch.testing.assert_close(earlier.known(np.array([[12.0]], np.float32)), torch.zeros(1, 1))
+    assert same.unlike(np.array([[10.1]], np.float32)).tolist() == [False]
+    assert same.unlike(np.array([[10.2]], np.float32)).tolist() == [True]
+    tiny = Scaling.of(replace(reports, covariates=reports.covariates * np.float32(1e-9)))
+    torch.testing.assert_close(tiny.known(reports.covariates * 1e-9), Scaling.of(reports).known(reports.covariates))
+    made, _ = fitted
+    high = stations(reports)._replace(covariates=np.full((3, 1), 500, np.float32))
+    with pytest.warns(UserWarning, match="height of a place lies far from all"):
+        made.forecast(reports, high)
+
+
+@pytest.mark.parametrize("globe", [False, True])
+def test_one_place_is_no_scale(globe):
+    columns = replace(PLANE, globe=globe)
+    reports = river(columns=columns)
+    reports = replace(reports, positions=np.tile([[7.0, 50.0]], (len(reports), 1)))
+    scaling = Scaling.of(reports)
+    assert scaling.side == scaling.extent == 1
+    away = scaling.coordinates(np.array([[7.0, 50.0], [7.0, 50.5]]))
+    assert (away[0] - away[1]).norm() == pytest.approx(np.radians(0.5) if globe else 0.5, rel=1e-4)
+    with pytest.warns(UserWarning, match="all observations are of one place"):
+        check_learnable(reports.between(0, 50), reports.between(50, 60))
+
+
+def test_indices_are_looked_at(fitted):
+    made, _ = fitted
+    reports = river()
+    places = stations(reports)
+    for origins, told in (([], "at least one origin"), (True, "whole step"), ([60], "within")):
+        for forecast in (made.forecast, made.interpolate):
+            with pytest.raises(ValueError, match=told):
+                forecast(reports, places, origins)
+    with pytest.raises(ValueError, match="at least one step"):
+        made.forecast(reports.between(0, 0), places)
+    for horizon, told in (
+        (601, "at most 600 steps"),
+        ("1000D", "at most 600"),
+        (True, "a duration"),
+        (0, "a duration"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            made.forecast(reports, places, horizon=horizon)
+    asked = (places.positions, places.covariates, np.arange(3))
+    baseline = Persistence().fit(reports)
+    for predictor in (made, baseline):
+        for leads in ([], [-1], [1, -2], [True]):
+            with pytest.raises(ValueError, match="expected leads of 0 steps or more"):
+                predictor.predict(reports, 50, *asked, leads)
+        for origin in (-1, 60):
+            with pytest.raises(ValueError, match=f"expected an origin from 0 to 59, .*, got {origin}"):
+                predictor.predict(reports, origin, *asked, [1])
+    with pytest.raises(ValueError, match="one sensor for each of 3 queries"):
+        check_sensors(np.array([0]), reports, 3)
+    nobody, predictors = np.zeros(3, bool), {"persistence": baseline}
+    for origins, mask, told in (
+        ([], nobody, "at least one origin"), ([-1], nobody, "from 0 to 59"), ([60], nobody, "from 0 to 59"),
+        ([5], nobody[:2], "for each of 3 sensors"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            judge(predictors, reports, np.array(origins, np.int64), [1], mask)
+    with pytest.raises(ValueError, match="expected leads"):
+        judge(predictors, reports, np.array([5]), [], nobody)
+
+
+def test_places_are_looked_at_and_there_may_be_none(fitted):
+    made, _ = fitted
+    reports, unknown = river(), np.full((1, 1), np.nan, np.float32)
+    for positions, covariates, told in (
+        ([[1.0, np.nan]], unknown, "the position of place 0"),
+        ([[1.0, 2.0, 3.0]], unknown, r"positions of shape \(1, 2\)"),
+        ([[1.0, 2.0]], unknown[:, :0], r"covariates of shape \(1, 1\), got \(1, 0\)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            made.forecast(reports, Places(np.array(positions), covariates))
+    none = Places(np.zeros((0, 2)), unknown[:0])
+    assert made.forecast(reports, none)[0].shape == (1, 6, 0, 2)
+    assert made.forecast_from(made.step(None, reports), none)[0].shape == (6, 0, 2)
+
+
+def test_silence_before_an_origin_is_told(fitted):
+    made, _ = fitted
+    reports = replace(river(), num_steps=80)
+    with pytest.warns(UserWarning, match="no observation in the 12 steps until 2020-05-04T07:00:00"):
+        assert np.isfinite(made.forecast(reports, stations(reports))[0]).all()
+    assert np.isfinite(made.forecast(reports, stations(reports), origins=[70])[0]).all()
+
+
+def test_the_last_report_of_a_wrong_clock_is_no_origin(fitted):
+    made, _ = fitted
+    reports = moved(river(), [100], 3000)
+    with pytest.raises(ValueError, match="forecast: expected observations of one period, .* or name the origin"):
+        made.table(reports, stations(river()))
+    assert check_origins(5, reports).tolist() == [5]
+    assert check_origins(None, moved(river(), [100], -3000)).tolist() == [3033 - 33 + 59 - 33]
+
+
+def test_a_stream_refuses_a_far_time_and_takes_the_next(fitted):
+    made, _ = fitted
+    reports = river(60)
+    stream = made.step(None, reports.between(0, 30))
+    for hours in (12 * 15 + 1, 24 * 365, 24 * 36_500):
+        far = replace(reports.between(30, 31), start=stream.recent.times[-1] + np.timedelta64(hours, "h"))
+        with pytest.raises(
+            ValueError, match=r"at most 180 steps after the last, of 2020-05-02T05.*of sensor 'g0' of 2"
+        ):
+            made.step(stream, far)
+    after = made.step(stream, reports.between(30, 31))
+    assert after.recent.num_steps == 12
+    assert (after.recent.step == 11).sum() == 3
+    later = replace(reports.between(30, 31), start=stream.recent.times[-1] + np.timedelta64(180, "h"))
+    resumed = made.step(stream, later)
+    assert len(resumed.recent) == 3
+    assert np.isfinite(made.forecast_from(resumed, stations(reports))[0]).all()
+
+
+def test_a_stream_sets_aside_what_is_too_old(fitted):
+    made, _ = fitted
+    reports = river(60)
+    stream = made.step(None, reports.between(0, 30))
+    old = replace(reports.between(30, 31), start=np.datetime64("1970-01-01", "us"))
+    with pytest.warns(UserWarning, match="3 reports are too old .* sensor 'g0' of 1970-01-01T00"):
+        after = made.step(stream, old)
+    assert after.recent.num_steps == 12
+    np.testing.assert_array_equal(after.recent.values, stream.recent.values)
+
+
+def test_a_stream_forgets_the_sensors_that_are_gone(fitted):
+    made, _ = fitted
+    reports, stream = river(60), None
+    for step in range(40):
+        now = reports.between(step, step + 1)
+        stream = made.step(stream, replace(now, sensors=tuple(f"{name} {step}" for name in now.sensors)))
+    assert len(stream.recent.sensors) == 3 * 12
+    assert set(stream.recent.sensors) == {f"g{index} {step}" for index in range(3) for step in range(28, 40)}
+
+
+def test_a_table_without_rows_leaves_a_stream_as_it_is(fitted):
+    pandas = pytest.importorskip("pandas")
+    made, _ = fitted
+    stream = made.step(None, river(20))
+    assert made.step(stream, pandas.DataFrame({name: [] for name in PLANE.named})) is stream
+
+
+def test_a_stream_belongs_to_its_forecaster(fitted, tmp_path):
+    made, _ = fitted
+    stream = made.step(None, river(20))
+    stream.save(tmp_path / "stream")
+    other = Forecaster.fit(river(shift=3.0), tmp_path / "other", HOW, progress=False)
+    assert other.fingerprint != made.fingerprint
+    with pytest.raises(ValueError, match="was not saved by this forecaster .it is of another fit"):
+        other.load_stream(tmp_path / "stream")
+    for work in (lambda: other.step(stream, river(20)), lambda: other.forecast_from(stream, grid(river(), 2))):
+        with pytest.raises(ValueError, match="stream of another forecaster"):
+            work()
+
+
+def test_parts_of_two_fits_and_numbers_that_are_none_are_refused(fitted, tmp_path):
+    _, folder = fitted
+    other = tmp_path / "other"
+    Forecaster.fit(river(shift=3.0), other, HOW, progress=False)
+    assert not (other / "fitting").exists()
+    assert {path.name for path in other.iterdir()} == {
+        "checkpoints",
+        "forecaster.json",
+        "logs",
+        "model",
+        "summary.json",
+    }
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    shutil.copy(other / "forecaster.json", mixed)
+    with pytest.raises(ValueError, match="its scaling and its weights are not of one fit"):
+        Forecaster.load(mixed)
+    kept = json.loads((other / "forecaster.json").read_text())
+    del kept["digest"]
+    for name, part, told in (
+        ("side", float("nan"), "not JSON compliant"), ("context", 0, "context and horizon must be"),
+        ("context", "12", "context and horizon must be"),
+    ):  # fmt: skip
+        changed = {**kept, "scaling": {**kept["scaling"], name: part}} if name == "side" else {**kept, name: part}
+        (mixed / "forecaster.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=told):
+            Forecaster.load(mixed)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_refit_that_is_killed_leaves_the_forecaster_and_goes_on(tmp_path, monkeypatch):
+    reports, how = river(), replace(HOW, training=replace(HOW.training, epochs=3))
+    before = Forecaster.fit(reports, tmp_path, HOW, progress=False).fingerprint
+    whole = Forecaster.fit(river(shift=5.0), tmp_path / "whole", how, progress=False).fingerprint
+    save, count = WorldModel.save, iter(range(9))
+
+    def killed(self, folder):
+        if next(count) == 1:
+            raise Killed
+        save(self, folder)
+
+    monkeypatch.setattr(WorldModel, "save", killed)
+    with pytest.raises(Killed):
+        Forecaster.fit(river(shift=5.0), tmp_path, how, progress=False)
+    assert Forecaster.load(tmp_path).fingerprint == before
+    monkeypatch.undo()
+    assert (tmp_path / "fitting" / "checkpoints" / "last.ckpt").is_file()
+    assert Forecaster.fit(river(shift=5.0), tmp_path, how, progress=False).fingerprint == whole
+    assert not (tmp_path / "fitting").exists()
+
+
+def test_a_fit_that_is_half_way_says_so(tmp_path, monkeypatch):
+    def killed(self, folder):
+        raise Killed
+
+    monkeypatch.setattr(WorldModel, "save", killed)
+    with pytest.raises(Killed):
+        Forecaster.fit(river(), tmp_path, HOW, progress=False)
+    with pytest.raises(ValueError, match="is not finished; start it again"):
+        Forecaster.load(tmp_path)
+
+
+def test_a_fit_that_is_killed_while_it_is_put_in_place_counts(fitted, tmp_path, monkeypatch):
+    _, folder = fitted
+    wanted = Forecaster.fit(river(shift=5.0), tmp_path / "other", HOW, progress=False).fingerprint
+    for stop in range(4):
+        place = tmp_path / str(stop)
+        shutil.copytree(folder, place)
+        shutil.copytree(tmp_path / "other", place / "fitting")
+        written = iter(range(9))
+
+        def part(path, content, written=written, stop=stop):
+            if next(written) == stop:
+                raise Killed
+            path.write_bytes(content)
+
+        monkeypatch.setattr("s2rm.folders.write_whole", part)
+        with pytest.raises(Killed):
+            finish(place)
+        monkeypatch.undo()
+        assert Forecaster.load(place).fingerprint == wanted
+        (place / "forecaster.jsonabc.part").write_bytes(b"half")
+        finish(place)
+        assert Forecaster.load(place).fingerprint == wanted
+        assert {path.name for path in place.iterdir()} == {path.name for path in (tmp_path / "other").iterdir()}
+
+
+def test_one_writer_at_a_time_and_none_after_it_is_killed(tmp_path):
+    folder = tmp_path / "new"
+    code = (
+        "import sys; from s2rm.folders import locked\nwith locked(sys.argv[1], 'fit'): print('in', flush=True); input()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"in\n"
+    with pytest.raises(ValueError, match="in use by another fit"), locked(folder, "fit"):
+        pass
+    os.kill(other.pid, signal.SIGKILL)
+    other.communicate()
+    with locked(folder, "fit"), locked(folder, "fit"):
+        pass
+    assert not [*folder.iterdir()]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="expected a folder, found a file"), locked(tmp_path / "file", "fit"):
+        pass
+
+
+def test_a_fingerprint_tells_names_shapes_and_numbers_apart():
+    base = {"a": np.arange(6.0)}
+    assert fingerprint([1], base) == fingerprint([1], {"a": np.arange(6.0)})
+    others = ({"b": np.arange(6.0)}, {"a": np.arange(6.0).reshape(2, 3)}, {"a": np.arange(6)}, {"a": -np.arange(6.0)})
+    assert len({fingerprint([1], other) for other in (base, *others)} | {fingerprint([2], base)}) == 6
+
+
+def test_the_command_goes_on_with_a_fit_that_was_killed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pandas")
+    from s2rm.cli import main
+    from s2rm.sensors import to_frame
+
+    table, out = tmp_path / "river.csv", tmp_path / "run"
+    to_frame(river(150, 5)).to_csv(table, index=False)
+    named = ["--time", "time", "--position", "x", "y", "--values", "level", "flow", "--sensor", "gauge"]
+    quick = ["--hidden-size", "4", "--num-modules", "2", "--context", "12", "--horizon", "6", "--epochs", "1"]
+    command = ["fit", str(table), *named, *quick, "--out", str(out)]
+
+    def killed(self, folder):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldModel, "save", killed)
+        with pytest.raises(Killed):
+            main(command)
+    assert {path.name for path in out.iterdir()} == {"fit.json", "fitting"}
+    with pytest.raises(SystemExit):
+        main([*command, "--seed", "3"])
+    assert "holds a fit of other settings" in capsys.readouterr().err
+    monkeypatch.setattr("s2rm.cli.sensors.BASELINES", {})
+    monkeypatch.setattr("s2rm.cli.sensors.judge", lambda *arguments, **options: [])
+    monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda path, *arguments: path.write_text("page"))
+    main(command)
+    assert Forecaster.load(out).horizon == 6
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "is there already" in capsys.readouterr().err
