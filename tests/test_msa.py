@@ -241,7 +241,7 @@ def test_it_learns_a_short_sequence():
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"steps_per_loss": 0}, "steps_per_loss must be at least 1, got 0"),
         ({"likelihood": "poisson"}, "MSA: likelihood must be one of .* got 'poisson'"),
-        ({"corrects": True}, "MSA: corrects needs likelihood"),
+        ({"corrects": True}, "MSA: corrects needs a context_size of at least"),
     ],
 )
 def test_it_refuses(changes, message):

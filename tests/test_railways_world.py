@@ -105,7 +105,7 @@ def test_trains_of_several_speeds_break_down():
 
 
 def test_clips_are_parts_of_episodes(railways, monkeypatch):
-    monkeypatch.setattr("s2rm.tasks.railways.play.collected", lambda *_: railways)
+    monkeypatch.setattr("s2rm.tasks.railways.scores.collected", lambda *_: railways)
     some = episodes(WORLD, "train")
     assert len(some) == 4
     clips, whole = some[[1, 2, 2], 7], episodes(WORLD, "val")[[1, 2, 2], 7]

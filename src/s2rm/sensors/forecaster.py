@@ -272,7 +272,7 @@ class Forecaster:
 
     def load_stream(self, path: str | Path) -> Stream:
         """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
-        return read_stream(Path(path), self.model.initial_state(1), self.columns, self.fingerprint)
+        return read_stream(Path(path), self.model, self.columns, self.fingerprint)
 
     def _steps(self, horizon: Duration | None) -> int:
         most = MOST_HORIZONS * self.horizon

@@ -6,7 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -14,6 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm.files import write_whole
+from s2rm.models.world_model import WorldModel
 from s2rm.sensors.checks import check_clock, when
 from s2rm.sensors.reports import ROWS, Reports, merge
 from s2rm.sensors.settings import Columns
@@ -41,14 +42,15 @@ class Stream(NamedTuple):
         write_whole(path, safetensors.torch.save(tensors, about))
 
 
-def read_stream(path: Path, start: object, columns: Columns, forecaster: str) -> Stream:
-    """The stream in a file; `start` is an initial state of the model, `forecaster` its fingerprint.
+def read_stream(path: Path, model: WorldModel[Any], columns: Columns, forecaster: str) -> Stream:
+    """The stream in a file; `forecaster` is the fingerprint of the one that must have written it.
 
     Raises:
         ValueError: no file, no stream, or one of another forecaster.
     """
     if not path.is_file():
         raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
+    start = model.initial_state(1)
     try:
         with safetensors.safe_open(path, "pt") as kept:
             about = kept.metadata() or {}
@@ -57,13 +59,13 @@ def read_stream(path: Path, start: object, columns: Columns, forecaster: str) ->
             rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
         if about.get("forecaster", forecaster) != forecaster:
             raise ValueError("it is of another fit")
-        if any(leaf.shape != own.shape for leaf, own in zip(leaves, tree_leaves(start), strict=True)):
-            raise ValueError("the sizes of its state are others")
+        state = tree_unflatten(leaves, tree_structure(start))
+        model.check_state(state, start)
         reports = Reports(columns, np.datetime64(recent["start"]), recent["steps"], tuple(recent["sensors"]), **rows)
         _check_rows(reports)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
-    return Stream(tree_unflatten(leaves, tree_structure(start)), reports, forecaster)
+    return Stream(state, reports, forecaster)
 
 
 def _check_rows(reports: Reports) -> None:
