@@ -202,3 +202,13 @@ class Episode:
         views = self.views.to(*args, **kwargs)
         targets = views if self.targets is self.views else self.targets.to(*args, **kwargs)
         return Episode(views, targets, None if self.context is None else self.context.to(*args, **kwargs))
+
+
+def for_each_step(positions: Tensor, steps: int) -> Tensor:
+    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
+    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
+        raise ValueError(
+            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
+            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
+        )
+    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Required, TypedDict
 
-from torch import Tensor
-
 from s2rm.functional import TWO_PI
 
 
@@ -145,13 +143,3 @@ def records(model: str, arguments: Arguments, has_kernel: bool) -> tuple[Signatu
     if "value_shape" not in arguments:
         raise TypeError(f"{model}: expected value_shape, the shape of a view, got none")
     return Signature.of(arguments), Space.of(model, arguments, has_kernel)
-
-
-def for_each_step(positions: Tensor, steps: int) -> Tensor:
-    """Positions as `(B, steps, Q, n)`; those of `(B, Q, n)` are the same at every step."""
-    if positions.ndim not in (3, 4) or (positions.ndim == 4 and positions.shape[1] < steps):
-        raise ValueError(
-            f"rollout: positions must be (batch, queries, coordinates) or (batch, {steps} steps, queries, "
-            f"coordinates), got shape {tuple(positions.shape)}; give one set for each step, or one for all"
-        )
-    return positions if positions.ndim == 4 else positions[:, None].expand(-1, steps, -1, -1)

@@ -19,12 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models.inputs import Arguments, for_each_step, records
+from s2rm.models.inputs import Arguments, records
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import PositionalEmbedding, Rotation
 from s2rm.nn.over_time import under_functorch
-from s2rm.views import Episode, Views
+from s2rm.views import Episode, Views, for_each_step
 
 FORMAT = 2
 """2: the scaffold normalises its sum, and every model says how positions enter it"""
