@@ -1,6 +1,6 @@
 """Figures 3 and 15 to 19: closed-loop rollouts of S2GRU, RIMs, RMC and LSTM with 1 to 6 balls.
 
-Writes `results/rollouts.json`, the F1 of whole frames at each step, and a picture for each number of balls. The runs
+Writes `results/rollouts-rotated.json`, the F1 of whole frames at each step, and a picture for each number of balls. The runs
 are those of `family.py`, seed 0; what is not trained yet is.
 """
 
@@ -30,7 +30,7 @@ class RolloutsRecipe(Recipe):
     """numbers of moving balls"""
     sequences: int = 100
     """test sequences for each"""
-    out: Path = Path("results/rollouts.json")
+    out: Path = Path("results/rollouts-rotated.json")
     """the scores"""
 
 
