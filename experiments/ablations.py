@@ -1,7 +1,8 @@
 """Figure 6: S2GRU without the local or the non-local term of either attention, by share of the views.
 
-Writes `results/ablations-rotated.json` after every run, so that the command goes on where it was stopped, and the figure. Every
-run makes the same number of updates. With all terms they are the family's S2GRUs, which are not trained again.
+Writes `results/ablations-rotated.json` after every run, so that the command goes on where it was stopped, and the
+figure. Every run makes the same number of updates. With all terms they are the family's S2GRUs, which are not trained
+again.
 """
 
 from __future__ import annotations

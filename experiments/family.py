@@ -1,7 +1,7 @@
 """Figures 4, 20 and 21, and calibration: every model by number of balls and share of the views, after an equal time.
 
-Writes `results/family-rotated.json` after every run, so that the command goes on where it was stopped; several with different
-models may run at once. The figures show the mean over the seeds that are there.
+Writes `results/family-rotated.json` after every run, so that the command goes on where it was stopped; several with
+different models may run at once. The figures show the mean over the seeds that are there.
 """
 
 from __future__ import annotations

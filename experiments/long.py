@@ -1,7 +1,7 @@
 """The long budget, about an hour a model on one core: S2GRU, also in the paper's way, RIMs and LSTM.
 
-Writes `results/long-rotated.json` after every run, so that the command goes on where it was stopped, a run from its last
-checkpoint. The paper's encoders and its world are `--codec cnn --size paper`.
+Writes `results/long-rotated.json` after every run, so that the command goes on where it was stopped, a run from its
+last checkpoint. The paper's encoders and its world are `--codec cnn --size paper`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figures 3 and 15 to 19: closed-loop rollouts of S2GRU, RIMs, RMC and LSTM with 1 to 6 balls.
 
-Writes `results/rollouts-rotated.json`, the F1 of whole frames at each step, and a picture for each number of balls. The runs
-are those of `family.py`, seed 0; what is not trained yet is.
+Writes `results/rollouts-rotated.json`, the F1 of whole frames at each step, and a picture for each number of balls. The
+runs are those of `family.py`, seed 0; what is not trained yet is.
 """
 
 from __future__ import annotations

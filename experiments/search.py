@@ -1,7 +1,7 @@
 """The same short search for every model: each learning rate for the same processor time, by validation loss.
 
-Writes `results/search-rotated.json` after every run, so that the command goes on where it was stopped; several with different
-models may run at once.
+Writes `results/search-rotated.json` after every run, so that the command goes on where it was stopped; several with
+different models may run at once.
 """
 
 from __future__ import annotations
