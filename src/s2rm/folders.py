@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2rm.files import write_whole
+from s2rm.files import only_writer, write_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,8 +37,7 @@ def fingerprint(plain: object, arrays: Mapping[str, NDArray]) -> str:
 def locked(folder: str | Path, what: str) -> Iterator[None]:
     """Be the only writer to a folder, which is created; the same thread may enter again.
 
-    The lock is on the folder itself, so that no file is left behind, and the system frees it when a process ends,
-    however it ends. Where the system or the disk knows no such locks, there is none.
+    The system frees the lock when a process ends, however it ends; see [`only_writer`][s2rm.files.only_writer].
 
     Args:
         folder: the folder, which is created.
@@ -55,16 +54,12 @@ def locked(folder: str | Path, what: str) -> Iterator[None]:
     if _held.get(path) == threading.get_ident():
         yield
         return
-    handle = _lock(path)
-    if handle is None:
-        raise ValueError(f"{what}: {path} is in use by another fit; wait for its end, or choose another folder")
-    _held[path] = threading.get_ident()
-    try:
-        yield
-    finally:
-        del _held[path]
-        if handle >= 0:
-            os.close(handle)
+    with only_writer(path, what):
+        _held[path] = threading.get_ident()
+        try:
+            yield
+        finally:
+            del _held[path]
 
 
 def put_in_place(staged: Path, folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:
@@ -82,21 +77,3 @@ def put_in_place(staged: Path, folder: Path, files: Iterable[str], folders: Iter
             os.replace(staged / name, folder / name)
     (staged / names[-1]).unlink()
     shutil.rmtree(staged)
-
-
-def _lock(path: Path) -> int | None:
-    """An open folder that is locked; -1 where there are no locks; None where another has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return -1
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except OSError:  # a disk without locks
-        os.close(handle)
-        return -1
-    return handle

@@ -205,7 +205,8 @@ def finish(folder: Path) -> None:
         put_in_place(folder / FITTING, folder, PARTS, ("logs", "checkpoints"))
     for place in (folder, folder / MODEL):
         for left in place.glob("*.part"):
-            if any(ending in left.name for ending in (".json", ".safetensors", ".html")):
+            # Of `write_whole`, hidden, and as it named them before.
+            if left.name.startswith(".") or any(kind in left.name for kind in (".json", ".safetensors", ".html")):
                 left.unlink(missing_ok=True)
 
 
