@@ -140,25 +140,40 @@ def write_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], **
     write_whole(path, save(kept, {kind: json.dumps({"format": FORMAT, **about})}))
 
 
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file and its metadata, both of one state of the file: the library itself opens it
+    twice, between which another process may replace it.
+
+    Raises:
+        SafetensorError: another file, or one that is cut short.
+    """
+    from safetensors.torch import load
+
+    content = Path(path).read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, header.get("__metadata__") or {}
+
+
 def read_tensors(path: str | Path, kind: str, names: Iterable[str]) -> tuple[dict[str, Tensor], Row]:
     """The tensors and plain values that `write_tensors` wrote. Nothing is unpickled.
 
     Raises:
         ValueError: no file, one that is cut short, of another kind, or of another version.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{kind}: found no file {path}; collect some first")
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[kind])
-            if about["format"] != FORMAT:
-                raise ValueError(
-                    f"{kind}: {path} has format {about['format']}, this version reads {FORMAT}; collect them again, "
-                    "or take the version of s2rm that wrote them"
-                )
-            return {name: file.get_tensor(name) for name in names}, about
+        tensors, metadata = read_safetensors(path)
+        about = json.loads(metadata[kind])
+        if about["format"] != FORMAT:
+            raise ValueError(
+                f"{kind}: {path} has format {about['format']}, this version reads {FORMAT}; collect them again, "
+                "or take the version of s2rm that wrote them"
+            )
+        return {name: tensors[name] for name in names}, about
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{kind}: {path} is cut short or no file of {kind} ({error}); collect them again") from error

@@ -11,10 +11,10 @@ from typing import Any, TypedDict, get_type_hints
 
 import cattrs
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from s2rm.files import read_json
+from s2rm.files import read_json, read_safetensors
 from s2rm.models import gqn, msa, s2rm  # noqa: F401, a model is known once it is imported
 from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import ARGUMENTS, CONFIG, FORMAT, WEIGHTS, WorldModel
@@ -64,17 +64,16 @@ def _load(folder: Path) -> WorldModel:
     name, arguments = _config(folder / CONFIG)
     path = folder / WEIGHTS
     try:
-        with safe_open(path, "pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            model = _without_numbers(folder / CONFIG, name, arguments, shapes)
-            if {key: tuple(value.shape) for key, value in model.state_dict().items()} != shapes:
-                raise _Mismatch(f"load: the weights in {path} do not fit its config; save the model again")
-            kept = json.loads((file.metadata() or {}).get(ARGUMENTS, "{}"))
-            weights = {key: file.get_tensor(key) for key in shapes}
+        weights, metadata = read_safetensors(path)
+        kept = json.loads(metadata.get(ARGUMENTS, "{}"))
     except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"load: {path} is no safetensors file ({error}); it was not written by save and is not opened"
         ) from error
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    model = _without_numbers(folder / CONFIG, name, arguments, shapes)
+    if {key: tuple(value.shape) for key, value in model.state_dict().items()} != shapes:
+        raise _Mismatch(f"load: the weights in {path} do not fit its config; save the model again")
     now = json.loads(json.dumps(model.arguments))
     if not isinstance(kept, dict) or any(now.get(key) != value for key, value in kept.items()):
         raise _Mismatch(f"load: {path} and {CONFIG} beside it are of different models; save the model again")

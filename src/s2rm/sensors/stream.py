@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
-from s2rm.files import write_whole
+from s2rm.files import read_safetensors, write_whole
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.checks import check_clock, when
 from s2rm.sensors.reports import ROWS, Reports, merge
@@ -52,11 +52,10 @@ def read_stream(path: Path, model: WorldModel[Any], columns: Columns, forecaster
         raise ValueError(f"stream: expected a saved stream, found none at {path}; start from None")
     start = model.initial_state(1)
     try:
-        with safetensors.safe_open(path, "pt") as kept:
-            about = kept.metadata() or {}
-            recent = json.loads(about["recent"])
-            leaves = [kept.get_tensor(f"model.{number}") for number in range(len(tree_leaves(start)))]
-            rows = {name: kept.get_tensor(name).numpy() for name in ROWS}
+        tensors, about = read_safetensors(path)
+        recent = json.loads(about["recent"])
+        leaves = [tensors[f"model.{number}"] for number in range(len(tree_leaves(start)))]
+        rows = {name: tensors[name].numpy() for name in ROWS}
         if about.get("forecaster", forecaster) != forecaster:
             raise ValueError("it is of another fit")
         state = tree_unflatten(leaves, tree_structure(start))

@@ -1,0 +1,53 @@
+"""Kills at random moments, loads beside a writer, tampered files: fewer than `benchmarks/chaos.py` tries."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pandas")
+pytest.importorskip("matplotlib")
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import chaos
+
+KILLS = {"train": 5, "fit": 3, "forecast": 4, "Stream.save": 4}
+FAULTS = (
+    "half-written files",
+    "dead folders",
+    "leftovers",
+    "results that differ",
+    "mismatched halves",
+    "tracebacks",
+    "messages of several lines",
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return chaos.prepared(tmp_path_factory.mktemp("chaos") / "shared")
+
+
+def faults(counts):
+    return {name: counts[name] for name in FAULTS if counts[name]}
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_work_that_is_killed_goes_on_and_leaves_nothing_behind(shared, tmp_path, name):
+    work = next(each for each in chaos.works(shared) if each.name == name)
+    counts = chaos.killed(work, tmp_path, KILLS[name], random.Random(5))
+    assert counts["kills"] == KILLS[name]
+    assert not faults(counts)
+
+
+def test_a_model_is_loaded_whole_while_another_process_saves_others(tmp_path):
+    counts = chaos.loads_beside_a_writer(tmp_path, 40)
+    assert counts["loads"] == 40
+    assert not faults(counts)
+
+
+def test_files_that_were_tampered_with_are_taken_or_refused_in_one_line(shared, tmp_path):
+    counts = chaos.tampered_with(tmp_path, shared, 40, random.Random(6))
+    assert counts["taken"] + counts["refused"] == 40
+    assert not faults(counts)
