@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -13,6 +14,8 @@ import cattrs
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from s2rm.files import read_json, read_safetensors
 from s2rm.models import gqn, msa, s2rm  # noqa: F401, a model is known once it is imported
@@ -25,6 +28,9 @@ ATTEMPTS = 100
 PLAUSIBLE = 1_000_000
 """a number among a model's arguments may be this large whatever the size of its weights"""
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.copy_, init.uniform_, init.kaiming_uniform_}
+"""what gives new weights their values"""
 
 
 class _Mismatch(ValueError):
@@ -131,7 +137,7 @@ def _without_numbers(path: Path, name: str, arguments: object, shapes: dict[str,
             limit = len(shapes) if key == "num_layers" else largest
             if isinstance(value, int) and value > limit:
                 raise ValueError(f"{key} is {value}, more than the weights have room for")
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             return known[name](**given)
     except cattrs.BaseValidationError as error:
         wrong = "; ".join(cattrs.transform_error(error, path="arguments"))
@@ -140,6 +146,16 @@ def _without_numbers(path: Path, name: str, arguments: object, shapes: dict[str,
     raise ValueError(f"load: the arguments in {path} do not make a {name} ({wrong:.500}); save the model again")
 
 
+class _Undrawn(TorchFunctionMode):
+    """Weights are not drawn, which on the meta device takes most of the time."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+@cache
 def _arguments_of(model: type[WorldModel]) -> Any:
     """The names and types of the arguments that a model is built with: its own, and those that it shares."""
     own = get_type_hints(model.__init__)
