@@ -86,6 +86,10 @@ def test_train_evaluate_rollout_report(demo, tmp_path, capsys):
     run = tmp_path / "run"
     main(["train", "balls", "--size", "tiny", "--model", "lstm", "--epochs", "1", "--out", str(run)])
     assert "parameters" in capsys.readouterr().err
+    # Also where it is the default, which the run may not have.
+    for ignored in ("--learning-rate=3e-4", "--learning_rate=3e-4", "--seed=0", "--out=elsewhere"):
+        said = refused(capsys, "train", "--resume", run, ignored)
+        assert f"may be given, got {ignored.partition('=')[0].replace('_', '-')}; leave it out" in said
     main(["train", "--resume", str(run), "--epochs", "2"])
     assert json.loads((run / "summary.json").read_text())["epochs"] == 2
     main(["evaluate", str(run), "--out", str(tmp_path / "scores.json")])

@@ -28,6 +28,8 @@ WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
     "forecast": ("s2rm.cli.sensors", "forecast"),
 }
 """the module and function that do the work, imported when they are needed: they load PyTorch and Lightning"""
+KEPT = {"--resume", "--updates", "--epochs", "--minutes", "--devices", "--num-nodes", "--strategy"}
+"""the options that may stand beside --resume"""
 
 
 def quiet() -> None:
@@ -38,15 +40,28 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def _refuse_settings(given: Sequence[str]) -> None:
+    """Refuse what a run that is resumed would ignore, even where it is the default."""
+    names = [argument.partition("=")[0].replace("_", "-") for argument in given if argument.startswith("--")]
+    if ignored := [name for name in names if name not in KEPT]:
+        raise ValueError(
+            f"train: --resume keeps the run's settings; only --updates, --epochs and --minutes may be given, got "
+            f"{', '.join(ignored)}; leave it out, or train anew in another folder"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
+    given = sys.argv[1:] if arguments is None else arguments
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
-        args=arguments,
+        args=given,
     )
     console = Console(stderr=True, markup=False, emoji=False)
     try:
+        if isinstance(command, commands.Train) and command.resume is not None:
+            _refuse_settings(given)
         module, work = next(WORK[name] for name, kind in COMMANDS.items() if type(command) is kind)
         getattr(import_module(module), work)(command)
     except (ValueError, ImportError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,7 +19,7 @@ from s2rm.models.named import ModelName
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
 from s2rm.settings import Settings
 from s2rm.tasks.task import Headline
-from s2rm.training import Machines, Training
+from s2rm.training import Training
 
 console = Console(stderr=True)
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
@@ -40,11 +39,6 @@ def train(command: Train) -> None:
         run.train(machines=command.machines)
     else:
         limits = command.settings.training
-        rest = replace(command.settings, training=replace(limits, updates=None, epochs=None, minutes=None))
-        if replace(command, settings=rest, resume=None, machines=Machines()) != Train():
-            raise ValueError(
-                "train: --resume keeps the run's settings; only --updates, --epochs and --minutes may be given"
-            )
         run = Run.open(command.resume).with_limits(limits.updates, limits.epochs, limits.minutes)
         run.train(resume=True, machines=command.machines)
     _print_end(run)
