@@ -30,7 +30,7 @@ from s2rm.files import Row, read_json
 
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "--sensor", "sensor"]
 QUICK = ["--hidden-size", "8", "--num-modules", "4", "--context", "12", "--horizon", "6", "--epochs", "2"]
-TRAIN = ["train", "balls", "--model", "lstm", "--size", "tiny", "--epochs", "4"]
+TRAIN = ["train", "balls", "--model", "lstm", "--size", "tiny", "--epochs", "3"]
 OURS = ("ValueError", "OSError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError")
 """the errors that the command line prints as one line"""
 
@@ -166,25 +166,37 @@ def weights_in(folder: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def killed(work: Work, folder: Path, kills: int, chance: random.Random) -> Counter[str]:
-    """Kill work at random moments and go on with it, until it was killed so often; count what must not be."""
-    context, counts = processes(), Counter[str]()
+def run(job: tuple[Callable[..., None], tuple[Any, ...]], seconds: float | None = None) -> int:
+    """The exit code of a job in a process of its own, which is killed after so many seconds."""
+    process = processes().Process(target=job[0], args=job[1])
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return cast(int, process.exitcode)
 
-    def run(job: tuple[Callable[..., None], tuple[Any, ...]], seconds: float | None) -> int:
-        process = context.Process(target=job[0], args=job[1])
-        process.start()
-        process.join(seconds)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        return cast(int, process.exitcode)
 
-    calm = folder / "calm"
-    calm.mkdir()
-    started = time.monotonic()
-    if run(work.begin(calm), None):
-        raise RuntimeError(f"{work.name} fails even where nothing kills it")
-    whole = time.monotonic() - started
+def prepared(folder: Path) -> dict[str, float]:
+    """Do each work once, in `folder / name`, on a table in `folder`, where nothing kills it: the seconds it takes."""
+    folder.mkdir()
+    table_of_a_field(folder / "table.csv")
+    taken = {}
+    for work in works(folder):
+        (folder / work.name).mkdir()
+        started = time.monotonic()
+        if run(work.begin(folder / work.name)):
+            raise RuntimeError(f"{work.name} fails even where nothing kills it")
+        taken[work.name] = time.monotonic() - started
+    return taken
+
+
+def killed(work: Work, calm: Path, seconds: float, folder: Path, kills: int, chance: random.Random) -> Counter[str]:
+    """Kill work at random moments and go on with it, until it was killed so often; count what must not be.
+
+    `calm` is where it was done in peace, in so many seconds.
+    """
+    counts: Counter[str] = Counter()
     attempt = 0
     while counts["kills"] < kills:
         attempt += 1
@@ -192,7 +204,7 @@ def killed(work: Work, folder: Path, kills: int, chance: random.Random) -> Count
         place.mkdir()
         job = work.begin(place)
         for _ in range(5):
-            if counts["kills"] == kills or (ended := run(job, whole * chance.random())) >= 0:
+            if counts["kills"] == kills or (ended := run(job, seconds * chance.random())) >= 0:
                 break
             assert ended == -signal.SIGKILL
             counts["kills"] += 1
@@ -202,7 +214,7 @@ def killed(work: Work, folder: Path, kills: int, chance: random.Random) -> Count
                 counts["half-written files"] += 1
             job = work.again(place)
         # A work that ended before it was killed is there, and fit refuses to overwrite it.
-        if files_in(place) != files_in(calm) and run(job, None):
+        if files_in(place) != files_in(calm) and run(job):
             counts["dead folders"] += 1
         counts["leftovers"] += len(files_in(place) - files_in(calm))
         counts["results that differ"] += weights_in(place) != weights_in(calm)
@@ -306,7 +318,7 @@ def tampered_with(folder: Path, shared: Path, number: int, chance: random.Random
         for what, source in (("run", run), ("fit", fit)):
             if name.startswith(what) or (what, name) == ("fit", "stream.safetensors"):
                 shutil.copytree(source, place / what, ignore=shutil.ignore_patterns("logs", "*.html"))
-        for source in (table, shared / "stream" / "stream.safetensors"):
+        for source in (table, shared / "Stream.save" / "stream.safetensors"):
             shutil.copy(source, place)
         (place / name).write_bytes(tamper((place / name).read_bytes(), chance))
         said = io.StringIO()
@@ -324,31 +336,21 @@ def tampered_with(folder: Path, shared: Path, number: int, chance: random.Random
     return counts
 
 
-def prepared(folder: Path) -> Path:
-    """A table, a run, a fit to the table and a stream of it, in a folder."""
-    folder.mkdir()
-    table_of_a_field(folder / "table.csv")
-    for work in works(folder):
-        if work.name != "forecast":
-            place = folder / work.name.split(".")[0].lower()
-            place.mkdir()
-            function, arguments = work.begin(place)
-            function(*arguments)
-    return folder
-
-
 def main(chaos: Chaos) -> None:
     """Kill, load, tamper; write the counts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows: list[Row] = []
-        shared = prepared(folder / "shared")
+        shared = folder / "shared"
+        taken = prepared(shared)
         all_works = works(shared)
         for index, work in enumerate(track(all_works, "Killing")):
             place = folder / work.name
             place.mkdir()
             kills = chaos.kills // len(all_works) + (index < chaos.kills % len(all_works))
-            rows.append({"tried": f"kills of {work.name}", **killed(work, place, kills, random.Random(chaos.seed))})
+            chance, calm = random.Random(chaos.seed), shared / work.name
+            counts = killed(work, calm, taken[work.name], place, kills, chance)
+            rows.append({"tried": f"kills of {work.name}", **counts})
         for what, count in (
             ("loads beside a writer", lambda place: loads_beside_a_writer(place, chaos.loads)),
             ("tampered files", lambda place: tampered_with(place, shared, chaos.tampered, random.Random(chaos.seed))),
