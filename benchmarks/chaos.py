@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import random
+import resource
 import shutil
 import signal
 import tempfile
@@ -45,6 +46,8 @@ class Chaos:
     """loads of a model beside one that writes it"""
     tampered: int = 300
     """tampered files"""
+    steps: int = 10_000
+    """steps of a stream in which every sensor is new"""
     seed: int = 0
     """of the moments and of the bytes"""
     out: Path | None = None
@@ -336,6 +339,30 @@ def tampered_with(folder: Path, shared: Path, number: int, chance: random.Random
     return counts
 
 
+def stream_of_strangers(shared: Path, steps: int) -> Row:
+    """A stream in which each report is of a sensor that was never seen before: what it keeps, and the memory of the
+    process, after a tenth of the steps and at the end."""
+    import pandas
+
+    from s2rm.sensors import Forecaster
+
+    forecaster = Forecaster.load(shared / "fit" / "run")
+    start, stream, row = pandas.Timestamp("2020-01-01"), None, {"steps": steps}
+    chance = random.Random(0)
+    for step in range(steps):
+        names = [f"s{step}-{number}" for number in range(3)]
+        places = [[chance.uniform(0, 100), chance.uniform(0, 100)] for _ in names]
+        frame = pandas.DataFrame(places, columns=["x", "y"]).assign(
+            sensor=names, time=start + pandas.Timedelta(hours=step), tracer=[chance.gauss(0, 1) for _ in names]
+        )
+        stream = forecaster.step(stream, frame)
+        if step + 1 in (steps // 10, steps):
+            when = "end" if step + 1 == steps else "tenth"
+            row[f"sensors_{when}"] = len(stream.recent.sensors)
+            row[f"peak_mib_{when}"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return row
+
+
 def main(chaos: Chaos) -> None:
     """Kill, load, tamper; write the counts."""
     with tempfile.TemporaryDirectory() as name:
@@ -358,6 +385,7 @@ def main(chaos: Chaos) -> None:
             place = folder / what
             place.mkdir()
             rows.append({"tried": what, **count(place)})
+        rows.append({"tried": "a stream of new sensors", **stream_of_strangers(shared, chaos.steps)})
         for row in rows:
             print(row)
         save(chaos.out, rows)
