@@ -33,10 +33,23 @@ def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int 
     return {name: statistics.median(values[warmup:]) for name, values in times.items()}
 
 
+def machine() -> dict[str, Any]:
+    """What of this processor decides speed: cores, caches in KiB, and instruction sets for products."""
+    known = torch.cpu.get_capabilities()
+    third = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    return {
+        "cores": known["num_physical_cores"],
+        "l1_kib": known["l1d_cache_size"] >> 10,
+        "l2_kib": known["l2_cache_size"] >> 10,
+        "l3_kib": int(third.read_text().strip().removesuffix("K")) if third.is_file() else None,
+        "instructions": [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "sve") if known.get(name)],
+    }
+
+
 def save(out: Path | None, rows: list[dict[str, Any]], **facts: object) -> None:
     """Write rows and facts with their provenance as JSON, if there is a path."""
     # Lightning takes seconds to import, and `many_modules.py` measures each size in a new process.
     from s2rm.training import provenance
 
     if out:
-        write_json(out, {**provenance(), "seed": 0, **facts, "runs": [], "rows": rows})
+        write_json(out, {**provenance(), "machine": machine(), "seed": 0, **facts, "runs": [], "rows": rows})
