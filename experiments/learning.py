@@ -39,15 +39,17 @@ class Way:
 
 
 WAYS = {
-    "as the recipes": Way(),
-    "16 clips a batch": Way({"batch_size": 16}),
+    "32 clips a batch": Way(),
     "64 clips a batch": Way({"batch_size": 64}),
-    "rate 4e-3": Way({"learning_rate": 4e-3}),
-    "16 clips a batch, rate 1e-3": Way({"batch_size": 16, "learning_rate": 1e-3}),
-    "shorter memory of Adam": Way(betas=(0.9, 0.98)),
-    "averaged weights": Way({"average": 0.98}),
-    "layers of unit variance": Way({"unit_variance": True}),
-    "clips that grow": Way(clips=((5, 0.25), (10, 0.35), (20, 0.4))),
+    "16 clips a batch": Way({"batch_size": 16}),
+    "8 clips a batch": Way({"batch_size": 8}),
+    "32 clips, rate 4e-3": Way({"learning_rate": 4e-3}),
+    "16 clips, rate 4e-3": Way({"batch_size": 16, "learning_rate": 4e-3}),
+    "8 clips, rate 1e-3": Way({"batch_size": 8, "learning_rate": 1e-3}),
+    "16 clips, shorter memory of Adam": Way({"batch_size": 16}, betas=(0.9, 0.98)),
+    "16 clips, averaged weights": Way({"batch_size": 16, "average": 0.98}),
+    "16 clips, layers of unit variance": Way({"batch_size": 16, "unit_variance": True}),
+    "32 clips that grow": Way(clips=((5, 0.25), (10, 0.35), (20, 0.4))),
 }
 
 
