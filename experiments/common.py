@@ -31,6 +31,8 @@ class Recipe:
 
     updates: int = 3500
     """updates of S2GRU; the other models make as many as take the same processor time"""
+    batch_size: int = 32
+    """clips in a batch"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     runs: Path = Path("runs/family")
@@ -47,7 +49,9 @@ class Recipe:
         updates = same_time(model, self.updates, self.times)
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
         rate = min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3
-        training = Training(learning_rate=rate, gradient_norm=1.0, patience=1000, updates=updates, seed=seed)
+        training = Training(
+            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates, seed=seed
+        )
         return Settings(model, training=training, **settings)
 
     def add(

@@ -29,6 +29,8 @@ class Long(Recipe):
 
     updates: int = 8500
     """updates of S2GRU; the other models make as many as take the same processor time"""
+    batch_size: int = 16
+    """clips in a batch: half as many learn as much in two thirds of the time, see `learning.py`"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = tuple(KINDS)
