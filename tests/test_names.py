@@ -19,8 +19,16 @@ def test_cells_of_csv():
 
 
 def test_names_in_netcdf_stay_apart():
-    plain = for_netcdf(["a_b", "a/b", "a//b", "a__b", "c\n", "/"])
-    assert plain == {"a_b": "a_b", "a/b": "a_b_", "a//b": "a__b_", "a__b": "a__b", "c\n": "c", "/": "_"}
+    plain = for_netcdf(["a_b", "a/b", "a//b", "a__b", "c\n", "/", "y (m)"])
+    assert plain == {
+        "a_b": "a_b",
+        "a/b": "a_b_",
+        "a//b": "a__b_",
+        "a__b": "a__b",
+        "c\n": "c",
+        "/": "_",
+        "y (m)": "y_(m)",
+    }
 
 
 def test_apart():

@@ -43,17 +43,18 @@ def test_a_position_named_as_ours():
     assert dataset.t_mean.dims == ("valid_time", "place_")
 
 
-def test_slashes_in_netcdf(tmp_path):
-    columns = Columns("time", ("x/m", "y"), ("wind (m/s)", "wind (m_s)"), "station/id")
+def test_slashes_and_blanks_in_netcdf(tmp_path):
+    columns = Columns("time", ("x/m", "y (m)"), ("wind (m/s)", "wind_(m_s)"), "station/id")
     made = forecasts(columns)
     dataset = replace(made, mean=made.mean + np.array([5.0, 7.0])).dataset("", several=False)
     write_netcdf(dataset, tmp_path / "new" / "f.nc")
     with xarray.open_dataset(tmp_path / "new" / "f.nc", engine="h5netcdf") as read:
-        assert read["wind (m_s)_mean"].values.tolist() == [[7, 7]]
-        slashed = read["wind (m_s)_mean_"]
+        assert read["wind_(m_s)_mean"].values.tolist() == [[7, 7]]
+        assert {"x_m", "y_(m)"} <= {*read.coords}
+        slashed = read["wind_(m_s)_mean_"]
         assert slashed.values.tolist() == [[5, 5]]
         assert slashed.attrs["long_name"] == "mean of the forecast of wind (m/s)"
-        assert slashed.attrs["ancillary_variables"] == "wind (m_s)_stddev_"
+        assert slashed.attrs["ancillary_variables"] == "wind_(m_s)_stddev_"
         assert slashed.dims == ("valid_time", "station_id")
         assert read["x_m"].values.tolist() == [1, 2]
     assert dataset["wind (m/s)_mean"].attrs["ancillary_variables"] == "wind (m/s)_stddev"

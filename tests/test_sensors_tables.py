@@ -1,4 +1,5 @@
 import gzip
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -395,7 +396,7 @@ class TestTimes:
             assert f"got the calendar '{calendar}'" in message
             assert "convert_calendar('standard', align_on='date')" in message
 
-    @pytest.mark.parametrize("step", ["hour", "", "0h", "-1h", "NaT", "1MS", "1H", "5", "1500ns"])
+    @pytest.mark.parametrize("step", ["hour", "", "0h", "-1h", "NaT", "1MS", "5", "1500ns"])
     def test_what_is_no_step(self, step):
         assert f"got '{step}'" in refusal(table(), replace(COLUMNS, step=step))
 
@@ -407,10 +408,16 @@ class TestTimes:
         read_reports(changed(5, time="1900-01-01T00:00Z"), replace(COLUMNS, step="358s"))
 
 
+def within_the_hour(number: int) -> list[str]:
+    """As many times, a minute apart, at the beginning of the table."""
+    return [f"2013-05-01T00:{minute:02d}:00Z" for minute in range(number)]
+
+
 class TestAverages:
     def averaged(self, columns: Columns = COLUMNS, **cells) -> Reports:
         """The table with three more reports of s0 in its first hour."""
-        first = pandas.concat([table().iloc[:1]] * len(next(iter(cells.values())))).assign(**cells)
+        number = len(next(iter(cells.values())))
+        first = pandas.concat([table().iloc[:1]] * number).assign(**cells, time=within_the_hour(number))
         reports = read_reports(pandas.concat([first, table().iloc[1:]], ignore_index=True), columns)
         check(reports)
         assert len(reports) == 6
@@ -447,7 +454,7 @@ class TestAverages:
          ([379, 379.5], 300, 379.25), ([1, 359], -10, 0), ([180, 180], -10, 180)],
     )  # fmt: skip
     def test_longitudes(self, longitudes, others, mean):
-        first = pandas.concat([table().iloc[:1]] * 2).assign(lon=longitudes)
+        first = pandas.concat([table().iloc[:1]] * 2).assign(lon=longitudes, time=within_the_hour(2))
         rest = table().iloc[1:].assign(lon=float(others))
         reports = read_reports(pandas.concat([first, rest], ignore_index=True), COLUMNS)
         turn = 360 if others == -10 and 1 in longitudes else 0
@@ -457,9 +464,19 @@ class TestAverages:
     def test_planar_coordinates(self):
         columns = replace(COLUMNS, position=("x", "y"))
         frame = table().rename(columns={"lon": "x", "lat": "y"})
-        first = pandas.concat([frame.iloc[:1]] * 2).assign(x=[179.0, -179.0], y=[-1000.0, 2000.0])
+        first = pandas.concat([frame.iloc[:1]] * 2).assign(
+            x=[179.0, -179.0], y=[-1000.0, 2000.0], time=within_the_hour(2)
+        )
         reports = read_reports(pandas.concat([first, frame.iloc[1:]], ignore_index=True), columns)
         assert reports.positions[0].tolist() == [0, 500]
+
+    def test_a_sensor_at_two_places_at_one_time_is_named(self):
+        both = pandas.concat([table(), table().assign(lat=60.0)], ignore_index=True)
+        with pytest.warns(
+            UserWarning, match="sensor 's0' of the table is at several places at one time, first in row 7"
+        ):
+            reports = read_reports(both, COLUMNS)
+        assert reports.positions[0].tolist() == [10, 55]
 
 
 class TestRefusals:
@@ -505,7 +522,7 @@ class TestRefusals:
             in refusal(frame)
         )
 
-    @pytest.mark.parametrize(("name", "cell"), [("lat", 90.5), ("lat", -91), ("lon", -361), ("lon", 999)])
+    @pytest.mark.parametrize(("name", "cell"), [("lat", 90.5), ("lat", -91), ("lon", -361), ("lon", 998)])
     def test_off_the_globe(self, name, cell):
         low, high = DEGREES[("lon", "lat").index(name)]
         message = f"expected degrees from {low:g} to {high:g} in {name!r} of the table, got {float(cell)} in row 3"
@@ -703,8 +720,12 @@ class TestDegrees:
         assert self.read(("lat", "lon"), globe=False).columns.globe is False
 
     def test_other_numbers_of_coordinates_are_planar(self):
-        columns = Columns("time", ("lon", "lat", "depth"), ("temp",))
-        assert read_reports(table().assign(depth=5.0), columns).columns.globe is False
+        columns = Columns("time", ("x", "y", "depth"), ("temp",))
+        frame = table().assign(depth=5.0)
+        assert read_reports(frame.rename(columns={"lon": "x", "lat": "y"}), columns).columns.globe is False
+        degrees = replace(columns, position=("lon", "lat", "depth"))
+        assert "expected a longitude and a latitude alone" in refusal(frame, degrees)
+        assert read_reports(frame, replace(degrees, globe=False)).columns.globe is False
         with pytest.raises(ValueError, match="columns: positions on the globe are a longitude and a latitude"):
             replace(columns, globe=True)
 
@@ -817,7 +838,8 @@ class TestAnything:
     @staticmethod
     def read(source, columns: Columns) -> None:
         try:
-            reports = read_reports(source, columns)
+            with warnings.catch_warnings(action="ignore"):
+                reports = read_reports(source, columns)
         except ValueError as error:
             message = str(error)
             assert message.startswith("read: ")
@@ -905,3 +927,68 @@ class TestRealMeasurements:
         name = "de_pm10_2005/de_pm10_2005.csv.gz"
         reports = self.read(name, ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
         assert (len(reports), reports.num_steps, len(reports.sensors)) == (23_230, 365, 69)
+
+
+class TestMistakes:
+    """What is easily written by mistake: it is read as it is meant, or named."""
+
+    @pytest.mark.parametrize(
+        ("code", "values"),
+        [(-999.0, [0.0, 500.0, 1300.0]), (-99.0, [0.0, 60.0, 120.0]), (9999.0, [10.0, 3000.0, 6000.0]),
+         (1e34, [1.0, 2.0, 3.0]), (65535.0, [1.0, 2.0, 3.0])],
+    )  # fmt: skip
+    def test_codes_within_a_wide_range(self, code, values):
+        frame = table().assign(temp=[*values, *values])
+        read_reports(frame, COLUMNS)
+        frame.loc[1, "temp"] = code
+        with pytest.warns(UserWarning, match=r"'temp' of the table is .* in 1 rows, far from the others"):
+            read_reports(frame, COLUMNS)
+
+    def test_a_cold_day_is_no_code(self):
+        read_reports(table().assign(temp=[-9.9, 3.0, 20.0, 14.0, 11.0, 25.0]), COLUMNS)
+
+    def test_one_name_has_one_spelling(self):
+        frame = table().assign(station=["Ba\u0308r", "Ulm", "B\u00e4r", "Ulm\u2009", "\u200bB\u00e4r ", "Ulm"])
+        assert read_reports(frame, COLUMNS).sensors == ("B\u00e4r", "Ulm")
+
+    def test_long_numbers_stay_apart_beside_an_empty_one(self, tmp_path):
+        names = [9007199254740993, 9007199254740992] * 3
+        frame = table().assign(station=pandas.array([*names[:5], None], "Int64"), temp=[0.0, 1, 2, 3, 4, np.nan])
+        frame.loc[5, "wind"] = np.nan
+        frame.to_parquet(tmp_path / "table.parquet")
+        assert read_reports(tmp_path / "table.parquet", COLUMNS).sensors == ("9007199254740992", "9007199254740993")
+
+    @pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+    def test_a_file_with_a_column_twice(self, ending, tmp_path):
+        path = tmp_path / f"table{ending}"
+        pandas.concat([table(), table()[["temp"]]], axis=1).to_csv(path, index=False)
+        assert "2 columns of" in refusal(path)
+
+    def test_numbers_too_large_for_their_differences(self):
+        message = refusal(table().assign(temp=1e9 + np.arange(6.0)))
+        assert "'temp' of the table lies between 1000000000 and 1000000005" in message
+        assert "subtract a constant" in message
+
+    def test_utc_in_words_and_the_units_of_before(self):
+        frame = table()
+        frame.time = [text.replace("T", " ").replace("Z", " UTC") for text in frame.time]
+        hours, days = (replace(COLUMNS, step=step) for step in ("1H", "1d"))
+        check_equal(read_reports(frame, hours), read_reports(table(), hours))
+        assert read_reports(table(), days, to_fit=False).num_steps == 1
+
+    def test_dimensions_without_coordinates(self):
+        xarray = pytest.importorskip("xarray")
+        grid_of = xarray.Dataset({"temp": (("time", "lat", "lon"), np.zeros((3, 2, 2)))})
+        grid_of = grid_of.assign_coords(time=pandas.date_range("2020", periods=3, freq="h"), lat=[50.0, 51.0])
+        message = refusal(grid_of, Columns("time", ("lon", "lat"), ("temp",)))
+        assert "expected the coordinates of 'lon' in the table" in message
+
+    def test_places_whose_columns_are_almost_named(self):
+        frame = table()[["lon", "lat", "alt"]].rename(columns={"alt": "Alt"})
+        with pytest.warns(UserWarning, match="found no column 'alt' in the table, but 'Alt', which is not read"):
+            assert np.isnan(read_places(frame, COLUMNS).covariates).all()
+
+    def test_columns_that_are_not_read_cost_nothing(self, tmp_path):
+        path = tmp_path / "wide.csv"
+        pandas.concat([table(), pandas.DataFrame(1, range(6), [f"c{n}" for n in range(3000)])], axis=1).to_csv(path)
+        check_equal(read_reports(path, COLUMNS), read_reports(table(), COLUMNS))

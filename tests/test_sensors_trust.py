@@ -415,3 +415,61 @@ def test_the_command_goes_on_with_a_fit_that_was_killed(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit):
         main(command)
     assert "is there already" in capsys.readouterr().err
+
+
+def test_few_or_no_observations_to_choose_by(tmp_path):
+    reports = river(100)
+    train, validation = reports.between(0, 80), reports.between(80, 100)
+    with pytest.warns(UserWarning, match="expected observations in the validation part, 2020-05-04T12.*, got 3, on"):
+        check_learnable(train, validation.where(validation.step <= 4), first=4)
+    with pytest.raises(ValueError, match="expected observations in the validation part, .*, got none"):
+        check_learnable(train, validation.where(validation.step < 4), first=4)
+
+
+def test_places_that_cannot_be_told_apart_are_named():
+    reports = river(60, num_sensors=5)
+    far = np.where(reports.sensor[:, None] == 4, -9999.0, reports.positions)
+    with pytest.warns(UserWarning, match=r"sensor 'g4' at \[-9999.0, -9999.0\] lies more than 20 times as far away"):
+        check_learnable(replace(reports, positions=far), reports)
+    globe = replace(reports, columns=replace(PLANE, globe=True), positions=50 + 1e-8 * reports.positions)
+    with pytest.warns(UserWarning, match="all places lie within some metres"):
+        check_learnable(globe, reports)
+
+
+def test_a_single_late_report_of_a_short_table_is_named():
+    with pytest.raises(ValueError, match="got 1 of 60 that"):
+        check_clock(moved(river(20), [7], 300))
+
+
+def test_a_covariate_is_dropped_only_where_rounding_hides_it():
+    reports = river()
+    some = Scaling.of(replace(reports, covariates=np.float32(2_459_000) + reports.sensor[:, None].astype(np.float32)))
+    assert some.known(np.array([[2_459_000], [2_459_002]], np.float32)).diff(dim=0).item() > 2
+
+
+def test_reports_unlike_those_of_the_fit_are_named(fitted):
+    made, _ = fitted
+    reports = river()
+    odd = replace(
+        reports, values=np.where((reports.step[:, None] == 30) & [True, False], -999, reports.values).astype(np.float32)
+    )
+    with pytest.warns(UserWarning, match="'level' is -999 in a report, far from what the fit saw"):
+        made.forecast(odd, stations(odd), origins=40)
+    made.forecast(odd, stations(odd), origins=20)
+    with pytest.warns(UserWarning, match="reports come from places beyond twice the radius"):
+        made.step(None, replace(reports, positions=reports.positions + 1000))
+
+
+@pytest.mark.parametrize("origin", ["03.05.2020", "3/5/2020"])
+def test_an_origin_whose_day_comes_first_is_refused(fitted, origin):
+    made, _ = fitted
+    with pytest.raises(ValueError, match="expected an initialisation time or a step, got"):
+        made.forecast(river(), stations(river()), origins=origin)
+
+
+def test_times_beyond_those_of_nanoseconds(fitted):
+    pytest.importorskip("xarray")
+    made, _ = fitted
+    late = replace(river(), start=np.datetime64("2300-05-01T00", "us"))
+    init = made.dataset(late, stations(late)).init_time.values
+    assert init == np.datetime64("2300-05-03T11")

@@ -29,10 +29,10 @@ def for_csv(text: str) -> str:
 
 
 def for_netcdf(names: Iterable[str]) -> dict[str, str]:
-    """The name of each variable or dimension in a NetCDF file: without slashes, control characters and outer blanks,
-    and no two alike."""
+    """The name of each variable or dimension in a NetCDF file: without slashes, control characters and blanks, which
+    would part a list of coordinates, and no two alike."""
     names = list(dict.fromkeys(names))
-    plain = {name: one_line(name).replace("/", "_") or "_" for name in names}
+    plain = {name: re.sub(r"[\s/]", "_", one_line(name)) or "_" for name in names}
     taken = {name for name in names if plain[name] == name}
     for name in names:
         if plain[name] != name:

@@ -21,7 +21,7 @@ from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
-from s2rm.folders import locked
+from s2rm.folders import fingerprint, locked
 from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, finish
@@ -29,7 +29,7 @@ from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import of_group, write_sensor_report
-from s2rm.sensors.reports import Places, Reports, grid, stations
+from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports, write_netcdf
 from s2rm.sensors.times import origin_steps
 from s2rm.training import Provenance
@@ -67,11 +67,11 @@ def fit_table(command: FitTable) -> None:
 
 
 def _fit_and_score(command: FitTable, reports: Reports) -> None:
-    fitted, folder = _is_fitted(command), command.out
+    fitted, folder = _is_fitted(command, reports), command.out
     if fitted:
         _say(f"{folder}: fitted already; going on with the scores and the report")
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
-    forecaster = Forecaster.load(folder) if fitted else _fitted(command, parts.train)
+    forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts.train)
     summary = {**read_json(folder / SUMMARY), "learning_rate": command.how.training.learning_rate}
     leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - parts.first - 1)]
     origins = np.linspace(parts.first - 1, reports.num_steps - 1 - leads[-1], 40).round().astype(np.int64)
@@ -127,14 +127,20 @@ def _csv(table: DataFrame) -> bytes:
     return plain.rename(columns=for_csv).to_csv(index=False).encode()
 
 
-def _is_fitted(command: FitTable) -> bool:
-    """Whether the folder holds a whole fit of the same settings; refuses content other than a fit without a report."""
+def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
+    """Whether the folder holds a whole fit of the same settings and, where they are given, of the same reports; refuses
+    content other than a fit without a report."""
     folder = command.out
     if not folder.exists() or (folder.is_dir() and all(path.suffix == ".part" for path in folder.iterdir())):
         return False
     if not (folder / SETTINGS).is_file() or (folder / REPORT).exists():
         raise ValueError(f"fit: {folder} is there already; choose another --out")
-    if read_json(folder / SETTINGS) != _settings(command):
+    kept, now = read_json(folder / SETTINGS), _settings(command, reports)
+    if isinstance(kept, dict) and now["reports"] is not None and kept.get("reports", now["reports"]) != now["reports"]:
+        raise ValueError(
+            f"fit: {folder} holds a fit, without a report, of another state of {command.table}; choose another --out"
+        )
+    if kept != {**now, "reports": kept.get("reports") if isinstance(kept, dict) else None}:
         raise ValueError(
             f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
             f"by s2rm fit with the settings in {folder / SETTINGS}"
@@ -142,15 +148,16 @@ def _is_fitted(command: FitTable) -> bool:
     return all((folder / name).is_file() for name in (FORECASTER, SUMMARY))
 
 
-def _settings(command: FitTable) -> Row:
-    """The command as JSON, without the folder."""
+def _settings(command: FitTable, reports: Reports | None) -> Row:
+    """The command as JSON, without the folder, and a digest of the reports."""
     settings = {name: value for name, value in asdict(command).items() if name != "out"}
-    return json.loads(json.dumps(settings, default=str))
+    digest = reports and fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
+    return json.loads(json.dumps({**settings, "reports": digest}, default=str))
 
 
-def _fitted(command: FitTable, train: Reports) -> Forecaster:
+def _fitted(command: FitTable, reports: Reports, train: Reports) -> Forecaster:
     settings = command.out / SETTINGS
-    write_json(settings, _settings(command))
+    write_json(settings, _settings(command, reports))
     try:
         return Forecaster.fit(train, command.out, command.how)
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -49,6 +50,33 @@ def of_one_step(start: np.datetime64) -> str:
     if start.astype("datetime64[D]") != np.datetime64("1970-01-01"):
         return "take a shorter step"
     return "if these were numbers since 1970, give pandas.to_datetime their unit, unit='s' for seconds"
+
+
+def warn_of_several_places(
+    cells: Cells, columns: Columns, key: NDArray[np.int64], positions: NDArray[np.float64], names: NDArray[np.object_]
+) -> None:
+    """Warn where one sensor is at several places at one time, as in profiles, or where two networks share names.
+
+    `key` is equal in the rows of one sensor and step.
+    """
+    order = np.argsort(key, kind="stable")
+    again = (np.diff(key[order]) == 0) & (np.diff(positions[order], axis=0) != 0).any(1)
+    if not again.any():
+        return
+    several = np.isin(key, key[order][1:][again])
+    few, key, positions, names = cells.where(several), key[several], positions[several], names[several]
+    times = few.times(columns.time)
+    order = np.lexsort((times, key))
+    at_once = (np.diff(key[order]) == 0) & (np.diff(times[order]) == 0)
+    at_once &= (np.diff(positions[order], axis=0) != 0).any(1)
+    if at_once.any():
+        row = int(order[1:][at_once][0])
+        warnings.warn(
+            f"read: sensor {names[row]!r} of {cells.name} is at several places at one time, first in row "
+            f"{few.rows[row]}, and so are {at_once.sum():,} rows; their mean is taken, at a place between them; where "
+            "they are different sensors, or depths, give them different names",
+            stacklevel=4,
+        )
 
 
 def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.object_]:

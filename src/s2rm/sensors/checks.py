@@ -9,14 +9,18 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from s2rm.sensors.reports import Places, Reports, in_degrees
-from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
+from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import Moment, is_several, origin_steps
 
 FEW_REPORTS, LONG_GAP, MUCH_EMPTY = 0.01, 100, 10
 """the share of the reports up to which those beyond a gap are strays, the least number of steps of such a gap, and how
 many times as long as all that was observed a gap must be to be refused whatever lies beyond it"""
+SHORT = 20
+"""reports of which a single one beyond a gap is a stray"""
+ALONE = 20
+"""times as far from the middle as any other a place must be to be a mistake"""
 LEAST_VALUES = 8
 """values of a channel that a fit needs in its training part"""
 
@@ -24,8 +28,9 @@ LEAST_VALUES = 8
 def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) -> None:
     """Refuse reports of which some stand so far from the others in time that a clock must have been wrong.
 
-    Beyond the longest gap stand either at most 1 % of the reports, at a distance of more than half of the period of the
-    others and at least 100 steps; or the gap is more than ten times as long as all steps with reports together.
+    Beyond the longest gap stand either at most 1 % of the reports, or a single one of a short table, at a distance of
+    more than half of the period of the others and at least 100 steps; or the gap is more than ten times as long as all
+    steps with reports together.
 
     Args:
         reports: the observations.
@@ -40,12 +45,13 @@ def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) ->
     if len(steps) < 2:
         return
     gaps, before = np.diff(steps), np.cumsum(count)[:-1] / len(reports)
+    share = max(FEW_REPORTS, 1 / len(reports) if len(reports) >= SHORT else 0)
     for place in np.flatnonzero(gaps >= LONG_GAP).tolist():
         early = before[place] <= 0.5
         if early and only_late:
             continue
         rest = steps[-1] - steps[place + 1] if early else steps[place] - steps[0]
-        few = min(before[place], 1 - before[place]) <= FEW_REPORTS and gaps[place] > rest / 2
+        few = min(before[place], 1 - before[place]) <= share and gaps[place] > rest / 2
         if few or gaps[place] > MUCH_EMPTY * len(steps):
             row = 0 if early else int(np.searchsorted(reports.step, steps[place + 1]))
             lone = round((before[place] if early else 1 - before[place]) * len(reports))
@@ -58,14 +64,18 @@ def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) ->
             )
 
 
-def check_learnable(train: Reports, validation: Reports) -> None:
+def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None:
     """Refuse what cannot be learned from the training part, or not be chosen on the validation part.
 
     A covariate that is the same everywhere is allowed, with a warning: it is not used.
 
+    Args:
+        train, validation: the two parts.
+        first: the first step of the validation part that its windows ask for.
+
     Raises:
         ValueError: one line with the name of a value that is absent, too rare or constant in the training part, of a
-            covariate that is absent there, or with the period of a validation part without reports.
+            covariate that is absent there, or with the period of a validation part where nothing is asked for.
     """
     columns, period = train.columns, f"the training part, {when(train, 0)} to {when(train, train.num_steps - 1)}"
     for name, column in zip(columns.values, train.values.T, strict=True):
@@ -84,20 +94,44 @@ def check_learnable(train: Reports, validation: Reports) -> None:
         known = column[~np.isnan(column)]
         if not len(known):
             raise ValueError(f"fit: expected the covariate {name!r} in {period}, got none; leave it out")
-        if known.min() == known.max():
+        if np.std(known, dtype=np.float64) <= np.spacing(np.abs(known).max()):
             warnings.warn(
                 f"fit: the covariate {name!r} is {known[0]:g} at all stations, so that nothing can be learned of it; "
                 "it is not used",
                 stacklevel=4,
             )
-    if not len(validation):
-        first, last = when(validation, 0), when(validation, validation.num_steps - 1)
-        raise ValueError(
-            f"fit: expected observations in the validation part, {first} to {last}, got none; leave the silent end of "
-            "the table out"
+    asked = int((validation.step >= first).sum())
+    if asked < LEAST_VALUES:
+        begin, last = when(validation, first), when(validation, validation.num_steps - 1)
+        said = f"fit: expected observations in the validation part, {begin} to {last}, got {asked or 'none'}"
+        if not asked:
+            raise ValueError(f"{said}; leave the silent end of the table out")
+        warnings.warn(f"{said}, on which the best weights are chosen; leave that part out", stacklevel=4)
+    _check_positions(train)
+
+
+def _check_positions(train: Reports) -> None:
+    """Warn of places that a model cannot tell apart: all are one, all lie too close, or one lies too far away."""
+    places, of_place = np.unique(train.positions, axis=0, return_index=True)
+    if len(places) < 2:
+        warnings.warn("fit: all observations are of one place; what differs elsewhere cannot be learned", stacklevel=5)
+        return
+    globe = train.columns.on_the_globe
+    placed = on_sphere(places) if globe else places
+    away = np.linalg.norm(placed - np.median(placed, 0), axis=-1)
+    if globe and away.max() <= ONE_PLACE:
+        warnings.warn(
+            "fit: all places lie within some metres, which degrees do not tell apart here; give planar positions in "
+            "metres",
+            stacklevel=5,
         )
-    if len(np.unique(train.positions, axis=0)) < 2:
-        warnings.warn("fit: all observations are of one place; what differs elsewhere cannot be learned", stacklevel=4)
+    elif len(places) > 3 and away.max() > ALONE * np.sort(away)[-2]:
+        lone = train.sensors[train.sensor[of_place[away.argmax()]]]
+        warnings.warn(
+            f"fit: sensor {lone!r} at {places[away.argmax()].tolist()} lies more than {ALONE} times as far away as any "
+            "other, which the model then hardly tells apart; correct its position, or leave it out",
+            stacklevel=5,
+        )
 
 
 def check_places(places: Places, columns: Columns, scaling: Scaling) -> None:
@@ -135,6 +169,28 @@ def check_places(places: Places, columns: Columns, scaling: Scaling) -> None:
             f"forecast: {', '.join(unlike)} of a place lies far from all that the fit saw; "
             "the forecast there is an extrapolation",
             stacklevel=3,
+        )
+
+
+def check_alike(reports: Reports, scaling: Scaling) -> None:
+    """Warn of reports far from all that the fit saw: codes of missing values, other units, swapped coordinates."""
+    if not len(reports):
+        return
+    lines = zip(reports.columns.values, reports.values.T, scaling.mean, scaling.spread, scaling.circular, strict=True)
+    for name, column, mean, spread, circular in lines:
+        away = np.abs(column - mean)
+        if not circular and (away > 2 * FAR * spread).any():
+            odd = column[np.nanargmax(away)]
+            warnings.warn(
+                f"forecast: {name!r} is {odd:g} in a report, far from what the fit saw, {mean:.3g} with a spread of "
+                f"{spread:.3g}; leave it out if it means missing, or give the units of the fit",
+                stacklevel=4,
+            )
+    if scaling.beyond(reports.positions):
+        warnings.warn(
+            "forecast: reports come from places beyond twice the radius of those in the fit; are the coordinates in "
+            "the same order and units?",
+            stacklevel=4,
         )
 
 

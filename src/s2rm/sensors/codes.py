@@ -7,7 +7,10 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-OTHERS = {"32767", "32768", "8888", "88888", "1e+20", "1e+30", "9.96921e+36"}
+OTHERS = {
+    "32767", "32768", "65535", "2.14748e+09", "8888", "88888", "1e+20", "1e+30", "1e+34", "1e+35", "1e+36",
+    "9.96921e+36",
+}  # fmt: skip
 """codes that are not all nines"""
 FEWEST = 3
 """values beside the codes from which it can be said what is far"""
@@ -16,14 +19,18 @@ FEWEST = 3
 def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> None:
     """Warn where the smallest or largest values are codes of missing ones, further from the rest than it is wide.
 
-    Among directions that are not negative otherwise, a negative code is far enough.
+    Codes of three digits or more need be further only than the rest's values are from each other, and where nothing
+    else is negative, a negative one of two digits is far enough; any is among directions.
     """
     codes, rest = _apart(values)
     if not codes or len(rest) < FEWEST:
         return
     low, high = rest.min(), rest.max()
+    widest = float(np.diff(np.sort(rest)).max())
     for code in codes:
-        far = high - low if not (circular and code < 0 <= low) else 0.0
+        far = widest if abs(code) >= 100 else high - low
+        if code < 0 <= low and (circular or code <= -99):
+            far = 0.0
         if max(low - code, code - high) > far:
             count = int((values == code).sum())
             warnings.warn(

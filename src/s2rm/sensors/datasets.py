@@ -25,6 +25,12 @@ def flat(dataset: Dataset, columns: Columns, name: str, most_bytes: int | None =
         ValueError: other dimensions, which would multiply the observations; an index that points nowhere; or a table
             of more bytes than `most_bytes`.
     """
+    for column in columns.position:
+        if column in dataset.dims and column not in dataset.variables:
+            raise ValueError(
+                f"read: expected the coordinates of {column!r} in {name}, got a dimension without any; assign them "
+                f"with .assign_coords({column}=...)"
+            )
     few = _without_ragged(dataset, columns.named, name)
     few = few[[column for column in columns.named if column in few.variables]]
     along = {column: _long(few, column) for column in columns.named}

@@ -182,7 +182,7 @@ def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
     check_clock(reports)
     spans = periods(how, reports)
     train, validation = reports.between(0, spans[2]), reports.between(spans[2], reports.num_steps)
-    check_learnable(train, validation)
+    check_learnable(train, validation, (spans[0] + spans[1]) // 4)
     if progress:
         print(reports.columns.geometry, file=sys.stderr, flush=True)
     finish(folder)

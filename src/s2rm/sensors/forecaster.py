@@ -19,7 +19,7 @@ from s2rm.folders import locked
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors.checks import check_leads, check_origin, check_origins, check_places, check_seen
+from s2rm.sensors.checks import check_alike, check_leads, check_origin, check_origins, check_places, check_seen
 from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of, fit_model
 from s2rm.sensors.guess import episode
 from s2rm.sensors.reports import Places, Reports
@@ -249,6 +249,7 @@ class Forecaster:
                 return state
         new = rows if isinstance(rows, Reports) else read_reports(rows, self.columns, to_fit=False)
         self.check(new)
+        check_alike(new, self.scaling)
         new = replace(new, columns=self.columns)
         state = state or Stream(self.model.initial_state(1), new.between(0, 0), self.fingerprint)
         recent, passed = joined(state.recent, new, self.context)
@@ -312,6 +313,7 @@ class Forecaster:
     ) -> MeanAndStddev:
         """`(O, H, Q, C)`, some origins at a time."""
         self.check(reports)
+        check_alike(reports.where(reports.step <= origins.max()), self.scaling)
         check_seen(reports, origins, self.context)
         parts = []
         for some in np.split(origins, range(32, len(origins), 32)):

@@ -192,4 +192,6 @@ def together(positions: Float64[NDArray, "Q n"], reports: Reports) -> Float64[ND
     west = reports.positions[np.isclose(reports.positions[:, 0] % 360, first), 0].min()
     moved = positions.copy()
     moved[:, 0] = west + np.round((positions[:, 0] - west) % 360, 9) % 360
+    # Within the range of degrees, as far as it allows.
+    moved[:, 0] -= 360 * (len(moved) > 0 and moved[:, 0].max() > DEGREES[0][1])
     return moved

@@ -90,7 +90,7 @@ class Scaling:
 
     def spacing(self, positions: NDArray[np.float64]) -> float:
         """The median distance from a position to the nearest other, in the model's coordinates; 0 if there is one."""
-        places = self.coordinates(positions).numpy()
+        places = np.unique(self.coordinates(positions).numpy().round(6), axis=0)  # a longitude has two names
         return float(np.median(cKDTree(places).query(places, 2)[0][:, 1])) if len(places) > 1 else 0.0
 
     @property
@@ -132,7 +132,8 @@ class Scaling:
     def _used(self) -> Bool[NDArray, " F"]:
         """Which covariates differ by more than rounding. A spread of 1e-6 is what earlier versions wrote for none."""
         spread = np.array(self.covariate_spread)
-        return (spread > 1e-6 * np.abs(np.array(self.covariate_mean))) & (spread != 1e-6)
+        rounding = np.spacing(np.abs(np.array(self.covariate_mean)).astype(np.float32))
+        return (spread > rounding) & (spread != 1e-6)
 
     def units(self, mean: Tensor, stddev: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         r"""Mean and standard deviation of channels, `(..., D)`, in the user's units, `(..., C)`.

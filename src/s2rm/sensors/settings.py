@@ -65,10 +65,17 @@ class Columns:
         Raises:
             ValueError: one name alone means a longitude or latitude, both mean the same, or the latitude is first.
         """
-        if self.globe is not None or len(self.position) != 2:
+        if self.globe is not None or len(self.position) < 2:
             return bool(self.globe)
         words = [{word.lower() for word in _WORD.findall(name)} for name in self.position]
         meant = ["x" * bool(own & LONGITUDES) + "y" * bool(own & LATITUDES) for own in words]
+        if len(self.position) > 2:
+            if "x" in meant and "y" in meant:
+                raise ValueError(
+                    f"read: expected a longitude and a latitude alone, got position {self.position}; leave the others "
+                    "out, or set globe to False where a degree may count as much as a unit of them"
+                )
+            return False
         if meant in (["x", "y"], ["", ""]):
             return meant == ["x", "y"]
         expected = "the names of a longitude and a latitude, or of neither"

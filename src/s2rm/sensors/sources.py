@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,16 +22,16 @@ from s2rm.sensors.datasets import flat
 from s2rm.sensors.reports import DEGREES, in_degrees
 from s2rm.sensors.safety import Unpacked, expect_netcdf, expect_parquet, expect_zarr, most_bytes
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.times import DATE
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
     from xarray import Dataset
 
-_DATE = re.compile(r"\s*\d{4}-?\d\d")
-"""the beginning of a time; pandas would also read a bare number or "now" """
-BLANKS = " \t\r\n\f\v\0\xa0\ufeff"
+BLANKS = " \t\r\n\f\v\0\x85\xa0\u202f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200C)))
 """what says nothing around a name"""
 _ZONE = re.compile(r"[T ]\d[\d:.,]* ?(Z|[+-]\d\d(?::?\d\d){0,2})\s*$")
+_UTC = re.compile(r"(?<=\d) ?(UTC|GMT|z)$")
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
 """the calendars all of whose days there are"""
 MISSING = [
@@ -50,6 +51,7 @@ def open_source(
         return _open_file(Path(source), columns, places)
     import pandas as pd
 
+    name = one_line(name)
     named = columns.named
     if hasattr(source, "data_vars") and not places:
         dataset = cast("Dataset", source)
@@ -72,7 +74,8 @@ def open_source(
     _expect_columns(named, list(frame.columns), name)
     if not len(frame):
         raise ValueError(f"read: {name} holds no rows; give a table with observations")
-    return Cells(frame[named], name, np.arange(1, len(frame) + 1))
+    others = tuple(str(other) for other in frame.columns if other not in named)
+    return Cells(frame[named], name, np.arange(1, len(frame) + 1), others)
 
 
 def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
@@ -88,16 +91,25 @@ def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
             # pandas only warns of rows longer than the header.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             if ending == ".parquet":
-                from pyarrow.parquet import read_table
+                from pyarrow.parquet import read_schema, read_table
 
                 expect_parquet(path)
-                read = read_table(path)
+                # Only what is asked for, and each text once, however often it is there.
+                known = read_schema(path)
+                wanted = [each for each in known.names if each in columns.named]
+                texts = [each for each in wanted if str(known.field(each).type) in ("string", "large_string")]
+                read = read_table(path, columns=wanted or None, read_dictionary=texts)
                 read.validate(full=True)
-                opened = read.to_pandas()
+                opened = read.to_pandas(integer_object_nulls=True)
             elif ending.startswith(".csv"):
                 # Names are texts: 007 stays 007, and a station may be called NA.
                 as_written = {name: str for name in (columns.time, columns.sensor) if name}
                 missing = {name: MISSING for name in columns.named if name != columns.sensor}
+                # pandas would rename the second of two columns of one name.
+                with Unpacked(path) if ending == ".csv.gz" else path.open("rb") as beginning:
+                    header = pd.read_csv(beginning, header=None, nrows=1, dtype=str, index_col=False)
+                written = header.iloc[0].tolist()
+                _expect_columns([each for each in columns.named if written.count(each) > 1], written, path.name)
                 content = stack.enter_context(Unpacked(path)) if ending == ".csv.gz" else path
                 opened = pd.read_csv(
                     content, dtype=as_written, index_col=False, low_memory=False, keep_default_na=False,
@@ -150,16 +162,18 @@ class Cells:
     """name of the table in messages"""
     rows: NDArray[np.int64]
     """number of each row in its source, from 1"""
+    others: tuple[str, ...] = ()
+    """the columns that are not read"""
 
     def where(self, rows: NDArray[np.bool_]) -> Cells:
-        return self if rows.all() else Cells(self.frame[rows], self.name, self.rows[rows])
+        return self if rows.all() else Cells(self.frame[rows], self.name, self.rows[rows], self.others)
 
     def texts(self, name: str) -> NDArray[np.object_]:
         """Names or times as they are written, without the blanks around them."""
         import pandas as pd
 
         column = self.frame[name]
-        if isinstance(column.dtype, pd.StringDtype):
+        if isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):  # each text is looked at once
             codes, unique = pd.factorize(column.to_numpy(dtype=object))
             return np.array([_text(cell) for cell in unique], dtype=object)[codes]
         return np.array([_text(cell) for cell in column.to_numpy(dtype=object)], dtype=object)
@@ -201,8 +215,9 @@ class Cells:
                     )
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
+            unique = np.array([_UTC.sub("Z", text) for text in unique], dtype=object)
             moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
-            wrong = moments.isna() | ~np.array([bool(_DATE.match(text)) for text in unique], dtype=bool)
+            wrong = moments.isna() | ~np.array([bool(DATE.match(text)) for text in unique], dtype=bool)
             self.refuse(wrong[codes], name, "times", texts, "write them as in ISO 8601, 2013-05-01T06:00")
             zoned = np.array([bool(_ZONE.search(text)) for text in unique], dtype=bool)
             if zoned.any() and not zoned.all():
@@ -272,7 +287,11 @@ def _text(cell: object) -> str:
         cell = cell.decode(errors="replace")
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    return cell.isoformat() if hasattr(cell, "isoformat") else str(cell).strip(BLANKS)
+    if hasattr(cell, "isoformat"):
+        return str(cell.isoformat())
+    text = str(cell)
+    # One name has one spelling, however its accents are put together.
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip(BLANKS)
 
 
 def _shown(cell: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from s2rm.extras import require
 from s2rm.files import write_whole
 from s2rm.names import apart, for_netcdf
-from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times
+from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times, warn_of_several_places
 from s2rm.sensors.codes import warn_of_codes
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
@@ -75,6 +76,8 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     first = np.diff(key[order], prepend=-1) > 0
+    if columns.sensor is not None:
+        warn_of_several_places(cells, columns, key, positions, sensors[sensor])
     turns = [np.nan] * len(columns.position)
     if columns.globe and len(positions):
         west, east = positions[:, 0].min(), positions[:, 0].max()
@@ -87,13 +90,18 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     ends = np.cumsum([positions.shape[1], values.shape[1]])
     positions, values, covariates = np.split(averaged(blocks[order], first, turns), ends, 1)
     kept = order[first]
+    for name, column in zip(columns.values, values.T, strict=True):
+        low, high = np.nanmin(column, initial=np.inf), np.nanmax(column, initial=-np.inf)
+        if to_fit and low == high:
+            raise ValueError(f"read: {name!r} is {low:g} in all of {cells.name}; leave it out")
+        if to_fit and np.spacing(np.float32(max(-low, high))) > 0.01 * (high - low):
+            raise ValueError(
+                f"read: {name!r} of {cells.name} lies between {low:.10g} and {high:.10g}, which single precision does "
+                "not tell apart; subtract a constant from it"
+            )
     observed = (positions, values.astype(np.float32), covariates.astype(np.float32))
     rows = (step[kept], sensor[kept].astype(np.int64), *observed)
-    reports = Reports(columns, start, num_steps, tuple(sensors), *rows)
-    for name, column in zip(columns.values, reports.values.T, strict=True):
-        if to_fit and np.nanmin(column) == np.nanmax(column):
-            raise ValueError(f"read: {name!r} is {np.nanmin(column):g} in all of {cells.name}; leave it out")
-    return reports
+    return Reports(columns, start, num_steps, tuple(sensors), *rows)
 
 
 def read_places(source: object, columns: Columns) -> Places:
@@ -119,6 +127,14 @@ def read_places(source: object, columns: Columns) -> Places:
         cells.expect_filled(name, np.isnan(column), "")
     if columns.globe:
         cells.expect_degrees(columns.position, positions)
+    absent = [name for name in (columns.sensor, *columns.covariates) if name and name not in cells.frame]
+    for name in absent:
+        like = next((other for other in cells.others if other.lower().strip() == name.lower()), None)
+        if like is not None:
+            warnings.warn(
+                f"read: found no column {name!r} in {cells.name}, but {like!r}, which is not read; rename it",
+                stacklevel=3,
+            )
     covariates = np.full((len(positions), len(columns.covariates)), np.nan, np.float32)
     for index, name in enumerate(columns.covariates):
         if name in cells.frame:
@@ -181,7 +197,10 @@ class Forecasts:
 
         dims, coordinates, order = self._where()
         shape = [len(coordinates[dim][1]) for dim in dims] if dims[0] in coordinates else [len(self.places.positions)]
-        init, lead = self.init_time.astype("datetime64[ns]"), self.lead_time.astype("timedelta64[ns]")
+        # Nanoseconds, as pandas has them, reach from 1678 to 2262.
+        years = (self.init_time[:, None] + self.lead_time).astype("datetime64[Y]").astype(np.int64)
+        unit = "ns" if (np.abs(years) < 292).all() else "us"
+        init, lead = self.init_time.astype(f"datetime64[{unit}]"), self.lead_time.astype(f"timedelta64[{unit}]")
         valid, times = init[:, None] + lead, ("init_time", "lead_time") if several else ("valid_time",)
         coordinates |= {
             "init_time": ("init_time" if several else (), init if several else init[0], _INIT),
@@ -282,6 +301,8 @@ def _positions(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDA
     positions = cells.numbers(columns.position)
     for name, column in zip(columns.position, positions.T, strict=True):
         cells.expect_filled(name, np.isnan(column))
+        if not columns.globe:
+            warn_of_codes(cells.name, name, column)
     if columns.globe:
         cells.expect_degrees(columns.position, positions)
     if columns.sensor is not None:

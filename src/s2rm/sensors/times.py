@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -24,10 +25,16 @@ Moment = int | np.integer | str | datetime | np.datetime64
 """a step of the reports, or a time: ISO 8601 text, UTC where it names no zone, or an object"""
 
 
+_UNIT = re.compile(r"(?<=[\d ])[Hd]$")
+DATE = re.compile(r"\s*\d{4}-?\d\d")
+"""the beginning of a time; pandas would also read a bare number, "now", or a date whose day comes first"""
+
+
 def _length(duration: str | timedelta | np.timedelta64) -> pandas.Timedelta | None:
     import pandas as pd
 
-    # pandas warns of what it deprecates, such as "1H".
+    if isinstance(duration, str):  # "1H" and "1d" are what pandas wrote before; but "1M" is no minute
+        duration = _UNIT.sub(lambda unit: {"H": "h", "d": "D"}.get(unit[0], unit[0]), duration)
     with warnings.catch_warnings(action="error"), suppress(ValueError, Warning):
         length = pd.Timedelta(duration)
         return None if pd.isna(length) else length
@@ -39,7 +46,10 @@ def step_microseconds(step: str) -> int:
     length = _length(step)
     microseconds = 0 if length is None or length.nanoseconds else length // np.timedelta64(1, "us")
     if microseconds <= 0:
-        raise ValueError(f"read: expected a step of whole microseconds such as '1h', '15min' or '1D', got {step!r}")
+        raise ValueError(
+            f"read: expected a step of whole microseconds such as '1h', '15min' or '1D', got {step!r}; write it "
+            "as pandas does"
+        )
     return int(microseconds)
 
 
@@ -68,7 +78,7 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
 
 def is_several(origins: Moment | Iterable[Moment] | None) -> TypeGuard[Iterable[Moment]]:
     """Whether these are several initialisation times, not one."""
-    return isinstance(origins, Iterable) and not isinstance(origins, str)
+    return isinstance(origins, Iterable) and not isinstance(origins, str | bytes)
 
 
 def origin_steps(origins: Moment | Iterable[Moment] | None, reports: Reports) -> NDArray[np.int64]:
@@ -95,6 +105,8 @@ def _step_of(origin: Moment | Iterable[Moment], reports: Reports) -> int:
     import pandas as pd
 
     try:
+        if isinstance(origin, str | bytes) and not (isinstance(origin, str) and DATE.match(origin)):
+            raise ValueError("no year first")
         time = pd.Timestamp(origin)
         if pd.isna(time):
             raise ValueError("no time")
