@@ -15,8 +15,18 @@ import torch
 from s2rm.folders import fingerprint, locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Columns, Fit, Forecaster, Places, Reports, grid, judge, stations
-from s2rm.sensors.checks import check_clock, check_learnable, check_origins, check_sensors
-from s2rm.sensors.fitting import finish
+from s2rm.sensors.checks import (
+    check_clock,
+    check_leads,
+    check_learnable,
+    check_origin,
+    check_origins,
+    check_places,
+    check_positions,
+    check_sensors,
+)
+from s2rm.sensors.fitting import finish, periods
+from s2rm.sensors.given import mask_of, numbers, whole_number
 from s2rm.sensors.judging import split
 from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.reports import ROWS
@@ -473,3 +483,143 @@ def test_times_beyond_those_of_nanoseconds(fitted):
     late = replace(river(), start=np.datetime64("2300-05-01T00", "us"))
     init = made.dataset(late, stations(late)).init_time.values
     assert init == np.datetime64("2300-05-03T11")
+
+
+def test_the_order_of_the_rows_of_reports_does_not_matter(fitted):
+    made, _ = fitted
+    reports = river()
+    order = np.random.default_rng(0).permutation(len(reports))
+    mixed = {name: getattr(reports, name)[order] for name in ROWS}
+    mixed |= {name: mixed[name].astype(np.uint8) for name in ("step", "sensor")}
+    again = replace(reports, **mixed)
+    for name in ROWS:
+        np.testing.assert_array_equal(getattr(again, name), getattr(reports, name))
+    places = stations(reports)
+    np.testing.assert_array_equal(made.forecast(again, places)[0], made.forecast(reports, places)[0])
+
+
+def test_rows_and_sensors_are_chosen_by_masks():
+    reports = river(2)  # three gauges at each of two steps
+    assert reports.of([True, False, True]).sensor.tolist() == [0, 2, 0, 2]
+    assert reports.where([False, True, False, False, False, True]).step.tolist() == [0, 1]
+    for wrong in (np.arange(3), np.arange(6), [0, 2], [0.0, 1.0, 1.0], np.ones(2, bool), np.ones((3, 1), bool)):
+        with pytest.raises(ValueError, match=r"reports: expected true or false for each of 3 sensors, got .*a mask"):
+            reports.of(wrong)
+        with pytest.raises(ValueError, match=r"reports: expected true or false for each of 6 reports, got .*a mask"):
+            reports.where(wrong)
+    with pytest.raises(ValueError, match="got object of shape"):
+        mask_of([[True], [True, False]], "expected", 2, "things")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint64, np.int8, np.array])
+def test_an_integer_of_any_kind_is_the_same_origin(fitted, kind):
+    made, _ = fitted
+    reports, baseline = river(), Persistence().fit(river())
+    places = stations(reports)
+    asked, as_lists = (*places[:2], np.arange(3)), (places[0].tolist(), places[1].tolist(), range(3))
+    origin = kind(5)
+    assert check_origin(origin, reports) == 5
+    assert check_origins(origin, reports).tolist() == check_origins(iter([origin]), reports).tolist() == [5]
+    level = reports.values[reports.step == 5]
+    for predictor in (baseline, made):
+        wanted = predictor.predict(reports, 5, *asked, [1])[0]
+        np.testing.assert_array_equal(
+            predictor.predict(reports, check_origin(origin, reports), *as_lists, [1])[0], wanted
+        )
+        if predictor is baseline:
+            np.testing.assert_allclose(wanted[0], level)
+
+
+def test_what_is_plainly_meant_is_taken(fitted):
+    pandas = pytest.importorskip("pandas")
+    made, _ = fitted
+    reports = river()
+    places = stations(reports)
+    wanted = made.forecast(reports, places, 50)[0]
+    for positions, covariates in (
+        (places.positions.tolist(), places.covariates.tolist()),
+        (pandas.DataFrame(places.positions), pandas.DataFrame(places.covariates)),
+    ):
+        given = Places(positions, covariates, list(places.names))
+        np.testing.assert_array_equal(made.forecast(reports, given, 50)[0], wanted)
+        table = made.table(reports, given, origins=50)
+        assert table["gauge"].tolist() == ["g0", "g1", "g2"] * 6
+        assert table["x"].tolist() == [0, 10, 20] * 6
+    assert check_origins(np.array(reports.times[50]), reports).tolist() == [50]
+    assert dict(made.dataset(reports, places, "2h", np.array(50)).sizes) == {"valid_time": 2, "gauge": 3}
+    assert check_leads(range(2)) == check_leads(np.array([0, 1], np.uint8)) == [0, 1]
+    assert check_sensors([0, -1], reports, 2).tolist() == [0, -1]
+    few = reports.between(np.uint8(50), np.uint8(52))
+    assert few.step.tolist() == [0, 0, 0, 1, 1, 1]
+    assert few.start == reports.times[50]
+    predictors, nobody = {"persistence": Persistence().fit(reports)}, np.zeros(3, bool)
+    rows = judge(predictors, reports, np.array([50, 51], np.uint8), [1], nobody, (0.0,))
+    assert judge(predictors, reports, range(50, 52), [1], nobody.tolist(), 0.0) == rows
+
+
+HEIGHTS, PLACE = np.zeros((1, 1), np.float32), np.zeros((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        *((lambda reports, origin=origin: check_origin(origin, reports), "predict: expected an origin from 0 to 59")
+          for origin in ("60", None, True, 5.0, np.datetime64("2020-05-02"), np.array([5]), np.uint64(60))),
+        *((lambda reports, leads=leads: check_leads(leads), "predict: expected leads of 0 steps or more")
+          for leads in (3, None, [[1], [1, 2]], [1.0], "1")),
+        *((lambda reports, sensors=sensors: check_sensors(sensors, reports, 3), "predict: expected one sensor for each")
+          for sensors in (np.zeros(3), np.zeros(3, bool), ["g0", "g1", "g2"], np.zeros((3, 1), int), None)),
+        (lambda reports: check_sensors([0, 3], reports, 2), "from -1, no station, to 2, got 3"),
+        *((lambda reports, places=places: check_places(places, PLANE, Scaling.of(reports)), told) for places, told in (
+            (Places(PLACE.astype(str), HEIGHTS), "forecast: expected positions of shape .Q, 2., got"),
+            (Places([[1.0], [1.0, 2.0]], HEIGHTS), "forecast: expected positions of shape .Q, 2., got"),
+            (Places(PLACE, None), "forecast: expected covariates of shape .1, 1., got None"),
+            (Places(PLACE, HEIGHTS, ("a", "b")), "forecast: expected a name for each of 1 places"),
+            (Places(PLACE, HEIGHTS, "a"), "forecast: expected a name for each of 1 places"),
+        )),
+        (lambda reports: check_positions([[0.0, np.inf]], PLANE, "predict"), "predict: the position of place 0 is"),
+        *((lambda reports, origins=origins: judge({}, reports, origins, [1], np.zeros(3, bool)), told)
+          for origins, told in ((60, "judge: expected at least one origin in a list, got 60"),
+                                (["60"], "judge: expected at least one origin in a list"), ([60], "from 0 to 59"))),
+        (lambda reports: judge({}, reports, [5], [1], [0, 1, 2]), "judge: expected held_out to be true or false"),
+        *((lambda reports, share=share: judge({}, reports, [5], [1], np.zeros(3, bool), share), "judge: silent must be")
+          for share in (1.5, (0.5, -0.5), [50], np.nan)),
+        *((lambda reports, shares=shares: split(reports, *shares), f"split: {name} must be a share from 0 to 1")
+          for shares, name in (((20.0, 0.1), "test"), ((-1.0, 0.1), "test"), ((np.nan, 0.1), "test"),
+                               ((0.2, 5.0), "withheld"))),
+        *((lambda reports, ends=ends: reports.between(*ends), "reports: expected two steps in order")
+          for ends in ((50, 20), (0, np.int64(-1)))),
+        *((lambda reports, side=side: grid(reports, side), "grid: expected a whole number of points")
+          for side in (0, -1)),
+        *((lambda reports, name=name, size=size: replace(HOW, **{name: size}), f"fit: {name} must be a whole number")
+          for name in ("hidden_size", "num_modules") for size in (0, -1)),
+        *((lambda reports, share=share: replace(HOW, validation=share), "fit: validation must be a share")
+          for share in (15.0, -1.0, np.nan)),
+        (lambda reports: periods(replace(HOW, validation=0.9), reports), "got 60, of which 54 for the validation"),
+        (lambda reports: reports.__dict__.update(step=reports.step / 2) or reports.__post_init__(),
+         "reports: expected whole numbers as step"),
+    ],
+)  # fmt: skip
+def test_what_is_not_meant_is_refused_in_one_line(ask, told):
+    with pytest.raises(ValueError, match=told) as refused:
+        ask(river())
+    assert "\n" not in str(refused.value)
+
+
+def test_what_holds_numbers_is_told_from_what_does_not():
+    for given in (2.5, "5", None, True, np.array([5]), np.timedelta64(5, "h"), 2**70):
+        assert whole_number(given) is None
+    assert whole_number(np.array(5, np.uint8)) == 5
+    assert numbers([]).shape == (0,)
+    for given in (["5"], [[1], [1, 2]], [None], [True], [1j]):
+        assert numbers(given) is None
+
+
+def test_stations_have_the_covariates_that_were_last_known():
+    reports = river(3)
+    height = np.array([[1, np.nan, np.nan], [np.nan, np.nan, 5], [np.nan, np.nan, 6]], np.float32).reshape(9, 1)
+    places = stations(replace(reports, covariates=height))
+    np.testing.assert_array_equal(places.covariates, [[1], [np.nan], [6]])
+    np.testing.assert_array_equal(
+        stations(replace(reports, covariates=height).of([False, True, True]))[1][:, 0], [np.nan, 6]
+    )

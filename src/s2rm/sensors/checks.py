@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2rm.sensors.given import table_of, told, whole_number, whole_numbers
 from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
 from s2rm.sensors.settings import Columns
@@ -134,26 +135,36 @@ def _check_positions(train: Reports) -> None:
         )
 
 
-def check_places(places: Places, columns: Columns, scaling: Scaling) -> None:
-    """Refuse places that no forecast can be for, and warn of those far from all that the fit saw; there may be none.
+def check_positions(positions: object, columns: Columns, what: str) -> NDArray[np.float64]:
+    """Positions as an array; what is not `(Q, n)` finite numbers is refused, `what` first."""
+    placed = table_of(positions, f"{what}: expected positions", columns.position).astype(np.float64, copy=False)
+    wrong = np.flatnonzero(~np.isfinite(placed).all(1))
+    if len(wrong):
+        raise ValueError(f"{what}: the position of place {wrong[0]} is {placed[wrong[0]]}; give each place one")
+    return placed
+
+
+def check_places(places: Places, columns: Columns, scaling: Scaling) -> Places:
+    """Places as arrays. Those far from all that the fit saw are warned of; there may be none.
 
     Raises:
-        ValueError: positions that are not `(Q, n)` finite numbers, in degrees where the fit's are, or covariates that
-            are not `(Q, F)`.
+        ValueError: positions that are not `(Q, n)` finite numbers, in degrees where the fit's are, covariates that are
+            not `(Q, F)`, or another number of names.
     """
-    positions, covariates = places.positions, places.covariates
-    for name, got, wanted in (
-        ("positions", positions, columns.position),
-        ("covariates", covariates, columns.covariates),
-    ):
-        if np.shape(got) != (len(positions), len(wanted)):
-            raise ValueError(
-                f"forecast: expected {name} of shape ({len(positions)}, {len(wanted)}), got {np.shape(got)}; give one "
-                f"row for each place, with a number for each of {list(wanted)}"
-            )
-    wrong = np.flatnonzero(~np.isfinite(positions).all(1))
-    if len(wrong):
-        raise ValueError(f"forecast: the position of place {wrong[0]} is {positions[wrong[0]]}; give each place one")
+    if not isinstance(places, Places):
+        raise ValueError(
+            f"forecast: expected Places, got {type(places).__name__}; make them from positions and covariates, or with "
+            "stations, grid or read_places"
+        )
+    positions = check_positions(places.positions, columns, "forecast")
+    covariates = table_of(places.covariates, "forecast: expected covariates", columns.covariates, len(positions))
+    covariates = covariates.astype(np.float32, copy=False)
+    if np.isinf(covariates).any():
+        raise ValueError("forecast: a covariate of a place is infinite; give a number, or NaN where it is not known")
+    if places.names is not None and np.shape(places.names) != (len(positions),):
+        raise ValueError(
+            f"forecast: expected a name for each of {len(positions)} places, got {told(places.names)}; name all or none"
+        )
     if scaling.globe and not in_degrees(positions):
         raise ValueError("forecast: expected places in degrees, longitude first, got some out of range; correct them")
     beyond, unit = scaling.beyond(positions), "km" if scaling.globe else "units"
@@ -170,6 +181,7 @@ def check_places(places: Places, columns: Columns, scaling: Scaling) -> None:
             "the forecast there is an extrapolation",
             stacklevel=3,
         )
+    return Places(positions, covariates, None if places.names is None else tuple(places.names))
 
 
 def check_alike(reports: Reports, scaling: Scaling) -> None:
@@ -206,19 +218,24 @@ def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> No
         )
 
 
-def check_leads(leads: Sequence[int]) -> list[int]:
+def check_leads(leads: object) -> list[int]:
     """Lead times as a list of steps.
 
     Raises:
-        ValueError: none, a negative one, or one that is no whole number.
+        ValueError: none, a negative one, one that is no whole number, or a single one that is not in a list.
     """
-    listed = np.asarray(leads)
-    if listed.ndim != 1 or not len(listed) or listed.dtype.kind not in "iu" or listed.min() < 0:
-        raise ValueError(f"predict: expected leads of 0 steps or more, got {list(leads)}; give at least one")
-    return [int(lead) for lead in listed]
+    listed = whole_numbers(leads)
+    if listed is None or listed.ndim != 1 or not len(listed) or listed.min() < 0:
+        raise ValueError(f"predict: expected leads of 0 steps or more, got {told(leads)}; give a list of at least one")
+    return listed.tolist()
 
 
-def check_origins(origins: Moment | Iterable[Moment] | None, reports: Reports) -> NDArray[np.int64]:
+def moment(origin: Any) -> Any:
+    """The time or step in an array without axes, such as `times[-1]` of xarray; anything else as it is."""
+    return np.asarray(origin)[()] if getattr(origin, "ndim", None) == 0 else origin
+
+
+def check_origins(origins: Moment | Iterable[Moment] | NDArray | None, reports: Reports) -> NDArray[np.int64]:
     """The steps `(O,)` from which forecasts start, as `origin_steps` finds them.
 
     Raises:
@@ -230,7 +247,8 @@ def check_origins(origins: Moment | Iterable[Moment] | None, reports: Reports) -
     if origins is None:
         check_clock(reports, "forecast", only_late=True)
         return origin_steps(None, reports)
-    listed = cast("list[Moment]", list(origins) if is_several(origins) else [origins])
+    origins = moment(origins)
+    listed = [moment(origin) for origin in (origins if is_several(origins) else [origins])]
     if not listed:
         raise ValueError(
             "forecast: expected at least one origin, got none; name one, or leave them out for the last step"
@@ -241,21 +259,30 @@ def check_origins(origins: Moment | Iterable[Moment] | None, reports: Reports) -
     return origin_steps(listed, reports)
 
 
-def check_origin(origin: int, reports: Reports) -> None:
-    """Refuse an initialisation that is not a step of the reports."""
-    if isinstance(origin, bool) or not 0 <= origin < reports.num_steps or origin != int(origin):
+def check_origin(origin: object, reports: Reports) -> int:
+    """The step of an initialisation, of any kind of integer; what is not a step of the reports is refused."""
+    step = whole_number(origin)
+    if step is None or not 0 <= step < reports.num_steps:
         raise ValueError(
-            f"predict: expected an origin from 0 to {reports.num_steps - 1}, the steps of the reports, got {origin}"
+            f"predict: expected an origin from 0 to {reports.num_steps - 1}, the steps of the reports, got "
+            f"{told(origin)}; name one step"
         )
+    return step
 
 
-def check_sensors(sensors: NDArray[np.int64], reports: Reports, number: int) -> None:
-    """Refuse indices of stations that the reports do not have; -1 is no station; one index for each query."""
-    wrong, last = sensors[(sensors < -1) | (sensors >= len(reports.sensors))], len(reports.sensors) - 1
+def check_sensors(sensors: object, reports: Reports, number: int) -> NDArray[np.int64]:
+    """Indices `(Q,)` of the stations at Q queries, -1 for none; what is no station of the reports is refused."""
+    indices, last = whole_numbers(sensors), len(reports.sensors) - 1
+    if indices is None or indices.shape != (number,):
+        got = told(sensors) if indices is None else indices.shape
+        raise ValueError(
+            f"predict: expected one sensor for each of {number} queries, got {got}; give their indices in the sensors "
+            "of the reports, -1 for none"
+        )
+    wrong = indices[(indices < -1) | (indices > last)]
     if len(wrong):
         raise ValueError(f"predict: sensors must be from -1, no station, to {last}, got {wrong[0]}")
-    if len(sensors) != number:
-        raise ValueError(f"predict: expected one sensor for each of {number} queries, -1 for none, got {len(sensors)}")
+    return indices
 
 
 def when(reports: Reports, step: int) -> str:

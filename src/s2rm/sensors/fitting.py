@@ -59,7 +59,8 @@ def periods(how: Fit, reports: Reports) -> tuple[int, int, int]:
     if split < context + horizon:
         raise ValueError(
             f"fit: {context} steps of context and {horizon} of horizon need a table of at least "
-            f"{2 * (context + horizon)} steps, got {length}; shorten them, or take a shorter step"
+            f"{2 * (context + horizon)} steps, got {length}, of which {length - split} for the validation; shorten "
+            "them, lower validation, or take a shorter step"
         )
     return context, horizon, split
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from s2rm.folders import locked
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors.checks import check_alike, check_leads, check_origin, check_origins, check_places, check_seen
+from s2rm.sensors.checks import check_alike, check_leads, check_origin, check_origins, check_places, check_seen, moment
 from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of, fit_model
 from s2rm.sensors.guess import episode
 from s2rm.sensors.reports import Places, Reports
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import Dataset
 
-Origins = Moment | Iterable[Moment]
+Origins = Moment | Iterable[Moment] | NDArray
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
 MOST_STEPS = 1_000_000
 """of a context or a horizon that is read from a file"""
@@ -173,13 +173,13 @@ class Forecaster:
             ValueError: other columns than those of the fit, an origin outside the reports, or no duration.
         """
         known, steps = check_origins(origins, reports), self._steps(horizon)
-        check_places(places, self.columns, self.scaling)
+        places = check_places(places, self.columns, self.scaling)
         return self._from_origins(reports, places, known, steps)
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
         known = check_origins(origins, reports)
-        check_places(places, self.columns, self.scaling)
+        places = check_places(places, self.columns, self.scaling)
         mean, stddev = self._from_origins(reports, places, known, 1, lag=1)
         return mean[:, 0], stddev[:, 0]
 
@@ -205,21 +205,20 @@ class Forecaster:
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
-        return self._forecasts(reports, places, horizon, origins).dataset(source, is_several(origins))
+        return self._forecasts(reports, places, horizon, origins).dataset(source, is_several(moment(origins)))
 
     def predict(
-        self, shown: Reports, origin: int, positions: NDArray[np.float64], covariates: NDArray[np.float32],
-        sensors: NDArray[np.int64], leads: Sequence[int],
+        self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
+        sensors: ArrayLike, leads: Sequence[int],
     ) -> MeanAndStddev:  # fmt: skip
         """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor]; `sensors` is not used.
 
         Raises:
             ValueError: an origin that is not a step of the reports, no lead, a negative one, or no finite places.
         """
-        check_origin(origin, shown)
-        leads = check_leads(leads)
-        first = max(0, origin + 1 - self.context)
-        recent, places = shown.between(first, origin + 1), Places(positions, covariates)
+        after, leads = check_origin(origin, shown) + 1, check_leads(leads)
+        recent = shown.between(max(0, after - self.context), after)
+        places = Places(positions, covariates)  # type: ignore[arg-type]  # forecast makes arrays of them
         last = [recent.num_steps - 1]
         mean, stddev = (part[0] for part in self.forecast(recent, places, last, max(1, *leads)))
         # The analysis comes before lead time 1; it is not used where no lead is 0.
@@ -264,7 +263,7 @@ class Forecaster:
         """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
         steps = self._steps(horizon)
         self._check_stream(state)
-        check_places(places, self.columns, self.scaling)
+        places = check_places(places, self.columns, self.scaling)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
         window = self._window(state.recent, places, origin_steps(None, state.recent), steps)
@@ -303,7 +302,8 @@ class Forecaster:
         self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None
     ) -> Forecasts:
         known, steps = check_origins(origins, reports), self._steps(horizon)
-        mean, stddev = self.forecast(reports, places, known, steps)
+        places = check_places(places, self.columns, self.scaling)
+        mean, stddev = self._from_origins(reports, places, known, steps)
         leads = (1 + np.arange(steps)) * reports.step_length
         return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev)
 

@@ -7,15 +7,17 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
 from s2rm.files import Row
 from s2rm.sensors.checks import check_clock, check_leads, check_origin
+from s2rm.sensors.given import mask_of, told, whole_numbers
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import Baseline, Climatology, InverseDistance, LocalLinear, Persistence, SensorPredictor
 from s2rm.sensors.reports import Reports, difference
+from s2rm.sensors.settings import check_share
 
 Scored = Float[NDArray, "K Q C"]
 HALF_WIDTH = float(ndtri(0.95))
@@ -41,8 +43,10 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
     The stations are drawn at random from those that report at all; at least one is withheld.
 
     Raises:
-        ValueError: some reports stand so far from the others in time that a clock must have been wrong.
+        ValueError: no share from 0 to 1, or some reports stand so far from the others in time that a clock must have
+            been wrong.
     """
+    test, withheld = check_share(test, "split: test"), check_share(withheld, "split: withheld")
     check_clock(reports)
     first, reporting = round((1 - test) * reports.num_steps), np.unique(reports.sensor)
     chosen = np.random.default_rng(seed).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
@@ -60,8 +64,8 @@ def lead_time(steps: int, length: np.timedelta64) -> str:
 
 
 def judge(
-    predictors: Mapping[str, SensorPredictor], reports: Reports, origins: Int[NDArray, " O"], leads: Sequence[int],
-    held_out: Bool[NDArray, " S"], silent: Sequence[float] = (0.0, 0.5), seed: int = 0,
+    predictors: Mapping[str, SensorPredictor], reports: Reports, origins: ArrayLike, leads: Sequence[int],
+    held_out: ArrayLike, silent: float | Sequence[float] = (0.0, 0.5), seed: int = 0,
     progress: Callable[[list[int]], Iterable[int]] = iter,
 ) -> list[Row]:  # fmt: skip
     """Score forecasts against the observations, at stations that the predictors see and at stations they do not.
@@ -69,9 +73,9 @@ def judge(
     Args:
         predictors: fitted to earlier observations, without the withheld stations.
         reports: all observations.
-        origins: steps of initialisation; only observations up to then are shown to a predictor.
+        origins: steps of initialisation `(O,)`; only observations up to then are shown to a predictor.
         leads: lead times in steps; 0 is an analysis, which is scored at withheld and silent stations only.
-        held_out: the withheld stations, which are never shown.
+        held_out: bool `(S,)`, the withheld stations, which are never shown.
         silent, seed: shares of the other stations that are not shown either, drawn at random, and the seed of the draw.
         progress: wraps the origins, to show how far the work is.
 
@@ -80,29 +84,28 @@ def judge(
         `crps`, `coverage` and `count`.
 
     Raises:
-        ValueError: leads out of order or none, no origin, one that is not a step of the reports, or a mask of another
-            size.
+        ValueError: leads out of order or none, no origin, one that is not a step of the reports, a mask of another
+            size, or no share from 0 to 1.
     """
     leads = check_leads(leads)
     if leads != sorted(set(leads)):
         raise ValueError(f"judge: leads must be in order, each once, got {leads}")
-    if not len(origins):
-        raise ValueError("judge: expected at least one origin, got none; name the steps of initialisation")
-    for origin in origins.tolist():
-        check_origin(origin, reports)
-    if held_out.shape != (len(reports.sensors),) or held_out.dtype != bool:
+    starts = whole_numbers(origins)
+    if starts is None or starts.ndim != 1 or not len(starts):
         raise ValueError(
-            f"judge: expected held_out to be true or false for each of {len(reports.sensors)} sensors, got "
-            f"{held_out.dtype} of shape {held_out.shape}; give a mask, not indices"
+            f"judge: expected at least one origin in a list, got {told(origins)}; name the steps of initialisation"
         )
+    steps = [check_origin(origin, reports) for origin in starts]
+    withheld = mask_of(held_out, "judge: expected held_out to be", len(reports.sensors), "sensors")
+    shares = [check_share(share, "judge: silent") for share in np.atleast_1d(np.asarray(silent, object))]
     generator, circular, rows = np.random.default_rng(seed), np.array(reports.columns.is_circular), []
-    for share in silent:
-        hidden, seen = held_out.copy(), np.flatnonzero(~held_out)
+    for share in shares:
+        hidden, seen = withheld.copy(), np.flatnonzero(~withheld)
         hidden[generator.permutation(seen)[: round(share * len(seen))]] = True
-        groups = {"seen": ~hidden, "held out": held_out, "silent": hidden & ~held_out}
+        groups = {"seen": ~hidden, "held out": withheld, "silent": hidden & ~withheld}
         shown = reports.of(~hidden)
         cases: dict[str, list[tuple[NDArray, ...]]] = {}
-        for origin in progress(origins.tolist()):
+        for origin in progress(steps):
             asked = reports.where(np.isin(reports.step, origin + np.array(leads)))
             if not len(asked):
                 continue

@@ -10,10 +10,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from s2rm.sensors.checks import check_leads, check_origin, check_sensors
+from s2rm.sensors.checks import check_leads, check_origin, check_positions, check_sensors
 from s2rm.sensors.guess import NEIGHBOURS, plane
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
 from s2rm.sensors.settings import Columns
@@ -116,29 +116,26 @@ class Baseline(ABC):
         """Arguments as of `predict`; the variance is that which the predictor itself states."""
 
     def predict(
-        self, shown: Reports, origin: int, positions: Real[NDArray, "Q n"], covariates: NDArray,
-        sensors: Int[NDArray, " Q"], leads: Sequence[int],
+        self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
+        sensors: ArrayLike, leads: Sequence[int],
     ) -> MeanAndStddev:  # fmt: skip
         """As `SensorPredictor.predict`; covariates are not used.
 
         Raises:
-            ValueError: not fitted, other columns than in training, a wrong number of coordinates, an origin that is
-                not a step of the reports, no lead or a negative one, or an index of no station.
+            ValueError: not fitted, other columns than in training, positions that are not `(Q, n)` finite numbers, an
+                origin that is not a step of the reports, no lead or a negative one, or an index of no station.
         """
         if not hasattr(self, "train"):
             raise ValueError("predict: expected a fitted predictor, got one without training; call fit first")
         if shown.columns != self.columns:
             raise ValueError(f"predict: expected the columns of the training part, {self.columns}, got {shown.columns}")
-        got = positions.shape[1]
-        if got != len(self.columns.position):
-            raise ValueError(f"predict: expected positions of {self.columns.position}, got {got} coordinates")
-        check_origin(origin, shown)
-        leads = check_leads(leads)
-        check_sensors(sensors, shown, len(positions))
+        places = check_positions(positions, self.columns, "predict")
+        step, leads = check_origin(origin, shown), check_leads(leads)
+        stations = check_sensors(sensors, shown, len(places))
         new = sorted(set(leads) - self._spreads.keys())
         if new:
             self._spreads.update(zip(new, self._measure(new), strict=True))
-        mean, variance, basis = self._forecast(shown, origin, positions, sensors, leads)
+        mean, variance, basis = self._forecast(shown, step, places, stations, leads)
         added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 

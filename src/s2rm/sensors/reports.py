@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float, Float32, Float64, Integer
+from numpy.typing import ArrayLike, NDArray
 
+from s2rm.sensors.given import mask_of, told, whole_number, whole_numbers
 from s2rm.sensors.settings import Columns
 
 ROWS = ("step", "sensor", "positions", "values", "covariates")
@@ -24,11 +25,13 @@ EARTH_RADIUS = 6371.0
 class Reports:
     """Observations in the user's units, sorted by step and then by sensor, which has at most one at each step.
 
+    Rows in another order are sorted when the reports are made.
+
     R reports, C values, n coordinates, F covariates, T steps from 0 to T-1, S sensors from 0 to S-1.
 
     Raises:
-        ValueError: whether positions are degrees is not declared, and their names are ambiguous or say degrees where
-            the positions are out of range.
+        ValueError: steps or sensors that are not whole numbers; or whether positions are degrees is not declared, and
+            their names are ambiguous or say degrees where the positions are out of range.
     """
 
     columns: Columns
@@ -39,8 +42,9 @@ class Reports:
     """T; the last steps may be without reports"""
     sensors: tuple[str, ...]
     """names of the S sensors"""
-    step: Int64[NDArray, " R"]
-    sensor: Int64[NDArray, " R"]
+    step: Integer[NDArray, " R"]
+    sensor: Integer[NDArray, " R"]
+    """both become int64"""
     positions: Float64[NDArray, "R n"]
     values: Float32[NDArray, "R C"]
     """NaN where not measured, but each report has at least one value"""
@@ -56,6 +60,18 @@ class Reports:
                     "set globe to False where they are planar"
                 )
             object.__setattr__(self, "columns", columns)
+        for name in ("step", "sensor"):
+            whole = whole_numbers(getattr(self, name))
+            if whole is None:
+                raise ValueError(
+                    f"reports: expected whole numbers as {name}, got {told(getattr(self, name))}; round them"
+                )
+            object.__setattr__(self, name, whole)
+        later, same = self.step[1:] < self.step[:-1], self.step[1:] == self.step[:-1]
+        if (later | (same & (self.sensor[1:] < self.sensor[:-1]))).any():
+            order = np.lexsort((self.sensor, self.step))
+            for name in ROWS:
+                object.__setattr__(self, name, getattr(self, name)[order])
 
     def __len__(self) -> int:
         return len(self.step)
@@ -72,18 +88,25 @@ class Reports:
         """`(T,)`: when each step begins, UTC."""
         return self.start + np.arange(self.num_steps) * self.step_length
 
-    def where(self, rows: NDArray[np.bool_]) -> Reports:
-        """Only these rows; steps and sensors keep their numbers."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in ROWS})
+    def where(self, rows: ArrayLike) -> Reports:
+        """Only these rows, bool `(R,)`, as which indices are refused; steps and sensors keep their numbers."""
+        kept = mask_of(rows, "reports: expected", len(self), "reports")
+        return replace(self, **{name: getattr(self, name)[kept] for name in ROWS})
 
-    def between(self, first: int, last: int) -> Reports:
-        """The steps from `first` to before `last`; step `first` becomes step 0."""
-        few, start = self.where((self.step >= first) & (self.step < last)), self.start + first * self.step_length
-        return replace(few, step=few.step - first, start=start, num_steps=last - first)
+    def between(self, first: int | np.integer, last: int | np.integer) -> Reports:
+        """The steps from `first` to before `last`, whole numbers in order; step `first` becomes step 0."""
+        begin, end = whole_number(first), whole_number(last)
+        if begin is None or end is None or end < begin:
+            raise ValueError(
+                f"reports: expected two steps in order, got {told(first)} and {told(last)}; name the first step, and "
+                "the one after the last, as whole numbers"
+            )
+        few, start = self.where((self.step >= begin) & (self.step < end)), self.start + begin * self.step_length
+        return replace(few, step=few.step - begin, start=start, num_steps=end - begin)
 
-    def of(self, sensors: NDArray[np.bool_]) -> Reports:
-        """The reports of these sensors only, bool `(S,)`."""
-        return self.where(sensors[self.sensor])
+    def of(self, sensors: ArrayLike) -> Reports:
+        """The reports of these sensors only, bool `(S,)`, as which indices are refused."""
+        return self.where(mask_of(sensors, "reports: expected", len(self.sensors), "sensors")[self.sensor])
 
 
 def in_degrees(positions: NDArray[np.float64]) -> bool:
@@ -152,11 +175,14 @@ class Places(NamedTuple):
 
 
 def stations(reports: Reports) -> Places:
-    """The place from which each sensor last reported."""
+    """The place from which each sensor last reported, and the last that is known of each of its covariates."""
     sensors, first_from_the_end = np.unique(reports.sensor[::-1], return_index=True)
     rows = len(reports) - 1 - first_from_the_end
     names = tuple(reports.sensors[sensor] for sensor in sensors)
-    return Places(reports.positions[rows], reports.covariates[rows], names)
+    covariates = np.full((len(reports.sensors), reports.covariates.shape[1]), np.nan, np.float32)
+    row, column = np.nonzero(~np.isnan(reports.covariates))
+    covariates[reports.sensor[row], column] = reports.covariates[row, column]  # of several, the last one stays
+    return Places(reports.positions[rows], covariates[sensors], names)
 
 
 def grid(reports: Reports, side: int = 50) -> Places:
@@ -165,12 +191,15 @@ def grid(reports: Reports, side: int = 50) -> Places:
     Around the meridian of 180 degrees its longitudes go on beyond that of the westernmost report.
 
     Raises:
-        ValueError: there are no reports to cover.
+        ValueError: there are no reports to cover, or `side` is not a whole number of at least 1.
     """
+    points = whole_number(side)
+    if points is None or points < 1:
+        raise ValueError(f"grid: expected a whole number of points, at least 1, got {told(side)}; name one, such as 50")
     if not len(reports):
         raise ValueError("grid: expected reports to cover, got none; give reports, or places of your own")
     covered = together(reports.positions, reports)
-    lines = np.linspace(covered.min(0), covered.max(0), side, axis=1)
+    lines = np.linspace(covered.min(0), covered.max(0), points, axis=1)
     positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)
     return Places(positions, np.full((len(positions), len(reports.columns.covariates)), np.nan, np.float32))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal
 
 from s2rm.training.settings import Training
@@ -13,6 +14,13 @@ LONGITUDES = {"lon", "lons", "longitude", "longitudes", "lng", "long", "xlon", "
 LATITUDES = {"lat", "lats", "latitude", "latitudes", "ylat", "xlat"}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """a word of a column's name; stationLat, LAT_WGS84 and "lat (deg)" each have the word lat"""
+
+
+def check_share(share: object, name: str) -> float:
+    """A share, from 0 to 1; anything else, such as a percentage, is refused, `name` first."""
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= float(share) <= 1:
+        raise ValueError(f"{name} must be a share from 0 to 1, got {share!r}; write for example 0.15 for 15 %")
+    return float(share)
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,11 @@ class Columns:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a forecaster is fitted. What is not given follows from the data."""
+    """How a forecaster is fitted. What is not given follows from the data.
+
+    Raises:
+        ValueError: a size that is not a whole number of at least 1, or a validation that is no share.
+    """
 
     model: ForecastModel = "s2gru"
     """which model"""
@@ -131,3 +143,12 @@ class Fit:
         )
     )
     """how to train; where windows hold many observations, a batch has fewer of them than its size"""
+
+    def __post_init__(self) -> None:
+        for name in ("num_modules", "hidden_size"):
+            size = getattr(self, name)
+            if size is not None:
+                if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+                    raise ValueError(f"fit: {name} must be a whole number of at least 1, got {size!r}; or leave it out")
+                object.__setattr__(self, name, int(size))
+        object.__setattr__(self, "validation", check_share(self.validation, "fit: validation"))
