@@ -26,7 +26,6 @@ import safetensors.torch
 import tyro
 from rich.progress import track
 
-from common import save
 from s2rm.files import Row, read_json
 
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "--sensor", "sensor"]
@@ -365,6 +364,8 @@ def stream_of_strangers(shared: Path, steps: int) -> Row:
 
 def main(chaos: Chaos) -> None:
     """Kill, load, tamper; write the counts."""
+    from common import save  # not above: the tests import this file beside others that have another `common`
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows: list[Row] = []

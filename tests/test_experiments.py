@@ -234,6 +234,27 @@ def test_positions_enter_in_every_way_and_it_goes_on_where_it_was(script, tmp_pa
     assert load(tmp_path / "runs" / "lstm-rotation" / MODEL).space.rotation == 12
 
 
+def test_ways_of_learning_see_as_many_frames(script, tmp_path):
+    options = ["--size", "tiny", "--updates", 2, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json"]
+    ways = ["32 clips a batch", "16 clips a batch", "16 clips, shorter memory of Adam", "32 clips that grow"]
+    for some in (ways[:1], ways):
+        script(EXPERIMENTS / "learning.py", *options, "--model", "lstm", "--ways", *some)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [(run["way"], run["updates"]) for run in result["runs"]] == [*zip(ways, (2, 4, 4, 2), strict=True)]
+    assert result["frames"] == 2 * 32 * 8
+    assert all(run["processor_seconds"] > 0 for run in result["runs"])
+
+
+def test_quality_is_counted_to_the_first_validation_that_reaches_it(script, tmp_path):
+    options = ["--size", "tiny", "--models", "lstm", "--updates", 3, "--runs", tmp_path, "--out", tmp_path / "out"]
+    for _ in range(2):
+        script(BENCHMARKS / "quality.py", *options, "--losses", 0.72, 0.001)
+    rows = json.loads((tmp_path / "out").read_text())["rows"]
+    assert [(row["loss"], row["reached"]) for row in rows] == [(0.72, True), (0.001, False)] * 2
+    assert rows[0]["updates"] == 1
+    assert rows[0]["processor_seconds"] > 0
+
+
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_path):
     script(
         EXPERIMENTS / "pretrained.py", "--size", "tiny", "--updates", 2, "--runs", tmp_path / "runs",
@@ -306,10 +327,10 @@ def test_the_benchmark_of_streaming_runs_small(tmp_path):
 
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in BENCHMARKS.glob("*.py")}
-    assert benchmarks == {*SMALL, "common.py", "cores.py", "many_modules.py", "streaming.py"}
+    assert benchmarks == {*SMALL, "chaos.py", "common.py", "cores.py", "many_modules.py", "quality.py", "streaming.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "leave_one_out.py", "long.py", "page.py",
-        "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
+        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "learning.py", "leave_one_out.py", "long.py",
+        "page.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
         "sensor_checks.py", "sensors.py", "skirmish.py",
     }  # fmt: skip
