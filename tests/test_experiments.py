@@ -330,7 +330,7 @@ def test_every_recipe_is_tested():
     assert benchmarks == {*SMALL, "chaos.py", "common.py", "cores.py", "many_modules.py", "quality.py", "streaming.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "learning.py", "leave_one_out.py", "long.py",
-        "page.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
-        "sensor_checks.py", "sensors.py", "skirmish.py",
+        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "learning.py", "leave_one_out.py",
+        "long.py", "page.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py",
+        "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "skirmish.py",
     }  # fmt: skip
