@@ -268,6 +268,20 @@ def test_one_process_at_a_time_trains_a_run(once, tmp_path):
         run.train(resume=True, progress=False)
 
 
+def test_one_process_at_a_time_begins_a_run(tmp_path, monkeypatch):
+    build = Settings.build
+
+    def build_while_another_begins(settings, world):
+        monkeypatch.setattr(Settings, "build", build)
+        Run.create(tmp_path / "run", replace(TINY, model="lstm"), world=WORLD)
+        return build(settings, world)
+
+    monkeypatch.setattr(Settings, "build", build_while_another_begins)
+    with pytest.raises(ValueError, match="is there already"):
+        Run.create(tmp_path / "run", TINY, world=WORLD)
+    assert Run.open(tmp_path / "run").settings.model == "lstm"
+
+
 @pytest.mark.parametrize(
     "changes", [{"learning_rate": 1e-5, "weight_decay": 0.1}, {"patience": 3}, {"average": 0.9}, {"seed": 5}]
 )
@@ -334,9 +348,19 @@ def test_a_run_that_was_stopped_anywhere_is_finished(tmp_path):
         Run.finished(folder, replace(TINY, model="lstm"), world=WORLD)
 
 
-def test_new_limits_are_kept(tmp_path):
-    run = Run.create(tmp_path / "run", TINY, world=WORLD).with_limits(epochs=7)
-    assert Run.open(run.folder).settings.training.epochs == 7
+def test_new_limits_are_kept_once_they_are_taken(once, tmp_path):
+    run = replace(once, folder=Path(shutil.copytree(once.folder, tmp_path / "run")))
+    before = (run.folder / "config.json").read_bytes()
+    with only_writer(run.folder, "train"), pytest.raises(ValueError, match="another process"):
+        run.with_limits(epochs=4).train(resume=True, progress=False)
+    good = (run.folder / LAST).read_bytes()
+    (run.folder / LAST).write_bytes(b"")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        run.with_limits(epochs=4).train(resume=True, progress=False)
+    assert (run.folder / "config.json").read_bytes() == before
+    (run.folder / LAST).write_bytes(good)
+    run.with_limits(epochs=4).train(resume=True, progress=False)
+    assert Run.open(run.folder).settings.training.epochs == 4
 
 
 def test_tampered_checkpoints_and_summaries_are_refused(once, tmp_path):

@@ -21,6 +21,7 @@ from s2rm.tasks import balls, battles, railways
 from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
+from s2rm.training.fitting import resumable
 
 FORMAT = 2
 """2: baselines normalise the summed representation by default"""
@@ -66,17 +67,22 @@ class Run:
 
     @rank_zero_only
     def _begin(self) -> None:
-        folder = self.folder
-        # What a killed process left of a file is no content.
-        if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
-            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
-            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
+        self._refuse_content()
         if self.task.extra:
             require(self.task.extra)
         if self.settings.corrects and not self.task.guesses:
             raise ValueError(f"train: models of the {self.task.name} cannot correct what was last seen; leave it out")
         self.settings.build(self.world)  # refuses settings that make no model before anything is written
-        self._write_config()
+        with only_writer(self.folder, "train"):
+            self._refuse_content()  # another process may have begun a run there in the meantime
+            self._write_config()
+
+    def _refuse_content(self) -> None:
+        folder = self.folder
+        # What a killed process left of a file is no content.
+        if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
+            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
+            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
 
     @rank_zero_only
     def _write_config(self) -> None:
@@ -115,15 +121,13 @@ class Run:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
     def with_limits(self, updates: int | None = None, epochs: int | None = None, minutes: float | None = None) -> Run:
-        """The same run with other limits, where given; they are kept in its config."""
+        """The same run with other limits, where given; `train` keeps them in its config."""
         training = self.settings.training
         training = replace(
             training, updates=updates or training.updates, epochs=epochs or training.epochs,
             minutes=minutes or training.minutes,
         )  # fmt: skip
-        run = replace(self, settings=replace(self.settings, training=training))
-        run._write_config()
-        return run
+        return replace(self, settings=replace(self.settings, training=training))
 
     def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
         """Train, from the start or, with `resume`, from the last checkpoint where there is one.
@@ -149,6 +153,9 @@ class Run:
             resume and (folder / LAST).is_file(),
             {"parameters": model.num_parameters, "seed": seed, **origin},
         )
+        if resume:
+            resumable(folder, model, training)
+        self._write_config()  # after all refusals, of which nothing is left
         try:
             ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
         except Diverged as diverged:

@@ -163,7 +163,7 @@ def fit(
     """
     keep_freed_memory()
     training, folder = training or Training(), Path(folder)
-    checkpoint = _checkpoint(folder, model, training) if resume else None
+    checkpoint = resumable(folder, model, training) if resume else None
     if training.unit_variance and not resume:
         unit_variance(model, next(iter(train)))
     averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
@@ -189,8 +189,9 @@ def fit(
     return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
 
 
-def _checkpoint(folder: Path, model: WorldModel, training: Training) -> Path:
-    """The last checkpoint of a run of this model and these options, which can be read without unpickling."""
+def resumable(folder: Path, model: WorldModel, training: Training) -> Path:
+    """The last checkpoint of a run of this model and these options, which can be read without unpickling; errors as of
+    `fit`."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
