@@ -24,7 +24,19 @@ from s2rm.files import only_writer, write_whole
 from s2rm.runs import Run
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
-from s2rm.training import LAST, Batches, Diverged, KeepBest, OneStepForward, Training, fit, history, provenance
+from s2rm.tasks.worlds import Drawn
+from s2rm.training import (
+    LAST,
+    Batches,
+    Diverged,
+    KeepBest,
+    OneStepForward,
+    Training,
+    batches,
+    fit,
+    history,
+    provenance,
+)
 
 WORLD = preset("tiny")
 TINY = Settings(training=Training(epochs=3, batch_size=4))
@@ -413,6 +425,41 @@ def test_impossible_training_is_refused(name):
     none = 0 if name in ("batch_size", "updates", "epochs", "patience", "recompute") else 0.0
     with pytest.raises(ValueError, match=f"training: {name} must be positive, got {none}"):
         replace(Training(), **{name: none})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("minutes", math.inf, "minutes must be finite"), ("gradient_norm", math.inf, "gradient_norm must be finite"),
+        ("weight_decay", math.nan, "weight_decay must be finite"), ("minutes", 1e300, "at most 1e[+]12"),
+        ("seed", 2**63, "seed must have at most 64 bits"),
+    ],
+)  # fmt: skip
+def test_numbers_that_training_cannot_take_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(Training(), **{name: value})
+
+
+def test_a_run_without_time_for_a_validation_is_refused_and_goes_on_with_more(tmp_path):
+    training = replace(TINY.training, epochs=1, minutes=1e-9, seed=2**63 - 1)
+    run = Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD)
+    with pytest.raises(ValueError, match="before its first validation, so no weights were kept; take more minutes"):
+        run.train(progress=False)
+    assert not (run.folder / "summary.json").exists()
+    run.with_limits(minutes=10).train(resume=True, progress=False)
+    assert run.summary()["epochs"] == 1
+    # Without time for more, what the summary says stays.
+    run.with_limits(minutes=1e-9, epochs=5).train(resume=True, progress=False)
+    assert run.summary()["epochs"] == 1
+
+
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_nothing_to_train_on_is_refused(empty, tmp_path):
+    episodes = Drawn(4, lambda rows, _: Episode(some_views()).rows((rows % 2).tolist()))
+    nothing = Drawn(0, episodes.draw)
+    parts = [batches(nothing if name == empty else episodes, 2, 0, False) for name in ("train", "validation")]
+    with pytest.raises(ValueError, match=f"fit: {empty} holds no episode"):
+        fit(make_s2rm(), *parts, tmp_path, Training(epochs=1), progress=False)
 
 
 def test_recomputing_trains_the_same(tmp_path):

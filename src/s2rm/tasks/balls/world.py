@@ -200,7 +200,7 @@ def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = Non
     size, num_balls = named(splits, split, "balls", "split"), world.num_balls if num_balls is None else num_balls
     if num_balls < 1:
         raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
-    own_seed = (seed * 3 + list(splits).index(split)) * 1000 + num_balls
+    own_seed = ((seed * 3 + list(splits).index(split)) * 1000 + num_balls) % 2**64
     return render(world, simulate(world, size, num_balls, own_seed))
 
 
