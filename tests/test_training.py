@@ -409,6 +409,11 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
             lambda path: path.write_text(path.read_text().replace("s2gru", "gpt")),
             "expected one of s2gru, .* got 'gpt' @ ..model",
         ),
+        (
+            lambda path: path.write_text(path.read_text().replace('"num_frames": 48', f'"num_frames": {10**300}')),
+            "expected at most 1e[+]12 values in all, got 8 x 10",
+        ),
+        (lambda path: path.write_text(path.read_text().replace('"balls"', '["balls"]')), "the task in .* must be one"),
     ],
 )
 def test_broken_run_folders_are_refused(change, message, tmp_path):

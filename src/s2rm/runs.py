@@ -22,6 +22,7 @@ from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
 from s2rm.training.fitting import resumable
+from s2rm.training.records import Summary
 
 FORMAT = 2
 """2: baselines normalise the summed representation by default"""
@@ -58,7 +59,7 @@ class Run:
             world: of that task. Default: its preset "small".
 
         Raises:
-            ValueError: the folder is there already; settings that make no model.
+            ValueError: the folder is there already; settings that make no model, or that the model does not have.
             ImportError: an extra that the task needs is not installed.
         """
         run = cls(Path(folder), settings, TASKS[task], world or TASKS[task].preset("small"))
@@ -68,6 +69,7 @@ class Run:
     @rank_zero_only
     def _begin(self) -> None:
         self._refuse_content()
+        self.settings.check()
         if self.task.extra:
             require(self.task.extra)
         if self.settings.corrects and not self.task.guesses:
@@ -113,7 +115,7 @@ class Run:
         if written == 1:
             config["batch_norm"] = False
         name, seen = config.pop("task", "balls"), config.pop("world", None)
-        if name not in TASKS:
+        if name not in list(TASKS):  # a list would not be looked for in a dictionary
             raise ValueError(f"run: the task in {path} must be one of {', '.join(TASKS)}, got {name!r}; train again")
         try:
             return cls(Path(folder), from_plain(Settings, config), TASKS[name], from_plain(TASKS[name].world, seen))
@@ -201,7 +203,7 @@ class Run:
             )
         try:
             summary = read_json(path)
-            return {name: summary[name] for name in SUMMARY_KEYS}
+            return dict(from_plain(Summary, {name: summary[name] for name in SUMMARY_KEYS}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error
 
