@@ -77,9 +77,9 @@ def collect(
         N episodes, `(N, T, A, *shape)`, in float32, with a slot for every agent that ever entered.
 
     Raises:
-        ValueError: numbers too small, or beyond 1e8 steps in all; no parallel environment; positions that are not finite or differ in length;
-            observations that are missing or no arrays of one shape; actions that cannot be one-hot; an agent that
-            returns after it left; an episode that ends before its second step.
+        ValueError: numbers too small, or beyond 1e8 steps in all; no parallel environment; positions that are not
+            finite or differ in length; observations that are missing or no arrays of one shape; actions that cannot be
+            one-hot; an agent that returns after it left; an episode that ends before its second step.
     """
     at_least("parallel", {"num_episodes": num_episodes, "num_steps": num_steps}, num_episodes=1, num_steps=2)
     if num_episodes * num_steps > MOST_STEPS:  # each has a place in the result, also where an episode is shorter
@@ -187,9 +187,9 @@ class _Reader:
 def _numbers(given: Any) -> NDArray[np.float32]:
     """A copy, since an environment may write the next observation over this one; NaN for what is masked."""
     if isinstance(given, torch.Tensor):
-        given = given.detach().cpu()
+        given = given.detach().cpu().numpy()
     if isinstance(given, np.ma.MaskedArray):
-        given = given.astype(np.float32).filled(np.nan)
+        given = np.ma.filled(given.astype(np.float32), np.nan)
     return np.array(given, dtype=np.float32)
 
 
