@@ -84,7 +84,7 @@ def untie(model: WorldModel) -> None:
 
 def ways(model: ModelName, world: BallsWorld) -> dict[str, tuple[Settings, Callable[[WorldModel], None]]]:
     """The ways that a model has, each as its settings and what is done to the model before it is trained."""
-    plain = Settings(model, batch_norm=False)
+    plain = Settings(model, batch_norm=model in SPATIAL)  # only baselines have it
     shared = {"injection": (replace(plain, inject_positions=True), nothing), "rotation": (plain, nothing)}
     if model not in SPATIAL:
         return {**shared, "rotation, sum normalised": (Settings(model), nothing)}

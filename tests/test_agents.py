@@ -133,6 +133,7 @@ def ragged(world, agent):
     ("world", "arguments", "message"),
     [
         (World(["ab"] * 9), {"num_steps": 1}, "num_steps of at least 2, got 1"),
+        (World(["ab"] * 9), {"num_steps": 10**9}, "at most 100,000,000 steps in all, got 2 x 1000000000"),
         (World(["ab"] * 9), {"num_episodes": 0}, "num_episodes of at least 1, got 0"),
         (World(["ab"]), {}, "agents at 2 steps or more, got 1 in episode 0"),
         (World([]), {}, "agents at 2 steps or more, got 0 in episode 0"),
@@ -221,6 +222,15 @@ def test_a_step_that_is_not_by_agent_is_refused(result, got):
         some(world)
 
 
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [(np.ma.array([1, 999], mask=[0, 1]), [1.0, np.nan]), (torch.ones(2, requires_grad=True), [1.0, 1.0])],
+)
+def test_masked_arrays_and_tensors_with_gradients_are_observed_for_what_they_are(seen, expected):
+    views = some(World(["a"] * 4, seen=lambda world, agent: seen)).views
+    np.testing.assert_array_equal(views.values[0, 0, 0], expected)
+
+
 def test_agents_that_have_ended_but_are_listed_are_gone():
     world = World(["ab"] * 9)
     play = lambda actions: World.step(world, actions)  # noqa: E731
@@ -237,7 +247,9 @@ def test_agents_that_have_ended_but_are_listed_are_gone():
     [
         (lambda world, seen, generator: None, "actions by agent, got NoneType at step 0 of episode 0"),
         (lambda world, seen, generator: {"a": 0}, "an action for every agent, got none for 'b' at step 0"),
-        (lambda world, seen, generator: {"a": 0, "b": "up"}, "of 'b' that is a number at step 0 .*, got 'up'"),
+        (lambda world, seen, generator: {"a": 0, "b": "up"}, "of 'b' that is a whole number at step 0 .*, got 'up'"),
+        (lambda world, seen, generator: {"a": 0, "b": 0.7}, "of 'b' that is a whole number at step 0 .*, got 0.7"),
+        (lambda world, seen, generator: {"a": 0, "b": np.inf}, "of 'b' that is a whole number at step 0 .*, got inf"),
         (lambda world, seen, generator: {"a": 0, "b": 2}, "of 'b' from -1 to 1 at step 0 of episode 0, got 2"),
     ],
 )

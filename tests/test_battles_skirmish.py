@@ -331,6 +331,7 @@ def test_episodes_are_clips_for_training_and_whole_battles_for_validation():
     [
         ({"num_steps": 1}, "num_steps of at least 2, got 1"),
         ({"map_size": 8}, "map_size of at least 16, got 8"),
+        ({"val_battles": 10**10}, "at most 1e[+]12 values in all, got 10000000000 x 100 x "),
         (
             {"map_size": 16, "train_scenarios": ("9c",)},
             "at most a tenth of the map of 16 x 16, got 9c .* map_size of",

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from dataclasses import replace
 from typing import get_args
 
@@ -195,6 +196,42 @@ def test_options_out_of_range_are_refused_before_anything_is_done(option, value,
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["skirmish", "--resume", "RUN", "--epochs", "4"], "got skirmish; leave it out"),
+        (["--resume", "RUN", "--epochs=4", "balls"], "got balls; leave it out"),
+        (["--model", "lstm", "--ablate", "input_local", "--out", "NEW"], "ablate is an option of S2RMs, not of lstm"),
+        (["--no-batch-norm", "--out", "NEW"], "batch_norm is an option of the baselines, not of s2gru"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(given, message, demo, tmp_path, capsys):
+    folders = {"RUN": demo / "lstm", "NEW": tmp_path / "new"}
+    assert message in refused(capsys, "train", *(folders.get(part, part) for part in given))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_s_name_is_no_markup_and_one_line(tmp_path, capsys):
+    options = ("--size", "tiny", "--model", "gru", "--updates", "1", "--out")
+    main(["train", "balls", *options, str(tmp_path / "run [/v2]\x1b[31m\n")])
+    said = capsys.readouterr().err
+    assert "run [/v2]" in said
+    assert "\x1b[31m" not in said
+
+
+def test_scores_and_logs_of_something_else_are_refused_in_one_line(demo, tmp_path, capsys):
+    run = shutil.copytree(demo / "lstm", tmp_path / "run")
+    for row in ({"predictor": "LSTM"}, {"predictor": "LSTM", "balls": 1, "views": 1.0, "f1": None}):
+        (run / "scores.json").write_text(json.dumps({"rows": [row]}))
+        assert "lacks scores of these runs" in refused(capsys, "report", run)
+    scores = demo / "scores.json"
+    (run / "logs" / "version_0" / "metrics.csv").write_text("epoch,val_loss\nlast,1\n")
+    assert "is not a run's log" in refused(capsys, "report", run, "--scores", scores)
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "val_loss": "low"}))
+    assert "is not a run's summary" in refused(capsys, "report", run, "--scores", scores)
 
 
 @pytest.mark.parametrize("model", get_args(ModelName))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.utils import prune
 
 from conftest import MODELS, make_gqn, make_s2rm, some_views
 from s2rm import MSA, S2GRU, Episode, RelationalMemory, RIMs, Views
@@ -176,3 +177,18 @@ def test_targets_of_binary_pixels_are_from_0_to_1(factor, refused):
         model.loss(episode)
     real = S2GRU(value_shape=(3,), num_coordinates=2, num_modules=2, hidden_size=8, likelihood="gaussian")
     assert real.loss(episode).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("make", "part", "name"), [(RIMs, "layers.0", "input_key"), (RelationalMemory, "layers.0.cell.qkv", "0")]
+)
+def test_a_pruned_layer_trains_and_stays_pruned(make, part, name):
+    core = make(4, 6, **({"num_modules": 3, "num_active": 2} if make is RIMs else {}))
+    pruned = core.get_submodule(part)
+    prune.random_unstructured(pruned, name, 0.5)
+    optimizer = torch.optim.SGD(core.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        core(torch.ones(5, 2, 4))[0].square().sum().backward()
+        optimizer.step()
+    assert (getattr(pruned, name) == 0).float().mean() == 0.5

@@ -121,6 +121,15 @@ def test_a_world_without_any_view_is_fine(model):
     assert all(gradient.isfinite().all() for gradient in gradients(model, masked))
 
 
+def test_batches_without_a_slot_or_a_sequence_have_gradients_and_none_without_a_step(model):
+    for part in (some_views().rows([]), some_views()):
+        views = Views(part.positions[:, :, :0], part.values[:, :, :0], part.mask[:, :, :0]) if len(part.mask) else part
+        model(Episode(views, part)).backward()
+        assert all(each.grad is None or each.grad.isfinite().all() for each in model.parameters())
+    with pytest.raises(ValueError, match="views of at least one step, got none"):
+        model.observe(part.steps(0, 0))
+
+
 def test_a_channel_that_was_not_measured_is_not_a_zero(model):
     views = some_views()
     zero, missing = views.values.clone(), views.values.clone()

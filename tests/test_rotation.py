@@ -48,6 +48,17 @@ def test_frequencies_start_within_the_shortest_wavelength():
         Rotation(4, 2, shortest=0, middle=(0.0, 0.0))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_model_built_without_numbers_predicts_as_the_one_whose_weights_it_takes(assign):
+    model, views = ROTATED["s2gru"](rotation=5.0).eval(), some_views()
+    with torch.device("meta"):
+        other = ROTATED["s2gru"](rotation=5.0).eval()
+    other = other if assign else other.to_empty(device="cpu").double()
+    other.load_state_dict(model.double().state_dict(), assign=assign)
+    here, there = (each.predict(each.observe(views), views.positions).mean for each in (model, other))
+    assert torch.equal(here, there)
+
+
 @pytest.mark.parametrize("core", ["lstm", "gru", "rmc", "rims"])
 def test_the_scaffold_s_sum_is_a_map_that_moves_with_all_positions(core):
     """Moving all views by the same vector turns their sum: the same map, read at the moved position."""

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from s2rm.models.named import SPATIAL
 from s2rm.runs import TASKS, Run
 from s2rm.sensors import FieldWorld, Fit, Forecaster
 from s2rm.settings import Settings
@@ -27,7 +28,7 @@ def test_a_world_gives_the_same_loss(task, model, tmp_path):
     training = Training(
         learning_rate=1e-3, epochs=2, unit_variance=task == "skirmish", batch_size=16 if task == "railways" else 32
     )
-    settings = Settings(model, inject_positions=True, batch_norm=False, training=training)
+    settings = Settings(model, inject_positions=True, batch_norm=model in SPATIAL, training=training)
     run = Run.create(tmp_path / "run", settings, task, TASKS[task].preset("tiny"))
     assert run.train(progress=False).summary()["val_loss"] == pytest.approx(LOSSES[task, model], rel=1e-4)
 

@@ -24,7 +24,19 @@ from s2rm.files import only_writer, write_whole
 from s2rm.runs import Run
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
-from s2rm.training import LAST, Batches, Diverged, KeepBest, OneStepForward, Training, fit, history, provenance
+from s2rm.tasks.worlds import Drawn
+from s2rm.training import (
+    LAST,
+    Batches,
+    Diverged,
+    KeepBest,
+    OneStepForward,
+    Training,
+    batches,
+    fit,
+    history,
+    provenance,
+)
 
 WORLD = preset("tiny")
 TINY = Settings(training=Training(epochs=3, batch_size=4))
@@ -268,6 +280,20 @@ def test_one_process_at_a_time_trains_a_run(once, tmp_path):
         run.train(resume=True, progress=False)
 
 
+def test_one_process_at_a_time_begins_a_run(tmp_path, monkeypatch):
+    build = Settings.build
+
+    def build_while_another_begins(settings, world):
+        monkeypatch.setattr(Settings, "build", build)
+        Run.create(tmp_path / "run", replace(TINY, model="lstm"), world=WORLD)
+        return build(settings, world)
+
+    monkeypatch.setattr(Settings, "build", build_while_another_begins)
+    with pytest.raises(ValueError, match="is there already"):
+        Run.create(tmp_path / "run", TINY, world=WORLD)
+    assert Run.open(tmp_path / "run").settings.model == "lstm"
+
+
 @pytest.mark.parametrize(
     "changes", [{"learning_rate": 1e-5, "weight_decay": 0.1}, {"patience": 3}, {"average": 0.9}, {"seed": 5}]
 )
@@ -334,9 +360,19 @@ def test_a_run_that_was_stopped_anywhere_is_finished(tmp_path):
         Run.finished(folder, replace(TINY, model="lstm"), world=WORLD)
 
 
-def test_new_limits_are_kept(tmp_path):
-    run = Run.create(tmp_path / "run", TINY, world=WORLD).with_limits(epochs=7)
-    assert Run.open(run.folder).settings.training.epochs == 7
+def test_new_limits_are_kept_once_they_are_taken(once, tmp_path):
+    run = replace(once, folder=Path(shutil.copytree(once.folder, tmp_path / "run")))
+    before = (run.folder / "config.json").read_bytes()
+    with only_writer(run.folder, "train"), pytest.raises(ValueError, match="another process"):
+        run.with_limits(epochs=4).train(resume=True, progress=False)
+    good = (run.folder / LAST).read_bytes()
+    (run.folder / LAST).write_bytes(b"")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        run.with_limits(epochs=4).train(resume=True, progress=False)
+    assert (run.folder / "config.json").read_bytes() == before
+    (run.folder / LAST).write_bytes(good)
+    run.with_limits(epochs=4).train(resume=True, progress=False)
+    assert Run.open(run.folder).settings.training.epochs == 4
 
 
 def test_tampered_checkpoints_and_summaries_are_refused(once, tmp_path):
@@ -373,6 +409,11 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
             lambda path: path.write_text(path.read_text().replace("s2gru", "gpt")),
             "expected one of s2gru, .* got 'gpt' @ ..model",
         ),
+        (
+            lambda path: path.write_text(path.read_text().replace('"num_frames": 48', f'"num_frames": {10**300}')),
+            "expected at most 1e[+]12 values in all, got 8 x 10",
+        ),
+        (lambda path: path.write_text(path.read_text().replace('"balls"', '["balls"]')), "the task in .* must be one"),
     ],
 )
 def test_broken_run_folders_are_refused(change, message, tmp_path):
@@ -389,6 +430,41 @@ def test_impossible_training_is_refused(name):
     none = 0 if name in ("batch_size", "updates", "epochs", "patience", "recompute") else 0.0
     with pytest.raises(ValueError, match=f"training: {name} must be positive, got {none}"):
         replace(Training(), **{name: none})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("minutes", math.inf, "minutes must be finite"), ("gradient_norm", math.inf, "gradient_norm must be finite"),
+        ("weight_decay", math.nan, "weight_decay must be finite"), ("minutes", 1e300, "at most 1e[+]12"),
+        ("seed", 2**63, "seed must have at most 64 bits"),
+    ],
+)  # fmt: skip
+def test_numbers_that_training_cannot_take_are_refused(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(Training(), **{name: value})
+
+
+def test_a_run_without_time_for_a_validation_is_refused_and_goes_on_with_more(tmp_path):
+    training = replace(TINY.training, epochs=1, minutes=1e-9, seed=2**63 - 1)
+    run = Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD)
+    with pytest.raises(ValueError, match="before its first validation, so no weights were kept; take more minutes"):
+        run.train(progress=False)
+    assert not (run.folder / "summary.json").exists()
+    run.with_limits(minutes=10).train(resume=True, progress=False)
+    assert run.summary()["epochs"] == 1
+    # Without time for more, what the summary says stays.
+    run.with_limits(minutes=1e-9, epochs=5).train(resume=True, progress=False)
+    assert run.summary()["epochs"] == 1
+
+
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_nothing_to_train_on_is_refused(empty, tmp_path):
+    episodes = Drawn(4, lambda rows, _: Episode(some_views()).rows((rows % 2).tolist()))
+    nothing = Drawn(0, episodes.draw)
+    parts = [batches(nothing if name == empty else episodes, 2, 0, False) for name in ("train", "validation")]
+    with pytest.raises(ValueError, match=f"fit: {empty} holds no episode"):
+        fit(make_s2rm(), *parts, tmp_path, Training(epochs=1), progress=False)
 
 
 def test_recomputing_trains_the_same(tmp_path):

@@ -21,6 +21,8 @@ from s2rm.tasks import balls, battles, railways
 from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
+from s2rm.training.fitting import resumable
+from s2rm.training.records import Summary
 
 FORMAT = 2
 """2: baselines normalise the summed representation by default"""
@@ -57,7 +59,7 @@ class Run:
             world: of that task. Default: its preset "small".
 
         Raises:
-            ValueError: the folder is there already; settings that make no model.
+            ValueError: the folder is there already; settings that make no model, or that the model does not have.
             ImportError: an extra that the task needs is not installed.
         """
         run = cls(Path(folder), settings, TASKS[task], world or TASKS[task].preset("small"))
@@ -66,17 +68,23 @@ class Run:
 
     @rank_zero_only
     def _begin(self) -> None:
-        folder = self.folder
-        # What a killed process left of a file is no content.
-        if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
-            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
-            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
+        self._refuse_content()
+        self.settings.check()
         if self.task.extra:
             require(self.task.extra)
         if self.settings.corrects and not self.task.guesses:
             raise ValueError(f"train: models of the {self.task.name} cannot correct what was last seen; leave it out")
         self.settings.build(self.world)  # refuses settings that make no model before anything is written
-        self._write_config()
+        with only_writer(self.folder, "train"):
+            self._refuse_content()  # another process may have begun a run there in the meantime
+            self._write_config()
+
+    def _refuse_content(self) -> None:
+        folder = self.folder
+        # What a killed process left of a file is no content.
+        if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
+            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
+            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
 
     @rank_zero_only
     def _write_config(self) -> None:
@@ -107,7 +115,7 @@ class Run:
         if written == 1:
             config["batch_norm"] = False
         name, seen = config.pop("task", "balls"), config.pop("world", None)
-        if name not in TASKS:
+        if name not in list(TASKS):  # a list would not be looked for in a dictionary
             raise ValueError(f"run: the task in {path} must be one of {', '.join(TASKS)}, got {name!r}; train again")
         try:
             return cls(Path(folder), from_plain(Settings, config), TASKS[name], from_plain(TASKS[name].world, seen))
@@ -115,15 +123,13 @@ class Run:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
     def with_limits(self, updates: int | None = None, epochs: int | None = None, minutes: float | None = None) -> Run:
-        """The same run with other limits, where given; they are kept in its config."""
+        """The same run with other limits, where given; `train` keeps them in its config."""
         training = self.settings.training
         training = replace(
             training, updates=updates or training.updates, epochs=epochs or training.epochs,
             minutes=minutes or training.minutes,
         )  # fmt: skip
-        run = replace(self, settings=replace(self.settings, training=training))
-        run._write_config()
-        return run
+        return replace(self, settings=replace(self.settings, training=training))
 
     def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
         """Train, from the start or, with `resume`, from the last checkpoint where there is one.
@@ -145,10 +151,11 @@ class Run:
             self.task.episodes(self.world, split, seed, folder, **guessed) for split in ("train", "val")
         )
         loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
-        resume, about = (
-            resume and (folder / LAST).is_file(),
-            {"parameters": model.num_parameters, "seed": seed, **origin},
-        )
+        resume = resume and (folder / LAST).is_file()
+        about = {"parameters": model.num_parameters, "seed": seed, **origin}
+        if resume:
+            resumable(folder, model, training)
+        self._write_config()  # after all refusals, of which nothing is left
         try:
             ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
         except Diverged as diverged:
@@ -194,7 +201,7 @@ class Run:
             )
         try:
             summary = read_json(path)
-            return {name: summary[name] for name in SUMMARY_KEYS}
+            return dict(from_plain(Summary, {name: summary[name] for name in SUMMARY_KEYS}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error
 

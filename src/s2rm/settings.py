@@ -42,6 +42,13 @@ class Settings:
     training: Training = field(default_factory=Training)
     """how to train"""
 
+    def check(self) -> None:
+        """Refuse options that the model does not have, and would ignore, with a ValueError."""
+        spatial = self.model in SPATIAL
+        if self.ablate if not spatial else not self.batch_norm:
+            option, others = ("batch_norm", "the baselines") if spatial else ("ablate", "S2RMs")
+            raise ValueError(f"train: {option} is an option of {others}, not of {self.model}; leave it out")
+
     def build(self, world: World) -> WorldModel:
         """The model of a world, its weights drawn from the seed."""
         import torch

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import pairwise
 
 import tyro
 from rich.console import Console
@@ -43,6 +44,12 @@ def quiet() -> None:
 def _refuse_settings(given: Sequence[str]) -> None:
     """Refuse what a run that is resumed would ignore, even where it is the default."""
     names = [argument.partition("=")[0].replace("_", "-") for argument in given if argument.startswith("--")]
+    # A positional follows neither an option nor its name: each option in KEPT takes one value.
+    names += [
+        argument
+        for before, argument in pairwise(given)
+        if not argument.startswith("--") and (not before.startswith("--") or "=" in before)
+    ]
     if ignored := [name for name in names if name not in KEPT]:
         raise ValueError(
             f"train: --resume keeps the run's settings; only --updates, --epochs and --minutes may be given, got "

@@ -16,12 +16,14 @@ from s2rm.export import StreamingStep
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import ModelName
+from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
 from s2rm.settings import Settings
 from s2rm.tasks.task import Headline
 from s2rm.training import Training
 
-console = Console(stderr=True)
+# Names of the user's are no markup.
+console = Console(stderr=True, markup=False, emoji=False)
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 DEMO_SHARES = (0.1, 0.3, 0.6, 1.0)
 """of the views, in the demo's scores: all ten shares of the figures take minutes"""
@@ -35,7 +37,7 @@ def train(command: Train) -> None:
         folder, world = command.out or Path("runs") / command.task, TASKS[command.task].preset(command.size)
         run = Run.create(folder, command.settings, command.task, world)
         parameters = command.settings.build(world).num_parameters
-        rank_zero_only(console.print)(f"{run.label}: {parameters:,} parameters")
+        rank_zero_only(_say)(f"{run.label}: {parameters:,} parameters")
         run.train(machines=command.machines)
     else:
         limits = command.settings.training
@@ -47,7 +49,7 @@ def train(command: Train) -> None:
 @rank_zero_only
 def _print_end(run: Run) -> None:
     ended = run.summary()
-    console.print(
+    _say(
         f"{run.folder}: validation loss {ended['val_loss']:.4f} nats after {ended['epochs']} epochs, "
         f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
     )
@@ -60,7 +62,7 @@ def evaluate(command: Evaluate) -> None:
     path = command.out or runs[0].folder / SCORES
     write_json(path, scores)
     _print_scores(runs, scores["rows"])
-    console.print(f"scores: {path}")
+    _say(f"scores: {path}")
 
 
 def rollout(command: Rollout) -> None:
@@ -72,7 +74,7 @@ def rollout(command: Rollout) -> None:
         raise ValueError(f"rollout: the command shows runs on the balls, got runs on the {task.name}; see s2rm report")
     models = {run.label: run.load_model() for run in runs}
     write_whole(command.out, task.animate(models, world, command.seed, command.balls))
-    console.print(f"rollout: {command.out}")
+    _say(f"rollout: {command.out}")
 
 
 def report(command: Report) -> None:
@@ -91,8 +93,13 @@ def report(command: Report) -> None:
     if missing:
         raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
     out = command.out or runs[0].folder / "report.html"
-    write_report(out, runs, rows)
-    console.print(f"report: {out.resolve()}")
+    try:
+        write_report(out, runs, rows)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"report: {path} lacks scores of these runs ({error!r}); make it with s2rm evaluate"
+        ) from error
+    _say(f"report: {out.resolve()}")
 
 
 def export(command: Export) -> None:
@@ -101,7 +108,7 @@ def export(command: Export) -> None:
     path = command.out or command.run_folder / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     StreamingStep(Run.open(command.run_folder).load_model()).save_onnx(path)
-    console.print(f"model: {path}")
+    _say(f"model: {path}")
 
 
 def demo(command: Demo) -> None:
@@ -118,7 +125,7 @@ def demo(command: Demo) -> None:
     _print_scores(runs, rows)
     path = command.out / "report.html"
     write_report(path, runs, rows)
-    console.print(f"report: {path.resolve()}")
+    _say(f"report: {path.resolve()}")
 
 
 def _trained(command: Demo) -> list[Run]:
@@ -132,9 +139,14 @@ def _trained(command: Demo) -> list[Run]:
     for model in DEMO_MODELS:
         folder = command.out / model
         done = (folder / SUMMARY).is_file()
-        console.print(f"{folder}: {'trained already' if done else f'training for {budget}'}")
+        _say(f"{folder}: {'trained already' if done else f'training for {budget}'}")
         runs.append(Run.finished(folder, Settings(model=model, training=training), "balls", world))
     return runs
+
+
+def _say(text: str) -> None:
+    """Print a line, whatever is in the names of the user's."""
+    console.print(one_line(text), soft_wrap=True)
 
 
 def _open(folders: Sequence[Path]) -> list[Run]:

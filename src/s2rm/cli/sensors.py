@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, get_type_hints
 
 import numpy as np
 from rich.console import Console
@@ -24,6 +24,7 @@ from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import fingerprint, locked
 from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
+from s2rm.records import from_plain
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
@@ -33,6 +34,7 @@ from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports, write_netcdf
 from s2rm.sensors.times import origin_steps
 from s2rm.training import Provenance
+from s2rm.training.records import Summary
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -72,12 +74,13 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
         _say(f"{folder}: fitted already; going on with the scores and the report")
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts.train)
-    summary = {**read_json(folder / SUMMARY), "learning_rate": command.how.training.learning_rate}
+    (about,) = _rows(folder / SUMMARY, Summary)
+    summary = {**about, "learning_rate": command.how.training.learning_rate}
     leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - parts.first - 1)]
     origins = np.linspace(parts.first - 1, reports.num_steps - 1 - leads[-1], 40).round().astype(np.int64)
     origins, label = np.unique(origins), LABELS[command.how.model]
     if (folder / SCORES).is_file():
-        rows = read_json(folder / SCORES)["rows"]
+        rows = _rows(folder / SCORES, Scored)
     else:
         scoring = partial(track, description="Scoring", console=console)
         baselines = {name: kind().fit(parts.train) for name, kind in BASELINES.items()}
@@ -91,6 +94,32 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
     _say(f"report: {(folder / REPORT).resolve()}")
     _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table)])}")
+
+
+class Scored(TypedDict):
+    """What the report needs of a row of scores."""
+
+    predictor: str
+    value: str
+    sensors: str
+    lead: int
+    silent: float
+    mae: float
+    rmse: float
+    crps: float
+    coverage: float
+
+
+def _rows(path: Path, kind: type) -> list[Row]:
+    """The rows of a file that a fit wrote, or the one that it holds, each with all that its kind has."""
+    content = read_json(path)
+    try:
+        rows = [content] if kind is Summary else content["rows"]
+        for row in rows:
+            from_plain(kind, {name: row[name] for name in get_type_hints(kind)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"fit: {path} is not what a fit wrote ({error!r}); delete it, or fit anew") from error
+    return rows
 
 
 def forecast(command: Forecast) -> None:

@@ -157,6 +157,8 @@ class MSA(WorldModel[Memory]):
         Equals the transformer over observations and queries in one sequence with a mask, but computes neither the
         observations' attention to queries nor their outputs of the last layer, which are not used.
         """
+        if not queries.numel():  # of which PyTorch's attention cannot make heads
+            return queries
         shown, asked = there.shape[1], queries.shape[1]
         itself = torch.eye(asked, dtype=torch.bool, device=there.device).expand(there.shape[0], -1, -1)
         hidden = ~torch.cat([there[:, None].expand(-1, asked, -1), itself], -1).repeat_interleave(self.num_heads, 0)

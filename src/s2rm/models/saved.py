@@ -86,8 +86,6 @@ def _load(folder: Path) -> WorldModel:
     dtype = _dtype(path, weights, model)
     model.to_empty(device="cpu").to(dtype)
     model.load_state_dict(weights)
-    if model.space.rotation is not None:  # not among the weights, since it follows from the arguments
-        model.rotation.middle.copy_(torch.tensor(model.space.middle))
     return model.eval()
 
 

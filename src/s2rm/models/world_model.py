@@ -112,8 +112,13 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         Args:
             views: `(B, T, A, ...)`.
             state: the state before the first of these steps. Default: the initial state.
+
+        Raises:
+            ValueError: no step; views or a state that do not fit the model.
         """
         self._check_views("views", views, self.value_shape)
+        if not views.num_steps:
+            raise ValueError(f"{type(self).__name__}: expected views of at least one step, got none; take more steps")
         start = self.initial_state(views.batch_size)
         if state is not None:
             self.check_state(state, start)

@@ -237,7 +237,7 @@ class _Gate(Function):
         if not ctx.hidden_is_known:
             local_sums.add(local_sum.flatten(0, 1), to_hidden)
             to_local.flatten(0, 1).addmm_(to_hidden, from_local.mT)
-        known = to_hidden.view(*gate.shape[:2], -1) if ctx.hidden_is_known else None
+        known = to_hidden.unflatten(0, gate.shape[:2]) if ctx.hidden_is_known else None
         return to_attended, to_local, known, None, *tokens
 
 
@@ -267,7 +267,7 @@ class _Attend(Function):
         if with_sum:
             weights[:, :, num_heads] = local
         weights = weights.flatten(1, 2)
-        read = torch.bmm(weights, z).view(batch * rows, -1)
+        read = torch.bmm(weights, z).view(batch * rows, (num_heads + with_sum) * size)
         ctx.save_for_backward(queries, keys, z, local, shares, weights, out.weight, token)
         ctx.sums = out.sums
         attended = (read[:, : num_heads * size] @ out.weight).view(batch, rows, out.weight.shape[-1])
@@ -278,17 +278,17 @@ class _Attend(Function):
     def backward(ctx: Context, to_attended: Tensor, to_sum: Tensor | None) -> tuple[Tensor | None, ...]:
         queries, keys, z, local, shares, weights, out, token = ctx.saved_tensors
         (batch, num_heads, rows, columns), size = shares.shape, z.shape[-1]
-        of_heads = num_heads * size
+        of_heads, heads = num_heads * size, weights.shape[1] // rows  # with the local sum, where there is one
         # The map `out` of read = w z, (B I, K H), then dz = wᵀ dread and dw = dread zᵀ.
         gradient = to_attended.flatten(0, 1)
-        ctx.sums.add(torch.bmm(weights, z).view(batch * rows, -1)[:, :of_heads], gradient)
-        to_read = gradient.new_empty(batch * rows, weights.shape[1] // rows * size)
+        ctx.sums.add(torch.bmm(weights, z).view(batch * rows, heads * size)[:, :of_heads], gradient)
+        to_read = gradient.new_empty(batch * rows, heads * size)
         torch.mm(gradient, out.mT, out=to_read[:, :of_heads])
         if to_sum is not None:
             to_read[:, of_heads:] = to_sum.flatten(0, 1)
-        to_read = to_read.view(batch, -1, size)
+        to_read = to_read.view(batch, rows * heads, size)
         to_z = torch.bmm(weights.mT, to_read) if ctx.needs_input_grad[2] else None
-        to_weights = torch.bmm(to_read, z.mT).view(batch, rows, -1, columns)
+        to_weights = torch.bmm(to_read, z.mT).view(batch, rows, heads, columns)
         # dZ = Σ_k p_k dw_k, and the local sum's own;  through the softmax, with dp = dw Z: ds = p (dp - Σ_j p dp).
         to_scores = torch.mul(shares, to_weights[:, :, :num_heads].transpose(1, 2))
         to_local = None
@@ -299,7 +299,7 @@ class _Attend(Function):
             to_local = to_local.sum_to_size(local.shape)
         to_scores *= local.unsqueeze(-3)
         to_scores -= shares * to_scores.sum(-1, keepdim=True)
-        to_scores = to_scores.view(-1, rows, columns)
+        to_scores = to_scores.flatten(0, 1)
         to_queries, to_keys = (
             torch.bmm(*product).unflatten(0, (batch, num_heads)).transpose(1, 2).flatten(2)
             for product in ((to_scores, keys), (to_scores.mT, queries))

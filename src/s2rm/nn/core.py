@@ -33,7 +33,7 @@ class Layer(nn.Module):
         """For each step of inputs `(B, T, ...)`, the map of a state to the next one, whose first part is the output."""
         raise NotImplementedError
 
-    def unroll(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+    def forward(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """Outputs `(B, T, H)` and the last state; where `mask`, bool `(B, T)`, is False the state is kept and the
         output is 0."""
         outputs = []
@@ -156,7 +156,7 @@ class RecurrentCore(nn.Module):
                 given, present = inputs, mask
                 if direction:
                     given, present = inputs.flip(1), None if mask is None else mask.flip(1)
-                output, end = layer.unroll(given, start, present)
+                output, end = layer(given, start, present)  # called, so that hooks such as those of pruning run
                 outputs.append(output.flip(1) if direction else output)
                 ends.append(end)
             inputs = torch.cat(outputs, -1)

@@ -121,15 +121,31 @@ class Rotation(nn.Module):
         super().__init__()
         if not 0 < shortest < math.inf:
             raise ValueError(f"rotation: the shortest wavelength must be positive and finite, got {shortest}")
-        self.shortest = shortest
+        self.shortest, self.given_middle = shortest, middle
         self.frequencies = nn.Parameter(torch.empty(size // 2, num_coordinates))
-        self.reset_parameters()
         self.register_buffer("middle", torch.tensor(middle), persistent=False)
         self.middle: Tensor
+        self.reset_parameters()
+
+    def _apply(self, *given: Any, **options: Any) -> Rotation:
+        super()._apply(*given, **options)
+        self._set_middle()
+        return self
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._set_middle()
+
+    def _set_middle(self) -> None:
+        """Set the middle, which is not among the weights, from the numbers given: a module that was built on the meta
+        device, or emptied, has others."""
+        like = self.frequencies if self.middle.is_meta else self.middle
+        self.middle = torch.tensor(self.given_middle, dtype=like.dtype, device=like.device)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all frequencies anew."""
+        self._set_middle()
         drawn = 2 * torch.rand_like(self.frequencies) - 1
         self.frequencies.copy_(2 * math.pi / self.shortest * drawn)
 

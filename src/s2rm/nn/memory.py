@@ -38,6 +38,10 @@ class Affine(nn.Module):
     def __getitem__(self, number: int) -> Tensor:
         return getattr(self, str(range(2)[number]))
 
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Both; where they are used it is by this call, so that hooks such as those of pruning run."""
+        return self[0], self[1]
+
     def reset_parameters(self) -> None:
         """Draw both anew, or set them to ones and zeros."""
         weight, shift = self[0], self[1]
@@ -127,7 +131,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         flat = state.flatten(-2)
         if not hasattr(self, "to_message"):
             return flat
-        weight, bias = self.to_message[0], self.to_message[1]
+        weight, bias = self.to_message()
         if self.share_parameters:
             return flat @ weight[0] + bias[0]
         return torch.einsum("...mi,mio->...mo", flat, weight) + bias
@@ -170,13 +174,13 @@ class GroupedRelationalMemoryCell(nn.Module):
 
     @staticmethod
     def _norm(x: Float[Tensor, "M B R D"], parameters: Affine) -> Float[Tensor, "M B R D"]:
-        scale, shift = parameters[0], parameters[1]
+        scale, shift = parameters()
         return layer_norm(x, x.shape[-1:]) * scale[:, None, None] + shift[:, None, None]
 
 
 def rows_over_time(linear: Affine) -> LinearMap:
     """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, from its weight and bias."""
-    weight, bias = linear[0], linear[1]
+    weight, bias = linear()
     product = over_time(weight, bias)
     return lambda rows: product(rows.flatten(1, 2)).unflatten(1, rows.shape[1:3])
 

@@ -32,6 +32,7 @@ else:
 Position = Callable[[Any, str], ArrayLike]
 Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
 Observation = Callable[[Any], ArrayLike]
+MOST_STEPS = 10**8
 Seen = tuple[NDArray[np.float32], NDArray[np.float32], int]
 """of one agent at one step: its position, its observation and the number of its action, 0 without `with_actions`"""
 
@@ -76,11 +77,15 @@ def collect(
         N episodes, `(N, T, A, *shape)`, in float32, with a slot for every agent that ever entered.
 
     Raises:
-        ValueError: numbers too small; no parallel environment; positions that are not finite or differ in length;
-            observations that are missing or no arrays of one shape; actions that cannot be one-hot; an agent that
-            returns after it left; an episode that ends before its second step.
+        ValueError: numbers too small, or beyond 1e8 steps in all; no parallel environment; positions that are not
+            finite or differ in length; observations that are missing or no arrays of one shape; actions that cannot be
+            one-hot; an agent that returns after it left; an episode that ends before its second step.
     """
     at_least("parallel", {"num_episodes": num_episodes, "num_steps": num_steps}, num_episodes=1, num_steps=2)
+    if num_episodes * num_steps > MOST_STEPS:  # each has a place in the result, also where an episode is shorter
+        raise ValueError(
+            f"parallel: expected at most {MOST_STEPS:,} steps in all, got {num_episodes} x {num_steps}; lower num_steps"
+        )
     # PettingZoo's AEC environments have agent_iter; in Gymnasium's environments action_space is not callable.
     missing = [name for name in ("reset", "step", "action_space") if not callable(getattr(environment, name, None))]
     if missing or hasattr(environment, "agent_iter"):
@@ -120,14 +125,13 @@ class _Reader:
         expected = f"parallel: expected position(environment, {agent!r}) to return finite (x, y, ...), got"
         remedy = "pass a function that reads this environment's positions"
         try:
-            place = np.array(self.position(self.environment, agent), dtype=np.float32)
+            place = _numbers(self.position(self.environment, agent))
         except Exception as error:
             raise ValueError(f"{expected} {error!r}; {remedy}") from error
         if place.ndim != 1 or not place.size or not np.isfinite(place).all():
             raise ValueError(f"{expected} {place.tolist()}; {remedy}")
         try:
-            # A copy, since an environment may write the next observation over this one.
-            value = np.array(self.observation(seen) if self.observation else seen, dtype=np.float32)
+            value = _numbers(self.observation(seen) if self.observation else seen)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"parallel: expected {agent!r} to observe an array of numbers, got {type(seen).__name__} ({error}); "
@@ -165,9 +169,11 @@ class _Reader:
         start = int(getattr(space, "start", 0))
         try:
             number = int(action) - start
-        except (TypeError, ValueError) as error:
+            if number + start != action:
+                raise ValueError("a fraction or a text")
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"parallel: expected an action of {agent!r} that is a number {where}, got {action!r:.100}; drop "
+                f"parallel: expected an action of {agent!r} that is a whole number {where}, got {action!r:.100}; drop "
                 "with_actions"
             ) from error
         if not 0 <= number < self.num_actions:
@@ -176,6 +182,15 @@ class _Reader:
                 f"got {action}; mend the policy, or drop with_actions"
             )
         return number
+
+
+def _numbers(given: Any) -> NDArray[np.float32]:
+    """A copy, since an environment may write the next observation over this one; NaN for what is masked."""
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().numpy()
+    if isinstance(given, np.ma.MaskedArray):
+        given = np.ma.filled(given.astype(np.float32), np.nan)
+    return np.array(given, dtype=np.float32)
 
 
 def _reset(environment: Environment, seed: int) -> Mapping[str, object]:

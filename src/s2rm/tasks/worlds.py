@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -22,6 +23,8 @@ class World(Protocol):
 
 
 W = TypeVar("W")
+MOST_VALUES = 1e12
+"""of all views of a split; the papers' worlds have some 1e10"""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """wraps what is iterated over, to show how far it is"""
 
@@ -38,6 +41,13 @@ def at_least(where: str, given: Mapping[str, float], **least: float) -> None:
     for name, bound in least.items():
         if given[name] < bound:
             raise ValueError(f"{where}: expected {name} of at least {bound}, got {given[name]}; increase it")
+
+
+def check_amount(where: str, *sizes: int) -> None:
+    """Refuse a world with more values than any machine holds: the product of its sizes."""
+    if math.prod(sizes) > MOST_VALUES:
+        got = " x ".join(map(str, sizes))
+        raise ValueError(f"{where}: expected at most {MOST_VALUES:g} values in all, got {got}; take fewer")
 
 
 def check_tensors(

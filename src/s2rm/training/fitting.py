@@ -4,6 +4,7 @@ saved."""
 from __future__ import annotations
 
 import ctypes
+import math
 import pickle
 import signal
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
@@ -157,13 +159,17 @@ def fit(
         progress: show a progress bar, or a line at each validation where there is no terminal.
 
     Raises:
-        ValueError: no checkpoint to resume from, one that training did not write, or other options than those of the
-            run; machines that do not exist.
+        ValueError: no episode to train or to validate on; no checkpoint to resume from, one that training did not
+            write, or other options than those of the run; machines that do not exist; minutes that end before the first
+            validation.
         Diverged: a ValueError too; a validation loss that is not finite. The best weights before stay.
     """
     keep_freed_memory()
     training, folder = training or Training(), Path(folder)
-    checkpoint = _checkpoint(folder, model, training) if resume else None
+    for name, loader in (("train", train), ("validation", validation)):
+        if sized_len(loader) == 0:
+            raise ValueError(f"fit: {name} holds no episode; give at least one")
+    checkpoint = resumable(folder, model, training) if resume else None
     if training.unit_variance and not resume:
         unit_variance(model, next(iter(train)))
     averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
@@ -185,12 +191,17 @@ def fit(
             if checkpoint is None or diverging.started:
                 raise
             raise _no_checkpoint(checkpoint) from error
-    epochs, updates, minutes = trainer.current_epoch, trainer.global_step, timer.time_elapsed("train") / 60
+    if not math.isfinite(best.lowest):
+        raise ValueError("fit: training ended before its first validation, so no weights were kept; take more minutes")
+    # Of a run that had reached its limits, Lightning's `current_epoch` lacks the last epoch.
+    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    updates, minutes = trainer.global_step, timer.time_elapsed("train") / 60
     return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
 
 
-def _checkpoint(folder: Path, model: WorldModel, training: Training) -> Path:
-    """The last checkpoint of a run of this model and these options, which can be read without unpickling."""
+def resumable(folder: Path, model: WorldModel, training: Training) -> Path:
+    """The last checkpoint of a run of this model and these options, which can be read without unpickling; errors as of
+    `fit`."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")

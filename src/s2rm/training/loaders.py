@@ -26,7 +26,7 @@ class Batches(Sampler[tuple[list[int], int]]):
         return -(-self.num_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[list[int], int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**64)
         rows = torch.randperm(self.num_rows, generator=generator) if self.shuffle else torch.arange(self.num_rows)
         for batch in rows.split(self.batch_size):
             yield batch.tolist(), int(torch.randint(2**62, (), generator=generator))

@@ -40,13 +40,20 @@ class Summary(Ended, Provenance):
 
 
 def history(folder: str | Path) -> list[dict[str, float]]:
-    """The logged values of each epoch, over all sessions of a run; an epoch that was run twice counts once."""
+    """The logged values of each epoch, over all sessions of a run; an epoch that was run twice counts once.
+
+    Raises:
+        ValueError: a file that training did not write.
+    """
     epochs: dict[int, dict[str, float]] = {}
     versions = sorted((Path(folder) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parts[-2][8:]))
     for path in versions:
-        for line in csv.DictReader(path.read_text().splitlines()):
-            epoch = epochs.setdefault(int(line["epoch"]), {})
-            epoch.update({name: float(value) for name, value in line.items() if name and value})
+        try:
+            for line in csv.DictReader(path.read_text().splitlines()):
+                epoch = epochs.setdefault(int(line["epoch"]), {})
+                epoch.update({name: float(value) for name, value in line.items() if name and value})
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise ValueError(f"history: {path} is not a run's log ({error!r}); train again") from error
     return [epochs[number] for number in sorted(epochs)]
 
 

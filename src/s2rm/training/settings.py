@@ -15,6 +15,8 @@ LAST = "checkpoints/last.ckpt"
 """the checkpoint from which a run resumes, in its folder"""
 MODEL = "model"
 """folder of the best weights, in the folder of the run"""
+LARGEST = 1e12
+"""of all numbers but the seed"""
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
@@ -68,6 +70,11 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training: {name} must be positive, got {value}")
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and name != "seed" and not abs(value) <= LARGEST:
+                raise ValueError(f"training: {name} must be finite and at most {LARGEST:g}, got {value}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"training: seed must have at most 64 bits, got {self.seed}")
         if self.average is not None and not 0 < self.average < 1:
             raise ValueError(f"training: average must be between 0 and 1, got {self.average}")
         if self.weight_decay < 0:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, at_least, named, random_clip
+from s2rm.tasks.worlds import Drawn, at_least, check_amount, named, random_clip
 from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
@@ -53,6 +53,9 @@ class BallsWorld:
     def __post_init__(self) -> None:
         sequences = dict.fromkeys(("train_sequences", "val_sequences", "test_sequences"), 1)
         at_least("BallsWorld", vars(self), arena=1, num_views=1, num_balls=1, num_frames=2, clip=2, **sequences)
+        most = max(getattr(self, name) for name in sequences)
+        check_amount("BallsWorld", most, self.num_frames, max(self.arena**2, self.num_views * self.crop**2))
+        check_amount("BallsWorld", most, self.num_balls**2)
         if not (1 <= self.crop <= self.arena and self.crop % 2):
             raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena}, got {self.crop}")
         if self.clip > self.num_frames:
@@ -200,7 +203,7 @@ def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = Non
     size, num_balls = named(splits, split, "balls", "split"), world.num_balls if num_balls is None else num_balls
     if num_balls < 1:
         raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
-    own_seed = (seed * 3 + list(splits).index(split)) * 1000 + num_balls
+    own_seed = ((seed * 3 + list(splits).index(split)) * 1000 + num_balls) % 2**64
     return render(world, simulate(world, size, num_balls, own_seed))
 
 

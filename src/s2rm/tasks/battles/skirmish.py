@@ -25,7 +25,7 @@ from s2rm.tasks.battles.fighting import SHIELD_DELAY, UNITS, Battlefield, Slots,
 from s2rm.tasks.battles.polar import CHANNELS, STATE, PolarGrid
 from s2rm.tasks.battles.tactics import draw_tempers, give_orders
 from s2rm.tasks.battles.trajectories import Trajectories, team
-from s2rm.tasks.worlds import at_least, named
+from s2rm.tasks.worlds import at_least, check_amount, named
 
 _LONGEST_SUBSTEP = 1 / 8
 _CHUNK = 1_024
@@ -68,6 +68,9 @@ class SkirmishWorld:
             "SkirmishWorld", vars(self), map_size=16, num_steps=2, clip=2, substeps=1, train_battles=shares,
             val_battles=shares, test_battles=1,
         )  # fmt: skip
+        most, grid = max(self.train_battles, self.val_battles, self.test_battles), self.grid
+        for values in (CHANNELS * grid.num_radii * grid.num_angles, self.substeps):
+            check_amount("SkirmishWorld", most, self.num_steps, values)
         if self.clip > self.num_steps:
             raise ValueError(f"SkirmishWorld: clip must be at most num_steps, {self.num_steps}, got {self.clip}")
         if not 0 < self.seconds_per_step <= self.substeps * _LONGEST_SUBSTEP:

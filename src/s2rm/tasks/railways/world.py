@@ -12,7 +12,7 @@ from torch import Tensor
 
 from s2rm.files import read_tensors, write_tensors
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import at_least, check_tensors, named
+from s2rm.tasks.worlds import at_least, check_amount, check_tensors, named
 from s2rm.views import Episode, Views
 
 STATES = ("waiting", "ready to depart", "broken down off the grid", "moving", "stopped", "broken down", "arrived")
@@ -70,6 +70,9 @@ class RailwayWorld:
             rails_between_cities=1, rail_pairs_in_city=1, longest_malfunction=1, episodes_per_map=1, train_episodes=1,
             val_episodes=1, test_episodes=1,
         )  # fmt: skip
+        most, values = max(self.train_episodes, self.val_episodes, self.test_episodes), len(CHANNELS) * self.view**2
+        check_amount("RailwayWorld", most, self.num_steps, self.num_trains, values)
+        check_amount("RailwayWorld", -(-most // self.episodes_per_map), self.grid**2)
         if not (1 <= self.view <= self.grid and self.view % 2):
             raise ValueError(f"RailwayWorld: view must be odd and at most the grid's {self.grid}, got {self.view}")
         for name, most in (("clip", self.num_steps), ("latest_departure", self.num_steps - 1)):
