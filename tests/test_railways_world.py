@@ -174,7 +174,7 @@ def test_positions_lie_on_the_grid_and_wavelengths_are_as_long_as_it():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"test_episodes": 10**8}, "at most 1e[+]12 values in all, got 100000000 x"),
+        ({"test_episodes": 10**8}, "expected at most 1e[+]12 values in all, got 100000000 x"),
         ({"grid": 10}, "expected grid of at least 20, got 10"),
         ({"num_trains": 0}, "expected num_trains of at least 1, got 0"),
         ({"view": 4}, "view must be odd and at most the grid's 60, got 4"),
