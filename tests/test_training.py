@@ -214,7 +214,7 @@ def test_a_budget_of_time_ends_training(tmp_path):
     assert run.summary()["updates"] > 0
     longer = run.with_limits(minutes=run.summary()["minutes"] + 0.03).train(resume=True, progress=False)
     assert longer.summary()["minutes"] >= run.summary()["minutes"]
-    assert longer.summary()["updates"] > 6
+    assert longer.summary()["updates"] > run.summary()["updates"]
 
 
 def test_a_budget_of_updates_ends_training_with_a_last_validation(tmp_path):
