@@ -39,7 +39,7 @@ class Way:
 
 
 WAYS = {
-    "32 clips a batch": Way(),
+    "as the recipes": Way(),
     "64 clips a batch": Way({"batch_size": 64}),
     "16 clips a batch": Way({"batch_size": 16}),
     "8 clips a batch": Way({"batch_size": 8}),

@@ -30,7 +30,7 @@ class Long(Recipe):
     updates: int = 8500
     """updates of S2GRU; the other models make as many as take the same processor time"""
     batch_size: int = 16
-    """clips in a batch: half as many learn as much in two thirds of the time, see `learning.py`"""
+    """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = tuple(KINDS)

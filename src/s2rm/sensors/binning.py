@@ -53,13 +53,13 @@ def of_one_step(start: np.datetime64) -> str:
 
 
 def warn_of_several_places(
-    cells: Cells, columns: Columns, key: NDArray[np.int64], positions: NDArray[np.float64], names: NDArray[np.object_]
-) -> None:
+    cells: Cells, columns: Columns, key: NDArray[np.int64], order: NDArray[np.int64], positions: NDArray[np.float64],
+    names: NDArray[np.object_],
+) -> None:  # fmt: skip
     """Warn where one sensor is at several places at one time, as in profiles, or where two networks share names.
 
-    `key` is equal in the rows of one sensor and step.
+    `key` is equal in the rows of one sensor and step, and `order` sorts it.
     """
-    order = np.argsort(key, kind="stable")
     again = (np.diff(key[order]) == 0) & (np.diff(positions[order], axis=0) != 0).any(1)
     if not again.any():
         return

@@ -75,9 +75,9 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
-    first = np.diff(key[order], prepend=-1) > 0
     if columns.sensor is not None:
-        warn_of_several_places(cells, columns, key, positions, sensors[sensor])
+        warn_of_several_places(cells, columns, key, order, positions, names)
+    first = np.diff(key[order], prepend=-1) > 0
     turns = [np.nan] * len(columns.position)
     if columns.globe and len(positions):
         west, east = positions[:, 0].min(), positions[:, 0].max()
