@@ -1,6 +1,7 @@
 """The commands for tables: from a file to a report and a forecast."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -197,3 +198,21 @@ def test_no_cell_of_a_csv_is_a_formula():
         "'=1+1", "'+cmd|'x'", "'@sum", "'-a", "-5", "-71.5 42.1", "a=b"
     ]  # fmt: skip
     assert all(line.endswith(",-1.5") for line in lines[1:])
+
+
+def test_a_fit_without_a_report_is_not_finished_with_another_table(fitted, tmp_path, capsys):
+    run, table = fitted
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "report.html").unlink(missing_ok=True)
+    settings = json.loads((copy / "fit.json").read_text())
+    other = {**settings, "reports": "of another table"}
+    fit = ["fit", str(table), *COLUMNS, "--sensor", "sensor", *QUICK, "--out", str(copy)]
+    (copy / "fit.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit):
+        main(fit)
+    assert "of another state of" in " ".join(capsys.readouterr().err.split())
+    assert not (copy / "report.html").exists()
+    (copy / "fit.json").write_text(json.dumps({name: settings[name] for name in settings if name != "reports"}))
+    main(fit)
+    assert (copy / "report.html").is_file()

@@ -165,14 +165,16 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
     if not (folder / SETTINGS).is_file() or (folder / REPORT).exists():
         raise ValueError(f"fit: {folder} is there already; choose another --out")
     kept, now = read_json(folder / SETTINGS), _settings(command, reports)
-    if isinstance(kept, dict) and now["reports"] is not None and kept.get("reports", now["reports"]) != now["reports"]:
-        raise ValueError(
-            f"fit: {folder} holds a fit, without a report, of another state of {command.table}; choose another --out"
-        )
-    if kept != {**now, "reports": kept.get("reports") if isinstance(kept, dict) else None}:
+    # Earlier versions kept no digest of the reports.
+    before, digest = kept.pop("reports", None) if isinstance(kept, dict) else None, now.pop("reports")
+    if kept != now:
         raise ValueError(
             f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
             f"by s2rm fit with the settings in {folder / SETTINGS}"
+        )
+    if before and digest and before != digest:
+        raise ValueError(
+            f"fit: {folder} holds a fit, without a report, of another state of {command.table}; choose another --out"
         )
     return all((folder / name).is_file() for name in (FORECASTER, SUMMARY))
 
