@@ -89,6 +89,10 @@ def test_views_are_what_is_around_each_train(railways):
         assert views.values[b, t, a, TRACK, half, half].any(), "on a track"
 
 
+def test_a_negative_seed_is_a_seed():
+    assert len(collect(dataclasses.replace(WORLD, train_episodes=1), "train", seed=-1).states) == 1
+
+
 def test_the_seed_and_the_split_decide(railways):
     again, other = collect(WORLD, "train", seed=5), collect(WORLD, "val", seed=5)
     for name in ("rails", "positions", "directions", "states", "stations"):

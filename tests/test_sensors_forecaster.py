@@ -211,7 +211,8 @@ def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
 def forecaster(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     training = Training(batch_size=4, epochs=1, learning_rate=1e-3)
-    how = Fit(request.param, num_modules=4, hidden_size=8, context=26, horizon=6, training=training)
+    modules = 4 if request.param == "s2gru" else None
+    how = Fit(request.param, num_modules=modules, hidden_size=8, context=26, horizon=6, training=training)
     made = Forecaster.fit(some_reports(100), folder, how, progress=False)
     return made, folder
 

@@ -593,6 +593,8 @@ HEIGHTS, PLACE = np.zeros((1, 1), np.float32), np.zeros((1, 2))
           for side in (0, -1)),
         *((lambda reports, name=name, size=size: replace(HOW, **{name: size}), f"fit: {name} must be a whole number")
           for name in ("hidden_size", "num_modules") for size in (0, -1)),
+        (lambda reports: Fit("lstm", num_modules=4), "num_modules is an option of s2gru, s2rmc, s2lstm, not of lstm"),
+        (lambda reports: Fit("rims", share_parameters=False), "share_parameters is an option of s2gru, .* not of rims"),
         *((lambda reports, share=share: replace(HOW, validation=share), "fit: validation must be a share")
           for share in (15.0, -1.0, np.nan)),
         (lambda reports: periods(replace(HOW, validation=0.9), reports), "got 60, of which 54 for the validation"),

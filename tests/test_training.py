@@ -311,6 +311,30 @@ def test_options_that_a_resumed_run_would_not_take_are_refused(once, tmp_path, c
     assert (folder / LAST).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content.update(optimizer_states=[]),
+        lambda content: content["optimizer_states"][0].update(state={}),
+        lambda content: content["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda content: content["optimizer_states"][0]["state"][0]["exp_avg_sq"].fill_(torch.nan),
+        lambda content: content.update(epoch="a"),
+        lambda content: content.update(global_step=-1),
+        lambda content: content.update(loops={}),
+    ],
+)
+def test_a_checkpoint_with_which_training_cannot_go_on_changes_nothing(once, tmp_path, spoil):
+    folder = Path(shutil.copytree(once.folder, tmp_path / "run"))
+    content = torch.load(folder / LAST, weights_only=True)
+    spoil(content)
+    torch.save(content, folder / LAST)
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="is not a checkpoint that training wrote") as refused:
+        Run.open(folder).with_limits(epochs=5).train(resume=True, progress=False)
+    assert "\n" not in str(refused.value)
+    assert (folder / "config.json").read_bytes() == before
+
+
 def test_training_that_diverges_is_said_and_leaves_no_summary(tmp_path):
     run = Run.create(tmp_path / "run", replace(TINY, training=Training(1e6, 4, epochs=3)), world=WORLD)
     with pytest.raises(Diverged, match="training diverged, the validation loss of epoch 0 is nan; no weights") as error:

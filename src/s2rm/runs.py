@@ -155,12 +155,16 @@ class Run:
         about = {"parameters": model.num_parameters, "seed": seed, **origin}
         if resume:
             resumable(folder, model, training)
+        kept = read_json(folder / CONFIG)
         self._write_config()  # after all refusals, of which nothing is left
         try:
             ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
         except Diverged as diverged:
             if diverged.ended is not None:  # the best weights can be scored
                 rank_zero_only(write_json)(folder / SUMMARY, {**diverged.ended, **about})
+            raise
+        except ValueError:  # a checkpoint that does not come back
+            rank_zero_only(write_json)(folder / CONFIG, kept)
             raise
         rank_zero_only(write_json)(folder / SUMMARY, {**ended, **about})
         return self

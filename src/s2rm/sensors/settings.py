@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Literal
 
+from s2rm.models.named import SPATIAL
 from s2rm.training.settings import Training
 
 ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
@@ -118,13 +119,14 @@ class Fit:
     """How a forecaster is fitted. What is not given follows from the data.
 
     Raises:
-        ValueError: a size that is not a whole number of at least 1, or a validation that is no share.
+        ValueError: a size that is not a whole number of at least 1, a validation that is no share, or an option that
+            the model does not have.
     """
 
     model: ForecastModel = "s2gru"
     """which model"""
     num_modules: int | None = None
-    """modules of an S2RM; if not given, one for every five sensors, at least 10 and at most 64"""
+    """S2RM only: number of modules; if not given, one for every five sensors, at least 10 and at most 64"""
     hidden_size: int | None = None
     """size of a module's state; if not given, 16 to 64, growing with the number of observed values. The state of a
     recurrent baseline is four times that. The tokens of msa have 64 if not given"""
@@ -151,4 +153,7 @@ class Fit:
                 if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
                     raise ValueError(f"fit: {name} must be a whole number of at least 1, got {size!r}; or leave it out")
                 object.__setattr__(self, name, int(size))
+        if self.model not in SPATIAL and (self.num_modules is not None or not self.share_parameters):
+            option = "share_parameters" if self.num_modules is None else "num_modules"
+            raise ValueError(f"fit: {option} is an option of {', '.join(SPATIAL)}, not of {self.model}; leave it out")
         object.__setattr__(self, "validation", check_share(self.validation, "fit: validation"))

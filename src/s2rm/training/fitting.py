@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -219,9 +219,10 @@ def resumable(folder: Path, model: WorldModel, training: Training) -> Path:
             raise ValueError("lacks parts, or is of another model")
         if not all(value.isfinite().all() for value in content["state_dict"].values()):
             raise ValueError("has weights that are not finite")
+        _check_moments(content, [*model.parameters()])
         before = from_plain(Training, content.get(OPTIONS, asdict(training)))
     except (
-        pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError, ValueError, TypeError,
+        pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError, TypeError,
         AttributeError,
     ) as error:  # fmt: skip
         raise _no_checkpoint(path) from error
@@ -237,6 +238,17 @@ def resumable(folder: Path, model: WorldModel, training: Training) -> Path:
             "leave them as they were, or train anew in another folder"
         )
     return path
+
+
+def _check_moments(content: dict[str, Any], parameters: Sequence[torch.Tensor]) -> None:
+    """Refuse a checkpoint whose optimiser lacks moments of its parameters, or has none that Adam could go on with."""
+    (optimiser,) = content["optimizer_states"]
+    if content["global_step"] < 0 or content["epoch"] < 0 or not optimiser["state"]:
+        raise ValueError("has made no update")
+    for index, state in optimiser["state"].items():
+        for moment in (state["exp_avg"], state["exp_avg_sq"]):
+            if moment.shape != parameters[index].shape or not moment.isfinite().all():
+                raise ValueError("has moments of other parameters, or that are not finite")
 
 
 def _no_checkpoint(path: Path) -> ValueError:

@@ -81,7 +81,7 @@ def collect(world: RailwayWorld, split: str, seed: int = 0, progress: Progress =
     for number in progress(numbers):
         which, again = divmod(number, world.episodes_per_map)
         if not again:
-            random = Random(np.random.SeedSequence([seed, SPLITS.index(split), which]).generate_state(8))
+            random = Random(np.random.SeedSequence([seed % 2**64, SPLITS.index(split), which]).generate_state(8))
             rails, hints = _build(world, random)
             maps.append(torch.from_numpy(rails.grid.copy()))
         played.append(_play(world, rails, hints, random))
