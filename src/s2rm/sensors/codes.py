@@ -19,8 +19,9 @@ FEWEST = 3
 def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> None:
     """Warn where the smallest or largest values are codes of missing ones, further from the rest than it is wide.
 
-    Codes of three digits or more need be further only than the rest's values are from each other, and where nothing
-    else is negative, a negative one of two digits is far enough; any is among directions.
+    Codes of three digits or more, and repeated negative ones where nothing else is negative, need be further only than
+    the rest's values are from each other; where nothing else is negative, one of two digits is far enough, and any
+    among directions.
     """
     codes, rest = _apart(values)
     if not codes or len(rest) < FEWEST:
@@ -28,11 +29,11 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
     low, high = rest.min(), rest.max()
     widest = float(np.diff(np.sort(rest)).max())
     for code in codes:
-        far = widest if abs(code) >= 100 else high - low
+        count = int((values == code).sum())
+        far = widest if abs(code) >= 100 or (code < 0 <= low and count > 1) else high - low
         if code < 0 <= low and (circular or code <= -99):
             far = 0.0
         if max(low - code, code - high) > far:
-            count = int((values == code).sum())
             warnings.warn(
                 f"read: {name!r} of {table} is {code:g} in {count} rows, far from the others, {low:g} to {high:g}; "
                 "if that means missing, leave these cells empty",
