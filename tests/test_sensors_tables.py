@@ -948,7 +948,7 @@ class TestMistakes:
         frame = table().assign(temp=[-9.0, 8.0, 10.0, 12.0, -9.0, 14.0])
         with pytest.warns(UserWarning, match="'temp' of the table is -9 in 2 rows, far from the others, 8 to 14"):
             read_reports(frame, COLUMNS)
-        read_reports(frame.assign(temp=[-9.0, 8.0, 20.0, 12.0, 9.0, 14.0]), COLUMNS)
+        read_reports(frame.assign(temp=[-9.0, 8.0, 30.0, 12.0, 9.0, 14.0]), COLUMNS)
 
     def test_a_cold_day_is_no_code(self):
         read_reports(table().assign(temp=[-9.9, 3.0, 20.0, 14.0, 11.0, 25.0]), COLUMNS)

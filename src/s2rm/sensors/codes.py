@@ -57,4 +57,4 @@ def _apart(values: NDArray[np.float64]) -> tuple[list[float], NDArray[np.float64
 def _is_code(value: float) -> bool:
     digits = f"{abs(value):.6g}"
     nines = digits.replace(".", "", 1)
-    return digits in OTHERS or (len(nines) > 1 and set(nines) == {"9"})
+    return digits in OTHERS or (set(nines) == {"9"} and (len(nines) > 1 or value == -9))
