@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -58,7 +59,9 @@ def plainly(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The same run with all gradients computed by autograd."""
 
     def plain() -> Tensor:
-        with patch("s2rm.nn.over_time.by_autograd", lambda device: True):
+        with ExitStack() as patches:
+            for module in ("over_time", "rims"):
+                patches.enter_context(patch(f"s2rm.nn.{module}.by_autograd", lambda device: True))
             return run()
 
     return plain

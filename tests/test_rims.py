@@ -130,11 +130,57 @@ def test_inactive_modules_keep_their_state_and_pass_the_gradient():
     assert torch.equal(gradient[0], (~active).float())
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("num_active", [1, 3, 4])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("value_size", [8, 6])
+def test_all_steps_at_once_equal_the_steps_one_by_one(cell, num_active, masked, value_size):
+    torch.manual_seed(0)
+    rims = RIMs(
+        5, 12, batch_first=True, num_modules=4, num_active=num_active, cell=cell, communication_heads=2,
+        communication_key_size=8, communication_value_size=value_size,
+    ).double()  # fmt: skip
+    inputs = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    state = [torch.randn(1, 3, 12, dtype=torch.float64, requires_grad=True) for _ in range(1 + (cell == "lstm"))]
+    mask = torch.rand(3, 7) < 0.7 if masked else None
+    into = [inputs, *state, *rims.parameters()]
+
+    def outcome():
+        outputs, last = rims(inputs, state, mask)
+        results = [outputs, *(last if isinstance(last, tuple) else [last])]
+        total = sum((part * torch.arange(part.numel()).view_as(part).cos()).sum() for part in results)
+        return [*results, *torch.autograd.grad(total, into)]
+
+    at_once = outcome()
+    for name, node in (("_LoopBackward", True), ("StackBackward0", False)):
+        graph, seen = [rims(inputs, state, mask)[0].grad_fn], set()
+        while graph:
+            seen.add(graph[-1].name())
+            graph += [function for function, _ in graph.pop().next_functions if function is not None]
+        assert (name in seen) == node
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("s2rm.nn.rims.by_autograd", lambda device: True)
+        torch.testing.assert_close(at_once, outcome(), rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(rims(inputs, state, mask)[0], at_once[0])
+
+
+@pytest.mark.parametrize("frozen", ["inputs", "weights"])
+def test_all_steps_at_once_need_not_learn_all(frozen):
+    rims, inputs = RIMs(5, 12, batch_first=True, num_modules=4, num_active=3), torch.randn(2, 6, 5)
+    if frozen == "weights":
+        rims.requires_grad_(False)
+        inputs.requires_grad_()
+    rims(inputs)[0].square().sum().backward()
+    learned = [inputs] if frozen == "weights" else [*rims.parameters()]
+    assert all(part.grad is not None and part.grad.isfinite().all() for part in learned)
+
+
 def test_a_trace_records_every_module_of_every_layer():
     rims = RIMs(7, 12, num_layers=2, bidirectional=True, num_modules=4, num_active=3)
     inputs = torch.randn(5, 2, 7)
     outputs, traces = rims.trace(inputs)
-    assert torch.equal(outputs, rims(inputs)[0])
+    torch.testing.assert_close(outputs, rims(inputs)[0])
     assert len(traces) == 4
     for trace in traces:
         assert trace.active.shape == (2, 5, 4)

@@ -11,7 +11,7 @@ maps of the inputs, $W x$, and of the messages, $U h$, with all tensors module f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -160,22 +160,31 @@ class GRUStep(Function):
     def forward(
         ctx: Context, inputs: Tensor, hidden: Tensor, carried: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> Tensor:
-        size = carried.shape[-1]
-        input_gates, hidden_gates = maps[0].product(inputs), maps[1].product(hidden)
-        hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
-        gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
-        reset, update = gates.chunk(2, -1)
-        candidate = torch.addcmul(input_gates[..., 2 * size :], reset, hidden_candidate).tanh_()
-        ctx.save_for_backward(
-            gates, candidate, hidden_candidate, carried, inputs, hidden, *(map_.weight for map_ in maps), *tokens
-        )
+        after, *kept = GRUStep.of(maps[0].product(inputs), maps[1].product(hidden), carried)
+        ctx.save_for_backward(*kept, inputs, hidden, *(map_.weight for map_ in maps), *tokens)
         ctx.sums = [map_.sums for map_ in maps]
-        return torch.lerp(candidate, carried, update)
+        return after
 
     @staticmethod
     @once
     def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gates, candidate, hidden_candidate, carried, *maps = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        return _gradients([*saved[4:]], ctx.sums, *GRUStep.gradients(saved[:4], gradient))
+
+    @staticmethod
+    def of(input_gates: Tensor, hidden_gates: Tensor, carried: Tensor) -> tuple[Tensor, ...]:
+        """The next state from the outputs of both maps, `(M, B, 3H)`, and what the gradients need."""
+        size = carried.shape[-1]
+        hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
+        gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
+        reset, update = gates.chunk(2, -1)
+        candidate = torch.addcmul(input_gates[..., 2 * size :], reset, hidden_candidate).tanh_()
+        return torch.lerp(candidate, carried, update), gates, candidate, hidden_candidate, carried
+
+    @staticmethod
+    def gradients(kept: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the outputs of both maps and of the state that is carried on."""
+        gates, candidate, hidden_candidate, carried = kept
         size = carried.shape[-1]
         reset, update = gates.chunk(2, -1)
         # With g = dL/dh' and a the candidate before its tanh:
@@ -189,7 +198,7 @@ class GRUStep(Function):
         torch.mul(to_candidate, hidden_candidate, out=to_gates[..., :size])
         torch.mul(carried - candidate, gradient, out=to_gates[..., size:])
         to_hidden[..., : 2 * size] = aten.sigmoid_backward.grad_input(to_gates, gates, grad_input=to_gates)
-        return _gradients(maps, ctx.sums, to_input, to_hidden, to_carried)
+        return to_input, to_hidden, to_carried
 
 
 class LSTMStep(Function):
@@ -202,24 +211,37 @@ class LSTMStep(Function):
     def forward(
         ctx: Context, inputs: Tensor, hidden: Tensor, memory: Tensor, maps: list[Summed], *tokens: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        size = memory.shape[-1]
         bias = maps[0].bias + maps[1].bias  # type: ignore[operator]
         gates = torch.baddbmm(bias[:, None], inputs, maps[0].weight)
-        gates.baddbmm_(hidden, maps[1].weight)
+        state, after, *kept = LSTMStep.of(gates.baddbmm_(hidden, maps[1].weight), memory)
+        ctx.save_for_backward(*kept, inputs, hidden, *(map_.weight for map_ in maps), *tokens)
+        ctx.sums = [map_.sums for map_ in maps]
+        return state, after
+
+    @staticmethod
+    @once
+    def backward(ctx: Context, to_state: Tensor, to_memory: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        to_gates, to_carried = LSTMStep.gradients(saved[:3], to_state, to_memory)
+        return _gradients([*saved[3:]], ctx.sums, to_gates, to_gates, to_carried)
+
+    @staticmethod
+    def of(gates: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
+        """The next state and memory from the summed outputs of both maps, `(M, B, 4H)`, which become the gates, and
+        what the gradients need."""
+        size = memory.shape[-1]
         i, f, g, o = gates.chunk(4, -1)
         gates[..., : 2 * size].sigmoid_()
         g.tanh_()
         o.sigmoid_()
         after = torch.addcmul(f * memory, i, g)
         squashed = after.tanh()
-        ctx.save_for_backward(gates, memory, squashed, inputs, hidden, *(map_.weight for map_ in maps), *tokens)
-        ctx.sums = [map_.sums for map_ in maps]
-        return o * squashed, after
+        return o * squashed, after, gates, memory, squashed
 
     @staticmethod
-    @once
-    def backward(ctx: Context, to_state: Tensor, to_memory: Tensor) -> tuple[Tensor | None, ...]:
-        gates, memory, squashed, *maps = ctx.saved_tensors
+    def gradients(kept: Sequence[Tensor], to_state: Tensor, to_memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of the summed outputs of both maps and of the memory that is carried on."""
+        gates, memory, squashed = kept
         size = memory.shape[-1]
         i, f, g, o = gates.chunk(4, -1)
         # dc' = dh' o (1 - tanh²(c')) + its own gradient;  di = dc' g,  df = dc' c,  dg = dc' i,  do = dh' tanh(c'),
@@ -234,7 +256,7 @@ class LSTMStep(Function):
         aten.sigmoid_backward.grad_input(to_i_f, gates[..., : 2 * size], grad_input=to_i_f)
         aten.tanh_backward.grad_input(to_g, g, grad_input=to_g)
         aten.sigmoid_backward.grad_input(to_o, o, grad_input=to_o)
-        return _gradients(maps, ctx.sums, to_gates, to_gates, to_after.mul_(f))
+        return to_gates, to_after.mul_(f)
 
 
 def _gradients(

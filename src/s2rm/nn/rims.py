@@ -14,8 +14,9 @@ from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 from torch.nn.utils.rnn import PackedSequence
 
 from s2rm.nn.core import Layer, RecurrentCore, State
-from s2rm.nn.over_time import LinearMap
+from s2rm.nn.over_time import LinearMap, by_autograd
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState, grouped_over_time
+from s2rm.nn.rims_loop import Sizes, Weights, run
 
 Steps = TypeVar("Steps", Tensor, PackedSequence)
 
@@ -79,6 +80,32 @@ class RIMsLayer(Layer):
         zeros = self.input_key.new_zeros(batch_size, self.num_modules * self.size)
         return (zeros, zeros) if isinstance(self.cell, GroupedLSTMCell) else (zeros,)
 
+    def forward(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        usual = self.selection == "zero_row" and self.reading.num == 1 and (inputs.ndim == 3 or inputs.shape[2] == 1)
+        dropped = self.training and self.attention_dropout > 0
+        if not usual or dropped or self.records is not None or by_autograd(inputs.device):
+            return super().forward(inputs, state, mask)
+        return self._at_once(inputs if inputs.ndim == 3 else inputs.squeeze(2), state, mask)
+
+    def _at_once(
+        self, inputs: Float[Tensor, "B T D"], state: State, mask: Bool[Tensor, "B T"] | None
+    ) -> tuple[Tensor, State]:
+        """As `steps`, in the usual case, by one node of the graph for all of them."""
+        across = inputs.transpose(0, 1)
+        keys = (across @ self.input_key).flatten(0, 1) / math.sqrt(self.reading.key_size)
+        queried = (keys @ self.input_query.mT).unflatten(1, across.shape[:2])
+        gates = ((across @ self.input_value).flatten(0, 1) @ self.cell.weight_input).unflatten(1, across.shape[:2])
+        of_cell = (self.cell.weight_hidden, self.cell.bias_input.unsqueeze(1), self.cell.bias_hidden.unsqueeze(1))
+        queries, *others = self.communication_in.split(self.communication_sizes, -1)
+        communication_in = torch.cat([queries / math.sqrt(self.communication.key_size), *others], -1)
+        weights = Weights(*of_cell, communication_in, self.communication_out)
+        sizes = Sizes(self.num_active, self.communication.num, self.communication_sizes)
+        parts = [part.unflatten(-1, (self.num_modules, self.size)).transpose(0, 1) for part in state]
+        states, *last = run(queried, gates, mask, parts, weights, sizes)
+        outputs = states.permute(2, 1, 0, 3).flatten(2)
+        outputs = outputs if mask is None else torch.where(mask[..., None], outputs, 0.0)
+        return outputs, tuple(part.transpose(0, 1).flatten(1) for part in last)
+
     def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
         rows = inputs if inputs.ndim == 4 else inputs.unsqueeze(2)
         # Keys and values do not depend on the state: all steps at once, time first, (T, B, K, D, rows) and
@@ -110,7 +137,9 @@ class RIMsLayer(Layer):
         if self.selection == "zero_row":
             # The null row's key is zero, hence its score too; its value is zero and adds nothing to the sum.
             weights = pad(scores, (1, 0)).softmax(-1)
-            interest, read = -weights[..., 0].mean(1), weights[..., 1:]
+            # Of one head, the order of the scores is that of the weights, and holds where weights round to 0 or 1.
+            interest = scores.logsumexp(-1)[:, 0] if self.reading.num == 1 else -weights[..., 0].mean(1)
+            read = weights[..., 1:]
         else:
             weights = scores.masked_fill(~kept[:, None], -torch.inf).softmax(2)
             interest, read = weights.sum(-1).mean(1), weights
