@@ -1,7 +1,8 @@
 """Appendix A: trains on a railway, what each will see one step ahead, and the modules' enclaves (Figure 9).
 
-Trains S2GRU with 10 modules and scores it beside two predictors that know nothing of motion. Episodes and training are
-kept in the run's folder. Writes `results/railways.json` and two pictures.
+Trains S2GRU with 10 modules and scores it beside two predictors that know nothing of motion; with `--corrects` it
+predicts corrections to one of them, what was last seen. Episodes and training are kept in the run's folder. Writes
+`results/railways-rotated.json` or `results/railways-corrected.json`, and two pictures.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ class Recipe:
     """updates of the model"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
+    corrects: bool = False
+    """predict corrections to what was last seen"""
     learning_rate: float = 2e-3
     """of Adam, at the start"""
     seed: int = 0
     """of the episodes and of training"""
     runs: Path = Path("runs/railways")
     """where the run folders are"""
-    out: Path = Path("results/railways.json")
-    """the scores"""
+    out: Path | None = None
+    """the scores; if not given, in `results/`"""
     figures: Path = Path("docs/figures")
     """where the pictures go"""
 
@@ -55,8 +58,9 @@ def main(recipe: Recipe) -> None:
         learning_rate=recipe.learning_rate, batch_size=16, updates=recipe.updates, patience=1000,
         gradient_norm=1.0, seed=seed, unit_variance=True,
     )  # fmt: skip
-    folder = recipe.runs / f"{recipe.size}-{seed}"
-    run = Run.finished(folder, Settings(model="s2gru", training=training), "railways", world)
+    name = "railways-corrected" if recipe.corrects else "railways-rotated"
+    folder = recipe.runs / name / f"{recipe.size}-{seed}"
+    run = Run.finished(folder, Settings("s2gru", training=training, corrects=recipe.corrects), "railways", world)
     rows = score([run], None, lambda cases: track(list(cases), run.label))["rows"]
     model = run.load_model()
     assert isinstance(model, S2RM)
@@ -65,17 +69,17 @@ def main(recipe: Recipe) -> None:
         weights = model.enclaves(torch.cartesian_prod(line, line)).unflatten(1, (world.grid, world.grid))
         kernel = model.interaction_graph()
     write(
-        recipe.out, [run.about()], rows, seed=seed, world=asdict(world),
+        recipe.out or Path(f"results/{name}.json"), [run.about()], rows, seed=seed, world=asdict(world),
         neighbours_of_each_module=((kernel > 0).sum(1) - 1).tolist(),
         cells_that_some_module_sees=float((weights > 0).any(0).float().mean()),
     )  # fmt: skip
     trivial = trivial_predictors(world, seed, folder)
     predictors = {run.label: model_predictor(model, trivial.last_seen), **trivial.by_name}
-    draw(
-        recipe.figures,
-        railways_enclaves=png(interaction_graph(kernel, weights)),
-        railways_views=png(predictions(world, collected(world, "test", seed, folder), predictors)),
-    )
+    pictures = {
+        "enclaves": png(interaction_graph(kernel, weights)),
+        "views": png(predictions(world, collected(world, "test", seed, folder), predictors)),
+    }
+    draw(recipe.figures, **{f"{name}_{what}": picture for what, picture in pictures.items()})
 
 
 if __name__ == "__main__":

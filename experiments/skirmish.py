@@ -1,8 +1,9 @@
 """Table 1, Figure 8 and Tables 4 to 7, on simulated skirmishes: unit types, markers and stats, with silent agents.
 
 The battles are not StarCraft II, and so not the paper's data. Every model trains for the same processor time at
-the same learning rate, from layers of unit variance. Writes `results/skirmish.json` after every run, so that the
-command continues where it was stopped, and pictures.
+the same learning rate, from layers of unit variance. With `--corrects` they predict corrections to what was last seen.
+Writes `results/skirmish-rotated.json` or `results/skirmish-corrected.json` after every run, so that the command
+continues where it was stopped, and pictures.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from s2rm.report.figures import png
 from s2rm.runs import Run, score
 from s2rm.settings import Settings
 from s2rm.tasks.battles import TASK
-from s2rm.tasks.battles.report import SHARE, SHOWN, from_above, moments, scores_by_reporting
+from s2rm.tasks.battles.report import SHARE, SHOWN, can_be_asked_anywhere, from_above, moments, scores_by_reporting
 from s2rm.tasks.battles.scores import REPORTING
 from s2rm.tasks.battles.skirmish import battles
 from s2rm.training import Training
@@ -36,6 +37,8 @@ class Skirmish:
     """preset of the world"""
     models: tuple[ModelName, ...] = ("s2gru", "s2rmc", "rmc", "lstm")
     """models to train"""
+    corrects: bool = False
+    """predict corrections to what was last seen"""
     seeds: int = 1
     """of worlds and weights"""
     learning_rate: float = 2e-3
@@ -46,8 +49,8 @@ class Skirmish:
     """what `benchmarks/updates.py` measured on the balls"""
     runs: Path = Path("runs/skirmish")
     """where the run folders are"""
-    out: Path = Path("results/skirmish.json")
-    """the scores"""
+    out: Path | None = None
+    """the scores; if not given, in `results/`"""
     figures: Path = Path("docs/figures")
     """where the pictures go"""
 
@@ -56,10 +59,12 @@ def main(recipe: Skirmish) -> None:
     """Train and score what is missing, write the scores, draw the pictures."""
     world = TASK.preset(recipe.size)
     trained: dict[str, Run] = {}
+    name = "skirmish-corrected" if recipe.corrects else "skirmish-rotated"
+    out = recipe.out or Path(f"results/{name}.json")
     for seed in range(recipe.seeds):
         for model in recipe.models:
-            known = {(run["label"], run["seed"]) for run in read(recipe.out).get("runs", [])}
-            folder, label = recipe.runs / f"{model}-{seed}", LABELS[model]
+            known = {(run["label"], run["seed"]) for run in read(out).get("runs", [])}
+            folder, label = recipe.runs / name / f"{model}-{seed}", LABELS[model]
             if (label, seed) in known and not folder.is_dir():
                 continue
             training = Training(
@@ -67,20 +72,21 @@ def main(recipe: Skirmish) -> None:
                 unit_variance=True, updates=same_time(model, recipe.updates, recipe.times),
             )  # fmt: skip
             # Units are a map unit or two apart, which wavelengths from half the map's side resolve too slowly.
-            settings = Settings(model, training=training, shortest=world.side / 4, longest=4 * world.side)
+            waves = {"shortest": world.side / 4, "longest": 4 * world.side}
+            settings = Settings(model, training=training, corrects=recipe.corrects, **waves)
             run = Run.finished(folder, settings, TASK.name, world)
             if seed == 0:
                 trained[label] = run
             if (label, seed) not in known:
                 found = score([run], recipe.shares, lambda cases, label=label: track(list(cases), label))
-                add(recipe.out, [run.about()], found["rows"])
+                add(out, [run.about()], found["rows"])
     loaded = {label: run.load_model() for label, run in trained.items()}
-    models = {label: model for label, model in loaded.items() if not model.is_oracle}
+    models = {label: model for label, model in loaded.items() if can_be_asked_anywhere(model)}
     if models:
         battle = battles(replace(world, test_battles=1), "test", 0, SHOWN)
         above = from_above(models, world, battle, SHARE, moments(battle))
-        draw(recipe.figures, skirmish_from_above=png(above))
-    draw(recipe.figures, skirmish_reporting=png(scores_by_reporting(read(recipe.out)["rows"])))
+        draw(recipe.figures, **{f"{name}_from_above": png(above)})
+    draw(recipe.figures, **{f"{name}_reporting": png(scores_by_reporting(read(out)["rows"]))})
 
 
 if __name__ == "__main__":

@@ -183,8 +183,8 @@ def test_the_railway_is_collected_and_trained_on_once(run, script, tmp_path):
     assert all(0 <= row[name] <= 1 for row in rows.values() for name in ("f1", "f1_trains", "f1_other_trains"))
     assert rows["mean view"]["log_likelihood"] < rows["last seen"]["log_likelihood"] < 0
     assert len(first["neighbours_of_each_module"]) == 10
-    assert is_png(tmp_path / "railways-enclaves.png")
-    assert is_png(tmp_path / "railways-views.png")
+    assert is_png(tmp_path / "railways-rotated-enclaves.png")
+    assert is_png(tmp_path / "railways-rotated-views.png")
     with pytest.raises((SystemExit, ValueError), match="holds a run of other settings; delete it or choose another"):
         script(EXPERIMENTS / "railways.py", "--size", "tiny", "--updates", 2, *options)
 
@@ -200,8 +200,20 @@ def test_skirmishes_are_trained_on_scored_and_drawn(run, tmp_path):
     rows = [tuple(row[key] for key in ("predictor", "scenario", "reporting", "seed")) for row in result["rows"]]
     assert len(rows) == len(set(rows)) == 4 * (2 + 5)
     assert {row[0] for row in rows} == {"S2GRU", "LSTM", "nobody moves", "last seen"}
-    for name in ("skirmish-from-above", "skirmish-reporting"):
-        assert is_png(tmp_path / f"{name}.png")
+    for name in ("from-above", "reporting"):
+        assert is_png(tmp_path / f"skirmish-rotated-{name}.png")
+
+
+def test_corrections_are_another_result(run, tmp_path):
+    options = ["--runs", tmp_path / "runs", "--figures", tmp_path, "--corrects"]
+    run("skirmish.py", *options, "--out", tmp_path / "skirmish.json", "--shares", 1.0, "--models", "s2gru")
+    run("railways.py", *options, "--out", tmp_path / "railways.json")
+    for name, pictures in (("skirmish", {"reporting"}), ("railways", {"enclaves", "views"})):
+        rows = json.loads((tmp_path / f"{name}.json").read_text())["rows"]
+        assert {row["predictor"] for row in rows} >= {"S2GRU", "last seen"}
+        assert {path.stem for path in tmp_path.glob(f"{name}-*.png")} == {
+            f"{name}-corrected-{what}" for what in pictures
+        }
 
 
 def test_the_search_tries_all_and_goes_on_where_it_was(run, tmp_path):
