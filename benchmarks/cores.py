@@ -27,6 +27,12 @@ Products = list[tuple[int, int, int, int]]
 """(number, rows, inner size, columns) of the matrix products of one step"""
 
 
+SMALL = (
+    (60, 1, 50), (60, 32, 50), (60, 64, 50), (128, 1, 50), (128, 32, 50), (128, 64, 50), (128, 32, 20), (128, 32, 200),
+)  # fmt: skip
+"""hidden size, batch and steps"""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """The cores of the family, forward and training step."""
@@ -41,6 +47,10 @@ class Benchmark:
     """number of threads; all cores if not given"""
     out: Path | None = None
     """where to write the times as JSON"""
+    small: bool = False
+    """instead, cores of the sizes that people try first, beside an nn.LSTM of as many parameters"""
+    sizes: tuple[tuple[int, int, int], ...] = SMALL
+    """hidden size, batch and steps of the small cores"""
     compare: Path | None = None
     """a Python file whose `make(input_size, hidden_size)` returns a module called like nn.LSTM, batch first"""
 
@@ -160,11 +170,11 @@ def floor(products: Products, steps: int, train: bool) -> Callable[[], None]:
     return run
 
 
-def lstm_of_equal_size(module: nn.Module) -> nn.LSTM:
-    """An LSTM with inputs of 512 and as many parameters."""
+def lstm_of_equal_size(module: nn.Module, inputs: int = 512) -> nn.LSTM:
+    """An LSTM with inputs of this size and as many parameters."""
     wanted = sum(parameter.numel() for parameter in module.parameters())
-    size = next(size for size in range(1, 10_000) if 4 * size * (512 + size + 2) >= wanted)
-    return nn.LSTM(512, size, batch_first=True)
+    size = next(size for size in range(1, 10_000) if 4 * size * (inputs + size + 2) >= wanted)
+    return nn.LSTM(inputs, size, batch_first=True)
 
 
 def one_pass(run: Callable[[], Tensor | None], train: bool) -> Callable[[], None]:
@@ -203,12 +213,62 @@ def measure(benchmark: Benchmark, core: Core, train: bool) -> dict[str, float]:
     return {**medians, "peak_bytes": peak_bytes(one_pass(core.run, train))}
 
 
+def small_cores(
+    hidden: int, views: int = 10
+) -> dict[str, tuple[nn.Module, Callable[[int, int], Callable[[], Tensor]]]]:
+    """Cores with inputs of 32, and what makes a run of a batch and a number of steps."""
+    modules = 6 if hidden % 6 == 0 else 4
+    rims = RIMs(32, hidden, batch_first=True, num_modules=modules, num_active=modules - 2)
+    memory = RelationalMemory(32, hidden, batch_first=True, num_heads=4)
+    size = {"value_shape": (2,), "num_coordinates": 2, "codec": "mlp", "shortest": 24.0, "longest": 384.0}
+    model = S2GRU(**size, num_modules=4, hidden_size=hidden // 4)
+    parts = nn.ModuleList([model.input_attention, model.intercell_attention, model.cell, model.modules_on_sphere])
+
+    def sequence(core: RIMs | RelationalMemory) -> Callable[[int, int], Callable[[], Tensor]]:
+        def given(batch: int, steps: int) -> Callable[[], Tensor]:
+            inputs = torch.randn(batch, steps, 32)
+            return lambda: core(inputs)[0]
+
+        return given
+
+    def seen(batch: int, steps: int) -> Callable[[], Tensor]:
+        embedded = model.embedding(24 * torch.rand(batch, steps, views, 2))
+        encodings, mask = torch.randn(batch, steps, views, hidden // 4), torch.ones(batch, steps, views).bool()
+        return lambda: model.cell.message(model.unroll(embedded, encodings, mask, model.initial_state(batch)))
+
+    return {"RIMs": (rims, sequence(rims)), "RMC": (memory, sequence(memory)), "S2GRU": (parts, seen)}
+
+
+def time_small(benchmark: Benchmark) -> None:
+    """Time training steps of small cores, print, write JSON."""
+    table = Table(title="training step of small cores; times as long as an nn.LSTM with as many parameters")
+    for head in ("core", "hidden", "batch", "steps", "threads", "ms", "/ nn.LSTM"):
+        table.add_column(head, justify="right")
+    rows = []
+    for threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(threads)
+        for hidden, batch, steps in benchmark.sizes:
+            for name, (module, given) in small_cores(hidden).items():
+                lstm, inputs = lstm_of_equal_size(module, 32), torch.randn(batch, steps, 32)
+                runs = {"ours": given(batch, steps), "lstm": lambda lstm=lstm, inputs=inputs: lstm(inputs)[0]}
+                times = in_turn({key: one_pass(run, True) for key, run in runs.items()}, benchmark.repeats)
+                sizes = {"hidden": hidden, "batch": batch, "steps": steps, "threads": threads}
+                rows.append({"core": name, **sizes, **times})
+                ratio = f"{times['ours'] / times['lstm']:.1f}"
+                table.add_row(name, *map(str, sizes.values()), f"{1e3 * times['ours']:.1f}", ratio)
+    Console().print(table)
+    save(benchmark.out, rows)
+
+
 def main(benchmark: Benchmark) -> None:
     """Time everything, print ratios, write JSON."""
     torch.manual_seed(0)
     keep_freed_memory()  # as training does
     if benchmark.threads:
         torch.set_num_threads(benchmark.threads)
+    if benchmark.small:
+        time_small(benchmark)
+        return
     compared = ["ours", "reference", "lstm", *(["compare"] if benchmark.compare else [])]
     table = Table(title=f"batch {benchmark.batch}, {benchmark.steps} steps; ratios to the floor")
     for head in ("core", "pass", "floor", *compared):

@@ -311,6 +311,16 @@ def test_the_benchmark_of_the_cores_runs_small(script, tmp_path):
     assert all(row[key] > 0 for row in times for key in ("ours", "reference", "lstm", "floor", "peak_bytes", "compare"))
 
 
+def test_the_benchmark_of_small_cores_runs_small(script, tmp_path):
+    script(
+        BENCHMARKS / "cores.py", "--small", "--sizes", 60, 2, 3, "--threads", 1, "--repeats", 1, "--out",
+        tmp_path / "out",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out").read_text())["rows"]
+    assert [row["core"] for row in rows] == ["RIMs", "RMC", "S2GRU"]
+    assert all(row["ours"] > 0 and row["lstm"] > 0 for row in rows)
+
+
 SMALL = {
     "data_waits.py": ["--task", "skirmish", "--size", "tiny", "--updates", 2],
     "precision.py": ["--size", "tiny", "--updates", 2],
