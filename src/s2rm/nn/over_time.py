@@ -42,13 +42,18 @@ def once(backward: Callable[..., R]) -> Callable[..., R]:
 
 
 class Sums:
-    """The gradients of a weight and its bias, summed over the steps of one backward pass."""
+    """The gradients of a weight and its bias, summed over the steps of one backward pass.
+
+    Each product reads and writes the sum of a weight's gradient. Where a step has few rows, that takes longer than the
+    product itself, so several steps wait for one product.
+    """
 
     def __init__(self, weight: bool, bias: bool):
         self.wanted, self.backward_pass = (weight, bias), -1
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
         self.ones: Tensor | None = None
+        self.waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """Add the share of one step, from the map's inputs and the gradient of its output."""
@@ -56,7 +61,20 @@ class Sums:
         # continue them, and only the number of the pass, for which PyTorch has no public name, distinguishes the two.
         now = torch._C._current_graph_task_id()
         if self.backward_pass != now:
-            self.weight, self.bias, self.backward_pass = None, None, now
+            self.weight, self.bias, self.backward_pass, self.waiting = None, None, now, []
+        self.waiting.append((inputs, gradient))
+        (rows, size), columns = inputs.shape[-2:], gradient.shape[-1]
+        if len(self.waiting) * rows * (size + columns) >= 2 * size * columns:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add what waits."""
+        if not self.waiting:
+            return
+        inputs, gradient = (
+            parts[0] if len(parts) == 1 else torch.cat(parts, -2) for parts in zip(*self.waiting, strict=True)
+        )
+        self.waiting = []
         if self.wanted[0]:
             self.weight = _added(self.weight, inputs.mT, gradient)
         if self.wanted[1]:
@@ -107,6 +125,7 @@ class _Collect(Function):
     @staticmethod
     @once
     def backward(ctx: Context, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        ctx.sums.flush()
         weight, bias = ctx.sums.weight, ctx.sums.bias
         ctx.sums.weight = ctx.sums.bias = None
         return weight, None if bias is None else bias.squeeze(-2), None
