@@ -263,7 +263,11 @@ def test_claims_are_decided_by_the_numbers(page, claims):
     )  # fmt: skip
     assert decided(*above, S2GRU=[0.8, 0.9], RIMs=[0.6, 0.85], **others)[0] == claims.UNDECIDED, "the seeds overlap"
     assert decided(*above, S2GRU=[0.6], RIMs=[0.7], **others)[0] == claims.NOT
-    assert decided(*above, S2GRU=[0.8], **others) == (claims.UNDECIDED, "not run yet: RIMs")
+    verdict, because = decided(*above, S2GRU=[0.8], **others)
+    assert verdict == claims.UNDECIDED
+    assert because.endswith("; RIMs not run yet")
+    assert decided(*above, S2GRU=[0.45], **others)[0] == claims.NOT
+    assert decided(*above, S2GRU=[0.8]) == (claims.UNDECIDED, "not run yet: RIMs, RMC, LSTM, GRU")
     assert {claim.because for claim in claims.decided("balls", {})} == {"not run yet"}
     still, others = [0.25] * 4, {name: [0.26] * 4 for name in ("RIMs", "last seen")}
     for f1, expected in (([0.8, 0.7, 0.6, 0.55], claims.HOLDS), ([0.8, 0.5, 0.4, 0.3], claims.NOT)):
