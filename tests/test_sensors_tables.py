@@ -347,6 +347,17 @@ class TestTimes:
         assert "expected times with an offset from UTC like '2013-05-01T00:00:00Z'" in message
         assert f"got '{other}' in row 2; write all of them in UTC" in message
 
+    @pytest.mark.parametrize("late", ["2013-05-01T24:00", "2013-05-01 24:00:00", "20130501T2400", "2013-05-01T24"])
+    def test_24_o_clock_is_0_o_clock_of_the_next_day(self, late):
+        times = ["2013-05-01T22:00", "2013-05-01T23:00", late]
+        reports = read_reports(table().assign(time=np.repeat(times, 2)), COLUMNS)
+        assert reports.num_steps == 3
+        assert reports.times[-1] == np.datetime64("2013-05-02T00:00")
+
+    @pytest.mark.parametrize("wrong", ["2013-05-01T24:30", "2013-05-01T25:00"])
+    def test_there_is_no_hour_after_24_o_clock(self, wrong):
+        assert "expected times in 'time'" in refusal(table().assign(time=["2013-05-01T22:00"] * 5 + [wrong]))
+
     def test_each_time_has_its_own_offset(self):
         """As `to_csv` writes a column in a zone whose summer time ends at 01:00 UTC."""
         hours = pandas.date_range("2013-10-27T00:00Z", periods=3, freq="h").tz_convert("Europe/Berlin")

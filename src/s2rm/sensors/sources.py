@@ -32,6 +32,8 @@ BLANKS = " \t\r\n\f\v\0\x85\xa0\u202f\u3000\ufeff" + "".join(map(chr, range(0x20
 """what says nothing around a name"""
 _ZONE = re.compile(r"[T ]\d[\d:.,]* ?(Z|[+-]\d\d(?::?\d\d){0,2})\s*$")
 _UTC = re.compile(r"(?<=\d) ?(UTC|GMT|z)$")
+_MIDNIGHT = re.compile(r"(?<=[T ])24(?=(:?00)?(:?00(\.0*)?)? ?(Z|[+-]\d\d(:?\d\d)?)?$)")
+"""24 o'clock of a day, which is 0 o'clock of the next"""
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
 """the calendars all of whose days there are"""
 MISSING = [
@@ -216,7 +218,10 @@ class Cells:
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
             unique = np.array([_UTC.sub("Z", text) for text in unique], dtype=object)
-            moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
+            begun = [_MIDNIGHT.sub("00", text) for text in unique]
+            moments = pd.to_datetime(pd.Index(begun, dtype=object), format="ISO8601", utc=True, errors="coerce")
+            late = [int(text != same) for text, same in zip(unique, begun, strict=True)]
+            moments += pd.to_timedelta(late, unit="D")
             wrong = moments.isna() | ~np.array([bool(DATE.match(text)) for text in unique], dtype=bool)
             self.refuse(wrong[codes], name, "times", texts, "write them as in ISO 8601, 2013-05-01T06:00")
             zoned = np.array([bool(_ZONE.search(text)) for text in unique], dtype=bool)
