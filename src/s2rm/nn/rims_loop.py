@@ -108,7 +108,10 @@ class _Loop(Function):
             gradient = (gradient[0] + to_state, *gradient[1:])
             gradient, to_step = _gradients(query, gate, projected, parts, gradient, back, ctx.sizes)
             found.append(to_step)
-        to_score, to_input, to_hidden, to_told = (torch.stack(each, 1) for each in zip(*reversed(found), strict=True))
+        *firsts, hiddens, tolds = zip(*reversed(found), strict=True)
+        (to_score, to_input), to_told = (torch.stack(each, 1) for each in firsts), torch.stack(tolds, 1)
+        # Of an LSTM both parts of the gates have one gradient.
+        to_hidden = to_input if hiddens[0] is firsts[1][0] else torch.stack(hiddens, 1)
         weight, before, after = (torch.stack([parts[at] for parts in kept], 1) for at in range(3))
         to_weights = Weights(
             _over_all_steps(before, to_hidden),
