@@ -1,5 +1,6 @@
 """Kills at random moments, loads beside a writer, tampered files: fewer than `benchmarks/chaos.py` tries."""
 
+import json
 import random
 import sys
 from pathlib import Path
@@ -22,6 +23,19 @@ FAULTS = (
     "tracebacks",
     "messages of several lines",
 )
+
+
+def test_the_counts_that_the_docs_tell():
+    """Of the full benchmark, whose result is in the repository."""
+    path = Path(__file__).parent.parent / "results" / "chaos.json"
+    *tried, stream = json.loads(path.read_text())["rows"]
+    assert not any(row.get(fault, 0) for row in tried for fault in FAULTS)
+    assert sum(row.get("kills", 0) for row in tried) == 200
+    assert [row["loads"] + row.get("refused", 0) for row in tried if "loads" in row] == [1000]
+    assert [row["taken"] + row["refused"] for row in tried if "taken" in row] == [300]
+    assert stream["steps"] == 10_000
+    assert stream["sensors_end"] == stream["sensors_tenth"]
+    assert stream["peak_mib_end"] <= 1.05 * stream["peak_mib_tenth"]
 
 
 @pytest.fixture(scope="module")
