@@ -38,7 +38,9 @@ results: setup
 	for data in molene ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/leave_one_out.py
 	$(BIN)/python experiments/skirmish.py
+	$(BIN)/python experiments/skirmish.py --corrects --updates 1500
 	$(BIN)/python experiments/railways.py
+	$(BIN)/python experiments/railways.py --corrects --updates 250
 	$(BIN)/python experiments/page.py
 
 results-page: setup

@@ -181,6 +181,9 @@ def test_a_trace_records_every_module_of_every_layer():
     inputs = torch.randn(5, 2, 7)
     outputs, traces = rims.trace(inputs)
     torch.testing.assert_close(outputs, rims(inputs)[0])
+    with pytest.MonkeyPatch.context() as patch:  # one step after the other, as a trace goes
+        patch.setattr("s2rm.nn.rims.by_autograd", lambda device: True)
+        assert torch.equal(outputs, rims(inputs)[0])
     assert len(traces) == 4
     for trace in traces:
         assert trace.active.shape == (2, 5, 4)

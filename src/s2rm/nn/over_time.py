@@ -57,6 +57,8 @@ class Sums:
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """Add the share of one step, from the map's inputs and the gradient of its output."""
+        if not any(self.wanted):
+            return
         # A backward pass that needs no gradient of the weight never collects its sums. The next pass must not
         # continue them, and only the number of the pass, for which PyTorch has no public name, distinguishes the two.
         now = torch._C._current_graph_task_id()
