@@ -72,7 +72,7 @@ def plain_rims(rims, inputs, state, selection="zero_row"):
                     r, z = (ir + hr).sigmoid(), (iz + hz).sigmoid()
                     h[m] = (1 - z) * (i_n + r * hn).tanh() + z * h[m]
             K, D, V = layer.communication
-            projected = [(h[m] @ layer.communication_in[m]).split(layer.communication_sizes) for m in range(M)]
+            projected = [(h[m] @ layer.communication_in[m]).split(layer.communication.parts) for m in range(M)]
             q, k_, v = zip(*projected, strict=True)
             after = list(h)
             for m in active:

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import LinearMap, by_autograd
 from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell, LSTMState, grouped_over_time
-from s2rm.nn.rims_loop import Sizes, Weights, run
+from s2rm.nn.rims_loop import Heads, Weights, run
 
 Steps = TypeVar("Steps", Tensor, PackedSequence)
 
@@ -30,14 +30,6 @@ class Trace(NamedTuple):
     """each module's attention to the rows of the input; row 0 is the null row, where there is one"""
     communication_weights: Float[Tensor, "B T K M M"]
     """each module's attention to the modules; the rows of inactive modules were not used"""
-
-
-class Heads(NamedTuple):
-    """The size of an attention."""
-
-    num: int
-    key_size: int
-    value_size: int
 
 
 class RIMsLayer(Layer):
@@ -63,10 +55,8 @@ class RIMsLayer(Layer):
         self.input_query = weight(num_modules, size, reading.num * reading.key_size)
         kind: type[GroupedLSTMCell | GroupedGRUCell] = GroupedLSTMCell if cell == "lstm" else GroupedGRUCell
         self.cell = kind(num_modules, reading.num * reading.value_size, size)
-        keys, values = communication.num * communication.key_size, communication.num * communication.value_size
-        self.communication_sizes = (keys, keys, values)
-        self.communication_in = weight(num_modules, size, 2 * keys + values)
-        self.communication_out = weight(num_modules, values, size)
+        self.communication_in = weight(num_modules, size, sum(communication.parts))
+        self.communication_out = weight(num_modules, communication.parts[-1], size)
 
     def reset_parameters(self) -> None:
         for weight in (self.input_key, self.input_value, self.input_query):
@@ -96,12 +86,11 @@ class RIMsLayer(Layer):
         queried = (keys @ self.input_query.mT).unflatten(1, across.shape[:2])
         gates = ((across @ self.input_value).flatten(0, 1) @ self.cell.weight_input).unflatten(1, across.shape[:2])
         of_cell = (self.cell.weight_hidden, self.cell.bias_input.unsqueeze(1), self.cell.bias_hidden.unsqueeze(1))
-        queries, *others = self.communication_in.split(self.communication_sizes, -1)
+        queries, *others = self.communication_in.split(self.communication.parts, -1)
         communication_in = torch.cat([queries / math.sqrt(self.communication.key_size), *others], -1)
         weights = Weights(*of_cell, communication_in, self.communication_out)
-        sizes = Sizes(self.num_active, self.communication.num, self.communication_sizes)
         parts = [part.unflatten(-1, (self.num_modules, self.size)).transpose(0, 1) for part in state]
-        states, *last = run(queried, gates, mask, parts, weights, sizes)
+        states, *last = run(queried, gates, mask, parts, weights, self.communication, self.num_active)
         outputs = states.permute(2, 1, 0, 3).flatten(2)
         outputs = outputs if mask is None else torch.where(mask[..., None], outputs, 0.0)
         return outputs, tuple(part.transpose(0, 1).flatten(1) for part in last)
@@ -158,7 +147,7 @@ class RIMsLayer(Layer):
         after = [torch.where(chosen, new, old) for new, old in zip(parts, state, strict=True)]
 
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
-        projected = communication_in(after[0]).split(self.communication_sizes, -1)
+        projected = communication_in(after[0]).split(self.communication.parts, -1)
         q, k, v = (part.unflatten(-1, (self.communication.num, -1)).transpose(1, 2) for part in projected)
         readable = kept[None] if self.masked_modules else None
         rate = self.attention_dropout if self.training else 0.0

@@ -37,19 +37,22 @@ class Weights(NamedTuple):
     communication_out: Float[Tensor, "M V H"]
 
 
-class Sizes(NamedTuple):
-    """What the weights do not tell."""
+class Heads(NamedTuple):
+    """The size of an attention."""
 
-    num_active: int
-    heads: int
-    """of the communication"""
-    parts: tuple[int, int, int]
-    """lengths of queries, keys and values, of all heads together"""
+    num: int
+    key_size: int
+    value_size: int
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """Lengths of the queries, keys and values of all heads side by side."""
+        return self.num * self.key_size, self.num * self.key_size, self.num * self.value_size
 
 
 def run(
     queried: Float[Tensor, "M T B H"], gates: Float[Tensor, "M T B G"], mask: Bool[Tensor, "B T"] | None,
-    state: Sequence[Float[Tensor, "M B H"]], weights: Weights, sizes: Sizes,
+    state: Sequence[Float[Tensor, "M B H"]], weights: Weights, heads: Heads, num_active: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The modules' states h after every step, `(M, T, B, H)`, and the last state.
 
@@ -57,17 +60,26 @@ def run(
         queried, gates: $W^q k_t$ and $W v_t$.
         mask: which steps are present; at others every module keeps its state.
         state: the first: h and c, or h alone with gated recurrent units.
-        weights, sizes: of the layer.
+        weights: of the layer.
+        heads: of the communication.
+        num_active: modules that are active at each step.
     """
     given = (queried, gates, *weights, *state)
     learns = torch.is_grad_enabled() and any(part.requires_grad for part in given)
-    return _Loop.apply(mask, sizes, learns, *given)
+    return _Loop.apply(mask, heads, num_active, learns, *given)
 
 
 class _Loop(Function):
     @staticmethod
     def forward(
-        ctx: Context, mask: Tensor | None, sizes: Sizes, learns: bool, queried: Tensor, gates: Tensor, *given: Tensor
+        ctx: Context,
+        mask: Tensor | None,
+        heads: Heads,
+        num_active: int,
+        learns: bool,
+        queried: Tensor,
+        gates: Tensor,
+        *given: Tensor,
     ) -> tuple[Tensor, ...]:
         weights, state = Weights(*given[:5]), given[5:]
         if len(state) == 2:  # both biases are added to the same gates
@@ -81,12 +93,12 @@ class _Loop(Function):
         kept: list[Tensor] = []
         states = []
         for query, gate, message, there in zip(*every_step, present, strict=True):
-            state, parts = _step(query, gate, message, there, state, weights, sizes, earlier)
+            state, parts = _step(query, gate, message, there, state, weights, heads, num_active, earlier)
             states.append(state[0])
             if learns:
                 kept += parts
         if learns:
-            ctx.sizes, ctx.num_kept = sizes, len(parts)
+            ctx.heads, ctx.num_kept = heads, len(parts)
             ctx.save_for_backward(queried, gates, messages, *given, *kept)
         return torch.stack(states, 1), *state
 
@@ -101,12 +113,12 @@ class _Loop(Function):
             weight.mT.contiguous() for weight in (weights.hidden, weights.communication_in, weights.communication_out)
         )
         back = weights._replace(hidden=hidden, communication_in=communication_in, communication_out=communication_out)
-        to_projected = queried.new_empty(*queried.shape[:3], sum(ctx.sizes.parts))
+        to_projected = queried.new_empty(*queried.shape[:3], sum(ctx.heads.parts))
         every_step = (part.unbind(1) for part in (queried, gates, to_projected, to_states))
         gradient, found = to_last, []
         for query, gate, projected, to_state, parts in reversed([*zip(*every_step, kept, strict=True)]):
             gradient = (gradient[0] + to_state, *gradient[1:])
-            gradient, to_step = _gradients(query, gate, projected, parts, gradient, back, ctx.sizes)
+            gradient, to_step = _gradients(query, gate, projected, parts, gradient, back, ctx.heads)
             found.append(to_step)
         *firsts, hiddens, tolds = zip(*reversed(found), strict=True)
         (to_score, to_input), to_told = (torch.stack(each, 1) for each in firsts), torch.stack(tolds, 1)
@@ -120,7 +132,7 @@ class _Loop(Function):
             _over_all_steps(after, to_projected),
             _over_all_steps(messages, to_told),
         )
-        return None, None, None, before * to_score, to_input * weight, *to_weights, *gradient
+        return None, None, None, None, before * to_score, to_input * weight, *to_weights, *gradient
 
 
 def _over_all_steps(inputs: Float[Tensor, "M T B I"], to_outputs: Float[Tensor, "M T B O"]) -> Float[Tensor, "M I O"]:
@@ -130,7 +142,7 @@ def _over_all_steps(inputs: Float[Tensor, "M T B I"], to_outputs: Float[Tensor, 
 
 def _step(
     queried: Tensor, gates: Tensor, message: Tensor, present: Tensor | None, state: Sequence[Tensor],
-    weights: Weights, sizes: Sizes, earlier: Bool[Tensor, "M M 1"],
+    weights: Weights, heads: Heads, num_active: int, earlier: Bool[Tensor, "M M 1"],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # fmt: skip
     """The next state, and what the gradients need: weights of the input, h before and after the update, active modules,
     queries, keys, values and weights of the communication, and the cell's own. `message`, what each module reads from
@@ -140,7 +152,7 @@ def _step(
     score = torch.linalg.vecdot(before, queried)
     others, mine = score[None], score[:, None]
     ahead = torch.where(earlier, others >= mine, others > mine).sum(1)
-    active = (ahead < sizes.num_active).to(score.dtype).unsqueeze(-1)
+    active = (ahead < num_active).to(score.dtype).unsqueeze(-1)
     if present is not None:
         active = active * present
     weight = score.sigmoid_().unsqueeze(-1)
@@ -153,19 +165,19 @@ def _step(
     cell = updated[len(state) :]
     after = [torch.lerp(old, new, active) for old, new in zip(state, updated[: len(state)], strict=True)]
     # 3. They read from all modules.
-    query, key, value = _by_head(torch.bmm(after[0], weights.communication_in), sizes)
+    query, key, value = _by_head(torch.bmm(after[0], weights.communication_in), heads)
     shares = torch.bmm(query, key.mT)
     shares.sub_(shares.amax(-1, keepdim=True)).exp_()  # over few columns this is faster than PyTorch's softmax
     shares.div_(shares.sum(-1, keepdim=True))
-    read = torch.bmm(shares, value).unflatten(0, (-1, sizes.heads)).permute(2, 0, 1, 3)
-    message.unflatten(-1, (sizes.heads, -1)).copy_(read)
+    read = torch.bmm(shares, value).unflatten(0, (-1, heads.num)).permute(2, 0, 1, 3)
+    message.unflatten(-1, (heads.num, -1)).copy_(read)
     told = torch.addcmul(after[0], torch.bmm(message, weights.communication_out), active)
     return (told, *after[1:]), (weight, before, after[0], active, query, key, value, shares, *cell)
 
 
 def _gradients(
     queried: Tensor, gates: Tensor, to_projected: Tensor, kept: Sequence[Tensor], gradient: tuple[Tensor, ...],
-    back: Weights, sizes: Sizes,
+    back: Weights, heads: Heads,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # fmt: skip
     """The gradient of the state before a step from that of the state after it; and those of the score, of the inputs'
     and the states' part of the gates, and of what the message is mapped to. `to_projected`, that of queries, keys and
@@ -173,12 +185,12 @@ def _gradients(
     weight, _, _, active, query, key, value, shares, *cell = kept
     # 3. Through the communication, to the state after the update.
     to_told = gradient[0] * active
-    to_message = torch.bmm(to_told, back.communication_out).unflatten(-1, (sizes.heads, -1)).permute(1, 2, 0, 3)
+    to_message = torch.bmm(to_told, back.communication_out).unflatten(-1, (heads.num, -1)).permute(1, 2, 0, 3)
     to_message = to_message.flatten(0, 1)
     to_scores = torch.bmm(to_message, value.mT).mul_(shares)
     to_scores.sub_(shares * to_scores.sum(-1, keepdim=True))
     products = ((to_scores, key), (to_scores.mT, query), (shares.mT, to_message))
-    _side_by_side(products, sizes, to_projected)
+    _side_by_side(products, heads, to_projected)
     to_after = torch.baddbmm(gradient[0], to_projected, back.communication_in)
     # 2. Through the cells of active modules; the others kept their state.
     to_updated = to_after * active
@@ -197,23 +209,23 @@ def _gradients(
     return (to_before.addcmul_(to_score, queried), *rest), (to_score, to_input, to_hidden, to_told)
 
 
-def _by_head(projected: Float[Tensor, "M B P"], sizes: Sizes) -> tuple[Float[Tensor, "BK M D"], ...]:
+def _by_head(projected: Float[Tensor, "M B P"], heads: Heads) -> tuple[Float[Tensor, "BK M D"], ...]:
     """Queries, keys and values of each head, from those of all heads side by side."""
-    if sizes.parts[0] == sizes.parts[2]:  # one copy of all
-        together = projected.unflatten(-1, (3, sizes.heads, -1)).permute(2, 1, 3, 0, 4)
+    if heads.key_size == heads.value_size:  # one copy of all
+        together = projected.unflatten(-1, (3, heads.num, -1)).permute(2, 1, 3, 0, 4)
         return together.flatten(1, 2).unbind()
-    parts = projected.split(sizes.parts, -1)
-    return tuple(part.unflatten(-1, (sizes.heads, -1)).permute(1, 2, 0, 3).flatten(0, 1) for part in parts)
+    parts = projected.split(heads.parts, -1)
+    return tuple(part.unflatten(-1, (heads.num, -1)).permute(1, 2, 0, 3).flatten(0, 1) for part in parts)
 
 
-def _side_by_side(products: Sequence[tuple[Tensor, Tensor]], sizes: Sizes, out: Float[Tensor, "M B P"]) -> None:
+def _side_by_side(products: Sequence[tuple[Tensor, Tensor]], heads: Heads, out: Float[Tensor, "M B P"]) -> None:
     """Write these products, for queries, keys and values, each `(B K, M, D)`, as `_by_head` was given them."""
-    if sizes.parts[0] == sizes.parts[2]:
+    if heads.key_size == heads.value_size:
         together = out.new_empty(3, *products[0][1].shape)
         for each, product in zip(together.unbind(), products, strict=True):
             torch.bmm(*product, out=each)
-        out.unflatten(-1, (3, sizes.heads, -1)).copy_(together.unflatten(1, (-1, sizes.heads)).permute(3, 1, 0, 2, 4))
+        out.unflatten(-1, (3, heads.num, -1)).copy_(together.unflatten(1, (-1, heads.num)).permute(3, 1, 0, 2, 4))
         return
-    for part, product in zip(out.split(sizes.parts, -1), products, strict=True):
-        read = torch.bmm(*product).unflatten(0, (-1, sizes.heads)).permute(2, 0, 1, 3)
-        part.unflatten(-1, (sizes.heads, -1)).copy_(read)
+    for part, product in zip(out.split(heads.parts, -1), products, strict=True):
+        read = torch.bmm(*product).unflatten(0, (-1, heads.num)).permute(2, 0, 1, 3)
+        part.unflatten(-1, (heads.num, -1)).copy_(read)
