@@ -110,6 +110,20 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_a_log_is_never_written_anew(tmp_path, monkeypatch):
+    """A kill while it is would lose the epochs before; new lines come in one piece."""
+
+    def anew(*_):
+        raise AssertionError("the log is written anew")
+
+    monkeypatch.setattr("lightning.fabric.loggers.csv_logs._ExperimentWriter._rewrite_with_new_header", anew)
+    run = Run.create(tmp_path / "run", TINY, world=WORLD).train(progress=False)
+    run.with_limits(epochs=5).train(resume=True, progress=False)
+    epochs = history(run.folder)
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2, 3, 4]
+    assert all({"train_loss", "val_loss", "learning_rate", "minutes"} <= epoch.keys() for epoch in epochs)
+
+
 def test_layers_get_unit_variance_once_at_the_start(tmp_path):
     still = replace(TINY.training, learning_rate=1e-9, epochs=1, unit_variance=True)
     run = Run.create(tmp_path / "run", replace(TINY, training=still), world=WORLD).train(progress=False)

@@ -101,6 +101,13 @@ class OneStepForward(L.LightningModule):
         count = self.trainer.strategy.reduce(mean.count, reduce_op="sum")
         return Mean(mean.total * processes, count).value
 
+    def on_fit_start(self) -> None:
+        # The first epoch logs its training loss last, after a checkpoint. For a new column the logger would write its
+        # file anew, in place, and a kill would lose what is in it.
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
+                logger.experiment.metrics_keys.append("train_loss")
+
     def on_train_batch_start(self, batch: Episode, batch_index: int) -> None:
         if self.training_options.updates:
             for group in self.trainer.optimizers[0].param_groups:
