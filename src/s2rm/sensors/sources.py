@@ -218,10 +218,11 @@ class Cells:
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
             unique = np.array([_UTC.sub("Z", text) for text in unique], dtype=object)
-            begun = [_MIDNIGHT.sub("00", text) for text in unique]
-            moments = pd.to_datetime(pd.Index(begun, dtype=object), format="ISO8601", utc=True, errors="coerce")
-            late = [int(text != same) for text, same in zip(unique, begun, strict=True)]
-            moments += pd.to_timedelta(late, unit="D")
+            moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
+            if moments.hasnans:
+                begun = pd.Index([_MIDNIGHT.sub("00", text) for text in unique], dtype=object)
+                midnights = pd.to_datetime(begun, format="ISO8601", utc=True, errors="coerce") + pd.Timedelta(days=1)
+                moments = moments.where(begun == unique, midnights)
             wrong = moments.isna() | ~np.array([bool(DATE.match(text)) for text in unique], dtype=bool)
             self.refuse(wrong[codes], name, "times", texts, "write them as in ISO 8601, 2013-05-01T06:00")
             zoned = np.array([bool(_ZONE.search(text)) for text in unique], dtype=bool)
