@@ -751,9 +751,9 @@ class TestDegrees:
 class TestFiles:
     def test_missing_and_unknown(self, tmp_path):
         assert refusal(tmp_path / "no.csv") == f"read: found no file {tmp_path}/no.csv; check the path"
-        message = refusal(tmp_path / "table.txt")
-        expected = "read: cannot tell what table.txt is; expected a name ending in .csv, .csv.gz, .parquet, .nc, .zarr"
-        assert message == expected
+        message = refusal(tmp_path / "table.xls")
+        expected = "read: cannot tell what table.xls is; expected a name ending in .csv, .csv.gz, .tsv, .tsv.gz, .txt, "
+        assert message == expected + ".txt.gz, .parquet, .nc, .zarr"
 
     @pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet", ".nc", ".zarr"])
     def test_empty_files_and_folders(self, tmp_path, ending):

@@ -35,6 +35,15 @@ def _one_of(value: object, kind: object) -> object:
 converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
 
 
+def _number_or_text(value: object, _: object) -> object:
+    if type(value) not in (int, float, str):
+        raise ValueError(f"expected a number or a text, got {value!r}")
+    return value
+
+
+converter.register_structure_hook(float | str, _number_or_text)
+
+
 def to_plain(record: object) -> dict[str, object]:
     """A dataclass as what JSON can hold."""
     return converter.unstructure(record)

@@ -1,7 +1,8 @@
-"""Numbers that say "missing", such as -999, among those that were measured."""
+"""Numbers that say "missing", such as -999, and others far from all that was measured."""
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -14,10 +15,15 @@ OTHERS = {
 """codes that are not all nines"""
 FEWEST = 3
 """values beside the codes from which it can be said what is far"""
+STRAYS, APART = 0.01, 5.0
+"""the share of the values up to which those beyond a gap are strays, and how many times as wide as the range of all
+others the gap is"""
+LEAST, SAMPLE = 50, 1_000
+"""values of which some can be strays, and how many are looked at before all are"""
 
 
-def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> None:
-    """Warn where the smallest or largest values are codes of missing ones, further from the rest than it is wide.
+def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> bool:
+    """Whether the smallest or largest values are codes of missing ones, further from the rest than it is wide: warned.
 
     Codes of three digits or more, and repeated negative ones where nothing else is negative, need be further only than
     the rest's values are from each other; where nothing else is negative, one of two digits is far enough, and any
@@ -25,7 +31,8 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
     """
     codes, rest = _apart(values)
     if not codes or len(rest) < FEWEST:
-        return
+        return False
+    warned = False
     low, high = rest.min(), rest.max()
     widest = float(np.diff(np.sort(rest)).max())
     for code in codes:
@@ -36,7 +43,34 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
         if max(low - code, code - high) > far:
             warnings.warn(
                 f"read: {name!r} of {table} is {code:g} in {count} rows, far from the others, {low:g} to {high:g}; "
-                "if that means missing, leave these cells empty",
+                f"if that means missing, name it as such (--missing {code:g})",
+                stacklevel=4,
+            )
+            warned = True
+    return warned
+
+
+def warn_of_strays(table: str, name: str, values: NDArray[np.float64]) -> None:
+    """Warn of a few values that a wide gap parts from all others."""
+    known = values[~np.isnan(values)]
+    if len(known) < LEAST:
+        return
+    few = np.sort(known[:: max(1, len(known) // SAMPLE)])
+    inner = math.ceil(STRAYS * len(few))
+    if np.ptp(known) <= (APART + 1) * (few[-1 - inner] - few[inner]):
+        return
+    known = np.sort(known)
+    most = max(1, int(STRAYS * len(known)))
+    # The smallest values, from the largest of them on, and the largest ones, each with one of the others before.
+    for ends in (known[most::-1], known[-most - 1 :]):
+        place = int(np.abs(np.diff(ends)).argmax()) + 1
+        rest = known[known > ends[place]] if ends[-1] < ends[0] else known[known < ends[place]]
+        if len(rest) and abs(ends[place] - ends[place - 1]) > APART * np.ptp(rest) > 0:
+            count, odd = len(ends) - place, ends[-1]
+            warnings.warn(
+                f"read: {count} value{'s' * (count > 1)} of {name!r} of {table}, such as {odd:g}, "
+                f"{'are' if count > 1 else 'is'} far from the others, {rest[0]:g} to {rest[-1]:g}; correct them, or "
+                f"name what means missing (--missing {odd:g})",
                 stacklevel=4,
             )
 

@@ -24,7 +24,7 @@ from s2rm.sensors.checks import check_clock, check_learnable
 from s2rm.sensors.guess import context_size, episode
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.scaling import AGEING, TILT, Scaling, Slots, slots
-from s2rm.sensors.settings import Columns, Fit
+from s2rm.sensors.settings import NOTATION, Columns, Fit
 from s2rm.sensors.times import in_steps, steps_a_day
 from s2rm.training import LAST, MODEL, batches, fit, provenance
 from s2rm.views import Episode
@@ -213,12 +213,17 @@ def finish(folder: Path) -> None:
 
 def fingerprint_of(columns: Columns, scaling: Scaling, context: int, horizon: int, model: WorldModel) -> str:
     """A digest of all that a forecaster is, down to its weights."""
-    about = [to_plain(columns), to_plain(scaling), context, horizon, type(model).__name__, to_plain(model.arguments)]
+    about = [meaning(columns), to_plain(scaling), context, horizon, type(model).__name__, to_plain(model.arguments)]
     return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
 
 
+def meaning(columns: Columns) -> dict[str, object]:
+    """What columns mean, without how a table is written, which an earlier version did not keep."""
+    return {name: part for name, part in to_plain(columns).items() if name not in NOTATION}
+
+
 def _fingerprint_of_fit(how: Fit, reports: Reports) -> str:
-    about = [to_plain(how), to_plain(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
+    about = [to_plain(how), meaning(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
     return fingerprint(about, {name: getattr(reports, name) for name in ROWS})
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from numbers import Integral, Real
 from typing import Literal
 
@@ -17,6 +20,10 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """a word of a column's name; stationLat, LAT_WGS84 and "lat (deg)" each have the word lat"""
 
 
+NOTATION = ("separator", "decimal", "encoding", "time_format", "missing")
+"""the fields of `Columns` that say how a table is written, which is no part of what its columns mean"""
+
+
 def check_share(share: object, name: str) -> float:
     """A share, from 0 to 1; anything else, such as a percentage, is refused, `name` first."""
     if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= float(share) <= 1:
@@ -24,13 +31,21 @@ def check_share(share: object, name: str) -> float:
     return float(share)
 
 
+def _code(code: float | str) -> float | str:
+    """A code of missing values as a number, or as a text without blanks around it."""
+    with suppress(ValueError):
+        if math.isfinite(number := float(code)):
+            return number
+    return str(code).strip()
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which columns of a table mean what.
 
     Raises:
-        ValueError: no position, no values, a column named twice, a direction that is not among the values, or a number
-            of coordinates that longitude and latitude do not have.
+        ValueError: no position, no values, a column named twice, a direction that is not among the values, a number of
+            coordinates that longitude and latitude do not have, or no separator, decimal sign, encoding or format.
     """
 
     time: str
@@ -50,6 +65,18 @@ class Columns:
     globe: bool | None = None
     """whether positions are longitude and latitude in degrees; if not given, the names of their columns decide, and
     values out of the range of degrees are refused"""
+    separator: str | None = field(default=None, compare=False)
+    """what separates the cells of a text file: one character, "tab", or " " for any number of blanks; if not given, a
+    comma, or what is found"""
+    decimal: str | None = field(default=None, compare=False)
+    """the decimal sign of numbers in texts, . or ,; if not given, a point, or what is found"""
+    encoding: str | None = field(default=None, compare=False)
+    """of a text file; if not given, utf-8, or what is found"""
+    time_format: str | None = field(default=None, compare=False)
+    """how times in texts are written, such as "%d.%m.%Y %H:%M"; one of dates only, such as %d.%m.%Y, may have a time of
+    day behind it; if not given, ISO 8601, or what is found"""
+    missing: tuple[float | str, ...] = field(default=(), compare=False)
+    """numbers and texts that mean a missing value, position or covariate, such as -999"""
 
     def __post_init__(self) -> None:
         for name in ("position", "values"):
@@ -66,6 +93,38 @@ class Columns:
                 f"columns: positions on the globe are a longitude and a latitude, got {self.position}; name these two "
                 "columns, or set globe to False"
             )
+        self._check_notation()
+
+    def _check_notation(self) -> None:
+        """Bring separator and codes to one form, and refuse what is no notation."""
+        separator = {"tab": "\t", "\\t": "\t"}.get(self.separator or "", self.separator)
+        object.__setattr__(self, "separator", separator)
+        object.__setattr__(self, "missing", tuple(map(_code, self.missing)))
+        if separator is not None and (len(separator) != 1 or separator.isalnum() or separator in "\r\n\"'+-_"):
+            raise ValueError(f"columns: separator must be one character such as ; or tab, got {self.separator!r}")
+        if self.decimal not in (None, ".", ","):
+            raise ValueError(f"columns: decimal must be . or , got {self.decimal!r}; leave it out to have it found")
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except (LookupError, ValueError) as error:
+                raise ValueError(
+                    f"columns: encoding must be one such as utf-8 or latin-1, got {self.encoding!r}"
+                ) from error
+        if self.time_format is not None:
+            then, read = datetime(2024, 12, 31, tzinfo=UTC), None
+            with suppress(ValueError):
+                read = datetime.strptime(then.strftime(self.time_format), self.time_format)
+            if read is None or read.date() != then.date():
+                raise ValueError(
+                    f"columns: time_format must have a day, month and year, as %d.%m.%Y, got {self.time_format!r}"
+                )
+
+    @property
+    def notation(self) -> str:
+        """How a table is written, in words, as far as it is declared or was found."""
+        signs = {name.replace("_", " "): getattr(self, name) for name in NOTATION[:4]}
+        return ", ".join(f"{name} {'tab' if sign == chr(9) else repr(sign)}" for name, sign in signs.items() if sign)
 
     @property
     def on_the_globe(self) -> bool:

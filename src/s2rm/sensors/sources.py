@@ -6,11 +6,9 @@ import math
 import os
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,9 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from s2rm.names import one_line
 from s2rm.sensors.datasets import flat
+from s2rm.sensors.notation import as_iso, dates_of, has_its_year_last, has_marks, is_date_only
 from s2rm.sensors.reports import DEGREES, in_degrees
-from s2rm.sensors.safety import Unpacked, expect_netcdf, expect_parquet, expect_zarr, most_bytes
+from s2rm.sensors.safety import expect_netcdf, expect_parquet, expect_zarr, most_bytes
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.texts import MISSING, TEXTS, expect_columns, read_text
 from s2rm.sensors.times import DATE
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ _MIDNIGHT = re.compile(r"(?<=[T ])24(?=(:?00)?(:?00(\.0*)?)? ?(Z|[+-]\d\d(:?\d\d
 """24 o'clock of a day, which is 0 o'clock of the next"""
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
 """the calendars all of whose days there are"""
-MISSING = [
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-    "NULL", "NaN", "None", "n/a", "nan", "null",
-]  # fmt: skip
-"""cells of numbers and times that are empty, as pandas has them"""
-ENDINGS = (".csv", ".csv.gz", ".parquet", ".nc", ".zarr")
+ENDINGS = (*TEXTS, ".parquet", ".nc", ".zarr")
 
 
 def open_source(
@@ -57,7 +52,7 @@ def open_source(
     named = columns.named
     if hasattr(source, "data_vars") and not places:
         dataset = cast("Dataset", source)
-        _expect_columns(named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
+        expect_columns(named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
         with _one_line_errors(name):
             source = flat(dataset, columns, name, most)
     elif not isinstance(source, pd.DataFrame) and hasattr(source, "to_pandas") and not hasattr(source, "dims"):
@@ -73,25 +68,22 @@ def open_source(
         named = [*columns.position, *(name for name in (columns.sensor, *columns.covariates) if name and name in there)]
     levels = [level for level in source.index.names if level in named and level not in source.columns]
     frame = source.reset_index(levels) if levels else source
-    _expect_columns(named, list(frame.columns), name)
+    expect_columns(named, list(frame.columns), name)
     if not len(frame):
         raise ValueError(f"read: {name} holds no rows; give a table with observations")
     others = tuple(str(other) for other in frame.columns if other not in named)
-    return Cells(frame[named], name, np.arange(1, len(frame) + 1), others)
+    cells = Cells(frame[named], name, np.arange(1, len(frame) + 1), columns, others)
+    return cells if places or columns.time_format else cells.with_dates()
 
 
 def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
-    import pandas as pd
-
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise ValueError(f"read: cannot tell what {path.name} is; expected a name ending in {', '.join(ENDINGS)}")
     if not path.exists():
         raise ValueError(f"read: found no file {path}; check the path")
     with ExitStack() as stack:
-        with _one_line_errors(path.name), warnings.catch_warnings():
-            # pandas only warns of rows longer than the header.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
+        with _one_line_errors(path.name):
             if ending == ".parquet":
                 from pyarrow.parquet import read_schema, read_table
 
@@ -103,20 +95,8 @@ def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
                 read = read_table(path, columns=wanted or None, read_dictionary=texts)
                 read.validate(full=True)
                 opened = read.to_pandas(integer_object_nulls=True)
-            elif ending.startswith(".csv"):
-                # Names are texts: 007 stays 007, and a station may be called NA.
-                as_written = {name: str for name in (columns.time, columns.sensor) if name}
-                missing = {name: MISSING for name in columns.named if name != columns.sensor}
-                # pandas would rename the second of two columns of one name.
-                with Unpacked(path) if ending == ".csv.gz" else path.open("rb") as beginning:
-                    header = pd.read_csv(beginning, header=None, nrows=1, dtype=str, index_col=False)
-                written = header.iloc[0].tolist()
-                _expect_columns([each for each in columns.named if written.count(each) > 1], written, path.name)
-                content = stack.enter_context(Unpacked(path)) if ending == ".csv.gz" else path
-                opened = pd.read_csv(
-                    content, dtype=as_written, index_col=False, low_memory=False, keep_default_na=False,
-                    na_values=missing,
-                )  # fmt: skip
+            elif ending in TEXTS:
+                opened, columns = read_text(path, columns, places)
             else:
                 import xarray as xr
 
@@ -127,7 +107,7 @@ def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
                     expect_netcdf(path)
                     dataset = xr.open_dataset(stack.enter_context(path.open("rb")))
                 opened = stack.enter_context(dataset)
-        return open_source(opened, columns, places, path.name, None if ending.startswith(".csv") else most_bytes(path))
+        return open_source(opened, columns, places, path.name, None if ending in TEXTS else most_bytes(path))
 
 
 @contextmanager
@@ -144,17 +124,6 @@ def _one_line_errors(name: str) -> Iterator[None]:
         raise ValueError(f"read: cannot read {name} ({reason}); {remedy}") from error
 
 
-def _expect_columns(named: Sequence[str], found: list[object], name: str) -> None:
-    for column in named:
-        if column not in found:
-            like = {str(other).lower(): str(other) for other in found}
-            near = [like[match] for match in get_close_matches(column.lower(), like, 1)]
-            remedy = f"did you mean {near[0]!r}?" if near else f"it has {one_line(', '.join(map(repr, found)), 300)}"
-            raise ValueError(f"read: found no column {column!r} in {name}; {remedy}")
-        if found.count(column) > 1:
-            raise ValueError(f"read: {found.count(column)} columns of {name} are named {column!r}; rename all but one")
-
-
 @dataclass(frozen=True, eq=False)
 class Cells:
     """The columns of a table that are read."""
@@ -164,11 +133,27 @@ class Cells:
     """name of the table in messages"""
     rows: NDArray[np.int64]
     """number of each row in its source, from 1"""
+    columns: Columns
+    """with how texts are written, as far as it is declared or was found"""
     others: tuple[str, ...] = ()
     """the columns that are not read"""
 
     def where(self, rows: NDArray[np.bool_]) -> Cells:
-        return self if rows.all() else Cells(self.frame[rows], self.name, self.rows[rows], self.others)
+        return self if rows.all() else replace(self, frame=self.frame[rows], rows=self.rows[rows])
+
+    def with_dates(self) -> Cells:
+        """The same with the format of its dates, where the year comes last, in the columns."""
+        name = self.columns.time
+        if self.frame[name].dtype.kind in "biufM":
+            return self
+        filled = (text for cell in self.frame[name] if cell is not None and (text := _text(cell)) not in MISSING)
+        if not has_its_year_last(next(filled, "")):
+            return self
+        import pandas as pd
+
+        texts = self.texts(name)[~self.empty(name)]
+        found = dates_of(pd.unique(texts).tolist(), f"{name!r} of {self.name}")
+        return replace(self, columns=replace(self.columns, time_format=found))
 
     def texts(self, name: str) -> NDArray[np.object_]:
         """Names or times as they are written, without the blanks around them."""
@@ -182,30 +167,43 @@ class Cells:
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.float64]:
         """`(rows, names)`, NaN where empty; refuses text, and numbers that float32 cannot hold."""
-        numbers, remedy = np.empty((len(self.rows), len(names))), "leave the cell empty where unknown"
+        numbers, decimal = np.empty((len(self.rows), len(names))), self.columns.decimal
+        texts = {code for code in self.columns.missing if isinstance(code, str)}
+        codes = [code for code in self.columns.missing if not isinstance(code, str)]
+        remedy = "leave the cell empty where unknown, or name what stands for it (--missing)"
         for index, name in enumerate(names):
             column = self.frame[name]
             if column.dtype.kind in "biuf":
                 numbers[:, index] = column.to_numpy(np.float64, na_value=np.nan)
             else:
                 cells = np.where(column.isna(), "", column.to_numpy(dtype=object))
-                parsed = [_number(cell) for cell in cells]
-                self.refuse([number is None for number in parsed], name, "numbers", cells, remedy)
+                parsed = [_number("" if texts and cell in texts else cell, decimal) for cell in cells]
+                wrong = np.array([number is None for number in parsed], dtype=bool)
+                what, mend = "numbers" + " with a decimal comma" * (decimal == ","), remedy
+                if has_marks(cells[wrong.argmax()]):
+                    mend = "name the decimal sign (--decimal), and write thousands without marks"
+                self.refuse(wrong, name, what, cells, mend)
                 numbers[:, index] = parsed
+            if codes:  # as precise as the numbers are
+                numbers[np.isin(numbers[:, index], np.array(codes, _precision(column)).astype(np.float64)), index] = (
+                    np.nan
+                )
             infinite = np.abs(numbers[:, index]) > np.finfo(np.float32).max
             self.refuse(infinite, name, "finite numbers", numbers[:, index], remedy)
         return numbers
 
     def times(self, name: str) -> NDArray[np.int64]:
-        """Microseconds since 1970, UTC; refuses numbers, texts that are no ISO 8601, calendars of days that there are
-        not, and times with and without an offset from UTC side by side."""
+        """Microseconds since 1970, UTC; refuses numbers, texts that are neither ISO 8601 nor of the format that is
+        declared or was found, calendars of days that there are not, and times with and without an offset from UTC side
+        by side."""
         import pandas as pd
 
         column = self.frame[name]
         if isinstance(column.dtype, np.dtype | pd.DatetimeTZDtype) and column.dtype.kind == "M":
             moments, codes = pd.DatetimeIndex(pd.to_datetime(column, utc=True)), np.arange(len(column))
         else:
-            if column.dtype.kind in "biuf":
+            time_format = self.columns.time_format
+            if column.dtype.kind in "biuf" and not time_format:
                 self.refuse([True], name, "times", column, _conversion(column))
             if column.dtype == object:
                 calendars = {str(getattr(cell, "calendar", CALENDARS[0])) for cell in column} - {*CALENDARS}
@@ -218,13 +216,23 @@ class Cells:
             texts = self.texts(name)
             codes, unique = pd.factorize(texts)
             unique = np.array([_UTC.sub("Z", text) for text in unique], dtype=object)
-            moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
-            if moments.hasnans:
-                begun = pd.Index([_MIDNIGHT.sub("00", text) for text in unique], dtype=object)
-                midnights = pd.to_datetime(begun, format="ISO8601", utc=True, errors="coerce") + pd.Timedelta(days=1)
-                moments = moments.where(begun == unique, midnights)
-            wrong = moments.isna() | ~np.array([bool(DATE.match(text)) for text in unique], dtype=bool)
-            self.refuse(wrong[codes], name, "times", texts, "write them as in ISO 8601, 2013-05-01T06:00")
+            expected, remedy = "times", "write them as in ISO 8601, 2013-05-01T06:00"
+            if time_format:
+                expected, remedy = f"times like {time_format}", "write them so, or name their format (--time-format)"
+            if time_format and not is_date_only(time_format):
+                moments = pd.to_datetime(pd.Index(unique), format=time_format, utc=True, errors="coerce")
+                wrong = moments.isna()
+            else:
+                unique = as_iso(unique, time_format) if time_format else unique
+                moments = pd.to_datetime(pd.Index(unique), format="ISO8601", utc=True, errors="coerce")
+                if moments.hasnans:
+                    begun = pd.Index([_MIDNIGHT.sub("00", text) for text in unique], dtype=object)
+                    midnights = pd.to_datetime(begun, format="ISO8601", utc=True, errors="coerce") + pd.Timedelta(
+                        days=1
+                    )
+                    moments = moments.where(begun == unique, midnights)
+                wrong = moments.isna() | ~np.array([bool(DATE.match(text)) for text in unique], dtype=bool)
+            self.refuse(wrong[codes], name, expected, texts, remedy)
             zoned = np.array([bool(_ZONE.search(text)) for text in unique], dtype=bool)
             if zoned.any() and not zoned.all():
                 expected = f"times {'with' if zoned[0] else 'without'} an offset from UTC like {_shown(texts[0])}"
@@ -279,8 +287,16 @@ def _conversion(column: Series) -> str:
     return f"convert them with pandas.to_datetime(..., unit={unit!r}) if they count from 1970"
 
 
-def _number(cell: object) -> float | None:
+def _precision(column: Series) -> type[np.floating]:
+    return np.float32 if column.dtype == np.float32 else np.float64
+
+
+def _number(cell: object, decimal: str | None = None) -> float | None:
     """A cell as a number: NaN if it is blank, None if it is no number."""
+    if decimal == "," and isinstance(cell, str):
+        if "." in cell:
+            return None
+        cell = cell.replace(",", ".")
     try:
         return math.nan if isinstance(cell, str) and not cell.strip() else float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from s2rm.extras import require
 from s2rm.files import write_whole
-from s2rm.names import apart, for_netcdf
+from s2rm.names import apart, for_netcdf, one_line
 from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times, warn_of_several_places
-from s2rm.sensors.codes import warn_of_codes
+from s2rm.sensors.codes import warn_of_codes, warn_of_strays
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
@@ -63,6 +64,10 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     length = step_microseconds(columns.step)
     columns = replace(columns, globe=columns.on_the_globe)
     opened = open_source(source, columns)
+    if opened.columns.notation != columns.notation:
+        print(one_line(f"{opened.name}: read with {opened.columns.notation}"), file=sys.stderr, flush=True)
+    # Separator and encoding are plain in each table; these need not be in a short one.
+    columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
     values, measured = _measured(opened, columns, to_fit)
     cells = opened.where(measured)
     positions, names = _positions(cells, columns)
@@ -288,7 +293,8 @@ def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.
             low, high = TURN
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
-        warn_of_codes(cells.name, name, column, circular)
+        if not warn_of_codes(cells.name, name, column, circular) and not circular:
+            warn_of_strays(cells.name, name, column)
     measured = np.asarray(np.isfinite(values).any(1))
     few = cells.where(measured)
     for name in filter(None, (columns.time, columns.sensor)):

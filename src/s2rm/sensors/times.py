@@ -26,7 +26,7 @@ Moment = int | np.integer | str | datetime | np.datetime64
 
 
 _UNIT = re.compile(r"(?<=[\d ])[Hd]$")
-DATE = re.compile(r"\s*\d{4}-?\d\d")
+DATE = re.compile(r"\s*\d{4}(-?\d\d|([-/.])\d{1,2}\2\d)")
 """the beginning of a time; pandas would also read a bare number, "now", or a date whose day comes first"""
 
 
