@@ -18,7 +18,7 @@ from s2rm import Episode
 from s2rm.runs import Run
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
-from s2rm.training import LAST, Machines, OneStepForward, Training, history
+from s2rm.training import LAST, Lesson, Machines, Training, history
 from test_training import finish, s2rm, wait_for
 
 # 8 training sequences: batches of 3, 3 and 2. 4 to validate: 3 and 1, of which the second process has none.
@@ -124,7 +124,7 @@ def test_shares_add_up_to_the_whole_batch(processes, monkeypatch):
     (mean_of_whole,) = model.loss_terms(episode).values()
     whole = mean_of_whole.value
     expected = torch.autograd.grad(whole, list(model.parameters()))
-    lesson = OneStepForward(model, Training())
+    lesson = Lesson(model, Training())
     logged = []
     monkeypatch.setattr(lesson, "log", lambda name, value, batch_size, **_: logged.append(batch_size))
     losses, counts = [], []

@@ -230,3 +230,22 @@ def test_attention_dropout_is_for_training_only():
 def test_impossible_rims_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         RIMs(**{"input_size": 5, "hidden_size": 18, **changes})
+
+
+def test_without_heads_no_module_reads_from_another():
+    """Outputs, gradients and traces are those of RIMs whose messages are zeros."""
+    sizes = {"batch_first": True, "num_modules": 4, "num_active": 3}
+    alone, silent = (RIMs(5, 12, communication_heads=heads, **sizes).double() for heads in (0, 2))
+    silent.load_state_dict({**silent.state_dict(), **{
+        name: weight for name, weight in alone.state_dict().items() if "communication" not in name
+    }})  # fmt: skip
+    with torch.no_grad():
+        silent.layers[0].communication_out.zero_()
+    inputs, found = torch.randn(2, 7, 5).double(), []
+    for rims in (alone, silent):
+        outputs, state = rims(inputs)
+        outputs.square().sum().backward()
+        layer = rims.layers[0]
+        found.append([outputs, *state, layer.cell.weight_hidden.grad, layer.input_query.grad, layer.input_value.grad])
+    torch.testing.assert_close(*found)
+    assert torch.equal(alone.trace(inputs)[1][0].active, silent.trace(inputs)[1][0].active)

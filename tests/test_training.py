@@ -30,7 +30,7 @@ from s2rm.training import (
     Batches,
     Diverged,
     KeepBest,
-    OneStepForward,
+    Lesson,
     Training,
     batches,
     fit,
@@ -185,7 +185,7 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
         torch.nn.init.constant_(model.modules_on_sphere.places, loss)
         trainer = create_autospec(L.Trainer, instance=True, sanity_checking=False, is_global_zero=True)
         trainer.callback_metrics = {"val_loss": loss}
-        keep.on_validation_end(trainer, OneStepForward(model, Training()))
+        keep.on_validation_end(trainer, Lesson(model, Training()))
     assert load(tmp_path).modules_on_sphere.places.eq(1.0).all()
     resumed = KeepBest(tmp_path)
     resumed.load_state_dict(keep.state_dict())
@@ -359,12 +359,12 @@ def test_training_that_diverges_is_said_and_leaves_no_summary(tmp_path):
 
 def test_training_that_diverges_late_keeps_the_best_before(tmp_path, monkeypatch):
     run = Run.create(tmp_path / "run", TINY, world=WORLD)
-    losses = OneStepForward.loss
+    losses = Lesson.loss
 
     def diverge(lesson, split, episode):
         return losses(lesson, split, episode) * (math.nan if lesson.current_epoch == 2 and split == "train" else 1)
 
-    monkeypatch.setattr(OneStepForward, "loss", diverge)
+    monkeypatch.setattr(Lesson, "loss", diverge)
     with pytest.raises(ValueError, match="of epoch 2 is nan; the best weights before, of validation loss .* are kept"):
         run.train(progress=False)
     assert run.load_model().num_parameters == run.summary()["parameters"]

@@ -11,13 +11,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from s2rm.extras import require
 from s2rm.files import Row, only_writer, read_json, write_json
+from s2rm.models.model import Model
 from s2rm.models.named import LABELS
-from s2rm.models.saved import load
-from s2rm.models.world_model import WorldModel
+from s2rm.models.saved import load_any
 from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
 from s2rm.settings import Settings
-from s2rm.tasks import balls, battles, railways
+from s2rm.tasks import balls, battles, railways, sequences
 from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
@@ -32,7 +32,7 @@ SUMMARY_KEYS = (
     "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
     "torch",
 )  # fmt: skip
-TASKS: dict[str, Task] = {task.name: task for task in (balls.TASK, battles.TASK, railways.TASK)}
+TASKS: dict[str, Task] = {task.name: task for task in (balls.TASK, battles.TASK, railways.TASK, *sequences.TASKS)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Run:
     @rank_zero_only
     def _begin(self) -> None:
         self._refuse_content()
-        self.settings.check()
+        self.settings.check(self.world)
         if self.task.extra:
             require(self.task.extra)
         if self.settings.corrects and not self.task.guesses:
@@ -188,9 +188,9 @@ class Run:
         """The model's name in tables and pictures."""
         return LABELS[self.settings.model]
 
-    def load_model(self) -> WorldModel:
+    def load_model(self) -> Model:
         """The best weights so far."""
-        return load(self.folder / MODEL).float()  # shipped weights are stored in half precision
+        return load_any(self.folder / MODEL).float()  # shipped weights are stored in half precision
 
     def summary(self) -> Row:
         """How training ended.
@@ -216,18 +216,8 @@ class Run:
     def entry(self) -> Entry:
         """What a report needs of the run."""
         rate, model = self.settings.training.learning_rate, self.load_model()
-        setting = f"{self.label}: {_how_positions_enter(model)}."
+        setting = f"{self.label}: {model.setting}."
         return Entry(self.label, model, self.summary(), rate, setting, history(self.folder))
-
-
-def _how_positions_enter(model: WorldModel) -> str:
-    space = model.space
-    if space.rotation is not None:
-        way = f"rotate encodings, from a wavelength of {space.rotation:g} on"
-    else:
-        way = f"are {'' if space.inject_positions else 'not '}injected into encoder and decoder"
-    wavelengths = f"wavelengths of the embedding from {space.shortest:g} to {space.longest:g}"
-    return f"codec {model.signature.codec}; positions {way}; {wavelengths}"
 
 
 def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:

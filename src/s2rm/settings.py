@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, cast
 
-from s2rm.models.named import SPATIAL, ModelName, Term, build
+from s2rm.models.named import SEQUENTIAL, SPATIAL, ModelName, Term, build, build_sequential
 from s2rm.training.settings import Training
 
 if TYPE_CHECKING:
-    from s2rm.models.world_model import WorldModel
+    from s2rm.models.model import Model
     from s2rm.tasks.worlds import World
+
+
+@dataclass(frozen=True)
+class Core:
+    """The recurrent core of a model of sequences; other models have the sizes of their papers."""
+
+    hidden_size: int | None = None
+    """of its state, a multiple of 12; that of the task's size if not given"""
+    num_modules: int = 6
+    """RIMs: modules, which share the hidden size"""
+    num_active: int = 4
+    """RIMs: modules that are active at each step; all of them is no selection"""
+    communication_heads: int = 4
+    """RIMs: heads with which a module reads from the others; 0 is no communication"""
 
 
 @dataclass(frozen=True)
@@ -39,21 +53,42 @@ class Settings:
     """baselines only: normalise the summed representation of the views before the core, unlike the paper"""
     ablate: tuple[Term, ...] = ()
     """S2RM only: terms of the attentions to switch off"""
+    core: Core = field(default_factory=Core)
+    """sequences only: the recurrent core"""
     training: Training = field(default_factory=Training)
     """how to train"""
 
-    def check(self) -> None:
-        """Refuse options that the model does not have, and would ignore, with a ValueError."""
+    def check(self, world: World) -> None:
+        """Refuse options that a model of this world does not have, and would ignore, with a ValueError."""
         spatial = self.model in SPATIAL
+        if world.side is None:
+            return self._check_sequential()
+        if self.core != Core():
+            raise ValueError("train: the core's sizes are options of the tasks of sequences; leave them out")
         if self.ablate if not spatial else not self.batch_norm:
             option, others = ("batch_norm", "the baselines") if spatial else ("ablate", "S2RMs")
             raise ValueError(f"train: {option} is an option of {others}, not of {self.model}; leave it out")
 
-    def build(self, world: World) -> WorldModel:
+    def _check_sequential(self) -> None:
+        if self.model not in SEQUENTIAL:
+            raise ValueError(
+                f"train: models of sequences are {', '.join(SEQUENTIAL)}, got {self.model}; choose one with --model"
+            )
+        usual = Settings(self.model, core=self.core, training=self.training)
+        others = [each.name for each in fields(self) if getattr(self, each.name) != getattr(usual, each.name)]
+        if others:
+            raise ValueError(f"train: {', '.join(others)} is of models of views, not of sequences; leave it out")
+        if self.model != "rims" and self.core != Core(self.core.hidden_size):
+            raise ValueError(f"train: modules and their communication are of rims, not of {self.model}; leave them out")
+
+    def build(self, world: World) -> Model:
         """The model of a world, its weights drawn from the seed."""
         import torch
 
         torch.manual_seed(self.training.seed)
+        if world.side is None:
+            sizes = {name: value for name, value in asdict(self.core).items() if value is not None}
+            return build_sequential(self.model, **{**world.model_arguments(), **sizes})
         own = {"ablate": self.ablate} if self.model in SPATIAL else {"batch_norm": self.batch_norm}
         return build(self.model, **self.arguments(world), **own)
 
@@ -63,7 +98,7 @@ class Settings:
             "codec": self.codec, "shortest": self.shortest, "longest": self.longest, "rotation": self.rotation,
             "inject_positions": self.inject_positions,
         }  # fmt: skip
-        usual = {"num_coordinates": 2, "extent": [[0.0, world.side]] * 2}
+        usual: dict[str, object] = {"num_coordinates": 2, "extent": [[0.0, world.side]] * 2}
         given = {name: value for name, value in own.items() if value is not None}
         arguments = {**usual, **world.model_arguments(), **given}
         if self.corrects:

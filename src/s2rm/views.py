@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -186,6 +186,14 @@ class Episode:
                 f"Episode: one-step prediction needs at least 2 time steps, got {self.views.num_steps}; "
                 "give a longer sequence"
             )
+
+    @property
+    def batch_size(self) -> int:
+        return self.views.batch_size
+
+    def unseen(self) -> Episode:
+        """The same episodes, none of whose views is there."""
+        return replace(self, views=self.views.keep(torch.zeros_like(self.views.mask)))
 
     def to_predict(self, start: int | None, stop: int | None) -> tuple[Views, Tensor | None]:
         """The targets of time steps `start` to `stop - 1`, and their context."""

@@ -44,14 +44,21 @@ class Train:
     and summary.json. A run that was stopped for any reason goes on with --resume RUN.
     """
 
-    task: Positional[Literal["balls", "skirmish", "railways"]] = "balls"
+    task: Positional[Literal["balls", "skirmish", "railways", "copying", "adding", "mnist"]] = "balls"
     """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels. skirmish:
     two teams of up to nine units fight on a map of 32 x 32 units; each unit of one team sees polar images around it.
-    railways: ten trains on a grid of 60 x 60 cells, each of which sees the 5 x 5 cells around it"""
+    railways: ten trains on a grid of 60 x 60 cells, each of which sees the 5 x 5 cells around it. Sequences without
+    positions, for --model rims, rmc, lstm or gru: copying, ten digits to recall after 50 blanks; adding, the two of 50
+    numbers that are marked; mnist, a digit to recognise from its pixels"""
     size: str = "small"
     """amount of data: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps; railways:
     8,000 episodes of 128 steps), small (4,000 of 50, clips of 20; 3,000 of 64, clips of 20; 200 of 128, clips of 32)
-    or tiny"""
+    or tiny. Of sequences paper has a core of 600, small a smaller one; adding has long as well, 500 steps"""
+    train_files: tuple[Path, ...] = ()
+    """mnist only: a .npz file with images and labels, or two idx files (.gz too), of images and of labels; if none are
+    given, scikit-learn's digits"""
+    test_files: tuple[Path, ...] = ()
+    """mnist only: the same for the test; every fifth image of the others if not given"""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
     out: Path | None = None
     """the run folder, which must not be there yet; runs/TASK if not given"""
@@ -66,7 +73,7 @@ class Evaluate:
     """Score runs, and the trivial predictors, one step ahead.
 
     Balls: 1 to 6 of them, with 10 to 100 % of the views. Skirmish: five scenarios, with 20 to 100 % of the agents
-    reporting. Railways: maps that were not seen in training.
+    reporting. Railways: maps that were not seen in training. Copying, adding, mnist: longer sequences, larger images.
     """
 
     runs: Runs

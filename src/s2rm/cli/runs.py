@@ -16,10 +16,12 @@ from s2rm.export import StreamingStep
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import ModelName
+from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
 from s2rm.settings import Settings
 from s2rm.tasks.task import Headline
+from s2rm.tasks.worlds import World
 from s2rm.training import Training
 
 # Names of the user's are no markup.
@@ -34,7 +36,7 @@ def train(command: Train) -> None:
     quiet()
     command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
     if command.resume is None:
-        folder, world = command.out or Path("runs") / command.task, TASKS[command.task].preset(command.size)
+        folder, world = command.out or Path("runs") / command.task, _world(command)
         run = Run.create(folder, command.settings, command.task, world)
         parameters = command.settings.build(world).num_parameters
         rank_zero_only(_say)(f"{run.label}: {parameters:,} parameters")
@@ -44,6 +46,16 @@ def train(command: Train) -> None:
         run = Run.open(command.resume).with_limits(limits.updates, limits.epochs, limits.minutes)
         run.train(resume=True, machines=command.machines)
     _print_end(run)
+
+
+def _world(command: Train) -> World:
+    task = TASKS[command.task]
+    world = task.preset(command.size)
+    if not (command.train_files or command.test_files):
+        return world
+    if task.with_files is None:
+        raise ValueError(f"train: --train-files and --test-files are of mnist, not of {task.name}; leave them out")
+    return task.with_files(world, command.train_files, command.test_files)
 
 
 @rank_zero_only
@@ -107,7 +119,10 @@ def export(command: Export) -> None:
     require("onnx")
     path = command.out or command.run_folder / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    StreamingStep(Run.open(command.run_folder).load_model()).save_onnx(path)
+    model = Run.open(command.run_folder).load_model()
+    if not isinstance(model, WorldModel):
+        raise ValueError(f"export: expected a run on views, got one on sequences, {command.run_folder}; choose another")
+    StreamingStep(model).save_onnx(path)
     _say(f"model: {path}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import s2rm.models.sequence_model
     import s2rm.models.world_model
 
 ModelName = Literal["s2gru", "s2rmc", "s2lstm", "rims", "rmc", "lstm", "gru", "tto"]
@@ -18,6 +19,8 @@ LABELS = {
 """each model's name in tables and figures"""
 SPATIAL = {"s2gru": "gru", "s2rmc": "rmc", "s2lstm": "lstm"}
 """the cell of each S2RM; these take its arguments, such as `inject_positions` and `ablate`"""
+SEQUENTIAL = ("rims", "rmc", "lstm", "gru")
+"""the recurrent cores, of which there are models of sequences too"""
 
 
 def build(name: str, **arguments: Any) -> s2rm.models.world_model.WorldModel:
@@ -40,3 +43,11 @@ def build(name: str, **arguments: Any) -> s2rm.models.world_model.WorldModel:
     if name == "msa":
         return MSA(**arguments)
     return S2RM(cell=SPATIAL[name], **arguments) if name in SPATIAL else GQN(core=name, **arguments)
+
+
+def build_sequential(name: str, **arguments: Any) -> s2rm.models.sequence_model.SequenceModel:
+    """The model of sequences with this core, with new weights; arguments and errors as of
+    [`SequenceModel`][s2rm.models.sequence_model.SequenceModel]."""
+    from s2rm.models.sequence_model import SequenceModel
+
+    return SequenceModel(core=name, **arguments)

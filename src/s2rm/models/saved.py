@@ -18,11 +18,17 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from s2rm.files import read_json, read_safetensors
-from s2rm.models import gqn, msa, s2rm  # noqa: F401, a model is known once it is imported
+from s2rm.models.gqn import GQN
 from s2rm.models.inputs import Arguments
-from s2rm.models.world_model import ARGUMENTS, CONFIG, FORMAT, WEIGHTS, WorldModel
+from s2rm.models.model import ARGUMENTS, CONFIG, FORMAT, WEIGHTS, Model
+from s2rm.models.msa import MSA
+from s2rm.models.s2rm import S2RM
+from s2rm.models.sequence_model import SequenceModel
+from s2rm.models.world_model import WorldModel
 from s2rm.records import converter
 
+KNOWN: dict[str, type[Model]] = {model.__name__: model for model in (S2RM, GQN, MSA, SequenceModel)}
+"""the models that can be read"""
 ATTEMPTS = 100
 """to read a model that another process saves meanwhile"""
 PLAUSIBLE = 1_000_000
@@ -38,14 +44,24 @@ class _Mismatch(ValueError):
 
 
 def load(folder: str | Path) -> WorldModel:
-    """The model that `save` wrote into `folder`, on the CPU, in evaluation mode.
+    """The world model that `save` wrote into `folder`, on the CPU, in evaluation mode.
 
     The files may come from elsewhere: sizes are compared before anything of such a size is made.
 
     Raises:
         ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes; weights that
-            are not finite, or of another model than the config.
+            are not finite, or of another model than the config; a model of sequences.
     """
+    model = load_any(folder)
+    if not isinstance(model, WorldModel):
+        raise ValueError(
+            f"load: expected a world model in {folder}, found a {type(model).__name__}; take s2rm.models.saved.load_any"
+        )
+    return model
+
+
+def load_any(folder: str | Path) -> Model:
+    """As `load`, of models of any kind: a [`SequenceModel`][s2rm.models.sequence_model.SequenceModel] too."""
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -66,7 +82,7 @@ def _versions(folder: Path) -> list[tuple[int, int]]:
     return [(each.st_ino, each.st_mtime_ns) for each in about]
 
 
-def _load(folder: Path) -> WorldModel:
+def _load(folder: Path) -> Model:
     name, arguments = _config(folder / CONFIG)
     path = folder / WEIGHTS
     try:
@@ -89,7 +105,7 @@ def _load(folder: Path) -> WorldModel:
     return model.eval()
 
 
-def _dtype(path: Path, weights: dict[str, Tensor], model: WorldModel) -> torch.dtype:
+def _dtype(path: Path, weights: dict[str, Tensor], model: Model) -> torch.dtype:
     """The one dtype of the weights, which must be finite."""
     floats = {key: value for key, value in weights.items() if value.is_floating_point()}
     dtypes = {value.dtype for value in floats.values()}
@@ -116,27 +132,25 @@ def _config(path: Path) -> tuple[str, object]:
         raise ValueError(f"load: {path} is not a saved model's config ({error!r}); save it again") from error
     if not isinstance(written, int) or written > FORMAT:
         raise ValueError(f"load: {path.parent} has format {written}, this version reads up to {FORMAT}; update s2rm")
-    known = {model.__name__: model for model in WorldModel.__subclasses__()}
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"load: {path} names the model {name!r:.100}, known are {sorted(known)}; update s2rm")
+    if not isinstance(name, str) or name not in KNOWN:
+        raise ValueError(f"load: {path} names the model {name!r:.100}, known are {sorted(KNOWN)}; update s2rm")
     if written == 1 and isinstance(arguments, dict):
         arguments = {"inject_positions": True, **arguments}
         arguments |= {"batch_norm": False} if name == "GQN" else {}
     return name, arguments
 
 
-def _without_numbers(path: Path, name: str, arguments: object, shapes: dict[str, tuple[int, ...]]) -> WorldModel:
+def _without_numbers(path: Path, name: str, arguments: object, shapes: dict[str, tuple[int, ...]]) -> Model:
     """The model of a config on the meta device, where nothing takes memory."""
-    known = {model.__name__: model for model in WorldModel.__subclasses__()}
     try:
-        given = converter.structure(arguments, _arguments_of(known[name]))
+        given = converter.structure(arguments, _arguments_of(KNOWN[name]))
         largest = max(sum(map(math.prod, shapes.values())), PLAUSIBLE)
         for key, value in given.items():
             limit = len(shapes) if key == "num_layers" else largest
             if isinstance(value, int) and value > limit:
                 raise ValueError(f"{key} is {value}, more than the weights have room for")
         with torch.device("meta"), _Undrawn():
-            return known[name](**given)
+            return KNOWN[name](**given)
     except cattrs.BaseValidationError as error:
         wrong = "; ".join(cattrs.transform_error(error, path="arguments"))
     except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
@@ -154,9 +168,10 @@ class _Undrawn(TorchFunctionMode):
 
 
 @cache
-def _arguments_of(model: type[WorldModel]) -> Any:
+def _arguments_of(model: type[Model]) -> Any:
     """The names and types of the arguments that a model is built with: its own, and those that it shares."""
     own = get_type_hints(model.__init__)
     parameters = inspect.signature(model).parameters.values()
     named = {each.name: own[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
-    return TypedDict("_", {**get_type_hints(Arguments), **named}, total=False)  # type: ignore[operator]
+    shared = get_type_hints(Arguments) if any(each.kind is each.VAR_KEYWORD for each in parameters) else {}
+    return TypedDict("_", {**shared, **named}, total=False)  # type: ignore[operator]

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import LIKELIHOODS, Mean
 from s2rm.models.inputs import Arguments, records
+from s2rm.models.model import Model
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import PositionalEmbedding, Rotation
 from s2rm.nn.over_time import under_functorch
 from s2rm.views import Episode, Views, for_each_step
 
-FORMAT = 2
-"""2: the scaffold normalises its sum, and every model says how positions enter it"""
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-"""the files of a saved model"""
-ARGUMENTS = "arguments"
-"""what the metadata of the weights' file calls the arguments of their model"""
 State = TypeVar("State")
 
 
-class WorldModel(nn.Module, ABC, Generic[State]):
+class WorldModel(Model[Episode], Generic[State]):
     """A model of a partially observed world: it observes sets of views over time and predicts the view at any position.
 
     Views are encoded, the model updates its state, and the decoder turns what `read` finds for a query into the
@@ -86,21 +78,18 @@ class WorldModel(nn.Module, ABC, Generic[State]):
 
     @property
     def arguments(self) -> dict[str, object]:
-        """The keyword arguments that build this model again, with their defaults."""
         return {**asdict(self.signature), **asdict(self.space), **self.own}
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw all weights anew, in place. With the same seed they are those of a new model."""
-        new = cast(Any, type(self))(**self.arguments)
-        for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
-            for old, value in zip(mine, drawn, strict=True):
-                old.copy_(value)
-
-    def forward(self, episode: Episode, recompute: int | None = None) -> Tensor:
-        """The loss; arguments and errors as of `loss`. Hooks, `torch.func.functional_call` and
-        `DistributedDataParallel` wrap this call."""
-        return self.loss(episode, recompute)
+    @property
+    def setting(self) -> str:
+        """The codec, and how positions enter it."""
+        space = self.space
+        if space.rotation is not None:
+            way = f"rotate encodings, from a wavelength of {space.rotation:g} on"
+        else:
+            way = f"are {'' if space.inject_positions else 'not '}injected into encoder and decoder"
+        wavelengths = f"wavelengths of the embedding from {space.shortest:g} to {space.longest:g}"
+        return f"codec {self.signature.codec}; positions {way}; {wavelengths}"
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> State:
@@ -183,10 +172,10 @@ class WorldModel(nn.Module, ABC, Generic[State]):
         """The states from which the targets at steps 1 to T are predicted: those after steps 0 to T-1."""
         return self.observe(views.steps(None, -1), state)
 
-    def loss(self, episode: Episode, recompute: int | None = None) -> Tensor:
-        """Negative log-likelihood of one-step-forward prediction, in nats: the mean over all measured target values.
+    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
+        """The terms of the loss of one-step-forward prediction, by name: negative log-likelihoods in nats.
 
-        With likelihood "mixed" it is the sum of the means of three terms; see `loss_terms`.
+        Each is a mean over all measured target values; there is one, or three with likelihood "mixed".
 
         Args:
             episode: T+1 steps.
@@ -194,14 +183,7 @@ class WorldModel(nn.Module, ABC, Generic[State]):
                 compute those between again in the backward pass.
 
         Raises:
-            ValueError: `recompute` below 1.
-        """
-        return torch.stack([mean.value for mean in self.loss_terms(episode, recompute).values()]).sum()
-
-    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
-        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; arguments and errors as of `loss`.
-
-        The loss is the sum of their values. The terms of parts of a batch or an episode add up to those of the whole.
+            ValueError: `recompute` below 1, or targets that do not fit.
         """
         self.check_loss(episode, recompute)
         if recompute is None:
@@ -322,22 +304,6 @@ class WorldModel(nn.Module, ABC, Generic[State]):
                 f"{expected[0].device}, got {[tuple(part.shape) for part in got]} on {got[0].device}; start from "
                 "initial_state(batch_size), or move it"
             )
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of trained values."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-    def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole.
-
-        The weights' file holds the arguments too, so that `load` never takes weights of one model for another's.
-        """
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        content = safetensors.torch.save(weights, {ARGUMENTS: json.dumps(self.arguments)})
-        write_whole(Path(folder) / WEIGHTS, content)
-        config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
-        write_json(Path(folder) / CONFIG, config)
 
 
 def load(folder: str | Path) -> WorldModel:

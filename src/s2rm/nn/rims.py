@@ -73,7 +73,7 @@ class RIMsLayer(Layer):
     def forward(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         usual = self.selection == "zero_row" and self.reading.num == 1 and (inputs.ndim == 3 or inputs.shape[2] == 1)
         dropped = self.training and self.attention_dropout > 0
-        if not usual or dropped or self.records is not None or by_autograd(inputs.device):
+        if not usual or not self.communication.num or dropped or self.records is not None or by_autograd(inputs.device):
             return super().forward(inputs, state, mask)
         return self._at_once(inputs if inputs.ndim == 3 else inputs.squeeze(2), state, mask)
 
@@ -146,6 +146,11 @@ class RIMsLayer(Layer):
         parts = (updated,) if isinstance(updated, Tensor) else updated
         after = [torch.where(chosen, new, old) for new, old in zip(parts, state, strict=True)]
 
+        if not self.communication.num:
+            if self.records is not None:
+                self.records.append((active, weights, weights.new_empty(len(weights), 0, *[self.num_modules] * 2)))
+            return tuple(part.flatten(1) for part in after)
+
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
         projected = communication_in(after[0]).split(self.communication.parts, -1)
         q, k, v = (part.unflatten(-1, (self.communication.num, -1)).transpose(1, 2) for part in projected)
@@ -161,7 +166,7 @@ class RIMsLayer(Layer):
 
 def drawn(weight: Tensor) -> Tensor:
     """The weight `(..., inputs, outputs)`, drawn uniformly within the inverse root of its inputs, in place."""
-    bound = 1 / math.sqrt(weight.shape[-2])
+    bound = 1 / math.sqrt(max(1, weight.shape[-2]))
     return nn.init.uniform_(weight, -bound, bound)
 
 
@@ -191,7 +196,8 @@ class RIMs(RecurrentCore):
         selection: "zero_row" as above, or "across_modules", the authors' Atari variant: the softmax runs over the
             modules, there is no null row, and the modules with the largest weights are active.
         input_heads, input_key_size, input_value_size: of the input attention. Default value size: 4 times a module's.
-        communication_heads, communication_key_size, communication_value_size: of the communication.
+        communication_heads, communication_key_size, communication_value_size: of the communication; without heads
+            there is none.
         attention_dropout: probability of dropping an attention weight in training; the authors used 0.1.
 
     Raises:

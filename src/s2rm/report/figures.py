@@ -20,7 +20,7 @@ COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
     "climatology": "#9b9a97", "persistence": "#b8a58c", "inverse distance": "#7f9183", "local linear": "#a3b18a",
-    "kriging": "#4a4a4a",
+    "kriging": "#4a4a4a", "constant": "#9b9a97",
 }  # fmt: skip
 
 

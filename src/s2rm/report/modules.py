@@ -17,6 +17,7 @@ from s2rm.report.page import Entry, Picture, drawn
 from s2rm.views import Views
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -69,11 +70,7 @@ def module_pictures(entries: Iterable[Entry], grid: Float[Tensor, "H W 2"], view
 def _pictures(entry: Entry, grid: Tensor, views: Views) -> Iterator[Picture]:
     model = entry.model
     if isinstance(model, GQN) and isinstance(model.core, RIMs):
-        inputs = model.summed(views).detach()
-        active = model.core.trace(inputs)[1][0].active[0]
-        sentence = "One sequence; black is active. A module that is always or never active has not specialised in time."
-        yield drawn(f"When each module of {entry.label} is active", activity(active), sentence)
-        yield _effects(entry, masking_effects(model.core, inputs))
+        yield from rims_pictures(entry.label, model.core, model.summed(views).detach())
     elif isinstance(model, S2RM):
         with torch.no_grad():
             weights, kernel = model.enclaves(grid), model.interaction_graph()
@@ -88,7 +85,19 @@ def _pictures(entry: Entry, grid: Tensor, views: Views) -> Iterator[Picture]:
         joins = "Each module as its enclave; a line joins two that attend to each other."
         title, made = f"Interactions between the modules of {entry.label}", interaction_graph(kernel, weights)
         yield drawn(title, made, f"{joins} {edges} of {pairs} pairs do.")
-        yield _effects(entry, masking_effects(model, views))
+        yield _effects(entry.label, masking_effects(model, views))
+
+
+def rims_pictures(label: str, core: RIMs, inputs: Float[Tensor, "B T D"]) -> Iterator[Picture]:
+    """When the modules of RIMs are active, with all of them and without each, and what masking one changes."""
+    active = core.trace(inputs[:1])[1][0].active[0]
+    sentence = "One sequence; black is active. A module that is always or never active has not specialised in time."
+    yield drawn(f"When each module of {label} is active", activity(active), sentence)
+    sentence = (
+        "The same sequence; in each panel one module, in grey, is masked: it is never active and never read from."
+    )
+    yield drawn(f"When the modules of {label} are active without one of them", masked_activity(core, inputs), sentence)
+    yield _effects(label, masking_effects(core, inputs))
 
 
 def enclaves(weights: Float[Tensor, "M H W"]) -> Figure:
@@ -121,7 +130,7 @@ def interaction_graph(kernel: Float[Tensor, "M M"], weights: Float[Tensor, "M H 
     return made
 
 
-def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
+def _effects(label: str, effects: Float[Tensor, "M M"]) -> Picture:
     """`masking_effects` as an image: masked modules in rows, changed ones in columns."""
     made, ((axes,),) = figure(1, 1, 4.6, 3.9)
     numbers = [str(module + 1) for module in range(len(effects))]
@@ -131,13 +140,31 @@ def _effects(entry: Entry, effects: Float[Tensor, "M M"]) -> Picture:
     axes.set(xlabel="changed module", ylabel="masked module")
     made.colorbar(image, ax=axes, label="relative change of its state")
     sentence = "A bright row is a module on which many others depend; a dark matrix means independence."
-    return drawn(f"Effect of masking one module of {entry.label} on the others", made, sentence)
+    return drawn(f"Effect of masking one module of {label} on the others", made, sentence)
 
 
 def activity(active: Bool[Tensor, "T M"]) -> Figure:
     """Which modules are active at each step (RIMs, Figure 2): black is active."""
     made, ((axes,),) = figure(1, 1, 7.5, 2.4)
-    axes.imshow(~active.T.numpy(), cmap="gray", aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(active.shape[1]), [str(module + 1) for module in range(active.shape[1])])
+    _stripes(axes, active)
     axes.set(xlabel="step", ylabel="module")
     return made
+
+
+def masked_activity(core: RIMs, inputs: Float[Tensor, "B T D"]) -> Figure:
+    """Which modules are active at each step of the first sequence when one of them is masked, a panel for each (RIMs,
+    Figures 22 to 25)."""
+    modules = core.num_modules
+    made, panels = figure(modules, 1, 7.5, 1.35 * modules)
+    for masked, axes in enumerate(panels[:, 0]):
+        active = core.trace(inputs[:1], masked_modules=(masked,))[1][0].active[0]
+        _stripes(axes, active)
+        axes.axhspan(masked - 0.5, masked + 0.5, color="#9b9a97")
+        axes.set_ylabel(f"without {masked + 1}", fontsize=8)
+    axes.set_xlabel("step")
+    return made
+
+
+def _stripes(axes: Axes, active: Bool[Tensor, "T M"]) -> None:
+    axes.imshow(~active.T.numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(active.shape[1]), [str(module + 1) for module in range(active.shape[1])], fontsize=7)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s2rm.extras import require
 from s2rm.files import Row, write_whole
-from s2rm.models.world_model import WorldModel
 from s2rm.report.figures import TRIVIAL, colour, figure, plain, png
 
 if TYPE_CHECKING:
@@ -24,8 +23,8 @@ class Entry:
 
     label: str
     """the model's name in tables and pictures"""
-    model: WorldModel
-    """with its best weights"""
+    model: Any
+    """with its best weights; of the kind that the run's task trains"""
     summary: Row
     """how training ended and where: `val_loss`, `updates`, `minutes`, `parameters`, `seed`, `hardware`, `commit`"""
     learning_rate: float

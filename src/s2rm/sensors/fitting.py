@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 
 from s2rm.files import read_json, write_json
 from s2rm.folders import fingerprint, put_in_place
+from s2rm.models.model import CONFIG, WEIGHTS
 from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
 from s2rm.models.saved import load
-from s2rm.models.world_model import CONFIG, WEIGHTS, WorldModel
+from s2rm.models.world_model import WorldModel
 from s2rm.records import to_plain
 from s2rm.sensors.checks import check_clock, check_learnable
 from s2rm.sensors.guess import context_size, episode

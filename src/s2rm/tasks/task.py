@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -49,7 +49,7 @@ class Task:
     world: type
     preset: Callable[[str], World]
     """a world by the name of its size"""
-    episodes: Callable[..., Dataset[Episode]]
+    episodes: Callable[..., Dataset[Any]]
     """`(world, split, seed, folder)`: the training ("train", clips of `world.clip` steps cut at random) or validation
     ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`; with `guessed=True`,
     where `guesses` is, their context is what was last seen, for models that correct it"""
@@ -68,6 +68,8 @@ class Task:
     animate: Callable[..., bytes] | None = None
     """`(models, world, seed, numbers)`: an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers
     of objects; None: the views carry actions, which no model predicts, or rollouts have no picture yet"""
+    with_files: Callable[..., World] | None = None
+    """`(world, train, test)`: the same world on what is in files that a user names; None: it is simulated"""
 
 
 @dataclass(frozen=True)

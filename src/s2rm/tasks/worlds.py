@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from s2rm.views import Episode
-
 
 @runtime_checkable
 class World(Protocol):
     """What there is to see, how it is seen, and how much of it there is: a frozen dataclass of plain values."""
 
     @property
-    def side(self) -> float: ...  # of the square in which positions lie, in the world's own units
+    def side(self) -> float | None: ...  # of the square in which positions lie, in its own units; None: sequences
     def model_arguments(self) -> dict[str, object]: ...  # of a model: shapes, likelihood and codec
 
 
+T = TypeVar("T")
 W = TypeVar("W")
 MOST_VALUES = 1e12
 """of all views of a split; the papers' worlds have some 1e10"""
@@ -65,18 +64,18 @@ def check_tensors(
             raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; number them anew")
 
 
-class Drawn(Dataset[Episode]):
-    """Whole batches of episodes, each a pure function of its key `(rows, seed)`.
+class Drawn(Dataset[T]):
+    """Whole batches of episodes or sequences, each a pure function of its key `(rows, seed)`.
 
     Args:
         size: number of sequences that rows count.
-        draw: the episodes of rows `(B,)`; what is random in them comes from the generator.
+        draw: the batch of rows `(B,)`; what is random in it comes from the generator.
     """
 
-    def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], Episode]):
+    def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], T]):
         self.size, self.draw = size, draw
 
-    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+    def __getitem__(self, key: tuple[list[int], int]) -> T:
         rows, seed = key
         return self.draw(torch.tensor(rows), torch.Generator().manual_seed(seed))
 

@@ -1,4 +1,4 @@
-"""Training any world model: `fit` trains it on the episodes of `batches`, by the settings of `Training`.
+"""Training any model: `fit` trains it on the batches of `batches`, by the settings of `Training`.
 
 The names are imported at first use, so that settings can be shown without importing PyTorch.
 """

@@ -1,5 +1,5 @@
 from .callbacks import Diverged, KeepBest
-from .fitting import OneStepForward, fit, keep_freed_memory
+from .fitting import Lesson, fit, keep_freed_memory
 from .loaders import Batches, batches
 from .records import Ended, Provenance, Summary, cpu_name, history, provenance
 from .settings import LAST, MODEL, Machines, Training
@@ -11,8 +11,8 @@ __all__ = [
     "Diverged",
     "Ended",
     "KeepBest",
+    "Lesson",
     "Machines",
-    "OneStepForward",
     "Provenance",
     "Summary",
     "Training",

@@ -16,17 +16,17 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, Timer
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from s2rm.files import write_whole
-from s2rm.models.world_model import WorldModel
+from s2rm.models.model import Model
 from s2rm.training.records import Ended
 
 
 class Averaging(EMAWeightAveraging):
     """An exponential moving average of the weights, which is validated and saved."""
 
-    def model(self) -> WorldModel:
+    def model(self) -> Model:
         """The model with the averaged weights."""
         assert self._average_model is not None
-        return cast(WorldModel, self._average_model.module.model)
+        return cast(Model, self._average_model.module.model)
 
 
 class KeepBest(Callback):
@@ -40,7 +40,7 @@ class KeepBest(Callback):
         if not trainer.sanity_checking and loss < self.lowest:
             self.lowest = loss
             if trainer.is_global_zero:
-                model = cast(WorldModel, pl_module.model) if self.averaging is None else self.averaging.model()
+                model = cast(Model, pl_module.model) if self.averaging is None else self.averaging.model()
                 model.save(self.folder)
 
     def state_dict(self) -> dict[str, float]:

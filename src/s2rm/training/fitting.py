@@ -1,4 +1,4 @@
-"""Training any world model with Lightning: resumable, within a budget of updates or minutes, with the best weights
+"""Training any model with Lightning: resumable, within a budget of updates or minutes, with the best weights
 saved."""
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import lightning as L
 import torch
@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from s2rm.likelihoods import Mean
-from s2rm.models.world_model import WorldModel
+from s2rm.models.model import B, Model
 from s2rm.records import from_plain
 from s2rm.training.callbacks import (
     Averaging,
@@ -39,7 +39,6 @@ from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
 from s2rm.training.settings import LAST, MODEL, Machines, Training
 from s2rm.training.start import unit_variance
-from s2rm.views import Episode
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -51,23 +50,23 @@ PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops"
 """of a checkpoint of training"""
 
 
-class OneStepForward(L.LightningModule):
-    """One-step-forward training of a world model with Adam, the learning rate halved on plateaus, or falling along a
+class Lesson(L.LightningModule, Generic[B]):
+    """Training of a model with Adam, the learning rate halved on plateaus, or falling along a
     cosine where the number of updates is given.
 
     Each process receives the whole batch and takes its share of the rows.
     """
 
-    def __init__(self, model: WorldModel, training: Training):
+    def __init__(self, model: Model[B], training: Training):
         super().__init__()
         self.model, self.training_options = model, training
 
-    def loss(self, split: str, episode: Episode) -> torch.Tensor:
+    def loss(self, split: str, batch: B) -> torch.Tensor:
         """The loss on this process's rows, weighted such that its mean over processes is the loss of the whole batch.
 
         It is logged; in validation its terms are logged as well, where there are several.
         """
-        values = {name: self._value(mean) for name, mean in self._terms(episode).items()}
+        values = {name: self._value(mean) for name, mean in self._terms(batch).items()}
         loss = torch.stack([*values.values()]).sum()
         logged = {f"{split}_loss": loss}
         if len(values) > 1 and not self.training:
@@ -75,22 +74,20 @@ class OneStepForward(L.LightningModule):
         for name, value in logged.items():
             self.log(
                 name, value, on_step=False, on_epoch=True, prog_bar=value is loss,
-                batch_size=episode.views.batch_size, sync_dist=True,
+                batch_size=batch.batch_size, sync_dist=True,
             )  # fmt: skip
         return loss
 
-    def _terms(self, episode: Episode) -> dict[str, Mean]:
+    def _terms(self, batch: B) -> dict[str, Mean]:
         """The loss terms of this process's share of the rows."""
         recompute = self.training_options.recompute if self.training else None
         if self.trainer.world_size == 1:
-            return self.model.loss_terms(episode, recompute)
-        rows = list(range(episode.views.batch_size))[self.trainer.global_rank :: self.trainer.world_size]
+            return self.model.loss_terms(batch, recompute)
+        rows = list(range(batch.batch_size))[self.trainer.global_rank :: self.trainer.world_size]
         if rows:
-            return self.model.loss_terms(episode.rows(rows), recompute)
+            return self.model.loss_terms(batch.rows(rows), recompute)
         # Without a row of its own a process still takes part in each step, with a row in which nothing counts.
-        row = episode.rows([0])
-        unseen = replace(row, views=row.views.keep(torch.zeros_like(row.views.mask)))
-        terms = self.model.loss_terms(unseen, recompute)
+        terms = self.model.loss_terms(batch.rows([0]).unseen(), recompute)
         return {name: Mean(0 * mean.total, 0 * mean.count) for name, mean in terms.items()}
 
     def _value(self, mean: Mean) -> torch.Tensor:
@@ -108,7 +105,7 @@ class OneStepForward(L.LightningModule):
             if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
                 logger.experiment.metrics_keys.append("train_loss")
 
-    def on_train_batch_start(self, batch: Episode, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: B, batch_index: int) -> None:
         if self.training_options.updates:
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = self.training_options.rate_at(self.trainer.global_step)
@@ -116,11 +113,11 @@ class OneStepForward(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[OPTIONS] = asdict(self.training_options)
 
-    def training_step(self, episode: Episode, batch_index: int) -> torch.Tensor:
-        return self.loss("train", episode)
+    def training_step(self, batch: B, batch_index: int) -> torch.Tensor:
+        return self.loss("train", batch)
 
-    def validation_step(self, episode: Episode, batch_index: int) -> None:
-        self.loss("val", episode)
+    def validation_step(self, batch: B, batch_index: int) -> None:
+        self.loss("val", batch)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
@@ -144,7 +141,7 @@ class OneStepForward(L.LightningModule):
 
 
 def fit(
-    model: WorldModel, train: DataLoader[Episode], validation: DataLoader[Episode], folder: str | Path,
+    model: Model[B], train: DataLoader[B], validation: DataLoader[B], folder: str | Path,
     training: Training | None = None, *, machines: Machines | None = None, resume: bool = False, progress: bool = True,
 ) -> Ended:  # fmt: skip
     """Train a model and leave its best weights in `folder/model`.
@@ -157,7 +154,7 @@ def fit(
 
     Args:
         model: trained in place; it ends with the last weights, not the best.
-        train, validation: episodes in whole batches, as from `batches`.
+        train, validation: whole batches, as from `batches`.
         folder: folder of the run, which all machines must share.
         training: how to train.
         machines: what to train on. Default: one device of this machine.
@@ -193,7 +190,7 @@ def fit(
     with _without_warnings():
         trainer = _trainer(folder, training, machines or Machines(), callbacks)
         try:
-            _run(trainer, OneStepForward(model, training), train, validation, checkpoint)
+            _run(trainer, Lesson(model, training), train, validation, checkpoint)
         except (KeyError, TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
             if checkpoint is None or diverging.started:
                 raise
@@ -206,7 +203,7 @@ def fit(
     return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
 
 
-def resumable(folder: Path, model: WorldModel, training: Training) -> Path:
+def resumable(folder: Path, model: Model, training: Training) -> Path:
     """The last checkpoint of a run of this model and these options, which can be read without unpickling; errors as of
     `fit`."""
     path = folder / LAST
@@ -277,7 +274,7 @@ def _trainer(folder: Path, training: Training, machines: Machines, callbacks: li
 
 
 def _run(
-    trainer: L.Trainer, lesson: OneStepForward, train: DataLoader[Episode], validation: DataLoader[Episode],
+    trainer: L.Trainer, lesson: Lesson[B], train: DataLoader[B], validation: DataLoader[B],
     checkpoint: Path | None,
 ) -> None:  # fmt: skip
     """Train to the end, and leave no process behind, whatever ends it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from s2rm.views import Episode
+T = TypeVar("T")
 
 
 class Batches(Sampler[tuple[list[int], int]]):
@@ -32,8 +33,8 @@ class Batches(Sampler[tuple[list[int], int]]):
             yield batch.tolist(), int(torch.randint(2**62, (), generator=generator))
 
 
-def batches(dataset: Dataset[Episode], batch_size: int, seed: int, shuffle: bool) -> DataLoader[Episode]:
-    """A loader of whole batches of episodes.
+def batches(dataset: Dataset[T], batch_size: int, seed: int, shuffle: bool) -> DataLoader[T]:
+    """A loader of whole batches.
 
     Args:
         dataset: indexed by keys `(rows, seed)`: the rows of the batch, and a seed for what is drawn at random, such as

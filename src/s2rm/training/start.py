@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from s2rm.models.world_model import WorldModel
-from s2rm.views import Episode
+from s2rm.models.model import B, Model
 
 LAYERS = (nn.Linear, nn.Conv2d)
 LEAST = 1e-6
@@ -14,7 +13,7 @@ LEAST = 1e-6
 
 
 @torch.no_grad()
-def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> None:
+def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
     """Scale the weights of encoder and decoder, layer by layer, so that the products of each have unit variance.
 
     PyTorch's own weights shrink the signal to about half in each layer, and to a tenth in the first one for sparse
@@ -23,7 +22,7 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
 
     Args:
         model: changed in place.
-        episode: views and targets like those of training.
+        batch: like those of training.
         last: root mean square of the decoder's last products; small, so that the first predictions are near the prior.
 
     Source:
@@ -49,7 +48,7 @@ def unit_variance(model: WorldModel, episode: Episode, last: float = 0.1) -> Non
 
     hooks = [layer.register_forward_hook(rescale) for layer in wanted]
     try:
-        model.loss(episode)
+        model.loss(batch)
     finally:
         for hook in hooks:
             hook.remove()

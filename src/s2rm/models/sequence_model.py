@@ -1,0 +1,146 @@
+"""Models of sequences: what the steps of an input amount to, such as digits to recall or a digit to recognise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from s2rm.likelihoods import Mean
+from s2rm.models.model import Model
+from s2rm.nn.core import a_weight
+from s2rm.nn.memory import RelationalMemory
+from s2rm.nn.rims import RIMs
+from s2rm.sequences import Sequences
+
+CORES = ("rims", "rmc", "lstm", "gru")
+
+
+class SequenceModel(Model[Sequences]):
+    r"""A recurrent core between a linear encoder of each step's input and a linear decoder of the last steps' outputs.
+
+    $$e_t = E x_t + b \qquad o_t, s_t = F(e_t, s_{t-1}) \qquad \hat y_t = D o_t + c$$
+
+    The bias of the encoder matters to RIMs: without it an input of zeros equals the null row, so that no module could
+    tell the two apart.
+
+    Args:
+        input_size: D, channels of a step.
+        num_classes: of each target; None where targets are real values.
+        core: "rims", "rmc" (relational memory, 4 slots, 3 heads), "lstm" or "gru".
+        hidden_size: H, size of the core's state. Default: the paper's 600.
+        embedding_size: size of an encoded input. Default: the hidden size.
+        num_modules, num_active, communication_heads: of RIMs, see [`RIMs`][s2rm.nn.rims.RIMs]; others ignore them. The
+            sizes of its attentions are in proportion to that of a module, the paper's where it has 100 units.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Examples:
+        >>> model = SequenceModel(input_size=3, num_classes=8, core="rims", hidden_size=24)
+        >>> model.predict(torch.rand(2, 9, 3), last=4).shape
+        torch.Size([2, 4, 8])
+
+    Source:
+        Goyal et al. 2019, "Recurrent Independent Mechanisms", section 4.1. Relative to the paper: no dropout.
+    """
+
+    def __init__(
+        self, *, input_size: int, num_classes: int | None, core: str = "rims", hidden_size: int = 600,
+        embedding_size: int | None = None, num_modules: int = 6, num_active: int = 4, communication_heads: int = 4,
+    ):  # fmt: skip
+        super().__init__()
+        if core not in CORES:
+            raise ValueError(f"SequenceModel: core must be one of {', '.join(CORES)}, got {core!r}")
+        sizes = {"input_size": input_size, "num_classes": num_classes, "hidden_size": hidden_size}
+        for name, size in {**sizes, "embedding_size": embedding_size}.items():
+            if size is not None and size < 1:
+                raise ValueError(f"SequenceModel: {name} must be at least 1, got {size}")
+        self.own: dict[str, object] = {
+            **sizes, "core": core, "embedding_size": embedding_size, "num_modules": num_modules,
+            "num_active": num_active, "communication_heads": communication_heads,
+        }  # fmt: skip
+        self.input_size, self.num_classes = input_size, num_classes
+        width = embedding_size or hidden_size
+        self.encoder = nn.Linear(input_size, width)
+        self.core: Any
+        if core == "rims":
+            # The paper's sizes, 64 and 32, are those of modules of 100.
+            reading, talking = (max(1, round(share * hidden_size / num_modules)) for share in (0.64, 0.32))
+            self.core = RIMs(
+                width, hidden_size, batch_first=True, num_modules=num_modules, num_active=num_active,
+                input_key_size=reading, communication_heads=communication_heads,
+                communication_key_size=talking, communication_value_size=talking,
+            )  # fmt: skip
+        elif core == "rmc":
+            self.core = RelationalMemory(width, hidden_size, batch_first=True, num_slots=4, num_heads=3)
+        else:
+            self.core = {"lstm": nn.LSTM, "gru": nn.GRU}[core](width, hidden_size, batch_first=True)
+        self.decoder = nn.Linear(hidden_size, num_classes or 1)
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        return self.own
+
+    @property
+    def setting(self) -> str:
+        """The size of the core."""
+        rims = f", {self.core.num_active} of {self.core.num_modules} modules active" if self.has_modules else ""
+        return f"a core of {self.core.hidden_size}{rims}"
+
+    @property
+    def has_modules(self) -> bool:
+        return isinstance(self.core, RIMs)
+
+    def predict(self, inputs: Float[Tensor, "B T D"], last: int = 1, recompute: int | None = None) -> Tensor:
+        """Logits of the classes `(B, last, num_classes)`, or real values `(B, last)`, after the last steps.
+
+        Args:
+            inputs: of T steps.
+            last: S, number of steps.
+            recompute: as of `loss`.
+        """
+        encoded, outputs, state = self.encoder(inputs), [], None
+        for part in encoded.split(recompute or inputs.shape[1], 1):
+            if recompute is None:
+                output, state = self.core(part)
+            else:
+                output, state = checkpoint(self.core, part, state, use_reentrant=False)
+            outputs.append(output)
+        read = self.decoder(torch.cat(outputs, 1)[:, -last:])
+        return read.squeeze(-1) if self.num_classes is None else read
+
+    def loss_terms(self, batch: Sequences, recompute: int | None = None) -> dict[str, Mean]:
+        """One term, over all targets: the cross-entropy of classes; of real values the squared error, which up to a
+        constant is the negative log-likelihood of a normal distribution with variance 1/2."""
+        self._check(batch, recompute)
+        read, targets = self.predict(batch.inputs, batch.targets.shape[1], recompute), batch.targets
+        if self.num_classes is None:
+            total = (read - targets).square().sum()
+        else:
+            total = cross_entropy(read.flatten(0, 1), targets.flatten(), reduction="sum")
+        return {"nll": Mean(total, torch.tensor(targets.numel(), device=total.device))}
+
+    def _check(self, batch: Sequences, recompute: int | None) -> None:
+        weight, inputs, targets = a_weight(self), batch.inputs, batch.targets
+        if inputs.shape[-1] != self.input_size or (inputs.dtype, inputs.device) != (weight.dtype, weight.device):
+            raise ValueError(
+                f"SequenceModel: expected inputs of {self.input_size} channels, {weight.dtype} on {weight.device}, got "
+                f"{inputs.shape[-1]}, {inputs.dtype} on {inputs.device}; make the model for them, or move them"
+            )
+        classes = self.num_classes
+        if targets.is_floating_point() == (classes is not None):
+            expected = "real values" if classes is None else "classes"
+            raise ValueError(f"SequenceModel: expected targets that are {expected}, got {targets.dtype}; convert them")
+        if classes is not None and targets.device.type == "cpu":  # other devices would have to be waited for
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= classes:
+                raise ValueError(
+                    f"SequenceModel: expected classes from 0 to {classes - 1}, got {low} to {high}; number them anew"
+                )
+        if recompute is not None and recompute < 1:
+            raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")

@@ -1,0 +1,63 @@
+"""Copying: digits are shown, then nothing for long, then they are to be recalled in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from s2rm.sequences import Sequences
+from s2rm.tasks.sequences.world import SequenceWorld
+from s2rm.tasks.worlds import at_least
+
+
+@dataclass(frozen=True)
+class Copying(SequenceWorld):
+    """Digits from 1 to 8, blanks, then a mark and blanks, as many as there are digits, during which they are recalled.
+
+    Source:
+        RIMs, section 4.1; Hochreiter and Schmidhuber 1997.
+    """
+
+    digits: int = 10
+    """to remember"""
+    blank: int = 50
+    """steps between the last digit and the mark, in training"""
+    test_blanks: tuple[int, ...] = (50, 100, 200, 400)
+    """steps between them in the test"""
+
+    SYMBOLS = 8
+
+    def __post_init__(self) -> None:
+        at_least("Copying", vars(self), digits=1, blank=0)
+        super().__post_init__()
+
+    @property
+    def test_sizes(self) -> tuple[int, ...]:
+        return self.test_blanks
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        return 2 * self.digits + max(self.blank, *self.test_blanks), self.SYMBOLS + 2
+
+    def model_arguments(self) -> dict[str, object]:
+        return {"input_size": self.SYMBOLS + 2, "num_classes": self.SYMBOLS, "hidden_size": self.hidden_size}
+
+    def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
+        """One-hot inputs: channel 0 is blank, the last one the mark."""
+        digits = torch.randint(self.SYMBOLS, (len(rows), self.digits), generator=generator)
+        mark = self.digits + (self.blank if size is None else size)
+        inputs = torch.zeros(len(rows), mark + self.digits, dtype=torch.long)
+        inputs[:, : self.digits], inputs[:, mark] = digits + 1, self.SYMBOLS + 1
+        return Sequences(one_hot(inputs, self.SYMBOLS + 2).float(), digits)
+
+
+PRESETS = {
+    "paper": Copying(),
+    "small": Copying(hidden_size=240, train_sequences=6_400),
+    "tiny": Copying(
+        hidden_size=24, train_sequences=64, val_sequences=32, test_sequences=32, digits=2, blank=3, test_blanks=(3, 5)
+    ),
+}

@@ -1,0 +1,107 @@
+"""Sequential MNIST: a digit is to be recognised from its pixels, one a step, at new resolutions in the test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from s2rm.sequences import Sequences
+from s2rm.tasks.sequences.images import Digits, as_files, read_digits, resized
+from s2rm.tasks.sequences.world import SequenceWorld
+from s2rm.tasks.worlds import at_least
+
+
+@dataclass(frozen=True)
+class Mnist(SequenceWorld):
+    """The pixels of an image, row by row, one a step, rescaled to the nearest pixel and then 0 or 1.
+
+    Every tenth of the training images is for validation. Without files the images are scikit-learn's digits, and
+    without files to test every fifth of the others, which is then left out of training.
+
+    Source:
+        RIMs, section 4.1.
+    """
+
+    train_sequences: int = 60_000
+    """of an epoch, at most as many as there are"""
+    val_sequences: int = 6_000
+    """at most as many as there are"""
+    test_sequences: int = 10_000
+    """for each side, at most as many as there are"""
+    pixels: int = 14
+    """side of the images of training"""
+    test_pixels: tuple[int, ...] = (14, 16, 19, 24)
+    """sides of the images in the test"""
+    threshold: int = 127
+    """a pixel above this, of 255, is 1"""
+    train_files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        at_least("Mnist", vars(self), pixels=1, threshold=0)
+        super().__post_init__()
+
+    @property
+    def test_sizes(self) -> tuple[int, ...]:
+        return self.test_pixels
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        return max(self.pixels, *self.test_pixels) ** 2, 1
+
+    def model_arguments(self) -> dict[str, object]:
+        return {"input_size": 1, "num_classes": 10, "hidden_size": self.hidden_size}
+
+    def num_sequences(self, split: str) -> int:
+        return min(super().num_sequences(split), len(self.digits(split).labels))
+
+    def digits(self, split: str) -> Digits:
+        """The images of a split, all of them; errors as of `read_digits`."""
+        train, test = read_digits(self.train_files), None
+        if self.test_files:
+            test = read_digits(self.test_files)
+        else:
+            train, test = _apart(train, 5)
+        return test if split == "test" else dict(zip(("train", "val"), _apart(train, 10), strict=True))[split]
+
+    def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
+        images, labels = self.digits(split)
+        pixels = resized(images[rows], size or self.pixels) > self.threshold
+        return Sequences(pixels.flatten(1).unsqueeze(-1).float(), labels[rows, None])
+
+
+def _apart(digits: Digits, every: int) -> tuple[Digits, Digits]:
+    """The images but every so many, and these: files may be sorted by digit."""
+    chosen = torch.arange(len(digits.labels)) % every == every - 1
+    if not chosen.any():
+        raise ValueError(f"mnist: expected at least {every} images, to keep some apart, got {len(chosen)}; give more")
+    return Digits(*(part[~chosen] for part in digits)), Digits(*(part[chosen] for part in digits))
+
+
+def with_files(world: Mnist, train: tuple[Path, ...], test: tuple[Path, ...]) -> Mnist:
+    """The same task on the images of these files, which are read and compared.
+
+    Raises:
+        ValueError: as of `read_digits`; images to test of another size than those of training.
+    """
+    found = replace(world, train_files=as_files(train), test_files=as_files(test))
+    sides = [found.digits(split).images.shape[-1] for split in ("train", "test")]
+    if sides[0] != sides[1]:
+        raise ValueError(
+            f"mnist: expected images of one size, got {sides[0]} x {sides[0]} pixels for training and {sides[1]} x "
+            f"{sides[1]} in the test; rescale one of them"
+        )
+    return found
+
+
+SMALL = (8, 9, 11, 14)
+PRESETS = {
+    "paper": Mnist(),
+    "small": Mnist(hidden_size=120, pixels=8, test_pixels=SMALL),
+    "tiny": Mnist(
+        hidden_size=24, train_sequences=64, val_sequences=32, test_sequences=32, pixels=3, test_pixels=(3, 4)
+    ),
+}

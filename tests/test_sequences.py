@@ -1,0 +1,308 @@
+"""Copying, adding and sequential MNIST: the data, the models, the scores, and the commands."""
+
+import gzip
+import json
+import math
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from s2rm import load
+from s2rm.cli import main
+from s2rm.models.saved import load_any
+from s2rm.models.sequence_model import CORES, SequenceModel
+from s2rm.runs import Run
+from s2rm.sequences import Sequences
+from s2rm.settings import Core, Settings
+from s2rm.tasks.sequences import Adding, Copying, Mnist, episodes, score
+from s2rm.tasks.sequences.images import read_digits, resized
+from s2rm.tasks.sequences.mnist import with_files
+from s2rm.tasks.sequences.scores import constant, scores
+from s2rm.training import Training
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+OFFICIAL = tuple(str(MNIST / f"t10k-{name}-ubyte.gz") for name in ("images-idx3", "labels-idx1"))
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def idx(path, array, code=8):
+    """A file in MNIST's format."""
+    content = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.fixture
+def digits():
+    """Thirty images of 5 x 5 pixels, whose first pixels count them, and their labels."""
+    images = np.zeros((30, 5, 5), np.uint8)
+    images[:, 0, 0] = np.arange(30)
+    return images, np.arange(30, dtype=np.uint8) % 10
+
+
+def test_copying_shows_digits_blanks_a_mark_and_blanks():
+    batch = Copying(digits=3).draw("train", torch.arange(4), rng(), size=5)
+    symbols = batch.inputs.argmax(-1)
+    assert batch.inputs.sum(-1).eq(1).all()
+    assert batch.inputs.shape == (4, 3 + 5 + 3, 10)
+    torch.testing.assert_close(symbols[:, :3], batch.targets + 1)
+    assert symbols[:, 3:].unique(dim=0).tolist() == [[0, 0, 0, 0, 0, 9, 0, 0]]
+    assert Copying(digits=3, blank=7).draw("train", torch.arange(1), rng()).inputs.shape == (1, 13, 10)
+
+
+def test_adding_marks_one_number_of_each_half():
+    batch = Adding().draw("train", torch.arange(500), rng(), size=7)
+    numbers, first, second = batch.inputs.unbind(-1)
+    assert batch.targets.shape == (500, 1)
+    torch.testing.assert_close(batch.targets[:, 0], (numbers * (first + second)).sum(1))
+    for marks, expected in ((first, {0, 1, 2}), (second, {3, 4, 5, 6})):
+        assert marks.sum(1).eq(1).all()
+        assert set(marks.argmax(1).tolist()) == expected
+
+
+def test_pixels_are_those_of_the_nearest_old_one():
+    image = torch.arange(9, dtype=torch.uint8).view(1, 3, 3)
+    assert resized(image, 2)[0].tolist() == [[0, 2], [6, 8]]
+    assert resized(image, 5)[0, 0].tolist() == [0, 0, 1, 2, 2]
+    torch.testing.assert_close(resized(image, 3), image)
+
+
+def test_digits_come_from_files_one_split_from_another(digits, tmp_path):
+    images, labels = digits
+    np.savez(tmp_path / "all.npz", images=images, labels=labels)
+    names = tuple(str(idx(tmp_path / name, part)) for name, part in (("i.gz", images), ("l", labels)))
+    packed, plain = read_digits((str(tmp_path / "all.npz"),)), read_digits(names)
+    assert all(torch.equal(*pair) for pair in zip(packed, plain, strict=True))
+    world = Mnist(pixels=5, threshold=3, train_files=names)
+    assert [world.num_sequences(split) for split in ("train", "val", "test")] == [22, 2, 6]
+    first = {split: world.digits(split).images[:, 0, 0].tolist() for split in ("train", "val", "test")}
+    others = [number for number in range(30) if number % 5 != 4]
+    kept = [number for place, number in enumerate(others) if place % 10 != 9]
+    assert first == {"train": kept, "val": [others[9], others[19]], "test": [4, 9, 14, 19, 24, 29]}
+    batch = world.draw("train", torch.tensor([3, 4]), rng())
+    assert kept[3:5] == [3, 5]
+    assert batch.inputs.shape == (2, 25, 1)
+    assert batch.inputs[:, 0, 0].tolist() == [0, 1], "above the threshold, and not above it"
+    assert batch.targets.tolist() == [[3], [5]]
+    both = replace(world, test_files=names)
+    assert [both.num_sequences(split) for split in ("train", "val", "test")] == [27, 3, 30]
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason="needs ../shared/data/mnist")
+def test_the_official_test_images_are_read():
+    images, labels = read_digits(OFFICIAL)
+    assert images.shape == (10_000, 28, 28)
+    assert labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+def test_files_that_are_no_digits_are_refused(digits, tmp_path):
+    images, labels = digits
+
+    def refused(*names):
+        with pytest.raises(ValueError, match="mnist: ") as raised:
+            read_digits(tuple(str(tmp_path / name) for name in names))
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    idx(tmp_path / "images", images)
+    assert "found no file" in refused("nothing")
+    assert "expected one .npz file, or two idx files" in refused("images")
+    (tmp_path / "text").write_text("label,pixel\n")
+    assert "is no idx file of bytes" in refused("images", "text")
+    (tmp_path / "empty").write_bytes(b"")
+    assert "is no idx file of bytes" in refused("empty", "images")
+    (tmp_path / "text.gz").write_text("label,pixel\n")
+    assert "is no idx file of bytes" in refused("text.gz", "images")
+    idx(tmp_path / "floats", images, code=13)
+    assert "type 13" in refused("floats", "images")
+    (tmp_path / "cut").write_bytes((tmp_path / "images").read_bytes()[:-1])
+    assert "holds 749 values where its shape is (30, 5, 5)" in refused("cut", "images")
+    (tmp_path / "long").write_bytes((tmp_path / "images").read_bytes() + b"0")
+    assert "holds more values" in refused("long", "images")
+    (tmp_path / "huge").write_bytes(struct.pack(">HBB3I", 0, 8, 3, *[2**20] * 3))
+    assert "is more than 1024 MiB" in refused("huge", "images")
+    idx(tmp_path / "labels", labels)
+    assert "square images of one size" in refused("labels", "images")
+    idx(tmp_path / "few", labels[:7])
+    assert "a label for each of 30 images" in refused("images", "few")
+    idx(tmp_path / "ten", np.where(labels == 9, 10, labels))
+    assert "labels from 0 to 9" in refused("images", "ten")
+    ragged = np.empty(2, object)
+    ragged[:] = [images[0], images[0, :3, :3]]
+    np.savez(tmp_path / "ragged.npz", images=ragged, labels=labels[:2])
+    assert "all images of one size" in refused("ragged.npz")
+    np.savez(tmp_path / "other.npz", x=images)
+    assert "is no .npz file with numbers in images and labels" in refused("other.npz")
+    np.savez(tmp_path / "scaled.npz", images=images / 255, labels=labels)
+    assert "pixels as bytes, 0 to 255" in refused("scaled.npz")
+    np.savez(tmp_path / "large.npz", images=np.zeros((3, 6, 6), np.uint8), labels=labels[:3])
+    np.savez(tmp_path / "all.npz", images=images, labels=labels)
+    with pytest.raises(ValueError, match="images of one size, got 5 x 5 pixels for training and 6 x 6 in the test"):
+        with_files(Mnist(), (tmp_path / "all.npz",), (tmp_path / "large.npz",))
+
+
+def test_sequences_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="expected 1 to 5 targets, as many as there are steps, got 6"):
+        Sequences(torch.rand(2, 5, 3), torch.zeros(2, 6))
+    with pytest.raises(ValueError, match=r"inputs must be floats of \(batch, time, channels\)"):
+        Sequences(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="give one row to each sequence"):
+        Sequences(torch.rand(2, 5, 3), torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="expected length of at least 2, got 1"):
+        Adding(length=1)
+    with pytest.raises(ValueError, match="expected digits of at least 1, got 0"):
+        Copying(digits=0)
+    with pytest.raises(ValueError, match="expected sizes to test of at least 1"):
+        Copying(test_blanks=())
+
+
+@pytest.fixture(params=CORES)
+def model(request):
+    return SequenceModel(input_size=3, num_classes=7, core=request.param, hidden_size=12, embedding_size=5).double()
+
+
+def test_the_loss_is_the_cross_entropy_of_the_last_outputs(model):
+    batch = Sequences(torch.rand(4, 9, 3).double(), torch.randint(7, (4, 2)))
+    outputs, _ = model.core(model.encoder(batch.inputs))
+    expected = cross_entropy(model.decoder(outputs[:, -2:]).flatten(0, 1), batch.targets.flatten())
+    torch.testing.assert_close(model.loss(batch), expected)
+    parts = [model.loss_terms(batch.rows(rows))["nll"] for rows in ([0], [1, 2, 3])]
+    torch.testing.assert_close((parts[0] + parts[1]).value, expected)
+
+
+def test_recomputed_states_give_the_same_gradients(model):
+    batch = Sequences(torch.rand(4, 9, 3).double(), torch.randint(7, (4, 2)))
+    found = []
+    for recompute in (None, 4):
+        model.zero_grad()
+        model.loss(batch, recompute).backward()
+        found.append([weight.grad.clone() for weight in model.parameters()])
+    torch.testing.assert_close(*found)
+
+
+def test_a_model_comes_back_and_no_other_kind_is_taken_for_it(model, tmp_path):
+    model.save(tmp_path)
+    again, inputs = load_any(tmp_path), torch.rand(2, 5, 3).double()
+    torch.testing.assert_close(again.predict(inputs), model.predict(inputs), rtol=0, atol=0)
+    assert again.arguments == model.arguments
+    with pytest.raises(ValueError, match="expected a world model in .*, found a SequenceModel"):
+        load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name, value in (("hidden_size", 10**9), ("hidden_size", "12"), ("value_shape", [3]), ("core", "tto")):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "arguments": {**config["arguments"], name: value}}))
+        with pytest.raises(ValueError, match="do not make a SequenceModel"):
+            load_any(tmp_path)
+
+
+def test_real_targets_are_scored_by_their_squared_error():
+    model = SequenceModel(input_size=3, num_classes=None, core="gru", hidden_size=12)
+    batch = Sequences(torch.rand(4, 9, 3), torch.rand(4, 1))
+    torch.testing.assert_close(model.loss(batch), (model.predict(batch.inputs) - batch.targets).square().mean())
+    with pytest.raises(ValueError, match="expected targets that are real values, got torch.int64"):
+        model.loss(Sequences(batch.inputs, torch.ones(4, 1, dtype=torch.long)))
+    with pytest.raises(ValueError, match="expected inputs of 3 channels"):
+        model.loss(Sequences(torch.rand(4, 9, 2), batch.targets))
+    classes = SequenceModel(input_size=3, num_classes=7, core="gru", hidden_size=12)
+    with pytest.raises(ValueError, match="expected classes from 0 to 6, got 7 to 7"):
+        classes.loss(Sequences(batch.inputs, torch.full((4, 1), 7)))
+
+
+def test_what_does_not_look_has_the_entropy_of_the_targets():
+    copying, adding = Copying(test_sequences=2_000), Adding()
+    batch = episodes(copying, "test")[[*range(2_000)], 1]
+    found = scores(constant(copying), [batch])
+    assert found["cross_entropy"] == pytest.approx(math.log(8), abs=2e-3)
+    assert found["accuracy"] == pytest.approx(1 / 8, abs=0.01)
+    batch = episodes(adding, "test")[[*range(5_000)], 1]
+    assert scores(constant(adding), [batch])["squared_error"] == pytest.approx(1 / 6, abs=0.01)
+
+
+def test_rows_of_scores_are_of_every_size():
+    world = Copying(digits=2, blank=3, test_blanks=(3, 6), test_sequences=200)
+    model = SequenceModel(input_size=10, num_classes=8, core="gru", hidden_size=12).eval()
+    rows = score({"GRU": model}, world, seed=3)
+    assert [(row["predictor"], row["size"]) for row in rows] == [
+        ("GRU", 3), ("constant", 3), ("GRU", 6), ("constant", 6),
+    ]  # fmt: skip
+    assert rows == score({"GRU": model}, world, seed=3), "the same sequences each time"
+
+
+@pytest.mark.parametrize(("task", "core"), [("copying", "rims"), ("adding", "rmc"), ("mnist", "gru")])
+def test_a_task_is_trained_on_scored_and_shown(task, core, tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["train", task, "--size", "tiny", "--model", core, "--epochs", "1", "--out", str(run)])
+    main(["train", "--resume", str(run), "--epochs", "2"])
+    whole = tmp_path / "whole"
+    main(["train", task, "--size", "tiny", "--model", core, "--epochs", "2", "--out", str(whole)])
+    for ours, other in zip(*(Run.open(each).load_model().parameters() for each in (run, whole)), strict=True):
+        torch.testing.assert_close(ours, other, rtol=0, atol=0)
+    losses = [epoch["val_loss"] for epoch in Run.open(run).entry().history]
+    assert losses[1] < losses[0]
+    main(["evaluate", str(run)])
+    rows = json.loads((run / "scores.json").read_text())["rows"]
+    assert {row["predictor"] for row in rows} == {Run.open(run).label, "constant"}
+    main(["report", str(run)])
+    page = (run / "report.html").read_text()
+    assert page.count("<figcaption>") == (5 if core == "rims" else 2)
+    assert f"{len(rows) // 2}" in page
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["export", str(run)])
+    assert "expected a run on views, got one on sequences" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["rollout", str(run)])
+    assert "shows runs on the balls" in capsys.readouterr().err
+
+
+def test_digits_from_files_are_trained_on(digits, tmp_path):
+    images, labels = digits
+    np.savez(tmp_path / "all.npz", images=images, labels=labels)
+    options = ["train", "mnist", "--size", "tiny", "--model", "lstm", "--epochs", "1", "--out", str(tmp_path / "run")]
+    main([*options, "--train-files", str(tmp_path / "all.npz")])
+    assert Run.open(tmp_path / "run").world.train_files == (str(tmp_path / "all.npz"),)
+    (tmp_path / "all.npz").unlink()
+    read_digits.cache_clear()
+    with pytest.raises(ValueError, match="found no file"):
+        Run.open(tmp_path / "run").train(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["copying"], "models of sequences are rims, rmc, lstm, gru, got s2gru"),
+        (["copying", "--model", "rims", "--codec", "mlp"], "codec is of models of views"),
+        (["copying", "--model", "rims", "--corrects"], "corrects is of models of views"),
+        (["copying", "--model", "gru", "--num-active", "2"], "modules and their communication are of rims, not of gru"),
+        (["balls", "--model", "rims", "--num-active", "2"], "options of the tasks of sequences"),
+        (["copying", "--model", "rims", "--train-files", "a.npz"], "--train-files and --test-files are of mnist"),
+        (["copying", "--model", "rims", "--hidden-size", "10"], "hidden_size must be a multiple of num_modules"),
+        (["adding", "--model", "rims", "--size", "huge"], "unknown preset 'huge'; choose from paper, long"),
+        (["mnist", "--model", "rims", "--train-files", "a.npz"], "found no file"),
+    ],
+)
+def test_what_would_have_no_effect_or_make_no_model_is_refused(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *options, "--out", str(tmp_path / "new")])
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_reach_the_core(tmp_path):
+    settings = Settings("rims", core=Core(hidden_size=36, num_modules=3, num_active=2), training=Training(seed=5))
+    world = Copying(digits=2, blank=3, test_blanks=(3,))
+    run = Run.create(tmp_path / "run", settings, "copying", world)
+    assert Run.open(tmp_path / "run") == run
+    core = settings.build(world).core
+    assert (core.hidden_size, core.num_modules, core.num_active) == (36, 3, 2)
