@@ -41,6 +41,8 @@ results: setup
 	$(BIN)/python experiments/skirmish.py --corrects --updates 1500
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects --updates 250
+	for task in copying adding mnist; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
+	$(BIN)/python experiments/sequences.py copying --ablations
 	$(BIN)/python experiments/page.py
 
 results-page: setup

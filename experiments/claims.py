@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ SEEDS_DIFFER = 0.02
 RECURRENT = ("RIMs", "RMC", "LSTM", "GRU")
 STATIC = ("static scene", "last seen")
 TRIVIAL = (*STATIC, "nobody moves", "mean view", "persistence", "climatology", "inverse distance", "local linear",
-           "kriging")  # fmt: skip
+           "kriging", "constant")  # fmt: skip
 """predictors that stand last in tables"""
 BATTLES = {
     "unit_type_f1": "unit-type macro F1",
@@ -72,10 +73,16 @@ def decide(claim: Mapping[str, Any], result: Result | None) -> Decision:
     if result is None:
         return UNDECIDED, "not run yet"
     try:
-        verdict: Decision = globals()[claim["rule"]](result, **claim.get("arguments", {}))
+        verdict: Decision = rule(claim["rule"])(result, **claim.get("arguments", {}))
     except KeyError as missing:
         return UNDECIDED, f"not run yet: {missing.args[0]}"
     return verdict
+
+
+def rule(name: str) -> Callable[..., Decision]:
+    """The function of a rule, here or in `claims_sequences`."""
+    found: Callable[..., Decision] = globals().get(name) or getattr(import_module("claims_sequences"), name)
+    return found
 
 
 def summary(claims: Sequence[Claim]) -> str:

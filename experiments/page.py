@@ -20,7 +20,7 @@ import claims
 from claims import Result
 
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
-PAGES = ("results", "sensors-results", "agents-results", "speed")
+PAGES = ("results", "sensors-results", "agents-results", "rims-results", "speed")
 ANCHORED = {"README.md": "results", "docs/sensors.md": "how well"}
 """files with a table between `<!-- name -->` and `<!-- end -->`, and that name"""
 HEADS = {
@@ -159,12 +159,17 @@ def render(name: str, found: Mapping[str, Result]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["table"] = table
-    published = {
-        key: pd.DataFrame(part["rows"]) for key, part in json.loads((HERE / "published.json").read_text()).items()
-    }
+    papers = json.loads((HERE / "published.json").read_text())
+    published = {key: pd.DataFrame(part["rows"]) for key, part in papers.items()}
+    sources = {key: part["source"] for key, part in papers.items()}
     names = (pivot, listing, span, trained, longer, skill)
     written = environment.get_template(f"{name}.md.j2").render(
-        results=found, published=published, claims=claims, concat=pd.concat, **{one.__name__: one for one in names}
+        results=found,
+        published=published,
+        sources=sources,
+        claims=claims,
+        concat=pd.concat,
+        **{one.__name__: one for one in names},
     )
     return re.sub(r"\n{3,}", "\n\n", written).rstrip() + "\n"
 

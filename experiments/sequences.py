@@ -1,8 +1,8 @@
 """RIMs, section 4.1 and Tables 4 and 5: copying, adding and sequential MNIST, beside an LSTM, a GRU and an RMC.
 
-Writes `results/TASK.json` after every run, so that the command goes on where it was stopped, and on copying when each
-module is active (Figure 2) and what happens without one of them (Figures 22 to 25). `docs/sequences.md` says where
-10,000 digits of MNIST come from.
+Writes `results/TASK.json`, or `results/TASK-ablations.json`, after every run, so that the command goes on where it was
+stopped, and on copying when each module is active (Figure 2) and what happens without one of them (Figures 22 to 25).
+`docs/sequences.md` says where 10,000 digits of MNIST come from.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Recipe:
 
 def main(recipe: Recipe) -> None:
     """Train and score what is missing, write, draw."""
-    task, out = TASKS[recipe.task], recipe.out or Path(f"results/{recipe.task}.json")
+    name = f"{recipe.task}{'-ablations' if recipe.ablations else ''}"
+    task, out = TASKS[recipe.task], recipe.out or Path(f"results/{name}.json")
     world = task.preset(recipe.size)
     if recipe.train_files or recipe.test_files:
         assert task.with_files is not None

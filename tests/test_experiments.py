@@ -347,12 +347,34 @@ def test_the_benchmark_of_streaming_runs_small(tmp_path):
     assert all(row["milliseconds"] > 0 for row in rows)
 
 
+def test_sequences_are_trained_and_a_second_call_trains_what_is_missing(run, tmp_path):
+    options = ["--runs", tmp_path, "--figures", tmp_path / "figures", "--seeds", 1]
+    for models in (["rims"], ["rims", "gru"]):
+        run("sequences.py", "copying", *options, "--models", *models, "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [(run["label"], run["updates"]) for run in result["runs"]] == [("RIMs", 3), ("GRU", 3)]
+    assert [(row["predictor"], row["size"]) for row in result["rows"]] == [
+        ("RIMs", 3), ("constant", 3), ("RIMs", 5), ("constant", 5), ("GRU", 3), ("GRU", 5),
+    ]  # fmt: skip
+    for name in ("activity", "masked"):
+        assert is_png(tmp_path / "figures" / f"copying-{name}.png")
+    run("sequences.py", "copying", *options, "--ablations", "--out", tmp_path / "without.json")
+    labels = ["RIMs without communication", "RIMs without selection", "RIMs, one head"]
+    assert [run["label"] for run in json.loads((tmp_path / "without.json").read_text())["runs"]] == labels
+    cores = [
+        Run.open(tmp_path / "copying" / f"tiny-{name}-0").load_model().core
+        for name in ("rims-without-communication", "rims-without-selection", "rims-one-head")
+    ]
+    assert [(core.num_active, core.layers[0].communication.num) for core in cores] == [(4, 0), (6, 4), (4, 1)]
+
+
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in BENCHMARKS.glob("*.py")}
     assert benchmarks == {*SMALL, "chaos.py", "common.py", "cores.py", "many_modules.py", "quality.py", "streaming.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "claims.py", "common.py", "enclaves.py", "family.py", "learning.py", "leave_one_out.py",
-        "long.py", "page.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py",
-        "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "skirmish.py",
+        "ablations.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py", "learning.py",
+        "leave_one_out.py", "long.py", "page.py", "positions.py", "presets.py", "pretrained.py", "railways.py",
+        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "sequences.py",
+        "skirmish.py",
     }  # fmt: skip

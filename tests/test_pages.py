@@ -297,4 +297,54 @@ def test_a_small_loss_of_one_seed_decides_nothing(worst, expected, page, claims)
 
 def test_every_claim_has_a_rule(claims):
     found = [claim for kind in claims.CLAIMS.values() for claim in kind]
-    assert all(callable(getattr(claims, claim["rule"])) for claim in found)
+    assert all(callable(claims.rule(claim["rule"])) for claim in found)
+
+
+# Sequences.
+
+
+def test_claims_on_sequences_are_decided_by_the_numbers(page, claims):
+    def decided(rule, arguments, **scores):
+        rows = [
+            {"predictor": name, "seed": seed, "size": size, "cross_entropy": score * size / 50}
+            for name, seeds in scores.items()
+            for seed, score in enumerate(seeds)
+            for size in (50, 200)
+        ]
+        return claims.decide({"rule": rule, "arguments": arguments}, page.read("", {"runs": [], "rows": rows}))
+
+    asked = ("reaches", {"metric": "cross_entropy", "limits": {"50": 0.05, "200": 0.2}})
+    assert decided(*asked, RIMs=[0.01, 0.04]) == (
+        "holds", "0.0250 at 50, where 0.05 is asked for, 0.1000 at 200, where 0.2 is asked for; 2 seeds",
+    )  # fmt: skip
+    assert decided(*asked, RIMs=[0.01, 0.06])[0] == "not decided", "the mean is below, one seed is not"
+    assert decided(*asked, RIMs=[0.06])[0] == "does not hold"
+    assert decided(*asked, LSTM=[0.01])[0] == "not decided"
+    high = ("reaches", {"metric": "cross_entropy", "limits": {"50": 0.05}, "best": "max"})
+    assert [decided(*high, RIMs=seeds)[0] for seeds in ([0.06], [0.09, 0.04], [0.04])] == [
+        "holds", "not decided", "does not hold",
+    ]  # fmt: skip
+    better = ("generalises_better", {"metric": "cross_entropy", "size": 200})
+    assert decided(*better, RIMs=[0.1] * 5, LSTM=[0.2] * 5)[0] == "holds"
+    assert decided(*better, RIMs=[0.1] * 4 + [0.3], LSTM=[0.2] * 5)[0] == "not decided", "the seeds overlap"
+    assert decided(*better, RIMs=[0.3] * 5, LSTM=[0.2] * 5)[0] == "does not hold"
+    assert decided(*better, RIMs=[0.1], LSTM=[0.2]) == (
+        "not decided", "at 200: RIMs 0.4000, LSTM 0.8000; 1 and 1 seeds, and 5 of each are asked for",
+    )  # fmt: skip
+
+
+def test_the_page_of_rims_has_the_papers_numbers_without_results_and_ours_with_them(page):
+    text = page.render("rims-results", {})
+    assert "There are no results yet" in text
+    assert line(text, "NTM") == ["NTM", "0.00", "2.54"]
+    assert line(text, "RIMs, dido1998's code") == ["RIMs, dido1998's code", "0.879", "0.698", "0.462"]
+    rows = [
+        {"predictor": name, "seed": 0, "size": size, "cross_entropy": score}
+        for name, score in (("RIMs", 0.25), ("constant", 2.08))
+        for size in (50, 200)
+    ]
+    result = {"runs": [{"label": "RIMs", "seed": 0, **ABOUT}], "command": "python sequences.py", "rows": rows}
+    text = page.render("rims-results", {"copying": page.read("results/copying.json", result)})
+    assert line(text, "constant") == ["constant", "2.0800", "2.0800"]
+    assert "| Table 1 | **does not hold** | 0.2500 at 50, where 0.05 is asked for" in text
+    assert "(figures/copying-activity.png)" in text

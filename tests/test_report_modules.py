@@ -46,7 +46,7 @@ def test_pictures_of_what_modules_do():
     views = some_views().to(torch.float32)
     line = torch.linspace(0.0, 7.0, 9)
     grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
-    for label, each, number in (("S2GRU", model, 3), ("RIMs", rims, 2), ("LSTM", make_gqn(), 0)):
+    for label, each, number in (("S2GRU", model, 3), ("RIMs", rims, 3), ("LSTM", make_gqn(), 0)):
         pictures = module_pictures([Entry(label, each, {}, 1e-3)], grid, views)
         assert len(pictures) == number
         assert all(picture.content.startswith(b"\x89PNG") and label in picture.title for picture in pictures)

@@ -1,0 +1,41 @@
+"""How the rows of a result decide the claims about sequences in `claims.json`; `claims.py` looks its rules up here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from claims import HOLDS, NOT, UNDECIDED, Decision, Result, where
+
+SEEDS = 5
+"""of each model, with which a comparison can hold"""
+
+
+def reaches(result: Result, metric: str, limits: Mapping[str, float], best: Literal["max", "min"] = "min") -> Decision:
+    """RIMs are on the better side of a limit at each size, with every seed; a mean that is not decides against it."""
+    scores = where(result.rows, predictor="RIMs").groupby("size")[metric].agg(["mean", "min", "max", "count"])
+    sign, worst = (1, "max") if best == "min" else (-1, "min")
+    verdicts, said = [HOLDS], []
+    for size, limit in limits.items():
+        found = scores.loc[int(size)]
+        if sign * found["mean"] >= sign * limit:
+            verdicts.append(NOT)
+        elif sign * found[worst] >= sign * limit:
+            verdicts.append(UNDECIDED)
+        said.append(f"{found['mean']:.4f} at {size}, where {limit:g} is asked for")
+    verdict = next(verdict for verdict in (NOT, UNDECIDED, HOLDS) if verdict in verdicts)
+    count = int(scores["count"].min())
+    return verdict, f"{', '.join(said)}; {count} seed{'s' if count > 1 else ''}"
+
+
+def generalises_better(result: Result, metric: str, size: int, other: str = "LSTM") -> Decision:
+    """RIMs' error at a size is below another's with every seed of each; few seeds can decide against it only."""
+    scores = where(result.rows, size=size).groupby("predictor")[metric].agg(["mean", "min", "max", "count"])
+    ours, theirs = scores.loc["RIMs"], scores.loc[other]
+    seeds = f"{ours['count']:.0f} and {theirs['count']:.0f} seeds"
+    said = f"at {size}: RIMs {ours['mean']:.4f}, {other} {theirs['mean']:.4f}; {seeds}"
+    if min(ours["count"], theirs["count"]) < SEEDS:
+        return UNDECIDED, f"{said}, and {SEEDS} of each are asked for"
+    if ours["mean"] >= theirs["mean"]:
+        return NOT, said
+    return (HOLDS if ours["max"] < theirs["min"] else UNDECIDED), said
