@@ -96,6 +96,24 @@ def test_a_forecast_is_a_table_of_any_kind(fitted, name, tmp_path):
     assert {"init_time", "valid_time", "sensor", "x", "y", "tracer_mean", "tracer_stddev"} <= set(made)
 
 
+def test_a_forecast_names_those_that_are_long_silent(fitted, tmp_path, capsys):
+    run, table = fitted
+    frame = pandas.read_csv(table)
+    gone = frame.sensor.isin(["station 1", "mover 0"]) & (frame.time >= "2000-01-05")
+    frame[~gone].to_csv(tmp_path / "gone.csv", index=False)
+    options = ["--quantiles", "0.1", "0.9", "--out", str(tmp_path / "f.csv")]
+    main(["forecast", str(run), str(tmp_path / "gone.csv"), *options])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "silent for long: 3 of 10 stations (mover 0 since 2000-01-04T23:00, station 1 since" in said
+    made = pandas.read_csv(tmp_path / "f.csv", parse_dates=["last_observation", "init_time"])
+    assert {"tracer_q10", "direction_q90"} <= set(made)
+    assert "tracer_q50" not in made
+    silent = made[made.silent].groupby("sensor").last_observation.first()
+    assert silent.index.tolist() == ["mover 0", "station 1", "station 3"]
+    assert (silent[:2] < "2000-01-05T00:00Z").all()
+    assert (made[~made.silent].last_observation > "2000-01-06T20:00Z").all()
+
+
 def test_a_forecast_over_a_grid_is_a_netcdf_file(fitted, tmp_path):
     import xarray
 
@@ -103,7 +121,8 @@ def test_a_forecast_over_a_grid_is_a_netcdf_file(fitted, tmp_path):
     options = ["--at", "grid", "--origin", "2000-01-03T00:00Z", "--out", str(tmp_path / "f.nc")]
     main(["forecast", str(run), str(table), *options])
     with xarray.open_dataset(tmp_path / "f.nc") as made:
-        assert dict(made.sizes) == {"valid_time": 6, "x": 50, "y": 50}
+        assert dict(made.sizes) == {"valid_time": 6, "y": 50, "x": 50, "quantile": 5}
+        assert made.tracer_mean.dims == ("valid_time", "y", "x")
         assert made.init_time.values == np.datetime64("2000-01-03T00:00")
         assert np.isfinite(made.tracer_mean).all()
 

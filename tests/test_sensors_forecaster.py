@@ -12,8 +12,8 @@ import torch
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
 from s2rm.sensors.fitting import Windows, periods, tuned
 from s2rm.sensors.guess import context_size, episode
+from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
-from s2rm.sensors.tables import write_netcdf
 from s2rm.sensors.times import in_steps
 from s2rm.training import Training
 
@@ -231,7 +231,8 @@ def test_a_fitted_forecaster_forecasts_from_what_was_known(forecaster):
     other, _ = made.forecast(changed, places, origins=origins)
     np.testing.assert_allclose(other[:2], mean[:2], rtol=1e-6)
     assert np.abs(other[2] - mean[2]).max() > 1
-    alone, _ = made.forecast(reports, Places(*(part[:1] for part in places[:2])), origins=origins[1:2], horizon=9)
+    with pytest.warns(UserWarning, match="horizon: 9 steps of 1h are more than the 6 of the fit"):
+        alone, _ = made.forecast(reports, Places(*(part[:1] for part in places[:2])), origins=origins[1:2], horizon=9)
     np.testing.assert_allclose(alone[0, :6, 0], mean[1, :, 0], rtol=1e-4)
     again, _ = Forecaster.load(folder).forecast(reports, places, origins=origins)
     np.testing.assert_allclose(again, mean)
@@ -283,7 +284,7 @@ def test_a_forecast_is_a_dataset(forecaster, tmp_path):
     made, _ = forecaster
     reports = some_reports(80)
     at_stations = made.dataset(reports, stations(reports), horizon="3h")
-    assert dict(at_stations.sizes) == {"valid_time": 3, "station": 4}
+    assert dict(at_stations.sizes) == {"valid_time": 3, "station": 4, "quantile": 5}
     mean, stddev = made.forecast(reports, stations(reports), horizon=3)
     np.testing.assert_array_equal(at_stations.warmth_mean, mean[0, ..., 0])
     np.testing.assert_array_equal(at_stations.wind_stddev, stddev[0, ..., 1])
@@ -296,16 +297,19 @@ def test_a_forecast_is_a_dataset(forecaster, tmp_path):
     assert {"Conventions", "title", "history", "source"} <= set(at_stations.attrs)
 
     over_grid = made.dataset(reports, grid(reports, 5), origins=[40, 60])
-    assert dict(over_grid.sizes) == {"init_time": 2, "lead_time": 6, "lon": 5, "lat": 5}
+    assert dict(over_grid.sizes) == {"init_time": 2, "lead_time": 6, "lat": 5, "lon": 5, "quantile": 5}
+    assert over_grid.warmth_mean.dims == ("init_time", "lead_time", "lat", "lon"), "latitude before longitude"
+    assert over_grid.warmth_quantile.dims == ("quantile", *over_grid.warmth_mean.dims)
     field = made.forecast(reports, grid(reports, 5), origins=np.array([40, 60]))[0]
-    np.testing.assert_array_equal(over_grid.warmth_mean.values.reshape(2, 6, 25), field[..., 0])
+    by_longitude = over_grid.warmth_mean.transpose("init_time", "lead_time", "lon", "lat")
+    np.testing.assert_array_equal(by_longitude.values.reshape(2, 6, 25), field[..., 0])
     assert over_grid.lon.attrs["axis"] == "X"
     assert over_grid.valid_time.dims == ("init_time", "lead_time")
     shuffled = np.random.default_rng(0).permutation(25)
     again = made.dataset(reports, Places(*(part[shuffled] for part in grid(reports, 5)[:2])), origins=[40, 60])
     np.testing.assert_allclose(again.warmth_mean, over_grid.warmth_mean, rtol=1e-5)
     scattered = Places(*stations(reports)[:2])
-    assert dict(made.dataset(reports, scattered, 1).sizes) == {"valid_time": 1, "place": 4}
+    assert dict(made.dataset(reports, scattered, 1, quantiles=()).sizes) == {"valid_time": 1, "place": 4}
 
     for number, dataset in enumerate((at_stations, over_grid)):
         path = tmp_path / "folder" / f"{number}.nc"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args=given,
     )
     console = Console(stderr=True, markup=False, emoji=False)
+    # A warning is one line, without the line of code that caused it.
+    warnings.formatwarning = lambda message, *_: f"s2rm: {one_line(str(message))}\n"
     try:
         if isinstance(command, commands.Train) and command.resume is not None:
             _refuse_settings(given)

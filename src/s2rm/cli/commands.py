@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from s2rm.sensors.settings import Columns, Fit
+from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.settings import Settings
 from s2rm.training.settings import Machines
 
@@ -151,6 +151,8 @@ class Forecast:
     the position, and of the covariates where there are any"""
     horizon: str | None = None
     """longest lead time, as a duration such as 24h; if not given, that of the training"""
+    quantiles: tuple[float, ...] = QUANTILES
+    """probabilities of the quantiles of each value, in order"""
     origin: str | None = None
     """time of initialisation, UTC: later observations are not used; the last time of the table if not given"""
     out: Path = Path("forecast.csv")

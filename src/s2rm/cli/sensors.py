@@ -28,10 +28,11 @@ from s2rm.records import from_plain
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
+from s2rm.sensors.outputs import last_observations, write_netcdf
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import of_group, write_sensor_report
 from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
-from s2rm.sensors.tables import read_places, read_reports, write_netcdf
+from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.training import Provenance
 from s2rm.training.records import Summary
@@ -135,18 +136,33 @@ def forecast(command: Forecast) -> None:
         raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
     places = _places(command.at, reports)
     if command.out.suffix == ".nc":
-        write_netcdf(forecaster.dataset(reports, places, command.horizon), command.out)
+        write_netcdf(forecaster.dataset(reports, places, command.horizon, None, command.quantiles), command.out)
     else:
-        table = forecaster.table(reports, places, command.horizon)
+        table = forecaster.table(reports, places, command.horizon, None, command.quantiles)
         content = table.to_parquet(None) if command.out.suffix == ".parquet" else _csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")
     _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
+    _say_silent(reports, places)
 
 
 def _say(text: str) -> None:
     """Print a line, whatever is in the names of the user's."""
     console.print(one_line(text), soft_wrap=True)
+
+
+def _say_silent(reports: Reports, places: Places) -> None:
+    """Name the stations of a forecast that have been silent for long, those that were silent first before others."""
+    last = last_observations(reports, places.names or (), np.array([reports.num_steps - 1]))
+    silent = np.flatnonzero(last.silent[0])
+    if len(silent):
+        order = silent[np.argsort(last.time[0, silent], kind="stable")]
+        named = [f"{(places.names or ())[row]} since {last.time[0, row].astype('datetime64[m]')}" for row in order[:5]]
+        more = f" and {len(order) - 5} more" * (len(order) > 5)
+        _say(
+            f"silent for long: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), which are "
+            "forecast from what they last reported"
+        )
 
 
 def _csv(table: DataFrame) -> bytes:

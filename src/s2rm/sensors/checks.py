@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2rm.sensors.given import table_of, told, whole_number, whole_numbers
+from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
 from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
 from s2rm.sensors.settings import Columns
@@ -228,6 +228,20 @@ def check_leads(leads: object) -> list[int]:
     if listed is None or listed.ndim != 1 or not len(listed) or listed.min() < 0:
         raise ValueError(f"predict: expected leads of 0 steps or more, got {told(leads)}; give a list of at least one")
     return listed.tolist()
+
+
+def check_quantiles(quantiles: object) -> tuple[float, ...]:
+    """Probabilities between 0 and 1, in order and each once; there may be none.
+
+    Raises:
+        ValueError: others, such as percentages.
+    """
+    listed = numbers(quantiles)
+    if listed is None or listed.ndim != 1 or not ((listed > 0) & (listed < 1)).all() or (np.diff(listed) <= 0).any():
+        raise ValueError(
+            f"forecast: expected quantiles between 0 and 1, in order, got {told(quantiles)}; for example 0.05 0.95"
+        )
+    return tuple(listed.tolist())
 
 
 def moment(origin: Any) -> Any:

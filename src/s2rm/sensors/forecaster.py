@@ -19,15 +19,16 @@ from s2rm.folders import locked
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors.checks import check_alike, check_leads, check_origin, check_origins, check_places, check_seen, moment
+from s2rm.sensors import checks
 from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of, fit_model
 from s2rm.sensors.guess import episode
+from s2rm.sensors.outputs import Forecasts, last_observations
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
-from s2rm.sensors.settings import Columns, Fit
+from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
-from s2rm.sensors.tables import Forecasts, read_reports
-from s2rm.sensors.times import Duration, Moment, in_steps, is_several, origin_steps, steps_a_day
+from s2rm.sensors.tables import read_reports
+from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several, origin_steps, steps_a_day
 from s2rm.training import MODEL
 from s2rm.views import Episode, Views
 
@@ -39,8 +40,6 @@ Origins = Moment | Iterable[Moment] | NDArray
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
 MOST_STEPS = 1_000_000
 """of a context or a horizon that is read from a file"""
-MOST_HORIZONS = 100
-"""times the longest lead time of the fit: a longer horizon is a mistake"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class Forecaster:
         >>> mean.shape  # origins, lead times, stations, values
         (1, 3, 5, 2)
         >>> dict(forecaster.dataset(reports, stations(reports), horizon="3h").sizes)
-        {'valid_time': 3, 'sensor': 5}
+        {'valid_time': 3, 'sensor': 5, 'quantile': 5}
     """
 
     columns: Columns
@@ -172,40 +171,45 @@ class Forecaster:
         Raises:
             ValueError: other columns than those of the fit, an origin outside the reports, or no duration.
         """
-        known, steps = check_origins(origins, reports), self._steps(horizon)
-        places = check_places(places, self.columns, self.scaling)
+        known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
+        places = checks.check_places(places, self.columns, self.scaling)
         return self._from_origins(reports, places, known, steps)
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
-        known = check_origins(origins, reports)
-        places = check_places(places, self.columns, self.scaling)
+        known = checks.check_origins(origins, reports)
+        places = checks.check_places(places, self.columns, self.scaling)
         mean, stddev = self._from_origins(reports, places, known, 1, lag=1)
         return mean[:, 0], stddev[:, 0]
 
     def table(
-        self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None
-    ) -> DataFrame:
-        """Forecasts as a pandas DataFrame; arguments as of `forecast`.
+        self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
+        quantiles: Sequence[float] = QUANTILES,
+    ) -> DataFrame:  # fmt: skip
+        """Forecasts as a pandas DataFrame; arguments as of `forecast`, and the probabilities of quantiles, in order.
 
         A row for each valid time and place has `init_time` and `valid_time` (UTC, when the last known step and the
-        forecast step begin), the sensor's column where the places have names, the columns of the position, and `_mean`
-        and `_stddev` of each value.
+        forecast step begin), the columns of the position, and `_mean`, `_stddev` and quantiles, such as `_q05`, of each
+        value. Where the places have names, it has the sensor's column, `last_observation`, when the sensor last
+        reported by the initialisation, and `silent`, whether that is more than three of its intervals ago.
         """
-        return self._forecasts(reports, places, horizon, origins).table()
+        return self._forecasts(reports, places, horizon, origins, quantiles).table()
 
     def dataset(
-        self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None
-    ) -> Dataset:
-        """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `forecast`.
+        self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
+        quantiles: Sequence[float] = QUANTILES,
+    ) -> Dataset:  # fmt: skip
+        """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `table`.
 
-        `_mean` and `_stddev` of each value are along `valid_time`, or, where `origins` holds several times, along
-        `init_time` and `lead_time`; all three are coordinates in either case. The places are along the sensor's column
-        where they have names, along the columns of the position where they form a regular grid, else along `place`.
+        `_mean`, `_stddev` and `_quantile` of each value are along `valid_time`, or, where `origins` holds several,
+        along `init_time` and `lead_time`; all three are coordinates in either case. The places are along the sensor's
+        column where they have names, along the columns of the position, the last one first, where they form a regular
+        grid, else along `place`.
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
-        return self._forecasts(reports, places, horizon, origins).dataset(source, is_several(moment(origins)))
+        made = self._forecasts(reports, places, horizon, origins, quantiles)
+        return made.dataset(source, is_several(checks.moment(origins)))
 
     def predict(
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
@@ -216,7 +220,7 @@ class Forecaster:
         Raises:
             ValueError: an origin that is not a step of the reports, no lead, a negative one, or no finite places.
         """
-        after, leads = check_origin(origin, shown) + 1, check_leads(leads)
+        after, leads = checks.check_origin(origin, shown) + 1, checks.check_leads(leads)
         recent = shown.between(max(0, after - self.context), after)
         places = Places(positions, covariates)  # type: ignore[arg-type]  # forecast makes arrays of them
         last = [recent.num_steps - 1]
@@ -248,7 +252,7 @@ class Forecaster:
                 return state
         new = rows if isinstance(rows, Reports) else read_reports(rows, self.columns, to_fit=False)
         self.check(new)
-        check_alike(new, self.scaling)
+        checks.check_alike(new, self.scaling)
         new = replace(new, columns=self.columns)
         state = state or Stream(self.model.initial_state(1), new.between(0, 0), self.fingerprint)
         recent, passed = joined(state.recent, new, self.context)
@@ -261,9 +265,9 @@ class Forecaster:
     @torch.no_grad()
     def forecast_from(self, state: Stream, places: Places, horizon: Duration | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
-        steps = self._steps(horizon)
+        steps = horizon_steps(horizon, self.columns.step, self.horizon)
         self._check_stream(state)
-        places = check_places(places, self.columns, self.scaling)
+        places = checks.check_places(places, self.columns, self.scaling)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
         window = self._window(state.recent, places, origin_steps(None, state.recent), steps)
@@ -273,18 +277,6 @@ class Forecaster:
     def load_stream(self, path: str | Path) -> Stream:
         """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
         return read_stream(Path(path), self.model, self.columns, self.fingerprint)
-
-    def _steps(self, horizon: Duration | None) -> int:
-        most = MOST_HORIZONS * self.horizon
-        if isinstance(horizon, bool):
-            raise ValueError(f"horizon: expected a duration, got {horizon}; write for example 24h")
-        steps = self.horizon if horizon is None else in_steps(horizon, self.columns.step)
-        if steps > most:
-            raise ValueError(
-                f"horizon: expected at most {most:,} steps of {self.columns.step}, {MOST_HORIZONS} times the longest "
-                f"lead time of the fit, got {steps:,}; ask for less, or fit with a longer horizon"
-            )
-        return steps
 
     def _check_stream(self, state: Stream) -> None:
         if state.forecaster not in ("", self.fingerprint):
@@ -299,13 +291,16 @@ class Forecaster:
         return self.scaling.units(mean, stddev)
 
     def _forecasts(
-        self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None
-    ) -> Forecasts:
-        known, steps = check_origins(origins, reports), self._steps(horizon)
-        places = check_places(places, self.columns, self.scaling)
+        self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None,
+        quantiles: Sequence[float],
+    ) -> Forecasts:  # fmt: skip
+        shares = checks.check_quantiles(quantiles)
+        known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
+        places = checks.check_places(places, self.columns, self.scaling)
         mean, stddev = self._from_origins(reports, places, known, steps)
         leads = (1 + np.arange(steps)) * reports.step_length
-        return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev)
+        last = last_observations(reports, places.names, known) if places.names is not None else None
+        return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev, shares, last)
 
     @torch.no_grad()
     def _from_origins(
@@ -313,8 +308,8 @@ class Forecaster:
     ) -> MeanAndStddev:
         """`(O, H, Q, C)`, some origins at a time."""
         self.check(reports)
-        check_alike(reports.where(reports.step <= origins.max()), self.scaling)
-        check_seen(reports, origins, self.context)
+        checks.check_alike(reports.where(reports.step <= origins.max()), self.scaling)
+        checks.check_seen(reports, origins, self.context)
         parts = []
         for some in np.split(origins, range(32, len(origins), 32)):
             window = self._window(reports, places, some, horizon, lag)

@@ -20,6 +20,8 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """a word of a column's name; stationLat, LAT_WGS84 and "lat (deg)" each have the word lat"""
 
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""probabilities of the quantiles in a forecast"""
 NOTATION = ("separator", "decimal", "encoding", "time_format", "missing")
 """the fields of `Columns` that say how a table is written, which is no part of what its columns mean"""
 

@@ -1,24 +1,17 @@
-"""Long tables, one row for each time and place, read into reports; tables and datasets of reports and forecasts."""
+"""Long tables, one row for each time and place, read into reports, and written again."""
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
-from io import BytesIO
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from s2rm.extras import require
-from s2rm.files import write_whole
-from s2rm.names import apart, for_netcdf, one_line
+from s2rm.names import one_line
 from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times, warn_of_several_places
 from s2rm.sensors.codes import warn_of_codes, warn_of_strays
 from s2rm.sensors.reports import Places, Reports
@@ -28,15 +21,11 @@ from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from xarray import Dataset
 
 TURNS = (-180.0, 0.0, 20.0, -360.0)
 """where tables begin to count longitudes; those of the oceans at 20, so that no ocean is cut in two"""
 TURN = (-360.0, 720.0)
 """range of directions, degrees: a turn, and one before and after it"""
-_INIT = {"standard_name": "forecast_reference_time", "long_name": "initialisation time, UTC"}
-_LEAD = {"standard_name": "forecast_period", "long_name": "lead time"}
-_VALID = {"standard_name": "time", "long_name": "valid time, UTC"}
 
 
 def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Reports:
@@ -162,125 +151,6 @@ def to_frame(reports: Reports) -> DataFrame:
     data.update(zip(columns.values, reports.values.T, strict=True))
     data.update(zip(columns.covariates, reports.covariates.T, strict=True))
     return pd.DataFrame(data)
-
-
-@dataclass(frozen=True, eq=False)
-class Forecasts:
-    """Forecasts with their times and places: O origins, H lead times, Q places, C values."""
-
-    columns: Columns
-    places: Places
-    init_time: NDArray
-    """`(O,)`, the beginning of the last step that is known, UTC"""
-    lead_time: NDArray
-    """`(H,)`, the time from then to the beginning of the step that is forecast"""
-    mean: Float[NDArray, "O H Q C"]
-    stddev: Float[NDArray, "O H Q C"]
-
-    def table(self) -> DataFrame:
-        """A row for each initialisation time, lead time and place."""
-        import pandas as pd
-
-        origins, leads, number = self.mean.shape[:3]
-        own = self._own_names()
-        columns: dict[str, object] = {
-            "init_time": pd.to_datetime(np.repeat(self.init_time, leads * number), utc=True),
-            "valid_time": pd.to_datetime(np.repeat(self.init_time[:, None] + self.lead_time, number), utc=True),
-        }
-        if self.places.names is not None:
-            columns[own[self.columns.sensor or "sensor"]] = np.tile(np.array(self.places.names), origins * leads)
-        for name, coordinate in zip(self.columns.position, self.places.positions.T, strict=True):
-            columns[own[name]] = np.tile(coordinate, origins * leads)
-        for index, name in enumerate(self.columns.values):
-            columns[f"{name}_mean"] = self.mean[..., index].ravel()
-            columns[f"{name}_stddev"] = self.stddev[..., index].ravel()
-        return pd.DataFrame(columns)
-
-    def dataset(self, source: str, several: bool) -> Dataset:
-        """An xarray Dataset with the attributes of the CF conventions; `init_time` is a scalar unless `several`."""
-        import xarray as xr
-
-        dims, coordinates, order = self._where()
-        shape = [len(coordinates[dim][1]) for dim in dims] if dims[0] in coordinates else [len(self.places.positions)]
-        # Nanoseconds, as pandas has them, reach from 1678 to 2262.
-        years = (self.init_time[:, None] + self.lead_time).astype("datetime64[Y]").astype(np.int64)
-        unit = "ns" if (np.abs(years) < 292).all() else "us"
-        init, lead = self.init_time.astype(f"datetime64[{unit}]"), self.lead_time.astype(f"timedelta64[{unit}]")
-        valid, times = init[:, None] + lead, ("init_time", "lead_time") if several else ("valid_time",)
-        coordinates |= {
-            "init_time": ("init_time" if several else (), init if several else init[0], _INIT),
-            "lead_time": (times[-1], lead, _LEAD),
-            "valid_time": (times, valid if several else valid[0], _VALID if several else {**_VALID, "axis": "T"}),
-        }
-        data = {}
-        for index, name in enumerate(self.columns.values):
-            units = {"units": "degree"} if name in self.columns.circular else {}
-            for kind, words, block in (("mean", "mean", self.mean), ("stddev", "standard deviation", self.stddev)):
-                values = block[:, :, order, index].reshape(*block.shape[:2], *shape)
-                attributes = {"long_name": f"{words} of the forecast of {name}", **units}
-                data[f"{name}_{kind}"] = ((*times, *dims), values if several else values[0], attributes)
-            data[f"{name}_mean"][-1]["ancillary_variables"] = f"{name}_stddev"
-        stations = {"featureType": "timeSeries"} if self.places.names is not None and not several else {}
-        title = {"title": f"Forecast of {', '.join(self.columns.values)}", "source": source}
-        history = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} s2rm {version('s2rm')}: forecast"
-        return xr.Dataset(data, coordinates, {"Conventions": "CF-1.11", **stations, **title, "history": history})
-
-    def _own_names(self) -> dict[str, str]:
-        """The columns of the user's beside the forecasts, with underscores after a name that means something here."""
-        taken = {"init_time", "valid_time", "lead_time"}
-        taken |= {f"{value}_{kind}" for value in self.columns.values for kind in ("mean", "stddev")}
-        own: dict[str, str] = {}
-        for name in (*self.columns.position, self.columns.sensor or "sensor"):
-            own[name] = apart(name, taken | set(own.values()))
-        return own
-
-    def _where(self) -> tuple[tuple[str, ...], dict[str, tuple], NDArray[np.intp]]:
-        """The dimensions of places, their coordinates, and the order of the places along these dimensions."""
-        columns, positions, names = self.columns, self.places.positions, self.places.names
-        own = self._own_names()
-        along_which = tuple(own[name] for name in columns.position)
-        described = [{"long_name": f"position, {name}"} for name in columns.position]
-        if columns.on_the_globe:
-            meant = (("longitude", "degrees_east"), ("latitude", "degrees_north"))
-            described = [{"standard_name": name, "long_name": name, "units": units} for name, units in meant]
-        axes = [np.unique(column) for column in positions.T]
-        shape = tuple(len(axis) for axis in axes)
-        if names is None and math.prod(shape) == len(positions):
-            indices = [np.searchsorted(axis, column) for axis, column in zip(axes, positions.T, strict=True)]
-            cells = np.ravel_multi_index(indices, shape)
-            order = np.argsort(cells)
-            if (cells[order] == np.arange(len(cells))).all():
-                for attributes, letter in zip(described, "XYZ", strict=False):
-                    attributes["axis"] = letter
-                along = zip(along_which, axes, described, strict=True)
-                return along_which, {name: (name, axis, attributes) for name, axis, attributes in along}, order
-        dim = apart("place", along_which) if names is None else own[columns.sensor or "sensor"]
-        along = zip(along_which, positions.T, described, strict=True)
-        coordinates: dict[str, tuple] = {name: (dim, column, attributes) for name, column, attributes in along}
-        if names is not None:
-            coordinates[dim] = (dim, np.array(names), {"long_name": "name of the station", "cf_role": "timeseries_id"})
-        return (dim,), coordinates, np.arange(len(positions))
-
-
-def write_netcdf(dataset: Dataset, path: str | Path) -> None:
-    """Write a NetCDF file, whole or not at all; folders above it are created.
-
-    Slashes in names become underscores, as NetCDF has none. It is put together in memory, since HDF5 does not survive a
-    full disk.
-    """
-    import h5netcdf
-    from xarray.backends import H5NetCDFStore
-
-    plain = for_netcdf(map(str, (*dataset.variables, *dataset.dims)))
-    named = dataset.rename({name: other for name, other in plain.items() if name != other})
-    for name, variable in named.variables.items():
-        other = variable.attrs.get("ancillary_variables")
-        if other in plain:
-            named[name].attrs["ancillary_variables"] = plain[other]
-    content = BytesIO()
-    with h5netcdf.File(content, "w") as file:
-        named.dump_to_store(H5NetCDFStore(file))
-    write_whole(path, content.getvalue())
 
 
 def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -25,6 +25,8 @@ Moment = int | np.integer | str | datetime | np.datetime64
 """a step of the reports, or a time: ISO 8601 text, UTC where it names no zone, or an object"""
 
 
+MOST_HORIZONS = 100
+"""times the longest lead time of the fit: a longer horizon is a mistake"""
 _UNIT = re.compile(r"(?<=[\d ])[Hd]$")
 DATE = re.compile(r"\s*\d{4}(-?\d\d|([-/.])\d{1,2}\2\d)")
 """the beginning of a time; pandas would also read a bare number, "now", or a date whose day comes first"""
@@ -73,6 +75,29 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     if steps != exact:
         taken = f"{steps} step{'s' * (steps > 1)} of {step}"
         warnings.warn(f"{name}: {duration} is not a whole number of steps; taken as {taken}", stacklevel=3)
+    return steps
+
+
+def horizon_steps(horizon: Duration | None, step: str, trained: int) -> int:
+    """A horizon in steps, if not given that of the training; a longer one is warned of.
+
+    Raises:
+        ValueError: no duration, or one so long that it is a mistake.
+    """
+    if isinstance(horizon, bool):
+        raise ValueError(f"horizon: expected a duration, got {horizon}; write for example 24h")
+    steps, most = trained if horizon is None else in_steps(horizon, step), MOST_HORIZONS * trained
+    if steps > most:
+        raise ValueError(
+            f"horizon: expected at most {most:,} steps of {step}, {MOST_HORIZONS} times the longest lead time of the "
+            f"fit, got {steps:,}; ask for less, or fit with a longer horizon"
+        )
+    if steps > trained:
+        warnings.warn(
+            f"horizon: {steps:,} steps of {step} are more than the {trained:,} of the fit, and the forecast beyond "
+            "them is an extrapolation; ask for less, or fit with a longer horizon",
+            stacklevel=3,
+        )
     return steps
 
 
