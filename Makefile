@@ -37,6 +37,8 @@ results: setup
 	$(BIN)/python experiments/sensor_checks.py
 	for data in molene ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/leave_one_out.py
+	$(BIN)/python experiments/irish_wind.py
+	$(BIN)/python experiments/aqi36.py
 	$(BIN)/python experiments/skirmish.py
 	$(BIN)/python experiments/skirmish.py --corrects --updates 1500
 	$(BIN)/python experiments/railways.py

@@ -67,5 +67,11 @@ PRESETS = {
     "pm10": Preset(
         "de_pm10_2005/de_pm10_2005.csv.gz", Columns("time", ("x_m", "y_m"), ("pm10_ug_m3",), "station", step="1D")
     ),
+    "aqi36": Preset(
+        "aqi36_2014/aqi36.csv.gz", Columns("time", ("lon", "lat"), ("pm25", "withheld"), "station"),
+    ),
+    "wind": Preset(
+        "irish_wind_1961/irish_wind.csv.gz", Columns("time", ("lon", "lat"), ("wind_knots",), "station", step="1D"),
+    ),
     "field": Preset("", COLUMNS, leads=(0, 1, 3, 6), withheld=0.3, every=3),
 }  # fmt: skip

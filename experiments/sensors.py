@@ -24,13 +24,14 @@ from presets import PRESETS
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
 from s2rm.report import figures
-from s2rm.sensors import report
+from s2rm.sensors import plots
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, split
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Fit, ForecastModel
+from s2rm.sensors.verdicts import GROUPS
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def add(
     origins = data.origins(parts.first, reports.num_steps)
     rows = judge(predictors, reports, origins, data.leads, parts.withheld, seed=recipe.seed,
                  progress=lambda origins: track(origins, ", ".join(predictors)))  # fmt: skip
+    for row in rows:
+        del row["by_sensor"]  # one number for each station and row is too much for a table
     common.add(
         path, runs, rows, data=recipe.data, seed=recipe.seed, stations=len(np.unique(reports.sensor)),
         held_out=int(parts.withheld.sum()), steps=reports.num_steps, origins=len(origins),
@@ -92,22 +95,26 @@ def main(recipe: Sensors) -> None:
     missing = {name: make().fit(parts.train) for name, make in BASELINES.items() if name not in known}
     if missing:
         add(path, recipe, reports, parts, missing, [])
+    rows, length, values = read(path)["rows"], reports.step_length, reports.columns.values
+    groups = [(value, group) for value in values for group in GROUPS]
     pictures = {
-        "errors": report.errors_by_lead(read(path)["rows"]),
-        "stations": report.map_of_stations(reports, parts.withheld),
+        "errors": plots.sheet([plots.errors_by_lead(rows, *each, length) for each in groups], 2),
+        "stations": plots.sheet([plots.map_of_stations(reports, parts.withheld)]),
     }
     folder = recipe.runs / f"{recipe.data}-{recipe.models[0]}" if recipe.models else recipe.runs
     if (folder / FORECASTER).is_file():
-        forecaster, shown = Forecaster.load(folder), reports.of(~parts.withheld)
-        reporting, data = np.unique(reports.sensor), PRESETS[recipe.data]
-        chosen = [reports.sensors[index] for group in (~parts.withheld, parts.withheld)
-                  for index in reporting[group[reporting]][:2]]  # fmt: skip
+        forecaster, shown, data = Forecaster.load(folder), reports.of(~parts.withheld), PRESETS[recipe.data]
         origins = data.origins(parts.first, reports.num_steps)
         middle, lead = int(origins[len(origins) // 2]), min(6, max(data.leads))
-        pictures["forecast"] = report.map_of_forecast(forecaster, shown.between(0, middle + 1), 0, lead)
-        pictures["series"] = report.forecasts_in_time(forecaster, shown, reports, middle, 0, chosen)
+        span = range(middle + 1, middle + 1 + forecaster.horizon)
+        sensors = [
+            one for group in (~parts.withheld, parts.withheld) for one in plots.with_truth(reports, group, span, 0)
+        ]
+        maps = plots.maps_of_forecast(forecaster, shown.between(0, middle + 1), 0, lead)
+        series = plots.forecasts_in_time(forecaster, shown, reports, middle, 0, sensors)
+        pictures |= {"forecast": plots.sheet(maps, 2), "series": plots.sheet(series, 2)}
         if recipe.models[0].startswith("s2"):
-            pictures["enclaves"] = report.map_of_enclaves(forecaster, shown)
+            pictures["enclaves"] = plots.sheet(plots.maps_of_enclaves(forecaster, shown), 2)
     draw(recipe.figures, **{f"{recipe.data}_{name}": figures.png(figure) for name, figure in pictures.items()})
 
 

@@ -10,7 +10,10 @@ import pytest
 
 from s2rm.cli import main
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.tables import to_frame
+from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.plots import forecasts_in_time, sheet
+from s2rm.sensors.tables import read_reports, to_frame
+from s2rm.sensors.verdicts import verdict
 
 pandas = pytest.importorskip("pandas")
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction"]
@@ -31,8 +34,30 @@ def test_a_fit_leaves_a_report_that_judges_it(fitted):
     page = (run / "report.html").read_text()
     for said in ("persistence", "kriging", "withheld", "MAE of tracer", "+6 h", "Enclaves", "Interactions of modules"):
         assert said in page
-    assert page.count("data:image/png;base64,") == 8
-    assert (run / "scores.json").is_file()
+    # Gains and their map for two values; errors of one in two groups, of the other, which the withheld sensor does not
+    # measure, in one; two series of each in the fit, and one withheld; two maps of each; stations; modules.
+    assert page.count("data:image/png;base64,") == 2 + 2 + 3 + 5 + 4 + 1 + 3
+    assert page.index("S2GRU beats the best of 5 simple predictors") < page.index("data:image/png") < page.index("<td>")
+    rows = json.loads((run / "scores.json").read_text())["rows"]
+    for name, said in verdict(rows, "S2GRU", np.timedelta64(1, "h")):
+        assert f"<p><strong>{name}</strong>: {said}</p>" in page if name else f"<p>{said}</p>" in page
+
+
+def test_series_tell_what_was_shown_from_what_was_hidden(fitted):
+    run, table = fitted
+    forecaster = Forecaster.load(run)
+    reports = read_reports(table, forecaster.columns)
+    withheld = np.arange(len(reports.sensors)) == reports.sensors.index("station 3")
+    made = sheet(forecasts_in_time(forecaster, reports.of(~withheld), reports, 100, 0, ["station 1", "station 3"]))
+    for axes, name in zip(made.axes, ("station 1", "station 3"), strict=True):
+        drawn = {line.get_label(): line for line in axes.get_lines()}
+        mine = reports.where((reports.sensor == reports.sensors.index(name)) & (abs(reports.step - 100) <= 6))
+        given = mine.where(mine.step <= 100) if name == "station 1" else mine.where(mine.step < 0)
+        np.testing.assert_allclose(drawn["observed, shown to the model"].get_ydata(), given.values[:, 0])
+        assert len(drawn["observed, hidden from it"].get_ydata()) == len(mine) - len(given) > 0
+        assert len(drawn["forecast"].get_xdata()) == 6
+        assert ("withheld" in axes.get_title()) == (name == "station 3")
+    assert made.axes[0].get_xlabel() == "time since the initialisation (h)"
 
 
 def test_a_fit_whose_report_failed_goes_on_with_the_same_command(fitted, tmp_path, monkeypatch, capsys):
@@ -77,13 +102,14 @@ def test_a_folder_is_free_again_where_nothing_can_be_fitted(fitted, tmp_path, ca
 def test_dollars_in_a_name_are_no_formula():
     from s2rm.report.figures import png
     from s2rm.sensors.judging import split
-    from s2rm.sensors.report import errors_by_lead, map_of_stations
+    from s2rm.sensors.plots import errors_by_lead, map_of_stations, sheet
 
-    rows = [{"value": r"$x_$ a_$ $", "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]
-    assert png(errors_by_lead(rows)).startswith(b"\x89PNG")
+    name = r"$x_$ a_$ $"
+    rows = [{"value": name, "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]
+    assert png(sheet([errors_by_lead(rows, name, "seen", np.timedelta64(1, "h"))])).startswith(b"\x89PNG")
     reports = FieldWorld(num_stations=4, num_movers=0, num_steps=9).reports()
     reports = replace(reports, columns=replace(reports.columns, position=("$_$", "y")))
-    assert png(map_of_stations(reports, split(reports, 0.2, 0.3).withheld)).startswith(b"\x89PNG")
+    assert png(sheet([map_of_stations(reports, split(reports, 0.2, 0.3).withheld)])).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["forecast.csv", "forecast.csv.gz", "forecast.parquet"])
@@ -197,7 +223,7 @@ def test_names_of_the_users_on_the_terminal(capsys):
         {"value": name, "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}
         for name in reports.columns.values
     ]
-    _print_errors(rows, [1], reports)
+    _print_errors(rows, reports)
     _say(":smile: wind [m/s]\nrun [/x]")
     said = capsys.readouterr().err
     assert "rain [/h]" in said

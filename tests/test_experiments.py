@@ -7,15 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from s2rm import load
-from s2rm.runs import PRETRAINED, Run, pretrained
-from s2rm.settings import Settings
-from s2rm.tasks.balls.scores import TrivialPredictors, roll_out
-from s2rm.tasks.balls.world import preset
-from s2rm.training import MODEL, Training
+from s2rm.runs import Run, pretrained
+from s2rm.training import MODEL
 
 EXPERIMENTS, BENCHMARKS = (Path(__file__).parent.parent / name for name in ("experiments", "benchmarks"))
 
@@ -83,29 +81,6 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
     assert (tmp_path / "s2gru-0" / "summary.json").is_file()
     for name in ("rollout-1", "rollout-5", "rollout-f1"):
         assert is_png(tmp_path / "figures" / f"{name}.png")
-
-
-def test_the_ways_to_roll_out_differ_in_the_views_that_are_fed_back(script, tmp_path, monkeypatch):
-    folder = PRETRAINED / "s2gru"
-    options = ["--run", folder, "--balls", 2, "--sequences", 4]
-    script(EXPERIMENTS / "ways_to_roll_out.py", *options, "--out", tmp_path / "out.json")
-    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    f1 = {(row["predictor"], row["step"]): row["f1"] for row in rows}
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    monkeypatch.delitem(sys.modules, "common", raising=False)
-    from ways_to_roll_out import FED, as_many_pixels
-
-    assert len(f1) == len(rows) == 25 * (len(FED) + 2)
-    assert len({f1[way, 1] for way in FED}) == 1, "the first step is predicted from the prompt"
-    assert len({f1[way, 10] for way in FED}) == len(FED)
-    assert all(f1["the true views", 25] > f1[way, 25] + 0.2 for way in FED if way != "the true views")
-    # The paper's way is the one of the library.
-    world = replace(preset("small"), test_sequences=4)
-    run = Run.open(folder)
-    scored = roll_out({"S2GRU": run.load_model()}, TrivialPredictors(world), world, 4, 2, 0).f1()["S2GRU"]
-    assert [f1["thresholded", step] for step in range(1, 26)] == pytest.approx(scored)
-    # 0.9 + 0.6 + 0.4 + 0.3 = 2.2: the two most probable pixels.
-    assert as_many_pixels(torch.tensor([[[[0.9, 0.4], [0.3, 0.6]]]])).tolist() == [[[[1, 0], [0, 1]]]]
 
 
 def test_ablations_leave_one_term_out_each(run, tmp_path):
@@ -179,6 +154,86 @@ def test_stations_are_left_out_and_none_is_asked_twice(script, tmp_path):
     assert {name for name, _ in rows} == {"GRU", "inverse distance", "local linear", "kriging"}
     assert len({rows[name, 0]["count"] for name, fold in rows if fold == 0}) == 1
     assert all(row["rmse"] >= row["mae"] > 0 for row in rows.values())
+
+
+def test_gaps_are_filled_from_the_past_and_from_both_sides(script, tmp_path):
+    options = ["--data", "field", "--updates", 2, "--context", 8, "--runs", tmp_path, "--out", tmp_path / "out.json"]
+    results = []
+    for _ in range(2):
+        script(EXPERIMENTS / "aqi36.py", *options, "--model", "gru")
+        results.append(json.loads((tmp_path / "out.json").read_text()))
+    assert results[0] == results[1], "nothing was trained or scored again"
+    rows = {row["predictor"]: row for row in results[0]["rows"]}
+    assert {name for name, row in rows.items() if row["reads"] == "past"} == {
+        "GRU", "last value", "last difference from the mean of all", "inverse distance", "kriging",
+    }  # fmt: skip
+    assert {name for name, row in rows.items() if row["reads"] == "both"} == {
+        "GRU, both directions", "mean of the station", "linear in time",
+        "linear in time, difference from the mean of all",
+    }  # fmt: skip
+    assert len({row["count"] for row in rows.values()}) == 1
+    assert rows["linear in time"]["mae"] < rows["last value"]["mae"] < rows["mean of the station"]["mae"]
+    assert [run["label"] for run in results[0]["runs"]] == ["GRU, forward", "GRU, backward"]
+
+
+def test_hidden_hours_are_shown_to_no_method(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    monkeypatch.delitem(sys.modules, "common", raising=False)
+    from aqi36 import Imputation, backward, missing, observations, without
+
+    reports, withheld, test = observations(Imputation(data="field"))
+    assert len(test) == reports.num_steps == 240
+    train = without(reports.where(~withheld), test)
+    assert train.num_steps == 240 - test.sum() == missing(train).shape[0]
+    assert len(train) == (~withheld & ~test[reports.step]).sum()
+    day = train.where(train.step // 24 == 3)  # the fourth day is of the test, so that the fifth follows the third
+    np.testing.assert_array_equal(day.values, reports.where(~withheld & (reports.step // 24 == 4)).values)
+    turned = backward(train)
+    assert turned.step[0] == train.num_steps - 1 - train.step[-1]
+    assert (~missing(turned)[::-1] == ~missing(train)).all()
+
+
+def test_wind_is_forecast_beside_kriging(script, tmp_path):
+    script(
+        EXPERIMENTS / "irish_wind.py", "--data", "field", "--model", "gru", "--updates", 2, "--context", 4,
+        "--runs", tmp_path, "--out", tmp_path / "out.json",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in result["runs"]] == ["GRU"]
+    rows = {row["predictor"]: row for row in result["rows"]}
+    assert rows.keys() == {
+        "GRU", "climatology", "persistence", "linear regression on 3 days of all",
+        "space-time kriging, published parameters", "space-time kriging, likeliest parameters",
+    }  # fmt: skip
+    assert {row["count"] for row in rows.values()} == {40 * 3}
+    assert all(row["rmse"] >= row["mae"] > row["crps"] > 0 for row in rows.values())
+    assert rows["GRU"]["gain_low"] <= rows["GRU"]["gain"] <= rows["GRU"]["gain_high"]
+
+
+def test_the_space_time_covariance_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    monkeypatch.delitem(sys.modules, "common", raising=False)
+    from irish_wind import PAST, Covariance, correlation, kriging, lagged
+
+    some = Covariance(nugget=0.1, c=0.002, alpha=0.5, a=2.0, beta=1.0, lambda_=0.3, drift=100.0)
+    away = np.array([[[0, 0], [60, 80]], [[-60, -80], [0, 0]]], np.float64)
+    now, next_day = correlation(some, away, 0), correlation(some, away, 1)
+    np.testing.assert_allclose(np.diag(now), 1)
+    assert now[0, 1] == pytest.approx(0.9 * 0.7 * np.exp(-0.2) + 0.3 * (1 - 60 / 200))
+    east, west = (0.9 * 0.7 / 3 * np.exp(-0.2 / 3**0.5) + 0.3 * (1 - far / 200) for far in (40, 160))
+    assert next_day[0, 1] == pytest.approx(east), "what is here today is in the east tomorrow"
+    assert next_day[1, 0] == pytest.approx(west)
+    np.testing.assert_allclose(next_day, correlation(some, -away, -1))
+    alone = Covariance(nugget=0.0, c=10.0, alpha=0.5, a=1.0, beta=0.0, lambda_=0.0, drift=100.0)
+    weights, errors = kriging(alone, away)  # two stations that know nothing of each other
+    joint = np.array([[1 / (1 + abs(day - other)) for other in range(PAST + 1)] for day in range(PAST + 1)])
+    best = np.linalg.solve(joint[:-1, :-1], joint[:-1, -1])
+    np.testing.assert_allclose(weights[0, ::2], best)
+    np.testing.assert_allclose(weights[0, 1::2], 0, atol=1e-12)
+    np.testing.assert_allclose(errors, np.eye(2) * (1 - best @ joint[:-1, -1]), atol=1e-12)
+    past, day = lagged(np.arange(10.0).reshape(5, 2))
+    assert past.tolist() == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7]]
+    assert day.tolist() == [[6, 7], [8, 9]]
 
 
 def test_enclaves_share_the_arena(script, tmp_path):
@@ -294,11 +349,8 @@ def test_quality_is_counted_to_the_first_validation_that_reaches_it(script, tmp_
 
 
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_path):
-    for model in ("s2gru", "lstm"):
-        settings = Settings(model, training=Training(updates=2))
-        Run.create(tmp_path / model, settings, "balls", preset("tiny")).train(progress=False)
     script(
-        EXPERIMENTS / "pretrained.py", "--s2gru", tmp_path / "s2gru", "--lstm", tmp_path / "lstm",
+        EXPERIMENTS / "pretrained.py", "--size", "tiny", "--updates", 2, "--runs", tmp_path / "runs",
         "--out", tmp_path / "shipped",
     )  # fmt: skip
     runs = pretrained(tmp_path / "shipped")
@@ -402,8 +454,8 @@ def test_every_recipe_is_tested():
     assert benchmarks == {*SMALL, "chaos.py", "common.py", "cores.py", "many_modules.py", "quality.py", "streaming.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py", "learning.py",
-        "leave_one_out.py", "long.py", "page.py", "positions.py", "presets.py", "pretrained.py", "railways.py",
-        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "sequences.py",
-        "skirmish.py", "ways_to_roll_out.py",
+        "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py",
+        "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "positions.py", "presets.py",
+        "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
+        "sensors.py", "sequences.py", "skirmish.py",
     }  # fmt: skip

@@ -81,6 +81,29 @@ def test_the_skill_against_the_trivial_predictors(page):
     assert cells(withheld) == ["NDBC, heat", "0.75 / 0.50 (-50%)", "0.75 / 0.50 (-50%)"]
 
 
+def test_outside_benchmarks_stand_beside_published_figures(page):
+    row = {"mae": 0.4, "rmse": 0.5, "crps": 0.3, "coverage80": 0.8, "coverage": 0.9, "count": 20_434}
+    wind = [
+        {**row, "predictor": "climatology"},
+        {**row, "predictor": "S2GRU", "crps": 0.33, "gain": -0.1, "gain_low": -0.15, "gain_high": -0.05},
+    ]
+    hours = [{"predictor": "S2GRU", "reads": "past", "mae": 13.456, "rmse": 20.0, "count": 20_434}]
+    about = {"command": "some.py", "commit": "abc", "hardware": "a machine", "stations": 11, "days": 2922}
+    text = page.render("sensors-results", {
+        "irish-wind": page.read("", {
+            **about, "best_other": "climatology", "rows": wind, "runs": [{"label": "S2GRU", **ABOUT}],
+        }),
+        "aqi36": page.read("", {**about, "rows": hours, "runs": [{"label": "S2GRU, forward", **ABOUT}]}),
+    })  # fmt: skip
+    said = " ".join(text.split())
+    assert "S2GRU's CRPS is 10.0 % above that of the best other predictor, climatology" in said
+    assert "-15.0 to -5.0 %" in said
+    assert "hides 20,434 values" in said
+    names = [cells(row)[0] for row in text[text.index("## AQI-36") :].splitlines() if row.startswith("|")]
+    assert names.index("BRITS (Cao et al., 2018), as in the GRIN paper") < names.index("S2GRU"), "the worst first"
+    assert names.index("S2GRU") < names.index("GRIN (Cini et al., 2022)")
+
+
 def test_a_pivot_has_means_ranges_the_best_and_the_trivial_last(page):
     rows = [
         {"predictor": name, "balls": balls, "f1": f1 / balls}

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, get_type_hints
 
@@ -25,15 +24,17 @@ from s2rm.folders import fingerprint, locked
 from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
 from s2rm.records import from_plain
+from s2rm.report.figures import predictors as predictors_of
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
 from s2rm.sensors.outputs import last_observations, write_netcdf
 from s2rm.sensors.predictors import SensorPredictor
-from s2rm.sensors.report import of_group, write_sensor_report
+from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
+from s2rm.sensors.verdicts import GROUPS, leads_of, of_group, verdict
 from s2rm.training import Provenance
 from s2rm.training.records import Summary
 
@@ -89,10 +90,11 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
         rows = judge(predictors, reports, origins, leads, parts.withheld, silent=(0.0,), progress=scoring)
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
-    _print_errors(rows, leads, reports)
+    for name, said in verdict(rows, label, reports.step_length):
+        _say(f"{name}: {said}" if name else said)
+    _print_errors(rows, reports)
     _say(f"scores: {(folder / SCORES).resolve()}")
-    origin = int(origins[len(origins) // 2])
-    write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origin, rows)
+    write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows)
     _say(f"report: {(folder / REPORT).resolve()}")
     _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table)])}")
 
@@ -108,7 +110,11 @@ class Scored(TypedDict):
     mae: float
     rmse: float
     crps: float
+    coverage80: float
     coverage: float
+    count: float
+    by_block: list[list[float]]
+    by_sensor: list[list[float]]
 
 
 def _rows(path: Path, kind: type) -> list[Row]:
@@ -213,16 +219,18 @@ def _fitted(command: FitTable, reports: Reports, train: Reports) -> Forecaster:
         raise
 
 
-def _print_errors(rows: Sequence[Row], leads: Sequence[int], reports: Reports) -> None:
-    heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
-    words = {"seen": "in the fit", "held out": "withheld"}
-    table = Table("value", "stations", "predictor", *heads, title="MAE by lead time")
-    for group, value in product(words, reports.columns.values):
-        found = of_group(rows, value, group)
-        for name in dict.fromkeys(row["predictor"] for row in found):
-            errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
-            table.add_row(one_line(value), words[group], name, *(errors.get(lead, "") for lead in leads))
-    console.print(table)
+def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
+    for group, heading in GROUPS.items():
+        leads = leads_of(row for row in rows if row["sensors"] == group)
+        heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
+        table = Table("value", "predictor", *heads, title=f"MAE by lead time, {heading}")
+        for value in reports.columns.values:
+            found = of_group(rows, value, group)
+            for name in predictors_of(found):
+                errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
+                table.add_row(one_line(value), name, *(errors.get(lead, "") for lead in leads))
+        if leads:
+            console.print(table)
 
 
 def _places(at: str, reports: Reports) -> Places:

@@ -19,9 +19,15 @@ Numbers = Sequence[float]
 COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c0392b", "#4a4a4a")
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
-    "climatology": "#9b9a97", "persistence": "#b8a58c", "inverse distance": "#7f9183", "local linear": "#a3b18a",
+    "climatology": "#8c8c8c", "persistence": "#b08d57", "inverse distance": "#5f8f7a", "local linear": "#93a12b",
     "kriging": "#4a4a4a", "constant": "#9b9a97",
 }  # fmt: skip
+"""colour of each predictor that needs next to no training"""
+DASHES: dict[str, tuple[str | tuple[int, tuple[int, ...]], str]] = {
+    "climatology": (":", "x"), "persistence": ("--", "s"), "inverse distance": ("-.", "^"),
+    "local linear": ((0, (7, 2)), "v"), "kriging": ((0, (2, 1)), "D"),
+}  # fmt: skip
+"""dashes and marker of those that stand side by side"""
 
 
 def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, NDArray]:
@@ -49,9 +55,13 @@ def predictors(rows: Sequence[Row]) -> list[str]:
 def curve(
     axes: Axes, x: Numbers, y: Numbers, name: str, names: Sequence[str], band: tuple[Numbers, Numbers] | None = None
 ) -> None:
-    """Draw the line of a predictor, dashed for the trivial ones, in a band from lowest to highest values."""
+    """Draw the line of a predictor, broken for the trivial ones, in a band from lowest to highest values."""
     shade = colour(name, names)
-    axes.plot(x, y, "--" if name in TRIVIAL else "-", marker=".", color=shade, label=name)
+    dashes, marker = DASHES.get(name, ("--" if name in TRIVIAL else "-", "."))
+    width, above = (1.5, 2) if name in TRIVIAL else (2.2, 3)
+    axes.plot(
+        x, y, ls=dashes, marker=marker, ms=8 if marker == "." else 4, lw=width, zorder=above, color=shade, label=name
+    )
     if band:
         axes.fill_between(x, band[0], band[1], color=shade, alpha=0.2)
 

@@ -85,12 +85,14 @@ def learning(entries: Sequence[Entry]) -> Picture:
 
 def write_page(
     path: str | Path, title: str, lead: str, entries: Sequence[Entry], world: str, tables: Sequence[Table],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture], verdict: Sequence[tuple[str, str]] = (),
 ) -> None:  # fmt: skip
     """Write an HTML page, whole or not at all.
 
     Below the title is a paragraph, `lead`, then the runs, with machine and commit of the first, another paragraph about
-    what was seen and how much of it, `world`, the tables of scores and the pictures.
+    what was seen and how much of it, `world`, the tables of scores and the pictures. With a `verdict`, names and
+    sentences, this comes first, then the pictures, and the runs last. Pictures in a row that have the same title stand
+    side by side under it.
 
     Raises:
         ImportError: the extra "report" is not installed.
@@ -100,7 +102,7 @@ def write_page(
 
     template = Environment(autoescape=True).from_string(files("s2rm.report").joinpath("page.html.j2").read_text())
     page = template.render(
-        title=title, lead=lead, runs=entries, world=world, tables=tables,
+        title=title, lead=lead, verdict=verdict, runs=entries, world=world, tables=tables,
         setting=" ".join(entry.setting for entry in entries),
         machine={name: entries[0].summary[name] for name in ("hardware", "torch", "commit")},
         pictures=[{**picture._asdict(), "data": base64.b64encode(picture.content).decode()} for picture in pictures],

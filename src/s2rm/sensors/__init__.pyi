@@ -10,3 +10,4 @@ from .settings import Fit as Fit
 from .stream import Stream as Stream
 from .tables import read_reports as read_reports
 from .tables import to_frame as to_frame
+from .verdicts import verdict as verdict

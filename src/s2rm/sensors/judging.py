@@ -7,7 +7,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
@@ -20,8 +20,11 @@ from s2rm.sensors.reports import Reports, difference
 from s2rm.sensors.settings import check_share
 
 Scored = Float[NDArray, "K Q C"]
-HALF_WIDTH = float(ndtri(0.95))
-"""of the central 90 % interval, whose coverage is scored, in standard deviations"""
+BANDS = {"coverage80": 0.8, "coverage": 0.9}
+"""the central intervals whose coverage is scored, by the score's name"""
+LEAST_BLOCKS = 6
+"""blocks into which initialisation times are divided at least, where there are as many: of fewer, all are better or all
+worse by chance too often for an interval of 95 %"""
 BASELINES: dict[str, type[Baseline]] = {
     "persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance,
     "local linear": LocalLinear, "kriging": Kriging,
@@ -54,13 +57,25 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
     return Split(reports.between(0, first).of(~mask), first, mask)
 
 
+UNITS = {"d": 86_400, "h": 3600, "min": 60}
+"""seconds in each unit of lead times; there are seconds besides"""
+
+
 def lead_time(steps: int, length: np.timedelta64) -> str:
     """A lead time of so many steps, in the largest unit from days to seconds that divides a step."""
     seconds = float(length / np.timedelta64(1, "s"))
-    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+    for name, unit in UNITS.items():
         if seconds % unit == 0:
             return f"{round(steps * seconds / unit)} {name}"
     return f"{steps * seconds:g} s"
+
+
+def unit_of_leads(longest: int, length: np.timedelta64) -> tuple[str, float]:
+    """The unit of an axis of lead times, the largest of which the longest has at least two, and how many a step has."""
+    seconds = float(length / np.timedelta64(1, "s"))
+    found = [(name, unit) for name, unit in UNITS.items() if longest * seconds >= 2 * unit]
+    name, unit = found[0] if found else ("s", 1)
+    return name, seconds / unit
 
 
 def judge(
@@ -80,8 +95,9 @@ def judge(
         progress: wraps the origins, to show how far the work is.
 
     Returns:
-        Rows with `predictor`, `value`, `lead`, `sensors` ("seen", "held out" or "silent"), `silent`, `mae`, `rmse`,
-        `crps`, `coverage` and `count`.
+        Rows with `predictor`, `value`, `lead`, `sensors` ("seen", "held out" or "silent"), `silent` and the `scores`;
+        and with what a comparison needs: `by_block`, a list `[block, absolute error, CRPS, count]`
+        of sums for each of the `blocks` of origins, and `by_sensor`, the same for each sensor that has any case.
 
     Raises:
         ValueError: leads out of order or none, no origin, one that is not a step of the reports, a mask of another
@@ -99,13 +115,14 @@ def judge(
     withheld = mask_of(held_out, "judge: expected held_out to be", len(reports.sensors), "sensors")
     shares = [check_share(share, "judge: silent") for share in np.atleast_1d(np.asarray(silent, object))]
     generator, circular, rows = np.random.default_rng(seed), np.array(reports.columns.is_circular), []
+    block_of = blocks(starts, leads[-1])
     for share in shares:
         hidden, seen = withheld.copy(), np.flatnonzero(~withheld)
         hidden[generator.permutation(seen)[: round(share * len(seen))]] = True
         groups = {"seen": ~hidden, "held out": withheld, "silent": hidden & ~withheld}
         shown = reports.of(~hidden)
         cases: dict[str, list[tuple[NDArray, ...]]] = {}
-        for origin in progress(steps):
+        for origin, block in zip(progress(steps), block_of, strict=True):
             asked = reports.where(np.isin(reports.step, origin + np.array(leads)))
             if not len(asked):
                 continue
@@ -119,21 +136,37 @@ def judge(
             for name, predictor in predictors.items():
                 mean, stddev = predictor.predict(known, origin, *queries, leads)
                 forecast = (mean[lead_of, place], stddev[lead_of, place])
-                cases.setdefault(name, []).append((*forecast, asked.values, asked.sensor, ahead))
+                about = (asked.sensor, ahead, np.full(len(asked), block))
+                cases.setdefault(name, []).append((*forecast, asked.values, *about))
         for name, parts in cases.items():
-            mean, stddev, truth, sensor, ahead = (np.concatenate(part) for part in zip(*parts, strict=True))
+            mean, stddev, truth, sensor, ahead, block = (np.concatenate(part) for part in zip(*parts, strict=True))
+            each = case_scores(mean, stddev, truth, circular)
             for group, lead in product(groups, leads):
                 if lead == 0 and group == "seen":
                     continue
                 mine = groups[group][sensor] & (ahead == lead)
-                scored = scores(mean[None, mine], stddev[None, mine], truth[None, mine], circular)
-                case = {"predictor": name, "lead": lead, "sensors": group, "silent": share}
-                rows += [
-                    {**case, "value": value, **{key: float(part[0, channel]) for key, part in scored.items()}}
-                    for channel, value in enumerate(reports.columns.values)
-                    if scored["count"][0, channel]
-                ]
+                few = {key: part[None, mine] for key, part in each.items()}
+                average = averages(few)
+                for channel, value in enumerate(reports.columns.values):
+                    if not average["count"][0, channel]:
+                        continue
+                    case = {"predictor": name, "lead": lead, "sensors": group, "silent": share, "value": value}
+                    numbers = {key: float(part[0, channel]) for key, part in average.items()}
+                    sums = [_sums(few, channel, place[mine]).tolist() for place in (block, sensor)]
+                    rows.append({**case, **numbers, "by_block": sums[0], "by_sensor": sums[1]})
     return rows
+
+
+def blocks(origins: Int[NDArray, " O"], longest: int) -> Int[NDArray, " O"]:
+    """The block of consecutive origins to which each belongs: errors of neighbours in time are alike.
+
+    A block is as long as the longest lead time, so that few forecasts of one share a valid time with those of another,
+    and has at least the cube root of O origins (Künsch, 1989); there are at least `LEAST_BLOCKS`, or O.
+    """
+    number = len(origins)
+    by_lead = np.ptp(origins) // max(1, longest) + 1
+    count = max(min(LEAST_BLOCKS, number), min(int(by_lead), round(number ** (2 / 3))))
+    return np.argsort(np.argsort(origins, kind="stable")) * count // number
 
 
 def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batch"]) -> Float[NDArray, "*batch"]:
@@ -147,20 +180,13 @@ def gaussian_crps(error: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batc
     return np.where(stddev > 0, stddev * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi)), np.abs(error))
 
 
-def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, " C"]) -> dict[str, NDArray]:
-    """Scores of forecasts by lead and channel, over the queries whose truth is not missing.
-
-    Args:
-        mean, stddev, truth: in the user's units; the truth is NaN where missing.
-        circular: which channels are directions in degrees; their errors are the shorter way round.
-
-    Returns:
-        `(K, C)` each, NaN where all truth is missing: `mae`, `rmse` and `crps` in the user's units, `coverage`, the
-        share of the truth within the central 90 % interval, and `count`, the number of values that are not missing.
-
-    Raises:
-        ValueError: a forecast that is not finite where the truth is known, or a negative standard deviation.
-    """
+def case_scores(
+    mean: Float[NDArray, "*batch C"], stddev: Float[NDArray, "*batch C"], truth: Float[NDArray, "*batch C"],
+    circular: Bool[NDArray, " C"],
+) -> dict[str, NDArray]:  # fmt: skip
+    """Scores of each forecast and channel: `mae`, the absolute error, `rmse`, its square, `crps`, `coverage80` and
+    `coverage`, 1 within the central 80 % and 90 % interval, else 0; NaN where the truth is missing. Arguments, and what
+    is refused, as of `scores`."""
     known = ~np.isnan(truth)
     if not (np.isfinite(mean[known]).all() and (stddev[known] >= 0).all()):
         raise ValueError(
@@ -169,16 +195,42 @@ def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, 
         )
     error = difference(mean.astype(np.float64), truth.astype(np.float64), circular)
     error, spread = np.where(known, error, 0.0), np.where(known, stddev, 0.0).astype(np.float64)
-    count = known.sum(1)
+    each = {"mae": np.abs(error), "rmse": error**2, "crps": gaussian_crps(error, spread)}
+    each |= {name: np.abs(error) <= ndtri((1 + share) / 2) * spread for name, share in BANDS.items()}
+    return {name: np.where(known, part, np.nan) for name, part in each.items()}
 
-    def average(score: NDArray) -> NDArray:
-        total = (score * known).sum(1)
-        return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
-    return {
-        "mae": average(np.abs(error)),
-        "rmse": np.sqrt(average(error**2)),
-        "crps": average(gaussian_crps(error, spread)),
-        "coverage": average((np.abs(error) <= HALF_WIDTH * spread).astype(np.float64)),
-        "count": count,
+def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, " C"]) -> dict[str, NDArray]:
+    """Scores of forecasts by lead and channel, over the queries whose truth is not missing.
+
+    Args:
+        mean, stddev, truth: in the user's units; the truth is NaN where missing.
+        circular: which channels are directions in degrees; their errors are the shorter way round.
+
+    Returns:
+        `(K, C)` each, NaN where all truth is missing: `mae`, `rmse` and `crps` in the user's units, `coverage80` and
+        `coverage`, the shares of the truth within the central 80 % and 90 % intervals, and `count`, the number of
+        values that are not missing.
+
+    Raises:
+        ValueError: a forecast that is not finite where the truth is known, or a negative standard deviation.
+    """
+    return averages(case_scores(mean, stddev, truth, circular))
+
+
+def averages(each: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """The scores `(K, C)` of cases `(K, Q, C)` that `case_scores` gave, as `scores` returns them."""
+    count = (~np.isnan(each["mae"])).sum(1)
+    means = {
+        name: np.divide(np.nansum(part, 1), count, out=np.full(count.shape, np.nan), where=count > 0)
+        for name, part in each.items()
     }
+    return {**means, "rmse": np.sqrt(means["rmse"]), "count": count}
+
+
+def _sums(each: Mapping[str, NDArray], channel: int, place: Int[NDArray, " N"]) -> Float[NDArray, "P 4"]:
+    """Place, absolute error, CRPS and count, summed over the cases `(1, N, C)` of each place that has any."""
+    known = ~np.isnan(each["mae"][0, :, channel])
+    where, index = np.unique(place[known], return_inverse=True)
+    parts = (each["mae"][0, known, channel], each["crps"][0, known, channel], None)
+    return np.stack([where, *(np.bincount(index, part, len(where)) for part in parts)], -1)

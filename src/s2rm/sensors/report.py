@@ -1,241 +1,153 @@
-"""One self-contained HTML page for a fitted forecaster: scores, maps and series; and its figures."""
+"""One self-contained HTML page for a fitted forecaster: the verdict, pictures, and all scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
-from itertools import product
-from operator import neg
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
 from s2rm.files import Row
 from s2rm.models.s2rm import S2RM
-from s2rm.names import for_figure
-from s2rm.report.figures import figure, key_beside, lines, plain, predictors
+from s2rm.report.figures import predictors
 from s2rm.report.modules import interaction_graph
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, write_page
+from s2rm.report.page import Entry, Line, Picture, Table, drawn, write_page
+from s2rm.sensors import plots
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import HALF_WIDTH, lead_time
-from s2rm.sensors.reports import Places, Reports, grid, stations, together
+from s2rm.sensors.judging import BASELINES, lead_time
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.verdicts import GROUPS, Metric, compare, leads_of, of_group, verdict
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-GROUPS = {"seen": "stations in the fit", "held out": "withheld stations"}
-"""headings of the groups of stations in rows of scores"""
-LOWER = "in the unit of the value; lower is better."
-METRICS: dict[str, tuple[str, str, Callable[[float], float]]] = {
-    "mae": ("MAE", f"The mean absolute error, {LOWER}", neg),
-    "crps": ("CRPS", f"The continuous ranked probability score, which rewards the right spread too, {LOWER}", neg),
-    "coverage": ("Coverage", "The share of observations within the central 90 % interval; 0.90 is right.",
-                 lambda score: -abs(score - 0.9)),
-}  # fmt: skip
-"""title and explanation of each metric, and its worth, of which the highest is the best"""
-
-
-def of_group(rows: Sequence[Row], value: str, group: str) -> list[Row]:
-    """The scores of a value at a group of stations, with no station silent."""
-    return [row for row in rows if (row["value"], row["sensors"], row["silent"]) == (value, group, 0)]
+METRICS: dict[Metric, tuple[str, str]] = {
+    "mae": ("MAE", "The mean absolute error"),
+    "crps": ("CRPS", "The continuous ranked probability score, which rewards the right spread too,"),
+}
+"""title and explanation of each metric; lower is better"""
 
 
 def write_sensor_report(
-    path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, held_out: Bool[NDArray, " S"],
-    origin: int, rows: Sequence[Row],
+    path: Path, forecaster: Forecaster, label: str, about: Row, reports: Reports, held_out: Bool[NDArray, " S"],
+    origins: Int[NDArray, " O"], rows: Sequence[Row],
 ) -> None:  # fmt: skip
     """Write the page of a forecaster, whole or not at all, from all reports and the rows of `judge`.
 
-    In the rows the forecaster has the name `label`; maps and series show its forecast initialised at step `origin`.
+    In the rows the forecaster has the name `label`; `about` says how its training ended. Maps and series show its
+    forecast initialised at the middle one of the `origins` that were judged.
     """
-    model, length, rate = forecaster.model, reports.step_length, summary["learning_rate"]
+    model, length, rate = forecaster.model, reports.step_length, about["learning_rate"]
     context, horizon = lead_time(forecaster.context, length), lead_time(forecaster.horizon, length)
     modules = f"; {model.num_modules} modules of {model.hidden_size}" if isinstance(model, S2RM) else ""
     setting = f"{label}: {context} of context, trained for lead times up to {horizon}{modules}."
+    first, last = (_minute(reports, at) for at in (origins.min(), origins.max()))
     lead = (
-        "Forecasts from the observations of stations, scored at later times than those of the fit and at stations "
-        "withheld from it, beside baselines that need next to no training."
+        f"Forecasts from {len(origins)} initialisation times, {first} to {last} UTC, all later than the data of the "
+        "fit, compared with what was then observed: at stations in the fit, and at stations that neither the fit nor "
+        "the forecast was shown. The lead time +0 is an analysis of the latter."
     )
     world = (
         f"{len(reports):,} observations of {len(np.unique(reports.sensor)):,} stations, {int(held_out.sum())} of them "
         f"withheld, at {reports.num_steps:,} steps of {lead_time(1, length)} from "
-        f"{reports.times[0].astype('datetime64[m]')} UTC. The lead time +0 is an analysis at stations whose "
-        "observations are not shown."
+        f"{_minute(reports, 0)} UTC."
     )
-    title, entries = f"Forecasts of {', '.join(reports.columns.values)}", [Entry(label, model, summary, rate, setting)]
-    pictures = list(_pictures(forecaster, reports, held_out, origin, rows))
-    write_page(path, title, lead, entries, world, _tables(rows, reports), pictures)
+    title, entries = f"Forecasts of {', '.join(reports.columns.values)}", [Entry(label, model, about, rate, setting)]
+    pictures = list(_pictures(forecaster, label, reports, held_out, int(np.sort(origins)[len(origins) // 2]), rows))
+    write_page(
+        path, title, lead, entries, world, list(_tables(rows, label, reports)), pictures, verdict(rows, label, length)
+    )
 
 
-def _tables(rows: Sequence[Row], reports: Reports) -> list[Table]:
-    """A table for each value, metric and group of stations: predictors against lead times."""
-    tables = []
-    for value, metric, group in product(reports.columns.values, METRICS, GROUPS):
-        title, sentence, worth = METRICS[metric]
-        found, name = of_group(rows, value, group), f"{title} of {value}, {GROUPS[group]}"
-        leads = sorted({row["lead"] for row in found})
-        heads = {lead: f"+{lead_time(lead, reports.step_length)}" for lead in leads}
-        if found:
-            tables.append(comparison(found, metric, "lead", heads, name, title, sentence, ".3g", worth))
-    return tables
+def _minute(reports: Reports, step: int | np.integer) -> str:
+    """When a step begins, as text."""
+    return str(reports.times[step].astype("datetime64[m]")).replace("T", " ")
+
+
+def _tables(rows: Sequence[Row], model: str, reports: Reports) -> Iterator[Table]:
+    """For each value and group of stations its errors, CRPS and coverage: predictors against lead times."""
+    for value in reports.columns.values:
+        for group, heading in GROUPS.items():
+            found = of_group(rows, value, group)
+            leads = leads_of(found)
+            heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
+            for metric, (title, explained) in METRICS.items() if found else ():
+                gains = [compare(rows, model, value, group, [lead], metric) for lead in leads]
+                winner = {g.leads[0]: (model if g.sign > 0 else g.best[0]) for g in gains if g.sign}
+                lines = _lines(found, leads, lambda row, m=metric: f"{row[m]:.3g}", winner)  # type: ignore[misc]
+                gained = [(f"{100 * gain.gain:+.0f} %", bool(gain.sign)) for gain in gains]
+                ends = [(gain.ends(), False) for gain in gains]
+                lines += [Line("gain over the best simple one", False, gained), Line("its 95 % interval", False, ends)]
+                said = (
+                    f"{explained} in the unit of the value; lower is better. Bold is the better one of {model} and the "
+                    "best simple predictor of that lead, where the interval of the gain excludes 0."
+                )
+                yield Table(f"{title} of {value}, {heading}", title, heads, lines, said)
+            if found:
+                shares = _lines(found, leads, lambda row: f"{row['coverage80']:.2f} / {row['coverage']:.2f}", {})
+                cases = {row["lead"]: f"{row['count']:,.0f}" for row in found}
+                shares.append(Line("cases", False, [(cases[lead], False) for lead in leads]))
+                said = "The shares of the observations within the central 80 % and 90 % bands; 0.80 / 0.90 is right."
+                yield Table(f"Coverage of {value}, {heading}", "80 % / 90 %", heads, shares, said)
+
+
+def _lines(rows: Sequence[Row], leads: Sequence[int], text: Callable[[Row], str], bold: dict[int, str]) -> list[Line]:
+    """A line for each predictor, with a text for each lead, in bold where it is the one that is named."""
+    lines = []
+    for name in predictors(rows):
+        mine = {row["lead"]: row for row in rows if row["predictor"] == name}
+        cells = [(text(mine[lead]) if lead in mine else "", bold.get(lead) == name) for lead in leads]
+        lines.append(Line(name, name in BASELINES, cells))
+    return lines
 
 
 def _pictures(
-    forecaster: Forecaster, reports: Reports, held_out: Bool[NDArray, " S"], origin: int, rows: Sequence[Row]
-) -> Iterator[Picture]:
-    worth = "A model is worth its training only where its line is below all dashed ones."
-    yield drawn("Errors by lead time", errors_by_lead(rows), f"The MAE against the lead time. {worth}")
-    yield drawn("Stations", map_of_stations(reports, held_out), "The last position of each station.")
+    forecaster: Forecaster, label: str, reports: Reports, held_out: Bool[NDArray, " S"], origin: int,
+    rows: Sequence[Row],
+) -> Iterator[Picture]:  # fmt: skip
+    """The pictures of the page; those of one title stand side by side, under the sentence of the first."""
+    values, length = reports.columns.values, reports.step_length
+
+    def panels(title: str, sentence: str, made: Sequence[plots.Panel]) -> Iterator[Picture]:
+        for panel in made:
+            yield drawn(title, plots.sheet([panel]), sentence)
+
+    said = (
+        "Above 0 the forecast has less error than the best simple predictor of that lead time. Lines are 95 % "
+        "intervals, of a bootstrap over blocks of initialisation times; a symbol is filled where its interval excludes "
+        "0."
+    )
+    judged = [value for value in values if any(row["value"] == value for row in rows)]
+    made = [plots.gains_by_lead(rows, label, value, length) for value in judged]
+    yield from panels("Where it beats the best simple predictor", said, made)
+    said = "A forecast is worth its training where its solid line is below all broken ones."
+    found = [(value, group) for value in values for group in GROUPS if of_group(rows, value, group)]
+    yield from panels("Errors by lead time", said, [plots.errors_by_lead(rows, *each, length) for each in found])
+    said = "Each station's gain over the best simple predictor, all lead times together: blue is better, red is worse."
+    kept = [value for value in values if any(plots.station_gains(rows, label, value, group) for group in GROUPS)]
+    yield from panels("Where it is good", said, [plots.map_of_gains(rows, label, value, reports) for value in kept])
     shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
-    until = shown.between(0, origin + 1)
-    # The two stations of each group with the most observations.
-    order = np.argsort(np.bincount(reports.sensor, minlength=len(reports.sensors)))[::-1]
-    chosen = [reports.sensors[index] for group in (~held_out, held_out) for index in order[group[order]][:2]]
-    for value, name in enumerate(reports.columns.values):
-        sentence = "The mean, with the last observations as circles, and the standard deviation."
-        yield drawn(f"A forecast of {name}", map_of_forecast(forecaster, until, value, lead), sentence)
-        series = forecasts_in_time(forecaster, shown, reports, origin, value, chosen)
-        sentence = "Forecasts of one initialisation at the stations with most observations, in the fit and withheld."
-        yield drawn(f"Series of {name}", series, sentence)
+    until, start = shown.between(0, origin + 1), _minute(reports, origin)
+    span = range(origin + 1, origin + 1 + forecaster.horizon)
+    for value, name in enumerate(values):
+        chosen = [each for group in (~held_out, held_out) for each in plots.with_truth(reports, group, span, value)]
+        said = (
+            f"The forecast initialised at {start} UTC, with its 90 % band, for where the sensors were then: those with "
+            "most observations to compare, in the fit and withheld. Filled circles were shown to the model, hollow "
+            "ones were hidden from it."
+        )
+        series = plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen)
+        yield from panels(f"{name}: forecasts beside what came", said, series)
+    for value, name in enumerate(values):
+        said = f"Initialised at {start} UTC. Circles are the observations of that time, in the same colours."
+        yield from panels(f"{name}: a forecast", said, plots.maps_of_forecast(forecaster, until, value, lead))
+    yield from panels("Stations", "The last position of each station.", [plots.map_of_stations(reports, held_out)])
     if isinstance(forecaster.model, S2RM):
-        sentence = "The module of largest weight at each place; white is out of reach of all modules."
-        yield drawn("Enclaves", map_of_enclaves(forecaster, reports), sentence)
+        said = "Where each module reads and answers; white is out of reach of all modules."
+        yield from panels("Enclaves", said, plots.maps_of_enclaves(forecaster, reports))
         kernel, side = forecaster.model.interaction_graph().detach(), 30
-        weights = enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
+        weights = plots.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
         # A row of the grid is one first coordinate; on a map the second one points up.
         north_up = torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
-        sentence = "Each module as its enclave; a line joins two modules that interact."
-        yield drawn("Interactions of modules", interaction_graph(kernel, north_up), sentence)
-
-
-def errors_by_lead(rows: Sequence[Row]) -> Figure:
-    """The MAE against the lead time: a row of panels for each value, one for each group of stations.
-
-    A line far above all others is cut off, which keeps the others apart.
-    """
-    values = list(dict.fromkeys(row["value"] for row in rows))
-    made, panels = figure(len(values), len(GROUPS), 9.6, 3.2 * len(values))
-    for line, value in zip(panels, values, strict=True):
-        for axes, group in zip(line, GROUPS, strict=True):
-            mine = of_group(rows, value, group)
-            lines(axes, mine, "lead", "mae")
-            highest = [max(row["mae"] for row in mine if row["predictor"] == name) for name in predictors(mine)]
-            axes.set(xlabel="lead time (steps)", title=for_figure(f"{value}, {GROUPS[group]}"))
-            second, top = [0.0, 0.0, *sorted(highest)][-2:]
-            if top > 2 * second > 0:
-                axes.set_ylim(top=1.1 * second)
-        line[0].set_ylabel("MAE")
-    return key_beside(plain(made), panels[0][0])
-
-
-def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Figure:
-    """The last position of each station."""
-    (made, (axes,)), places = _maps(reports, 1), stations(reports)
-    held = held_out[np.unique(reports.sensor)]
-    for chosen, label, marker in ((~held, GROUPS["seen"], "o"), (held, GROUPS["held out"], "^")):
-        points = together(places.positions, reports)[chosen, :2]
-        axes.scatter(*points.T, marker=marker, s=_size(held), label=f"{label} ({len(points)})")
-    axes.legend(frameon=False, fontsize=8)
-    return plain(made)
-
-
-def map_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> Figure:
-    """Mean and standard deviation of a forecast initialised at the last step, over a grid, with its observations."""
-    made, panels = _maps(reports, 2)
-    points, unit = grid(reports, side), reports.columns.values[value]
-    mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
-    now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
-    for axes, part, title in zip(panels, (mean, stddev), ("mean", "standard deviation"), strict=True):
-        turns = unit in reports.columns.circular and title == "mean"
-        low, high = (0.0, 360.0) if turns else (float(part.min()), float(part.max()))
-        look = {"cmap": "twilight" if turns else "viridis", "vmin": low, "vmax": high}
-        _surface(axes, points, part, f"{unit}, +{lead_time(lead, reports.step_length)}: {title}", unit, **look)
-        if title == "mean":
-            edge = {"edgecolor": "white", "linewidth": 0.6}
-            axes.scatter(
-                *together(now.positions, reports)[:, :2].T, c=now.values[:, value], s=_size(now), **edge, **look
-            )
-    return plain(made)
-
-
-def forecasts_in_time(
-    forecaster: Forecaster, shown: Reports, truth: Reports, origin: int, value: int, names: Sequence[str]
-) -> Figure:
-    """Forecasts of one initialisation for where stations are then, with central 90 % intervals, and observations."""
-    places = stations(truth.between(0, origin + 1))
-    known = places.names or ()
-    names = [name for name in names if name in known]
-    made, panels = figure(len(names), 1, 8.0, 1.9 * len(names))
-    chosen = [known.index(name) for name in names]
-    where = Places(places.positions[chosen], places.covariates[chosen])
-    mean, stddev = (part[0, :, :, value] for part in forecaster.forecast(shown, where, np.array([origin])))
-    ahead = 1 + np.arange(len(mean))
-    for axes, name, centre, spread in zip(panels[:, 0], names, mean.T, stddev.T, strict=True):
-        mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
-        axes.plot(mine.step - origin, mine.values[:, value], "k.", ms=3, label="observed")
-        axes.plot(ahead, centre, color="#0b6e99", label="forecast")
-        low, high = centre - HALF_WIDTH * spread, centre + HALF_WIDTH * spread
-        axes.fill_between(ahead, low, high, color="#0b6e99", alpha=0.2, label="90 %")
-        seen = name in shown.sensors and (shown.sensor == shown.sensors.index(name)).any()
-        axes.set_title(for_figure(f"{name} ({'in the fit' if seen else 'withheld'})"), fontsize=9)
-        axes.axvline(0, color="#dddddd", zorder=0)
-        axes.set_xlim(-len(mean) - 0.5, len(mean) + 0.5)
-    panels[0, 0].legend(frameon=False, fontsize=7, ncols=3)
-    panels[-1, 0].set_xlabel(f"lead time (steps of {lead_time(1, shown.step_length)})")
-    panels[len(names) // 2, 0].set_ylabel(for_figure(forecaster.columns.values[value]))
-    return plain(made)
-
-
-def map_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> Figure:
-    """The module of largest weight at each place, and the sum of all weights; one colour is one enclave."""
-    weights, places = enclaves(forecaster, reports, side), together(stations(reports).positions, reports)[:, :2]
-    (made, panels), points = _maps(reports, 2), grid(reports, side)
-    most = np.where(weights.max(0) > 0, weights.argmax(0), np.nan)
-    _surface(panels[0], points, most, "module of largest weight", cmap="tab20")
-    _surface(panels[1], points, weights.sum(0), "sum of all weights", cmap="magma")
-    for axes in panels:
-        axes.scatter(*places.T, s=_size(places) / 3, color="white", edgecolor="black", linewidth=0.4)
-    return plain(made)
-
-
-def enclaves(forecaster: Forecaster, reports: Reports, side: int) -> Float[NDArray, "M P"]:
-    """Weight of each module of an S2RM over a grid."""
-    if not isinstance(forecaster.model, S2RM):
-        got = type(forecaster.model).__name__
-        raise ValueError(f"enclaves: expected an S2RM, got {got}; the modules of other models have no places")
-    places = forecaster.scaling.coordinates(grid(reports, side).positions)
-    return forecaster.model.enclaves(places).detach().numpy()
-
-
-def _surface(axes: Axes, points: Places, values: NDArray, title: str, unit: str = "", **look: object) -> None:
-    side = round(len(values) ** 0.5)
-    x, y, colours = (part.reshape(side, side) for part in (*points.positions.T[:2], values))
-    image = axes.pcolormesh(x, y, colours, shading="nearest", **look)  # type: ignore[arg-type]
-    axes.figure.colorbar(image, ax=axes, label=for_figure(unit))
-    axes.set_title(for_figure(title), fontsize=9)
-
-
-def _maps(reports: Reports, number: int) -> tuple[Figure, NDArray]:
-    """Panels for maps of the stations: side by side, or one above the other where the region is wide."""
-    width, height = np.ptp(together(reports.positions, reports)[:, :2], axis=0)
-    # A degree of longitude is shorter than one of latitude.
-    north = reports.positions[:, 1].mean() if reports.columns.on_the_globe else 0.0
-    aspect = 1 / np.cos(np.radians(north))
-    tall = float(np.clip(aspect * height / width, 0.4, 1.6)) if width else 1.0
-    if tall < 0.6:
-        made, panels = figure(number, 1, 9.0, number * (7.5 * tall + 0.8))
-    else:
-        made, panels = figure(1, number, 5.5 * number, 4.5 * tall + 0.8)
-    x, y = map(for_figure, reports.columns.position[:2])
-    for axes in panels.flat:
-        axes.set(xlabel=x, ylabel=y, aspect=aspect)
-    return made, panels.ravel()
-
-
-def _size(points: Sized) -> float:
-    """Area of a marker: smaller where there are many, which would hide each other."""
-    return float(np.clip(4000 / max(1, len(points)), 4, 36))
+        said = "Each module as its enclave; a line joins two modules that interact."
+        yield drawn("Interactions of modules", interaction_graph(kernel, north_up), said)

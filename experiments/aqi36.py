@@ -1,0 +1,268 @@
+"""AQI-36: hidden hours of PM2.5 in Beijing, filled from the past, and from the past and the future.
+
+The protocol is the published one: months 3, 6, 9 and 12 are the test and are never trained on, the values that the
+benchmark withholds are hidden from every method, and the mean absolute error is over those of the test months. A model
+of the family is trained on the other months, whose last one chooses the weights: in each window the reports are hidden
+that were missing in another, so that gaps are as they are. Its first row has seen the present and the past. That of
+both directions weights it against a second model, which runs through time backward, by their spreads. Writes
+`results/aqi36.json` after each model, so that an interrupted command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from torch.utils.data import Dataset
+
+from common import add, read
+from presets import PRESETS
+from s2rm import load
+from s2rm.files import write_json
+from s2rm.models.named import LABELS
+from s2rm.sensors.fitting import SUMMARY, build_model, tuned
+from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.guess import episode
+from s2rm.sensors.kriging import Kriging
+from s2rm.sensors.predictors import InverseDistance
+from s2rm.sensors.reports import Reports, stations
+from s2rm.sensors.scaling import Scaling, Slots, slots
+from s2rm.sensors.settings import Fit, ForecastModel
+from s2rm.sensors.times import steps_a_day
+from s2rm.training import MODEL, Training, batches, fit, provenance
+from s2rm.views import Episode
+
+TEST = (3, 6, 9, 12)
+"""the months of the test"""
+EPOCH = 640
+"""windows between two validations"""
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """What to run."""
+
+    data: Literal["aqi36", "field"] = "aqi36"
+    """which data; field is synthetic and needs no files"""
+    model: ForecastModel = "s2gru"
+    """the model to train"""
+    updates: int = 2000
+    """updates of each of the two models; with 0 only the predictors without training are scored"""
+    context: int = 30
+    """steps of a training window, and from which a value is filled"""
+    folder: Path = Path("../shared/data")
+    """folder of the data sets"""
+    runs: Path = Path("runs/aqi36")
+    """where the run folders are"""
+    out: Path = Path("results/aqi36.json")
+    """the errors"""
+    seed: int = 0
+    """of the weights and of the order"""
+    baselines: bool = True
+    """score the predictors without training too"""
+
+
+class Gaps(Dataset[Episode]):
+    """Windows in which those reports are hidden, and asked for, that were missing in another window of the table.
+
+    A query is of the step before the last that is seen, as in every interpolation of a forecaster.
+
+    Args:
+        seen, scaling: as for `episode`.
+        missing: bool `(T, S)`, what was missing in the table from which the gaps are taken.
+        length: steps of a window.
+        day: as for `episode`.
+    """
+
+    def __init__(self, seen: Slots, missing: NDArray, length: int, scaling: Scaling, day: int | None):
+        self.seen, self.missing, self.length, self.scaling, self.day = seen, missing, length, scaling, day
+        self.gaps = torch.from_numpy(missing)
+
+    def __len__(self) -> int:
+        return EPOCH
+
+    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
+        (rows, seed), window = key, torch.arange(self.length)
+        generator = torch.Generator().manual_seed(seed)
+        starts, others = (
+            torch.randint(len(part) - self.length + 1, (len(rows),), generator=generator)
+            for part in (self.seen.sensor, self.gaps)
+        )
+        sensor = self.seen.sensor[starts[:, None] + window]
+        gone = self.gaps[others[:, None] + window].gather(2, sensor.clamp(min=0))
+        shown, lag = ~gone & (sensor >= 0), torch.ones_like(starts)
+        return episode(self.seen, self.seen, starts, shown, self.scaling, self.day, self.length // 3, lag)
+
+
+def observations(recipe: Imputation) -> tuple[Reports, NDArray, NDArray]:
+    """All observations, on whole days; which rows are withheld; and which steps are of the test."""
+    if recipe.data == "aqi36":
+        read_ = PRESETS["aqi36"].read(recipe.folder)
+        withheld, values = read_.values[:, 1] == 1, read_.values[:, :1]
+        reports = replace(read_, columns=replace(read_.columns, values=("pm25",)), values=values)
+    else:
+        reports = PRESETS["field"].read(recipe.folder, 240, recipe.seed)
+        reports = reports.of(np.arange(len(reports.sensors)) < 8)
+        columns = replace(reports.columns, values=("tracer",), circular=())
+        reports = replace(reports, columns=columns, values=np.abs(reports.values[:, :1]))
+        withheld = np.random.default_rng(recipe.seed).random(len(reports)) < 0.1
+    midnight = reports.start.astype("datetime64[D]").astype(reports.start.dtype)
+    before = round((reports.start - midnight) / reports.step_length)
+    days = -(-(before + reports.num_steps) // 24)
+    whole = replace(reports, start=midnight, step=reports.step + before, num_steps=24 * days)
+    months = whole.times.astype("datetime64[M]").astype(int) % 12 + 1
+    test = np.isin(months, TEST) if recipe.data == "aqi36" else np.arange(24 * days) // 24 % 4 == 3
+    return whole, withheld, test
+
+
+def without(reports: Reports, steps: NDArray) -> Reports:
+    """The reports without some steps, whole days, as if there had been no time between."""
+    kept, place = reports.where(~steps[reports.step]), np.cumsum(~steps) - 1
+    return replace(kept, step=place[kept.step], num_steps=int((~steps).sum()))
+
+
+def backward(reports: Reports) -> Reports:
+    """The same reports in a time that runs backward."""
+    return replace(reports, step=reports.num_steps - 1 - reports.step)
+
+
+def missing(reports: Reports) -> NDArray:
+    """Bool `(T, S)`: which sensors did not report."""
+    gone = np.ones((reports.num_steps, len(reports.sensors)), bool)
+    gone[reports.step, reports.sensor] = False
+    return gone
+
+
+def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArray, folder: Path) -> Forecaster:
+    """A forecaster trained to fill gaps; the one that is there, where training ended before."""
+    scaling, length = Scaling.of(train), recipe.context + 1
+    day, seen = steps_a_day(train.columns, recipe.context), slots(train, scaling)
+    scaling = tuned(scaling, seen, length, 6, day)
+    if not (folder / SUMMARY).is_file():
+        torch.manual_seed(recipe.seed)
+        training = Training(
+            learning_rate=1e-3, batch_size=16, updates=recipe.updates, patience=1000,
+            gradient_norm=1.0, average=0.98, seed=recipe.seed,
+        )  # fmt: skip
+        model = build_model(Fit(recipe.model), scaling, train, recipe.context)
+        windows, later = (Gaps(part, gaps, length, scaling, day) for part in (seen, slots(validation, scaling)))
+        both = batches(windows, 16, recipe.seed, True), batches(later, 16, recipe.seed + 1, False)
+        ended = fit(model, *both, folder, training)
+        write_json(folder / SUMMARY, {**ended, "parameters": model.num_parameters, "seed": recipe.seed, **provenance()})
+    return Forecaster(train.columns, scaling, recipe.context, 6, load(folder / MODEL))
+
+
+def filled(forecaster: Forecaster, visible: Reports, step: NDArray, sensor: NDArray) -> NDArray:
+    """Mean and standard deviation `(2, N)` of the square root of the values of N sensors at their steps."""
+    places = stations(visible)
+    index = {visible.sensors.index(name): row for row, name in enumerate(places.names or ())}
+    origins, at = np.unique(step, return_inverse=True)
+    found = forecaster.interpolate(visible, places, origins)
+    row = np.array([index[one] for one in sensor.tolist()])
+    return np.stack([part[at, row, 0] for part in found])
+
+
+def both_ways(forecasters: tuple[Forecaster, Forecaster], visible: Reports, step: NDArray, sensor: NDArray) -> NDArray:
+    """What `filled` gives, `(2, 2, N)`, by the forward and by the backward forecaster."""
+    ahead, back = forecasters
+    last = visible.num_steps - 1
+    return np.stack([filled(ahead, visible, step, sensor), filled(back, backward(visible), last - step, sensor)])
+
+
+def weighted(found: NDArray, sharpness: float) -> NDArray:
+    """The mean of both directions, the one of less spread weighing more: $w = (s_b / s_f)^a / (1 + (s_b / s_f)^a)$."""
+    weight = expit(sharpness * np.log(found[1, 1] / found[0, 1]))
+    return weight * found[0, 0] + (1 - weight) * found[1, 0]
+
+
+def simple(visible: Reports, train: Reports, step: NDArray, sensor: NDArray) -> Iterator[tuple[str, str, NDArray]]:
+    """Name, what it reads and values of the predictors that need next to no training, in the user's units."""
+    import pandas as pd
+
+    values = np.full((visible.num_steps, len(visible.sensors)), np.nan)
+    values[visible.step, visible.sensor] = visible.values[:, 0]
+    table = pd.DataFrame(values)
+    usual = table.mean(axis=1)
+    apart = table.sub(usual, axis=0)
+    ways = {
+        ("mean of the station", "both"): table * 0 + table.mean(),
+        ("last value", "past"): table.ffill(),
+        ("last difference from the mean of all", "past"): apart.ffill().add(usual.ffill(), axis=0),
+        ("linear in time", "both"): table.interpolate(limit_direction="both"),
+        ("linear in time, difference from the mean of all", "both"):
+            apart.interpolate(limit_direction="both").add(usual.interpolate(limit_direction="both"), axis=0),
+    }  # fmt: skip
+    for (name, reads), way in ways.items():
+        yield name, reads, way.fillna(table.mean()).to_numpy()[step, sensor]
+    places = stations(visible)
+    index = {visible.sensors.index(name): row for row, name in enumerate(places.names or ())}
+    row = np.array([index[one] for one in sensor.tolist()])
+    for name, predictor in (("inverse distance", InverseDistance(max_age=0)), ("kriging", Kriging(max_age=0))):
+        predictor.fit(train)
+        guesses = np.empty(len(step))
+        for origin in np.unique(step):
+            mine = step == origin
+            asked = (places.positions[row[mine]], places.covariates[row[mine]], sensor[mine])
+            known = visible.where(visible.step == origin)
+            guesses[mine] = predictor.predict(known, int(origin), *asked, [0])[0][0, :, 0]
+        yield name, "past", guesses
+
+
+def sharpness(pair: tuple[Forecaster, Forecaster], month: Reports, gone: NDArray) -> float:
+    """The `weighted` with the least error in a month of the training part, at values `gone` `(T, S)`."""
+    hidden = gone[month.step, month.sensor]
+    asked, rest = month.where(hidden), month.where(~hidden)
+    tried, truth = both_ways(pair, rest, asked.step, asked.sensor), asked.values[:, 0].astype(np.float64) ** 2
+    found = minimize_scalar(lambda a: np.abs(weighted(tried, a) ** 2 - truth).mean(), bounds=(0, 8), method="bounded")
+    return float(found.x)
+
+
+def main(recipe: Imputation) -> None:
+    """Train and score what is missing, and write it."""
+    reports, withheld, test = observations(recipe)
+    asked = reports.where(withheld & test[reports.step])
+    step, sensor, truth = asked.step, asked.sensor, asked.values[:, 0].astype(np.float64)
+    visible, label = reports.where(~withheld), LABELS[recipe.model]
+    train = without(visible, test)
+    roots, table = (replace(part, values=np.sqrt(part.values)) for part in (visible, train))
+
+    def known() -> set[str]:
+        return {row["predictor"] for row in read(recipe.out).get("rows", [])}
+
+    def keep(name: str, reads: str, values: NDArray, *runs: dict[str, Any]) -> None:
+        error = values - truth
+        scored = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean())), "count": len(truth)}
+        row = {"predictor": name, "reads": reads, **scored}
+        print(row, flush=True)
+        add(recipe.out, runs, [row], data=recipe.data, seed=recipe.seed, stations=len(reports.sensors))
+
+    if recipe.updates:
+        gaps, month = missing(train), min(720, train.num_steps // 6 // 24 * 24)
+        first, last = train.num_steps - month, train.num_steps
+        ahead = trained(recipe, table.between(0, first), table.between(first, last), gaps, recipe.runs / "forward")
+        if label not in known():
+            run = {"label": f"{label}, forward", **read(recipe.runs / "forward" / SUMMARY)}
+            keep(label, "past", np.maximum(filled(ahead, roots, step, sensor)[0], 0) ** 2, run)
+        turned = backward(table)
+        parts = turned.between(month, last), turned.between(0, month)  # the same month chooses the weights
+        pair = (ahead, trained(recipe, *parts, gaps[::-1].copy(), recipe.runs / "backward"))
+        if f"{label}, both directions" not in known():
+            run = {"label": f"{label}, backward", **read(recipe.runs / "backward" / SUMMARY)}
+            sharp = sharpness(pair, table.between(first, last), gaps[first - month : first])
+            values = np.maximum(weighted(both_ways(pair, roots, step, sensor), sharp), 0) ** 2
+            keep(f"{label}, both directions", "both", values, run)
+    if recipe.baselines and "kriging" not in known():
+        for found in simple(visible, train, step, sensor):
+            keep(*found)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Imputation))
