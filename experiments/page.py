@@ -128,7 +128,6 @@ def longer(found: Mapping[str, Result]) -> tuple[Result, list[str]]:
         for name, names in (
             ("long-injected", {"S2GRU": "S2GRU"}),
             ("long-not-injected", {"S2GRU": "S2GRU, kernel only"}),
-            ("pretrained", {"S2GRU": "S2GRU, shipped", "LSTM": "LSTM, shipped"}),
             ("long", {"RIMs": "RIMs", "LSTM": "LSTM"}),
         )
         if name in found

@@ -1,7 +1,6 @@
-"""The weights that are shipped: S2GRU and the LSTM scaffold on the demo's world, trained for the same time.
+"""The weights that are shipped: S2GRU of `long.py` and the LSTM scaffold of `family.py`.
 
-Writes run folders with half-precision weights, their scores and SHA-256 sums into the package. A run that was finished
-is kept, so that the command goes on where it was stopped.
+Writes run folders with half-precision weights, their scores and SHA-256 sums into the package.
 """
 
 from __future__ import annotations
@@ -10,54 +9,40 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from common import same_time
 from s2rm.files import write_json, write_whole
-from s2rm.models.named import ModelName
 from s2rm.runs import CONFIG, PRETRAINED, SCORES, SUMMARY, SUMS, Run, score
-from s2rm.settings import Settings
-from s2rm.tasks.balls.world import preset
-from s2rm.training import MODEL, Training
-
-MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
+from s2rm.training import MODEL
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What to train and where to put it."""
+    """What to ship and where to put it."""
 
-    updates: int = 8500
-    """updates of S2GRU; the LSTM makes as many as take the same processor time"""
-    times: Path = Path("results/updates.json")
-    """what `benchmarks/updates.py` measured"""
-    size: Literal["paper", "small", "tiny"] = "small"
-    """preset of the world"""
-    runs: Path = Path("runs/pretrained")
-    """where the run folders are"""
+    s2gru: Path = Path("runs/long/s2gru-0")
+    """finished run of S2GRU"""
+    lstm: Path = Path("runs/family/lstm-0")
+    """finished run of the LSTM, on the same world"""
     out: Path = PRETRAINED
     """the folder in the package"""
 
 
 def main(pretrained: Pretrained) -> None:
-    """Train, halve, score what is shipped, sum."""
+    """Halve, score what is shipped, sum."""
     shipped = []
-    for model in MODELS:
-        updates = same_time(model, pretrained.updates, pretrained.times)
-        training = Training(learning_rate=2e-3, gradient_norm=1.0, patience=1000, updates=updates)
-        settings = Settings(model, training=training)
-        run = Run.finished(pretrained.runs / model, settings, "balls", preset(pretrained.size))
-        folder = pretrained.out / model
+    for name, path in (("s2gru", pretrained.s2gru), ("lstm", pretrained.lstm)):
+        run, folder = Run.open(path), pretrained.out / name
+        run.summary()  # refuses a run that has not finished
         shutil.rmtree(folder, ignore_errors=True)
         run.load_model().half().save(folder / MODEL)
-        for name in (CONFIG, SUMMARY):
-            shutil.copy(run.folder / name, folder / name)
-        for path in run.folder.glob("logs/version_*/metrics.csv"):
-            target = folder / path.relative_to(run.folder)
+        for file in (CONFIG, SUMMARY):
+            shutil.copy(run.folder / file, folder / file)
+        for log in run.folder.glob("logs/version_*/metrics.csv"):
+            target = folder / log.relative_to(run.folder)
             target.parent.mkdir(parents=True)
-            shutil.copy(path, target)
+            shutil.copy(log, target)
         shipped.append(Run.open(folder))
     write_json(pretrained.out / SCORES, score(shipped))
     files = sorted(path for path in pretrained.out.rglob("*") if path.is_file() and path.name != SUMS)

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from s2rm import load
-from s2rm.runs import Run, pretrained
-from s2rm.training import MODEL
+from s2rm.runs import PRETRAINED, Run, pretrained
+from s2rm.settings import Settings
+from s2rm.tasks.balls.scores import TrivialPredictors, roll_out
+from s2rm.tasks.balls.world import preset
+from s2rm.training import MODEL, Training
 
 EXPERIMENTS, BENCHMARKS = (Path(__file__).parent.parent / name for name in ("experiments", "benchmarks"))
 
@@ -81,6 +84,29 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
     assert (tmp_path / "s2gru-0" / "summary.json").is_file()
     for name in ("rollout-1", "rollout-5", "rollout-f1"):
         assert is_png(tmp_path / "figures" / f"{name}.png")
+
+
+def test_the_ways_to_roll_out_differ_in_the_views_that_are_fed_back(script, tmp_path, monkeypatch):
+    folder = PRETRAINED / "s2gru"
+    options = ["--run", folder, "--balls", 2, "--sequences", 4]
+    script(EXPERIMENTS / "ways_to_roll_out.py", *options, "--out", tmp_path / "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    f1 = {(row["predictor"], row["step"]): row["f1"] for row in rows}
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    monkeypatch.delitem(sys.modules, "common", raising=False)
+    from ways_to_roll_out import FED, as_many_pixels
+
+    assert len(f1) == len(rows) == 25 * (len(FED) + 2)
+    assert len({f1[way, 1] for way in FED}) == 1, "the first step is predicted from the prompt"
+    assert len({f1[way, 10] for way in FED}) == len(FED)
+    assert all(f1["the true views", 25] > f1[way, 25] + 0.2 for way in FED if way != "the true views")
+    # The paper's way is the one of the library.
+    world = replace(preset("small"), test_sequences=4)
+    run = Run.open(folder)
+    scored = roll_out({"S2GRU": run.load_model()}, TrivialPredictors(world), world, 4, 2, 0).f1()["S2GRU"]
+    assert [f1["thresholded", step] for step in range(1, 26)] == pytest.approx(scored)
+    # 0.9 + 0.6 + 0.4 + 0.3 = 2.2: the two most probable pixels.
+    assert as_many_pixels(torch.tensor([[[[0.9, 0.4], [0.3, 0.6]]]])).tolist() == [[[[1, 0], [0, 1]]]]
 
 
 def test_ablations_leave_one_term_out_each(run, tmp_path):
@@ -349,8 +375,11 @@ def test_quality_is_counted_to_the_first_validation_that_reaches_it(script, tmp_
 
 
 def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_path):
+    for model in ("s2gru", "lstm"):
+        settings = Settings(model, training=Training(updates=2))
+        Run.create(tmp_path / model, settings, "balls", preset("tiny")).train(progress=False)
     script(
-        EXPERIMENTS / "pretrained.py", "--size", "tiny", "--updates", 2, "--runs", tmp_path / "runs",
+        EXPERIMENTS / "pretrained.py", "--s2gru", tmp_path / "s2gru", "--lstm", tmp_path / "lstm",
         "--out", tmp_path / "shipped",
     )  # fmt: skip
     runs = pretrained(tmp_path / "shipped")
@@ -457,5 +486,5 @@ def test_every_recipe_is_tested():
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py",
         "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "positions.py", "presets.py",
         "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
-        "sensors.py", "sequences.py", "skirmish.py",
+        "sensors.py", "sequences.py", "skirmish.py", "ways_to_roll_out.py",
     }  # fmt: skip
