@@ -7,7 +7,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,railways,onnx,docs,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,railways,onnx,policies,docs,test]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps flatland-rl flatland-baselines
 	touch $@
 
@@ -45,6 +45,7 @@ results: setup
 	$(BIN)/python experiments/railways.py --corrects --updates 250
 	for task in copying adding mnist; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
 	$(BIN)/python experiments/sequences.py copying --ablations
+	$(BIN)/python experiments/picking.py
 	$(BIN)/python experiments/page.py
 
 results-page: setup

@@ -19,7 +19,7 @@ SEEDS_DIFFER = 0.02
 RECURRENT = ("RIMs", "RMC", "LSTM", "GRU")
 STATIC = ("static scene", "last seen")
 TRIVIAL = (*STATIC, "nobody moves", "mean view", "persistence", "climatology", "inverse distance", "local linear",
-           "kriging", "constant")  # fmt: skip
+           "kriging", "constant", "random")  # fmt: skip
 """predictors that stand last in tables"""
 BATTLES = {
     "unit_type_f1": "unit-type macro F1",

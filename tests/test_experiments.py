@@ -478,13 +478,26 @@ def test_sequences_are_trained_and_a_second_call_trains_what_is_missing(run, tmp
     assert [(core.num_active, core.layers[0].communication.num) for core in cores] == [(4, 0), (6, 4), (4, 1)]
 
 
+def test_an_object_is_picked_up_among_distractors(script, tmp_path):
+    pytest.importorskip("sb3_contrib", reason='needs pip install ".[policies]"')
+    options = ["--frames", 32, "--environments", 2, "--steps", 16, "--hidden-size", 12, "--episodes", 2]
+    options += ["--cores", "RIMs", "--tested", 1, "--out", tmp_path / "out.json"]
+    for seeds in (1, 2):
+        script(EXPERIMENTS / "picking.py", *options, "--seeds", seeds)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["predictor"], row["seed"], row["data"], row["size"]) for row in rows] == [
+        (name, seed, which, 1) for seed in (0, 1) for name in ("RIMs", "random") for which in ("as in training", "new")
+    ]
+    assert all(0 <= row["success"] <= 1 for row in rows)
+
+
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in BENCHMARKS.glob("*.py")}
     assert benchmarks == {*SMALL, "chaos.py", "common.py", "cores.py", "many_modules.py", "quality.py", "streaming.py"}
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py",
-        "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "positions.py", "presets.py",
-        "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
-        "sensors.py", "sequences.py", "skirmish.py", "ways_to_roll_out.py",
+        "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py", "positions.py",
+        "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
+        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "ways_to_roll_out.py",
     }  # fmt: skip

@@ -9,6 +9,7 @@ PACKAGES = {
     "tables": ("pandas", "pyarrow", "xarray", "h5netcdf", "h5py", "zarr", "sklearn"),
     "railways": ("flatland", "flatland_baselines"),
     "onnx": ("onnx", "onnxscript"),
+    "policies": ("sb3_contrib", "minigrid"),
 }
 """the packages by which each extra is recognised"""
 

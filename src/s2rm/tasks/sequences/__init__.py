@@ -16,7 +16,7 @@ TASKS = (
         "copying", Copying, partial(named, copying.PRESETS, world="copying"), episodes, score,
         report_of(
             "Digits recalled after a pause",
-            "Each model saw ten digits, then blanks, and at a mark had to recall the digits in their order.",
+            "Each model saw digits, then blanks, and at a mark had to recall the digits in their order.",
             "blanks",
         ),
         Headline("Cross-entropy of the digits that are recalled, nats", "cross_entropy", "size", "blanks"),
