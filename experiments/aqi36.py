@@ -37,7 +37,7 @@ from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling, Slots, slots
 from s2rm.sensors.settings import Fit, ForecastModel
 from s2rm.sensors.times import steps_a_day
-from s2rm.training import MODEL, Training, batches, fit, provenance
+from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
 from s2rm.views import Episode
 
 TEST = (3, 6, 9, 12)
@@ -142,7 +142,7 @@ def missing(reports: Reports) -> NDArray:
 
 
 def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArray, folder: Path) -> Forecaster:
-    """A forecaster trained to fill gaps; the one that is there, where training ended before."""
+    """A forecaster trained to fill gaps; the one that is there, where training ended before, else it goes on."""
     scaling, length = Scaling.of(train), recipe.context + 1
     day, seen = steps_a_day(train.columns, recipe.context), slots(train, scaling)
     scaling = tuned(scaling, seen, length, 6, day)
@@ -155,7 +155,7 @@ def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArr
         model = build_model(Fit(recipe.model), scaling, train, recipe.context)
         windows, later = (Gaps(part, gaps, length, scaling, day) for part in (seen, slots(validation, scaling)))
         both = batches(windows, 16, recipe.seed, True), batches(later, 16, recipe.seed + 1, False)
-        ended = fit(model, *both, folder, training)
+        ended = fit(model, *both, folder, training, resume=(folder / LAST).is_file())
         write_json(folder / SUMMARY, {**ended, "parameters": model.num_parameters, "seed": recipe.seed, **provenance()})
     return Forecaster(train.columns, scaling, recipe.context, 6, load(folder / MODEL))
 
