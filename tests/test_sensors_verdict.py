@@ -7,7 +7,7 @@ from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, unit_of_leads
 from s2rm.sensors.plots import station_gains, with_truth
 from s2rm.sensors.predictors import Climatology, Persistence
-from s2rm.sensors.verdicts import compare, interval, verdict
+from s2rm.sensors.verdicts import compare, digits, interval, percent, verdict
 
 HOUR = np.timedelta64(1, "h")
 
@@ -146,6 +146,11 @@ def test_bold_is_what_the_interval_bears_out(rows):
     assert [bold for _, bold in mae.rows[0].cells] == [True, False, False]
     assert [bold for _, bold in mae.rows[1].cells] == [False, False, True]
     assert [text for text, _ in mae.rows[3].cells][::2] == ["+50 %", "-25 %"]
+
+
+def test_numbers_have_the_digits_that_matter():
+    assert [digits(error) for error in (1.3, 0.04567, 128.4, 12_345.6)] == ["1.30", "0.0457", "128", "12,346"]
+    assert [percent(share, "+") for share in (0.002, -0.183, 0.0996)] == ["+0.2", "-18", "+10"]
 
 
 def test_the_gain_at_each_station(rows):

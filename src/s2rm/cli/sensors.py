@@ -34,7 +34,7 @@ from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
-from s2rm.sensors.verdicts import GROUPS, leads_of, of_group, verdict
+from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
 from s2rm.training import Provenance
 from s2rm.training.records import Summary
 
@@ -227,7 +227,7 @@ def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
         for value in reports.columns.values:
             found = of_group(rows, value, group)
             for name in predictors_of(found):
-                errors = {row["lead"]: f"{row['mae']:.3g}" for row in found if row["predictor"] == name}
+                errors = {row["lead"]: digits(row["mae"]) for row in found if row["predictor"] == name}
                 table.add_row(one_line(value), name, *(errors.get(lead, "") for lead in leads))
         if leads:
             console.print(table)

@@ -19,7 +19,7 @@ from s2rm.sensors import plots
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, lead_time
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.verdicts import GROUPS, Metric, compare, leads_of, of_group, verdict
+from s2rm.sensors.verdicts import GROUPS, Metric, compare, digits, leads_of, of_group, percent, verdict
 
 METRICS: dict[Metric, tuple[str, str]] = {
     "mae": ("MAE", "The mean absolute error"),
@@ -74,8 +74,8 @@ def _tables(rows: Sequence[Row], model: str, reports: Reports) -> Iterator[Table
             for metric, (title, explained) in METRICS.items() if found else ():
                 gains = [compare(rows, model, value, group, [lead], metric) for lead in leads]
                 winner = {g.leads[0]: (model if g.sign > 0 else g.best[0]) for g in gains if g.sign}
-                lines = _lines(found, leads, lambda row, m=metric: f"{row[m]:.3g}", winner)  # type: ignore[misc]
-                gained = [(f"{100 * gain.gain:+.0f} %", bool(gain.sign)) for gain in gains]
+                lines = _lines(found, leads, lambda row, m=metric: digits(row[m]), winner)  # type: ignore[misc]
+                gained = [(f"{percent(gain.gain, '+')} %", bool(gain.sign)) for gain in gains]
                 ends = [(gain.ends(), False) for gain in gains]
                 lines += [Line("gain over the best simple one", False, gained), Line("its 95 % interval", False, ends)]
                 said = (

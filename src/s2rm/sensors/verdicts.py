@@ -51,7 +51,7 @@ class Gain:
         if np.isnan(self.low):
             return "no interval"
         low, high = sorted((sign * self.low, sign * self.high))
-        return f"{_percent(low)} to {_percent(high)} %"
+        return f"{percent(low)} to {percent(high)} %"
 
 
 def of_group(rows: Iterable[Row], value: str, group: str) -> list[Row]:
@@ -154,7 +154,7 @@ def _clauses(rows: Sequence[Row], model: str, value: str, length: np.timedelta64
             cases = f"{whole.cases:,} case{'s' * (whole.cases != 1)}"
             if sign:
                 words = better if told else better.replace("than it", "than the best simple predictor")
-                told.append(f"{words} {when} by {_percent(sign * whole.gain)} % ({whole.ends(sign)}, {cases})")
+                told.append(f"{words} {when} by {percent(sign * whole.gain)} % ({whole.ends(sign)}, {cases})")
             else:
                 it = "it" if told else "the best simple predictor"
                 told.append(f"cannot be told from {it} {when} ({cases})")
@@ -192,9 +192,14 @@ def _listed(leads: Sequence[int], all_: Sequence[int], length: np.timedelta64) -
     return f"at {_and(said)}"
 
 
-def _percent(share: float) -> str:
-    """A share in per cent, with a digit after the point below ten."""
-    return f"{100 * share:.0f}" if abs(share) >= 0.0995 else f"{100 * share:.1f}"
+def percent(share: float, sign: str = "-") -> str:
+    """A share in per cent, with a digit after the point below ten; its sign as in a format."""
+    return f"{100 * share:{sign}.{0 if abs(share) >= 0.0995 else 1}f}"
+
+
+def digits(error: float) -> str:
+    """An error to three digits, but whole numbers in full."""
+    return f"{error:,.0f}" if error >= 999.5 else f"{error:#.3g}".rstrip(".")
 
 
 def _and(parts: Sequence[str]) -> str:
