@@ -13,7 +13,10 @@ SEEDS = 5
 
 def reaches(result: Result, metric: str, limits: Mapping[str, float], best: Literal["max", "min"] = "min") -> Decision:
     """RIMs are on the better side of a limit at each size, with every seed; a mean that is not decides against it."""
-    scores = where(result.rows, predictor="RIMs").groupby("size")[metric].agg(["mean", "min", "max", "count"])
+    rows = where(result.rows, predictor="RIMs")
+    if rows.empty:
+        raise KeyError("RIMs")
+    scores = rows.groupby("size")[metric].agg(["mean", "min", "max", "count"])
     sign, worst = (1, "max") if best == "min" else (-1, "min")
     verdicts, said = [HOLDS], []
     for size, limit in limits.items():

@@ -92,6 +92,8 @@ def test_digits_come_from_files_one_split_from_another(digits, tmp_path):
     assert batch.inputs.shape == (2, 25, 1)
     assert batch.inputs[:, 0, 0].tolist() == [0, 1], "above the threshold, and not above it"
     assert batch.targets.tolist() == [[3], [5]]
+    fewer = replace(world, train_sequences=11).draw("train", torch.tensor([0, 1, 10]), rng())
+    assert fewer.targets[:, 0].tolist() == [kept[place] % 10 for place in (0, 2, 20)]
     both = replace(world, test_files=names)
     assert [both.num_sequences(split) for split in ("train", "val", "test")] == [27, 3, 30]
 

@@ -69,8 +69,9 @@ class Mnist(SequenceWorld):
 
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         images, labels = self.digits(split)
-        pixels = resized(images[rows], size or self.pixels) > self.threshold
-        return Sequences(pixels.flatten(1).unsqueeze(-1).float(), labels[rows, None])
+        chosen = rows * len(labels) // self.num_sequences(split)  # fewer than all are from all over the file
+        pixels = resized(images[chosen], size or self.pixels) > self.threshold
+        return Sequences(pixels.flatten(1).unsqueeze(-1).float(), labels[chosen, None])
 
 
 def _apart(digits: Digits, every: int) -> tuple[Digits, Digits]:
