@@ -22,6 +22,12 @@ test: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# The documentation with the explorer of the shipped models in it; npm fetches what runs them in a browser.
+.PHONY: docs
+docs: setup
+	$(BIN)/s2rm explore --out docs/live
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Takes hours on 2 cores; a second call continues where the first one stopped.
 .PHONY: results results-page results-check
 results: setup

@@ -1,7 +1,9 @@
 """What the tests share: small odd-sized models and views, in float64."""
 
+from contextlib import contextmanager
 from functools import cache, partial
 
+import jaxtyping
 import pytest
 import torch
 
@@ -27,6 +29,14 @@ def simulated_once():
         for world in (balls, skirmish):
             patch.setattr(world, "simulate", cache(world.simulate))
         yield
+
+
+@contextmanager
+def unchecked_shapes():
+    """While a model is exported: symbolic shapes are not numbers that jaxtyping can compare."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

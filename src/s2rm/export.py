@@ -13,6 +13,9 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm.extras import require
 from s2rm.files import write_whole
+from s2rm.models.modules import activity, count_modules, masked
+from s2rm.models.msa import MSA
+from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel
 from s2rm.nn.core import a_weight
 from s2rm.views import Views
@@ -21,34 +24,69 @@ from s2rm.views import Views
 class StreamingStep(nn.Module):
     """One `step` of a model, followed by a prediction from the new state.
 
-    Inputs: `positions` `(B, A, n)`, `values` `(B, A, *shape)`, `mask` (bool, `(B, A)`), `queries` `(B, Q, n)` and the
-    tensors of the state. Outputs: mean and standard deviation of the prediction, `(B, Q, *target_shape)` each, and the
-    tensors of the new state. B, A and Q may differ from call to call.
+    It is called with the tensors that `inputs` names, in that order, and returns those of `outputs`. B, A and Q, the
+    numbers of sequences, views and queries, may differ from call to call.
+
+    | input | what it is |
+    | --- | --- |
+    | `positions`, `values`, `mask` | the views: `(B, A, n)`, `(B, A, *shape)`, and bool `(B, A)` |
+    | `queries` | `(B, Q, n)` |
+    | `context` | `(B, Q, F)`, where the model takes context |
+    | `modules` | bool `(M,)`, where the model has modules: False removes one, and its state stays as it is |
+    | `state_0`, ... | the tensors of the state |
+
+    | output | what it is |
+    | --- | --- |
+    | `predicted_mean`, `predicted_stddev` | `(B, Q, *target_shape)` each |
+    | `active`, `reads`, `hears` | what the modules did, as [`Activity`][s2rm.models.modules.Activity] has it |
+    | `enclaves` | `(B, M, Q)`, in S2RMs: the kernel of each module at each query, of removed modules too |
+    | `next_0`, ... | the tensors of the new state |
 
     Raises:
-        ValueError: the model is the oracle, which cannot stream, or it takes context.
+        ValueError: the model is the oracle, which cannot stream, or MSA.
     """
 
     def __init__(self, model: WorldModel):
         super().__init__()
+        if isinstance(model, MSA):
+            raise ValueError(
+                "export: the state of MSA grows with the views and has no ONNX form yet; take another model"
+            )
         if model.is_oracle:
             raise ValueError("export: the oracle sees the step that it predicts and cannot stream; take another model")
-        if model.context_size:
-            raise ValueError("export: a model that takes context cannot be exported yet; take one without")
         self.model = model
+        self.num_modules, self.takes_context = count_modules(model), model.context_size > 0
+        states = range(len(self.initial_state(1)))
+        given = ["context"] * self.takes_context + ["modules"] * (self.num_modules > 0)
+        self.inputs = ["positions", "values", "mask", "queries", *given, *(f"state_{number}" for number in states)]
+        watched = ["active", "reads", "hears"] * (self.num_modules > 0) + ["enclaves"] * isinstance(model, S2RM)
+        self.outputs = ["predicted_mean", "predicted_stddev", *watched, *(f"next_{number}" for number in states)]
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """The tensors of the state before any view."""
         return tuple(tree_leaves(self.model.initial_state(batch_size)))
 
     def forward(
-        self, positions: Tensor, values: Tensor, mask: Tensor, queries: Tensor, *state: Tensor
+        self, positions: Tensor, values: Tensor, mask: Tensor, queries: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
-        structure = tree_structure(self.model.initial_state(1))
+        given = list(rest)
+        context = given.pop(0) if self.takes_context else None
+        modules = given.pop(0) if self.num_modules else None
+        before = tree_unflatten(given, tree_structure(self.model.initial_state(1)))
         views = Views._unchecked(positions[:, None], values[:, None], mask[:, None])
-        after = self.model.step(views, tree_unflatten(state, structure))
-        distribution = self.model.predict(after, queries)
-        return distribution.mean, distribution.stddev, *tree_leaves(after)
+        with masked(self.model, modules):
+            after = self.model.step(views, before)
+            distribution = self.model.predict(after, queries, context)
+        watched: list[Tensor] = []
+        states = tree_leaves(after)
+        if modules is not None:
+            watched += activity(self.model, views, before, modules)
+        if isinstance(self.model, S2RM) and modules is not None:
+            watched.append(self.model.modules_on_sphere(self.model.embedding(queries)))
+            # Tensors of modules are (B, M, ...).
+            kept = [modules.view(-1, *(1,) * (part.ndim - 2)) for part in states]
+            states = [torch.where(*parts) for parts in zip(kept, states, given, strict=True)]
+        return distribution.mean, distribution.stddev, *watched, *states
 
     def exported(self) -> torch.export.ExportedProgram:
         """The step as a program of `torch.export`."""
@@ -61,33 +99,35 @@ class StreamingStep(nn.Module):
         batch, views, queries = 2, 3, 4
         zeros, n = a_weight(self).new_zeros, self.model.num_coordinates
         positions, values = zeros(batch, views, n), zeros(batch, views, *self.model.value_shape)
-        given = (positions, values, zeros(batch, views) == 0, zeros(batch, queries, n))
+        given = [positions, values, zeros(batch, views) == 0, zeros(batch, queries, n)]
         state, other = self.initial_state(batch), self.initial_state(batch + 1)
         # The batch axis of a tensor of the state is the one that differs between two batch sizes.
         sizes = [zip(one.shape, more.shape, strict=True) for one, more in zip(state, other, strict=True)]
         axes = [next(axis for axis, (one, more) in enumerate(pairs) if one != more) for pairs in sizes]
         rows = Dim("batch")
         seen, asked = {0: rows, 1: Dim("views")}, {0: rows, 1: Dim("queries")}
-        return (*given, *state), (seen, seen, seen, asked, tuple({axis: rows} for axis in axes))
+        free: list[dict] = [seen, seen, seen, asked]
+        if self.takes_context:
+            given.append(zeros(batch, queries, self.model.context_size))
+            free.append(asked)
+        if self.num_modules:
+            given.append(zeros(self.num_modules) == 0)
+            free.append({})
+        return (*given, *state), (*free[:4], (*free[4:], *({axis: rows} for axis in axes)))
 
     def save_onnx(self, path: str | Path) -> None:
-        """Write the step as an ONNX file, complete or not at all.
-
-        Inputs: `positions`, `values`, `mask`, `queries`, `state_0`, ... Outputs: `predicted_mean`, `predicted_stddev`,
-        `next_0`, ...
+        """Write the step as an ONNX file with these `inputs` and `outputs`, complete or not at all.
 
         Raises:
             ImportError: the extra "onnx" is not installed.
         """
         require("onnx")
         given, shapes = self._example()
-        states = range(len(self.initial_state(1)))
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 self.eval(), given, dynamic_shapes=shapes, dynamo=True, verbose=False,
-                input_names=["positions", "values", "mask", "queries", *(f"state_{number}" for number in states)],
-                output_names=["predicted_mean", "predicted_stddev", *(f"next_{number}" for number in states)],
+                input_names=self.inputs, output_names=self.outputs,
             )  # fmt: skip
             written = Path(folder, "step.onnx")
             assert program is not None, "only other exporters return nothing"

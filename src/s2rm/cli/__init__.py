@@ -1,4 +1,4 @@
-"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`, `export`, `fit`, `forecast`."""
+"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`, `export`, `explore`, `fit`, `forecast`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "rollout": commands.Rollout,
     "report": commands.Report,
     "export": commands.Export,
+    "explore": commands.Explore,
     "fit": commands.FitTable,
     "forecast": commands.Forecast,
 }

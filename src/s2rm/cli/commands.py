@@ -119,6 +119,21 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Explore:
+    """Write a page on which a model is explored in the browser: views are moved, modules switched off.
+
+    It is a folder of static files that needs a server, but no network.
+    """
+
+    runs: Runs = ()
+    """run folders on the balls, one of each model, shown side by side; the runs that are shipped if none is given"""
+    out: Path = Path("explorer")
+    """the folder of the page"""
+    serve: bool = False
+    """serve the page, to this machine alone, until Ctrl-C"""
+
+
+@dataclass(frozen=True)
 class FitTable:
     """Fit a forecaster to a table of observations, and score it beside baselines.
 

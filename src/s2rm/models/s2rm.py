@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Unpack, get_args
 
 import torch
@@ -128,10 +129,7 @@ class S2RM(WorldModel[State]):
         keys = encodings @ reads.key.flatten(1)
         local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
-        weights = [reads.query.flatten(1), talks.query.flatten(1), talks.key.flatten(1)]
-        for number, term in enumerate(("input_nonlocal", "intercell_nonlocal")):
-            if term in self.ablate:
-                weights[number] = torch.zeros_like(weights[number])
+        weights = self._queries_and_keys()
         sizes = [weight.shape[1] for weight in weights]
         to_queries_and_keys = over_time(torch.cat(weights, 1))
         num_rows = embedded.shape[0] * embedded.shape[1] * self.num_modules
@@ -154,10 +152,37 @@ class S2RM(WorldModel[State]):
             states.append(state)
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
 
+    def _queries_and_keys(self) -> list[Tensor]:
+        """The maps of the modules' messages to the queries of both attentions, and to the keys of the second."""
+        reads, talks = self.input_attention, self.intercell_attention
+        weights = [reads.query.flatten(1), talks.query.flatten(1), talks.key.flatten(1)]
+        for number, term in enumerate(("input_nonlocal", "intercell_nonlocal")):
+            if term in self.ablate:
+                weights[number] = torch.zeros_like(weights[number])
+        return weights
+
+    @torch.no_grad()
+    def attention(self, views_at_t: Views, state: State) -> tuple[Float[Tensor, "B M A"], Float[Tensor, "B M M"]]:
+        """Who attends to what in `step`: the weights with which each module reads each view, and those with which it
+        hears each module, means over the heads."""
+        if self.modules_on_sphere.present is None:  # all pairs are computed, whatever their number
+            with self.masked(torch.ones(self.num_modules, dtype=torch.bool, device=views_at_t.mask.device)):
+                return self.attention(views_at_t, state)
+        embedded, encodings = self.encode(views_at_t)
+        hidden = self.cell.message(self.cell.state_from(state))
+        query, talk_query, talk_key = (hidden @ weight for weight in self._queries_and_keys())
+        keys = encodings[:, 0] @ self.input_attention.key.flatten(1)
+        (views,), between = self._views_near(embedded, views_at_t.mask).steps(1), self._modules_near(embedded.shape[0])
+        assert isinstance(views, DenseLocal), "no pairs are searched while masked"
+        assert isinstance(between, DenseLocal)
+        reads = views.shares(query, keys, self.input_attention.num_heads)
+        hears = between.shares(talk_query, talk_key, self.intercell_attention.num_heads)
+        return reads.mean(1), hears.mean(1)
+
     def _is_sparse(self, num_views: int) -> bool:
         # The search for pairs can be neither compiled nor done without numbers.
         by_numbers = not (torch.compiler.is_compiling() or under_functorch() or self.modules_on_sphere.places.is_meta)
-        if self.normalise == "all" or not by_numbers:
+        if self.normalise == "all" or not by_numbers or self.modules_on_sphere.present is not None:
             return False
         return self.num_modules * max(num_views, self.num_modules) > DENSE_PAIRS
 
@@ -183,9 +208,9 @@ class S2RM(WorldModel[State]):
             return SparseLocal(once.weights.repeat(batch_size), once.pairs.repeat(batch_size), self.num_modules)
         between = places.between()
         if "intercell_local" in self.ablate:
-            between = torch.ones_like(between)
+            between = places.between_present(torch.ones_like(between))
         if self.normalise == "neighbourhood":
-            return DenseLocal.where(between, places.near(places.unit)[None])
+            return DenseLocal.where(between, places.between_present(places.near(places.unit))[None])
         # A module without a neighbour counts in no other module's softmax, as if it did not exist.
         itself = torch.eye(self.num_modules, dtype=torch.bool, device=between.device)
         return DenseLocal.where(between, (((between > 0) & ~itself).any(0) | itself)[None])
@@ -201,6 +226,17 @@ class S2RM(WorldModel[State]):
         sets = embedded.flatten(0, -3)
         local = places.sparse(sets, sets.new_ones(sets.shape[:2], dtype=torch.bool), read=False)
         return local.sum(messages.flatten(0, -3)).view(*embedded.shape[:-1], self.hidden_size)
+
+    @contextmanager
+    def masked(self, present: Bool[Tensor, " M"]) -> Iterator[None]:
+        """Within, the modules that are not `present` exist for no view, module or query: what the others do equals
+        `without_modules`, in a state that has room for all. No two threads may do so with one model."""
+        places = self.modules_on_sphere
+        before, places.present = places.present, present
+        try:
+            yield
+        finally:
+            places.present = before
 
     def without_modules(self, *removed: int) -> S2RM:
         """A copy of the model without these modules (Figure 7). States of this model do not fit it.

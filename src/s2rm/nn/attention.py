@@ -42,6 +42,13 @@ class DenseLocal(NamedTuple):
         """Weights over time, `(B, T, I, J)`, split into those of each of T steps."""
         return [DenseLocal(*parts) for parts in zip(self.weights.unbind(1), self.bias.unbind(1), strict=True)]
 
+    def shares(
+        self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], num_heads: int
+    ) -> Float[Tensor, "B K I J"]:
+        """The weights of all K heads, `Z_ij softmax_j(q_i · k_j)`."""
+        queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
+        return (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
+
     def attend(
         self, q: Float[Tensor, "B I KD"], k: Float[Tensor, "B J KD"], z: Float[Tensor, "B J H"], num_heads: int,
         out: LinearMap, local_sum: Float[Tensor, "B I H"] | None = None,
@@ -57,8 +64,7 @@ class DenseLocal(NamedTuple):
             given = (q, k, z, self.weights, self.bias, out, out.token)
             attended, together = _Attend.apply(*given, num_heads, local_sum is None)
             return attended, together if local_sum is None else local_sum
-        queries, keys = (part.unflatten(-1, (num_heads, -1)).transpose(1, 2) for part in (q, k))
-        shares = (queries @ keys.mT + self.bias.unsqueeze(1)).softmax(-1) * self.weights.unsqueeze(-3)
+        shares = self.shares(q, k, num_heads)
         attended = out((shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(0, q.shape[:2])
         return attended, self.sum(z) if local_sum is None else local_sum
 

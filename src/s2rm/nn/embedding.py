@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from s2rm.functional import check_embedding, check_kernel, positional_embedding, spherical_gaussian_kernel
@@ -50,6 +50,8 @@ class ModulePlaces(nn.Module):
         check_kernel(bandwidth, truncation)
         self.places = nn.Parameter(start.clone())
         self.bandwidth, self.truncation, self.straight_through = bandwidth, truncation, straight_through
+        self.present: Tensor | None = None
+        """bool `(M,)` while some modules are masked: the kernel of the others is 0 everywhere"""
 
     @property
     def unit(self) -> Float[Tensor, "M d"]:
@@ -58,7 +60,8 @@ class ModulePlaces(nn.Module):
 
     def forward(self, embedded: Float[Tensor, "*batch A d"]) -> Float[Tensor, "*batch M A"]:
         """The kernel `Z(p_m, s_a)` to embedded positions `(..., A, d)`."""
-        return spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation, self.straight_through)
+        kernel = spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation, self.straight_through)
+        return kernel if self.present is None else torch.where(self.present[:, None], kernel, 0.0)
 
     def near(self, embedded: Float[Tensor, "*batch A d"]) -> Bool[Tensor, "*batch M A"]:
         """True where an embedded position, of `(..., A, d)`, is within the truncation of a module."""
@@ -66,7 +69,11 @@ class ModulePlaces(nn.Module):
 
     def between(self) -> Float[Tensor, "M M"]:
         """The kernel `Z(p_m, p_l)` between the modules."""
-        return self(self.unit)
+        return self.between_present(self(self.unit))
+
+    def between_present(self, weights: Shaped[Tensor, "M M"]) -> Shaped[Tensor, "M M"]:
+        """Weights between the modules, 0 where one of the two is masked."""
+        return weights if self.present is None else weights * (self.present[:, None] & self.present)
 
     def sparse(self, embedded: Float[Tensor, "N A d"], present: Bool[Tensor, "N A"], read: bool) -> SparseLocal:
         """The kernel between the pairs that interact, in each of N sets of embedded positions.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple, TypeVar, cast
 
@@ -41,9 +42,9 @@ class RIMsLayer(Layer):
     ):  # fmt: skip
         super().__init__()
         self.num_modules, self.num_active, self.size = num_modules, num_active, size
-        # Set by `RIMs.trace` while it runs.
+        # Set by `RIMs.trace` and `RIMs.masked` while they run; `present` is bool, (M,).
         self.records: list[tuple[Tensor, Tensor, Tensor]] | None = None
-        self.masked_modules: tuple[int, ...] = ()
+        self.present: Tensor | None = None
         self.selection, self.attention_dropout = selection, attention_dropout
         self.reading, self.communication = reading, communication
 
@@ -72,8 +73,10 @@ class RIMsLayer(Layer):
 
     def forward(self, inputs: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         usual = self.selection == "zero_row" and self.reading.num == 1 and (inputs.ndim == 3 or inputs.shape[2] == 1)
+        usual = usual and self.communication.num > 0
         dropped = self.training and self.attention_dropout > 0
-        if not usual or not self.communication.num or dropped or self.records is not None or by_autograd(inputs.device):
+        watched = self.records is not None or self.present is not None
+        if not usual or dropped or watched or by_autograd(inputs.device):
             return super().forward(inputs, state, mask)
         return self._at_once(inputs if inputs.ndim == 3 else inputs.squeeze(2), state, mask)
 
@@ -102,8 +105,8 @@ class RIMsLayer(Layer):
         key_weight = self.input_key / math.sqrt(self.reading.key_size)
         keys = (rows @ key_weight).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 4, 2)
         values = (rows @ self.input_value).unflatten(-1, (self.reading.num, -1)).permute(1, 0, 3, 2, 4)
-        kept = torch.ones(self.num_modules, dtype=torch.bool, device=inputs.device)
-        kept[list(self.masked_modules)] = False
+        everyone = torch.ones(self.num_modules, dtype=torch.bool, device=inputs.device)
+        kept = everyone if self.present is None else self.present
         weights = (self.input_query, self.communication_in, self.communication_out)
         query, read, write = map(grouped_over_time, weights)
         cell = cast("Callable[[Tensor, Tensor, Tensor | LSTMState], Tensor | LSTMState]", self.cell.over_time())
@@ -148,13 +151,13 @@ class RIMsLayer(Layer):
 
         if not self.communication.num:
             if self.records is not None:
-                self.records.append((active, weights, weights.new_empty(len(weights), 0, *[self.num_modules] * 2)))
+                self.records.append((active, weights, weights.new_empty(weights.shape[0], 0, *[self.num_modules] * 2)))
             return tuple(part.flatten(1) for part in after)
 
         # 4. Active modules read from all modules and add the result to h: q, k, v are (B, K, M, D or V).
         projected = communication_in(after[0]).split(self.communication.parts, -1)
         q, k, v = (part.unflatten(-1, (self.communication.num, -1)).transpose(1, 2) for part in projected)
-        readable = kept[None] if self.masked_modules else None
+        readable = None if self.present is None else kept[None]
         rate = self.attention_dropout if self.training else 0.0
         message = scaled_dot_product_attention(q, k, v, readable, rate).transpose(1, 2).flatten(2)
         after[0] = after[0] + torch.where(chosen, communication_out(message), 0.0)
@@ -264,10 +267,13 @@ class RIMs(RecurrentCore):
             first, forward in time.
         """
         layers = [cast("RIMsLayer", layer) for layer in self.layers]
+        present = torch.ones(self.num_modules, dtype=torch.bool, device=layers[0].input_key.device)
+        present[list(masked_modules)] = False
         try:
             for layer in layers:
-                layer.records, layer.masked_modules = [], masked_modules
-            outputs, _ = self(input, hx, mask)
+                layer.records = []
+            with self.masked(present) if masked_modules else nullcontext():
+                outputs, _ = self(input, hx, mask)
             traces = []
             for number, layer in enumerate(layers):
                 trace = Trace(*(torch.stack(parts, 1) for parts in zip(*layer.records or (), strict=True)))
@@ -276,4 +282,17 @@ class RIMs(RecurrentCore):
             return outputs, traces
         finally:
             for layer in layers:
-                layer.records, layer.masked_modules = None, ()
+                layer.records = None
+
+    @contextmanager
+    def masked(self, present: Bool[Tensor, " M"]) -> Iterator[None]:
+        """Within, modules that are not `present` are never active and never read from, in every layer."""
+        layers = [cast("RIMsLayer", layer) for layer in self.layers]
+        before = [layer.present for layer in layers]
+        try:
+            for layer in layers:
+                layer.present = present
+            yield
+        finally:
+            for layer, earlier in zip(layers, before, strict=True):
+                layer.present = earlier

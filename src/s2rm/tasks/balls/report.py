@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from s2rm.explorer.page import Scene
 from s2rm.files import Row
 from s2rm.report.figures import curve, figure, metrics, predictors, side_by_side, tiles
 from s2rm.report.modules import module_pictures
 from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.balls.scores import PROMPT_STEPS, Rollouts, TrivialPredictors, episodes_to_test, roll_out
-from s2rm.tasks.balls.world import BallsWorld
+from s2rm.tasks.balls.world import BallsWorld, videos
 from s2rm.tasks.crops import cells
 from s2rm.tasks.task import Models
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 SEQUENCES = 16
 """rollouts for each number of balls"""
+EXPLORED = 160
+"""frames of an episode in the explorer"""
 LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
 SENTENCES = {
@@ -108,6 +111,15 @@ def rollouts_by_balls(
 def animate(models: Models, world: BallsWorld, seed: int, numbers: Sequence[int]) -> bytes:
     """An animated picture (GIF) of one closed-loop rollout for each number of balls."""
     return rollout_animation(rollouts_by_balls(models, world, numbers, 1, seed))
+
+
+def scene(world: BallsWorld, seed: int) -> Scene:
+    """Long test episodes with as many balls as in training, and with other numbers."""
+    longer, first, shown = replace(world, num_frames=EXPLORED, test_sequences=2), world.num_balls, []
+    for number in dict.fromkeys((first, 1, 6)):
+        for index, frames in enumerate(videos(longer, "test", seed, number).frames()[: 2 if number == first else 1], 1):
+            shown.append((f"{balls(number)}, {'as in training' if number == first else 'new'}, {index}", frames))
+    return Scene("bouncing balls", shown, world.crop, world.num_views)
 
 
 def balls(number: int) -> str:

@@ -1,0 +1,321 @@
+"""The explorer: its folder, and its page in a browser, driven as a person would and compared with PyTorch."""
+
+import gzip
+import json
+import re
+import shutil
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from conftest import make_gqn, make_s2rm, unchecked_shapes
+from s2rm.cli import main
+from s2rm.explorer import Scene, page, runtime, serve, write_explorer
+from s2rm.explorer import browser as of_browser
+from s2rm.export import StreamingStep
+from s2rm.runs import Run
+from s2rm.settings import Settings
+from s2rm.tasks.balls.world import preset
+from s2rm.tasks.crops import cells, crops
+from s2rm.training import MODEL, Training
+
+# What the tools of PyTorch themselves warn of.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+SIDE, CROP, SQUARES = 13, 5, 3
+GRID = [(row, column) for row in (2, 7, 10) for column in (2, 7, 10)]
+"""centres of the fewest crops that cover the arena, as the page has them"""
+
+
+def refused(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, arguments)])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(3)
+    views = {"value_shape": (CROP, CROP), "extent": [(0, SIDE), (0, SIDE)], "shortest": 13.0}
+    ours = make_s2rm(num_modules=4, truncation=0.5, bandwidth=2.0, **views).eval()
+    with torch.no_grad():
+        for model in (ours, baseline := make_gqn("gru", **views)):
+            for weight in model.decoder.parameters():
+                weight *= 2  # so that beliefs differ from 0.5
+    return {"ours": ours, "baseline": baseline}
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return (torch.rand(9, SIDE, SIDE, generator=torch.Generator().manual_seed(5)) < 0.3).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def explorer(models, frames, tmp_path_factory):
+    """The folder, with the true runtime, and the page's address."""
+    try:
+        runtime()
+    except ValueError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("explorer")
+    with unchecked_shapes():
+        write_explorer(folder, models, Scene("squares", [("first", frames), ("second", frames.flip(0))], CROP, SQUARES))
+    with serving(folder) as address:
+        yield SimpleNamespace(folder=folder, address=address)
+
+
+@contextmanager
+def serving(folder):
+    with serve(folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason='needs pip install ".[test]"')
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        pytest.skip("needs chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as opened:
+        opened.set_window_size(1200, 1000)
+        yield opened
+
+
+class Page:
+    """The page in a browser, by what a person sees of it."""
+
+    def __init__(self, browser, address):
+        self.browser = browser
+        browser.get_log("browser")
+        browser.get(address)
+        self.until(lambda: self.shown("main") or self.shown("problem"))
+
+    def until(self, holds):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.browser, 60).until(lambda _: holds())
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def one(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def shown(self, name):
+        return self.one(f"#{name}").is_displayed()
+
+    def step(self):
+        before = self.one("#clock").text
+        self.one("#step").click()
+        self.until(lambda: self.one("#clock").text != before)
+
+    def squares(self):
+        labels = [square.get_attribute("aria-label") for square in self.all(".panel:first-child .view")]
+        return [tuple(map(int, re.search(r"row (\d+), column (\d+)", label).groups())) for label in labels]
+
+    def beliefs(self, panel):
+        """The grey of each pixel of a panel's picture, from 0 to 1."""
+        script = "const c = arguments[0]; return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+        return torch.tensor(self.browser.execute_script(script, panel)).view(SIDE, SIDE, 4)[..., 0] / 255
+
+    def scores(self):
+        return [float(numbers.text.split()[1]) for numbers in self.all(".numbers")]
+
+
+def believed(step, state, frame, positions, queries, seen=None, modules=None):
+    """What a model believes of all pixels, and of the queries, after one more step; and its state."""
+    where = torch.tensor(positions, dtype=torch.float32).view(1, -1, 2)
+    values = crops(frame[None, None], where[None], CROP)[0] if isinstance(frame, torch.Tensor) else None
+    mask = torch.ones(1, len(positions), dtype=torch.bool) if seen is None else seen
+    asked = torch.tensor([*GRID, *queries], dtype=torch.float32)[None]
+    present = [] if modules is None else [modules]
+    with torch.no_grad():
+        mean, _, *rest = step(where, values, mask, asked, *present, *state)
+    whole, half = torch.zeros(SIDE + 2 * CROP, SIDE + 2 * CROP), CROP // 2
+    for (row, column), patch in zip(GRID, mean[0], strict=False):
+        whole[row - half + CROP : row + half + 1 + CROP, column - half + CROP : column + half + 1 + CROP] = patch
+    return whole[CROP:-CROP, CROP:-CROP], rest[len(rest) - len(state) :]
+
+
+def f1(belief, truth):
+    claimed = belief > 0.5
+    return float(2 * (claimed & (truth > 0)).sum() / (claimed.sum() + truth.sum()))
+
+
+def test_the_page_shows_what_pytorch_computes(browser, explorer, models, frames):
+    shown = Page(browser, explorer.address)
+    assert not shown.shown("problem"), shown.one("#problem").text
+    shown.one("#other").send_keys("baseline")
+    shown.until(lambda: len(shown.all(".panel")) == 2)
+    steps = [StreamingStep(model) for model in models.values()]
+    states, present = [step.initial_state(1) for step in steps], torch.ones(4, dtype=torch.bool)
+    before = states
+    for now in range(5):
+        positions = shown.squares()
+        assert len(positions) == SQUARES
+        before, states = states, []
+        for number, step in enumerate(steps):
+            modules = present if step.num_modules else None
+            belief, state = believed(step, before[number], frames[now], positions, [], modules=modules)
+            states.append(state)
+            torch.testing.assert_close(shown.beliefs(shown.all("canvas")[number]), belief, rtol=0, atol=0.003)
+            assert shown.scores()[number] == pytest.approx(f1(belief, frames[now + 1]), abs=6e-4)
+        if now == 2:  # by its switch; the step is computed again without it
+            shown.one("button[aria-label='Module 2']").click()
+            present = present.clone()
+            present[1] = False
+            shown.until(lambda: shown.one("button[aria-label='Module 2']").get_attribute("aria-pressed") == "false")
+            belief, states[0] = believed(steps[0], before[0], frames[now], positions, [], modules=present)
+            shown.until(lambda expected=belief: (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.003)
+        shown.step()
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_squares_are_moved_dropped_and_added_by_keys_and_pointer(browser, explorer, models, frames):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    shown = Page(browser, explorer.address)
+    (row, column), *_ = shown.squares()
+    square = shown.all(".view")[0]
+    square.send_keys(Keys.ARROW_UP if row else Keys.ARROW_DOWN)
+    shown.until(lambda: shown.squares()[0] == (row - 1 if row else 1, column))
+    assert not shown.one("#jump").is_selected(), "it stays where it was put"
+    pixel = shown.one(".arena").rect["width"] / SIDE
+    (row, column), across = shown.squares()[0], 3 if column < 7 else -3
+    ActionChains(browser).drag_and_drop_by_offset(square, round(across * pixel), 0).perform()
+    shown.until(lambda: shown.squares()[0] == (row, column + across))
+    step = StreamingStep(models["ours"])
+    expected, _ = believed(step, step.initial_state(1), frames[0], shown.squares(), [], modules=torch.ones(4) > 0)
+    shown.until(lambda: (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.003)
+    ActionChains(browser).send_keys("a").perform()
+    shown.until(lambda: len(shown.squares()) == SQUARES + 1)
+    shown.all(".view")[0].send_keys(Keys.DELETE)
+    shown.until(lambda: len(shown.squares()) == SQUARES)
+
+
+def test_a_closed_loop_and_a_blind_one_are_rollouts(browser, explorer, models, frames):
+    from s2rm import Views
+
+    model = models["baseline"]
+    for sees in ("own", "nothing"):
+        shown = Page(browser, explorer.address)
+        shown.one("#other").send_keys("baseline")
+        shown.until(lambda page=shown: len(page.all(".panel")) == 2)
+        positions = shown.squares()
+        shown.one("#jump").click()
+        shown.until(lambda page=shown: not page.one("#jump").is_selected())
+        shown.one(f"input[value={sees}]").click()
+        shown.one("#restart").click()
+        where = torch.tensor(positions, dtype=torch.float32)[None, None]
+        views = Views(where, crops(frames[None, :1], where, CROP))
+        if sees == "nothing":
+            views = views.keep(torch.zeros((), dtype=torch.bool))
+        queries = torch.tensor(GRID, dtype=torch.float32)[None]
+        given = {"closed_loop": True, "feedback": where[0]} if sees == "own" else {"closed_loop": False}
+        for number, distribution in enumerate(model.rollout(views, queries, 4, **given)):
+            if number:
+                shown.step()
+            row, column = GRID[0]
+            ours = shown.beliefs(shown.all("canvas")[1])[row - 2 : row + 3, column - 2 : column + 3]
+            torch.testing.assert_close(ours, distribution.mean[0, 0], rtol=0, atol=0.003)
+
+
+def test_pointing_reads_numbers_and_a_click_switches_a_module_off(browser, explorer, models):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    shown = Page(browser, explorer.address)
+    with torch.no_grad():
+        kernel = models["ours"].enclaves(cells(SIDE))
+    covered = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    for row, column in shown.squares():
+        covered[max(0, row - 3) : row + 4, max(0, column - 3) : column + 4] = True
+    weight = torch.where(covered, 0, kernel.amax(0))
+    row, column = divmod(int(weight.argmax()), SIDE)
+    module, box = int(kernel[:, row, column].argmax()) + 1, shown.one(".arena").rect
+    offsets = [round((at + 0.5) / SIDE * box["width"] - box["width"] / 2) for at in (column, row)]
+    move = ActionChains(browser).move_to_element_with_offset(shown.one(".arena svg"), *offsets)
+    move.perform()
+    shown.until(lambda: f"Row {row}, column {column}: belief" in shown.one(".readout").text)
+    number = float(re.search(r"belief ([\d.]+)", shown.one(".readout").text)[1])
+    assert number == pytest.approx(float(shown.beliefs(shown.one("canvas"))[row, column]), abs=0.003)
+    move.click().perform()
+    switch = shown.one(f"button[aria-label='Module {module}']")
+    shown.until(lambda: switch.get_attribute("aria-pressed") == "false")
+    assert f"Module {module} of ours is off." in shown.one("#said").get_attribute("textContent")
+
+
+def test_nothing_but_the_folder_is_asked_for(browser, explorer):
+    browser.get_log("performance")
+    Page(browser, explorer.address)
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert len(asked) > 8
+    assert not [url for url in asked if not url.startswith((explorer.address, "data:", "blob:"))]
+
+
+def test_what_cannot_work_is_a_sentence_in_the_page(browser, explorer, tmp_path):
+    shown = Page(browser, (explorer.folder / "index.html").as_uri())
+    assert "python -m http.server" in shown.one("#problem").text
+    broken = shutil.copytree(explorer.folder, tmp_path / "broken")
+    (broken / "model-0.onnx.gz").unlink()
+    with serving(broken) as address:
+        assert "model-0.onnx.gz did not load (404)" in Page(browser, address).one("#problem").text
+        (broken / "model-0.onnx.gz").write_bytes(gzip.compress(b"no model"))
+        assert Page(browser, address).one("#problem").text
+    script = browser.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": "delete globalThis.WebAssembly"}
+    )
+    assert "lacks WebAssembly" in Page(browser, explorer.address).one("#problem").text
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
+def test_the_folder_is_small_and_keeps_episodes(explorer, frames):
+    sizes = [path.stat().st_size for path in explorer.folder.rglob("*") if path.is_file()]
+    assert sum(sizes) < 20e6
+    scene = json.loads((explorer.folder / "scene.json").read_text())
+    assert [episode["steps"] for episode in scene["episodes"]] == [9, 9]
+    assert scene["episodes"][0]["packed"] == page._packed(frames)
+    assert [model["numModules"] for model in scene["models"]] == [4, 0]
+
+
+def test_models_and_runs_of_other_worlds_are_refused(tmp_path, capsys, models, frames):
+    scene = Scene("squares", [("first", frames)], 7, 2)
+    with pytest.raises(ValueError, match=r"expected models of binary crops \[7, 7\] without context, got ours with"):
+        write_explorer(tmp_path / "page", models, scene)
+    Run.create(tmp_path / "run", Settings(training=Training(epochs=1)), "skirmish")
+    Settings(training=Training(epochs=1)).build(Run.open(tmp_path / "run").world).save(tmp_path / "run" / MODEL)
+    assert "got runs on the skirmish" in refused(capsys, "explore", tmp_path / "run", "--out", tmp_path / "page")
+    assert "expected a run folder" in refused(capsys, "explore", tmp_path / "none", "--out", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
+def test_without_npm_one_line_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(of_browser.shutil, "which", lambda _: None)
+    Run.create(tmp_path / "run", Settings(training=Training(epochs=1)), world=preset("tiny"))
+    Settings(training=Training(epochs=1)).build(preset("tiny")).save(tmp_path / "run" / MODEL)
+    assert "found no npm" in refused(capsys, "explore", tmp_path / "run", "--out", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+
+
+def test_other_files_than_those_of_the_package_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = tmp_path / "s2rm" / of_browser.PACKAGE
+    cache.mkdir(parents=True)
+    for name in of_browser.FILES:
+        (cache / name).write_text("tampered")
+    monkeypatch.setattr(of_browser.shutil, "which", lambda _: None)
+    with pytest.raises(ValueError, match="found no npm"):  # the cache is not believed
+        runtime()
