@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from s2rm import GQN, S2GRU
-from s2rm.tasks.agents import collect
+from s2rm.cli import main
+from s2rm.tasks import arrays
+from s2rm.tasks.agents import collect, record
 from s2rm.views import Episode
 
 NEEDS = 'needs pip install "s2rm[agents]"'
@@ -166,7 +168,7 @@ def ragged(world, agent):
         (
             World(["ab"] * 9, spaces={"a": SimpleNamespace(seed=lambda seed: None, sample=lambda: 0.5)}),
             {"with_actions": True},
-            "expected Discrete actions, got .* for 'a'",
+            "expected Discrete or Box actions, got .* for 'a'",
         ),
     ],
 )
@@ -382,3 +384,67 @@ def test_environments_of_one_agent_are_refused():
         ValueError, match="like PettingZoo's ParallelEnv, got SimpleNamespace, without the method action_"
     ):
         some(SimpleNamespace(reset=len, step=len, action_space=Discrete(3)))
+
+
+class Box(SimpleNamespace):
+    """Continuous actions, as Gymnasium's, where it matters here."""
+
+    def seed(self, seed):
+        self.generator = np.random.default_rng(seed)
+
+    def sample(self, mask=None):
+        return self.generator.random(self.shape).astype(np.float32)
+
+
+class Rewarded(World):
+    """An agent gets its move as a reward, and all end after the third step; actions are continuous."""
+
+    def __init__(self):
+        super().__init__(["ab"] * 9, spaces={"a": Box(shape=(1,)), "b": Box(shape=(1,))})
+
+    def step(self, actions):
+        moves = {agent: float(action[0]) for agent, action in actions.items()}
+        observations, *_, infos = super().step(moves)
+        return observations, moves, dict.fromkeys(moves, self.time == 3), {}, infos
+
+
+def moved(world, agent):
+    return world.x[agent], 0.0
+
+
+def test_rewards_ends_and_continuous_actions_are_kept():
+    played = record(Rewarded(), moved, num_episodes=2, num_steps=5, seed=0)
+    assert played["mask"].sum(1).tolist() == [[3, 3]] * 2
+    assert played["actions"].shape == (2, 5, 2, 1)
+    np.testing.assert_array_equal(played["rewards"], played["actions"][..., 0])
+    assert (played["rewards"][:, :3] > 0).all()
+    assert played["ends"].nonzero()[1].tolist() == [2] * 4
+    np.testing.assert_allclose(np.diff(played["points"][:, :3, :, 0], axis=1), played["rewards"][:, :2], rtol=1e-5)
+    np.testing.assert_array_equal(played["features"][..., 0], played["points"][..., 0])
+
+
+def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
+    out = tmp_path / "walkers.npz"
+    command = ["collect", "test_agents:Rewarded", "--position", "test_agents:moved", "--episodes", "6", "--steps", "4"]
+    main([*command, "--out", str(out)])
+    assert "6 episodes of up to 4 steps and 2 agents" in capsys.readouterr().err
+    world = arrays.open_world(out)
+    assert (world.kind, world.value_shape, world.target_shape) == ("points", (5,), (4,))
+    main(["train", str(out), "--epochs", "1", "--out", str(tmp_path / "run")])
+    main(["evaluate", str(tmp_path / "run")])
+    assert "S2GRU: " in capsys.readouterr().err
+    for changed, message in (
+        ({"--out": str(out)}, "is there already; choose another --out"),
+        ({"--position": "nowhere"}, "--position must be MODULE:FUNCTION, got 'nowhere'"),
+        ({"--position": "nowhere:at"}, "--position 'nowhere:at' is not there"),
+        ({"--position": "test_agents:NEEDS"}, "must be a function, got str"),
+        ({"--options": '{"speed": 1}'}, "cannot be made with --options"),
+        ({"--options": "{"}, "cannot be made with --options"),
+        ({"--position": "builtins:max"}, "to return finite"),
+    ):
+        options = {"--position": "test_agents:moved", "--out": str(tmp_path / "other.npz"), **changed}
+        with pytest.raises(SystemExit) as stopped:
+            main([*command[:2], *(part for pair in options.items() for part in pair)])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other.npz").exists()

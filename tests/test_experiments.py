@@ -431,8 +431,21 @@ def test_the_benchmark_of_small_cores_runs_small(script, tmp_path):
     assert all(row["ours"] > 0 and row["lstm"] > 0 for row in rows)
 
 
+def test_springs_are_simulated_and_judged_small(script, tmp_path):
+    script(
+        EXPERIMENTS / "springs.py", "--sequences", 3, "--updates", 1, "--runs", tmp_path / "runs", "--out",
+        tmp_path / "springs.json", "--figure", tmp_path / "springs.gif",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "springs.json").read_text())
+    assert {row["predictor"] for row in result["rows"]} == {"S2GRU", "mean", "persistence", "constant velocity"}
+    assert {(row["dropped"], row["removed"]) for row in result["robustness"]} == {
+        (0, 0), (0.1, 0), (0.3, 0), (0.5, 0), (0, 1), (0, 3), (0, 5),
+    }  # fmt: skip
+    assert (tmp_path / "springs.gif").read_bytes().startswith(b"GIF")
+
+
 SMALL = {
-    "data_waits.py": ["--task", "skirmish", "--size", "tiny", "--updates", 2],
+    "data_waits.py": ["--task", "arrays", "--size", "tiny", "--updates", 2],
     "precision.py": ["--size", "tiny", "--updates", 2],
     "throughput.py": ["--batch", 2, "--steps", 3, "--repeats", 1],
     "updates.py": ["--size", "tiny", "--models", "lstm", "--batch", 2, "--repeats", 1],
@@ -499,5 +512,5 @@ def test_every_recipe_is_tested():
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py",
         "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py", "positions.py",
         "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
-        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "ways_to_roll_out.py",
+        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py", "ways_to_roll_out.py",
     }  # fmt: skip

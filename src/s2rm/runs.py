@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -17,8 +18,9 @@ from s2rm.models.saved import load_any
 from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
 from s2rm.settings import Settings
-from s2rm.tasks import balls, battles, railways, sequences
-from s2rm.tasks.task import Task
+from s2rm.tasks import arrays, balls, battles, railways, sequences
+from s2rm.tasks.robustness import check, more, robustness
+from s2rm.tasks.task import Models, Task, verdict
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
 from s2rm.training.fitting import resumable
@@ -32,7 +34,10 @@ SUMMARY_KEYS = (
     "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
     "torch",
 )  # fmt: skip
-TASKS: dict[str, Task] = {task.name: task for task in (balls.TASK, battles.TASK, railways.TASK, *sequences.TASKS)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (balls.TASK, battles.TASK, railways.TASK, *sequences.TASKS, arrays.TASK)
+}
+"""by name; that of arrays is called by the path of a world's file"""
 
 
 @dataclass(frozen=True)
@@ -259,26 +264,50 @@ def same_world(runs: list[Run]) -> tuple[Task, World, int]:
     return shared
 
 
-def score(runs: list[Run], shares: Iterable[float] | None = None, progress: Progress = iter) -> Row:
-    """One-step scores of the runs and of the trivial predictors, in the form of a file of results.
+def score(
+    runs: list[Run], shares: Iterable[float] | None = None, progress: Progress = iter, drop: Sequence[float] = (),
+    remove: Sequence[int] = (),
+) -> Row:  # fmt: skip
+    """Scores of the runs and of the trivial predictors, in the form of a file of results.
 
     Args:
         runs: of one world.
         shares: of the views, or of the agents that report. Default: all of the paper's figures.
         progress: shows how far it is.
+        drop: shares of the views to drop.
+        remove: numbers of modules to remove; with `drop` the result has `robustness`, further rows, as from
+            [`robustness`][s2rm.tasks.robustness.robustness].
+
+    Raises:
+        ValueError: shares or numbers out of range.
     """
     task, world, seed = same_world(runs)
-    models = {run.label: run.load_model() for run in runs}
-    rows = task.score(models, world, seed, shares, progress, runs[0].folder)
-    seeded = [{"predictor": row["predictor"], "seed": seed, **row} for row in rows]
-    return {**provenance(), "seed": seed, "runs": [run.about() for run in runs], "rows": seeded}
+    models: dict[str, Any] = {run.label: run.load_model() for run in runs}
+
+    def scored(some: Models, seen: Iterable[float] | None, progress: Progress = iter) -> list[Row]:
+        rows = task.score(some, world, seed, seen, progress, runs[0].folder)
+        return [{"predictor": row["predictor"], "seed": seed, **row} for row in rows]
+
+    check(task, models, drop, remove)
+    about, rows = [run.about() for run in runs], scored(models, shares, progress)
+    missing = {"robustness": robustness(task, models, scored, drop, remove, progress)} if drop or remove else {}
+    return {**provenance(), "seed": seed, "runs": about, "rows": rows, **missing}
 
 
-def write_report(path: str | Path, runs: list[Run], rows: list[Row]) -> None:
+def write_report(path: str | Path, runs: list[Run], rows: list[Row], missing: Sequence[Row] = ()) -> None:
     """One self-contained HTML page of runs of one world, with their scores.
+
+    It begins with a verdict: where each model is better than the predictors without training, and where not.
+
+    Args:
+        path: of the page.
+        runs: of one world.
+        rows: their scores.
+        missing: their `robustness`.
 
     Raises:
         ImportError: the extra "report" is not installed.
     """
     task, world, seed = same_world(runs)
-    task.write_report(Path(path), [run.entry() for run in runs], rows, world, seed, runs[0].folder)
+    beside = more(task, missing, verdict(task.headline.rows(rows), task.headline))
+    task.write_report(Path(path), [run.entry() for run in runs], rows, world, seed, runs[0].folder, beside)

@@ -1,4 +1,5 @@
-"""The command line: `s2rm demo`, `train`, `evaluate`, `rollout`, `report`, `export`, `explore`, `fit`, `forecast`."""
+"""The command line: `s2rm demo`, `train`, `collect`, `evaluate`, `rollout`, `report`, `export`, `explore`, `fit`,
+`forecast`."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from s2rm.names import one_line
 COMMANDS: dict[str, Callable[..., object]] = {
     "demo": commands.Demo,
     "train": commands.Train,
+    "collect": commands.Collect,
     "evaluate": commands.Evaluate,
     "rollout": commands.Rollout,
     "report": commands.Report,
@@ -27,6 +29,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "forecast": commands.Forecast,
 }
 WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
+    "collect": ("s2rm.cli.agents", "collect"),
     "fit": ("s2rm.cli.sensors", "fit_table"),
     "forecast": ("s2rm.cli.sensors", "forecast"),
 }

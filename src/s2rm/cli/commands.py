@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -44,16 +43,18 @@ class Train:
     and summary.json. A run that was stopped for any reason goes on with --resume RUN.
     """
 
-    task: Positional[Literal["balls", "skirmish", "railways", "copying", "adding", "mnist"]] = "balls"
+    task: Positional[str] = "balls"
     """balls: an arena of 48 x 48 binary pixels; ten views a frame, 11 x 11 pixels at (row, column) in pixels. skirmish:
     two teams of up to nine units fight on a map of 32 x 32 units; each unit of one team sees polar images around it.
     railways: ten trains on a grid of 60 x 60 cells, each of which sees the 5 x 5 cells around it. Sequences without
     positions, for --model rims, rmc, lstm or gru: copying, ten digits to recall after 50 blanks; adding, the two of 50
-    numbers that are marked; mnist, a digit to recognise from its pixels"""
+    numbers that are marked; mnist, a digit to recognise from its pixels. Or the path of your own world, a file or
+    folder, as s2rm.tasks.arrays.write_world writes it"""
     size: str = "small"
-    """amount of data: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps; railways:
-    8,000 episodes of 128 steps), small (4,000 of 50, clips of 20; 3,000 of 64, clips of 20; 200 of 128, clips of 32)
-    or tiny. Of sequences paper has a core of 600, small a smaller one; adding has long as well, 500 steps"""
+    """amount of data, not of your own world: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of
+    100 steps; railways: 8,000 episodes of 128 steps), small (4,000 of 50, clips of 20; 3,000 of 64, clips of 20; 200 of
+    128, clips of 32) or tiny. Of sequences paper has a core of 600, small a smaller one; adding has long as well, 500
+    steps"""
     train_files: tuple[Path, ...] = ()
     """mnist only: a .npz file with images and labels, or two idx files (.gz too), of images and of labels; if none are
     given, scikit-learn's digits"""
@@ -61,11 +62,39 @@ class Train:
     """mnist only: the same for the test; every fifth image of the others if not given"""
     settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
     out: Path | None = None
-    """the run folder, which must not be there yet; runs/TASK if not given"""
+    """the run folder, which must not be there yet; runs/TASK if not given, or runs/NAME of your own world's file"""
     resume: Path | None = None
     """go on with this run; its settings are kept, but for --updates, --epochs and --minutes where given"""
     machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
     """on what to train; a run may be resumed on other machines"""
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Play episodes of agents and write them to a file, a world to train on: `s2rm train FILE`.
+
+    Kept are positions, observations, actions, rewards and ends of all agents.
+    """
+
+    environment: Positional[str]
+    """MODULE:FUNCTION, which makes an environment with PettingZoo's parallel API, such as
+    mpe2.simple_spread_v3:parallel_env"""
+    position: str
+    """MODULE:FUNCTION, from the environment and an agent's name to its position"""
+    out: Path
+    """the file, which ends in .npz, or a new folder"""
+    options: str = "{}"
+    """arguments of the environment, a JSON object such as '{"N": 3}'"""
+    policy: str | None = None
+    """MODULE:FUNCTION, from the environment, the observations and a generator to the actions; random if not given"""
+    observation: str | None = None
+    """MODULE:FUNCTION, from an agent's observation to an array, where it is none"""
+    episodes: int = 500
+    """number of episodes"""
+    steps: int = 25
+    """steps of an episode, at most"""
+    seed: int = 0
+    """of the environment and the policy"""
 
 
 @dataclass(frozen=True)
@@ -74,26 +103,32 @@ class Evaluate:
 
     Balls: 1 to 6 of them, with 10 to 100 % of the views. Skirmish: five scenarios, with 20 to 100 % of the agents
     reporting. Railways: maps that were not seen in training. Copying, adding, mnist: longer sequences, larger images.
+    Your own world: test sequences, one step ahead and in rollouts.
     """
 
     runs: Runs
     """run folders, one of each model, all of one world"""
     out: Path | None = None
     """where the scores go, JSON; default: scores.json in the first run's folder"""
+    drop_views: tuple[float, ...] = ()
+    """shares of the views that are dropped at random, such as 0.1 0.3 0.5: what is left of the scores then"""
+    remove_modules: tuple[int, ...] = ()
+    """numbers of modules that are removed at random from S2RMs, such as 1 3 5: what is left of the scores then"""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Closed-loop rollouts of runs: 20 steps of true views, then 25 in which the models see their own predictions."""
+    """Closed-loop rollouts of runs: 20 steps of true views, then 25 in which the models see their own predictions; of
+    your own world at most 20, then at most 10."""
 
     runs: Runs
     """run folders, one of each model, all of one world"""
-    balls: tuple[int, ...] = (3,)
-    """numbers of moving balls, a column each"""
+    balls: tuple[int, ...] | None = None
+    """numbers of moving balls, a column each; 3 if not given; only for runs on the balls"""
     out: Path = Path("rollout.gif")
     """the animated picture: truth and each model in rows"""
     seed: int = 0
-    """of the balls and of the crops"""
+    """of the balls, or the test sequences, and of the crops"""
 
 
 @dataclass(frozen=True)

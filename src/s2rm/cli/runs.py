@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -22,12 +23,17 @@ from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
 from s2rm.settings import Settings
-from s2rm.tasks.task import Headline
+from s2rm.tasks import arrays
+from s2rm.tasks.arrays import open_world
+from s2rm.tasks.robustness import table as robustness_table
+from s2rm.tasks.task import Headline, verdict
 from s2rm.tasks.worlds import World
 from s2rm.training import Training
 
 # Names of the user's are no markup.
 console = Console(stderr=True, markup=False, emoji=False)
+BUILT_IN = tuple(name for name in TASKS if name != arrays.TASK.name)
+"""the worlds that have names; all others are files"""
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 DEMO_SHARES = (0.1, 0.3, 0.6, 1.0)
 """of the views, in the demo's scores: all ten shares of the figures take minutes"""
@@ -38,8 +44,8 @@ def train(command: Train) -> None:
     quiet()
     command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
     if command.resume is None:
-        folder, world = command.out or Path("runs") / command.task, _world(command)
-        run = Run.create(folder, command.settings, command.task, world)
+        task, world, name = _world(command)
+        run = Run.create(command.out or Path("runs") / name, command.settings, task, world)
         parameters = command.settings.build(world).num_parameters
         rank_zero_only(_say)(f"{run.label}: {parameters:,} parameters")
         run.train(machines=command.machines)
@@ -50,14 +56,27 @@ def train(command: Train) -> None:
     _print_end(run)
 
 
-def _world(command: Train) -> World:
-    task = TASKS[command.task]
-    world = task.preset(command.size)
-    if not (command.train_files or command.test_files):
-        return world
-    if task.with_files is None:
-        raise ValueError(f"train: --train-files and --test-files are of mnist, not of {task.name}; leave them out")
-    return task.with_files(world, command.train_files, command.test_files)
+def _world(command: Train) -> tuple[str, World, str]:
+    """Task and world, built in or from a file, and the name of a folder for its runs."""
+    files = command.train_files or command.test_files
+    if command.task in BUILT_IN:
+        task = TASKS[command.task]
+        world = task.preset(command.size)
+        if files and task.with_files is None:
+            raise ValueError(f"train: --train-files and --test-files are of mnist, not of {task.name}; leave them out")
+        if files and task.with_files is not None:
+            world = task.with_files(world, command.train_files, command.test_files)
+        return task.name, world, task.name
+    path = Path(command.task)
+    if not path.exists():
+        raise ValueError(
+            f"train: expected {', '.join(BUILT_IN)} or the path of a world, found no file or folder {command.task}; "
+            "write your own by s2rm.tasks.arrays.write_world"
+        )
+    for name, given in (("--size", command.size != Train.size), ("--train-files or --test-files", bool(files))):
+        if given:
+            raise ValueError(f"train: {name} is for the built-in worlds, not for the world in {path}; leave it out")
+    return arrays.TASK.name, open_world(path), path.stem
 
 
 @rank_zero_only
@@ -72,10 +91,10 @@ def _print_end(run: Run) -> None:
 def evaluate(command: Evaluate) -> None:
     """Score runs and write the scores."""
     runs = _open(command.runs)
-    scores = _scored(runs)
+    scores = _scored(runs, drop=command.drop_views, remove=command.remove_modules)
     path = command.out or runs[0].folder / SCORES
     write_json(path, scores)
-    _print_scores(runs, scores["rows"])
+    _print_scores(runs, scores["rows"], scores.get("robustness", ()))
     _say(f"scores: {path}")
 
 
@@ -86,8 +105,13 @@ def rollout(command: Rollout) -> None:
     task, world, _ = same_world(runs)
     if task.animate is None:
         raise ValueError(f"rollout: the command shows runs on the balls, got runs on the {task.name}; see s2rm report")
+    if command.balls is not None and task is not TASKS["balls"]:
+        raise ValueError(f"rollout: --balls is of runs on the balls, got runs on the {task.name}; leave it out")
     models = {run.label: run.load_model() for run in runs}
-    write_whole(command.out, task.animate(models, world, command.seed, command.balls))
+    content = task.animate(models, world, command.seed, command.balls or (3,))
+    if content is None:
+        raise ValueError("rollout: positions of fewer than two coordinates have no picture yet; see s2rm report")
+    write_whole(command.out, content)
     _say(f"rollout: {command.out}")
 
 
@@ -99,7 +123,8 @@ def report(command: Report) -> None:
     if not path.is_file():
         raise ValueError(f"report: found no scores at {path}; make them with s2rm evaluate RUN [RUN ...]")
     try:
-        rows = read_json(path)["rows"]
+        scores = read_json(path)
+        rows = scores["rows"]
         scored = {row["predictor"] for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"report: {path} is no scores file ({error!r}); make it with s2rm evaluate") from error
@@ -108,7 +133,7 @@ def report(command: Report) -> None:
         raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
     out = command.out or runs[0].folder / "report.html"
     try:
-        write_report(out, runs, rows)
+        write_report(out, runs, rows, scores.get("robustness", ()))
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"report: {path} lacks scores of these runs ({error!r}); make it with s2rm evaluate"
@@ -197,18 +222,34 @@ def _open(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _scored(runs: list[Run], shares: Sequence[float] | None = None) -> Row:
-    return score(runs, shares, progress=lambda cases: track(list(cases), "Evaluating", console=console))
+def _scored(
+    runs: list[Run], shares: Sequence[float] | None = None, drop: Sequence[float] = (), remove: Sequence[int] = ()
+) -> Row:
+    def bar(cases: Iterable[Any]) -> Iterable[Any]:
+        return track(list(cases), "Evaluating", console=console)
+
+    return score(runs, shares, bar, drop, remove)
 
 
-def _print_scores(runs: list[Run], rows: Sequence[Row]) -> None:
-    """The headline of the task: one metric, a line for each predictor."""
-    head: Headline = runs[0].task.headline
-    chosen = [row for row in rows if all(row[key] == value for key, value in head.where)]
+def _print_scores(runs: list[Run], rows: Sequence[Row], missing: Sequence[Row] = ()) -> None:
+    """The verdict on each model, then the headline of the task: one metric, a line for each predictor."""
+    task = runs[0].task
+    head: Headline = task.headline
+    chosen = head.rows(rows)
+    for name, said in verdict(chosen, head):
+        _say(f"{name}: {said}")
+    chosen = [row for row in chosen if not head.shown or row[head.across] in head.shown]
     table = Table(title=head.title)
     table.add_column(head.columns)
     for column in dict.fromkeys(row[head.across] for row in chosen):
         table.add_column(str(column), justify="right")
     for name in dict.fromkeys(row["predictor"] for row in chosen):
-        table.add_row(name, *(f"{row[head.metric]:.3f}" for row in chosen if row["predictor"] == name))
+        show = ".3g" if head.lower else ".3f"
+        table.add_row(name, *(f"{row[head.metric]:{show}}" for row in chosen if row["predictor"] == name))
     console.print(table)
+    if missing:
+        found = robustness_table(task, missing)
+        table = Table(found.metric, *found.heads, title=found.title, caption=found.sentence)
+        for line in found.rows:
+            table.add_row(line.name, *(text for text, _ in line.cells))
+        console.print(table)

@@ -20,7 +20,7 @@ COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
     "climatology": "#8c8c8c", "persistence": "#b08d57", "inverse distance": "#5f8f7a", "local linear": "#93a12b",
-    "kriging": "#4a4a4a", "constant": "#9b9a97",
+    "kriging": "#4a4a4a", "constant": "#9b9a97", "mean": "#9b9a97", "constant velocity": "#7f9183",
 }  # fmt: skip
 """colour of each predictor that needs next to no training"""
 DASHES: dict[str, tuple[str | tuple[int, tuple[int, ...]], str]] = {
@@ -89,6 +89,24 @@ def tiles(number: int, width: float, height: float) -> tuple[Figure, NDArray]:
     for axes in panels.flat[number:]:
         axes.axis("off")
     return made, panels.flat[:number]
+
+
+def animation(made: Figure, steps: int, draw: Callable[[int], None]) -> bytes:
+    """An animated GIF of a figure that `draw` changes for each step, under a title with the number of steps ahead."""
+    import numpy as np
+    from PIL import Image
+
+    title, pictures = made.suptitle("1 step ahead", fontsize=10), []
+    for step in range(steps):
+        draw(step)
+        title.set_text(f"{step + 1} step{'s' if step else ''} ahead")
+        made.canvas.draw()
+        made.set_layout_engine("none")  # every step has the layout of the first
+        rgba = np.asarray(made.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        pictures.append(Image.fromarray(rgba[..., :3].copy()).quantize(64))
+    content = io.BytesIO()
+    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=160, loop=0)
+    return content.getvalue()
 
 
 def png(made: Figure) -> bytes:

@@ -62,6 +62,15 @@ class Table(NamedTuple):
     sentence: str
 
 
+class More(NamedTuple):
+    """What a page has beside what its world puts there."""
+
+    verdict: Sequence[tuple[str, str]] = ()
+    """of each model, its name and a sentence: these come first"""
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+
+
 def drawn(title: str, made: Figure, sentence: str) -> Picture:
     """A figure as a picture of a page."""
     return Picture(title, "image/png", png(made), sentence)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.nn.functional import one_hot
 
 from s2rm.tasks.worlds import Progress, at_least
 from s2rm.views import Episode, Views
@@ -33,8 +32,16 @@ Position = Callable[[Any, str], ArrayLike]
 Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
 Observation = Callable[[Any], ArrayLike]
 MOST_STEPS = 10**8
-Seen = tuple[NDArray[np.float32], NDArray[np.float32], int]
-"""of one agent at one step: its position, its observation and the number of its action, 0 without `with_actions`"""
+Seen = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""of one agent at one step: its position, its observation and its action, nothing without `with_actions`"""
+
+
+class Step(NamedTuple):
+    """What was seen at one step of an episode, and what followed from its actions; by agent."""
+
+    seen: dict[str, Seen]
+    rewards: Mapping[str, Any]
+    ends: Collection[str]
 
 
 def random_actions(
@@ -70,17 +77,53 @@ def collect(
         seed: of the environment and of the policy.
         observation: converts an agent's observation to an array; images channels first, as the models' codecs take
             them. Default: observations are arrays already.
-        with_actions: append to each view the agent's action at this step, one-hot: to vectors as further features, to
-            images `(H, W)` or `(C, H, W)` as further channels. The targets do not contain it.
+        with_actions: append to each view the agent's action at this step, one-hot or, where actions are continuous, as
+            it is: to vectors as further features, to images `(H, W)` or `(C, H, W)` as further channels. The targets do
+            not contain it.
 
     Returns:
         N episodes, `(N, T, A, *shape)`, in float32, with a slot for every agent that ever entered.
 
     Raises:
         ValueError: numbers too small, or beyond 1e8 steps in all; no parallel environment; positions that are not
-            finite or differ in length; observations that are missing or no arrays of one shape; actions that cannot be
-            one-hot; an agent that returns after it left; an episode that ends before its second step.
+            finite or differ in length; observations that are missing or no arrays of one shape; actions of other kinds;
+            an agent that returns after it left; an episode that ends before its second step.
     """
+    parts = _played(
+        environment, position, policy, num_episodes, num_steps, seed, observation, with_actions, progress
+    )  # fmt: skip
+    points, values, mask = (torch.from_numpy(parts[name]) for name in ("points", "features", "mask"))
+    targets = Views(points, values, mask)
+    if not with_actions:
+        return Episode(targets)
+    # The actions `(N, T, A, K)` are K more features of vectors, or K more channels, the same at every pixel, of images.
+    if values.ndim in (3, 5):  # numbers, and images without a channel axis
+        values = values.unsqueeze(3)
+    known = torch.from_numpy(parts["actions"])
+    known = known.reshape(*known.shape, *[1] * (values.ndim - 4)).expand(*known.shape, *values.shape[4:])
+    return Episode(Views(points, torch.cat([values, known], 3), mask), targets)
+
+
+def record(
+    environment: Environment, position: Position, policy: Policy = random_actions, *,
+    num_episodes: int, num_steps: int, seed: int, observation: Observation | None = None, progress: Progress = iter,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
+    """Play episodes and keep all of them: a world of points for `s2rm.tasks.arrays.write_world`.
+
+    Arguments and errors as of `collect`.
+
+    Returns:
+        `points` `(N, T, A, n)`, the positions; `features` `(N, T, A, *shape)`, the observations; `actions`
+        `(N, T, A, K)`, one-hot or continuous; `rewards` and `ends` `(N, T, A)`, which follow from these actions but for
+        those of the last step, which are not played; `mask` `(N, T, A)`.
+    """
+    return _played(environment, position, policy, num_episodes, num_steps, seed, observation, True, progress)
+
+
+def _played(
+    environment: Environment, position: Position, policy: Policy, num_episodes: int, num_steps: int, seed: int,
+    observation: Observation | None, with_actions: bool, progress: Progress,
+) -> dict[str, NDArray[Any]]:  # fmt: skip
     at_least("parallel", {"num_episodes": num_episodes, "num_steps": num_steps}, num_episodes=1, num_steps=2)
     if num_episodes * num_steps > MOST_STEPS:  # each has a place in the result, also where an episode is shorter
         raise ValueError(
@@ -97,7 +140,7 @@ def collect(
     generator = np.random.default_rng(seed)
     reader = _Reader(environment, position, observation, with_actions)
     episodes = [_play(reader, policy, generator, num_steps, number) for number in progress(range(num_episodes))]
-    return _episode(episodes, num_steps, reader)
+    return _as_arrays(episodes, num_steps)
 
 
 class _Reader:
@@ -118,7 +161,7 @@ class _Reader:
             )
         agents = [agent for agent in self.environment.agents if agent in present]
         read = {agent: self.agent(agent, observations[agent], where) for agent in agents}
-        return {a: (*read[a], self.action(a, actions[a], where) if self.actions else 0) for a in agents}
+        return {a: (*read[a], self.action(a, actions[a], where) if self.actions else read[a][0][:0]) for a in agents}
 
     def agent(self, agent: str, seen: object, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The position `(n,)` and the observation of an agent."""
@@ -156,17 +199,33 @@ class _Reader:
             )
         return place, value
 
-    def action(self, agent: str, action: Any, where: str) -> int:
-        """The number of an agent's action, from 0."""
+    def action(self, agent: str, action: Any, where: str) -> NDArray[np.float32]:
+        """An agent's action `(K,)`: one-hot, or the numbers of a continuous one."""
         space = self.environment.action_space(agent)
-        num_actions = getattr(space, "n", None)
-        if not isinstance(num_actions, int | np.integer):
-            raise ValueError(f"parallel: expected Discrete actions, got {space} for {agent!r}; drop with_actions")
-        self.num_actions = self.num_actions or int(num_actions)
-        if num_actions != self.num_actions:
-            unlike = f"{self.num_actions} actions, as for the first agent, got {num_actions} for {agent!r}"
+        num_actions, shape = getattr(space, "n", None), getattr(space, "shape", None)
+        discrete = isinstance(num_actions, int | np.integer)
+        if not discrete and not (isinstance(shape, tuple) and shape):
+            wrong = f"expected Discrete or Box actions, got {space} for {agent!r}"
+            raise ValueError(f"parallel: {wrong}; drop with_actions")
+        size = int(num_actions or 0) if discrete else int(np.prod(shape or ()))
+        self.num_actions = self.num_actions or size
+        if size != self.num_actions:
+            unlike = f"{self.num_actions} actions, as for the first agent, got {size} for {agent!r}"
             raise ValueError(f"parallel: expected {unlike}; drop with_actions")
-        start = int(getattr(space, "start", 0))
+        if discrete:
+            number = self.number(agent, action, size, int(getattr(space, "start", 0)), where)
+            return np.eye(size, dtype=np.float32)[number]
+        numbers = _numbers(action).reshape(-1)
+        if numbers.shape != (size,) or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"parallel: expected an action of {agent!r} of {size} finite numbers {where}, got {action!r:.100}; "
+                "mend the policy, or drop with_actions"
+            )
+        return numbers
+
+    @staticmethod
+    def number(agent: str, action: Any, num_actions: int, start: int, where: str) -> int:
+        """The number of a discrete action, from 0."""
         try:
             number = int(action) - start
             if number + start != action:
@@ -176,9 +235,9 @@ class _Reader:
                 f"parallel: expected an action of {agent!r} that is a whole number {where}, got {action!r:.100}; drop "
                 "with_actions"
             ) from error
-        if not 0 <= number < self.num_actions:
+        if not 0 <= number < num_actions:
             raise ValueError(
-                f"parallel: expected an action of {agent!r} from {start} to {start + self.num_actions - 1} {where}, "
+                f"parallel: expected an action of {agent!r} from {start} to {start + num_actions - 1} {where}, "
                 f"got {action}; mend the policy, or drop with_actions"
             )
         return number
@@ -215,8 +274,8 @@ def _reset(environment: Environment, seed: int) -> Mapping[str, object]:
     return start[0]
 
 
-def _stepped(result: object, where: str) -> tuple[Mapping[str, object], set[str]]:
-    """The observations after a step, and the agents that have ended by it."""
+def _stepped(result: object, where: str) -> tuple[Mapping[str, object], dict[str, Any], set[str]]:
+    """The observations after a step, the rewards, and the agents that have ended by it."""
     if not isinstance(result, tuple | list) or len(result) not in (4, 5) or not isinstance(result[0], Mapping):
         got = type(result).__name__
         if isinstance(result, tuple | list):
@@ -227,15 +286,14 @@ def _stepped(result: object, where: str) -> tuple[Mapping[str, object], set[str]
         )
     # The older interface has one "dones" in place of terminations and truncations.
     flags = [each for each in result[2 : len(result) - 1] if isinstance(each, Mapping)]
-    return result[0], {agent for each in flags for agent, flag in each.items() if np.all(flag)}
+    rewards = dict(result[1]) if isinstance(result[1], Mapping) else {}
+    return result[0], rewards, {agent for each in flags for agent, flag in each.items() if np.all(flag)}
 
 
-def _play(
-    reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int
-) -> list[dict[str, Seen]]:
+def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int) -> list[Step]:
     environment = reader.environment
     observations = _reset(environment, int(generator.integers(2**31)))
-    steps: list[dict[str, Seen]] = []
+    steps: list[Step] = []
     present, left, ended = set[str](), set[str](), set[str]()
     # Some environments go on listing agents that have ended.
     while (now := set(environment.agents) - ended) and len(steps) < num_steps:
@@ -258,10 +316,12 @@ def _play(
                 f"parallel: expected the policy to return actions by agent, got {type(actions).__name__} {where}; "
                 "return a dict"
             )
-        steps.append(reader.step(present, observations, actions, where))
-        if len(steps) < num_steps:
-            observations, flags = _stepped(environment.step(dict(actions)), where)
+        seen = reader.step(present, observations, actions, where)
+        rewards, flags = dict[str, Any](), set[str]()
+        if len(steps) + 1 < num_steps:
+            observations, rewards, flags = _stepped(environment.step(dict(actions)), where)
             ended |= flags
+        steps.append(Step(seen, rewards, flags))
     if len(steps) < 2:
         raise ValueError(
             f"parallel: expected agents at 2 steps or more, got {len(steps)} in episode {number}, nothing to predict; "
@@ -270,25 +330,21 @@ def _play(
     return steps
 
 
-def _episode(episodes: list[list[dict[str, Seen]]], num_steps: int, reader: _Reader) -> Episode:
+def _as_arrays(episodes: list[list[Step]], num_steps: int) -> dict[str, NDArray[Any]]:
     """The episodes as one batch, with a slot for each agent, in the order in which they entered."""
-    names = dict.fromkeys(agent for steps in episodes for step in steps for agent in step)
+    names = dict.fromkeys(agent for steps in episodes for step in steps for agent in step.seen)
     slots = {agent: slot for slot, agent in enumerate(names)}
-    shape, (place, value, _) = (len(episodes), num_steps, len(slots)), next(iter(episodes[0][0].values()))
-    positions, values = (torch.zeros(*shape, *like.shape) for like in (place, value))
-    mask, actions = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long)
-    filled = [part.numpy() for part in (positions, values, actions, mask)]
+    shape, like = (len(episodes), num_steps, len(slots)), next(iter(episodes[0][0].seen.values()))
+    parts = {
+        name: np.zeros((*shape, *one.shape), np.float32)
+        for name, one in zip(("points", "features", "actions"), like, strict=True)
+    }
+    rewards, ends, mask = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
     for row, steps in enumerate(episodes):
         for t, step in enumerate(steps):
-            for agent, seen in step.items():
-                for part, content in zip(filled, (*seen, True), strict=True):
-                    part[row, t, slots[agent]] = content
-    targets = Views(positions, values, mask)
-    if not reader.actions:
-        return Episode(targets)
-    # The actions `(N, T, A, K)` are K more features of vectors, or K more channels, the same at every pixel, of images.
-    if values.ndim in (3, 5):  # numbers, and images without a channel axis
-        values = values.unsqueeze(3)
-    known = one_hot(actions, reader.num_actions).to(values.dtype)
-    known = known.reshape(*known.shape, *[1] * (values.ndim - 4)).expand(*known.shape, *values.shape[4:])
-    return Episode(Views(positions, torch.cat([values, known], 3), mask), targets)
+            for agent, seen in step.seen.items():
+                at = row, t, slots[agent]
+                for part, content in zip(parts.values(), seen, strict=True):
+                    part[at] = content
+                rewards[at], ends[at], mask[at] = step.rewards.get(agent, 0.0), agent in step.ends, True
+    return {**parts, "rewards": rewards, "ends": ends, "mask": mask}

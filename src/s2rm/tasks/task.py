@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from s2rm.explorer.page import Scene
 from s2rm.files import Row
 from s2rm.models.world_model import WorldModel
+from s2rm.report.figures import TRIVIAL
 from s2rm.tasks.worlds import World
 from s2rm.views import Episode
 
@@ -35,6 +36,14 @@ class Headline(NamedTuple):
     across: str
     columns: str
     where: tuple[tuple[str, float], ...] = ()
+    lower: bool = False
+    """whether lower is better"""
+    shown: tuple[int, ...] = ()
+    """the columns of the table on the terminal; all, if not given"""
+
+    def rows(self, scores: Sequence[Row]) -> list[Row]:
+        """The rows that the table shows."""
+        return [row for row in scores if all(row[key] == value for key, value in self.where) and self.metric in row]
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Task:
     """as the command line calls it"""
     world: type
     preset: Callable[[str], World]
-    """a world by the name of its size"""
+    """a world by the name of its size, or by its file"""
     episodes: Callable[..., Dataset[Any]]
     """`(world, split, seed, folder)`: the training ("train", clips of `world.clip` steps cut at random) or validation
     ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`; with `guessed=True`,
@@ -59,20 +68,62 @@ class Task:
     predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`
     shows how far it is"""
     write_report: Callable[..., None]
-    """`(path, entries, rows, world, seed, folder)`: one self-contained HTML page of runs of one world and their scores,
-    `rows` as from `score`, written whole or not at all; ImportError where the extra "report" is not installed"""
+    """`(path, entries, rows, world, seed, folder, more)`: one self-contained HTML page of runs of one world and their
+    scores, `rows` as from `score`, with `more` beside them, written whole or not at all; ImportError where the extra
+    "report" is not installed"""
     headline: Headline
     guesses: bool = False
     """whether models can correct what was last seen"""
     extra: str | None = None
     """the extra that its episodes need"""
-    animate: Callable[..., bytes] | None = None
+    share: str | None = "views"
+    """the key of rows that says what share of the views was seen; None: there are no views"""
+    animate: Callable[..., bytes | None] | None = None
     """`(models, world, seed, numbers)`: an animated picture (GIF) of closed-loop rollouts from a seed, for some numbers
     of objects; None: the views carry actions, which no model predicts, or rollouts have no picture yet"""
     with_files: Callable[..., World] | None = None
     """`(world, train, test)`: the same world on what is in files that a user names; None: it is simulated"""
     scene: Callable[..., Scene] | None = None
     """`(world, seed)`: episodes that a person explores in the browser; None: the page shows no such world yet"""
+
+
+def verdict(rows: Sequence[Row], head: Headline) -> list[tuple[str, str]]:
+    """Of each model, its name and a sentence: where it is better than every predictor without training, and where not.
+
+    The rows are those of the headline, at least one for each predictor and column; of several, the mean counts.
+    """
+    columns, names = (list(dict.fromkeys(row[key] for row in rows)) for key in (head.across, "predictor"))
+    score = {(name, column): _mean_of(rows, head, name, column) for name in names for column in columns}
+    said, metric = [], head.metric.replace("_", " ")
+    for name in names:
+        if name in TRIVIAL:
+            continue
+        found = {column: score[name, column] for column in columns}
+        rivals = {
+            column: (min if head.lower else max)(
+                ((other, score[other, column]) for other in names if other in TRIVIAL), key=lambda pair: pair[1]
+            )
+            for column in columns
+        }
+        bad = [c for c in columns if not (found[c] < rivals[c][1] if head.lower else found[c] > rivals[c][1])]
+        where = f"{head.columns}: {', '.join(map(str, bad))}"
+        if not bad:
+            start = "better than every predictor without training"
+        elif len(bad) == len(columns):
+            start = "NOT better than a predictor without training anywhere; train it for longer"
+        else:
+            start = f"NOT better than every predictor without training at {where}"
+        ends = [
+            f"{metric} {found[c]:.3g} against {rivals[c][1]:.3g} of {rivals[c][0]} ({head.columns}: {c})"
+            for c in dict.fromkeys((columns[0], columns[-1]))
+        ]
+        said.append((name, f"{start}; {' and '.join(ends)}."))
+    return said
+
+
+def _mean_of(rows: Sequence[Row], head: Headline, name: str, column: object) -> float:
+    some = [row[head.metric] for row in rows if (row["predictor"], row[head.across]) == (name, column)]
+    return sum(some) / len(some)
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from s2rm.explorer.page import Scene
 from s2rm.files import Row
-from s2rm.report.figures import curve, figure, metrics, predictors, side_by_side, tiles
+from s2rm.report.figures import animation, curve, figure, metrics, predictors, side_by_side, tiles
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
+from s2rm.report.page import Entry, More, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.balls.scores import PROMPT_STEPS, Rollouts, TrivialPredictors, episodes_to_test, roll_out
 from s2rm.tasks.balls.world import BallsWorld, videos
 from s2rm.tasks.crops import cells
@@ -42,7 +40,7 @@ SENTENCES = {
 
 def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`."""
     lead = (
@@ -58,7 +56,8 @@ def write_report(
     )
     tables = [*(_table(rows, metric, 1.0) for metric in TITLES), _table(rows, "f1", 0.3)]
     pictures = [*_pictures(entries, rows, world, seed)]
-    write_page(path, "Bouncing balls, seen only through crops", lead, entries, seen, tables, pictures)
+    title = "Bouncing balls, seen only through crops"
+    write_page(path, title, lead, entries, seen, [*tables, *more.tables], [*pictures, *more.pictures], more.verdict)
 
 
 def _table(rows: Sequence[Row], metric: str, views: float) -> Table:
@@ -168,25 +167,16 @@ def rollout_strip(rollouts: Rollouts) -> Figure:
 
 def rollout_animation(rollouts: Mapping[str, Rollouts]) -> bytes:
     """An animated GIF: truth and each model in rows, a rollout in each column (its heading is the mapping's key)."""
-    from PIL import Image
-
     parts = {heading: part.by_name for heading, part in rollouts.items()}
     first = {heading: {name: frames[0, 0] for name, frames in part.items()} for heading, part in parts.items()}
     number = len(next(iter(parts.values())))
     made, shown = _frames(first, 1.7 * len(parts) + 0.5, 1.75 * number + 0.5, fontsize=9)
-    title, pictures = made.suptitle("1 step ahead", fontsize=10), []
-    for step in range(next(iter(rollouts.values())).truth.shape[1]):
+
+    def draw(step: int) -> None:
         for (heading, name), image in shown.items():
             image.set_data(parts[heading][name][0, step].numpy())
-        title.set_text(f"{step + 1} step{'s' if step else ''} ahead")
-        made.canvas.draw()
-        made.set_layout_engine("none")  # every step has the layout of the first
-        rgba = torch.frombuffer(bytearray(made.canvas.buffer_rgba()), dtype=torch.uint8)  # type: ignore[attr-defined]
-        width, height = made.canvas.get_width_height()
-        pictures.append(Image.fromarray(rgba.reshape(height, width, 4)[..., :3].numpy()).quantize(64))
-    content = io.BytesIO()
-    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=160, loop=0)
-    return content.getvalue()
+
+    return animation(made, next(iter(rollouts.values())).truth.shape[1], draw)
 
 
 def _frames(

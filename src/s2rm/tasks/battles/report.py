@@ -16,7 +16,7 @@ from s2rm.likelihoods import parts
 from s2rm.models.world_model import WorldModel
 from s2rm.report.figures import figure, metrics
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, Picture, Table, comparison, drawn, learning, write_page
+from s2rm.report.page import Entry, More, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.battles.polar import agents, observations
 from s2rm.tasks.battles.scores import SCENARIOS, VALIDATION, reporting
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
@@ -49,7 +49,7 @@ MARKERS = {"colossus": "D", "stalker": "s", "zealot": "o"}
 
 def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`."""
     lead = (
@@ -65,7 +65,9 @@ def write_report(
         f"in clips of {world.clip}. Test: {world.test_battles:,} battles of each scenario."
     )
     pictures = [*_pictures(entries, rows, world, seed)]
-    write_page(path, "Skirmishes, seen only from within", lead, entries, seen, _tables(rows, world), pictures)
+    tables = [*_tables(rows, world), *more.tables]
+    title = "Skirmishes, seen only from within"
+    write_page(path, title, lead, entries, seen, tables, [*pictures, *more.pictures], more.verdict)
 
 
 def _tables(rows: Sequence[Row], world: SkirmishWorld) -> list[Table]:

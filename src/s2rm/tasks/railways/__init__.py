@@ -7,6 +7,9 @@ from s2rm.tasks.railways.world import Railways, RailwayWorld, preset
 from s2rm.tasks.task import Headline, Task
 
 HEADLINE = Headline("F1 of trains, one step ahead", "f1_trains", "reporting", "share of trains that report")
-TASK = Task("railways", RailwayWorld, preset, episodes, score, write_report, HEADLINE, guesses=True, extra="railways")
+TASK = Task(
+    "railways", RailwayWorld, preset, episodes, score, write_report, HEADLINE, guesses=True, extra="railways",
+    share="reporting",
+)  # fmt: skip
 
 __all__ = ["TASK", "RailwayWorld", "Railways", "collect", "episodes", "preset", "score"]

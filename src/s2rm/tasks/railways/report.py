@@ -13,7 +13,7 @@ from torch import Tensor
 from s2rm.files import Row
 from s2rm.report.figures import figure
 from s2rm.report.modules import module_pictures
-from s2rm.report.page import Entry, comparison, drawn, learning, write_page
+from s2rm.report.page import Entry, More, comparison, drawn, learning, write_page
 from s2rm.tasks.crops import cells
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.scores import trivial_predictors
@@ -41,7 +41,7 @@ COLOURS = {"track": (0.3, 0.3, 0.3), "train": (0.04, 0.43, 0.6), "station": ORAN
 
 def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: RailwayWorld, seed: int = 0,
-    folder: Path | None = None,
+    folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`. Raises what `collected` does, too."""
     test = collected(world, "test", seed, folder)
@@ -75,7 +75,7 @@ def write_report(
         for metric, label in TITLES.items()
     ]
     title = "Trains on a railway, each with a view of the cells around it"
-    write_page(path, title, lead, entries, seen, tables, pictures)
+    write_page(path, title, lead, entries, seen, [*tables, *more.tables], [*pictures, *more.pictures], more.verdict)
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ TASKS = (
             "Each model saw digits, then blanks, and at a mark had to recall the digits in their order.",
             "blanks",
         ),
-        Headline("Cross-entropy of the digits that are recalled, nats", "cross_entropy", "size", "blanks"),
+        Headline("Cross-entropy of the digits that are recalled, nats", "cross_entropy", "size", "blanks", lower=True),
+        share=None,
     ),
     Task(
         "adding", Adding, partial(named, adding.PRESETS, world="adding"), episodes, score,
@@ -28,7 +29,8 @@ TASKS = (
             "Each model saw a sequence of numbers from 0 to 1, two of them marked, and had to add these two.",
             "steps",
         ),
-        Headline("Squared error of the sum", "squared_error", "size", "steps"),
+        Headline("Squared error of the sum", "squared_error", "size", "steps", lower=True),
+        share=None,
     ),
     Task(
         "mnist", Mnist, partial(named, mnist.PRESETS, world="mnist"), episodes, score,
@@ -38,7 +40,7 @@ TASKS = (
             "pixels a side",
         ),
         Headline("Share of digits that are recognised", "accuracy", "size", "pixels a side"),
-        with_files=mnist.with_files,
+        share=None, with_files=mnist.with_files,
     ),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ import torch
 from s2rm.files import Row
 from s2rm.report.figures import metrics
 from s2rm.report.modules import rims_pictures
-from s2rm.report.page import Entry, Picture, comparison, drawn, learning, write_page
+from s2rm.report.page import Entry, More, Picture, comparison, drawn, learning, write_page
 from s2rm.tasks.sequences.scores import episodes
 from s2rm.tasks.sequences.world import SequenceWorld
 
@@ -39,7 +39,7 @@ MASKED = 16
 
 def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SequenceWorld, seed: int = 0,
-    folder: Path | None = None, *, words: Words,
+    folder: Path | None = None, more: More = More(), *, words: Words,  # noqa: B008
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`, and what it says of the task."""
     seen = (
@@ -58,7 +58,8 @@ def write_report(
     sentence = "The first size is that of training, the others are new. The dashed line does not look at its input."
     curves = drawn("Sizes that were not trained on", metrics(rows, "size", found, words.size), sentence)
     pictures = [curves, learning(entries), *_modules(entries, world, seed)]
-    write_page(path, words.title, words.lead, entries, seen, tables, pictures)
+    tables, pictures = [*tables, *more.tables], [*pictures, *more.pictures]
+    write_page(path, words.title, words.lead, entries, seen, tables, pictures, more.verdict)
 
 
 def _modules(entries: Sequence[Entry], world: SequenceWorld, seed: int) -> Iterator[Picture]:

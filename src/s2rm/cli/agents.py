@@ -1,0 +1,72 @@
+"""The work of `s2rm collect`: episodes of agents, played and written to a file, which is a world."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from s2rm.cli.commands import Collect
+from s2rm.names import one_line
+from s2rm.tasks.agents import random_actions, record
+from s2rm.tasks.arrays import write_world
+
+console = Console(stderr=True, markup=False, emoji=False)
+
+
+def collect(command: Collect) -> None:
+    """Play episodes and write them."""
+    if command.out.exists():
+        raise ValueError(f"collect: {command.out} is there already; choose another --out")
+    position = named(command.position, "--position")
+    policy = random_actions if command.policy is None else named(command.policy, "--policy")
+    observation = None if command.observation is None else named(command.observation, "--observation")
+    try:
+        options = json.loads(command.options)
+        environment = named(command.environment, "the environment")(**options)
+    except (ValueError, TypeError) as error:
+        if str(error).startswith("collect: "):
+            raise
+        raise ValueError(
+            f"collect: {command.environment} cannot be made with --options {command.options} ({error}); give a JSON "
+            "object of its arguments"
+        ) from error
+
+    def bar(numbers: Iterable[Any]) -> Iterable[Any]:
+        return track(list(numbers), "Collecting", console=console)
+
+    arrays = record(
+        environment, position, policy, num_episodes=command.episodes, num_steps=command.steps, seed=command.seed,
+        observation=observation, progress=bar,
+    )  # fmt: skip
+    world = write_world(command.out, arrays)
+    episodes, steps, agents = arrays["mask"].shape
+    found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"
+    console.print(
+        one_line(f"{command.out}: {found}; best without training, one step ahead: {world.guess}"), soft_wrap=True
+    )
+
+
+def named(path: str, what: str) -> Callable[..., Any]:
+    """The function of a path `module:name`; modules are looked for in the current folder too.
+
+    Raises:
+        ValueError: no such module or function.
+    """
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise ValueError(f"collect: {what} must be MODULE:FUNCTION, got {path!r}; name a function of a module")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"collect: {what} {path!r} is not there ({error}); check the name, or install it") from error
+    if not callable(found):
+        raise ValueError(f"collect: {what} {path!r} must be a function, got {type(found).__name__}; name a function")
+    return found

@@ -1,0 +1,197 @@
+"""The file of a world: named arrays and how they are seen, in an .npz file or in a folder of .npy files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from s2rm.files import only_writer, read_json, write_json, write_whole
+from s2rm.records import from_plain
+from s2rm.views import Episode, Views
+
+FORMAT = 1
+SETTINGS = "world"
+"""the name of the settings: an entry of the .npz file, and world.json in a folder"""
+Kind = Literal["frames", "points", "views"]
+KINDS: dict[Kind, tuple[str, ...]] = {
+    "frames": ("frames", "positions", "mask"),
+    "points": ("points", "features", "mask", "actions", "rewards", "ends"),
+    "views": ("positions", "values", "mask"),
+}
+"""the arrays of each kind of world; beside them each may have a `part`"""
+REQUIRED: dict[Kind, tuple[str, ...]] = {"frames": ("frames",), "points": ("points",), "views": KINDS["views"][:2]}
+NAMES = (*dict.fromkeys(name for names in KINDS.values() for name in names), "part")
+SPLITS = ("train", "val", "test")
+"""the parts of a world, numbered from 0 in the array `part`"""
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """How a world is seen; what is not given is found from its arrays.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    crop: int | None = None
+    """frames: side of a view, pixels; default: 11, or the frame's shorter side where that is less"""
+    num_views: int = 10
+    """frames without positions: views at each step, at random places"""
+    clip: int | None = None
+    """steps of a training clip, cut from a sequence at random; default: 20, or all where there are fewer"""
+    extent: tuple[tuple[float, float], ...] | None = None
+    """the box in which positions lie, one (low, high) a coordinate; default: that of the positions in training"""
+
+    def __post_init__(self) -> None:
+        for name, least in (("crop", 1), ("num_views", 1), ("clip", 2)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"world: {name} must be at least {least}, got {value}; increase it")
+        for side in self.extent or ():
+            if len(side) != 2 or not side[0] < side[1]:
+                raise ValueError(
+                    f"world: extent must be pairs (low, high) with low < high, got {list(self.extent or ())}"
+                )
+
+
+def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
+    """Write the arrays of a world: to one file where the path ends in .npz, else to a folder of .npy files.
+
+    Raises:
+        ValueError: the folder is there already, or holds something else.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    settings = {"format": FORMAT, **asdict(seeing)}
+    if path.suffix == ".npz":
+        content = io.BytesIO()
+        entries: dict[str, Any] = {**arrays, SETTINGS: np.array(json.dumps(settings))}
+        np.savez(content, **entries)
+        write_whole(path, content.getvalue())
+        return
+    if path.exists() and (not path.is_dir() or any(each.suffix != ".part" for each in path.iterdir())):
+        raise ValueError(f"world: {path} is there already; choose another path")
+    with only_writer(path, "world"):
+        for name, array in arrays.items():
+            part = path / f".{name}.part"
+            with open(part, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path / f"{name}.npy")
+        write_json(path / f"{SETTINGS}.json", settings)  # last: without it the folder is no world
+
+
+def named_arrays(arrays: Mapping[str, ArrayLike] | Views | Episode) -> dict[str, NDArray[Any]]:
+    """Arrays of numbers by name; those of views.
+
+    Raises:
+        ValueError: sequences of unequal length, texts, or an episode with targets of its own.
+    """
+    if isinstance(arrays, Episode):
+        if arrays.targets is not arrays.views:
+            raise ValueError(
+                "world: expected an Episode whose targets are its views, got others; give points, features and actions "
+                "as arrays instead"
+            )
+        arrays = arrays.views
+    if isinstance(arrays, Views):
+        return {name: getattr(arrays, name).numpy(force=True) for name in KINDS["views"]}
+    return {name: _plain(name, array) for name, array in arrays.items()}
+
+
+def _plain(name: str, given: ArrayLike) -> NDArray[Any]:
+    """An array of numbers, memory-mapped ones as they are."""
+    if isinstance(given, torch.Tensor):
+        given = given.numpy(force=True)
+    try:
+        array = np.asanyarray(given)
+    except ValueError as error:  # sequences of unequal length
+        raise ValueError(
+            f"world: {name} is no array of numbers, {error}; pad what is shorter and mark it in a mask"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"world: {name} must hold numbers, got {array.dtype}; convert it, and pad what is shorter")
+    return array
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], Seeing]:
+    """The arrays of a world and how they are seen. Those of a folder are memory-mapped; nothing is unpickled.
+
+    Raises:
+        ValueError: no file, one that is cut short or of another kind, or of a newer format.
+    """
+    path = Path(path)
+    settings: object = {}
+    try:
+        if path.is_dir():
+            found = {name: path / f"{name}.npy" for name in NAMES if (path / f"{name}.npy").is_file()}
+            arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in found.items()}
+            if (path / f"{SETTINGS}.json").is_file():
+                settings = read_json(path / f"{SETTINGS}.json")
+            elif arrays:
+                raise ValueError(f"{SETTINGS}.json is missing, so that it was not written to the end")
+        elif path.is_file():
+            with open(path, "rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                if not isinstance(loaded, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds one array without a name")
+                arrays = {name: loaded[name] for name in loaded.files}
+            if SETTINGS in arrays:
+                settings = json.loads(str(arrays.pop(SETTINGS)))
+        else:
+            raise ValueError("there is no such file or folder")
+        if isinstance(settings, dict) and settings.pop("format", FORMAT) != FORMAT:
+            raise ValueError(f"it has another format than {FORMAT}, which this version reads")
+        seeing = from_plain(Seeing, settings)
+    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"world: cannot read {path} ({error}); write it with s2rm.tasks.arrays.write_world") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"world: {name} in {path} must hold numbers, got {array.dtype}; convert it")
+    return arrays, seeing
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of the content of a world; read once a process and state of its files."""
+    files = [Path(path)] if Path(path).is_file() else [Path(path) / f"{name}.npy" for name in NAMES]
+    states = [(file, file.stat()) for file in files if file.is_file()]
+    return _digest(tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states))
+
+
+@lru_cache(maxsize=64)
+def _digest(states: tuple[tuple[str, int, int], ...]) -> str:
+    whole = hashlib.sha256()
+    for path, _, _ in states:
+        with open(path, "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(Path(path).stem.encode() if len(states) > 1 else b"")
+    return whole.hexdigest()
+
+
+def kind_of(arrays: Arrays, path: str | Path) -> Kind:
+    """The kind of world that these arrays make; a ValueError where they make none."""
+    for kind, names in REQUIRED.items():
+        if arrays.keys() >= set(names):
+            if unknown := sorted(arrays.keys() - {*KINDS[kind], "part"}):
+                raise ValueError(
+                    f"world: {path} has {', '.join(unknown)}, which a world of {kind} does not have; beside "
+                    f"{' and '.join(names)} expected {', '.join({*KINDS[kind], 'part'} - set(names))}"
+                )
+            return kind
+    raise ValueError(
+        f"world: expected frames, or points, or positions and values in {path}, got {', '.join(arrays) or 'nothing'}; "
+        "name the arrays so"
+    )

@@ -1,0 +1,155 @@
+"""Closed-loop rollouts in any world: models, and predictors that need no training, see only what they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from s2rm.models.world_model import WorldModel
+from s2rm.tasks.arrays.predictors import Memory, OfSlots, Trivial
+from s2rm.tasks.arrays.world import ArrayWorld, beside, displacement
+from s2rm.views import Views
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Predicts the next step of a batch, and sees views as they come."""
+
+    def predict(self, positions: Tensor, memory: Memory) -> Distribution:
+        """Over `(B, Q, *target_shape)`, at positions `(B, Q, n)`."""
+
+    def see(self, views: Views) -> None:
+        """The views of some more steps, `(B, T, A, ...)`."""
+
+
+class OfModel:
+    """A trained model, from its initial state on."""
+
+    def __init__(self, model: WorldModel[Any], trivial: Trivial):
+        self.model, self.trivial, self.state = model, trivial, None
+
+    def see(self, views: Views) -> None:
+        self.state = self.model.last(self.model.observe(views, self.state))
+
+    def predict(self, positions: Tensor, memory: Memory) -> Distribution:
+        context = None
+        if self.model.signature.corrects:
+            context = self.trivial.context(self.trivial.raw(self.trivial.world.guess, memory, positions))
+        return self.model.predict(self.state, positions, context)
+
+
+@dataclass
+class Untrained:
+    """A predictor of `Trivial` by its name."""
+
+    trivial: Trivial
+    name: str
+    expected: Tensor | None = None
+    """of the last prediction, before calibration"""
+
+    def see(self, views: Views) -> None:
+        pass
+
+    def predict(self, positions: Tensor, memory: Memory) -> Distribution:
+        self.expected = self.trivial.raw(self.name, memory, positions)
+        return self.trivial.distribution(self.name, self.expected)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A prediction some steps ahead."""
+
+    distribution: Distribution
+    """over `(B, Q, *target_shape)`, in the units of models"""
+    values: Tensor
+    """the expected values of views or the features of points, `(B, Q, ...)`, in the user's units"""
+    positions: Tensor
+    """`(B, Q, n)`: of the queries; of points where they are expected to be"""
+
+
+@torch.no_grad()
+def roll_out(
+    predictor: Predictor, trivial: Trivial, prompt: Views, steps: int, queries: Tensor | None = None,
+    mask: Tensor | None = None, plan: Tensor | None = None,
+) -> Iterator[Ahead]:  # fmt: skip
+    """Predict many steps ahead; what is predicted at each step is the view of the next one.
+
+    Args:
+        predictor: which has seen nothing yet.
+        trivial: of the world.
+        prompt: true views, `(B, T, A, ...)`.
+        steps: number of steps.
+        queries: positions `(B, steps, Q, n)`; of points None, since these are asked for where they are expected.
+        mask: `(B, steps, Q)`, which queries there are. Default: all.
+        plan: actions `(B, steps, P, K)` at each of the steps predicted, where views have actions. The actions from
+            which the first step follows are in the last views of the prompt.
+
+    Raises:
+        ValueError: a world with actions and no plan, or the other way round.
+    """
+    world = trivial.world
+    if (plan is None) == bool(world.num_actions):
+        wanted, got = ("a plan of actions", "none") if plan is None else ("no plan, since views have no actions", "one")
+        raise ValueError(
+            f"rollout: expected {wanted}, got {got}; a plan has the actions at each step ahead, (batch, steps, points, "
+            f"{world.num_actions})"
+        )
+    memory = trivial.memory(prompt)
+    for step in range(prompt.num_steps):
+        memory.see(prompt.at(step))
+    predictor.see(prompt)
+    for step in range(steps):
+        own = memory.places()
+        if own is None:
+            assert queries is not None
+            where, there = queries[:, step], None if mask is None else mask[:, step]
+        else:
+            assert isinstance(memory, OfSlots)
+            where, there = own, memory.known
+        distribution = predictor.predict(where, memory)
+        expected = distribution.mean
+        if isinstance(predictor, Untrained):
+            assert predictor.expected is not None
+            expected = predictor.expected
+        if own is None:
+            yield Ahead(distribution, world.scaled(expected[:, None], back=True)[:, 0], where)
+        else:
+            moved, features = (part[:, 0] for part in displacement(world, expected[:, None]))
+            where = where + moved
+            yield Ahead(distribution, features, where)
+        if own is None and isinstance(predictor, Untrained):
+            continue  # it remembers what was seen, not what it expected
+        fed = expected.round() if world.binary else expected
+        if plan is not None:
+            fed = beside(plan[:, step, None].to(fed.dtype), fed[:, None], after=True)[:, 0]
+        there = torch.ones(where.shape[:2], dtype=torch.bool) if there is None else there
+        seen = Views(where[:, None], fed[:, None], there[:, None])
+        memory.see(seen)
+        predictor.see(seen)
+
+
+def rollout(
+    model: WorldModel[Any], world: ArrayWorld, prompt: Views, steps: int, *,
+    queries: Tensor | None = None, plan: Tensor | None = None,
+) -> Iterator[Ahead]:  # fmt: skip
+    """A closed-loop rollout of a model in its world: of points, what each does next, and then, and if they act so.
+
+    Args:
+        model: trained on the world.
+        world: that of the prompt.
+        prompt: views as from `episodes`, `(B, T, A, ...)`.
+        steps, queries, plan: as of `roll_out`.
+
+    Returns:
+        An iterator over what is expected at each step.
+
+    Raises:
+        ValueError: as of `roll_out`.
+    """
+    trivial = Trivial(world)
+    return roll_out(OfModel(model, trivial), trivial, prompt, steps, queries, None, plan)

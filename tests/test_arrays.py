@@ -1,0 +1,338 @@
+"""Any world from a file of arrays: its format, its episodes, predictors without training, rollouts, commands."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm import Episode, Views
+from s2rm.cli import main
+from s2rm.runs import Run
+from s2rm.settings import Settings
+from s2rm.tasks import arrays
+from s2rm.tasks.arrays.predictors import Trivial
+from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
+from s2rm.tasks.arrays.scores import ahead, windows
+from s2rm.tasks.arrays.world import Source, displacement, kept, tracked
+
+N, T, P = 7, 13, 5
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def straight(random, steps: int = T) -> np.ndarray:
+    """Points that go on with the velocities that they have."""
+    start, velocity = random.normal(size=(N, 1, P, 2)), 0.1 * random.normal(size=(N, 1, P, 2))
+    return start + velocity * np.arange(steps)[:, None, None]
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line in which a command refuses."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, arguments)])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", ["world.npz", "world"])
+def test_a_world_is_what_was_written(tmp_path, random, name):
+    points, features = straight(random), random.normal(3.0, 2.0, size=(N, T, P, 3))
+    mask, part = random.random((N, T, P)) < 0.8, np.array([0, 0, 0, 1, 0, 2, 2])
+    features[0, 0, 0, 1] = np.nan
+    mask[0, 0, 0] = True
+    written = arrays.write_world(
+        tmp_path / name, {"points": points, "features": features, "mask": mask, "part": part}, clip=4,
+        extent=[(-9, 9), (-9, 8)],
+    )  # fmt: skip
+    world = arrays.open_world(tmp_path / name)
+    assert world == written
+    assert (world.kind, world.sequences, world.clip, world.target_shape) == ("points", (4, 1, 2), 4, (5,))
+    assert world.extent == ((-9.0, 9.0), (-9.0, 8.0))
+    assert world.scale[2:] == pytest.approx(np.nanstd(features[part == 0][mask[part == 0]], 0))
+    source = Source(world, "test")
+    assert isinstance(source.arrays["points"], np.memmap) == (name == "world")
+    whole = source.episode(torch.arange(2), torch.tensor([3, 0]), 5, torch.Generator())
+    there = torch.from_numpy(mask[5:]).float()
+    assert torch.equal(whole.views.mask.float(), torch.stack([there[0, 3:8], there[1, :5]]))
+    shown = torch.from_numpy(features[5, 3:8]).float()[there[0, 3:8].bool()]
+    back = world.scaled(whole.views.values, back=True)[0][there[0, 3:8].bool()]
+    torch.testing.assert_close(back[:, 2:], shown)
+
+
+def test_views_of_the_library_are_a_world(tmp_path):
+    views = Views(torch.rand(N, T, P, 3), torch.rand(N, T, P, 2), torch.rand(N, T, P) < 0.8)
+    world = arrays.write_world(tmp_path / "world.npz", views)
+    assert (world.kind, world.value_shape, len(world.extent)) == ("views", (2,), 3)
+    episode = arrays.episodes(world, "val")[[0], 0]
+    row = Source(world, "val").rows[0]
+    assert torch.equal(episode.views.positions[0], views.positions[row])
+    torch.testing.assert_close(world.scaled(episode.views.values, back=True)[0], views.values[row])
+
+
+def test_frames_are_seen_in_crops_at_given_places(tmp_path, random):
+    frames = random.integers(0, 256, (N, T, 3, 8, 6)).astype(np.uint8)
+    places = np.broadcast_to([[4, 3], [2, 2]], (N, T, 2, 2))
+    world = arrays.write_world(tmp_path / "world.npz", {"frames": frames, "positions": places}, crop=3)
+    assert (world.value_shape, world.likelihood, world.binary, world.white) == ((3, 3, 3), "bernoulli", False, 255)
+    values = arrays.episodes(world, "val")[[0], 0].views.values
+    row = Source(world, "val").rows[0]
+    np.testing.assert_allclose(values[0, :, 0], frames[row, :, :, 3:6, 2:5] / 255, rtol=1e-6)
+    np.testing.assert_allclose(values[0, :, 1], frames[row, :, :, 1:4, 1:4] / 255, rtol=1e-6)
+
+
+def test_points_are_asked_for_where_they_were_last_seen(tmp_path, random):
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random)})
+    x = torch.tensor([1.0, 2.0, 4.0, 7.0]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)
+    there, seen = torch.ones(1, 4, 1, dtype=torch.bool), torch.tensor([[[True], [False], [True], [True]]])
+    episode = tracked(world, x, None, None, there, seen)
+    velocity = world.scaled(episode.views.values, back=True)[0, :, 0, 0]
+    moved, features = displacement(world, episode.targets.values)
+    assert velocity[[0, 2, 3]].tolist() == pytest.approx([0, 1.5, 3])  # 3 over two steps
+    assert episode.targets.positions[0, :, 0, 0].tolist() == [1, 1, 1, 4]
+    assert moved[0, 1:, 0, 0].tolist() == pytest.approx([1, 3, 3])
+    assert episode.targets.mask[0, :, 0].tolist() == [False, True, True, True]
+    assert features.shape[-1] == 0
+
+
+def test_constant_velocity_is_right_where_it_holds(tmp_path, random):
+    points = straight(random, 24)
+    world = arrays.write_world(tmp_path / "world.npz", {"points": points})
+    assert (world.prompt, world.steps_ahead, world.guess) == (14, 10, "constant velocity")
+    rows = {(row["predictor"], row["ahead"]): row["error"] for row in arrays.score({}, world)}
+    assert rows["constant velocity", 1] < 1e-5
+    assert rows["constant velocity", 10] < 1e-4
+    test = Source(world, "test").rows
+    speed = np.square(points[test, 1] - points[test, 0]).sum(-1)
+    assert [rows["persistence", step] for step in (1, 3)] == pytest.approx([speed.mean() ** 0.5 * k for k in (1, 3)])
+    middle = points[Source(world, "train").rows].mean((0, 1, 2))
+    away = np.square(points[test, 14] - middle).sum(-1).mean() ** 0.5
+    assert rows["mean", 1] == pytest.approx(away, rel=1e-4)
+
+
+def test_last_seen_is_right_where_nothing_moves(tmp_path, random):
+    frames = np.broadcast_to((random.random((N, 1, 9, 9)) < 0.4).astype(np.uint8), (N, T, 9, 9))
+    places = np.broadcast_to([[r, c] for r in (1, 4, 7) for c in (1, 4, 7)], (N, T, 9, 2))
+    world = arrays.write_world(tmp_path / "world.npz", {"frames": frames, "positions": places}, crop=3)
+    for row in arrays.score({}, world):
+        if row["predictor"] == "last seen":
+            assert (row["error"], row["f1"]) == (0, 1)
+        else:
+            assert row["error"] > 0.3
+
+
+def test_the_nearest_place_and_the_same_slot(tmp_path):
+    positions = torch.zeros(N, T, 2, 1)
+    positions[:, ::2, 1], positions[:, 1::2, 0] = 1.0, 1.0  # the two slots change places at each step
+    views = Views(positions, positions + 3 * torch.arange(N)[:, None, None, None])
+    world = arrays.write_world(tmp_path / "world.npz", views)
+    rows = {(row["predictor"], row["ahead"]): row["error"] for row in arrays.score({}, world)}
+    assert rows["last seen", 1] == rows["last seen", 2] == 0
+    assert (rows["persistence", 1], rows["persistence", 2]) == pytest.approx((1, 0))
+    assert world.guess == "last seen"
+
+
+@pytest.mark.parametrize("kind", ["frames", "points", "views"])
+def test_a_model_that_corrects_begins_at_the_guess(tmp_path, random, kind):
+    content = {
+        "frames": {"frames": random.random((N, T, 2, 9, 7)) < 0.3},
+        "points": {"points": straight(random).cumsum(1), "features": random.normal(size=(N, T, P))},
+        "views": {"positions": random.random((N, T, P, 2)), "values": random.normal(size=(N, T, P, 2, 3, 3))},
+    }[kind]
+    world = arrays.write_world(tmp_path / "world.npz", content)
+    settings, trivial = Settings(corrects=True), Trivial(world)
+    model = settings.build(world).eval()
+    model.loss(arrays.episodes(world, "train", guessed=True)[[0, 1], 0]).backward()
+    window = next(windows(world, 0))
+    ours, guess = (
+        list(ahead(predictor, trivial, window))
+        for predictor in (OfModel(model, trivial), Untrained(trivial, world.guess))
+    )
+    torch.testing.assert_close(ours[0].positions, guess[0].positions)
+    if world.scale:
+        torch.testing.assert_close(ours[0].values, guess[0].values)
+    else:
+        torch.testing.assert_close(ours[0].distribution.mean, guess[0].distribution.mean)
+
+
+def test_a_share_of_the_views_is_kept():
+    mask = torch.rand(3, 11, 10) < 0.9
+    some = kept(mask, 0.3, torch.Generator().manual_seed(0))
+    assert not (some & ~mask).any()
+    assert torch.equal(some.sum(2), (0.3 * mask.sum(2)).round().clamp(min=1).long())
+    assert some.any(1).any(0).all(), "not always the same ones"
+
+
+def test_a_rollout_takes_a_plan_of_actions(tmp_path, random):
+    content = {"points": straight(random), "actions": random.random((N, T, P, 3)), "rewards": random.random((N, T, P))}
+    world = arrays.write_world(tmp_path / "world.npz", content)
+    assert (world.value_shape, world.target_shape, world.num_actions) == ((5,), (2,), 3)
+    views = arrays.episodes(world, "val")[[0], 0].views
+    row = Source(world, "val").rows[0]
+    np.testing.assert_allclose(views.values[0, :, :, 2:], content["actions"][row], rtol=1e-6)
+    trivial, model = Trivial(world), Settings().build(world).eval()
+    plan = torch.zeros(1, 4, P, 3)
+    ends = []
+    for first in (0.0, 1.0):
+        plan[:, 0] = first
+        made = [*roll_out(OfModel(model, trivial), trivial, views, 4, plan=plan)]
+        assert [each.positions.shape for each in made] == [(1, P, 2)] * 4
+        ends.append([each.positions for each in made])
+    assert torch.equal(ends[0][0], ends[1][0]), "the first step follows from the actions in the prompt"
+    assert not torch.equal(ends[0][1], ends[1][1])
+    assert torch.equal(next(arrays.rollout(model, world, views, 1, plan=plan)).positions, ends[0][0])
+    with pytest.raises(ValueError, match="expected a plan of actions, got none"):
+        next(arrays.rollout(model, world, views, 4))
+
+
+def some(**changes) -> dict[str, np.ndarray]:
+    points = {"points": np.zeros((4, 3, 2, 2))}
+    return {name: array for name, array in {**points, **changes}.items() if array is not None}
+
+
+NOWHERE, GAP = np.zeros((4, 3, 2), bool), np.full((4, 3, 2, 2), np.nan)
+FRAMES = np.zeros((4, 3, 9, 9), np.uint8)
+REFUSED = {
+    "unequal": (some(features=np.zeros((4, 2, 2, 1))), {}, "got points 4 x 3 x 2, features 4 x 2 x 2; pad"),
+    "ragged": (some(points=[[[1.0]], [[1.0], [2.0]]]), {}, "points is no array of numbers"),
+    "texts": (some(points=np.full((4, 3, 2, 2), "a")), {}, "points must hold numbers, got <U1"),
+    "small frames": ({"frames": FRAMES}, {"crop": 11}, "at least the crop's 11 x 11 pixels in .*, got 9 x 9; take"),
+    "outside": (some(points=np.ones((4, 3, 2, 2))), {"extent": [(0, 2), (0, 0.5)]}, "got 24 outside, the first"),
+    "coordinates": (some(), {"extent": [(0, 2)]}, "for each of 2 coordinates in .*, got 1"),
+    "no box": (some(), {"extent": [(0, 2), (2, 2)]}, "extent must be pairs"),
+    "all hidden": (some(mask=NOWHERE), {}, "hides the part 'train' at all but 0 steps"),
+    "NaN position": (some(points=GAP), {}, "expected finite positions in .*, got NaN"),
+    "NaN feature": (some(features=GAP), {}, "in features in .*, got only NaN where something is; set the mask"),
+    "infinite": (some(features=GAP.copy() * 0 + np.inf), {}, "only NaN where"),
+    "bright": ({"frames": FRAMES + 2.0}, {}, "numbers from 0 to 1 in .*, got float64 from 2 to 2; scale"),
+    "axes": ({"frames": FRAMES[0]}, {}, r"frames in .* must have 4 or 5 axes.*, got shape \(3, 9, 9\)"),
+    "few": ({"frames": FRAMES[:2]}, {}, "expected at least 3 sequences.*, got 2 of 3; cut"),
+    "empty": (some(points=np.zeros((4, 3, 0, 2))), {}, "holds nothing"),
+    "parts": (some(part=np.zeros(4, int)), {}, r"part in .* with each of them, got shape \(4,\) with \[0\]"),
+    "unknown": (some(speed=np.zeros((4, 3, 2))), {}, "has speed, which a world of points does not have"),
+    "nothing": ({"images": FRAMES}, {}, "expected frames, or points, or positions and values in .*, got images"),
+    "clip": (some(), {"clip": 4}, "clip must be at most the 3 steps of a sequence, got 4"),
+    "no views": ({"frames": FRAMES}, {"num_views": 0}, "num_views must be at least 1, got 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_world_is_refused_in_one_line_and_not_written(tmp_path, case):
+    content, seeing, message = REFUSED[case]
+    with pytest.raises(ValueError, match=f"^world: .*{message}") as refusal:
+        arrays.write_world(tmp_path / "world.npz", content, **seeing)
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_targets_of_their_own_are_no_views():
+    views = Views(torch.rand(3, 2, 1, 1), torch.rand(3, 2, 1, 1))
+    with pytest.raises(ValueError, match="expected an Episode whose targets are its views"):
+        arrays.write_world("nowhere.npz", Episode(views, views.keep(views.mask)))
+
+
+def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
+    path = tmp_path / "world.npz"
+    assert "or the path of a world, found no file" in refused(capsys, "train", path)
+    path.write_bytes(b"no")
+    assert f"world: cannot read {path}" in refused(capsys, "train", path)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    assert "holds one array without a name" in refused(capsys, "train", tmp_path / "one.npy")
+    np.savez(path, points=np.array([[object()]]))
+    assert "Object arrays cannot be loaded" in refused(capsys, "train", path)
+    arrays.write_world(path, {"points": straight(random)})
+    assert "--size is for the built-in worlds" in refused(capsys, "train", path, "--size", "tiny")
+    path.write_bytes(path.read_bytes()[:-300])
+    assert f"world: cannot read {path}" in refused(capsys, "train", path)
+    folder = tmp_path / "folder"
+    arrays.write_world(folder, {"points": straight(random)})
+    with pytest.raises(ValueError, match="is there already; choose another path"):
+        arrays.write_world(folder, {"points": straight(random)})
+    (folder / "world.json").unlink()
+    assert "world.json is missing" in refused(capsys, "train", folder)
+
+
+def test_arrays_saved_by_numpy_are_a_world_too(tmp_path):
+    np.savez_compressed(tmp_path / "mine.npz", frames=np.zeros((5, 4, 9, 8)))
+    world = arrays.open_world(tmp_path / "mine.npz")
+    assert (world.value_shape, world.num_views, world.sequences) == ((8, 8), 10, (3, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    points = straight(np.random.default_rng(0), 9)
+    arrays.write_world(folder / "own.npz", {"points": points, "mask": np.random.default_rng(1).random((N, 9, P)) < 0.9})
+    main(["train", str(folder / "own.npz"), "--corrects", "--epochs", "1", "--out", str(folder / "run")])
+    return folder / "run"
+
+
+def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
+    main(["train", "--resume", str(run), "--epochs", "2"])
+    assert Run.open(run).world == arrays.open_world(run.parent / "own.npz")
+    main(["evaluate", str(run), "--drop-views", "0.5", "--remove-modules", "1", "3"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "S2GRU: NOT better than" in said
+    assert "of constant velocity (steps ahead: 1)" in said
+    assert "of modules, 3 choices each" in said
+    scores = json.loads((run / "scores.json").read_text())
+    assert {row["predictor"] for row in scores["rows"]} == {"S2GRU", "mean", "persistence", "constant velocity"}
+    assert {row["ahead"] for row in scores["rows"]} == {1, 2, 3, 4}
+    cut = [row for row in scores["robustness"] if row["removed"] == 3]
+    assert {row["predictor"] for row in cut} == {"S2GRU"}
+    assert all(row["lowest"] <= row["error"] <= row["highest"] for row in cut)
+    whole = [row["error"] for row in scores["rows"] if row["predictor"] == "S2GRU"]
+    assert whole == [
+        row["error"] for row in scores["robustness"]
+        if (row["predictor"], row["dropped"], row["removed"]) == ("S2GRU", 0, 0)
+    ]  # fmt: skip
+    main(["rollout", str(run), "--out", str(tmp_path / "rollout.gif")])
+    assert (tmp_path / "rollout.gif").read_bytes().startswith(b"GIF")
+    assert "--balls is of runs on the balls" in refused(capsys, "rollout", run, "--balls", "1")
+    main(["report", str(run)])
+    page = (run / "report.html").read_text()
+    assert page.index("NOT better than") < page.index("<h2>")
+    for part in ("Error by steps ahead", "Rollouts, moving", "Enclaves of S2GRU", "own.npz", "modules go missing"):
+        assert part in page
+    assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
+    assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")
+
+
+def test_a_file_that_was_changed_is_refused(run, capsys, tmp_path):
+    path = run.parent / "own.npz"
+    before = path.read_bytes()
+    try:
+        arrays.write_world(path, {"points": straight(np.random.default_rng(2), 9)})
+        assert "own.npz was changed since the run began, its SHA-256 is" in refused(capsys, "evaluate", run)
+        path.unlink()
+        assert "there is no such file or folder" in refused(capsys, "evaluate", run)
+    finally:
+        path.write_bytes(before)
+
+
+def test_an_oracle_cannot_roll_out(tmp_path, random):
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random)})
+    oracle = Settings(model="tto").build(world)
+    with pytest.raises(ValueError, match="TTO sees the step that it predicts"):
+        arrays.score({"TTO": oracle}, world)
+
+
+def test_the_numbers_of_the_page_are_those_of_the_results():
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "results" / "springs.json").read_text())["rows"]
+    page = (root / "docs" / "worlds.md").read_text()
+    for name in ("S2GRU", "persistence", "constant velocity", "mean"):
+        errors = {row["ahead"]: f"{row['error']:.3f}" for row in rows if row["predictor"] == name}
+        assert f"| {name} | {' | '.join(errors[step] for step in (1, 2, 3, 5, 10))} |" in page
+    ours, best = (
+        [min(row["error"] for row in rows if row["ahead"] == step and (row["predictor"] == "S2GRU") == model)
+         for step in range(1, 11)]
+        for model in (True, False)
+    )  # fmt: skip
+    assert all(our < other for our, other in zip(ours, best, strict=True)), "at each of ten steps"
