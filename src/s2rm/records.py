@@ -35,13 +35,15 @@ def _one_of(value: object, kind: object) -> object:
 converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
 
 
-def _number_or_text(value: object, _: object) -> object:
-    if type(value) not in (int, float, str):
-        raise ValueError(f"expected a number or a text, got {value!r}")
+def _as_it_is(value: object, kind: object) -> object:
+    """A number or text of a union of them, which JSON keeps apart."""
+    if type(value) not in get_args(kind) and not (type(value) is int and float in get_args(kind)):
+        raise ValueError(f"expected {kind}, got {value!r}")
     return value
 
 
-converter.register_structure_hook(float | str, _number_or_text)
+for _union in (float | str, int | str | None):
+    converter.register_structure_hook(_union, _as_it_is)
 
 
 def to_plain(record: object) -> dict[str, object]:

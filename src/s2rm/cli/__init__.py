@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -62,18 +63,36 @@ def _refuse_settings(given: Sequence[str]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input is one line on stderr and exit status 2."""
-    given = sys.argv[1:] if arguments is None else arguments
-    command = tyro.extras.subcommand_cli_from_dict(
+def _kept(given: list[str]) -> object:
+    """The fit that goes on, with the settings that it has; and the arguments of one from a forecaster, as `given`."""
+    if given[:1] != ["fit"] or not {"--resume", "--from"} & {*given} or {"-h", "--help"} & {*given}:
+        return None
+    from s2rm.cli import forecasters
+
+    if "--resume" not in given:
+        given[:] = forecasters.with_columns(given)
+        return None
+    if len(given) != 3 or given[1] != "--resume":
+        raise ValueError("fit: --resume RUN takes the settings of the fit in RUN and nothing else; leave all else out")
+    return forecasters.going_on(Path(given[2]))
+
+
+def _parsed(given: Sequence[str]) -> object:
+    return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
         args=given,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input is one line on stderr and exit status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, markup=False, emoji=False)
     # A warning is one line, without the line of code that caused it.
     warnings.formatwarning = lambda message, *_: f"s2rm: {one_line(str(message))}\n"
     try:
+        command = _kept(given) or _parsed(given)
         if isinstance(command, commands.Train) and command.resume is not None:
             _refuse_settings(given)
         module, work = next(WORK[name] for name, kind in COMMANDS.items() if type(command) is kind)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.settings import Settings
@@ -99,7 +100,10 @@ class Collect:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score runs, and the trivial predictors, one step ahead.
+    """Score runs, and the trivial predictors, one step ahead; or a forecaster, beside baselines, at all lead times.
+
+    A forecaster is scored on the part of its table that was withheld, or on all of another table, over many
+    initialisation times: a rolling backtest.
 
     Balls: 1 to 6 of them, with 10 to 100 % of the views. Skirmish: five scenarios, with 20 to 100 % of the agents
     reporting. Railways: maps that were not seen in training. Copying, adding, mnist: longer sequences, larger images.
@@ -107,13 +111,17 @@ class Evaluate:
     """
 
     runs: Runs
-    """run folders, one of each model, all of one world"""
+    """run folders, one of each model, all of one world; or the folder of one forecaster"""
     out: Path | None = None
-    """where the scores go, JSON; default: scores.json in the first run's folder"""
+    """where the scores go, JSON; default: scores.json in the first run's folder, scores-TABLE.json with --table"""
     drop_views: tuple[float, ...] = ()
     """shares of the views that are dropped at random, such as 0.1 0.3 0.5: what is left of the scores then"""
     remove_modules: tuple[int, ...] = ()
     """numbers of modules that are removed at random from S2RMs, such as 1 3 5: what is left of the scores then"""
+    table: Path | None = None
+    """score a forecaster on this table, with the columns of the fit, instead of its own"""
+    every: str | None = None
+    """duration between the initialisation times of a forecaster, such as 6h; default: 40 over the table"""
 
 
 @dataclass(frozen=True)
@@ -133,22 +141,24 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Report:
-    """One self-contained HTML page of runs: tables, learning curves, rollouts or a map, modules."""
+    """One self-contained HTML page of runs: tables, learning curves, rollouts or a map, modules; or of a forecaster."""
 
     runs: Runs
-    """run folders, one of each model, all of one world"""
+    """run folders, one of each model, all of one world; or the folder of one forecaster"""
     scores: Path | None = None
     """scores of these runs, as `s2rm evaluate` writes them; default: scores.json in the first run's folder"""
     out: Path | None = None
-    """the page; default: report.html in the first run's folder"""
+    """the page; default: report.html in the first run's folder, report-TABLE.html with --table"""
+    table: Path | None = None
+    """the table on which a forecaster was scored, if not its own"""
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write one streaming step of a run's model as an ONNX file, for use without Python."""
+    """Write one streaming step of the model of a run or forecaster as an ONNX file, for use without Python."""
 
     run_folder: Positional[Path]
-    """run folder"""
+    """folder of a run or forecaster"""
     out: Path | None = None
     """the file; default: model.onnx in the run folder"""
 
@@ -172,8 +182,8 @@ class Explore:
 class FitTable:
     """Fit a forecaster to a table of observations, and score it beside baselines.
 
-    The folder --out holds the forecaster, scores.json and report.html. Where a fit ended but its report is missing, the
-    same command goes on with the scores and the report.
+    The folder --out holds the forecaster, scores.json and report.html. A fit that was killed, or whose report is
+    missing, goes on where the same command is given again, or s2rm fit --resume RUN.
     """
 
     table: Positional[Path]
@@ -186,6 +196,12 @@ class FitTable:
     """share of the stations, drawn at random, that are withheld from the fit as well"""
     out: Path = Path("runs/sensors")
     """the folder, new or empty"""
+    start: Annotated[Path | None, arg(name="from")] = None
+    """fine-tune the forecaster in this folder to newer data or new sensors; its columns, model and periods are taken"""
+    refit: bool = False
+    """after scores and report, fit again to all steps and stations, for as many updates as were best"""
+    resume: Path | None = None
+    """go on with the fit in this folder, with the settings that it has; nothing else is given"""
 
 
 @dataclass(frozen=True)

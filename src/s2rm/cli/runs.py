@@ -22,6 +22,8 @@ from s2rm.models.named import SPATIAL, ModelName
 from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
+from s2rm.sensors.fitting import FORECASTER
+from s2rm.sensors.forecaster import Forecaster
 from s2rm.settings import Settings
 from s2rm.tasks import arrays
 from s2rm.tasks.arrays import open_world
@@ -89,7 +91,13 @@ def _print_end(run: Run) -> None:
 
 
 def evaluate(command: Evaluate) -> None:
-    """Score runs and write the scores."""
+    """Score runs, or a forecaster, and write the scores."""
+    if _is_forecaster(command.runs):
+        from s2rm.cli import forecasters
+
+        return forecasters.evaluate(command)
+    if command.table or command.every:
+        raise ValueError("evaluate: --table and --every are for a forecaster, got runs; leave them out")
     runs = _open(command.runs)
     scores = _scored(runs, drop=command.drop_views, remove=command.remove_modules)
     path = command.out or runs[0].folder / SCORES
@@ -116,8 +124,14 @@ def rollout(command: Rollout) -> None:
 
 
 def report(command: Report) -> None:
-    """Write the page of runs."""
+    """Write the page of runs, or of a forecaster."""
     require("report")
+    if _is_forecaster(command.runs):
+        from s2rm.cli import forecasters
+
+        return forecasters.report(command)
+    if command.table:
+        raise ValueError("report: --table is for a forecaster, got runs; leave it out")
     runs = _open(command.runs)
     path = command.scores or runs[0].folder / SCORES
     if not path.is_file():
@@ -142,11 +156,12 @@ def report(command: Report) -> None:
 
 
 def export(command: Export) -> None:
-    """Write the ONNX file of a run's model."""
+    """Write the ONNX file of the model of a run or forecaster."""
     require("onnx")
     path = command.out or command.run_folder / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    model = Run.open(command.run_folder).load_model()
+    folder = command.run_folder
+    model = Forecaster.load(folder).model if _is_forecaster([folder]) else Run.open(folder).load_model()
     if not isinstance(model, WorldModel):
         raise ValueError(f"export: expected a run on views, got one on sequences, {command.run_folder}; choose another")
     StreamingStep(model).save_onnx(path)
@@ -212,6 +227,14 @@ def _trained(command: Demo) -> list[Run]:
 def _say(text: str) -> None:
     """Print a line, whatever is in the names of the user's."""
     console.print(one_line(text), soft_wrap=True)
+
+
+def _is_forecaster(folders: Sequence[Path]) -> bool:
+    """Whether the folder is that of a forecaster; several are refused."""
+    found = [folder for folder in folders if (folder / FORECASTER).is_file()]
+    if found and len(folders) > 1:
+        raise ValueError(f"expected one forecaster alone, got {found[0]} among {len(folders)} folders; name it alone")
+    return bool(found)
 
 
 def _open(folders: Sequence[Path]) -> list[Run]:

@@ -6,12 +6,14 @@ import gzip
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, get_type_hints
 
 import numpy as np
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -25,7 +27,7 @@ from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
 from s2rm.records import from_plain
 from s2rm.report.figures import predictors as predictors_of
-from s2rm.sensors.fitting import FORECASTER, SUMMARY, finish
+from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
 from s2rm.sensors.outputs import last_observations, write_netcdf
@@ -36,7 +38,7 @@ from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
 from s2rm.training import Provenance
-from s2rm.training.records import Summary
+from s2rm.training.records import Summary, history
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,6 +60,8 @@ def fit_table(command: FitTable) -> None:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     _is_fitted(command)
     reports = read_reports(command.table, command.columns)
+    if command.start is not None:
+        Forecaster.load(command.start).check(reports)
     shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
     _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
@@ -72,31 +76,58 @@ def fit_table(command: FitTable) -> None:
 
 def _fit_and_score(command: FitTable, reports: Reports) -> None:
     fitted, folder = _is_fitted(command, reports), command.out
+    if (folder / REPORT).exists():
+        return _refit(command, reports)
     if fitted:
         _say(f"{folder}: fitted already; going on with the scores and the report")
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts.train)
-    (about,) = _rows(folder / SUMMARY, Summary)
+    (about,) = kept_rows(folder / SUMMARY, Summary)
     summary = {**about, "learning_rate": command.how.training.learning_rate}
     leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - parts.first - 1)]
     origins = np.linspace(parts.first - 1, reports.num_steps - 1 - leads[-1], 40).round().astype(np.int64)
     origins, label = np.unique(origins), LABELS[command.how.model]
     if (folder / SCORES).is_file():
-        rows = _rows(folder / SCORES, Scored)
+        rows = kept_rows(folder / SCORES, Scored)
     else:
-        scoring = partial(track, description="Scoring", console=console)
-        baselines = {name: kind().fit(parts.train) for name, kind in BASELINES.items()}
-        predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
-        rows = judge(predictors, reports, origins, leads, parts.withheld, silent=(0.0,), progress=scoring)
+        rows = judged(label, forecaster, parts.train, reports, parts.withheld, origins, leads)
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
-    for name, said in verdict(rows, label, reports.step_length):
-        _say(f"{name}: {said}" if name else said)
-    _print_errors(rows, reports)
-    _say(f"scores: {(folder / SCORES).resolve()}")
-    write_sensor_report(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows)
-    _say(f"report: {(folder / REPORT).resolve()}")
+    say_scores(rows, label, reports, folder / SCORES)
+    write_page(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows)
+    if command.refit:
+        _refit(command, reports)
     _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table)])}")
+
+
+def _refit(command: FitTable, reports: Reports) -> None:
+    """Fit again, to all reports, for as many updates as the fit that was scored had when it was best."""
+    epochs = [epoch for epoch in history(command.out) if "val_loss" in epoch]
+    updates = 1 + int(min(epochs, key=lambda epoch: epoch["val_loss"])["step"])
+    _say(f"fitting again to all data, {updates:,} updates; scores and report stay those of the fit to the first part")
+    training = replace(command.how.training, updates=updates, minutes=None, patience=updates)
+    start = Forecaster.load(command.start) if command.start else None
+    Forecaster.fit(reports, command.out, replace(command.how, training=training), start=start, whole=True)
+
+
+def judged(
+    label: str, forecaster: Forecaster, train: Reports, reports: Reports, withheld: Bool[NDArray, " S"],
+    origins: Int[NDArray, " O"], leads: list[int],
+) -> list[Row]:  # fmt: skip
+    """The scores of a forecaster, and of baselines that are fitted to `train`."""
+    scoring = partial(track, description="Scoring", console=console)
+    baselines = {name: kind().fit(train) for name, kind in BASELINES.items()}
+    predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
+    return judge(predictors, reports, origins, leads, withheld, silent=(0.0,), progress=scoring)
+
+
+def write_page(
+    path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, withheld: Bool[NDArray, " S"],
+    origins: Int[NDArray, " O"], rows: Sequence[Row],
+) -> None:  # fmt: skip
+    """Write the report of a forecaster, and say where."""
+    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows)
+    _say(f"report: {path.resolve()}")
 
 
 class Scored(TypedDict):
@@ -117,7 +148,7 @@ class Scored(TypedDict):
     by_sensor: list[list[float]]
 
 
-def _rows(path: Path, kind: type) -> list[Row]:
+def kept_rows(path: Path, kind: type) -> list[Row]:
     """The rows of a file that a fit wrote, or the one that it holds, each with all that its kind has."""
     content = read_json(path)
     try:
@@ -184,7 +215,8 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
     folder = command.out
     if not folder.exists() or (folder.is_dir() and all(path.suffix == ".part" for path in folder.iterdir())):
         return False
-    if not (folder / SETTINGS).is_file() or (folder / REPORT).exists():
+    unfinished = command.refit and (folder / SUMMARY).is_file() and WHOLE not in read_json(folder / SUMMARY)
+    if not (folder / SETTINGS).is_file() or ((folder / REPORT).exists() and not unfinished):
         raise ValueError(f"fit: {folder} is there already; choose another --out")
     kept, now = read_json(folder / SETTINGS), _settings(command, reports)
     # Earlier versions kept no digest of the reports.
@@ -203,7 +235,7 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
 
 def _settings(command: FitTable, reports: Reports | None) -> Row:
     """The command as JSON, without the folder, and a digest of the reports."""
-    settings = {name: value for name, value in asdict(command).items() if name != "out"}
+    settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume")}
     digest = reports and fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
     return json.loads(json.dumps({**settings, "reports": digest}, default=str))
 
@@ -212,11 +244,20 @@ def _fitted(command: FitTable, reports: Reports, train: Reports) -> Forecaster:
     settings = command.out / SETTINGS
     write_json(settings, _settings(command, reports))
     try:
-        return Forecaster.fit(train, command.out, command.how)
+        start = Forecaster.load(command.start) if command.start else None
+        return Forecaster.fit(train, command.out, command.how, start=start)
     except ValueError:
         # Nothing can be fitted with these settings: the folder is free for others.
         settings.unlink()
         raise
+
+
+def say_scores(rows: Sequence[Row], label: str, reports: Reports, path: Path) -> None:
+    """Show the verdict and the errors on the terminal, and where all scores are."""
+    for name, said in verdict(rows, label, reports.step_length):
+        _say(f"{name}: {said}" if name else said)
+    _print_errors(rows, reports)
+    _say(f"scores: {path.resolve()}")
 
 
 def _print_errors(rows: Sequence[Row], reports: Reports) -> None:

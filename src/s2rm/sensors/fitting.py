@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,11 +32,16 @@ from s2rm.sensors.times import in_steps, steps_a_day
 from s2rm.training import LAST, MODEL, batches, fit, provenance
 from s2rm.views import Episode
 
+if TYPE_CHECKING:
+    from s2rm.sensors.forecaster import Forecaster
+
 FORECASTER, FORMAT, SUMMARY = "forecaster.json", 2, "summary.json"
 FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
+WHOLE = "whole"
+"""what the summary says of a fit to all steps"""
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
 COVARIATE_NOISE, LEVEL_NOISE = 0.3, 1.0
@@ -172,8 +179,13 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
     return model
 
 
-def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
+def fit_model(
+    how: Fit, reports: Reports, folder: Path, progress: bool, start: Forecaster | None = None, whole: bool = False
+) -> None:
     """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary.
+
+    From `start` its scaling and weights are taken, and its context and horizon where others are not set. If `whole`,
+    the steps of the validation are trained on as well.
 
     The fit is made in a folder of its own, `FITTING`, and put in place when it is whole, so that an earlier forecaster
     stays until then. A fit of the same reports and settings that was killed goes on from its last checkpoint.
@@ -181,6 +193,9 @@ def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
     Raises:
         ValueError: reports that no model can be fitted to, or a training that found no weights.
     """
+    if start is not None:
+        start.check(reports)
+        how = replace(how, context=how.context or start.context, horizon=how.horizon or start.horizon)
     check_clock(reports)
     spans = periods(how, reports)
     train, validation = reports.between(0, spans[2]), reports.between(spans[2], reports.num_steps)
@@ -188,13 +203,15 @@ def fit_model(how: Fit, reports: Reports, folder: Path, progress: bool) -> None:
     if progress:
         print(reports.columns.geometry, file=sys.stderr, flush=True)
     finish(folder)
-    started, staged = {"of": _fingerprint_of_fit(how, reports)}, folder / FITTING
+    started, staged = {"of": _fingerprint_of_fit(how, reports, start, whole)}, folder / FITTING
     resume = (staged / LAST).is_file() and (staged / STARTED).is_file() and read_json(staged / STARTED) == started
     if not resume:
         shutil.rmtree(staged, ignore_errors=True)
         write_json(staged / STARTED, started)
     try:
-        _train(how, train, validation, spans, staged, resume, progress)
+        _train(how, reports if whole else train, validation, spans, staged, resume, progress, start)
+        if whole:
+            write_json(staged / SUMMARY, {**read_json(staged / SUMMARY), WHOLE: True})
     except ValueError:
         shutil.rmtree(staged, ignore_errors=True)
         raise
@@ -223,22 +240,23 @@ def meaning(columns: Columns) -> dict[str, object]:
     return {name: part for name, part in to_plain(columns).items() if name not in NOTATION}
 
 
-def _fingerprint_of_fit(how: Fit, reports: Reports) -> str:
+def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, whole: bool) -> str:
     about = [to_plain(how), meaning(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
+    about += [start.fingerprint if start else "", whole] if start or whole else []
     return fingerprint(about, {name: getattr(reports, name) for name in ROWS})
 
 
 def _train(
     how: Fit, train: Reports, validation: Reports, spans: tuple[int, int, int], staged: Path, resume: bool,
-    progress: bool,
+    progress: bool, start: Forecaster | None,
 ) -> None:  # fmt: skip
     """Fit to the training part, and leave all that makes a forecaster in a folder; `FORECASTER` comes last."""
     (context, horizon, _), training = spans, how.training
-    scaling = Scaling.of(train)
+    scaling = start.scaling if start else Scaling.of(train)
     torch.manual_seed(training.seed)
-    model = build_model(how, scaling, train, context)
+    model = deepcopy(start.model).train() if start else build_model(how, scaling, train, context)
     day, length, seen = steps_a_day(train.columns, context), context + horizon, slots(train, scaling)
-    scaling = tuned(scaling, seen, length, horizon, day)
+    scaling = scaling if start else tuned(scaling, seen, length, horizon, day)
     noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
     windows = Windows(seen, length, horizon, scaling, day, noise)
     later = Windows(slots(validation, scaling), length, horizon, scaling, day)

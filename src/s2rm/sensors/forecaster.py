@@ -78,9 +78,14 @@ class Forecaster:
         return fingerprint_of(self.columns, self.scaling, self.context, self.horizon, self.model)
 
     @classmethod
-    def fit(cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True) -> Forecaster:
+    def fit(
+        cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True,
+        start: Forecaster | None = None, whole: bool = False,
+    ) -> Forecaster:  # fmt: skip
         """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
+        From `start` the weights are fine-tuned, to newer reports or those of other sensors, of the same columns. If
+        `whole`, it is trained on all steps, those that validate it too, for as long as an earlier fit showed is best.
         With `progress`, stderr shows what positions are taken for, and how the training goes. A forecaster that is in
         the folder already stays until the new one is whole. A fit that was killed goes on where the same reports are
         fitted in the same way again, and else begins again.
@@ -91,7 +96,7 @@ class Forecaster:
                 training without a finite loss.
         """
         with locked(folder, "fit"):
-            fit_model(how or Fit(), reports, Path(folder), progress)
+            fit_model(how or Fit(), reports, Path(folder), progress, start, whole)
             return cls.load(folder)
 
     @classmethod

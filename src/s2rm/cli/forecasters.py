@@ -1,0 +1,157 @@
+"""The life of a forecaster after its fit: scored and reported again, on other tables too, fine-tuned, resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+
+from s2rm.cli import quiet
+from s2rm.cli.commands import Evaluate, FitTable, Report
+from s2rm.cli.sensors import (
+    LEADS,
+    REPORT,
+    SCORES,
+    SETTINGS,
+    Scored,
+    judged,
+    kept_rows,
+    say_scores,
+    write_page,
+)
+from s2rm.extras import require
+from s2rm.files import Row, read_json, write_json
+from s2rm.models.named import LABELS
+from s2rm.records import from_plain
+from s2rm.sensors.fitting import SUMMARY, WHOLE
+from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.judging import split
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.settings import Columns
+from s2rm.sensors.tables import read_reports
+from s2rm.sensors.times import in_steps
+from s2rm.training.records import Summary
+
+OWN = ("--model", "--num-modules", "--hidden-size", "--share-parameters", "--no-share-parameters")
+"""the options of a model that is there already"""
+
+
+class Opened(NamedTuple):
+    """A forecaster with the reports on which it is judged."""
+
+    forecaster: Forecaster
+    label: str
+    summary: Row
+    train: Reports
+    """those to which it, and the baselines, are fitted"""
+    reports: Reports
+    withheld: Bool[NDArray, " S"]
+    origins: Int[NDArray, " O"]
+    leads: list[int]
+    name: str
+    """what is put behind scores and report: the name of another table"""
+
+
+def evaluate(command: Evaluate) -> None:
+    """Score a forecaster on its own table or another one."""
+    quiet()
+    if command.drop_views or command.remove_modules:
+        raise ValueError("evaluate: --drop-views and --remove-modules are for runs, got a forecaster; leave them out")
+    opened = _open(command.runs[0], command.table, command.every)
+    rows = judged(
+        opened.label, opened.forecaster, opened.train, opened.reports, opened.withheld, opened.origins, opened.leads
+    )
+    path = command.out or command.runs[0] / SCORES.replace(".", f"{opened.name}.")
+    write_json(path, {"runs": [{"label": opened.label, **opened.summary}], "rows": rows})
+    say_scores(rows, opened.label, opened.reports, path)
+
+
+def report(command: Report) -> None:
+    """Write the page of a forecaster from its scores."""
+    opened, folder = _open(command.runs[0], command.table, None), command.runs[0]
+    scores = command.scores or folder / SCORES.replace(".", f"{opened.name}.")
+    if not scores.is_file():
+        raise ValueError(f"report: found no scores at {scores}; make them with s2rm evaluate {folder}")
+    path = command.out or folder / REPORT.replace(".", f"{opened.name}.")
+    rows = kept_rows(scores, Scored)
+    write_page(
+        path, opened.forecaster, opened.label, opened.summary, opened.reports, opened.withheld, opened.origins, rows
+    )
+
+
+def settings_of(folder: Path) -> FitTable:
+    """The command that fitted, or is fitting, the forecaster in a folder.
+
+    Raises:
+        ValueError: s2rm fit did not write it.
+    """
+    try:
+        kept = read_json(folder / SETTINGS)
+        return from_plain(
+            FitTable, {name: part for name, part in kept.items() if name != "reports"} | {"out": str(folder)}
+        )
+    except (ValueError, OSError, AttributeError) as error:
+        raise ValueError(
+            f"fit: expected the settings of a fit at {folder / SETTINGS}, got none that can be read ({error}); name a "
+            "folder that s2rm fit wrote"
+        ) from error
+
+
+def going_on(folder: Path) -> FitTable:
+    """The fit in a folder that was killed; one that has ended is refused."""
+    command = settings_of(folder)
+    if (folder / REPORT).exists() and not (command.refit and WHOLE not in read_json(folder / SUMMARY)):
+        raise ValueError(f"fit: the fit in {folder} has ended; forecast with it, or fine-tune it with --from {folder}")
+    return command
+
+
+def with_columns(given: Sequence[str]) -> list[str]:
+    """The arguments of a fit from a forecaster, with those that it takes from there where they are not given."""
+    if own := [name for name in OWN if any(other.split("=")[0].replace("_", "-") == name for other in given)]:
+        raise ValueError(f"fit: --from takes the model as it is, got {', '.join(own)}; leave it out, or fit anew")
+    place = given.index("--from") + 1
+    folder = Path(given[place] if place < len(given) else "")
+    forecaster, kept = Forecaster.load(folder), settings_of(folder)
+    taken = {field.name: getattr(forecaster.columns, field.name) for field in fields(Columns)}
+    taken |= {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
+    made = list(given)
+    for name, part in taken.items():
+        option = f"--{name.replace('_', '-')}"
+        if part not in (None, ()) and not any(other.partition("=")[0].replace("_", "-") == option for other in given):
+            made += [option, *(map(str, part) if isinstance(part, tuple) else [str(part)])]
+    return made
+
+
+def _open(folder: Path, table: Path | None, every: str | None) -> Opened:
+    require("tables")
+    forecaster, settings = Forecaster.load(folder), settings_of(folder)
+    (about,) = kept_rows(folder / SUMMARY, Summary)
+    if table is None and WHOLE in about:
+        raise ValueError(
+            f"evaluate: {folder} was fitted again to all of its table; judge it on another one, with --table"
+        )
+    own = read_reports(settings.table, forecaster.columns)
+    parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
+    reports, withheld, first = own, parts.withheld, parts.first - 1
+    if table is not None:
+        reports = read_reports(table, forecaster.columns, to_fit=False)
+        hidden = {name for name, chosen in zip(own.sensors, parts.withheld, strict=True) if chosen}
+        withheld = np.array([name in hidden for name in reports.sensors], dtype=bool)
+        first = min(forecaster.context - 1, reports.num_steps - 2)
+    if first + 1 >= reports.num_steps:
+        raise ValueError(
+            f"evaluate: expected at least 2 steps in {table}, got {reports.num_steps}; give a longer table"
+        )
+    leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - first - 2)]
+    last = reports.num_steps - 1 - leads[-1]
+    origins = np.linspace(first, last, 40).round().astype(np.int64)
+    if every is not None:
+        origins = np.arange(first, last + 1, in_steps(every, forecaster.columns.step, "every"))
+    summary = {**about, "learning_rate": settings.how.training.learning_rate}
+    label, name = LABELS[settings.how.model], f"-{table.name.split('.')[0]}" if table else ""
+    return Opened(forecaster, label, summary, parts.train, reports, withheld, np.unique(origins), leads, name)

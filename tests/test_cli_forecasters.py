@@ -1,0 +1,162 @@
+"""The life of a forecaster after its fit: judged on other tables, fine-tuned, fitted to all data, resumed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from s2rm.cli import main
+from s2rm.models.world_model import WorldModel
+from s2rm.sensors import Forecaster
+from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.judging import BASELINES
+from s2rm.sensors.tables import to_frame
+
+pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
+COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction",
+           "--sensor", "sensor", "--missing", "-999"]  # fmt: skip
+QUICK = ["--hidden-size", "4", "--num-modules", "2", "--context", "12", "--horizon", "6", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """One baseline beside the model, and pages without pictures: both have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in BASELINES if name != "persistence"]:
+            patch.delitem(BASELINES, name)
+        patch.setattr("s2rm.cli.sensors.write_sensor_report", lambda path, *_: path.write_text("page"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory):
+    """A folder with two tables, the second of other stations and with semicolons, and a fit to the first."""
+    folder = tmp_path_factory.mktemp("life")
+    to_frame(FieldWorld(num_stations=8, num_movers=2, num_steps=150).reports()).to_csv(folder / "a.csv", index=False)
+    other = to_frame(FieldWorld(num_stations=9, num_movers=2, num_steps=120, seed=3).reports())
+    other.to_csv(folder / "b.csv", index=False, sep=";", decimal=",")
+    main(["fit", str(folder / "a.csv"), *COLUMNS, *QUICK, "--out", str(folder / "run")])
+    return folder
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line with which a command ends, with exit status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("s2rm: ")]
+    assert len(said) == 1
+    return said[0]
+
+
+def rows_of(path) -> list[dict]:
+    return json.loads(path.read_text())["rows"]
+
+
+def test_a_forecaster_is_scored_again_on_its_own_table(life, tmp_path):
+    run = life / "run"
+    main(["evaluate", str(run), "--out", str(tmp_path / "again.json")])
+    assert rows_of(tmp_path / "again.json") == rows_of(run / "scores.json")
+    main(["evaluate", str(run), "--every", "8h", "--out", str(tmp_path / "rolling.json")])
+    every, most = (
+        max(row["count"] for row in rows_of(path)) for path in (tmp_path / "rolling.json", run / "scores.json")
+    )
+    assert 0 < every < most, "2 origins, where 17 fit"
+
+
+def test_a_forecaster_is_scored_and_reported_on_another_table(life):
+    run = life / "run"
+    main(["evaluate", str(run), "--table", str(life / "b.csv")])
+    rows = rows_of(run / "scores-b.json")
+    assert {row["predictor"] for row in rows} == {"S2GRU", "persistence"}
+    kept = json.loads((run / "fit.json").read_text())
+    assert kept["columns"]["missing"] == [-999]
+    assert max(row["count"] for row in rows) > 2 * max(row["count"] for row in rows_of(run / "scores.json"))
+    main(["report", str(run), "--table", str(life / "b.csv")])
+    assert (run / "report-b.html").is_file()
+
+
+def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):
+    before = Forecaster.load(life / "run")
+    options = ["--learning-rate", "1e-9", "--epochs", "1", "--out", str(tmp_path / "tuned")]
+    main(["fit", "--from", str(life / "run"), str(life / "b.csv"), *options])
+    after = Forecaster.load(tmp_path / "tuned")
+    assert (after.scaling, after.context, after.horizon) == (before.scaling, before.context, before.horizon)
+    assert after.columns == before.columns
+    for one, other in zip(before.model.parameters(), after.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert before.fingerprint != after.fingerprint
+
+
+def test_what_a_fit_from_a_forecaster_refuses(life, tmp_path, capsys):
+    frame, run = pandas.read_csv(life / "a.csv").rename(columns={"tracer": "dust"}), life / "run"
+    frame.to_csv(tmp_path / "dust.csv", index=False)
+    fit = ["fit", tmp_path / "dust.csv", "--out", tmp_path / "new", "--from"]
+    assert "found no column 'tracer' in dust.csv" in refused(capsys, *fit, run)
+    said = refused(capsys, *fit, run, "--values", "dust", "direction")
+    assert "the model was fitted to values ('tracer', 'direction'), got ('dust', 'direction')" in said
+    assert "--from takes the model as it is, got --hidden-size; leave it out" in refused(
+        capsys, *fit, run, "--hidden-size=8"
+    )
+    assert "found none at" in refused(capsys, *fit, tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_fit_that_was_killed_goes_on_bit_for_bit_by_its_folder(life, tmp_path, monkeypatch, capsys):
+    class Killed(BaseException):
+        pass
+
+    save, count = WorldModel.save, iter(range(9))
+
+    def killed(self, folder):
+        if next(count) == 1:
+            raise Killed
+        save(self, folder)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldModel, "save", killed)
+        with pytest.raises(Killed):
+            main(["fit", str(life / "a.csv"), *COLUMNS, *QUICK, "--out", str(out)])
+    assert (out / "fitting" / "checkpoints" / "last.ckpt").is_file()
+    assert "--resume RUN takes the settings" in refused(capsys, "fit", "--resume", out, "--epochs", "3")
+    main(["fit", "--resume", str(out)])
+    assert Forecaster.load(out).fingerprint == Forecaster.load(life / "run").fingerprint
+    assert rows_of(out / "scores.json") == rows_of(life / "run" / "scores.json")
+    assert "has ended; forecast with it, or fine-tune it" in refused(capsys, "fit", "--resume", out)
+    assert "expected the settings of a fit at" in refused(capsys, "fit", "--resume", tmp_path)
+
+
+def test_a_fit_to_all_data_before_use(life, tmp_path, capsys, monkeypatch):
+    out, half = tmp_path / "run", tmp_path / "half"
+    fit = ["fit", str(life / "a.csv"), *COLUMNS, *QUICK, "--refit"]
+
+    def broken(*_):
+        raise ValueError("no refit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("s2rm.cli.sensors._refit", broken)
+        assert "no refit" in refused(capsys, *fit, "--out", half)
+    assert Forecaster.load(half).fingerprint == Forecaster.load(life / "run").fingerprint
+    shutil.copytree(half, out)
+    for folder in (out, half):
+        main([*fit, "--out", str(folder)] if folder == out else ["fit", "--resume", str(folder)])
+    assert "fitting again to all data, " in capsys.readouterr().err
+    made, scored = Forecaster.load(out), Forecaster.load(life / "run")
+    assert made.fingerprint == Forecaster.load(half).fingerprint != scored.fingerprint
+    assert made.scaling.mean != scored.scaling.mean, "of all steps and stations"
+    assert rows_of(out / "scores.json") == rows_of(life / "run" / "scores.json")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["whole"] is True
+    assert summary["updates"] <= json.loads((life / "run" / "summary.json").read_text())["updates"]
+    assert "was fitted again to all of its table" in refused(capsys, "evaluate", out)
+    assert "is there already" in refused(capsys, *fit, "--out", out)
+
+
+def test_what_is_no_forecaster(life, tmp_path, capsys):
+    assert "expected one forecaster alone" in refused(capsys, "evaluate", life / "run", life / "run")
+    assert "found no file" in refused(capsys, "evaluate", life / "run", "--table", tmp_path / "none.csv")
+    assert "found no scores at" in refused(capsys, "report", life / "run", "--scores", tmp_path / "none.json")
+    assert "every: expected a duration" in refused(capsys, "evaluate", life / "run", "--every", "often")
