@@ -42,14 +42,13 @@ def main(benchmark: Streaming) -> None:
     with tempfile.TemporaryDirectory() as folder:
         step.save_onnx(Path(folder) / "step.onnx")
         session = onnxruntime.InferenceSession(Path(folder) / "step.onnx")
-    given = dict(
-        zip([put.name for put in session.get_inputs()], (positions, values, mask, positions, state), strict=True)
-    )
+    tensors = (positions, values, mask, positions, torch.ones(step.num_modules, dtype=torch.bool), state)
+    given = dict(zip([put.name for put in session.get_inputs()], tensors, strict=True))
     feed = {name: tensor.numpy() for name, tensor in given.items()}
     runs: dict[str, Callable[[], object]] = {
         "step": lambda: model.step(views, state),
         "step, compiled": lambda: compiled(views, state),
-        "step and prediction": lambda: step(positions, values, mask, positions, state),
+        "step and prediction": lambda: step(*tensors),
         "step and prediction, onnxruntime": lambda: session.run(None, feed),
     }
     with torch.inference_mode():

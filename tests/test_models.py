@@ -656,12 +656,9 @@ def test_models_are_built_by_name():
 
 
 def test_shipped_models_have_all_settings():
-    """Files of the first format, from before some of the arguments existed."""
     for run in pretrained():
         model, saved = run.load_model(), json.loads((run.folder / "model" / "config.json").read_text())["arguments"]
-        assert "target_shape" not in saved
-        again = json.loads(json.dumps(model.arguments))
-        assert saved.items() <= again.items()
+        assert saved == json.loads(json.dumps(model.arguments))
 
 
 def test_unknown_terms_and_cells_are_refused():

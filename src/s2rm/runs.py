@@ -19,8 +19,8 @@ from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
 from s2rm.settings import Settings
 from s2rm.tasks import arrays, balls, battles, railways, sequences
-from s2rm.tasks.robustness import check, more, robustness
-from s2rm.tasks.task import Models, Task, verdict
+from s2rm.tasks.robustness import Trained, check, more, robustness
+from s2rm.tasks.task import Task, verdict
 from s2rm.tasks.worlds import Progress, World
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
 from s2rm.training.fitting import resumable
@@ -284,7 +284,7 @@ def score(
     task, world, seed = same_world(runs)
     models: dict[str, Any] = {run.label: run.load_model() for run in runs}
 
-    def scored(some: Models, seen: Iterable[float] | None, progress: Progress = iter) -> list[Row]:
+    def scored(some: Trained, seen: Iterable[float] | None, progress: Progress = iter) -> list[Row]:
         rows = task.score(some, world, seed, seen, progress, runs[0].folder)
         return [{"predictor": row["predictor"], "seed": seed, **row} for row in rows]
 

@@ -95,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = _kept(given) or _parsed(given)
         if isinstance(command, commands.Train) and command.resume is not None:
             _refuse_settings(given)
+        if isinstance(command, commands.Train):
+            command.check()
         module, work = next(WORK[name] for name, kind in COMMANDS.items() if type(command) is kind)
         getattr(import_module(module), work)(command)
     except (ValueError, ImportError, OSError) as error:

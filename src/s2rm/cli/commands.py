@@ -15,6 +15,10 @@ from s2rm.training.settings import Machines
 Runs = Positional[tuple[Path, ...]]
 
 
+BUILT_IN_WORLDS = ("balls", "skirmish", "railways", "copying", "adding", "mnist")
+"""the worlds that have names; all others are files"""
+
+
 @dataclass(frozen=True)
 class Demo:
     """The main job, end to end: train S2GRU and an LSTM alike, score both, write a report.
@@ -68,6 +72,14 @@ class Train:
     """go on with this run; its settings are kept, but for --updates, --epochs and --minutes where given"""
     machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
     """on what to train; a run may be resumed on other machines"""
+
+    def check(self) -> None:
+        """Raise a ValueError where there is no such world, before anything is loaded."""
+        if self.task not in BUILT_IN_WORLDS and not Path(self.task).exists():
+            raise ValueError(
+                f"train: expected {', '.join(BUILT_IN_WORLDS)} or the path of a world, found no file or folder "
+                f"{self.task}; write your own by s2rm.tasks.arrays.write_world"
+            )
 
 
 @dataclass(frozen=True)

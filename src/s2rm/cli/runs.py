@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
-from s2rm.cli.commands import Demo, Evaluate, Explore, Export, Report, Rollout, Train
+from s2rm.cli.commands import BUILT_IN_WORLDS, Demo, Evaluate, Explore, Export, Report, Rollout, Train
 from s2rm.explorer import runtime, serve, write_explorer
 from s2rm.export import StreamingStep
 from s2rm.extras import require
@@ -34,8 +34,6 @@ from s2rm.training import Training
 
 # Names of the user's are no markup.
 console = Console(stderr=True, markup=False, emoji=False)
-BUILT_IN = tuple(name for name in TASKS if name != arrays.TASK.name)
-"""the worlds that have names; all others are files"""
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 DEMO_SHARES = (0.1, 0.3, 0.6, 1.0)
 """of the views, in the demo's scores: all ten shares of the figures take minutes"""
@@ -61,7 +59,7 @@ def train(command: Train) -> None:
 def _world(command: Train) -> tuple[str, World, str]:
     """Task and world, built in or from a file, and the name of a folder for its runs."""
     files = command.train_files or command.test_files
-    if command.task in BUILT_IN:
+    if command.task in BUILT_IN_WORLDS:
         task = TASKS[command.task]
         world = task.preset(command.size)
         if files and task.with_files is None:
@@ -70,11 +68,6 @@ def _world(command: Train) -> tuple[str, World, str]:
             world = task.with_files(world, command.train_files, command.test_files)
         return task.name, world, task.name
     path = Path(command.task)
-    if not path.exists():
-        raise ValueError(
-            f"train: expected {', '.join(BUILT_IN)} or the path of a world, found no file or folder {command.task}; "
-            "write your own by s2rm.tasks.arrays.write_world"
-        )
     for name, given in (("--size", command.size != Train.size), ("--train-files or --test-files", bool(files))):
         if given:
             raise ValueError(f"train: {name} is for the built-in worlds, not for the world in {path}; leave it out")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from s2rm.files import Row
+from s2rm.models.model import Model
 from s2rm.models.s2rm import S2RM
 from s2rm.report.figures import lines, side_by_side
 from s2rm.report.page import More, Picture, Table, comparison, drawn
-from s2rm.tasks.task import Models, Task
+from s2rm.tasks.task import Task
 from s2rm.tasks.worlds import Progress
 
 DRAWS = 3
 """random choices of the modules that are removed, of each number"""
-Score = Callable[[Models, tuple[float, ...]], list[Row]]
+Trained = Mapping[str, Model]
+"""models, by label"""
+Score = Callable[[Trained, tuple[float, ...]], list[Row]]
 """the rows of models and of the predictors without training, by the shares of views that are seen"""
 
 
 def robustness(
-    task: Task, models: Models, score: Score, drop: Sequence[float], remove: Sequence[int], progress: Progress = iter
+    task: Task, models: Trained, score: Score, drop: Sequence[float], remove: Sequence[int], progress: Progress = iter
 ) -> list[Row]:  # fmt: skip
     """The metric of the task's headline with views dropped, and with modules removed at random from S2RMs, untrained.
 
@@ -51,7 +54,7 @@ def robustness(
             by_share[case] = [row for row in some if row[seen] == case and head.metric in row]
             continue
         number, _ = case
-        smaller: Models = {
+        smaller: Trained = {
             label: model.without_modules(*choose.sample(range(model.num_modules), number)) if number else model
             for label, model in spatial.items()
         }
@@ -78,12 +81,12 @@ def robustness(
     return rows
 
 
-def with_modules(models: Models) -> dict[str, S2RM]:
+def with_modules(models: Trained) -> dict[str, S2RM]:
     """The models that have modules which can be removed."""
     return {label: model for label, model in models.items() if isinstance(model, S2RM)}
 
 
-def check(task: Task, models: Models, drop: Sequence[float], remove: Sequence[int]) -> None:
+def check(task: Task, models: Trained, drop: Sequence[float], remove: Sequence[int]) -> None:
     """Refuse shares and numbers that cannot be taken away; arguments and errors as of `robustness`."""
     spatial = with_modules(models)
     if wrong := [share for share in drop if not 0 <= share < 1]:
