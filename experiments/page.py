@@ -21,7 +21,7 @@ from claims import Result
 
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
 PAGES = ("results", "sensors-results", "agents-results", "rims-results", "speed")
-ANCHORED = {"README.md": "results", "docs/sensors.md": "how well"}
+ANCHORED = {"README.md": "results", "docs/sensors.md": "how well", "docs/worlds.md": "springs"}
 """files with a table between `<!-- name -->` and `<!-- end -->`, and that name"""
 HEADS = {
     "balls": claims.moving,
