@@ -323,13 +323,9 @@ def test_an_oracle_cannot_roll_out(tmp_path, random):
         arrays.score({"TTO": oracle}, world)
 
 
-def test_the_numbers_of_the_page_are_those_of_the_results():
-    root = Path(__file__).parent.parent
-    rows = json.loads((root / "results" / "springs.json").read_text())["rows"]
-    page = (root / "docs" / "worlds.md").read_text()
-    for name in ("S2GRU", "persistence", "constant velocity", "mean"):
-        errors = {row["ahead"]: f"{row['error']:.3f}" for row in rows if row["predictor"] == name}
-        assert f"| {name} | {' | '.join(errors[step] for step in (1, 2, 3, 5, 10))} |" in page
+def test_the_model_on_springs_is_better_than_every_simple_predictor_as_the_page_says():
+    path = Path(__file__).parent.parent / "results" / "springs.json"
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["views"] == 1]
     ours, best = (
         [min(row["error"] for row in rows if row["ahead"] == step and (row["predictor"] == "S2GRU") == model)
          for step in range(1, 11)]
