@@ -62,9 +62,8 @@ def main(recipe: Springs) -> None:
         arrays.write_world(path, {"points": simulate(recipe.sequences)}, clip=16)
     world = arrays.open_world(path)
     training = Training(updates=recipe.updates, batch_size=16, learning_rate=2e-3, gradient_norm=1.0)
-    run = Run.finished(
-        recipe.runs / "s2gru", Settings(corrects=True, rotation=0.4, training=training), arrays.TASK.name, world
-    )
+    settings = Settings(corrects=True, rotation=0.4, drop_views=0.5, training=training)
+    run = Run.finished(recipe.runs / "s2gru", settings, arrays.TASK.name, world)
     write_json(recipe.out, score([run], drop=(0.1, 0.3, 0.5), remove=(1, 3, 5)))
     moving = arrays.animate({run.label: run.load_model()}, world)
     assert moving is not None

@@ -15,7 +15,8 @@ from s2rm.tasks import arrays
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
-from s2rm.tasks.arrays.world import Source, displacement, kept, tracked
+from s2rm.tasks.arrays.world import Source, displacement, tracked
+from s2rm.tasks.worlds import kept
 
 N, T, P = 7, 13, 5
 
@@ -167,6 +168,19 @@ def test_a_share_of_the_views_is_kept():
     assert not (some & ~mask).any()
     assert torch.equal(some.sum(2), (0.3 * mask.sum(2)).round().clamp(min=1).long())
     assert some.any(1).any(0).all(), "not always the same ones"
+
+
+def test_training_drops_views_and_predicts_all_the_same(tmp_path, random):
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random)})
+    few, whole = (arrays.episodes(world, "train", drop=drop)[[0, 1, 2, 3, 4], 0] for drop in (0.8, 0.0))
+    assert whole.views.mask.all()
+    seen = few.views.mask.sum(2)  # a share of five points, of each sequence its own, at least a fifth of them
+    assert (seen == seen[:, :1]).all()
+    assert 1 <= seen.min() < seen.max() <= P
+    known = few.views.mask.cummax(1).values[:, :-1]
+    assert torch.equal(few.targets.mask[:, 1:], known), "all that was ever seen before is predicted"
+    with pytest.raises(ValueError, match="drop_views must be at least 0 and below 1, got 1"):
+        Settings(drop_views=1.0).check(world)
 
 
 def test_a_rollout_takes_a_plan_of_actions(tmp_path, random):

@@ -185,3 +185,12 @@ def test_presets():
     with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
         preset("huge")
     assert WORLD.fastest * 6**0.5 <= SUBSTEPS * MAX_OVERLAP, "the bound allows for a step of the fastest ball"
+
+
+def test_views_are_dropped_and_targets_stay():
+    whole, few = (episodes(preset("tiny"), "val", drop=drop)[[0, 1, 2], 0] for drop in (0.0, 0.9))
+    assert torch.equal(few.targets.values, whole.targets.values)
+    assert whole.views.mask.all()
+    seen = few.views.mask.sum(2)
+    assert (seen == seen[:, :1]).all()
+    assert 1 <= seen.min() < seen.max() <= 10

@@ -151,9 +151,10 @@ class Run:
         training = self.settings.training
         model, origin = self.settings.build(self.world), provenance()
         folder, size, seed = self.folder, training.batch_size, training.seed
-        guessed = {"guessed": True} if self.settings.corrects else {}
+        chosen: dict[str, Any] = {"guessed": True} if self.settings.corrects else {}
+        chosen |= {"drop": self.settings.drop_views} if self.settings.drop_views else {}
         train, validation = (
-            self.task.episodes(self.world, split, seed, folder, **guessed) for split in ("train", "val")
+            self.task.episodes(self.world, split, seed, folder, **chosen) for split in ("train", "val")
         )
         loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
         resume = resume and (folder / LAST).is_file()

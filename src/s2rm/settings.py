@@ -49,6 +49,9 @@ class Settings:
     if not given"""
     corrects: bool = False
     """predict corrections to what was last seen, as the trivial predictor of that name has it; not on the balls"""
+    drop_views: float = 0.0
+    """in training, drop up to this share of the views of each sequence at random; all are predicted all the same. For
+    models that will see fewer views than they were trained on"""
     batch_norm: bool = True
     """baselines only: normalise the summed representation of the views before the core, unlike the paper"""
     ablate: tuple[Term, ...] = ()
@@ -61,6 +64,8 @@ class Settings:
     def check(self, world: World) -> None:
         """Refuse options that a model of this world does not have, and would ignore, with a ValueError."""
         spatial = self.model in SPATIAL
+        if not 0 <= self.drop_views < 1:
+            raise ValueError(f"train: drop_views must be at least 0 and below 1, got {self.drop_views}; give a share")
         if world.side is None:
             return self._check_sequential()
         if self.core != Core():

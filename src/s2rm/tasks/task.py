@@ -62,7 +62,8 @@ class Task:
     episodes: Callable[..., Dataset[Any]]
     """`(world, split, seed, folder)`: the training ("train", clips of `world.clip` steps cut at random) or validation
     ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`; with `guessed=True`,
-    where `guesses` is, their context is what was last seen, for models that correct it"""
+    where `guesses` is, their context is what was last seen, for models that correct it; with `drop`, where there are
+    views, up to this share of them is dropped from each sequence"""
     score: Callable[..., list[Row]]
     """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
     predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from s2rm.views import Episode
 
 
 @runtime_checkable
@@ -81,6 +84,28 @@ class Drawn(Dataset[T]):
 
     def __len__(self) -> int:
         return self.size
+
+
+def kept(
+    mask: Bool[Tensor, "B T A"], share: float | Float[Tensor, "B 1 1"], generator: torch.Generator
+) -> Bool[Tensor, "B T A"]:
+    """A share of the views of each step, rounded, at least one where there are any, drawn at random."""
+    draw = torch.rand(mask.shape, generator=generator).masked_fill(~mask, 2.0)
+    few = (share * mask.sum(2, keepdim=True)).round().clamp(min=1)
+    return mask & (draw.argsort(2).argsort(2) < few)
+
+
+def shares(batch_size: int, drop: float, generator: torch.Generator) -> Float[Tensor, "B 1 1"]:
+    """Of each sequence the share of its views that is seen, drawn uniformly between `1 - drop` and 1."""
+    return 1 - drop * torch.rand(batch_size, 1, 1, generator=generator)
+
+
+def with_fewer(episode: Episode, drop: float, generator: torch.Generator) -> Episode:
+    """The episode with up to a share of its views dropped; see `shares`. The targets stay."""
+    if not drop:
+        return episode
+    mask = kept(episode.views.mask, shares(episode.batch_size, drop, generator), generator)
+    return Episode(episode.views.keep(mask), episode.targets)
 
 
 def random_clip(batch_size: int, length: int, clip: int, generator: torch.Generator) -> Tensor:

@@ -103,6 +103,16 @@ def roll_out(
     for step in range(prompt.num_steps):
         memory.see(prompt.at(step))
     predictor.see(prompt)
+    yield from go_on(predictor, memory, trivial, steps, queries, mask, plan)
+
+
+@torch.no_grad()
+def go_on(
+    predictor: Predictor, memory: Memory, trivial: Trivial, steps: int, queries: Tensor | None = None,
+    mask: Tensor | None = None, plan: Tensor | None = None,
+) -> Iterator[Ahead]:  # fmt: skip
+    """As `roll_out`, of a predictor and a memory that have seen the prompt."""
+    world = trivial.world
     for step in range(steps):
         own = memory.places()
         if own is None:

@@ -16,7 +16,7 @@ from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import Ahead, OfModel, Predictor, Untrained, roll_out
 from s2rm.tasks.arrays.world import ArrayWorld, Source, displacement
 from s2rm.tasks.task import Models
-from s2rm.tasks.worlds import Drawn, Progress, random_clip
+from s2rm.tasks.worlds import Drawn, Progress, random_clip, shares
 from s2rm.views import Episode
 
 MOST_WINDOWS, CHUNK = 256, 32
@@ -24,7 +24,7 @@ MOST_WINDOWS, CHUNK = 256, 32
 
 
 def episodes(
-    world: ArrayWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False
+    world: ArrayWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False, drop: float = 0.0
 ) -> Dataset[Episode]:
     """The training ("train", clips), validation ("val") or test sequences, as `Task.episodes`."""
     source, trivial = Source(world, split), Trivial(world, seed) if guessed else None
@@ -32,7 +32,8 @@ def episodes(
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
         length = world.clip if split == "train" else world.num_steps
         starts = random_clip(len(rows), world.num_steps, length, generator)[:, 0]
-        part = source.episode(rows, starts, length, generator)
+        share = shares(len(rows), drop, generator) if drop else 1.0
+        part = source.episode(rows, starts, length, generator, share)
         return part if trivial is None else trivial.guessed(part)
 
     return Drawn(len(source), draw)

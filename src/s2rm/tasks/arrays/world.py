@@ -13,7 +13,7 @@ from torch import Tensor
 
 from s2rm.tasks.arrays.files import SPLITS, Arrays, Kind, digest, read_arrays
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import named
+from s2rm.tasks.worlds import kept, named
 from s2rm.views import Episode, Views
 
 STEPS_AHEAD, PROMPT = 10, 20
@@ -139,9 +139,9 @@ class Source:
         return torch.from_numpy(content if content.dtype in (np.uint8, np.bool_) else content.astype(np.float32))
 
     def episode(
-        self, rows: Tensor, starts: Tensor, length: int, generator: torch.Generator, share: float = 1.0
+        self, rows: Tensor, starts: Tensor, length: int, generator: torch.Generator, share: float | Tensor = 1.0
     ) -> Episode:
-        """Clips of sequences from a step on. Of the views at each step a share is kept, drawn at random."""
+        """Clips of sequences from a step on. Of the views at each step a share is kept, drawn at random; see `kept`."""
         world = self.world
         read = {name: self.read(name, rows, starts, length) for name in self.arrays if name not in ("part", "frames")}
         if world.kind == "frames":
@@ -151,7 +151,7 @@ class Source:
             read |= {"positions": places, "values": values if world.white == 1 else values / world.white}
         places = read["points" if world.kind == "points" else "positions"]
         mask = read["mask"].bool() if "mask" in read else torch.ones(places.shape[:3], dtype=torch.bool)
-        seen = mask if share == 1 else mask & kept(mask, share, generator)
+        seen = mask if isinstance(share, float) and share == 1 else kept(mask, share, generator)
         if world.kind == "points":
             return tracked(world, places, read.get("features"), read.get("actions"), mask, seen)
         targets = Views(places, world.scaled(read["values"]), mask)
@@ -176,13 +176,6 @@ def part_of(arrays: Arrays, size: int) -> NDArray[Any]:
     return part
 
 
-def kept(mask: Bool[Tensor, "B T A"], share: float, generator: torch.Generator) -> Bool[Tensor, "B T A"]:
-    """A share of the views of each step, rounded, at least one, drawn at random."""
-    draw = torch.rand(mask.shape, generator=generator).masked_fill(~mask, 2.0)
-    few = (share * mask.sum(2, keepdim=True)).round().clamp(min=1)
-    return draw.argsort(2).argsort(2) < few
-
-
 def tracked(
     world: ArrayWorld, points: Float[Tensor, "B T P n"], features: Tensor | None, actions: Tensor | None,
     mask: Bool[Tensor, "B T P"], seen: Bool[Tensor, "B T P"],
@@ -204,6 +197,12 @@ def tracked(
     targets = world.scaled(beside(moved, features))
     places = torch.where(known[..., None], origin, there)
     return Episode(Views(there, views, seen), Views(places, targets, mask & known))
+
+
+def with_actions(world: ArrayWorld, views: Views, actions: Float[Tensor, "B T P K"]) -> Views:
+    """The same views with other actions."""
+    values = views.values[:, :, :, : world.target_shape[0]]
+    return Views(views.positions, beside(actions, values, after=True), views.mask)
 
 
 def last_before(seen: Bool[Tensor, "B T P"]) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, at_least, check_amount, named, random_clip
+from s2rm.tasks.worlds import Drawn, at_least, check_amount, named, random_clip, with_fewer
 from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
@@ -234,14 +234,15 @@ def episode(world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torc
     return Episode(Views(positions, crops(frames, positions, world.crop)))
 
 
-def episodes(world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None) -> Drawn:
+def episodes(world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None, drop: float = 0.0) -> Drawn:
     """The training ("train", clips that are mirrored at random) or validation ("val") episodes, as `Task.episodes`."""
     source = videos(world, split, seed)
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
         if split != "train":
-            return episode(world, source.frames(rows), generator)
+            return with_fewer(episode(world, source.frames(rows), generator), drop, generator)
         steps = random_clip(len(rows), source.packed.shape[1], world.clip, generator)
-        return episode(world, mirrored(source.frames(rows, steps), generator), generator)
+        frames = mirrored(source.frames(rows, steps), generator)
+        return with_fewer(episode(world, frames, generator), drop, generator)
 
     return Drawn(len(source), draw)

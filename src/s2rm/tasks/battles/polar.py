@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot, pad
 
 from s2rm.likelihoods import parts
 from s2rm.tasks.battles.trajectories import ACTIONS, IN_TIME, STATS, UNIT_TYPES, Trajectories
-from s2rm.tasks.worlds import Drawn
+from s2rm.tasks.worlds import Drawn, with_fewer
 from s2rm.views import Episode, Views
 
 SCALES = (100.0, 100.0, 1.0, 100.0)
@@ -198,12 +198,12 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
 
 def dataset(
     trajectories: Trajectories, grid: PolarGrid, clip: int | None = None,
-    guess: Callable[[Trajectories, Episode], Tensor] | None = None,
+    guess: Callable[[Trajectories, Episode], Tensor] | None = None, drop: float = 0.0,
 ) -> Drawn:  # fmt: skip
     """Episodes of battles, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
     They are clips of so many steps, cut at random while friendly units live, or whole battles, without `clip`. Their
-    context is the `guess`, if any.
+    context is the `guess`, if any. Up to a share `drop` of the views of a battle is dropped at random.
 
     Raises:
         ValueError: clips longer than the battles or shorter than two steps; a field of view larger than the map.
@@ -221,7 +221,7 @@ def dataset(
         if clip is not None:
             starts = (lengths[rows] - clip + 1).clamp(min=1)
             battles = window(battles, (torch.rand(len(rows), generator=generator) * starts).long(), clip)
-        episode = observations(battles, grid)
+        episode = with_fewer(observations(battles, grid), drop, generator)
         return episode if guess is None else replace(episode, context=guess(battles, episode))
 
     return Drawn(len(trajectories), draw_clips)

@@ -179,11 +179,17 @@ def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors
 
 
 def episodes(
-    world: SkirmishWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False
+    world: SkirmishWorld,
+    split: str,
+    seed: int = 0,
+    folder: Path | None = None,
+    guessed: bool = False,
+    drop: float = 0.0,
 ) -> Drawn:
     """The training ("train") or validation ("val") episodes, as `Task.episodes`."""
     guess = trivial_predictors(world, seed).first_guess if guessed else None
-    return polar.dataset(battles(world, split, seed), world.grid, world.clip if split == "train" else None, guess)
+    clip = world.clip if split == "train" else None
+    return polar.dataset(battles(world, split, seed), world.grid, clip, guess, drop)
 
 
 def _middle(images: Tensor) -> Bool[Tensor, "I J"]:

@@ -15,7 +15,7 @@ from s2rm.tasks.crops import crops, last_seen
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.world import TRAIN, RailwayWorld, episode, in_chunks
 from s2rm.tasks.task import Forecast, Models, Predictor, first_guess, model_predictor, with_share
-from s2rm.tasks.worlds import Drawn, Progress, random_clip
+from s2rm.tasks.worlds import Drawn, Progress, random_clip, with_fewer
 from s2rm.views import Episode
 
 
@@ -62,7 +62,7 @@ def trivial_predictors(world: RailwayWorld, seed: int = 0, folder: str | Path | 
 
 
 def episodes(
-    world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False
+    world: RailwayWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False, drop: float = 0.0
 ) -> Drawn:
     """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
     source = collected(world, split, seed, folder)
@@ -70,7 +70,7 @@ def episodes(
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
         clips = random_clip(len(rows), world.num_steps, world.clip, generator) if split == "train" else None
-        part = episode(world, source, rows, clips)
+        part = with_fewer(episode(world, source, rows, clips), drop, generator)
         return part if trivial is None else replace(part, context=first_guess(trivial.last_seen(part)))
 
     return Drawn(len(source), draw)
