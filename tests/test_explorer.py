@@ -13,8 +13,9 @@ import torch
 
 from conftest import make_gqn, make_s2rm, unchecked_shapes
 from s2rm.cli import main
-from s2rm.explorer import Scene, page, runtime, serve, write_explorer
+from s2rm.explorer import Agents, Crops, Layer, Played, World, runtime, serve, write_explorer
 from s2rm.explorer import browser as of_browser
+from s2rm.explorer.scenes import bits, text
 from s2rm.export import StreamingStep
 from s2rm.runs import Run
 from s2rm.settings import Settings
@@ -64,9 +65,28 @@ def explorer(models, frames, tmp_path_factory):
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("explorer")
     with unchecked_shapes():
-        write_explorer(folder, models, Scene("squares", [("first", frames), ("second", frames.flip(0))], CROP, SQUARES))
+        steps = {label: StreamingStep(model) for label, model in models.items()}
+        scene = Crops("squares", [("first", frames), ("second", frames.flip(0))], CROP, SQUARES)
+        write_explorer(folder, [World(scene, steps), World(walkers(), {"ours": steps["ours"]})])
     with serving(folder) as address:
         yield SimpleNamespace(folder=folder, address=address)
+
+
+def walkers():
+    """Three agents whose views have as many channels as a crop has rows, of as many pixels as it has columns."""
+    generator = torch.Generator().manual_seed(7)
+    positions = torch.randint(SIDE, (6, 3, 2), generator=generator).float()
+    there = torch.rand(6, 3, generator=generator) < 0.8
+    views = (torch.rand(6, 3, CROP, CROP, generator=generator) < 0.4).float()
+    layers = [Layer("walkers", (86, 180, 233), "blue", (0, 1)), Layer("walls", (230, 159, 0), "orange", (2,), minus=3)]
+    queries = torch.tensor(GRID, dtype=torch.float32)
+    # Each cell takes the pixel of its column from the predicted view of the nearest query.
+    nearest = [int((queries - cell).norm(dim=-1).argmin()) for cell in cells(SIDE).view(-1, 2)]
+    members = [[query * CROP + cell % CROP] for cell, query in enumerate(nearest)]
+    xy = positions.flip(-1) + 0.5
+    units = [[(*place, 0) for place in step] for step in xy.tolist()]
+    played = Played("a walk", positions, xy, there, views, units)
+    return Agents("walkers", [played], layers, cells(SIDE), queries, members, ("walkers", (0, 1)), CROP)
 
 
 @contextmanager
@@ -121,7 +141,7 @@ class Page:
         self.until(lambda: self.one("#clock").text != before)
 
     def squares(self):
-        labels = [square.get_attribute("aria-label") for square in self.all(".panel:first-child .view")]
+        labels = [square.get_attribute("aria-label") for square in self.all(".panel:first-child .mark")]
         return [tuple(map(int, re.search(r"row (\d+), column (\d+)", label).groups())) for label in labels]
 
     def beliefs(self, panel):
@@ -188,7 +208,7 @@ def test_squares_are_moved_dropped_and_added_by_keys_and_pointer(browser, explor
 
     shown = Page(browser, explorer.address)
     (row, column), *_ = shown.squares()
-    square = shown.all(".view")[0]
+    square = shown.all(".mark")[0]
     square.send_keys(Keys.ARROW_UP if row else Keys.ARROW_DOWN)
     shown.until(lambda: shown.squares()[0] == (row - 1 if row else 1, column))
     assert not shown.one("#jump").is_selected(), "it stays where it was put"
@@ -201,7 +221,7 @@ def test_squares_are_moved_dropped_and_added_by_keys_and_pointer(browser, explor
     shown.until(lambda: (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.003)
     ActionChains(browser).send_keys("a").perform()
     shown.until(lambda: len(shown.squares()) == SQUARES + 1)
-    shown.all(".view")[0].send_keys(Keys.DELETE)
+    shown.all(".mark")[0].send_keys(Keys.DELETE)
     shown.until(lambda: len(shown.squares()) == SQUARES)
 
 
@@ -256,6 +276,42 @@ def test_pointing_reads_numbers_and_a_click_switches_a_module_off(browser, explo
     assert f"Module {module} of ours is off." in shown.one("#said").get_attribute("textContent")
 
 
+def test_agents_are_seen_from_above_and_fall_silent(browser, explorer, models):
+    shown, scene = Page(browser, explorer.address), walkers()
+    shown.one("#world").send_keys("walkers")
+    shown.until(lambda: "walkers" in shown.one("#scene").text and shown.all(".mark"))
+    (played,), step = scene.episodes, StreamingStep(models["ours"])
+    state, silent = step.initial_state(1), set()
+    for now in range(3):
+        if now == 2:  # by the keyboard; the step is computed again without it
+            agent = int(played.there[2].nonzero()[0])
+            shown.all(".mark")[agent].send_keys("\ue007")
+            shown.until(lambda agent=agent: "silent" in shown.all(".mark")[agent].get_attribute("aria-label"))
+            silent = {agent}
+        mask = played.there[now] & ~torch.tensor([agent in silent for agent in range(3)])
+        queries = torch.cat([scene.queries, played.positions[now + 1]])[None]
+        with torch.no_grad():
+            mean, _, *rest = step(
+                played.positions[None, now], played.views[None, now], mask[None], queries, torch.ones(4) > 0, *state
+            )
+        pixel = torch.tensor([query for (query,) in scene.members])
+        predicted = mean[0, pixel // CROP, :, pixel % CROP].view(SIDE, SIDE, CROP)
+        blue = predicted[..., :2].sum(-1).clamp(max=1) * 86
+        orange = (predicted[..., 2] - predicted[..., 3]).clamp(min=0) * 230
+        expected = ((blue + orange) / 255).clamp(max=1)
+
+        def agrees(expected=expected):
+            return (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.005
+
+        shown.until(agrees)
+        truth, asked = (part[played.there[now + 1]][:, :2] for part in (played.views[now + 1], mean[0, len(GRID) :]))
+        assert shown.scores() == [pytest.approx(f1(asked, truth), abs=6e-4)]
+        state = rest[len(rest) - len(state) :]
+        if now < 2:
+            shown.step()
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
 def test_nothing_but_the_folder_is_asked_for(browser, explorer):
     browser.get_log("performance")
     Page(browser, explorer.address)
@@ -284,19 +340,18 @@ def test_what_cannot_work_is_a_sentence_in_the_page(browser, explorer, tmp_path)
 def test_the_folder_is_small_and_keeps_episodes(explorer, frames):
     sizes = [path.stat().st_size for path in explorer.folder.rglob("*") if path.is_file()]
     assert sum(sizes) < 20e6
-    scene = json.loads((explorer.folder / "scene.json").read_text())
+    scene = json.loads(gzip.decompress((explorer.folder / "scene-0.json.gz").read_bytes()))
     assert [episode["steps"] for episode in scene["episodes"]] == [9, 9]
-    assert scene["episodes"][0]["packed"] == page._packed(frames)
+    assert scene["episodes"][0]["packed"] == text(bits(frames))
     assert [model["numModules"] for model in scene["models"]] == [4, 0]
 
 
 def test_models_and_runs_of_other_worlds_are_refused(tmp_path, capsys, models, frames):
-    scene = Scene("squares", [("first", frames)], 7, 2)
-    with pytest.raises(ValueError, match=r"expected models of binary crops \[7, 7\] without context, got ours with"):
-        write_explorer(tmp_path / "page", models, scene)
-    Run.create(tmp_path / "run", Settings(training=Training(epochs=1)), "skirmish")
-    Settings(training=Training(epochs=1)).build(Run.open(tmp_path / "run").world).save(tmp_path / "run" / MODEL)
-    assert "got runs on the skirmish" in refused(capsys, "explore", tmp_path / "run", "--out", tmp_path / "page")
+    scene = Crops("squares", [("first", frames)], 7, 2)
+    with pytest.raises(ValueError, match=r"expected models of crops \[7, 7\] without context, got ours with"):
+        write_explorer(tmp_path / "page", [World(scene, {"ours": StreamingStep(models["ours"])})])
+    Run.create(tmp_path / "run", Settings(model="lstm", training=Training(epochs=1)), "adding")
+    assert "got runs on the adding" in refused(capsys, "explore", tmp_path / "run", "--out", tmp_path / "page")
     assert "expected a run folder" in refused(capsys, "explore", tmp_path / "none", "--out", tmp_path / "page")
     assert not (tmp_path / "page").exists()
 

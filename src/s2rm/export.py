@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +17,33 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from s2rm.extras import require
 from s2rm.files import write_whole
 from s2rm.models.modules import activity, count_modules, masked
-from s2rm.models.msa import MSA
+from s2rm.models.msa import Memory
 from s2rm.models.s2rm import S2RM
 from s2rm.models.world_model import WorldModel
 from s2rm.nn.core import a_weight
 from s2rm.views import Views
+
+
+@runtime_checkable
+class Exported(Protocol):
+    """A step that is written as an ONNX file."""
+
+    model: Any
+    num_modules: int
+
+    def initial_state(self, batch_size: int, views: int = 1) -> tuple[Tensor, ...]: ...
+    def save_onnx(self, path: str | Path) -> None: ...
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Within, PyTorch's transformer computes step by step, which can be exported, and not by its fused operation."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class StreamingStep(nn.Module):
@@ -42,16 +67,15 @@ class StreamingStep(nn.Module):
     | `enclaves` | `(B, M, Q)`, in S2RMs: the kernel of each module at each query, of removed modules too |
     | `next_0`, ... | the tensors of the new state |
 
+    The state of MSA has room for as many views a step as the first call gives: `initial_state(B, A)`. All calls give as
+    many, at least one, and `mask` says which are there.
+
     Raises:
-        ValueError: the model is the oracle, which cannot stream, or MSA.
+        ValueError: the model is the oracle, which cannot stream.
     """
 
     def __init__(self, model: WorldModel):
         super().__init__()
-        if isinstance(model, MSA):
-            raise ValueError(
-                "export: the state of MSA grows with the views and has no ONNX form yet; take another model"
-            )
         if model.is_oracle:
             raise ValueError("export: the oracle sees the step that it predicts and cannot stream; take another model")
         self.model = model
@@ -62,9 +86,10 @@ class StreamingStep(nn.Module):
         watched = ["active", "reads", "hears"] * (self.num_modules > 0) + ["enclaves"] * isinstance(model, S2RM)
         self.outputs = ["predicted_mean", "predicted_stddev", *watched, *(f"next_{number}" for number in states)]
 
-    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
-        """The tensors of the state before any view."""
-        return tuple(tree_leaves(self.model.initial_state(batch_size)))
+    def initial_state(self, batch_size: int, views: int = 1) -> tuple[Tensor, ...]:
+        """The tensors of the state before any view; that of MSA has room for so many views a step."""
+        state = self.model.initial_state(batch_size)
+        return tuple(tree_leaves(state.with_room(views) if isinstance(state, Memory) else state))
 
     def forward(
         self, positions: Tensor, values: Tensor, mask: Tensor, queries: Tensor, *rest: Tensor
@@ -91,7 +116,7 @@ class StreamingStep(nn.Module):
     def exported(self) -> torch.export.ExportedProgram:
         """The step as a program of `torch.export`."""
         given, shapes = self._example()
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
 
     def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
@@ -100,12 +125,15 @@ class StreamingStep(nn.Module):
         zeros, n = a_weight(self).new_zeros, self.model.num_coordinates
         positions, values = zeros(batch, views, n), zeros(batch, views, *self.model.value_shape)
         given = [positions, values, zeros(batch, views) == 0, zeros(batch, queries, n)]
-        state, other = self.initial_state(batch), self.initial_state(batch + 1)
-        # The batch axis of a tensor of the state is the one that differs between two batch sizes.
-        sizes = [zip(one.shape, more.shape, strict=True) for one, more in zip(state, other, strict=True)]
-        axes = [next(axis for axis, (one, more) in enumerate(pairs) if one != more) for pairs in sizes]
-        rows = Dim("batch")
-        seen, asked = {0: rows, 1: Dim("views")}, {0: rows, 1: Dim("queries")}
+        rows, seen_each = Dim("batch"), Dim("views")
+        seen, asked = {0: rows, 1: seen_each}, {0: rows, 1: Dim("queries")}
+        # The free axes of a tensor of the state are those that differ between two sizes.
+        state, other = self.initial_state(batch, views), self.initial_state(batch + 1, views + 1)
+        free_of = {batch: rows, views: seen_each}
+        axes = [
+            {axis: free_of[one] for axis, (one, more) in enumerate(zip(*shapes, strict=True)) if one != more}
+            for shapes in ((part.shape, larger.shape) for part, larger in zip(state, other, strict=True))
+        ]
         free: list[dict] = [seen, seen, seen, asked]
         if self.takes_context:
             given.append(zeros(batch, queries, self.model.context_size))
@@ -113,7 +141,7 @@ class StreamingStep(nn.Module):
         if self.num_modules:
             given.append(zeros(self.num_modules) == 0)
             free.append({})
-        return (*given, *state), (*free[:4], (*free[4:], *({axis: rows} for axis in axes)))
+        return (*given, *state), (*free[:4], (*free[4:], *axes))
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the step as an ONNX file with these `inputs` and `outputs`, complete or not at all.
@@ -123,7 +151,7 @@ class StreamingStep(nn.Module):
         """
         require("onnx")
         given, shapes = self._example()
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        with warnings.catch_warnings(), plain_attention(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 self.eval(), given, dynamic_shapes=shapes, dynamo=True, verbose=False,

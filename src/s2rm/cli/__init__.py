@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
     "collect": ("s2rm.cli.agents", "collect"),
+    "explore": ("s2rm.cli.explorer", "explore"),
     "fit": ("s2rm.cli.sensors", "fit_table"),
     "forecast": ("s2rm.cli.sensors", "forecast"),
 }

@@ -183,7 +183,8 @@ class Explore:
     """
 
     runs: Runs = ()
-    """run folders on the balls, one of each model, shown side by side; the runs that are shipped if none is given"""
+    """run folders, one of each model, all of one world, shown side by side: balls, skirmish, railways, your own frames;
+    the runs that are shipped if none is given"""
     out: Path = Path("explorer")
     """the folder of the page"""
     serve: bool = False

@@ -1,9 +1,8 @@
-"""The work behind the commands of runs: train, evaluate, rollout, report, export, explore, demo."""
+"""The work behind the commands of runs: train, evaluate, rollout, report, export, demo."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
-from s2rm.cli.commands import BUILT_IN_WORLDS, Demo, Evaluate, Explore, Export, Report, Rollout, Train
-from s2rm.explorer import runtime, serve, write_explorer
+from s2rm.cli.commands import BUILT_IN_WORLDS, Demo, Evaluate, Export, Report, Rollout, Train
 from s2rm.export import StreamingStep
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
-from s2rm.models.named import SPATIAL, ModelName
+from s2rm.models.named import ModelName
 from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
@@ -159,29 +157,6 @@ def export(command: Export) -> None:
         raise ValueError(f"export: expected a run on views, got one on sequences, {command.run_folder}; choose another")
     StreamingStep(model).save_onnx(path)
     _say(f"model: {path}")
-
-
-def explore(command: Explore) -> None:
-    """Write the page of an explorer, and serve it where asked."""
-    require("onnx")
-    # Of the runs that are shipped, that with modules first.
-    runs = (
-        _open(command.runs) if command.runs else sorted(pretrained(), key=lambda run: run.settings.model not in SPATIAL)
-    )
-    task, world, seed = same_world(runs)
-    if task.scene is None:
-        raise ValueError(f"explore: the page shows runs on the balls, got runs on the {task.name}; see s2rm report")
-    runtime()  # asks npm before any other work begins
-    models = {run.label: model for run in runs if isinstance(model := run.load_model(), WorldModel)}
-    with console.status("writing the models"):
-        write_explorer(command.out, models, task.scene(world, seed))
-    if not command.serve:
-        _say(f"explorer: {command.out}; open it with s2rm explore --serve, or publish the folder")
-        return
-    with serve(command.out) as server:
-        _say(f"explorer: http://127.0.0.1:{server.server_port}/ until Ctrl-C")
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
 
 
 def demo(command: Demo) -> None:

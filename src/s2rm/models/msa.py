@@ -39,6 +39,11 @@ class Memory(NamedTuple):
         )
         return tokens, mask & (self.ages > 0)[..., None]
 
+    def with_room(self, views: int) -> Memory:
+        """The memory before any view, with room for so many of them a step."""
+        tokens, mask = self.tokens[:, :, :1].expand(-1, -1, views, -1), self.mask[:, :, :1].expand(-1, -1, views)
+        return self._replace(tokens=tokens.clone(), mask=mask.clone())
+
 
 class MSA(WorldModel[Memory]):
     r"""A transformer encoder whose tokens are the observations of the last steps and the queries.
@@ -108,17 +113,14 @@ class MSA(WorldModel[Memory]):
     def check_state(self, state: Memory, start: Memory) -> None:
         """As in every model, but a state may hold any number of views a step."""
         if isinstance(state, Memory) and state.mask.ndim == 3:
-            views = max(1, state.mask.shape[-1])
-            tokens, mask = start.tokens.expand(-1, -1, views, -1), start.mask.expand(-1, -1, views)
-            start = start._replace(tokens=tokens, mask=mask)
+            start = start.with_room(max(1, state.mask.shape[-1]))
         super().check_state(state, start)
 
     def advance(self, views: Views, state: Memory) -> Memory:
-        embedded, encodings = self.encode(views)
-        new = torch.where(views.mask[..., None], encodings + self.place(embedded), 0.0)
+        new, there = self._tokens(views)
         width = max(views.mask.shape[-1], state.mask.shape[-1])
         tokens = [pad(part, (0, 0, 0, width - part.shape[2])) for part in (state.tokens, new)]
-        mask = [pad(part, (0, width - part.shape[2])) for part in (state.mask, views.mask)]
+        mask = [pad(part, (0, width - part.shape[2])) for part in (state.mask, there)]
 
         # Of the W remembered steps and the T new ones: whether they have views, and their time, 0 for the first new.
         step = torch.arange(views.num_steps, device=new.device)
@@ -131,6 +133,28 @@ class MSA(WorldModel[Memory]):
         ages = step[:, None] + 1 - born.gather(1, slots.flatten(1)).view_as(rank)
         return Memory(torch.cat(tokens, 1), torch.cat(mask, 1), slots, torch.where(rank < 0, 0, ages))
 
+    def step(self, views_at_t: Views, state: Memory) -> Memory:
+        """As in every model. A step with views takes the place of the oldest one; all others only age the memory."""
+        if views_at_t.num_steps != 1:
+            return super().step(views_at_t, state)
+        self._check_views("views", views_at_t, self.value_shape)
+        self.check_state(state, self.initial_state(views_at_t.batch_size))
+        (old, there), (new, seen) = (state.tokens, state.mask), self._tokens(views_at_t)
+        width = max(there.shape[-1], seen.shape[-1])
+        old, new = (pad(part, (0, 0, 0, width - part.shape[2])) for part in (old, new))
+        there, seen = (pad(part, (0, width - part.shape[2])) for part in (there, seen))
+        aged = torch.where(state.ages > 0, state.ages + 1, 0)
+        some = seen.any(-1)
+        ages = torch.where(some, torch.cat([aged[:, 1:], some.to(aged.dtype)], 1), aged)
+        tokens = torch.where(some[..., None, None], torch.cat([old[:, 1:], new], 1), old)
+        mask = (some[..., None] & torch.cat([there[:, 1:], seen], 1)) | (there & ~some[..., None])
+        return state._replace(tokens=tokens, mask=mask, ages=ages)
+
+    def _tokens(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The views `(B, T, A, H)`, as observations of no age, zero where there is none, and their mask."""
+        embedded, encodings = self.encode(views)
+        return torch.where(views.mask[..., None], encodings + self.place(embedded), 0.0), views.mask
+
     def last(self, states: Memory) -> Memory:
         after = states._replace(slots=states.slots[:, -1], ages=states.ages[:, -1])
         tokens, mask = after.recall()
@@ -138,7 +162,8 @@ class MSA(WorldModel[Memory]):
         return Memory(torch.where(mask[..., None], tokens, 0.0), mask, slots, after.ages)
 
     def read(self, states: Memory, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
-        tokens, there = states.recall()
+        one = states.slots.ndim == 2  # after one step the slots are the remembered steps themselves
+        tokens, there = (states.tokens, states.mask & (states.ages > 0)[..., None]) if one else states.recall()
         frequencies = 2.0 ** torch.arange(-1, AGE_FREQUENCIES - 1, dtype=tokens.dtype, device=tokens.device)
         angles = states.ages.to(tokens.dtype).log1p()[..., None] * frequencies
         reports = tokens + self.age(torch.cat([angles.sin(), angles.cos()], -1))[..., None, :]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from s2rm.explorer.page import Scene
+from s2rm.explorer.scenes import Scene
 from s2rm.files import Row
 from s2rm.models.world_model import WorldModel
 from s2rm.report.figures import TRIVIAL
@@ -85,7 +85,7 @@ class Task:
     with_files: Callable[..., World] | None = None
     """`(world, train, test)`: the same world on what is in files that a user names; None: it is simulated"""
     scene: Callable[..., Scene] | None = None
-    """`(world, seed)`: episodes that a person explores in the browser; None: the page shows no such world yet"""
+    """`(world, seed, folder)`: episodes that a person explores in the browser; None: the page shows no such world"""
 
 
 def verdict(rows: Sequence[Row], head: Headline) -> list[tuple[str, str]]:

@@ -1,126 +1,104 @@
-// The page of a world that is seen in crops: the loop over time, and what a person can do.
+// The page: the loop over time, and what a person can do. What is special to a kind of world stands in a file of its own.
+//
+// A world has `rows` and `columns` of its picture, `words`, `episodes` with their `steps`, and the functions that are
+// called below: begin, look, step, advance, simple, paint, marks, reads, move, where, add, drop.
 
-import { draw, Panel } from "./arena.js";
-import { Model, startRuntime } from "./engine.js";
-import { cover, cut, dice, f1, joined, unpacked } from "./shapes.js";
+import { draw, Panel } from "./panel.js";
+import { fetched, Model, startRuntime } from "./engine.js";
+import { bytes } from "./shapes.js";
 
+const KINDS = { crops: ["./crops.js", "Crops"], agents: ["./agents.js", "Agents"], sensors: ["./sensors.js", "Sensors"] };
+const KEPT = 120;
 const find = (id) => document.getElementById(id);
 const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
-const MOST_SQUARES = 30, KEPT = 120;
+const say = (text) => { find("said").textContent = text; };
 
-let scene, episodes, panels = [], grid, roll = dice(1);
-let now = 0, made = 0, playing = false, busy = false, again = false;
-let squares = [], fed = [];  // where the squares are, and where the models were asked for what a closed loop feeds back
-let remembered, rememberedBefore, seenScores = [];
-
+let scenes, scene, world, made = 0, playing = false, busy = false, again = false, simple = [];
+/** What a world may know of the page. */
+const page = {
+  now: 0, panels: [],
+  get sees() { return chosen("sees"); },
+  get jump() { return find("jump").checked; },
+  get episode() { return Number(find("episode").value); },
+  get click() { return chosen("click"); },
+  find, say,
+  stay() { find("jump").checked = false; },
+  seen: (number) => Array.from({ length: number }, (_, index) => index < Math.round((find("share").value / 100) * number)),
+  run: () => run(),
+};
 const settings = () => ({ show: chosen("show"), truth: find("truth").checked, enclaves: find("enclaves").checked });
-const frames = () => episodes[find("episode").value].frames;
-const anywhere = () => [roll(scene.side), roll(scene.side)];
-const seen = () => squares.map((_, number) => number < Math.round((find("share").value / 100) * squares.length));
-const closed = () => chosen("sees") === "own" && now > 0;
-
-/** What one model sees at this step. */
-function viewsOf(panel) {
-  const sees = chosen("sees");
-  if (closed()) {
-    const values = panel.fedBack.map((probability) => Number(probability > 0.5));
-    return { positions: fed, values, seen: fed.map((_, number) => number < squares.length && seen()[number]) };
-  }
-  const values = cut(frames()[now], squares, scene.crop, scene.side);
-  return { positions: squares, values, seen: sees === "nothing" ? squares.map(() => false) : seen() };
-}
-
-/** What was last seen of each pixel, which needs no model. */
-function remember() {
-  remembered = rememberedBefore.slice();
-  if (chosen("sees") !== "world" && now > 0) return;
-  const size = scene.crop ** 2, values = cut(frames()[now], squares, scene.crop, scene.side), there = seen();
-  const none = chosen("sees") === "nothing";
-  squares.forEach((at, number) => {
-    if (there[number] && !none) remembered.set(joinedOver(remembered, values.subarray(number * size, (number + 1) * size), at));
-  });
-}
-
-function joinedOver(frame, patch, at) {
-  const covered = joined(new Float32Array(patch.length).fill(1), [at], scene.crop, scene.side);
-  const content = joined(patch, [at], scene.crop, scene.side);
-  return frame.map((old, pixel) => (covered[pixel] ? content[pixel] : old));
-}
+const episode = () => world.episodes[page.episode];
 
 /** Run the current step from the states before it: again, where somebody changed what is seen or who takes part. */
 async function run() {
   if (busy) { again = true; return; }
   busy = true;
-  do {
-    again = false;
-    const next = squares.map((at) => (find("jump").checked ? anywhere() : [...at])), queries = [...grid, ...next];
-    const given = panels.map(viewsOf), { crop, side } = scene, size = crop * crop;
-    for (const [number, panel] of panels.entries()) {
-      const start = performance.now();
-      const out = await panel.model.step(panel.before, given[number], queries);
-      panel.milliseconds = [...panel.milliseconds, performance.now() - start].slice(-20);
-      const whole = (values) => joined(values.subarray(0, grid.length * size), grid, crop, side);
-      panel.result = {
-        belief: whole(out.mean), spread: whole(out.stddev),
-        activity: { ...out, positions: given[number].positions },
-      };
-      panel.after = out.state;
-      panel.asked = out.mean.slice(grid.length * size);
-    }
-    run.next = next;
-    made += 1;
-    remember();
-    show(given[0]);
-  } while (again);
-  busy = false;
+  try {
+    do {
+      again = false;
+      world.look();
+      for (const panel of page.panels) {
+        const start = performance.now();
+        panel.result = await world.step(panel);
+        panel.milliseconds = [...panel.milliseconds, performance.now() - start].slice(-20);
+      }
+      made += 1;
+      show();
+    } while (again);
+  } finally { busy = false; }
 }
 
-function show(given = { positions: closed() ? fed : squares, seen: chosen("sees") === "nothing" ? squares.map(() => false) : seen() }) {
-  const truth = frames()[now + 1];
-  for (const panel of panels) {
-    panel.scores[now] = panel.show(panel.result, truth, settings());
-    panel.place(given.positions, given.seen);
-  }
-  seenScores[now] = f1(remembered, truth);
-  find("clock").textContent = `Step ${now + 1} of ${frames().length - 1}`;
+function show() {
+  for (const panel of page.panels) panel.scores[page.now] = panel.show(settings());
+  simple[page.now] = world.simple();
+  find("clock").textContent = `Step ${page.now + 1} of ${episode().steps}${world.clock?.() ?? ""}`;
   find("clock").dataset.steps = made;  // over all episodes
-  find("number").textContent = `${squares.length} square${squares.length === 1 ? "" : "s"}, ${seen().filter(Boolean).length} seen`;
+  const seen = page.panels[0].result.views.seen.filter(Boolean).length;
+  find("number").textContent = `${world.number} ${world.words.one}${world.number === 1 ? "" : "s"}, ${seen} seen`;
   curves();
 }
 
 function curves() {
-  const start = Math.max(0, now + 1 - KEPT), x = (step) => ((step - start) / (KEPT - 1)) * 600, y = (score) => 105 - 100 * score;
-  const line = (scores) => scores.slice(start).map((score, step) => `${step ? "L" : "M"}${x(start + step).toFixed(1)} ${y(score).toFixed(1)}`).join("");
+  const start = Math.max(0, page.now + 1 - KEPT), all = [simple, ...page.panels.map((panel) => panel.scores)];
+  const top = world.top ?? Math.max(1e-9, ...all.flatMap((scores) => scores.slice(start).filter((score) => score < Infinity))) * 1.05;
+  const x = (step) => ((step - start) / (KEPT - 1)) * 600, y = (score) => 105 - (100 * Math.min(score, top)) / top;
+  const line = (scores) => scores.slice(start).map((score, step) => [start + step, score]).filter(([, score]) => !Number.isNaN(score))
+    .map(([step, score], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(score).toFixed(1)}`).join("");
   find("curves").replaceChildren(
-    ...[0, 0.5, 1].map((score) => draw("line", { class: "grid", x1: 0, x2: 600, y1: y(score), y2: y(score) })),
-    draw("path", { class: "curve-seen", d: line(seenScores) }),
-    ...panels.map((panel, number) => draw("path", { class: `curve-${number}`, d: line(panel.scores) })),
+    ...[0, 0.5, 1].map((part) => draw("line", { class: "grid", x1: 0, x2: 600, y1: y(part * top), y2: y(part * top) })),
+    draw("path", { class: "curve-seen", d: line(simple) }),
+    ...page.panels.map((panel, number) => draw("path", { class: `curve-${number}`, d: line(panel.scores) })),
   );
-  const mean = (scores) => { const last = scores.slice(-20); return (last.reduce((a, b) => a + b, 0) / last.length).toFixed(2); };
-  const item = (style, name, scores) =>
-    `<span><svg viewBox="0 0 30 10" aria-hidden="true"><path class="${style}" d="M0 5H30"/></svg>${name}, mean of 20 steps: ${mean(scores)}</span>`;
-  find("legend").innerHTML = [...panels.map((panel, number) => item(`curve-${number}`, panel.model.label, panel.scores)), item("curve-seen", "last seen", seenScores)].join("");
+  for (const part of [0, 0.5, 1]) find(`tick-${2 * part}`).textContent = Number((part * top).toPrecision(2));
+  const mean = (scores) => {
+    const last = scores.slice(-20).filter((score) => !Number.isNaN(score));
+    return last.length ? (last.reduce((a, b) => a + b, 0) / last.length).toFixed(2) : "–";
+  };
+  find("legend").replaceChildren(...[...page.panels.map((panel, number) => [`curve-${number}`, panel.model.label, panel.scores]),
+    ["curve-seen", world.words.simple, simple]].map(([style, name, scores]) => {
+    const item = document.createElement("span");
+    item.append(draw("svg", { viewBox: "0 0 30 10", "aria-hidden": "true" }), `${name}, mean of 20 steps: ${mean(scores)}`);
+    draw("path", { class: style, d: "M0 5H30" }, item.firstChild);
+    return item;
+  }));
 }
 
 async function advance() {
   if (busy) return;
-  if (now + 2 >= frames().length) {
-    find("episode").value = (Number(find("episode").value) + 1) % episodes.length;
+  if (page.now + 1 >= episode().steps) {
+    find("episode").value = (page.episode + 1) % world.episodes.length;
     return restart();
   }
-  now += 1;
-  fed = run.next;
-  rememberedBefore = remembered;
-  for (const panel of panels) { panel.before = panel.after; panel.fedBack = [...panel.asked]; }
-  if (find("jump").checked) squares = squares.map((at, number) => fed[number] ?? at);
+  page.now += 1;
+  for (const panel of page.panels) panel.before = panel.result.state;
+  world.advance();
   await run();
 }
 
 async function restart() {
-  now = 0; seenScores = []; roll = dice(1);
-  if (find("jump").checked) squares = squares.map(anywhere);
-  rememberedBefore = new Float32Array(scene.side ** 2);
-  for (const panel of panels) Object.assign(panel, { before: panel.model.initialState(), scores: [], milliseconds: [] });
+  page.now = 0; simple = [];
+  for (const panel of page.panels) Object.assign(panel, { before: panel.model.initialState(), scores: [], milliseconds: [] });
+  world.begin();
   await run();
 }
 
@@ -134,8 +112,6 @@ async function play() {
   }
 }
 
-function say(text) { find("said").textContent = text; }
-
 function toggle(panel, module) {
   const { present, label } = panel.model;
   present[module] = !present[module];
@@ -144,48 +120,47 @@ function toggle(panel, module) {
   run();
 }
 
-function move(number, [row, column]) {
-  if (!squares[number]) return;
-  const within = (at) => Math.max(0, Math.min(scene.side - 1, at));
-  find("jump").checked = false;  // it would not stay where it was put
-  squares[number] = [within(row), within(column)];
-  run();
+function press(panel, pixel) {
+  if (page.click === "place" && world.press) { world.press(pixel); return; }
+  const module = panel.moduleAt(pixel);
+  if (module !== null) toggle(panel, module);
 }
 
 function grab(panel, number, event) {
   event.preventDefault();
-  panel.views[number].focus();
-  const start = panel.pixel(event), from = [...(panel.result.activity.positions[number] ?? squares[number])];
+  panel.marks[number].focus();
+  const start = panel.place(event), from = world.where(panel, number);
   const drag = (to) => {
-    const at = panel.pixel(to);
-    if (at[0] === start[0] && at[1] === start[1] && !panel.dragged) return;
+    const at = panel.place(to), by = [at[1] - start[1], at[0] - start[0]];
+    if (Math.hypot(...by) * panel.overlay.getBoundingClientRect().width < 4 * world.columns && !panel.dragged) return;
     panel.dragged = true;
-    move(number, [from[0] + at[0] - start[0], from[1] + at[1] - start[1]]);
+    if (world.move(number, from, by)) run();
   };
   const ends = ["pointerup", "pointercancel"];
-  const release = () => {
+  const release = (end) => {
     removeEventListener("pointermove", drag);
-    for (const end of ends) removeEventListener(end, release);
+    for (const name of ends) removeEventListener(name, release);
+    if (!panel.dragged && end.type === "pointerup" && world.tap) { world.tap(number); run(); }
     setTimeout(() => { panel.dragged = false; });  // after the click that ends a drag
   };
   addEventListener("pointermove", drag);
   for (const end of ends) addEventListener(end, release);
 }
 
-function add() {
-  if (squares.length < MOST_SQUARES) { squares.push(anywhere()); run(); }
+function add() { world.add(); run(); }
+
+function drop(number) {
+  if (!world.number) return;
+  world.drop(number);
+  say(`${world.number} ${world.words.one}s are left.`);
+  run();
 }
 
-function drop(number = squares.length - 1) {
-  if (squares.length) { squares.splice(number, 1); say(`${squares.length} squares are left.`); run(); }
-}
-
-function squareKey(number, event) {
+function markKey(number, event) {
   const by = event.shiftKey ? 5 : 1, moves = { ArrowUp: [-by, 0], ArrowDown: [by, 0], ArrowLeft: [0, -by], ArrowRight: [0, by] };
-  if (event.key in moves) {
-    const [rows, columns] = moves[event.key];
-    move(number, [squares[number][0] + rows, squares[number][1] + columns]);
-  } else if (event.key === "Delete" || event.key === "Backspace") drop(number);
+  if (event.key in moves) { if (world.move(number, null, moves[event.key])) run(); }
+  else if (event.key === "Delete" || event.key === "Backspace") drop(number);
+  else if ((event.key === "Enter" || event.key === " ") && world.tap) { world.tap(number); run(); }
   else return;
   event.preventDefault(); event.stopPropagation();
 }
@@ -198,7 +173,7 @@ function pageKey(event) {
   else if (event.key in keys) keys[event.key]();
   else if (/^[0-9]$/.test(event.key)) {
     const module = (Number(event.key) + 9) % 10;
-    if (panels[0].model.present.length > module) toggle(panels[0], module);
+    if (page.panels[0].model.present.length > module) toggle(page.panels[0], module);
   }
 }
 
@@ -208,45 +183,62 @@ async function choosePanels() {
   find("loading").hidden = false;
   const models = await Promise.all(abouts.map((about) => (about.model ??= Model.load(about))));
   find("loading").hidden = true;
-  panels = models.map((model) => new Panel(model, scene, { toggle, grab, key: squareKey }));
-  find("panels").replaceChildren(...panels.map((panel) => panel.element));
-  for (const panel of panels) panel.element.classList.toggle("alone", panels.length === 1);
+  page.panels = models.map((model) => new Panel(model, world, { toggle, press, grab, key: markKey }));
+  find("panels").replaceChildren(...page.panels.map((panel) => panel.element));
+  for (const panel of page.panels) panel.element.classList.toggle("alone", page.panels.length === 1);
   await restart();
+}
+
+const json = async (name) => JSON.parse(new TextDecoder().decode(await fetched(`./${name}`)));
+
+/** Open a world: its words and controls, its episodes and its models. */
+async function chooseScene() {
+  if (playing) play();
+  const { file, kind } = scenes[find("world").value], [path, name] = KINDS[kind];
+  const kinds = await import(path);
+  scene = await json(file);
+  for (const about of scene.models) about.enclaves = about.enclaves.map((packed) => Float32Array.from(bytes(packed), (byte) => byte / 255));
+  document.querySelector("input[name=sees][value=world]").checked = true;
+  document.querySelector("input[name=show][value=belief]").checked = true;
+  find("share").value = 100; find("share-now").textContent = "100 %";
+  for (const part of document.querySelectorAll("[data-for]"))
+    part.hidden = !part.dataset.for.split(" ").some((each) => each === kind || (scene.closedLoop && each === "closed"));
+  world = new kinds[name](scene, page);
+  find("scene").textContent = scene.title;
+  for (const part of document.querySelectorAll("[data-word]")) part.textContent = world.words[part.dataset.word];
+  find("episode").replaceChildren(...world.episodes.map(({ label }, number) => new Option(label, number)));
+  find("other").replaceChildren(new Option("no other model", ""), ...scene.models.slice(1).map(({ label }, number) => new Option(label, number + 1)));
+  find("beside").hidden = scene.models.length < 2;
+  await choosePanels();
 }
 
 async function start() {
   if (typeof WebAssembly !== "object" || typeof DecompressionStream !== "function")
     throw new Error("This browser cannot run the model: it lacks WebAssembly or DecompressionStream. Take a newer one.");
   startRuntime().catch(() => {});  // its error comes with that of the first model
-  const response = await fetch("scene.json");
-  if (!response.ok) throw new Error(`The file scene.json did not load (${response.status}). Write the folder again.`);
-  scene = await response.json();
-  const { side, crop } = scene;
-  for (const about of scene.models)
-    about.enclaves = about.enclaves.map((packed) => Float32Array.from(atob(packed), (letter) => letter.charCodeAt(0) / 255));
-  episodes = scene.episodes.map(({ label, steps, packed }) => ({ label, frames: unpacked(packed, side, steps) }));
-  grid = cover(crop, side);
-  find("scene").textContent = scene.title;
-  find("episode").replaceChildren(...episodes.map(({ label }, number) => new Option(label, number)));
-  find("other").replaceChildren(new Option("no other model", ""), ...scene.models.slice(1).map(({ label }, number) => new Option(label, number + 1)));
-  find("beside").hidden = scene.models.length < 2;
-  squares = Array.from({ length: scene.num_views }, anywhere);
-  await choosePanels();
+  scenes = await json("scenes.json");
+  find("world").replaceChildren(...scenes.map(({ title }, number) => new Option(title, number)));
+  find("worlds").hidden = scenes.length < 2;
+  await chooseScene();
   find("main").hidden = false;
 
   const on = (id, event, action) => find(id).addEventListener(event, action);
-  on("play", "click", play); on("step", "click", advance); on("restart", "click", restart);
-  on("episode", "change", restart); on("other", "change", () => choosePanels().catch(fail)); on("add", "click", add); on("drop", "click", () => drop());
+  const tried = (action) => (event) => action(event)?.catch?.(fail);
+  on("play", "click", tried(play)); on("step", "click", tried(advance)); on("restart", "click", tried(restart));
+  on("world", "change", tried(chooseScene)); on("episode", "change", tried(restart)); on("other", "change", tried(choosePanels));
+  on("add", "click", add); on("drop", "click", () => drop());
   on("speed", "input", () => { find("speed-now").textContent = find("speed").value; });
   on("share", "input", () => { find("share-now").textContent = `${find("share").value} %`; run(); });
-  for (const id of ["truth", "enclaves"]) on(id, "change", () => show());
-  for (const input of document.querySelectorAll("input[name=show]")) input.addEventListener("change", () => show());
+  for (const id of ["truth", "enclaves"]) on(id, "change", show);
+  for (const input of document.querySelectorAll("input[name=show]")) input.addEventListener("change", show);
   for (const input of document.querySelectorAll("input[name=sees]")) input.addEventListener("change", run);
+  for (const id of ["value", "lead"]) on(id, "input", () => { world.chosen?.(); run(); });
   on("controls", "submit", (event) => event.preventDefault());
   document.addEventListener("keydown", pageKey);
 }
 
 function fail(error) {
+  playing = false;
   find("loading").hidden = true;
   find("problem").hidden = false;
   find("problem").textContent = error.message;

@@ -1,9 +1,11 @@
 // A model's streaming step, run by onnxruntime-web in this page.
 
+import { bytes } from "./shapes.js";
+
 const here = (path) => new URL(path, import.meta.url).href;
 
 /** The content of a file that is gzipped, unless the server has unpacked it already. */
-async function fetched(path) {
+export async function fetched(path) {
   const response = await fetch(here(path));
   if (!response.ok) throw new Error(`The file ${path} did not load (${response.status}). Write the folder again.`);
   const content = new Uint8Array(await response.arrayBuffer());
@@ -27,7 +29,7 @@ export function startRuntime() {
 }
 
 export class Model {
-  /** `about`: label, file, numModules, valueShape, and the tensors of the state before any view. */
+  /** `about`: label, file, numModules, valueShape, room, and the tensors of the state before any view. */
   static async load(about) {
     const [ort, file] = await Promise.all([startRuntime(), fetched(`./${about.file}`)]);
     const session = await ort.InferenceSession.create(file, { graphOptimizationLevel: "all" });
@@ -40,24 +42,15 @@ export class Model {
   }
 
   initialState() {
-    const kinds = { float32: Float32Array, bool: Uint8Array, int64: BigInt64Array };
-    return this.about.state.map(({ type, shape, values }) => {
-      const content = new kinds[type](shape.reduce((a, b) => a * b, 1));
-      values.forEach((value, index) => { content[index] = type === "int64" ? BigInt(value) : value; });
-      return new this.ort.Tensor(type, content, shape);
-    });
+    const kinds = { float32: Float32Array, bool: Uint8Array, int64: BigInt64Array, int32: Int32Array };
+    return this.about.state.map(({ type, shape, values }) => new this.ort.Tensor(type, new kinds[type](bytes(values).buffer), shape));
   }
 
-  /** One step from a state: `views` are positions, values and whether each is seen. Returns what the outputs name. */
-  async step(state, views, queries) {
-    const { Tensor } = this.ort, shape = this.about.valueShape, size = shape.reduce((a, b) => a * b, 1);
-    const slots = Math.max(1, views.positions.length);  // one that is not seen stands for none
-    const values = new Float32Array(slots * size), positions = new Float32Array(slots * 2), mask = new Uint8Array(slots);
-    values.set(views.values); positions.set(views.positions.flat()); mask.set(views.seen);
-    const feeds = {
-      positions: new Tensor("float32", positions, [1, slots, 2]), values: new Tensor("float32", values, [1, slots, ...shape]),
-      mask: new Tensor("bool", mask, [1, slots]), queries: new Tensor("float32", Float32Array.from(queries.flat()), [1, queries.length, 2]),
-    };
+  /** One step from a state, and the inputs by name, each [type, content, shape]. Returns the outputs by name, and the next state. */
+  async step(state, inputs) {
+    const { Tensor } = this.ort, feeds = {};
+    for (const [name, [type, content, shape]] of Object.entries(inputs))
+      if (this.session.inputNames.includes(name)) feeds[name] = new Tensor(type, content, shape);
     if (this.present.length) feeds.modules = new Tensor("bool", Uint8Array.from(this.present, Number), [this.present.length]);
     state.forEach((part, number) => { feeds[`state_${number}`] = part; });
     const out = await this.session.run(feeds);
@@ -66,4 +59,16 @@ export class Model {
       active: out.active?.data, columns: out.reads?.dims[2], state: state.map((_, number) => out[`next_${number}`]),
     };
   }
+}
+
+/** The inputs of a step of a model of views: their positions, values and whether each is seen, and where it is asked. */
+export function ofViews(views, queries, shape, least = 1) {
+  const size = shape.reduce((a, b) => a * b, 1);
+  const slots = Math.max(least, views.positions.length);  // those that are not seen stand for none
+  const values = new Float32Array(slots * size), positions = new Float32Array(slots * 2), mask = new Uint8Array(slots);
+  values.set(views.values); positions.set(views.positions.flat()); mask.set(views.seen);
+  return {
+    positions: ["float32", positions, [1, slots, 2]], values: ["float32", values, [1, slots, ...shape]],
+    mask: ["bool", mask, [1, slots]], queries: ["float32", Float32Array.from(queries.flat()), [1, queries.length, 2]],
+  };
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from s2rm.explorer.page import Scene
+from s2rm.explorer.scenes import Crops
 from s2rm.files import Row
 from s2rm.report.figures import animation, curve, figure, metrics, predictors, side_by_side, tiles
 from s2rm.report.modules import module_pictures
@@ -112,13 +112,13 @@ def animate(models: Models, world: BallsWorld, seed: int, numbers: Sequence[int]
     return rollout_animation(rollouts_by_balls(models, world, numbers, 1, seed))
 
 
-def scene(world: BallsWorld, seed: int) -> Scene:
+def scene(world: BallsWorld, seed: int, folder: Path | None = None) -> Crops:
     """Long test episodes with as many balls as in training, and with other numbers."""
     longer, first, shown = replace(world, num_frames=EXPLORED, test_sequences=2), world.num_balls, []
     for number in dict.fromkeys((first, 1, 6)):
         for index, frames in enumerate(videos(longer, "test", seed, number).frames()[: 2 if number == first else 1], 1):
             shown.append((f"{balls(number)}, {'as in training' if number == first else 'new'}, {index}", frames))
-    return Scene("bouncing balls", shown, world.crop, world.num_views)
+    return Crops("bouncing balls", shown, world.crop, world.num_views)
 
 
 def balls(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from s2rm.tasks.battles.polar import PolarGrid, dataset, observations
 from s2rm.tasks.battles.report import write_report
+from s2rm.tasks.battles.scene import scene
 from s2rm.tasks.battles.scores import episodes, score
 from s2rm.tasks.battles.skirmish import SkirmishWorld, preset, simulate
 from s2rm.tasks.battles.trajectories import Trajectories
@@ -9,7 +10,10 @@ from s2rm.tasks.task import Headline, Task
 
 TITLE = "Unit-type macro F1, one step ahead, all views"
 HEADLINE = Headline(TITLE, "unit_type_f1", "scenario", "scenario", (("reporting", 1.0),))
-TASK = Task("skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE, guesses=True, share="reporting")
+TASK = Task(
+    "skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE, guesses=True, share="reporting",
+    scene=scene,
+)  # fmt: skip
 
 __all__ = [
     "TASK", "PolarGrid", "SkirmishWorld", "Trajectories", "dataset", "episodes", "observations", "preset", "score",

@@ -18,6 +18,7 @@ from s2rm.report.figures import figure, metrics
 from s2rm.report.modules import module_pictures
 from s2rm.report.page import Entry, More, Picture, Table, comparison, drawn, learning, write_page
 from s2rm.tasks.battles.polar import agents, observations
+from s2rm.tasks.battles.scene import from_everywhere
 from s2rm.tasks.battles.scores import SCENARIOS, VALIDATION, reporting
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
@@ -165,24 +166,17 @@ def from_above(
 def belief(model: WorldModel, world: SkirmishWorld, views: Views) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
     """The probability of a friendly unit, and of another, around each cell of the map, one step after the last views.
 
-    It is the mean of the pixels in which the cell lies, over images that are predicted all over the map. Left out are
-    the innermost pixel, where the querying agent itself stands, and pixels beyond two thirds of the field of view,
-    which are wide.
+    It is the mean of the pixels in which the cell lies, over images that are predicted all over the map.
     """
-    side, grid = world.map_size, world.grid
-    line = torch.arange(1.0, side, 2.0)
-    centres = torch.cartesian_prod(line, line)
-    cells = torch.cartesian_prod(*[torch.arange(0.5, side)] * 2).flip(-1)
-    offsets = cells - centres[:, None]
-    radius, angle = grid.to_pixels(offsets)[0].unbind(-1)
-    near = (radius > 0) & (offsets.norm(dim=-1) <= 2 / 3 * grid.field_of_view)
+    side = world.map_size
+    centres, pixel, near = from_everywhere(side, world.grid)
     state = model.last(model.observe(views))
     friendly, types, _ = parts(model.predict(state, centres[None]).mean[0])
     somebody = types.sum(-3)
     ours = torch.minimum(friendly.squeeze(-3), somebody)
     maps = []
     for expected in (ours, somebody - ours):
-        at_cells = expected.flatten(1).gather(1, radius * grid.num_angles + angle)
+        at_cells = expected.flatten(1).gather(1, pixel)
         mean = torch.where(near, at_cells, 0.0).sum(0) / near.sum(0).clamp(min=1)
         maps.append(mean.unflatten(0, (side, side)))
     return maps[0], maps[1]
