@@ -7,7 +7,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,railways,onnx,policies,docs,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,traffic,railways,onnx,policies,docs,test]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps flatland-rl flatland-baselines
 	touch $@
 

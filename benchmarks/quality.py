@@ -19,7 +19,7 @@ from common import machine
 from s2rm.files import Row, read_json, write_json
 from s2rm.models.named import LABELS, ModelName
 from s2rm.settings import Settings
-from s2rm.tasks.balls.world import episodes, preset
+from s2rm.tasks.balls import episodes, preset
 from s2rm.training import Training, batches, fit, provenance
 from s2rm.training.records import history
 

@@ -20,7 +20,7 @@ from common import in_turn, save
 from s2rm import Episode
 from s2rm.models.named import LABELS, ModelName
 from s2rm.settings import Settings
-from s2rm.tasks.balls.world import BallsWorld, episodes, preset
+from s2rm.tasks.balls import BallsWorld, episodes, preset
 from s2rm.training import keep_freed_memory
 
 OWN = Settings()

@@ -21,7 +21,8 @@ from common import add, read
 from s2rm import Episode
 from s2rm.models.named import LABELS, ModelName
 from s2rm.settings import Settings
-from s2rm.tasks.balls.world import BallsWorld, episode, episodes, mirrored, preset, videos
+from s2rm.tasks.balls import episodes
+from s2rm.tasks.balls.world import BallsWorld, episode, mirrored, preset, videos
 from s2rm.tasks.worlds import Drawn, random_clip
 from s2rm.training import Training, batches, fit, provenance
 

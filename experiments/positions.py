@@ -19,8 +19,8 @@ from common import add, read
 from s2rm.models.named import LABELS, SPATIAL, ModelName
 from s2rm.models.world_model import WorldModel
 from s2rm.settings import Settings
+from s2rm.tasks.balls import BallsWorld, episodes, preset
 from s2rm.tasks.balls.scores import TrivialPredictors, one_step_scores
-from s2rm.tasks.balls.world import BallsWorld, episodes, preset
 from s2rm.training import Training, batches, fit, provenance
 
 

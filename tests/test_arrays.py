@@ -42,7 +42,7 @@ def refused(capsys, *arguments) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", ["world.npz", "world"])
+@pytest.mark.parametrize("name", ["world.npz", "world", "world.zarr"])
 def test_a_world_is_what_was_written(tmp_path, random, name):
     points, features = straight(random), random.normal(3.0, 2.0, size=(N, T, P, 3))
     mask, part = random.random((N, T, P)) < 0.8, np.array([0, 0, 0, 1, 0, 2, 2])
@@ -58,7 +58,11 @@ def test_a_world_is_what_was_written(tmp_path, random, name):
     assert world.extent == ((-9.0, 9.0), (-9.0, 8.0))
     assert world.scale[2:] == pytest.approx(np.nanstd(features[part == 0][mask[part == 0]], 0))
     source = Source(world, "test")
-    assert isinstance(source.arrays["points"], np.memmap) == (name == "world")
+    kind = type(source.arrays["points"])
+    assert (kind.__module__.partition(".")[0], kind is np.ndarray) == (
+        "zarr" if "zarr" in name else "numpy",
+        "npz" in name,
+    )
     whole = source.episode(torch.arange(2), torch.tensor([3, 0]), 5, torch.Generator())
     there = torch.from_numpy(mask[5:]).float()
     assert torch.equal(whole.views.mask.float(), torch.stack([there[0, 3:8], there[1, :5]]))
@@ -92,7 +96,7 @@ def test_points_are_asked_for_where_they_were_last_seen(tmp_path, random):
     world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random)})
     x = torch.tensor([1.0, 2.0, 4.0, 7.0]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)
     there, seen = torch.ones(1, 4, 1, dtype=torch.bool), torch.tensor([[[True], [False], [True], [True]]])
-    episode = tracked(world, x, None, None, there, seen)
+    episode = Episode(*tracked(world, x, None, None, there, seen))
     velocity = world.scaled(episode.views.values, back=True)[0, :, 0, 0]
     moved, features = displacement(world, episode.targets.values)
     assert velocity[[0, 2, 3]].tolist() == pytest.approx([0, 1.5, 3])  # 3 over two steps
@@ -270,6 +274,52 @@ def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
         arrays.write_world(folder, {"points": straight(random)})
     (folder / "world.json").unlink()
     assert "world.json is missing" in refused(capsys, "train", folder)
+
+
+def test_a_zarr_folder_is_checked_when_it_is_opened(tmp_path, capsys, random):
+    path = tmp_path / "world.zarr"
+    arrays.write_world(path, {"points": straight(random)})
+    about = path / "points" / "zarr.json"
+    sound = about.read_text()
+    about.write_text(sound.replace('"zstd"', '"numcodecs.pickle"'))
+    assert "expected codecs that only compress in world.zarr, got 'numcodecs.pickle'" in refused(capsys, "train", path)
+    about.write_text(sound)
+    whole = json.loads((path / "zarr.json").read_text())
+    (path / "zarr.json").write_text(json.dumps({**whole, "attributes": {}}))
+    assert "it has no attribute 'world', so that it was not written to the end" in refused(capsys, "train", path)
+
+
+def test_a_plan_goes_where_the_reward_is(tmp_path, random):
+    points, actions = np.zeros((20, T, P, 2)), np.eye(4)[random.integers(0, 4, (20, T, P))]
+    ways = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    points[:, 1:] = (actions[:, :-1] @ ways).cumsum(1)  # each action is a step in its direction
+    world = arrays.write_world(tmp_path / "world.npz", {"points": points, "actions": actions})
+
+    # A model that knows this: its state is the actions in the last views.
+    knowing = Settings().build(world)
+    knowing.observe = lambda views, state=None: views.values[..., 2:].flatten(3)
+    knowing.last = lambda states: states[:, -1]
+    knowing.predict = lambda state, positions, context=None: torch.distributions.Normal(
+        state @ torch.from_numpy(ways).float() / world.scale[0], 1.0
+    )
+
+    def to_the_right(expected):
+        return expected.positions[..., 0].mean(1)
+
+    views = arrays.episodes(world, "val")[[0], 0].views.steps(None, 6)
+    planner = arrays.Planner(knowing, world, to_the_right, steps=4, candidates=200, elites=20, rounds=8)
+    plan = planner.plan(views)
+    assert (plan.actions[:3].argmax(-1) == 0).float().mean() > 0.9, "all go to the right"
+    start = views.positions[0, -1]
+    torch.testing.assert_close(plan.positions[0], start + plan.actions[0] @ torch.from_numpy(ways).float())
+    assert plan.reward == pytest.approx(float(plan.positions[..., 0].mean(1).sum()), rel=1e-4)
+    with pytest.raises(ValueError, match=r"one finite number for each of 200 rollouts, got shape \(200, 5\); sum"):
+        arrays.Planner(knowing, world, lambda expected: expected.positions[..., 0], candidates=200).plan(views)
+    still = arrays.write_world(tmp_path / "still.npz", {"points": points})
+    with pytest.raises(ValueError, match="expected a world of points with actions, got points without"):
+        arrays.Planner(knowing, still, to_the_right)
+    with pytest.raises(ValueError, match="elites must be at most 3 candidates, got 16"):
+        arrays.Planner(knowing, world, to_the_right, candidates=3)
 
 
 def test_arrays_saved_by_numpy_are_a_world_too(tmp_path):

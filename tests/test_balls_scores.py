@@ -6,8 +6,10 @@ import torch
 
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views
+from s2rm.settings import Settings
 from s2rm.tasks.balls.scores import (
     TrivialPredictors,
+    episodes,
     episodes_to_test,
     one_step_scores,
     one_step_table,
@@ -170,3 +172,14 @@ def test_rollouts_start_from_the_same_crops_whatever_the_model(trivial):
     assert torch.equal(seen[1].positions, seen[3].positions)
     frames = videos(replace(WORLD, test_sequences=2), "test", 0, 3).frames()
     assert torch.equal(seen[0].values, crops(frames[:, :4], seen[0].positions, 11))
+
+
+def test_a_model_that_corrects_begins_at_what_was_last_seen(trivial):
+    model, part = Settings(corrects=True).build(WORLD).eval(), some_episode()
+    guess = trivial.last_seen(part).probability
+    torch.testing.assert_close(model_predictor(model, trivial.last_seen)(part).probability, guess)
+    shown = roll_out({"S2GRU": model}, trivial, WORLD, 2, 3, seed=0, prompt=3, steps=3).predicted
+    covered = ~shown["last seen"].isnan()
+    assert torch.equal((shown["S2GRU"] > 0.5)[covered], shown["last seen"][covered] > 0.5), "and stays there by itself"
+    model.loss(episodes(WORLD, "train", guessed=True)[[0, 1], 0]).backward()
+    assert model.correction.grad.abs().sum() > 0

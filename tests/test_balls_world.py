@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from s2rm.tasks.balls import episodes
 from s2rm.tasks.balls.world import (
     MAX_OVERLAP,
     PRESETS,
@@ -10,7 +11,6 @@ from s2rm.tasks.balls.world import (
     BallsWorld,
     _advance,
     episode,
-    episodes,
     grid_positions,
     mirrored,
     preset,

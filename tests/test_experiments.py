@@ -444,6 +444,42 @@ def test_springs_are_simulated_and_judged_small(script, tmp_path):
     assert (tmp_path / "springs.gif").read_bytes().startswith(b"GIF")
 
 
+def test_planning_is_judged_small(script, tmp_path):
+    pytest.importorskip("mpe2", reason='needs pip install ".[agents]"')
+    script(
+        EXPERIMENTS / "planning.py", "--recorded", 5, "--updates", 1, "--episodes", 2, "--candidates", 16, "--steps", 2,
+        "--runs", tmp_path / "runs", "--out", tmp_path / "planning.json", "--figures", tmp_path,
+    )  # fmt: skip
+    result = json.loads((tmp_path / "planning.json").read_text())
+    means = {row["predictor"]: row for row in result["means"]}
+    assert set(means) == {"planned", "random", "still", "assigned"}
+    of_random = [row["reward"] for row in result["rows"] if row["predictor"] == "random"]
+    assert means["random"]["mean"] == pytest.approx(sum(of_random) / 2)
+    assert (means["random"]["gain"]["low"], means["random"]["gain"]["high"]) == (0, 0)
+    assert means["assigned"]["gain"]["mean"] > 0
+    assert is_png(tmp_path / "planning.png")
+
+
+def test_traffic_is_simulated_and_judged_small(script, tmp_path):
+    for package in ("sumo", "libsumo"):
+        pytest.importorskip(package, reason='needs pip install ".[traffic]"')
+    script(
+        EXPERIMENTS / "traffic.py", "--sequences", 3, "--steps", 4, "--updates", 1, "--models", "lstm", "--runs",
+        tmp_path / "runs", "--out", tmp_path / "traffic.json", "--figure", tmp_path / "traffic.gif",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "traffic.json").read_text())
+    assert {row["predictor"] for row in result["rows"]} == {"LSTM", "mean", "persistence", "last seen"}
+    with np.load(tmp_path / "runs" / "traffic.npz") as world:
+        loops, cars = world["values"][:, :, :24], world["values"][:, :, 24:][world["mask"][:, :, 24:]]
+        assert world["mask"][:, :, :24].all()
+    assert np.isnan(loops[..., :2]).all()
+    assert 0 <= loops[..., 3].min() <= loops[..., 3].max() <= 1
+    assert np.isnan(cars[:, 2:]).all()
+    assert 0 <= cars[:, 0].min() < cars[:, 0].max() < 1.2 * 13.9  # m/s; some drive a fifth faster than is allowed
+    assert len(cars) > 50
+    assert (tmp_path / "traffic.gif").read_bytes().startswith(b"GIF")
+
+
 SMALL = {
     "data_waits.py": ["--task", "arrays", "--size", "tiny", "--updates", 2],
     "precision.py": ["--size", "tiny", "--updates", 2],
@@ -511,7 +547,8 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py",
-        "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py", "positions.py",
-        "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
-        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py", "ways_to_roll_out.py",
+        "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py", "planning.py",
+        "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
+        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py", "traffic.py",
+        "ways_to_roll_out.py",
     }  # fmt: skip

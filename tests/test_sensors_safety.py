@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from s2rm.sensors import Columns, read_reports, safety
+from s2rm import safety
+from s2rm.sensors import Columns, read_reports
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 xarray = pytest.importorskip("xarray", reason='needs pip install "s2rm[tables]"')

@@ -271,12 +271,6 @@ def test_training_stops_early_when_nothing_improves(tmp_path):
     assert run.summary()["epochs"] < 200
 
 
-def test_balls_have_no_guess_to_correct(tmp_path):
-    with pytest.raises(ValueError, match="models of the balls cannot correct what was last seen; leave it out"):
-        Run.create(tmp_path / "run", replace(TINY, corrects=True), world=WORLD)
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed_from_the_start(tmp_path):
     run = Run.create(tmp_path / "run", TINY, world=WORLD)
     (run.folder / "checkpoints").mkdir()

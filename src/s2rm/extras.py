@@ -7,6 +7,8 @@ from importlib.util import find_spec
 PACKAGES = {
     "report": ("matplotlib", "jinja2"),
     "tables": ("pandas", "pyarrow", "xarray", "h5netcdf", "h5py", "zarr", "sklearn"),
+    "zarr": ("zarr",),
+    "traffic": ("sumo", "libsumo"),
     "railways": ("flatland", "flatland_baselines"),
     "onnx": ("onnx", "onnxscript"),
     "policies": ("sb3_contrib", "minigrid"),

@@ -77,8 +77,6 @@ class Run:
         self.settings.check(self.world)
         if self.task.extra:
             require(self.task.extra)
-        if self.settings.corrects and not self.task.guesses:
-            raise ValueError(f"train: models of the {self.task.name} cannot correct what was last seen; leave it out")
         self.settings.build(self.world)  # refuses settings that make no model before anything is written
         with only_writer(self.folder, "train"):
             self._refuse_content()  # another process may have begun a run there in the meantime

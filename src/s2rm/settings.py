@@ -48,7 +48,7 @@ class Settings:
     """shortest wavelength of a rotation of encodings by positions, in the world's units; a quarter of the world's side
     if not given"""
     corrects: bool = False
-    """predict corrections to what was last seen, as the trivial predictor of that name has it; not on the balls"""
+    """predict corrections to what was last seen, as the trivial predictor of that name has it"""
     drop_views: float = 0.0
     """in training, drop up to this share of the views of each sequence at random; all are predicted all the same. For
     models that will see fewer views than they were trained on"""

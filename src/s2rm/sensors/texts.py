@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2rm.names import one_line
+from s2rm.safety import Unpacked
 from s2rm.sensors.notation import BLANK, cells_of, decimal_of, encoding_error, encoding_of, separator_of
-from s2rm.sensors.safety import Unpacked
 from s2rm.sensors.settings import Columns
 
 if TYPE_CHECKING:

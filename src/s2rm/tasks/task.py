@@ -61,9 +61,9 @@ class Task:
     """a world by the name of its size, or by its file"""
     episodes: Callable[..., Dataset[Any]]
     """`(world, split, seed, folder)`: the training ("train", clips of `world.clip` steps cut at random) or validation
-    ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`; with `guessed=True`,
-    where `guesses` is, their context is what was last seen, for models that correct it; with `drop`, where there are
-    views, up to this share of them is dropped from each sequence"""
+    ("val", whole) episodes, a dataset indexed by keys `(rows, seed)`, for `s2rm.training.batches`; where there
+    are views, with `guessed=True` their context is what was last seen, for models that correct it, and with `drop` up
+    to this share of the views of each sequence is dropped"""
     score: Callable[..., list[Row]]
     """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
     predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`
@@ -73,8 +73,6 @@ class Task:
     scores, `rows` as from `score`, with `more` beside them, written whole or not at all; ImportError where the extra
     "report" is not installed"""
     headline: Headline
-    guesses: bool = False
-    """whether models can correct what was last seen"""
     extra: str | None = None
     """the extra that its episodes need"""
     share: str | None = "views"

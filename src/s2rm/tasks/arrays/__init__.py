@@ -2,6 +2,7 @@
 
 from s2rm.tasks.arrays.files import Seeing
 from s2rm.tasks.arrays.opening import open_world, write_world
+from s2rm.tasks.arrays.planning import Plan, Planner
 from s2rm.tasks.arrays.report import animate, write_report
 from s2rm.tasks.arrays.rollouts import rollout
 from s2rm.tasks.arrays.scene import scene
@@ -14,8 +15,11 @@ HEADLINE = Headline(
     TITLE, "error", "ahead", "steps ahead", (("views", 1.0),), lower=True, shown=(1, 2, 3, 5, 10)
 )  # fmt: skip
 TASK = Task(
-    "arrays", ArrayWorld, open_world, episodes, score, write_report, HEADLINE, guesses=True, animate=animate,
+    "arrays", ArrayWorld, open_world, episodes, score, write_report, HEADLINE, animate=animate,
     scene=scene,
 )  # fmt: skip
 
-__all__ = ["TASK", "ArrayWorld", "Seeing", "animate", "episodes", "open_world", "rollout", "score", "write_world"]
+__all__ = [
+    "TASK", "ArrayWorld", "Plan", "Planner", "Seeing", "animate", "episodes", "open_world", "rollout", "score",
+    "write_world",
+]  # fmt: skip

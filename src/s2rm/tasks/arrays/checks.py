@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from s2rm.tasks.arrays.files import KINDS, SPLITS, Arrays, Kind
+from s2rm.tasks.arrays.files import KINDS, SPLITS, Array, Arrays, Kind
 from s2rm.tasks.worlds import check_amount
 
-Array = NDArray[Any]
 Box = tuple[tuple[float, float], ...]
 RANKS = {"frames": (4, 5), "points": (4,), "actions": (4,), "rewards": (3,), "ends": (3,), "mask": (3,)}
 """the number of axes of each array; features and values may have any"""
@@ -148,4 +145,4 @@ def _there(array: Array, mask: Array | None, shape: tuple[int, ...] | None = Non
 def in_chunks(array: Array) -> Iterator[slice]:
     """Slices of the sequences of an array."""
     step = max(1, AT_ONCE // max(1, int(np.prod(array.shape[1:]))))
-    return (slice(start, start + step) for start in range(0, len(array), step))
+    return (slice(start, start + step) for start in range(0, array.shape[0], step))

@@ -1,4 +1,4 @@
-"""The file of a world: named arrays and how they are seen, in an .npz file or in a folder of .npy files."""
+"""The file of a world: named arrays and how they are seen, in an .npz file, or in a folder of .npy files or of Zarr."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from s2rm.extras import require
 from s2rm.files import only_writer, read_json, write_json, write_whole
 from s2rm.records import from_plain
+from s2rm.safety import expect_zarr
 from s2rm.views import Episode, Views
 
-FORMAT = 1
+FORMAT, ZARR = 1, ".zarr"
 SETTINGS = "world"
 """the name of the settings: an entry of the .npz file, and world.json in a folder"""
 Kind = Literal["frames", "points", "views"]
@@ -35,7 +37,11 @@ REQUIRED: dict[Kind, tuple[str, ...]] = {"frames": ("frames",), "points": ("poin
 NAMES = (*dict.fromkeys(name for names in KINDS.values() for name in names), "part")
 SPLITS = ("train", "val", "test")
 """the parts of a world, numbered from 0 in the array `part`"""
-Arrays = Mapping[str, NDArray[Any]]
+if TYPE_CHECKING:
+    Array = NDArray[Any]
+else:
+    Array = object  # or one of Zarr, which is cut and asked for its shape and dtype alike
+Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,12 @@ class Seeing:
 
 
 def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
-    """Write the arrays of a world: to one file where the path ends in .npz, else to a folder of .npy files.
+    """Write the arrays of a world: to one file where the path ends in .npz, else to a folder, of Zarr where it ends in
+    .zarr, else of .npy files.
 
     Raises:
         ValueError: the folder is there already, or holds something else.
+        ImportError: Zarr is not installed.
         OSError: it cannot be written.
     """
     path = Path(path)
@@ -84,6 +92,8 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
     if path.exists() and (not path.is_dir() or any(each.suffix != ".part" for each in path.iterdir())):
         raise ValueError(f"world: {path} is there already; choose another path")
     with only_writer(path, "world"):
+        if path.suffix == ZARR:
+            return _write_zarr(path, arrays, settings)
         for name, array in arrays.items():
             part = path / f".{name}.part"
             with open(part, "wb") as file:
@@ -92,6 +102,32 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
                 os.fsync(file.fileno())
             os.replace(part, path / f"{name}.npy")
         write_json(path / f"{SETTINGS}.json", settings)  # last: without it the folder is no world
+
+
+def _write_zarr(path: Path, arrays: Arrays, settings: dict[str, Any]) -> None:
+    require("zarr")
+    import zarr
+
+    group = zarr.open_group(path, mode="a")
+    for name, array in arrays.items():
+        # A chunk holds the whole of one sequence, which is what is read of it.
+        chunks = (1, *array.shape[1:]) if array.ndim > 1 else array.shape
+        written = group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=chunks)
+        for row in range(len(array)):
+            written[row] = array[row]
+    group.attrs[SETTINGS] = settings  # last: without it the folder is no world
+
+
+def _read_zarr(path: Path) -> tuple[dict[str, Any], object]:
+    """The arrays in a folder of Zarr, not read yet, and the settings."""
+    require("zarr")
+    import zarr
+
+    expect_zarr(path)
+    group = zarr.open_group(path, mode="r")
+    if SETTINGS not in group.attrs:
+        raise ValueError(f"it has no attribute {SETTINGS!r}, so that it was not written to the end")
+    return dict(group.arrays()), group.attrs[SETTINGS]
 
 
 def named_arrays(arrays: Mapping[str, ArrayLike] | Views | Episode) -> dict[str, NDArray[Any]]:
@@ -127,8 +163,9 @@ def _plain(name: str, given: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def read_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], Seeing]:
-    """The arrays of a world and how they are seen. Those of a folder are memory-mapped; nothing is unpickled.
+def read_arrays(path: str | Path) -> tuple[dict[str, Array], Seeing]:
+    """The arrays of a world and how they are seen. Those of a folder are read where they are needed; nothing is
+    unpickled.
 
     Raises:
         ValueError: no file, one that is cut short or of another kind, or of a newer format.
@@ -136,7 +173,9 @@ def read_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], Seeing]:
     path = Path(path)
     settings: object = {}
     try:
-        if path.is_dir():
+        if path.is_dir() and path.suffix == ZARR:
+            arrays, settings = _read_zarr(path)
+        elif path.is_dir():
             found = {name: path / f"{name}.npy" for name in NAMES if (path / f"{name}.npy").is_file()}
             arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in found.items()}
             if (path / f"{SETTINGS}.json").is_file():
@@ -166,7 +205,11 @@ def read_arrays(path: str | Path) -> tuple[dict[str, NDArray[Any]], Seeing]:
 
 def digest(path: str | Path) -> str:
     """SHA-256 of the content of a world; read once a process and state of its files."""
-    files = [Path(path)] if Path(path).is_file() else [Path(path) / f"{name}.npy" for name in NAMES]
+    path = Path(path)
+    if path.suffix == ZARR and path.is_dir():
+        files = sorted(path.rglob("*"))
+    else:
+        files = [path] if path.is_file() else [path / f"{name}.npy" for name in NAMES]
     states = [(file, file.stat()) for file in files if file.is_file()]
     return _digest(tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states))
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from s2rm.tasks.arrays.checks import (
-    Array,
     check_frames,
     check_mask,
     check_part,
@@ -19,7 +18,17 @@ from s2rm.tasks.arrays.checks import (
     check_shapes,
     check_values,
 )
-from s2rm.tasks.arrays.files import SPLITS, Arrays, Seeing, digest, kind_of, named_arrays, read_arrays, write_arrays
+from s2rm.tasks.arrays.files import (
+    SPLITS,
+    Array,
+    Arrays,
+    Seeing,
+    digest,
+    kind_of,
+    named_arrays,
+    read_arrays,
+    write_arrays,
+)
 from s2rm.tasks.arrays.predictors import best_guess
 from s2rm.tasks.arrays.world import ArrayWorld, part_of
 from s2rm.views import Episode, Views
@@ -33,7 +42,8 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
     """Write your own world to a file that every command takes, and open it.
 
     Args:
-        path: a file that ends in .npz, or else a new folder of .npy files, which are memory-mapped when they are read.
+        path: a file that ends in .npz, or else a new folder, from which only what is needed is read: of
+            .npy files, or of Zarr where it ends in .zarr.
         arrays: by name, of N sequences of T steps each. One of
 
             - `frames` `(N, T, H, W)` or `(N, T, C, H, W)`: bytes, booleans, or numbers from 0 to 1; beside them

@@ -153,7 +153,7 @@ class Source:
         mask = read["mask"].bool() if "mask" in read else torch.ones(places.shape[:3], dtype=torch.bool)
         seen = mask if isinstance(share, float) and share == 1 else kept(mask, share, generator)
         if world.kind == "points":
-            return tracked(world, places, read.get("features"), read.get("actions"), mask, seen)
+            return Episode(*tracked(world, places, read.get("features"), read.get("actions"), mask, seen))
         targets = Views(places, world.scaled(read["values"]), mask)
         return Episode(targets if seen is mask else targets.keep(seen), targets)
 
@@ -179,7 +179,7 @@ def part_of(arrays: Arrays, size: int) -> NDArray[Any]:
 def tracked(
     world: ArrayWorld, points: Float[Tensor, "B T P n"], features: Tensor | None, actions: Tensor | None,
     mask: Bool[Tensor, "B T P"], seen: Bool[Tensor, "B T P"],
-) -> Episode:  # fmt: skip
+) -> tuple[Views, Views]:  # fmt: skip
     r"""Points that keep their slots, as views and targets.
 
     A view at step t holds the velocity $(x_t - x_s) / (t - s)$, where s is the step at which the point was last seen
@@ -196,7 +196,7 @@ def tracked(
         views = beside(actions.float(), views, after=True)
     targets = world.scaled(beside(moved, features))
     places = torch.where(known[..., None], origin, there)
-    return Episode(Views(there, views, seen), Views(places, targets, mask & known))
+    return Views(there, views, seen), Views(places, targets, mask & known)
 
 
 def with_actions(world: ArrayWorld, views: Views, actions: Float[Tensor, "B T P K"]) -> Views:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
+from torch.distributions import Distribution
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryRecall, BinarySpecificity
 
 from s2rm.files import Row
-from s2rm.tasks.balls.world import BallsWorld, episode, grid_positions, random_positions, videos
-from s2rm.tasks.crops import crops, last_seen, stitch
-from s2rm.tasks.task import Forecast, Models, Predictor, model_predictor, with_share
-from s2rm.tasks.worlds import Progress
+from s2rm.models.world_model import WorldModel
+from s2rm.tasks.balls.world import BallsWorld, episode, grid_positions, mirrored, random_positions, videos
+from s2rm.tasks.crops import Canvas, crops, last_seen, stitch
+from s2rm.tasks.task import Forecast, Models, Predictor, first_guess, model_predictor, with_share
+from s2rm.tasks.worlds import Drawn, Progress, random_clip, with_fewer
 from s2rm.views import Episode, Views
 
 NUM_BALLS = (1, 2, 3, 4, 5, 6)
@@ -54,12 +56,15 @@ class TrivialPredictors:
 
     def last_seen(self, episode: Episode) -> Forecast:
         """What was last observed at each pixel."""
-        canvas = self.canvas(episode.views.steps(None, -1))
+        return self.of_canvas(self.canvas(episode.views.steps(None, -1)), episode.targets.positions[:, 1:])
+
+    def of_canvas(self, canvas: Shaped[Tensor, "B T H W"], positions: Float[Tensor, "B T Q 2"]) -> Forecast:
+        """What was last seen at each pixel, read at positions."""
         seen, known = canvas == 1, canvas >= 0
         frequencies = torch.where(seen, self.frequencies[1], self.frequencies[0])
         probability = torch.where(known, frequencies, self.mean_frame)
         decision = torch.where(known, seen, self.mean_frame > 0.5)
-        return self._read(probability, decision, episode.targets.positions[:, 1:])
+        return self._read(probability, decision, positions)
 
     def _read(self, probability: Tensor, decision: Tensor, positions: Tensor) -> Forecast:
         # Outside the arena there is nothing, which every predictor knows.
@@ -70,6 +75,24 @@ class TrivialPredictors:
     def by_name(self) -> dict[str, Predictor]:
         """Both, by their names in tables."""
         return {"static scene": self.static_scene, "last seen": self.last_seen}
+
+
+def episodes(
+    world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False, drop: float = 0.0
+) -> Drawn:
+    """The training ("train", clips that are mirrored at random) or validation ("val") episodes, as `Task.episodes`."""
+    source, trivial = videos(world, split, seed), TrivialPredictors(world, seed) if guessed else None
+
+    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
+        if split == "train":
+            steps = random_clip(len(rows), source.packed.shape[1], world.clip, generator)
+            frames = mirrored(source.frames(rows, steps), generator)
+        else:
+            frames = source.frames(rows)
+        part = with_fewer(episode(world, frames, generator), drop, generator)
+        return part if trivial is None else replace(part, context=first_guess(trivial.last_seen(part)))
+
+    return Drawn(len(source), draw)
 
 
 @torch.no_grad()
@@ -140,8 +163,9 @@ def score(
     Arguments as of `Task.score`, rows as from `one_step_table`; by default a tenth of the views is seen, two tenths,
     and so on to all.
     """
-    predictors = {label: model_predictor(model) for label, model in models.items()}
-    predictors |= TrivialPredictors(world, seed).by_name
+    trivial = TrivialPredictors(world, seed)
+    predictors = {label: model_predictor(model, trivial.last_seen) for label, model in models.items()}
+    predictors |= trivial.by_name
     return one_step_table(predictors, world, seed, fractions=shares or FRACTIONS, progress=progress)
 
 
@@ -199,7 +223,12 @@ def roll_out(
     queries = grid.expand(num_sequences, -1, -1)
     patches = {}
     for name, model in models.items():
-        patches[name] = torch.stack([d.mean for d in model.rollout(views, queries, steps, feedback=feedback)], 1)
+        made = (
+            _corrected(model, trivial, views, queries, feedback)
+            if model.signature.corrects
+            else (distribution.mean for distribution in model.rollout(views, queries, steps, feedback=feedback))
+        )
+        patches[name] = torch.stack([*made], 1)
     # One more step, at which nothing is seen, is the first to be predicted.
     nothing = views.at(-1).keep(torch.zeros((), dtype=torch.bool))
     where = queries[:, None].expand(-1, prompt + 1, -1, -1)
@@ -208,3 +237,22 @@ def roll_out(
         patches[name] = predict(asked).decision[:, -1:].float().expand(-1, steps, -1, -1, -1)
     predicted = {name: stitch(part, grid, world.arena) for name, part in patches.items()}
     return Rollouts(frames[:, prompt:], predicted)
+
+
+def _corrected(
+    model: WorldModel, trivial: TrivialPredictors, views: Views, queries: Float[Tensor, "B Q 2"],
+    feedback: Float[Tensor, "B T A 2"],
+) -> Iterator[Float[Tensor, "B Q size size"]]:  # fmt: skip
+    """A rollout of a model that corrects what was last seen, its own predictions included: probabilities."""
+    canvas = Canvas(trivial.canvas(views)[:, -1:].float(), views.value_shape[-1])
+    state = model.last(model.observe(views))
+
+    def predicted(positions: Tensor) -> Distribution:
+        context = first_guess(trivial.of_canvas(canvas.frames, positions[:, None]))[:, 1]
+        return model.predict(state, positions, context)
+
+    for fed_at in feedback.unbind(1):
+        yield predicted(queries).mean
+        fed = model.likelihood.feedback(predicted(fed_at))
+        canvas.see(fed.unsqueeze(2), fed_at, torch.ones(fed.shape[:2], dtype=torch.bool))
+        state = model.step(Views(fed_at[:, None], fed[:, None]), state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from s2rm.tasks.crops import crops
-from s2rm.tasks.worlds import Drawn, at_least, check_amount, named, random_clip, with_fewer
+from s2rm.tasks.worlds import at_least, check_amount, named
 from s2rm.views import Episode, Views
 
 SUBSTEPS = 20
@@ -232,17 +231,3 @@ def episode(world: BallsWorld, frames: UInt8[Tensor, "B T H W"], generator: torc
     """Crops of the frames around pixels drawn at random; the targets are the next frame's crops."""
     positions = random_positions(world, frames.shape[0], frames.shape[1], generator)
     return Episode(Views(positions, crops(frames, positions, world.crop)))
-
-
-def episodes(world: BallsWorld, split: str, seed: int = 0, folder: Path | None = None, drop: float = 0.0) -> Drawn:
-    """The training ("train", clips that are mirrored at random) or validation ("val") episodes, as `Task.episodes`."""
-    source = videos(world, split, seed)
-
-    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        if split != "train":
-            return with_fewer(episode(world, source.frames(rows), generator), drop, generator)
-        steps = random_clip(len(rows), source.packed.shape[1], world.clip, generator)
-        frames = mirrored(source.frames(rows, steps), generator)
-        return with_fewer(episode(world, frames, generator), drop, generator)
-
-    return Drawn(len(source), draw)

@@ -11,7 +11,7 @@ from s2rm.tasks.task import Headline, Task
 TITLE = "Unit-type macro F1, one step ahead, all views"
 HEADLINE = Headline(TITLE, "unit_type_f1", "scenario", "scenario", (("reporting", 1.0),))
 TASK = Task(
-    "skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE, guesses=True, share="reporting",
+    "skirmish", SkirmishWorld, preset, episodes, score, write_report, HEADLINE, share="reporting",
     scene=scene,
 )  # fmt: skip
 

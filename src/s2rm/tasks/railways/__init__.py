@@ -9,7 +9,7 @@ from s2rm.tasks.task import Headline, Task
 
 HEADLINE = Headline("F1 of trains, one step ahead", "f1_trains", "reporting", "share of trains that report")
 TASK = Task(
-    "railways", RailwayWorld, preset, episodes, score, write_report, HEADLINE, guesses=True, extra="railways",
+    "railways", RailwayWorld, preset, episodes, score, write_report, HEADLINE, extra="railways",
     share="reporting", scene=scene,
 )  # fmt: skip
 
