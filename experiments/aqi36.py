@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,24 +21,23 @@ import tyro
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from common import add, read
 from presets import PRESETS
 from s2rm import load
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
-from s2rm.sensors.fitting import SUMMARY, build_model, tuned
+from s2rm.sensors.fitting import SUMMARY, build_model
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.guess import episode
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
-from s2rm.sensors.scaling import Scaling, Slots, slots
+from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit, ForecastModel
-from s2rm.sensors.times import steps_a_day
+from s2rm.sensors.tuning import first_guess, gated, tuned
+from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
-from s2rm.views import Episode
 
 TEST = (3, 6, 9, 12)
 """the months of the test"""
@@ -70,36 +69,25 @@ class Imputation:
     """score the predictors without training too"""
 
 
-class Gaps(Dataset[Episode]):
-    """Windows in which those reports are hidden, and asked for, that were missing in another window of the table.
-
-    A query is of the step before the last that is seen, as in every interpolation of a forecaster.
+class Gaps(Windows):
+    """Windows in which sensors fall silent as they did at the end of another window of the table, and are asked for
+    what they would have reported at each of the steps since.
 
     Args:
-        seen, scaling: as for `episode`.
         missing: bool `(T, S)`, what was missing in the table from which the gaps are taken.
-        length: steps of a window.
-        day: as for `episode`.
+        number: of windows in an epoch.
+        arguments: those of `Windows`, of a guess that is fitted.
     """
 
-    def __init__(self, seen: Slots, missing: NDArray, length: int, scaling: Scaling, day: int | None):
-        self.seen, self.missing, self.length, self.scaling, self.day = seen, missing, length, scaling, day
-        self.gaps = torch.from_numpy(missing)
+    def __init__(self, missing: NDArray, number: int, *arguments: Any):
+        super().__init__(*arguments, 0, number=number)
+        gone = torch.from_numpy(missing)
+        since = torch.where(gone, -1, torch.arange(len(gone))[:, None]).cummax(0).values
+        self.silent = torch.arange(len(gone))[:, None] - since  # steps since each sensor last reported
 
-    def __len__(self) -> int:
-        return EPOCH
-
-    def __getitem__(self, key: tuple[list[int], int]) -> Episode:
-        (rows, seed), window = key, torch.arange(self.length)
-        generator = torch.Generator().manual_seed(seed)
-        starts, others = (
-            torch.randint(len(part) - self.length + 1, (len(rows),), generator=generator)
-            for part in (self.seen.sensor, self.gaps)
-        )
-        sensor = self.seen.sensor[starts[:, None] + window]
-        gone = self.gaps[others[:, None] + window].gather(2, sensor.clamp(min=0))
-        shown, lag = ~gone & (sensor >= 0), torch.ones_like(starts)
-        return episode(self.seen, self.seen, starts, shown, self.scaling, self.day, self.length // 3, lag)
+    def _silenced(self, starts: Tensor, generator: torch.Generator) -> Tensor:
+        others = torch.randint(len(self.silent), (len(starts),), generator=generator)
+        return (starts[:, None] + self.length - 1 - self.silent[others]).clamp(min=-1)
 
 
 def observations(recipe: Imputation) -> tuple[Reports, NDArray, NDArray]:
@@ -144,8 +132,8 @@ def missing(reports: Reports) -> NDArray:
 def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArray, folder: Path) -> Forecaster:
     """A forecaster trained to fill gaps; the one that is there, where training ended before, else it goes on."""
     scaling, length = Scaling.of(train), recipe.context + 1
-    day, seen = steps_a_day(train.columns, recipe.context), slots(train, scaling)
-    scaling = tuned(scaling, seen, length, 6, day)
+    guess = tuned(Windows(train, scaling, first_guess(train, scaling, recipe.context, 6), length, 6))
+    windows, later = (Gaps(gaps, EPOCH, part, scaling, guess, length) for part in (train, validation))
     if not (folder / SUMMARY).is_file():
         torch.manual_seed(recipe.seed)
         training = Training(
@@ -153,11 +141,11 @@ def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArr
             gradient_norm=1.0, average=0.98, seed=recipe.seed,
         )  # fmt: skip
         model = build_model(Fit(recipe.model), scaling, train, recipe.context)
-        windows, later = (Gaps(part, gaps, length, scaling, day) for part in (seen, slots(validation, scaling)))
         both = batches(windows, 16, recipe.seed, True), batches(later, 16, recipe.seed + 1, False)
         ended = fit(model, *both, folder, training, resume=(folder / LAST).is_file())
         write_json(folder / SUMMARY, {**ended, "parameters": model.num_parameters, "seed": recipe.seed, **provenance()})
-    return Forecaster(train.columns, scaling, recipe.context, 6, load(folder / MODEL))
+    model, few = load(folder / MODEL), Gaps(gaps, 48, validation, scaling, guess, length)
+    return Forecaster(train.columns, scaling, gated(guess, model, few, 16), recipe.context, 6, model)
 
 
 def filled(forecaster: Forecaster, visible: Reports, step: NDArray, sensor: NDArray) -> NDArray:

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from detectors import COLUMNS as TRAFFIC
+from detectors import Traffic
 from s2rm.sensors.field import COLUMNS, FieldWorld
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Columns
@@ -33,6 +35,9 @@ class Preset:
 
     def read(self, folder: str | Path, num_steps: int | None = None, seed: int = 0) -> Reports:
         """The observations of the first steps, by default all; 400 of the synthetic data, whose seed it is."""
+        if self.columns == TRAFFIC:
+            reports = Traffic(seed=seed).reports()
+            return reports.between(0, num_steps or reports.num_steps)
         if not self.file:
             return FieldWorld(num_steps=num_steps or 400, seed=seed).reports()
         reports = read_reports(Path(folder) / self.file, self.columns)
@@ -73,5 +78,6 @@ PRESETS = {
     "wind": Preset(
         "irish_wind_1961/irish_wind.csv.gz", Columns("time", ("lon", "lat"), ("wind_knots",), "station", step="1D"),
     ),
+    "traffic": Preset("", TRAFFIC, leads=(0, 1, 3, 6, 12, 36, 144), withheld=0.25, every=12),
     "field": Preset("", COLUMNS, leads=(0, 1, 3, 6), withheld=0.3, every=3),
 }  # fmt: skip

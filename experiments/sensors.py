@@ -38,8 +38,8 @@ from s2rm.sensors.verdicts import GROUPS
 class Sensors:
     """What to run."""
 
-    data: Literal["molene", "ndbc", "argo", "field"] = "molene"
-    """which data; field is synthetic and needs no files"""
+    data: Literal["molene", "ndbc", "argo", "traffic", "field"] = "molene"
+    """which data; traffic and field are synthetic and need no files"""
     minutes: float = 9.0
     """wall-clock budget for training each model"""
     models: tuple[ForecastModel, ...] = ("s2gru", "lstm", "msa")

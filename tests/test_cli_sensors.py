@@ -37,7 +37,7 @@ def test_a_fit_leaves_a_report_that_judges_it(fitted):
     # Gains and their map for two values; errors of one in two groups, of the other, which the withheld sensor does not
     # measure, in one; two series of each in the fit, and one withheld; two maps of each; stations; modules.
     assert page.count("data:image/png;base64,") == 2 + 2 + 3 + 5 + 4 + 1 + 3
-    assert page.index("S2GRU beats the best of 5 simple predictors") < page.index("data:image/png") < page.index("<td>")
+    assert page.index("S2GRU beats the best of 6 simple predictors") < page.index("data:image/png") < page.index("<td>")
     rows = json.loads((run / "scores.json").read_text())["rows"]
     for name, said in verdict(rows, "S2GRU", np.timedelta64(1, "h")):
         assert f"<p><strong>{name}</strong>: {said}</p>" in page if name else f"<p>{said}</p>" in page

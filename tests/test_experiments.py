@@ -161,7 +161,7 @@ def test_sensors_are_forecast_beside_the_trivial_predictors(script, tmp_path):
         script(EXPERIMENTS / "sensors.py", *options, "--figures", tmp_path, "--models", *models)
     result = json.loads((tmp_path / "out.json").read_text())
     assert [run["label"] for run in result["runs"]] == ["S2GRU", "MSA"], "nothing was fitted twice"
-    names = {"S2GRU", "MSA", "persistence", "climatology", "inverse distance", "local linear", "kriging"}
+    names = {"S2GRU", "MSA", "persistence", "seasonal", "climatology", "inverse distance", "local linear", "kriging"}
     keys = [tuple(row[key] for key in ("predictor", "value", "lead", "sensors", "silent")) for row in result["rows"]]
     assert {key[0] for key in keys} == names
     assert len(keys) == len(set(keys))
@@ -540,15 +540,32 @@ def test_an_object_is_picked_up_among_distractors(script, tmp_path):
     assert all(0 <= row["success"] <= 1 for row in rows)
 
 
+def test_traffic_slows_in_rush_hours_of_working_days():
+    sys.path.insert(0, str(EXPERIMENTS))
+    try:
+        from detectors import Traffic
+    finally:
+        sys.path.remove(str(EXPERIMENTS))
+    reports = Traffic(num_detectors=40, num_roads=2).reports()
+    again = Traffic(num_detectors=40, num_roads=2).reports()
+    assert (reports.values == again.values).all()
+    assert reports.num_steps == 7 * 288
+    hour, day = reports.step % 288 // 12, reports.step // 288
+    rush, working = np.isin(hour, (7, 8, 17, 18)), ~np.isin(day, (2, 3))  # it begins on a Thursday
+    speed = reports.values[:, 0]
+    assert speed[rush & working].mean() < speed[rush & ~working].mean() - 3
+    assert abs(speed[~rush & working].mean() - speed[~rush & ~working].mean()) < 3
+
+
 def test_every_recipe_is_tested():
     benchmarks = {path.name for path in BENCHMARKS.glob("*.py")}
     assert benchmarks == {*SMALL, "chaos.py", "common.py", "cores.py", "explorer.py", "many_modules.py", "quality.py",
                           "streaming.py"}  # fmt: skip
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "enclaves.py", "family.py",
-        "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py", "planning.py",
-        "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
-        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py", "traffic.py",
-        "ways_to_roll_out.py",
+        "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
+        "family.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py",
+        "planning.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py",
+        "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py",
+        "traffic.py", "ways_to_roll_out.py",
     }  # fmt: skip

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, grid, stations, to_frame
-from s2rm.sensors.fitting import Windows, periods, tuned
-from s2rm.sensors.guess import context_size, episode
+from s2rm.sensors.fitting import periods
 from s2rm.sensors.outputs import write_netcdf
-from s2rm.sensors.scaling import AGEING, Scaling, clock, queries, slots
+from s2rm.sensors.scaling import Scaling, clock, slots
 from s2rm.sensors.times import in_steps
 from s2rm.training import Training
 
@@ -36,15 +35,6 @@ def some_reports(num_steps=60, num_sensors=4, seed=0, columns=LONLAT):
         places[sensor], values, altitude,
     )  # fmt: skip
     return whole.where(generator.random(len(step)) < 0.9)
-
-
-def window(reports, length, origin, scaling=None):
-    """One window from the first step, blind after `origin`."""
-    scaling = scaling or Scaling.of(reports)
-    seen = slots(reports, scaling)
-    shown = torch.zeros(1, length, seen.sensor.shape[1], dtype=torch.bool)
-    shown[:, : origin + 1] = True
-    return episode(seen, seen, torch.tensor([0]), shown, scaling, 24)
 
 
 def test_units_and_back():
@@ -92,119 +82,6 @@ def test_the_day_of_the_year_is_known_where_there_is_more_than_a_year():
         assert scaling.seasons == known
         assert slots(reports, scaling).clock[:, 2:].any() == known
         assert slots(reports, scaling).clock[:, :2].any()
-
-
-def test_the_guess_is_the_last_report_of_the_place_and_its_change_that_of_the_day_before():
-    reports = some_reports()
-    reports = reports.where(reports.step < 60)
-    scaling = Scaling.of(reports)
-    made = window(reports, 60, 40)
-    truth = made.targets.values[0, :, :, 0]
-    sensor = slots(reports, scaling).sensor
-    for lead in (1, 5, 12):
-        at = 40 + lead
-        for slot in (sensor[at] >= 0).nonzero().flatten().tolist():
-            mine = [(step, (sensor[step] == sensor[at, slot]).nonzero()) for step in range(41)]
-            last, where = max((step, int(found[0])) for step, found in mine if len(found))
-            torch.testing.assert_close(made.context[0, at, slot, 0], truth[last, where], rtol=0, atol=0.02)
-            if last == 40:
-                daily = made.context[0, at, slot, 0] + made.context[0, at, slot, 4]
-                assert (daily - truth[at, slot]).abs() < 0.35, "a daily cycle, but for what is missing"
-
-
-def test_a_step_of_age_counts_as_the_table_says():
-    generator = np.random.default_rng(0)
-    step, sensor = (part.ravel() for part in np.indices((80, 12)))
-    lasting, passing = 5 * generator.normal(size=12), generator.normal(size=80).cumsum()
-    places = generator.uniform(0, 1, (12, 2))[sensor]
-    columns = Columns("time", ("x", "y"), ("lasting", "passing"), "station")
-    reports = Reports(
-        columns, np.datetime64("2014-01-01T00", "ns"), 80, tuple("abcdefghijkl"), step, sensor, places,
-        np.stack([lasting[sensor], passing[step]], 1).astype(np.float32), np.zeros((len(step), 0), np.float32),
-    )  # fmt: skip
-    reports = reports.where(generator.random(len(step)) < 0.3)
-    scaling = Scaling.of(reports)
-    slow, fast = tuned(scaling, slots(reports, scaling), 24, 6, None).ageing
-    assert slow == scaling.extent * min(AGEING), "a station's own report is the best guess, however old"
-    assert fast > 4 * slow, "the latest reports are the best guess, wherever they come from"
-
-
-def test_the_context_says_how_old_the_reports_are():
-    reports = some_reports(num_sensors=1)
-    reports = reports.where(~np.isin(reports.step, (38, 39, 40)))
-    made = window(reports, 60, 40)
-    last = reports.step[reports.step <= 40].max()
-    channels = 3
-    ages = made.context[0, 41:, 0, made.views.values.shape[-1] + channels]
-    ages = ages[made.targets.mask[0, 41:, 0]]
-    torch.testing.assert_close(ages, torch.from_numpy(reports.step[reports.step > 40] - last).float().log1p() / 3)
-
-
-def test_the_context_says_how_far_off_the_reports_are():
-    places, heights = np.array([[0.0, 0.0], [2.0, 0.0], [10.0, 0.0]]), np.array([100.0, 300.0, 700.0], np.float32)
-    step, sensor = (part.ravel() for part in np.indices((20, 3)))
-    columns = Columns("time", ("x", "y"), ("warmth",), "station", ("height",))
-    reports = Reports(
-        columns, np.datetime64("2014-01-01T00", "ns"), 20, ("a", "b", "c"), step, sensor, places[sensor],
-        np.random.default_rng(0).normal(size=(60, 1)).astype(np.float32), heights[sensor, None],
-    )  # fmt: skip
-    scaling = Scaling.of(reports)
-    seen = slots(reports, scaling)
-    shown = torch.ones(1, 20, 3, dtype=torch.bool)
-    shown[..., 2] = False
-    made = episode(seen, seen, torch.tensor([0]), shown, scaling, None)
-    weight = np.array([1 / 10**2, 1 / 8**2]) / (1 / 10**2 + 1 / 8**2)
-    known = scaling.known(heights[:, None])[:, 0].numpy()
-    first = made.views.values.shape[-1] + 3  # behind the guess, which is as long as a view, change, age and flag
-    off, above, unlike = made.context[0, 5, 2, first : first + 3].tolist()
-    assert off == pytest.approx(16 * (weight @ [-10, -8]) / (scaling.extent * scaling.side), rel=1e-3)
-    assert above == pytest.approx(0, abs=1e-6)
-    assert unlike == pytest.approx(weight @ known[:2] - known[2], rel=1e-3)
-    torch.testing.assert_close(made.context[0, 5, 0, first : first + 3], torch.zeros(3), atol=1e-3, rtol=0)
-
-
-def test_the_context_knows_nothing_of_what_is_not_shown():
-    reports = some_reports()
-    scaling = Scaling.of(reports)
-    one = window(reports, 60, 40, scaling)
-    later = reports.step > 40
-    changed = replace(reports, values=np.where(later[:, None], reports.values + 3, reports.values))
-    other = window(changed, 60, 40, scaling)
-    torch.testing.assert_close(one.context, other.context, rtol=0, atol=0)
-    assert one.context.isfinite().all()
-    assert one.context.shape[-1] == context_size(scaling)
-    before = window(reports, 60, -1, scaling)
-    assert before.context.isfinite().all()
-    assert before.context[..., :3].eq(0).all(), "nothing known: the mean"
-    assert not before.views.mask.any()
-
-
-def test_windows_hide_sensors_and_what_comes_later_but_ask_for_all(monkeypatch):
-    reports = some_reports()
-    scaling = Scaling.of(reports)
-    windows = Windows(slots(reports, scaling), 48, 12, scaling, 24)
-    assert len(windows) == 16, "as few as 13 steps can begin one"
-    torch.testing.assert_close(windows[[0, 1], 3].targets.values, windows[[13, 14], 3].targets.values, equal_nan=True)
-    assert len(Windows(slots(reports, scaling), 40, 12, scaling, 24)) == 21
-    key = ([0, 5, 12, 7, 3, 2], 3)
-    made, again = windows[key], windows[key]
-    torch.testing.assert_close(made.views.mask, again.views.mask)
-    assert (windows[key[0], 4].views.mask != made.views.mask).any()
-    assert (made.targets.mask & ~made.views.mask).any()
-    assert not made.targets.mask[:, :12].any()
-    windows = [windows[key[0], seed] for seed in range(20)]
-    # A target of a window that interpolates is what a sensor that is not shown reported at the step before.
-    seen = slots(reports, scaling)
-    lags = [bool((part.targets.values[0, 12:40, :, 0] == seen.channels[11:39, :, 0]).any()) for part in windows]
-    assert 0 < sum(lags) < 20
-    assert made.targets.values[..., 3].isnan().all(), "covariates are not predicted"
-    monkeypatch.setattr("s2rm.sensors.fitting.MOST_TARGETS", 3)
-    few = Windows(seen, 48, 12, scaling, 24)[key]
-    assert few.targets.mask.shape == (6, 48, 3)
-    assert few.context.shape[:3] == (6, 48, 3)
-    assert few.views.mask.shape == made.views.mask.shape
-    with pytest.raises(ValueError, match="expected at least 48 steps of reports, got 40"):
-        Windows(slots(reports.between(0, 40), scaling), 48, 12, scaling, 24)
 
 
 @pytest.fixture(scope="module", params=["s2gru", "lstm"])
@@ -420,57 +297,9 @@ def test_a_late_report_enters_the_guess(forecaster, tmp_path):
         made.load_stream(tmp_path / "half")
 
 
-def test_queries_are_the_same_at_each_step():
-    reports = some_reports()
-    scaling = Scaling.of(reports)
-    asked = queries(torch.zeros(5, 3), torch.zeros(5, 1), slots(reports, scaling))
-    assert asked.sensor.shape == (60, 5)
-
-
-def test_noise_moves_each_sensor_in_each_batch_and_nothing_else():
-    reports = FieldWorld(num_stations=7, num_movers=0, num_steps=60).reports()
-    scaling = Scaling.of(reports)
-    seen = slots(reports, scaling)
-    windows = Windows(seen, 48, 12, scaling, 24, noise=0.05)
-    moved, again = (
-        windows._displaced(torch.Generator().manual_seed(3)),
-        windows._displaced(torch.Generator().manual_seed(3)),
-    )
-    assert torch.equal(moved.positions, again.positions)
-    off = moved.positions - seen.positions
-    for sensor in range(7):
-        mine = off[seen.sensor == sensor]
-        torch.testing.assert_close(mine, mine[:1].expand_as(mine), atol=1e-6, rtol=0)
-    assert 0.02 < off[seen.sensor >= 0].std() < 0.1
-    assert torch.equal(moved.sensor, seen.sensor)
-    torch.testing.assert_close(moved.channels, seen.channels, equal_nan=True)
-
-
-def test_noise_shifts_the_level_of_each_window_but_no_direction():
-    reports = some_reports()
-    scaling = Scaling.of(reports)
-    seen, key = slots(reports, scaling), ([0, 5, 9], 3)
-    plain, shifted = Windows(seen, 48, 12, scaling, 24)[key], Windows(seen, 48, 12, scaling, 24, noise=1e-9)[key]
-    offs = []
-    for what in ("views", "targets"):
-        one, other = getattr(plain, what), getattr(shifted, what)
-        assert torch.equal(one.mask, other.mask)
-        off = (other.values - one.values).masked_fill(~one.mask[..., None], torch.nan)
-        offs.append(off[..., 0].flatten(1).nanmean(1))
-        torch.testing.assert_close(off[..., 0].nan_to_num(), (offs[-1][:, None, None] * one.mask), atol=1e-5, rtol=0)
-        assert not off[..., 1:3].nan_to_num().any()
-    torch.testing.assert_close(*offs)
-    assert offs[0].unique().numel() == 3
-    guessed = plain.context[
-        ..., 10
-    ]  # 1 where there is a guess: behind the guess, which is as long as a view, change, age
-    guess_off = (shifted.context - plain.context)[..., 0]
-    torch.testing.assert_close(guess_off, offs[0][:, None, None] * guessed, atol=1e-4, rtol=0)
-
-
 def test_a_forecaster_of_another_format_is_refused(tmp_path):
     ours = "not a fitted forecaster's"
-    for content, told in (('{"format": 1}', "format 1, this version reads 2"), ('{"format": 2}', ours), ("{", ours)):
+    for content, told in (('{"format": 1}', "format 1, this version reads 3"), ('{"format": 3}', ours), ("{", ours)):
         (tmp_path / "forecaster.json").write_text(content)
         with pytest.raises(ValueError, match=told):
             Forecaster.load(tmp_path)

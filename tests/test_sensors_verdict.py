@@ -96,9 +96,9 @@ def test_each_lead_is_compared_with_the_predictor_that_is_best_there(rows):
 def test_the_verdict_in_words(rows):
     (_, whole), (name, said) = verdict(rows, "S2GRU", HOUR)
     assert whole == (
-        f"S2GRU beats the best of 5 simple predictors ({', '.join(BASELINES)}) in 2 of 4 comparisons, one for each "
-        "value, lead time and group of stations, is worse in 1, and cannot be told from it in 1. In brackets are 95 % "
-        "intervals and numbers of cases."
+        f"S2GRU beats the best of {len(BASELINES)} simple predictors ({', '.join(BASELINES)}) in 2 of 4 comparisons, "
+        "one for each value, lead time and group of stations, is worse in 1, and cannot be told from it in 1. In "
+        "brackets are 95 % intervals and numbers of cases."
     )
     assert name == "heat"
     assert said.split("; ") == [

@@ -20,17 +20,17 @@ from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
 from s2rm.sensors import checks
+from s2rm.sensors.ahead import context_views, forecast_ahead, own_sensors
 from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of, fit_model
-from s2rm.sensors.guess import episode
+from s2rm.sensors.guess import FirstGuess
 from s2rm.sensors.outputs import Forecasts, last_observations
 from s2rm.sensors.reports import Places, Reports
-from s2rm.sensors.scaling import Scaling, Slots, queries, slots, views_of
+from s2rm.sensors.scaling import Scaling, Slots, slots, views_of
 from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
 from s2rm.sensors.tables import read_reports
-from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several, origin_steps, steps_a_day
+from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several
 from s2rm.training import MODEL
-from s2rm.views import Episode, Views
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,6 +66,8 @@ class Forecaster:
 
     columns: Columns
     scaling: Scaling
+    guess: FirstGuess
+    """what the model corrects, and how far it is trusted"""
     context: int
     """steps from which a forecast starts"""
     horizon: int
@@ -75,7 +77,7 @@ class Forecaster:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of columns, scaling, periods, the model's configuration and its weights."""
-        return fingerprint_of(self.columns, self.scaling, self.context, self.horizon, self.model)
+        return fingerprint_of(self.columns, self.scaling, self.guess, self.context, self.horizon, self.model)
 
     @classmethod
     def fit(
@@ -85,7 +87,8 @@ class Forecaster:
         """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
         From `start` the weights are fine-tuned, to newer reports or those of other sensors, of the same columns. If
-        `whole`, it is trained on all steps, those that validate it too, for as long as an earlier fit showed is best.
+        `whole`, it is trained on all steps and sensors, those that validate it too, for as long as the earlier fit in
+        the folder showed is best, and its correction is trusted as far as that of the earlier one.
         With `progress`, stderr shows what positions are taken for, and how the training goes. A forecaster that is in
         the folder already stays until the new one is whole. A fit that was killed goes on where the same reports are
         fitted in the same way again, and else begins again.
@@ -96,7 +99,8 @@ class Forecaster:
                 training without a finite loss.
         """
         with locked(folder, "fit"):
-            fit_model(how or Fit(), reports, Path(folder), progress, start, whole)
+            trusted = cls.load(folder).guess if whole else None
+            fit_model(how or Fit(), reports, Path(folder), progress, start, trusted)
             return cls.load(folder)
 
     @classmethod
@@ -136,15 +140,16 @@ class Forecaster:
         try:
             if kept["format"] != FORMAT:
                 raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
-            scaling, context, horizon = from_plain(Scaling, kept["scaling"]), kept["context"], kept["horizon"]
+            scaling, guess = from_plain(Scaling, kept["scaling"]), from_plain(FirstGuess, kept["guess"])
+            context, horizon = kept["context"], kept["horizon"]
             # Earlier versions did not write globe into the columns.
             columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)
-            json.dumps(to_plain(scaling), allow_nan=False)
+            json.dumps([to_plain(scaling), to_plain(guess)], allow_nan=False)
         except (KeyError, TypeError) as error:
             raise ValueError(repr(error)) from error
         if not all(type(steps) is int and 0 < steps <= MOST_STEPS for steps in (context, horizon)):
             raise ValueError(f"context and horizon must be 1 to {MOST_STEPS:,} steps, got {context!r} and {horizon!r}")
-        made = cls(columns, scaling, context, horizon, load(path.parent / MODEL))
+        made = cls(columns, scaling, guess, context, horizon, load(path.parent / MODEL))
         if not all(part.isfinite().all() for part in made.model.state_dict().values()):
             raise ValueError("its weights are not all finite")
         # Earlier versions wrote no digest.
@@ -178,13 +183,13 @@ class Forecaster:
         """
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
         places = checks.check_places(places, self.columns, self.scaling)
-        return self._from_origins(reports, places, known, steps)
+        return self._from_origins(reports, places, known, range(1, steps + 1))
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
         known = checks.check_origins(origins, reports)
         places = checks.check_places(places, self.columns, self.scaling)
-        mean, stddev = self._from_origins(reports, places, known, 1, lag=1)
+        mean, stddev = self._from_origins(reports, places, known, [0])
         return mean[:, 0], stddev[:, 0]
 
     def table(
@@ -220,20 +225,18 @@ class Forecaster:
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
         sensors: ArrayLike, leads: Sequence[int],
     ) -> MeanAndStddev:  # fmt: skip
-        """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor]; `sensors` is not used.
+        """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor].
 
         Raises:
-            ValueError: an origin that is not a step of the reports, no lead, a negative one, or no finite places.
+            ValueError: an origin that is not a step of the reports, no lead, a negative one, no finite places, or an
+                index of no station.
         """
-        after, leads = checks.check_origin(origin, shown) + 1, checks.check_leads(leads)
-        recent = shown.between(max(0, after - self.context), after)
-        places = Places(positions, covariates)  # type: ignore[arg-type]  # forecast makes arrays of them
-        last = [recent.num_steps - 1]
-        mean, stddev = (part[0] for part in self.forecast(recent, places, last, max(1, *leads)))
-        # The analysis comes before lead time 1; it is not used where no lead is 0.
-        now = self.interpolate(recent, places, last) if 0 in leads else (mean[:1], stddev[:1])
-        steps = np.array(leads)
-        return np.concatenate([now[0], mean])[steps], np.concatenate([now[1], stddev])[steps]
+        step, leads = checks.check_origin(origin, shown), checks.check_leads(leads)
+        horizon_steps(max(1, *leads), self.columns.step, self.horizon)
+        places = checks.check_places(Places(positions, covariates), self.columns, self.scaling)  # type: ignore[arg-type]
+        own = checks.check_sensors(sensors, shown, len(places.positions))
+        mean, stddev = self._from_origins(shown, places, np.array([step]), leads, own)
+        return mean[0], stddev[0]
 
     @torch.no_grad()
     def step(self, state: Stream | None, rows: object) -> Stream:
@@ -265,7 +268,7 @@ class Forecaster:
         for step in range(passed, recent.num_steps):
             now = Slots(*(part[None, step : step + 1] for part in seen))
             after = self.model.step(views_of(now, torch.ones_like(now.sensor, dtype=torch.bool)), after)
-        return Stream(after, last_steps(recent, self.context), self.fingerprint)
+        return Stream(after, last_steps(recent, self.memory), self.fingerprint)
 
     @torch.no_grad()
     def forecast_from(self, state: Stream, places: Places, horizon: Duration | None = None) -> MeanAndStddev:
@@ -275,8 +278,7 @@ class Forecaster:
         places = checks.check_places(places, self.columns, self.scaling)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
-        window = self._window(state.recent, places, origin_steps(None, state.recent), steps)
-        mean, stddev = self._in_units(*self._ahead(state.model, window, steps))
+        mean, stddev = self._ahead(state.model, state.recent, places, range(1, steps + 1))
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
@@ -287,14 +289,6 @@ class Forecaster:
         if state.forecaster not in ("", self.fingerprint):
             raise ValueError("stream: this is the stream of another forecaster; start from None")
 
-    def _in_units(self, mean: Tensor, stddev: Tensor) -> MeanAndStddev:
-        if not (mean.isfinite().all() and stddev.isfinite().all()):
-            raise ValueError(
-                "forecast: the model's forecast is not finite; check the reports for values far from all others, "
-                "or fit again"
-            )
-        return self.scaling.units(mean, stddev)
-
     def _forecasts(
         self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None,
         quantiles: Sequence[float],
@@ -302,48 +296,45 @@ class Forecaster:
         shares = checks.check_quantiles(quantiles)
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
         places = checks.check_places(places, self.columns, self.scaling)
-        mean, stddev = self._from_origins(reports, places, known, steps)
+        mean, stddev = self._from_origins(reports, places, known, range(1, steps + 1))
         leads = (1 + np.arange(steps)) * reports.step_length
         last = last_observations(reports, places.names, known) if places.names is not None else None
         return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev, shares, last)
 
     @torch.no_grad()
     def _from_origins(
-        self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0
-    ) -> MeanAndStddev:
-        """`(O, H, Q, C)`, some origins at a time."""
+        self, reports: Reports, places: Places, origins: NDArray[np.int64], leads: Sequence[int],
+        own: NDArray[np.int64] | None = None,
+    ) -> MeanAndStddev:  # fmt: skip
+        """`(O, H, Q, C)`, one origin at a time; `own` are the sensors at the places, as `own_sensors` finds them."""
         self.check(reports)
         checks.check_alike(reports.where(reports.step <= origins.max()), self.scaling)
         checks.check_seen(reports, origins, self.context)
         parts = []
-        for some in np.split(origins, range(32, len(origins), 32)):
-            window = self._window(reports, places, some, horizon, lag)
-            state = self.model.last(self.model.observe(window.views.steps(None, self.context)))
-            parts.append(self._ahead(state, window, horizon))
+        for origin in origins:
+            recent = reports.between(max(0, origin + 1 - self.memory), origin + 1)
+            state = self.model.last(self.model.observe(context_views(recent, self.context, self.scaling)))
+            parts.append(self._ahead(state, recent, places, leads, own))
         means, stddevs = zip(*parts, strict=True)
-        return self._in_units(torch.cat(means), torch.cat(stddevs))
+        return np.concatenate(means), np.concatenate(stddevs)
 
-    def _window(
-        self, reports: Reports, places: Places, origins: NDArray[np.int64], horizon: int, lag: int = 0
-    ) -> Episode:
-        """For each origin the steps of the context, which end there, and those of the horizon, without reports."""
-        # Empty steps before the first and after the last, so that every origin has a whole window.
-        start, steps = reports.start - self.context * reports.step_length, self.context + reports.num_steps + horizon
-        seen = slots(replace(reports, start=start, step=reports.step + self.context, num_steps=steps), self.scaling)
-        asked = queries(self.scaling.coordinates(places.positions), self.scaling.known(places.covariates), seen)
-        shown = torch.zeros(len(origins), self.context + horizon, seen.sensor.shape[1], dtype=torch.bool)
-        shown[:, : self.context] = True
-        starts, day = torch.from_numpy(origins + 1), steps_a_day(self.columns, self.context)
-        return episode(seen, asked, starts, shown, self.scaling, day, lag=torch.full_like(starts, lag))
+    @property
+    def memory(self) -> int:
+        """Steps of reports on which a forecast depends."""
+        return self.guess.steps_kept(self.context)
 
-    def _ahead(self, state: object, window: Episode, horizon: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the channels, `(B, H, Q, D)`, after the context of a window."""
-        seen, channels, parts = window.views, self.scaling.num_channels, []
-        nothing = Views.none(seen.batch_size, self.scaling.num_coordinates, self.model.value_shape, seen.values)
-        assert window.context is not None
-        for step in range(self.context, self.context + horizon):
-            predicted = self.model.predict(state, window.targets.positions[:, step], window.context[:, step])
-            parts.append((predicted.mean[..., :channels], predicted.stddev[..., :channels]))
-            state = self.model.step(nothing, state)
-        means, stddevs = zip(*parts, strict=True)
-        return torch.stack(means, 1), torch.stack(stddevs, 1)
+    def _ahead(
+        self, state: object, recent: Reports, places: Places, leads: Sequence[int],
+        own: NDArray[np.int64] | None = None,
+    ) -> MeanAndStddev:  # fmt: skip
+        """`(1, H, Q, C)`, from the state after the last step."""
+        mine = own_sensors(recent, places, self.scaling) if own is None else own
+        return self._in_units(*forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine))
+
+    def _in_units(self, mean: Tensor, stddev: Tensor) -> MeanAndStddev:
+        if not (mean.isfinite().all() and stddev.isfinite().all()):
+            raise ValueError(
+                "forecast: the model's forecast is not finite; check the reports for values far from all others, "
+                "or fit again"
+            )
+        return self.scaling.units(mean, stddev)

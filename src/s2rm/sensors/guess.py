@@ -1,207 +1,276 @@
-"""The first guess of every query, from the last reports of the nearest sensors, and the features that go with it."""
+"""The first guess of every query, a mixture of the obvious ones, and how far a model's correction of it is trusted."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.scaling import Scaling, Slots, views_of
-from s2rm.views import Episode
+from s2rm.sensors.candidates import CANDIDATES, FROM_LAST, Asked, Found, Ways, found
+from s2rm.sensors.history import History, Rows
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.scaling import Scaling
 
-NEIGHBOURS = 12
-"""sensors whose last reports enter a first guess"""
-NUM_FEATURES = 7
-"""context features of a query as a whole, beside those of each channel"""
+Table = tuple[tuple[tuple[float, ...], ...], ...]
+"""a number for each group, value and knot: `[group][value][knot]`; group 0 are places without an own value, 1 others"""
+LEAST_SPREAD = 0.02
+"""standard deviations of a value"""
 
 
-def episode(
-    seen: Slots, asked: Slots, starts: Int[Tensor, " B"], shown: Bool[Tensor, "B L A"], scaling: Scaling,
-    day: int | None, first: int = 1, lag: Int[Tensor, " B"] | None = None,
-    slots_asked: Int[Tensor, " Q"] | None = None, level: Float[Tensor, "B D"] | None = None,
-) -> Episode:  # fmt: skip
-    """Windows of L steps as an episode for a model that corrects a first guess.
+class Cases(NamedTuple):
+    """What a mixture is made of, for N queries of D channels."""
 
-    The values of a view are the channels and the covariates. The channels of a target are to be predicted; its context
-    is that of `context`.
+    values: Float[Tensor, "*batch D K"]
+    """the candidates, NaN where there is none"""
+    own: Bool[Tensor, "*batch D"]
+    """whether the sensor itself has a last value"""
+    stale: Float[Tensor, "*batch D"]
+    """log(1 + age) of that value at the origin"""
+    doubt: Float[Tensor, "*batch D"]
+    """the logarithm of the variance of kriging"""
+    leads: Float[Tensor, "*batch"]
+
+
+class Context(NamedTuple):
+    """What a model is given with each query, and the first guess by itself."""
+
+    features: Float[Tensor, "B L Q F"]
+    guess: Float[Tensor, "B L Q D"]
+    spread: Float[Tensor, "B L Q D"]
+    own: Bool[Tensor, "B L Q D"]
+    now: Bool[Tensor, "B L Q D"]
+    """whether the sensor itself reports what is asked for"""
+    leads: Float[Tensor, "B L Q"]
+
+
+@dataclass(frozen=True)
+class FirstGuess:
+    r"""How the first guess is made and corrected; fitted once to each table, and saved with the model.
+
+    It is a convex mixture of the candidates $c_k$ that there are (see `CANDIDATES`), with weights for each value, lead
+    time and group of places, those with an own last value and those without:
+
+    $$g = \sum_k w_k c_k, \quad w = \mathrm{softmax}(u - \beta l \log(1 + a))$$
+
+    with the logits u linear in log(1 + lead) between the `knots`, a the age of the own last value at the origin, and l
+    1 for candidates made of it, else 0. Its spread is
+
+    $$\log \sigma = s + \gamma \log(1 + a) + \delta \log v$$
+
+    with s as u, and v the variance that kriging states, which counts where there is no own value.
+
+    Of a model's mean m and spread $\sigma_m$ the share that helped on the validation part is kept, at sensors that
+    training never saw and at others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
+
+    $$\mu = g + \lambda (m - g), \quad \log \sigma = (1 - \kappa) \log \sigma_g + \kappa \log \sigma_m + b$$
+    """
+
+    cycle: int | None
+    """steps of a day, or of a week where a step is a day"""
+    cycles: int
+    """over how many of them usual values are means"""
+    memory: int
+    """the age from which a report no longer counts, in steps"""
+    ageing: tuple[float, ...]
+    tilt: tuple[float, ...]
+    reach: tuple[float, ...]
+    nugget: tuple[float, ...]
+    """of each channel, see `Ways`"""
+    climate: tuple[tuple[float, ...], ...]
+    """the mean of each channel in each part of the day"""
+    knots: tuple[int, ...]
+    """lead times, in steps"""
+    logits: tuple[Table, ...] = ()
+    """`[candidate][group][value][knot]`"""
+    staleness: tuple[float, ...] = ()
+    """of each value"""
+    spread: Table = ()
+    spread_stale: tuple[float, ...] = ()
+    spread_doubt: tuple[float, ...] = ()
+    share: Table = ()
+    spread_share: Table = ()
+    spread_shift: Table = ()
+
+    @property
+    def ways(self) -> Ways:
+        """How neighbours count."""
+        return Ways(self.ageing, self.tilt, self.reach, self.nugget)
+
+    @cached_property
+    def tables(self) -> dict[str, Tensor]:
+        """All that is fitted, as tensors; the logits with the candidates last."""
+        names = ("staleness", "spread", "spread_stale", "spread_doubt", "share", "spread_share", "spread_shift")
+        return {"logits": torch.tensor(self.logits).movedim(0, -1)} | {
+            name: torch.tensor(getattr(self, name)) for name in names
+        }
+
+    def steps_kept(self, context: int) -> int:
+        """Steps before a forecast that it depends on."""
+        return max(context, self.memory, (self.cycles + 1) * (self.cycle or 0))
+
+    def history(self, reports: Reports, scaling: Scaling) -> History:
+        """The history of reports for this guess."""
+        return History.of(reports, scaling, self.cycle, self.cycles)
+
+    def climate_at(self, clock: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch D"]:
+        """The means of the channels at the hour of the day that a clock shows."""
+        return torch.tensor(self.climate)[part_of_day(clock, len(self.climate))]
+
+    def found(
+        self, history: History, asked: Asked, climate: Float[Tensor, "B L P J D"], scaling: Scaling,
+        noise: tuple[Tensor, Tensor] | None = None,
+    ) -> Found:  # fmt: skip
+        """The candidates of all queries; `climate` are the means of the channels at the target times."""
+        return found(history, asked, self.ways, climate, self.memory, scaling.extent, noise)
+
+    def mixed(self, cases: Cases, value_of: Int[Tensor, " D"]) -> tuple[Tensor, Tensor]:
+        """Guess and spread of each case, `(..., D)`."""
+        return mixture(cases, value_of, self.knots, **{name: self.tables[name] for name in MIXING})
+
+    def context(
+        self, history: History, asked: Asked, clock: Float[Tensor, "B L P J 4"], climate: Float[Tensor, "B L P J D"],
+        scaling: Scaling, noise: tuple[Tensor, Tensor] | None = None,
+    ) -> Context:  # fmt: skip
+        """Context features of every query `(B, L, P * J)`, the first guess, and its spread; `clock` is that of the
+        target times, `climate` are the means of the channels at them."""
+        got = self.found(history, asked, climate, scaling, noise)
+        cases = cases_of(got, asked.leads)
+        guess, spread = self.mixed(cases, values_of_channels(scaling))
+        ahead = asked.leads.shape[-1]
+
+        missing = asked.covariates.isnan().float()
+        near = got.nearest.nan_to_num(posinf=1.0)
+        some = got.nearest.isfinite().float()
+        features = [
+            guess, torch.zeros(*guess.shape[:-1], missing.shape[-1]),
+            (got.values - guess[..., None]).nan_to_num().flatten(4), spread.log(), cases.own.float(), cases.stale / 3,
+            *(part[..., None, :].expand(*part.shape[:3], ahead, -1) for part in (
+                got.old.log1p() / 3, got.doubt, some, (1e-4 + near / scaling.extent).log() * some,
+                16 * got.offset.flatten(3), got.unlike.flatten(3), asked.covariates.nan_to_num(), missing,
+            )),
+            asked.leads.float().log1p()[..., None] / 3, clock,
+        ]  # fmt: skip
+        whole, own, leads = torch.cat(features, -1), cases.own, asked.leads.float()
+        flat = [part.flatten(2, 3) for part in (whole, guess, spread, own, is_now(cases), leads)]
+        return Context(flat[0], flat[1], flat[2], flat[3], flat[4], flat[5])
+
+    def corrected(
+        self, mean: Float[Tensor, "*batch D"], stddev: Float[Tensor, "*batch D"], context: Context,
+        value_of: Int[Tensor, " D"],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Mean and spread, of a model's and those of the first guess."""
+        tables = (self.tables[name] for name in ("share", "spread_share", "spread_shift"))
+        share, of_spread, shift = (
+            at_knots(table, self.knots, context.own, context.leads, value_of) for table in tables
+        )
+        share, of_spread, shift = (torch.where(context.now, 0.0, part) for part in (share, of_spread, shift))
+        log = torch.lerp(context.spread.log(), stddev.log(), of_spread) + shift
+        return torch.lerp(context.guess, mean, share), log.exp()
+
+
+def part_of_day(clock: Float[Tensor, "*batch 4"], parts: int) -> Int[Tensor, "*batch"]:
+    """In which of so many equal parts of the day a clock shows."""
+    return (torch.atan2(clock[..., 1], clock[..., 0]) / (2 * np.pi) % 1 * parts + 1e-3).long() % parts
+
+
+def climatology(
+    rows: Rows, part: Int[Tensor, " T"], parts: int, chunk: int, apart: int
+) -> tuple[Float[Tensor, "P D"], Float[Tensor, "N P D"]]:
+    """The mean of all values at each part of the day; and, for each of N chunks of steps, that of the chunks before it.
+
+    A mean that holds the very weather that it is compared with is better than it will be later on: a mixture that is
+    fitted to the second one gives it the weight that it deserves. For the first quarter of the chunks it is the mean of
+    all but those near.
 
     Args:
-        seen, asked: the reports, and the targets or queries at the same steps.
-        starts: the step at which each window begins.
-        shown: which reports of the windows the model sees.
-        scaling: sets the scales of distance and age.
-        day: steps a day, where the step divides it and a window is longer; else None.
-        first: the first step of a window with targets.
-        lag: 0 to forecast: the targets at a step are of that step. 1 to interpolate: they are of the step before, the
-            last one that is seen, and only reports that are not shown are targets.
-        slots_asked: the slots that are targets, by default all.
-        level: a shift of all values of each window.
+        rows: the reports.
+        part: the part of the day of each step.
+        parts: P, how many there are.
+        chunk: steps in a chunk.
+        apart: chunks just before, or on either side, that are left out as well.
     """
-    lag, window = torch.zeros_like(starts) if lag is None else lag, torch.arange(shown.shape[1])
-    steps = starts[:, None] + window
-    reported = Slots(*(part[steps] for part in seen))
-    targets = Slots(*(part[(steps - lag[:, None]).clamp(min=0)] for part in asked))
-    if level is not None:
-        shift = level[:, None, None]
-        reported, targets = (part._replace(channels=part.channels + shift) for part in (reported, targets))
-    views = views_of(reported, shown)
-    seen_there = views.mask.roll(1, 1) & (lag == 1)[:, None, None]
-    if slots_asked is not None:
-        targets = Slots._make([*(part[:, :, slots_asked] for part in targets[:-1]), targets.clock])
-        seen_there = seen_there[:, :, slots_asked]
-    wanted = window[:, None] >= first
-    if asked is seen:
-        wanted = wanted & ~seen_there
-    queries = views_of(targets._replace(covariates=torch.full_like(targets.covariates, torch.nan)), wanted)
-    return Episode(views, queries, context(reported, targets, views.mask, scaling, day, lag))
+    known, number = ~rows.channels.isnan(), -(-len(part) // chunk)
+    index = (rows.step // chunk) * parts + part[rows.step]
+    sums = rows.channels.new_zeros(2, number * parts, rows.channels.shape[1])
+    for table, values in zip(sums, (rows.channels.nan_to_num(), known.float()), strict=True):
+        table.index_add_(0, index, values)
+    sums = sums.unflatten(1, (number, parts))
+    until = torch.cat([torch.zeros_like(sums[:, :1]), sums.cumsum(1)], 1)
+    chunks, total = torch.arange(number), sums.sum(1)
+    before = until[:, (chunks - apart).clamp(min=0)]
+    near = until[:, (chunks + apart + 1).clamp(max=number)] - before
+    others = torch.where((chunks < number // 4)[:, None, None], total[:, None] - near, before)
+    overall = total.sum(1)
+
+    def mean(part: Tensor) -> Tensor:
+        return torch.where(part[1] > 0.5, part[0] / part[1].clamp(min=1), overall[0] / overall[1].clamp(min=1))
+
+    return mean(total), mean(others)
+
+
+MIXING = ("logits", "staleness", "spread", "spread_stale", "spread_doubt")
 
 
 def context_size(scaling: Scaling) -> int:
     """F, the number of context features of a query."""
-    covariates = len(scaling.covariate_mean)
-    return (4 + scaling.num_coordinates + covariates) * scaling.num_channels + 3 * covariates + NUM_FEATURES
+    channels, covariates = scaling.num_channels, len(scaling.covariate_mean)
+    each = 1 + len(CANDIDATES) + 7 + scaling.num_coordinates + covariates
+    return channels * each + 3 * covariates + 5
 
 
-def context(
-    views: Slots, targets: Slots, shown: Bool[Tensor, "B L A"], scaling: Scaling, day: int | None,
-    lag: Int[Tensor, " B"],
-) -> Float[Tensor, "B L Q F"]:  # fmt: skip
-    r"""Context features of every query: what the observations before step t say about its value at step t - lag.
-
-    The *first guess* of a channel at x is a weighted mean of the last values $y_i$ of the nearest sensors, those at the
-    least $c_i$, with $a$ the channel's `ageing`, $\tau_i$ the age of a report against the latest, in steps, and
-    $\varepsilon$ a small distance:
-
-    $$g(x) = \sum_i w_i y_i, \quad w_i \propto \frac{1}{c_i + \varepsilon^2}, \quad
-    c_i = |x - x_i|^2 + (a \tau_i)^2$$
-
-    With a `tilt` above 0 the weights become those of a plane through these values. The same weights average the
-    *change* of each sensor a day earlier, from the hour of its report to the hour of the target, and the *age*, the
-    steps from the report to the target. There follow whether there is any report, and the offsets of the reports from
-    the query in position and in covariates. Arguments as of `episode`, for the steps of each window.
-
-    Returns:
-        The first guesses of the D channels, zeros for the covariates, so that a guess is as long as a view; then per
-        channel change, age, flag and offsets; then the query's own covariates and features.
-    """
-    last, now = _LastReports.of(views, shown), torch.arange(shown.shape[1]).expand(len(shown), -1)
-    value, then = last.as_of(now - 1)
-    before = last._replace(values=value, when=then, places=last.places.roll(1, 1))  # as of the step before
-    origin, target = then.flatten(2).amax(-1), now - lag[:, None]
-    change = last.daily_change(origin, target, day)
-    # By differences, as products would lose small distances on the globe.
-    distance = torch.cdist(targets.positions, before.places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    described = targets.covariates.nan_to_num()
-    query = (targets.positions, described, target, scaling)
-    parts = [_channel(channel, before, change, distance, *query) for channel in range(then.shape[-1])]
-    guesses, changes, ages, flags, offsets, unlike, costs = zip(*parts, strict=True)
-    nearest, missing = torch.stack(costs).amin(0), targets.covariates.isnan().float()
-    found = nearest.isfinite()
-    features = [
-        torch.where(found, (1e-4 + torch.where(found, nearest, 1.0).sqrt() / scaling.extent).log(), 0.0),
-        found.float(),
-        ((target - origin).float().log1p() / 3)[..., None].expand_as(nearest),
-        *(targets.clock[:, :, None].expand(-1, -1, nearest.shape[2], -1).unbind(-1)),
-    ]
-    of_channels = [*changes, *ages, *flags, *offsets, *unlike]
-    whole = [*guesses, torch.zeros_like(missing), *of_channels, described, missing, torch.stack(features, -1)]
-    return torch.cat(whole, -1)
+def values_of_channels(scaling: Scaling) -> Int[Tensor, " D"]:
+    """The value that each channel is of; a direction has two channels."""
+    return torch.tensor([value for value, turns in enumerate(scaling.circular) for _ in range(1 + turns)])
 
 
-class _LastReports(NamedTuple):
-    """The last reports of S sensors as of each step."""
-
-    values: Float[Tensor, "B L S D"]
-    """values at each step, 0 where nothing was reported"""
-    when: Int[Tensor, "B L S D"]
-    """the step of the last report at or before each step; -1 for none"""
-    places: Float[Tensor, "B L S n"]
-    """the last place at or before each step"""
-    covariates: Float[Tensor, "S F"]
-
-    @classmethod
-    def of(cls, views: Slots, shown: Bool[Tensor, "B L A"]) -> _LastReports:
-        present, index = views.sensor[shown].unique(return_inverse=True)
-        number, channels = max(1, len(present)), views.channels.shape[-1]
-        row, step, slot = shown.nonzero(as_tuple=True)
-        reported = views.channels[row, step, slot]
-        values = reported.new_zeros(*shown.shape[:2], number, channels)
-        when = torch.full_like(values, -1, dtype=torch.long)
-        places = reported.new_zeros(*shown.shape[:2], number, views.positions.shape[-1])
-        covariates = reported.new_zeros(number, views.covariates.shape[-1])
-        covariates[index] = views.covariates[row, step, slot].nan_to_num()
-        values[row, step, index] = reported.nan_to_num()
-        when[row, step, index] = torch.where(reported.isnan(), -1, step[:, None])
-        places[row, step, index] = views.positions[row, step, slot]
-        last = when.cummax(1).values
-        places = places.gather(1, last.amax(-1, keepdim=True).clamp(min=0).expand_as(places))
-        return cls(values, last, places, covariates)
-
-    def as_of(self, at: Int[Tensor, "B L"]) -> tuple[Tensor, Tensor]:
-        """The last values `(B, L, S, D)` as of these steps, and the steps at which they were reported, -1 for none."""
-        index = at.clamp(min=0)[:, :, None, None].expand_as(self.when)
-        then = torch.where(at[:, :, None, None] < 0, -1, self.when.gather(1, index))
-        return self.values.gather(1, then.clamp(min=0)), then
-
-    def daily_change(self, origin: Int[Tensor, "B L"], target: Int[Tensor, "B L"], day: int | None) -> Tensor:
-        """The change `(B, L, S, D)` a day earlier, between the hours of origin and target; 0 where it is not known."""
-        if day is None:
-            return torch.zeros_like(self.values)
-        earlier, later = self.as_of(torch.where(origin < day, -1, origin - day)), self.as_of(target - day)
-        return ((earlier[1] >= 0) & (later[1] >= 0)) * (later[0] - earlier[0])
+def cases_of(got: Found, leads: Int[Tensor, "B L P J"]) -> Cases:
+    """What is found, as cases `(B, L, P, J)`."""
+    own = ~got.own_age.isnan()
+    parts = (own, got.own_age.nan_to_num().log1p(), got.doubt)
+    shape = got.values.shape[:-1]
+    own, stale, doubt = (part[..., None, :].expand(shape) for part in parts)
+    return Cases(got.values, own, stale, doubt, leads.float())
 
 
-def _channel(
-    channel: int, before: _LastReports, change: Float[Tensor, "B L S D"], distance: Float[Tensor, "B L Q S"],
-    positions: Float[Tensor, "B L Q n"], covariates: Float[Tensor, "B L Q F"], target: Int[Tensor, "B L"],
-    scaling: Scaling,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """Of one channel: guess, change, age, flag, offsets in position and covariates, and the least cost `(B, L, Q)`."""
-    moment = before.when[..., channel]
-    age = moment.amax(-1, keepdim=True) - moment
-    cost = distance + ((age * scaling.ageing[channel]) ** 2)[:, :, None]
-    cost = torch.where((moment < 0)[:, :, None], torch.inf, cost)
-    # (B, L, Q, K): the K sensors that cost least
-    least, chosen = cost.topk(min(NEIGHBOURS, cost.shape[-1]), largest=False)
-    closeness = 1 / (least + (1e-4 * scaling.extent) ** 2)
-    away = (_gathered(before.places, chosen) - positions[..., None, :]) / scaling.extent
-    weight = plane(closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12), away, scaling.tilt[channel])
-    since = target[:, :, None] - moment
-    parts = _gathered(torch.stack([before.values[..., channel], change[..., channel], since], -1), chosen)
-    guess, changed, old = (weight[..., None] * parts).sum(-2, keepdim=True).unbind(-1)
-    there = least[..., :1].isfinite()
-    offset = 16 * (weight[..., None] * away).sum(-2)
-    unlike = there * ((weight[..., None] * before.covariates[chosen]).sum(-2) - covariates)
-    return guess, changed, old.clamp(min=0).log1p() / 3, there.float(), offset, unlike, least[..., 0]
+def is_now(cases: Cases) -> Bool[Tensor, "*batch D"]:
+    """Whether the sensor itself reports what is asked for."""
+    return cases.own & (cases.stale == 0) & (cases.leads == 0)[..., None]
 
 
-def _gathered(kept: Float[Tensor, "B L S n"], chosen: Int[Tensor, "B L Q K"]) -> Float[Tensor, "B L Q K n"]:
-    """The entries of the sensors that are chosen for each query."""
-    index = chosen.flatten(2)[..., None].expand(-1, -1, -1, kept.shape[-1])
-    return kept.gather(2, index).unflatten(2, chosen.shape[2:])
+def at_knots(
+    table: Float[Tensor, "2 C N *more"], knots: tuple[int, ...], own: Bool[Tensor, "*batch D"],
+    leads: Float[Tensor, "*batch"], value_of: Int[Tensor, " D"],
+) -> Float[Tensor, "*batch D *more"]:  # fmt: skip
+    """The entries of a table for each query and channel, linear in log(1 + lead) between the knots."""
+    places = torch.tensor(knots).float().log1p()
+    where = leads.clamp(knots[0], knots[-1]).log1p()
+    upper, group = torch.searchsorted(places, where.contiguous()).clamp(1, len(knots) - 1), own.long()
+    part = (where - places[upper - 1]) / (places[upper] - places[upper - 1])
+    part = part[(..., None, *(None,) * (table.ndim - 3))]
+    low, high = (table[group, value_of, knot[..., None]] for knot in (upper - 1, upper))
+    return low + part * (high - low)
 
 
-def plane(
-    weight: Float[Tensor, "*batch K"], away: Float[Tensor, "*batch K n"], tilt: float
-) -> Float[Tensor, "*batch K"]:
-    r"""The weights that give the value at the origin of a plane fitted to K values: locally weighted regression.
-
-    With the weighted mean $m = \sum_i w_i x_i$ of the positions and $S = \sum_i w_i (x_i - m)(x_i - m)^\top$,
-
-    $$w'_i = w_i \left(1 - (x_i - m)^\top (S + r I)^{-1} m\right)$$
-
-    The ridge r is the weighted mean square of the distances divided by n and `tilt`, so that far from all values the
-    plane is level; with a tilt of 0 it is level everywhere.
-
-    The weights sum to 1 over the K values; the positions `away` are relative to the query.
-    """
-    if not tilt:
-        return weight
-    middle = (weight[..., None] * away).sum(-2)
-    off = away - middle[..., None, :]
-    spread = torch.einsum("...k,...kn,...km->...nm", weight, off, off)
-    ridge = (weight * away.square().sum(-1)).sum(-1) / (away.shape[-1] * tilt) + 1e-12
-    slope = torch.linalg.solve(spread + ridge[..., None, None] * torch.eye(away.shape[-1], dtype=away.dtype), middle)
-    return weight * (1 - (off * slope[..., None, :]).sum(-1))
+def mixture(
+    cases: Cases, value_of: Int[Tensor, " D"], knots: tuple[int, ...], logits: Float[Tensor, "2 C N K"],
+    staleness: Float[Tensor, " C"], spread: Float[Tensor, "2 C N"], spread_stale: Float[Tensor, " C"],
+    spread_doubt: Float[Tensor, " C"],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Guess and spread `(..., D)` of cases; the equations are those of `FirstGuess`."""
+    wanted = at_knots(logits, knots, cases.own, cases.leads, value_of)
+    late = torch.zeros(len(CANDIDATES))
+    late[list(FROM_LAST)] = 1.0
+    wanted = wanted - (staleness[value_of] * cases.stale)[..., None] * late
+    there = ~cases.values.isnan()
+    weight = torch.where(there, wanted, -torch.inf).softmax(-1)
+    guess = (weight * cases.values.nan_to_num()).sum(-1)
+    # What a sensor reports now is known.
+    guess = torch.where(is_now(cases), cases.values[..., 0].nan_to_num(), guess)
+    doubt = torch.where(cases.own, 0.0, spread_doubt[value_of] * cases.doubt)
+    log = at_knots(spread, knots, cases.own, cases.leads, value_of) + spread_stale[value_of] * cases.stale + doubt
+    return guess, log.exp() + LEAST_SPREAD

@@ -15,7 +15,15 @@ from s2rm.files import Row
 from s2rm.sensors.checks import check_clock, check_leads, check_origin
 from s2rm.sensors.given import mask_of, told, whole_numbers
 from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.predictors import Baseline, Climatology, InverseDistance, LocalLinear, Persistence, SensorPredictor
+from s2rm.sensors.predictors import (
+    Baseline,
+    Climatology,
+    InverseDistance,
+    LocalLinear,
+    Persistence,
+    Seasonal,
+    SensorPredictor,
+)
 from s2rm.sensors.reports import Reports, difference
 from s2rm.sensors.settings import check_share
 
@@ -26,8 +34,8 @@ LEAST_BLOCKS = 6
 """blocks into which initialisation times are divided at least, where there are as many: of fewer, all are better or all
 worse by chance too often for an interval of 95 %"""
 BASELINES: dict[str, type[Baseline]] = {
-    "persistence": Persistence, "climatology": Climatology, "inverse distance": InverseDistance,
-    "local linear": LocalLinear, "kriging": Kriging,
+    "persistence": Persistence, "seasonal": Seasonal, "climatology": Climatology,
+    "inverse distance": InverseDistance, "local linear": LocalLinear, "kriging": Kriging,
 }  # fmt: skip
 """the predictors that every forecast is compared with"""
 

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from s2rm.sensors.checks import check_leads, check_origin, check_positions, check_sensors
-from s2rm.sensors.guess import NEIGHBOURS, plane
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.times import steps_a_cycle
+from s2rm.sensors.weights import NEIGHBOURS, plane
 
 Stated = tuple[NDArray, NDArray, NDArray]
 """Mean `(K, Q, C)`, variance `(Q, C)` and basis, int `(Q, C)`: `OWN`, `ELSEWHERE` or `NOTHING`."""
@@ -265,3 +266,30 @@ class Persistence(FromLastReports):
         if others.any():
             mapped[others] = inverse_distance(self.columns, places, values, positions[others])
         return mapped, 0.0
+
+
+class Seasonal(Persistence):
+    """The station's value at the same hour of the last day, or of the same weekday where a step is a day; where it has
+    none, inverse distance over those of other stations. Without such a cycle it is persistence."""
+
+    def predict(
+        self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
+        sensors: ArrayLike, leads: Sequence[int],
+    ) -> MeanAndStddev:  # fmt: skip
+        # One lead time at a time: a station may have an observation of one hour, and none of another.
+        parts = [super(Seasonal, self).predict(shown, origin, positions, covariates, sensors, [lead])
+                 for lead in check_leads(leads)]  # fmt: skip
+        means, stddevs = zip(*parts, strict=True)
+        return np.concatenate(means), np.concatenate(stddevs)
+
+    def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
+        cycle, max_age = steps_a_cycle(self.columns), self.max_age
+        if cycle is None:
+            return super()._forecast(shown, origin, positions, sensors, leads)
+        (lead,) = leads
+        try:
+            self.max_age = cycle // 24
+            before = origin + lead - cycle * max(1, -(-lead // cycle))
+            return super()._forecast(shown, before, positions, sensors, leads)
+        finally:
+            self.max_age = max_age

@@ -15,10 +15,6 @@ from torch import Tensor
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere, to_components
 from s2rm.views import Views
 
-AGEING = tuple(1 / (12 * 4**power) for power in range(7))
-"""shares of the extent; the choices for the distance that counts as much as one step of age"""
-TILT = (0.0, 1.0, 10.0)
-"""the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
 ONE_PLACE = 1e-6
 """an extent up to which single precision does not tell places apart"""
 FAR = 10.0
@@ -53,16 +49,12 @@ class Scaling:
     extent: float
     """twice the largest distance of a position from the middle, in the model's coordinates; 1 where all are at one
     place, so that no other place is many times as far as the fit has seen"""
-    ageing: tuple[float, ...]
-    """of each channel: the distance, in the model's coordinates, that counts as much as a step of age of a report"""
-    tilt: tuple[float, ...]
-    """of each channel: how freely the plane of a first guess tilts"""
     seasons: bool
     """whether the model is given the day of the year; in less than a year of data it would only identify each day"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
-        """The scaling that standardises these reports, before the first guess is tuned."""
+        """The scaling that standardises these reports."""
         values, covariates = reports.values.astype(np.float64), reports.covariates.astype(np.float64)
         low, high = reports.positions.min(0), reports.positions.max(0)
         scaling = cls(
@@ -71,15 +63,14 @@ class Scaling:
             covariate_spread=tuple(_spreads(covariates)),
             circular=reports.columns.is_circular, globe=reports.columns.on_the_globe,
             low=tuple(low.tolist()), side=float((high - low).max()) or 1.0,
-            middle=(), extent=1.0, ageing=(), tilt=(),
+            middle=(), extent=1.0,
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
         )  # fmt: skip
-        places, channels = scaling.coordinates(np.unique(reports.positions, axis=0)), scaling.num_channels
+        places = scaling.coordinates(np.unique(reports.positions, axis=0))
         middle = places.mean(0)
         extent = 2 * (places - middle).norm(dim=-1).max().item()
         extent = extent if extent > ONE_PLACE else 1.0
-        ageing, tilt = (extent * AGEING[1],) * channels, (TILT[0],) * channels
-        return replace(scaling, middle=tuple(middle.tolist()), extent=extent, ageing=ageing, tilt=tilt)
+        return replace(scaling, middle=tuple(middle.tolist()), extent=extent)
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
         """How far, in km or the user's units, a position lies outside twice the radius of those in the fit; else 0."""
@@ -200,14 +191,6 @@ def slots(reports: Reports, scaling: Scaling) -> Slots:
         pack(torch.from_numpy(reports.sensor), -1),
         clock(reports.times) * torch.tensor([1, 1, scaling.seasons, scaling.seasons]),
     )
-
-
-def queries(positions: Tensor, covariates: Tensor, like: Slots) -> Slots:
-    """The same queries, `(Q, n)` and `(Q, F)`, at each step."""
-    steps, number = len(like.sensor), len(positions)
-    empty = like.channels.new_full((steps, number, like.channels.shape[-1]), torch.nan)
-    sensor = torch.zeros(steps, number, dtype=torch.long)
-    return Slots(positions.expand(steps, -1, -1), empty, covariates.expand(steps, -1, -1), sensor, like.clock)
 
 
 def views_of(seen: Slots, shown: Bool[Tensor, "*batch A"]) -> Views:

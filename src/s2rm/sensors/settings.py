@@ -195,14 +195,16 @@ class Fit:
     """S2RM only: the modules differ in place and state only, which prevents overfitting of short tables"""
     context: int | str | None = None
     """length of the period from which a forecast starts, as a duration such as 36h or in steps; if not given, a day
-    and a half, at least 12 steps"""
+    and a half but at most 36 steps, a month where a step is a day, two dozen longer ones, and at least 12"""
     horizon: int | str | None = None
-    """longest lead time in training, as a duration such as 24h or in steps; if not given, a day, at least 6 steps"""
+    """longest lead time in training, as a duration such as 24h or in steps; if not given, a day, two
+    weeks where a step is a day, a dozen longer ones, and at least 6 steps"""
     validation: float = 0.15
-    """share of the steps, the last ones, on which the best weights are chosen"""
+    """share of the steps, the last ones, and of the sensors, on which the best weights are chosen, and how far they are
+    trusted"""
     training: Training = field(
         default_factory=lambda: Training(
-            learning_rate=1e-3, batch_size=16, epochs=10_000, minutes=8.0, patience=15, gradient_norm=1.0, average=0.98
+            learning_rate=1e-3, batch_size=16, updates=1_200, minutes=8.0, patience=15, gradient_norm=1.0, average=0.98
         )
     )
     """how to train; where windows hold many observations, a batch has fewer of them than its size"""

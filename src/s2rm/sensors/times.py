@@ -147,3 +147,8 @@ def steps_a_day(columns: Columns, context: float = np.inf) -> int | None:
     """Steps in a day, where the step divides the day and the context is longer."""
     day, left = divmod(86_400_000_000, step_microseconds(columns.step))
     return day if not left and 1 < day < context else None
+
+
+def steps_a_cycle(columns: Columns) -> int | None:
+    """Steps after which values are alike: those of a day, or of a week where a step is a day; else None."""
+    return steps_a_day(columns) or (7 if step_microseconds(columns.step) == 86_400_000_000 else None)

@@ -1,0 +1,181 @@
+"""The obvious guesses of a value: the sensor's own last value, the same hour yesterday, what the neighbours say."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from s2rm.sensors.history import History
+from s2rm.sensors.weights import NEIGHBOURS, kriging, plane
+
+OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")
+OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",
+          "nearest, usual value", "climatology")  # fmt: skip
+CANDIDATES = OWN + OTHERS
+"""K of them. A cycle is a day, or a week where a step is a day; usual values are means over some cycles"""
+FROM_LAST = (0, 4)
+"""those that count less the older the sensor's own last value is"""
+
+
+class Asked(NamedTuple):
+    """Queries, P places for each of L origins, each at J lead times, in B windows."""
+
+    known: Int[Tensor, "B L S"]
+    """the step as of which the reports of each sensor are known, -1 where it is withheld"""
+    origin: Int[Tensor, "B L"]
+    positions: Float[Tensor, "B L P n"]
+    covariates: Float[Tensor, "B L P F"]
+    """standardised, NaN where not known"""
+    sensor: Int[Tensor, "B L P"]
+    """the sensor at the place, -1 for none"""
+    leads: Int[Tensor, "B L P J"]
+    alone: Bool[Tensor, "B L P"] | bool = False
+    """whether the sensor's own values are left out"""
+
+
+class Ways(NamedTuple):
+    """How the values of the neighbours make a guess, one entry a channel."""
+
+    ageing: tuple[float, ...]
+    """the distance, in the model's coordinates, that counts as much as a step of age of a report"""
+    tilt: tuple[float, ...]
+    """how freely the plane tilts"""
+    reach: tuple[float, ...]
+    nugget: tuple[float, ...]
+    """of the covariance of kriging"""
+
+
+class Found(NamedTuple):
+    """What is found for each query."""
+
+    values: Float[Tensor, "B L P J D K"]
+    """the candidates, NaN where there is none"""
+    own_age: Float[Tensor, "B L P D"]
+    """steps from the sensor's own last value to the origin, NaN where there is none"""
+    nearest: Float[Tensor, "B L P D"]
+    """the distance of the nearest neighbour, infinite where there is none"""
+    old: Float[Tensor, "B L P D"]
+    """the age of the neighbours' values at the origin"""
+    doubt: Float[Tensor, "B L P D"]
+    """the logarithm of the variance that kriging states"""
+    offset: Float[Tensor, "B L P D n"]
+    unlike: Float[Tensor, "B L P D F"]
+    """how far the neighbours are off, in position, in extents, and in covariates"""
+
+
+def found(
+    history: History, asked: Asked, ways: Ways, climate: Float[Tensor, "B L P J D"], memory: int, extent: float,
+    noise: tuple[Tensor, Tensor] | None = None,
+) -> Found:  # fmt: skip
+    """The candidates of all queries.
+
+    The *neighbours* of a place x are the sensors at the least $|x - x_i|^2 + (a \\tau_i)^2$, with $a$ the channel's
+    ageing and $\\tau_i$ the age of a report against the latest, in steps; the sensor itself is none of them.
+
+    Args:
+        history, asked, ways: the reports, the queries, and how neighbours count.
+        climate: the mean of all training values at the hour of each query.
+        memory: the age from which a report no longer counts, in steps.
+        extent: of the positions.
+        noise: a displacement of each sensor's positions `(S, n)` and covariates `(S, F)`.
+    """
+    rows = history.as_of(asked.known)
+    when = torch.where(rows >= 0, history.rows.step[rows.clamp(min=0)], -1)
+    when = torch.where(asked.origin[:, :, None, None] - when < memory, when, -1)
+    latest = rows.amax(-1).clamp(min=0)
+    places, described = history.rows.positions[latest], history.rows.covariates[latest].nan_to_num()
+    if noise is not None:
+        places, described = places + noise[0], described + noise[1]
+    # By differences, as products would lose small distances on the globe.
+    distance = torch.cdist(asked.positions, places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    itself = asked.sensor[..., None] == torch.arange(history.num_sensors)
+    distance = distance.masked_fill(itself, torch.inf)
+    parts = [
+        _channel(channel, history, asked, ways, rows[..., channel], when[..., channel], places, described, distance,
+                 climate[..., channel], extent)
+        for channel in range(rows.shape[-1])
+    ]  # fmt: skip
+    values, *others = zip(*parts, strict=True)
+    return Found(torch.stack(values, -2), *(torch.stack(part, 3) for part in others))
+
+
+def _channel(
+    channel: int, history: History, asked: Asked, ways: Ways, rows: Int[Tensor, "B L S"], when: Int[Tensor, "B L S"],
+    places: Float[Tensor, "B L S n"], described: Float[Tensor, "B L S F"], distance: Float[Tensor, "B L P S"],
+    climate: Float[Tensor, "B L P J"], extent: float,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
+    age = (when.amax(-1, keepdim=True) - when) * ways.ageing[channel]
+    cost = torch.where((when < 0)[:, :, None], torch.inf, distance + (age**2)[:, :, None])
+    least, chosen = cost.topk(min(NEIGHBOURS, cost.shape[-1]), largest=False)
+    there = least.isfinite()
+    away = _gathered(torch.cat([places, age[..., None]], -1), chosen)
+    away[..., :-1] -= asked.positions[..., None, :]
+    away = torch.where(there[..., None], away, 0.0)
+    closeness = 1 / (least + (1e-4 * extent) ** 2)
+    level = closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12)
+    tilted = plane(level, away[..., :-1] / extent, ways.tilt[channel])
+    krige, variance = kriging(away, there, ways.reach[channel], ways.nugget[channel])
+    last = history.rows.channels[rows.clamp(min=0), channel]
+    nearby = _gathered(torch.stack([last, (asked.origin[..., None] - when).float()], -1), chosen)
+    nearby = torch.where(there[..., None], nearby, 0.0)
+    anyone, value = there[..., 0], nearby[..., 0]
+
+    def usually(moment: Tensor, sensor: Tensor, table: Tensor) -> Tensor:
+        return history.values_at(table, moment, sensor, channel)
+
+    mine = asked.sensor.clamp(min=0)
+    sensor = torch.where(torch.as_tensor(asked.alone), -1, asked.sensor)
+    own_when = torch.where(sensor >= 0, when.gather(-1, mine.flatten(2)).view_as(sensor), -1)
+    own = torch.where(own_when >= 0, last.gather(-1, mine), torch.nan)[..., None].expand_as(climate)
+    nothing = torch.full_like(own, torch.nan)
+    krigged = torch.where(anyone, (krige * value).sum(-1), torch.nan)[..., None].expand_as(climate)
+    if history.cycle is None:
+        candidates = [own, nothing, nothing, nothing, nothing]
+        around = [nothing, nothing, nothing]
+    else:
+        cycle, leads = history.cycle, asked.leads
+        target = asked.origin[..., None, None] + leads
+        before = target - cycle * (-(-leads // cycle)).clamp(min=1)
+        week = 7 * cycle
+        asked_of = torch.where(own_when >= 0, sensor, -1)[..., None].expand_as(before)
+        base = usually(own_when[..., None] - cycle, asked_of[..., :1], history.usual)
+        usual = usually(before, asked_of, history.usual)
+        candidates = [
+            own, usually(before, asked_of, history.fresh),
+            usually(target - week * (-(-leads // week)).clamp(min=1), asked_of, history.fresh), usual,
+            own + usual - base,
+        ]  # fmt: skip
+        who = torch.where(there, chosen, -1)[..., None].expand(*chosen.shape, leads.shape[-1])
+        then = before[..., None, :].expand_as(who)
+        normal = usually(then, who, history.usual)
+        start = _gathered(when[..., None], chosen) - cycle
+        change = normal - usually(start, who[..., :1], history.usual)
+        around = [
+            krigged + _mean(level, change), _mean(level, usually(then, who, history.fresh)), _mean(level, normal),
+        ]  # fmt: skip
+    flat = [torch.where(anyone, (weight * value).sum(-1), torch.nan)[..., None].expand_as(climate)
+            for weight in (level, tilted)]  # fmt: skip
+    candidates += [*flat, krigged, *around, climate]
+    own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
+    offset = (level[..., None] * away[..., :-1]).sum(-2) / extent
+    unlike = (level[..., None] * _gathered(described, chosen)).sum(-2) - asked.covariates.nan_to_num()
+    old = (level * nearby[..., 1]).sum(-1)
+    return (torch.stack(candidates, -1), own_age, least[..., 0].sqrt(), old, variance.log(), offset,
+            anyone[..., None] * unlike)  # fmt: skip
+
+
+def _mean(weight: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K J"]) -> Float[Tensor, "*batch J"]:
+    """The weighted mean of the values that are not NaN; NaN where they weigh less than half."""
+    weighed = weight[..., None] * ~values.isnan()
+    total = weighed.sum(-2)
+    return (weighed * values.nan_to_num()).sum(-2) / torch.where(total > 0.5, total, torch.nan)
+
+
+def _gathered(kept: Shaped[Tensor, "B L S n"], chosen: Int[Tensor, "B L P K"]) -> Shaped[Tensor, "B L P K n"]:
+    """The entries of the sensors that are chosen for each query."""
+    index = chosen.flatten(2)[..., None].expand(-1, -1, -1, kept.shape[-1])
+    return kept.gather(2, index).unflatten(2, chosen.shape[2:])

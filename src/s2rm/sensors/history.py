@@ -1,0 +1,106 @@
+"""What was last known of each sensor as of each step, as tables in which a look-up is one index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.scaling import Scaling
+
+MOST_CELLS = 60_000_000
+"""cells of a table, steps times sensors times channels, of a history; a fit to more takes the last steps"""
+
+
+class Rows(NamedTuple):
+    """Reports in the model's units, in order of their steps."""
+
+    step: Int[Tensor, " R"]
+    sensor: Int[Tensor, " R"]
+    positions: Float[Tensor, "R n"]
+    channels: Float[Tensor, "R D"]
+    covariates: Float[Tensor, "R F"]
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The reports of S sensors at T steps, and what was known of each channel as of each step; U is T + 1, V is T or 0.
+
+    A step of -1 or less is before all reports: nothing is known then.
+    """
+
+    rows: Rows
+    first: Int[Tensor, " U"]
+    """the first row of each step, and the number of rows"""
+    last: Int[Tensor, "U S D"]
+    """the row of the last value before each step, -1 for none"""
+    cycle: int | None
+    """steps of a day, or of a week where a step is a day: after so many steps values are alike"""
+    fresh: Float[Tensor, "V S D"]
+    """values at each step, or just before; NaN where there is none. Empty without a cycle"""
+    usual: Float[Tensor, "V S D"]
+    """the means of `fresh` at a step and at the same hour of the days before. Empty without a cycle"""
+
+    @classmethod
+    def of(cls, reports: Reports, scaling: Scaling, cycle: int | None, cycles: int) -> History:
+        """The history of reports; `cycles` is how many days the means at the same hour are taken over."""
+        rows = Rows(
+            torch.from_numpy(reports.step), torch.from_numpy(reports.sensor), scaling.coordinates(reports.positions),
+            scaling.channels(reports.values), scaling.known(reports.covariates),
+        )  # fmt: skip
+        if not len(reports):  # an index into no rows would fail
+            n, channels, covariates = (part.shape[1] for part in rows[2:])
+            nothing = torch.zeros(1, dtype=torch.long)
+            rows = Rows(
+                nothing, nothing, torch.zeros(1, n), torch.full((1, channels), torch.nan), torch.zeros(1, covariates)
+            )
+        shape = (reports.num_steps, max(1, len(reports.sensors)), scaling.num_channels)
+        last, number = torch.full((shape[0] + 1, *shape[1:]), -1, dtype=torch.int32), torch.arange(len(rows.step))
+        here = torch.where(rows.channels.isnan(), -1, number[:, None]).int()
+        last[rows.step + 1, rows.sensor] = here
+        last = last.cummax(0).values
+        first = torch.searchsorted(rows.step.contiguous(), torch.arange(shape[0] + 1))
+        fresh = usual = torch.empty(0, *shape[1:])
+        if cycle is not None and len(rows.step):
+            index = last[1:].clamp(min=0).long()
+            age = torch.arange(shape[0])[:, None, None] - rows.step[index]
+            values = rows.channels.gather(0, index.flatten(0, 1)).view(shape)
+            fresh = torch.where((last[1:] >= 0) & (age <= cycle // 24), values, torch.nan)
+            usual = _means_over_cycles(fresh, cycle, cycles)
+        return cls(rows, first, last, cycle, fresh, usual)
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.first) - 1
+
+    @property
+    def num_sensors(self) -> int:
+        """S."""
+        return self.last.shape[1]
+
+    def as_of(self, known: Int[Tensor, "*batch S"]) -> Int[Tensor, "*batch S D"]:
+        """The row of each sensor's last value at or before a step of its own, -1 for none."""
+        return self.last[(known + 1).clamp(0, self.num_steps), torch.arange(self.num_sensors)].long()
+
+    def values_at(
+        self, table: Float[Tensor, "T S D"], step: Int[Tensor, "*batch"], sensor: Int[Tensor, "*batch"], channel: int
+    ) -> Float[Tensor, "*batch"]:
+        """Entries of `fresh` or `usual`; NaN where the step is before all reports or the sensor is -1."""
+        if not len(table):
+            return torch.full(step.shape, torch.nan)
+        found = table[step.clamp(0, len(table) - 1), sensor.clamp(min=0), channel]
+        return torch.where((step >= 0) & (step < len(table)) & (sensor >= 0), found, torch.nan)
+
+
+def _means_over_cycles(fresh: Float[Tensor, "V S D"], cycle: int, cycles: int) -> Float[Tensor, "T S D"]:
+    total, count = torch.zeros_like(fresh), torch.zeros_like(fresh)
+    for shift in range(0, min(cycles * cycle, len(fresh)), cycle):
+        earlier = fresh[: len(fresh) - shift]
+        total[shift:] += earlier.nan_to_num()
+        count[shift:] += ~earlier.isnan()
+    return total / torch.where(count > 0, count, torch.nan)

@@ -1,0 +1,180 @@
+"""How the first guess is fitted to a table, and how far a model's correction of it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from s2rm.models.world_model import WorldModel
+from s2rm.sensors.candidates import CANDIDATES
+from s2rm.sensors.guess import Cases, FirstGuess, cases_of, values_of_channels
+from s2rm.sensors.mixing import crps_of, mixed_best, table_of
+from s2rm.sensors.reports import Reports
+from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.times import steps_a_cycle, steps_a_day
+from s2rm.sensors.windows import Windows
+
+AGEING = tuple(1 / (12 * 4**power) for power in range(7))
+"""shares of the extent; the choices for the distance that counts as much as one step of age"""
+TILT = (0.0, 1.0, 10.0)
+"""the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
+REACH, NUGGET = (1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)
+"""the choices for the covariance of kriging, the first as shares of the extent"""
+MOST_CYCLES = 7
+CASES, SILENT = 30_000, 0.1
+"""of a sample, and the share of the sensors that fall silent within a window of it"""
+SHARES, SHIFTS = torch.linspace(0, 1, 21), torch.linspace(-0.4, 0.4, 17)
+"""the choices for what is kept of a correction, and for the logarithm of a factor of the spread"""
+REPEATS = 3
+"""draws of the queries of each validation window"""
+LEAST_GAIN = 0.005
+"""a share of the error by which a correction must lower it"""
+
+
+def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) -> FirstGuess:
+    """A guess that is not fitted yet: its periods and its knots."""
+    day, cycle = steps_a_day(train.columns), steps_a_cycle(train.columns)
+    if cycle is not None and train.num_steps < 3 * cycle:
+        cycle = None
+    cycles = 0 if cycle is None else min(MOST_CYCLES, train.num_steps // cycle // 2)
+    parts = min(24, day or 1)
+    knots = np.unique(np.geomspace(1, horizon, 8).round().astype(int))
+    if cycle is not None:
+        knots = np.union1d(knots, [step for quarter in range(1, 9) if 0 < (step := quarter * cycle // 4) <= horizon])
+    number = scaling.num_channels
+    return FirstGuess(
+        cycle, cycles, max(context, 12), (scaling.extent * AGEING[1],) * number, (TILT[0],) * number,
+        (scaling.extent * REACH[1],) * number, (NUGGET[1],) * number,
+        ((0.0,) * number,) * parts, (0, *knots.tolist()),
+    )  # fmt: skip
+
+
+def tuned(windows: Windows) -> FirstGuess:
+    """The guess of windows, fitted to them: first how neighbours count, then the mixture and its spread.
+
+    The best ageing depends on the quantity: the sea below a float changes little in a week, so that its own old report
+    is worth more than a new one from far away; the wind changes within hours.
+    """
+    extent, guess = windows.scaling.extent, replace(windows.guess, climate=_rows(windows.climate))
+    for names, candidate, choices in (
+        (("ageing",), "nearest, level", [(extent * share,) for share in AGEING]),
+        (("tilt",), "nearest, plane", [(tilt,) for tilt in TILT]),
+        (("reach", "nugget"), "kriging", [(extent * share, nugget) for share, nugget in product(REACH, NUGGET)]),
+    ):
+        guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
+    return mixed_best(guess, *sample(windows, guess, 32, False), values_of_channels(windows.scaling))
+
+
+def _best_ways(
+    windows: Windows, guess: FirstGuess, names: Sequence[str], candidate: int, choices: Sequence[tuple[float, ...]]
+) -> FirstGuess:
+    """The guess with the choice of least absolute error for each channel."""
+    number, errors = windows.scaling.num_channels, []
+    for choice in choices:
+        tried = replace(guess, **{name: (part,) * number for name, part in zip(names, choice, strict=True)})  # type: ignore[arg-type]
+        cases, truth, _ = sample(windows, tried, 8, True)
+        errors.append((cases.values[..., candidate] - truth).abs().nanmean(0))
+    best = torch.stack(errors).nan_to_num(torch.inf).argmin(0).tolist()
+    chosen = {name: tuple(choices[index][place] for index in best) for place, name in enumerate(names)}
+    return replace(guess, **chosen)  # type: ignore[arg-type]
+
+
+def sample(
+    windows: Windows, guess: FirstGuess, number: int, now: bool
+) -> tuple[Cases, Float[Tensor, "N D"], Int[Tensor, " N"]]:
+    """Cases of some windows, their truth and the steps of their origins.
+
+    Half of them are without the sensors' own values, or, `now`, all of them, at the origins themselves. Windows at the
+    beginning of a long table lack its cycles and are left out.
+    """
+    begin = min(max(guess.steps_kept(0), windows.end // 4), windows.end // 2)
+    starts = torch.linspace(begin, windows.end, number).long()
+    generator, sensors = torch.Generator().manual_seed(0), windows.history.num_sensors
+    ends = starts[:, None] + (windows.length * torch.rand(number, sensors, generator=generator)).long()
+    cut = torch.where(torch.rand(number, sensors, generator=generator) < SILENT, ends, windows.history.num_steps)
+    origin = starts[:, None] + torch.arange(windows.first, windows.length) - 1
+    asked, row, wanted = windows.asked(
+        origin, cut, max(1, (CASES // (8 if now else 1)) // origin.numel()), None, generator, now
+    )
+    target = (asked.origin[..., None, None] + asked.leads).clamp(max=windows.history.num_steps - 1)
+    got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling)
+    cases = Cases(*(part[wanted].flatten(0, 1) for part in cases_of(got, asked.leads)))
+    return cases, windows.history.rows.channels[row][wanted], asked.origin[..., None].expand(row.shape)[wanted]
+
+
+def _rows(rows: Float[Tensor, "P D"]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in rows.tolist())
+
+
+@torch.no_grad()
+def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> FirstGuess:
+    """The guess with the shares of a model's correction that lower the error on validation windows.
+
+    A share counts for each value, group of places and knot of the lead time, with those at the neighbouring knots.
+    Places without an own value are those of the sensors that training never saw. Where it does not lower the error by
+    `LEAST_GAIN`, the guess stays alone.
+    """
+    keys = enumerate(_split(windows.number, size) * REPEATS)
+    parts = [_cases_of_model(model, windows, rows, seed) for seed, rows in keys]
+    mean, stddev, base, spread, truth, own, leads = (torch.cat(part) for part in zip(*parts, strict=True))
+    value_of, values = values_of_channels(windows.scaling), len(windows.scaling.mean)
+    places = torch.tensor(guess.knots).float().log1p()
+    knot = (leads.log1p()[:, None] - places).abs().argmin(-1)
+    known = ~truth.isnan()
+    truth, shares = truth.nan_to_num(), torch.zeros(3, 2, values, len(places))
+    table = torch.zeros(2, values, len(places), len(SHARES))
+    where = (own.long(), value_of.expand_as(own), knot[:, None].expand_as(own))
+    for index, share in enumerate(SHARES):
+        _sum_at(table[..., index], where, (torch.lerp(base, mean, share) - truth).abs(), known)
+    shares[0] = SHARES[_chosen(table)]
+    kept = torch.lerp(base, mean, shares[0][where])
+    choices = [(0.0, 0.0), *product((0.0, 0.5, 1.0), SHIFTS.tolist())]
+    table = torch.zeros(2, values, len(places), len(choices))
+    for index, (of_spread, shift) in enumerate(choices):
+        log = torch.lerp(spread.log(), stddev.log(), torch.tensor(of_spread)) + shift
+        _sum_at(table[..., index], where, crps_of(truth - kept, log.exp()), known)
+    # The validation part is short: half of the factor is kept.
+    shares[1:] = torch.tensor(choices)[_chosen(table)].movedim(-1, 0) * torch.tensor([1, 0.5])[:, None, None, None]
+    return replace(guess, share=table_of(shares[0]), spread_share=table_of(shares[1]), spread_shift=table_of(shares[2]))
+
+
+def _cases_of_model(model: WorldModel, windows: Windows, rows: list[int], seed: int) -> tuple[Tensor, ...]:
+    """Of the queries of seen and of hidden sensors: what a model and the guess say, the truth, and the lead times."""
+    episode, context, of_hidden = windows.drawn(rows, seed)
+    targets, features = episode.to_predict(1, None)
+    assert features is not None
+    channels, first = windows.scaling.num_channels, windows.first - 1
+    predicted = model.predict(model.states_before_targets(episode.views), targets.positions, features)
+    said = [part[:, first:, :, :channels] for part in (predicted.mean, predicted.stddev, targets.values)]
+    # A sensor that is withheld for a while has been seen in training: how it is forecast says nothing of others.
+    fair = context.own.any(-1) | of_hidden
+    wanted = targets.mask[:, first:] & fair
+    parts = (*said[:2], context.guess, context.spread, said[2], context.own, context.leads)
+    return tuple(part[wanted] for part in parts)
+
+
+def _split(number: int, size: int) -> list[list[int]]:
+    return [list(range(begin, min(begin + size, number))) for begin in range(0, number, size)]
+
+
+def _sum_at(table: Tensor, where: tuple[Tensor, ...], errors: Tensor, known: Bool[Tensor, "N D"]) -> None:
+    table.index_put_(tuple(part[known] for part in where), errors[known], accumulate=True)
+
+
+def _smooth(table: Float[Tensor, "2 C N G"]) -> Float[Tensor, "2 C N G"]:
+    """Each knot with its two neighbours, which count half."""
+    padded = torch.nn.functional.pad(table, (0, 0, 1, 1))
+    return table + 0.5 * (padded[:, :, :-2] + padded[:, :, 2:])
+
+
+def _chosen(table: Float[Tensor, "2 C N G"]) -> Int[Tensor, "2 C N"]:
+    """The choice of least error where it is less than that of the first one by `LEAST_GAIN`, else the first one."""
+    smooth = _smooth(table)
+    least, best = smooth.min(-1)
+    return torch.where(least < (1 - LEAST_GAIN) * smooth[..., 0], best, 0)

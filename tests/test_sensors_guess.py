@@ -1,0 +1,296 @@
+"""The first guess: what its candidates are, how they are mixed, and that a bad correction does not spoil it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm.sensors import Columns, FieldWorld, Reports
+from s2rm.sensors.candidates import CANDIDATES, OWN, Asked, Ways, found
+from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
+from s2rm.sensors.guess import Cases, at_knots, climatology, context_size
+from s2rm.sensors.history import History
+from s2rm.sensors.mixing import POWER, crps_of, prior
+from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.settings import Fit
+from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, tuned
+from s2rm.sensors.weights import kriging, plane
+from s2rm.sensors.windows import Windows
+
+WAYS = Ways((1e-4,), (0.0,), (1.0,), (0.0,))
+LINE = Columns("time", ("x", "y"), ("warmth",), "station")
+
+
+def on_a_line(values, places, step="1h", columns=LINE, covariates=None):
+    """Reports `(T, S)` of stations; NaN is no report."""
+    values = np.asarray(values, np.float32)
+    row, sensor = np.nonzero(~np.isnan(values))
+    positions = np.stack([np.asarray(places, float), np.zeros(len(places))], 1)
+    known = np.zeros((len(row), 0), np.float32) if covariates is None else np.float32(covariates)[sensor, None]
+    return Reports(
+        replace(columns, step=step), np.datetime64("2014-01-01T00", "ns"), len(values),
+        tuple("abcdefghijklmnopqrstuvwxyz"[: len(places)]), row, sensor, positions[sensor],
+        values[row, sensor, None], known,
+    )  # fmt: skip
+
+
+def one(scaling):
+    """The same values in the model's units as in the user's."""
+    return replace(scaling, mean=(0.0,), spread=(1.0,))
+
+
+def candidates(reports, sensor, origin, lead, cycle=None, cycles=2, known=None, alone=False):
+    """The candidates of one query at a station's place, by name."""
+    scaling = one(Scaling.of(reports))
+    history = History.of(reports, scaling, cycle, cycles)
+    until = torch.full((1, 1, len(reports.sensors)), origin) if known is None else torch.tensor([[known]])
+    place = scaling.coordinates(reports.positions[reports.sensor == sensor][:1])
+    asked = Asked(
+        until, torch.tensor([[origin]]), place[None, None], torch.zeros(1, 1, 1, 0), torch.tensor([[[sensor]]]),
+        torch.tensor([[[[lead]]]]), torch.tensor([[[alone]]]),
+    )  # fmt: skip
+    got = found(history, asked, WAYS, torch.full((1, 1, 1, 1, 1), 7.0), 30, scaling.extent)
+    return dict(zip(CANDIDATES, got.values.flatten().tolist(), strict=True)), got
+
+
+def test_an_own_last_report_counts_as_itself_and_neighbours_by_their_distance():
+    values = [[1.0, 10.0, 4.0], [2.0, 20.0, 5.0], [np.nan, 30.0, 6.0]]
+    got, more = candidates(on_a_line(values, [0.0, 1.0, 3.0]), 0, 2, 5)
+    assert got["own last value"] == 2
+    assert more.own_age.item() == 1
+    assert got["nearest, level"] == pytest.approx((30 / 1 + 6 / 9) / (1 + 1 / 9), rel=1e-3)
+    assert got["climatology"] == 7
+    assert np.isnan(got["own, a cycle before"])
+    alone, other = candidates(on_a_line(values, [0.0, 1.0, 3.0]), 0, 2, 5, alone=True)
+    assert np.isnan(alone["own last value"])
+    assert other.own_age.isnan().all()
+    assert alone["nearest, level"] == got["nearest, level"]
+
+
+def test_what_is_not_known_is_not_used():
+    reports = on_a_line(np.arange(24.0).reshape(8, 3), [0.0, 1.0, 3.0])
+    early, _ = candidates(reports, 0, 4, 2, cycle=3)
+    later = np.float32(5) * (reports.step > 4)[:, None]
+    changed, _ = candidates(replace(reports, values=reports.values + later), 0, 4, 2, cycle=3)
+    assert early == pytest.approx(changed, nan_ok=True)
+    withheld, _ = candidates(reports, 0, 4, 2, cycle=3, known=[-1, 4, 4])
+    assert all(np.isnan(withheld[name]) for name in CANDIDATES[:5])
+    silent, more = candidates(reports, 0, 4, 2, cycle=3, known=[-1, -1, -1])
+    assert silent["climatology"] == 7
+    assert sum(not np.isnan(value) for value in silent.values()) == 1
+    assert more.nearest.isinf().all()
+
+
+def test_the_same_hour_of_the_days_before():
+    day = np.array([0.0, 5.0, 9.0, 4.0])
+    values = np.stack([np.concatenate([day, day + 1, day + 3, day[:2] + 3]), np.full(14, 2.0)], 1)
+    got, _ = candidates(on_a_line(values, [0.0, 1.0]), 0, 13, 1, cycle=4)
+    # Step 14 is hour 2; the days before had 12, 10 and 9 there, of which two count, and 8 and 6 at hour 1.
+    assert got["own, a cycle before"] == 12
+    assert got["own usual value"] == pytest.approx(11)
+    assert got["own last and usual change"] == pytest.approx(8 + 11 - 7)
+    assert got["nearest, a cycle before"] == pytest.approx(2)
+    later, _ = candidates(on_a_line(values, [0.0, 1.0]), 0, 13, 5, cycle=4)
+    assert later["own, a cycle before"] == 12, "the last day that is known"
+
+
+def test_kriging_is_exact_at_a_value_and_level_far_away():
+    away, there = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]).double(), torch.tensor([True, True, False])
+    weight, variance = kriging(away, there, 1.0, 0.0)
+    torch.testing.assert_close(weight, torch.tensor([1.0, 0, 0]).double(), atol=1e-3, rtol=0)
+    assert variance < 0.01
+    weight, variance = kriging(away + 1000, there, 1.0, 0.1)
+    torch.testing.assert_close(weight, torch.tensor([0.5, 0.5, 0]).double(), atol=1e-3, rtol=0)
+    # Two values whose correlation is e^-1 say little: their mean varies by (1 + 0.1 + e^-1) / 2.
+    assert variance.item() == pytest.approx(1.1 + (1.1 + np.exp(-1)) / 2, abs=0.01)
+    assert kriging(away, torch.zeros(3, dtype=torch.bool), 1.0, 0.1)[0].eq(0).all()
+    half = plane(torch.tensor([0.5, 0.5]), torch.tensor([[1.0], [3.0]]), 1e9)
+    torch.testing.assert_close(half, torch.tensor([1.5, -0.5]), atol=1e-4, rtol=0)
+
+
+def test_a_climatology_is_compared_with_days_that_it_does_not_hold():
+    values = np.repeat([[1.0], [2.0], [3.0], [10.0]], 2, 0)
+    reports = on_a_line(values, [0.0])
+    history = History.of(reports, one(Scaling.of(reports)), None, 0)
+    whole, before = climatology(history.rows, torch.zeros(8, dtype=torch.long), 1, 2, 0)
+    assert whole.item() == 4
+    assert before.flatten().tolist() == [5, 1, 1.5, 2], "the mean of those before, in the first chunk of all others"
+
+
+def test_a_table_is_linear_between_knots_and_level_beyond():
+    table = torch.arange(6.0).view(2, 1, 3)
+    own, leads = torch.tensor([[False], [True], [True]]), torch.tensor([0.0, 3.0, 99.0])
+    got = at_knots(table, (0, 1, 7), own, leads, torch.tensor([0]))
+    torch.testing.assert_close(got.flatten(), torch.tensor([0.0, 4.5, 5.0]))
+
+
+def test_the_crps_of_a_normal_distribution():
+    error, spread = torch.linspace(-3, 3, 7).double(), torch.full((7,), 0.7).double()
+    points = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    step = 24 / 200_000
+    expected = [((torch.special.ndtr(points / 0.7) - (points >= each).double()) ** 2).sum() * step for each in error]
+    torch.testing.assert_close(crps_of(error, spread), torch.stack(expected), atol=1e-4, rtol=0)
+
+
+def test_a_mixture_starts_from_inverse_errors_and_is_held_there_where_the_past_disagrees():
+    number, candidates = 160, len(CANDIDATES)
+    moment = torch.arange(number)
+    values = torch.full((number, 1, candidates), torch.nan)
+    values[:, 0, 0], values[:, 0, 1], values[:, 0, 7] = 1.0, -2.0, 1.2  # the truth is 0
+    values[::100, 0, 3] = 0.0  # in too few cases to count
+    kinds = (torch.ones(number, 1, dtype=torch.bool), torch.zeros(number, 1), torch.zeros(number, 1))
+    cases, truth, value_of = Cases(values, *kinds, torch.ones(number)), torch.zeros(number, 1), torch.tensor([0])
+    found = prior(cases, truth, moment, value_of, (0, 1))
+    weights = (found.logits[1, 0, 1] - found.logits[1, 0, 1, 0]).exp()
+    assert weights[[1, 7, 3]].tolist() == pytest.approx([2**-POWER, 1.2**-POWER, 2**-POWER])
+    torch.testing.assert_close(found.logits[1, 0, 0], found.logits[1, 0, 1])  # without a case, as all lead times
+    assert found.ridge[1].abs().max() < 1e-9, "every part of the past says the same"
+    values[:80, 0, 7], values[80:, 0, 7] = 2.0, 0.4
+    halves = prior(cases, truth, moment, value_of, (0, 1))
+    # Eight parts differ from the mean by 0.8: a standard error of 0.8 / sqrt(7).
+    assert halves.ridge[1, 0].tolist() == pytest.approx([0.8**2 / 7] * 2, rel=1e-3)
+
+
+def lasting_and_passing(steps=120):
+    """Two values at twelve stations: one lasts at each station, the other is the same everywhere and wanders."""
+    generator = np.random.default_rng(0)
+    step, sensor = (part.ravel() for part in np.indices((steps, 12)))
+    lasting, passing = 5 * generator.normal(size=12), generator.normal(size=steps).cumsum()
+    columns = Columns("time", ("x", "y"), ("lasting", "passing"), "station")
+    reports = Reports(
+        columns, np.datetime64("2014-01-01T00", "ns"), steps, tuple("abcdefghijkl"), step, sensor,
+        generator.uniform(0, 1, (12, 2))[sensor], np.stack([lasting[sensor], passing[step]], 1).astype(np.float32),
+        np.zeros((len(step), 0), np.float32),
+    )  # fmt: skip
+    return reports.where(generator.random(len(step)) < 0.3)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    reports = lasting_and_passing()
+    scaling = Scaling.of(reports)
+    return Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6), scaling
+
+
+def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
+    windows, scaling = fitted
+    guess = tuned(windows)
+    assert guess.ageing[1] == max(AGEING) * scaling.extent, "the latest reports are the best, wherever they come from"
+    weights = guess.tables["logits"].softmax(-1)
+    own = CANDIDATES.index("own last value")
+    alike = weights[1, 0, :, : len(OWN)].sum(-1)
+    assert alike.min() > 0.99, "a station's own values of any day are the best guess of what lasts"
+    assert weights[1, 1, 1, own] < 0.5
+    cases, truth, _ = sample(windows, guess, 16, False)
+    error = (guess.mixed(cases, torch.arange(2))[0] - truth).abs()
+    candidates = (cases.values - truth[..., None]).abs()
+    mine = cases.own.all(-1) & (cases.leads > 0)
+    assert error[mine, 0].nanmean() < 1e-3, "and so is their mixture"
+    for group in (mine, ~cases.own[:, 1]):
+        assert error[group, 1].nanmean() < 1.01 * candidates[group, 1].nanmean(0).nan_to_num(torch.inf).min()
+    assert guess.tables["spread"].isfinite().all()
+    assert not guess.tables["share"].any()
+    short = lasting_and_passing(70)  # less than three days, so that the last value is the only own one
+    alone = tuned(Windows(short, scaling, first_guess(short, scaling, 12, 6), 13, 6))
+    assert alone.tables["logits"].softmax(-1)[1, 0, 1:, own].min() > 0.99
+
+
+def test_only_a_correction_that_helps_is_kept(fitted):
+    windows, scaling = fitted
+    guess = tuned(windows)
+    reports = lasting_and_passing()
+    hidden = torch.from_numpy(hidden_sensors(reports, 0.2, 0))
+    assert hidden.sum() == 2
+    later = Windows(reports, scaling, guess, 13, 6, since=80, hidden=hidden, at_random=False)
+    torch.manual_seed(0)
+    model = build_model(Fit(num_modules=2, hidden_size=4), scaling, reports, 12)
+    with torch.no_grad():
+        model.correction += 3.0
+        model.decoder.layers.rest[-1].bias += 3.0  # far off in all places
+    kept = gated(guess, model, later, 8)
+    assert not torch.tensor(kept.share).any()
+    features = later[list(range(4)), 0].context
+    assert features.shape[-1] == context_size(scaling)
+    assert features.isfinite().all()
+
+    truthful = build_model(Fit(num_modules=2, hidden_size=4), scaling, reports, 12)
+    biased = replace(guess, climate=((2.0, 2.0),) * len(guess.climate), logits=_only("climatology", guess))
+    off = Windows(reports, scaling, biased, 13, 6, since=80, hidden=hidden, at_random=False)
+    with torch.no_grad():
+        truthful.correction += 1.0
+        truthful.decoder.layers.rest[-1].weight.zero_()
+        truthful.decoder.layers.rest[-1].bias.zero_()
+        truthful.decoder.layers.rest[-1].bias.view(2, 2)[:, 0] = -2.0
+    shares = torch.tensor(gated(biased, truthful, off, 8).share)
+    assert shares[:, 0, 1:].min() > 0, "the guess is far too high, and the correction takes that back"
+
+
+def _only(name, guess):
+    """Logits by which one candidate is all."""
+    return tuple(
+        tuple(tuple(tuple(20.0 * (each == name) for _ in guess.knots) for _ in range(2)) for _ in range(2))
+        for each in CANDIDATES
+    )
+
+
+def test_windows_ask_for_what_comes_later_and_show_no_hidden_sensor():
+    reports = FieldWorld(num_stations=9, num_movers=0, num_steps=80).reports()
+    scaling = Scaling.of(reports)
+    guess = tuned(Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6))
+    hidden = torch.arange(9) < 2
+    windows = Windows(reports, scaling, guess, 13, 6, since=40, hidden=hidden, number=5)
+    episode, context, of_hidden = windows.drawn([0, 1, 2, 3], 3)
+    again, _, _ = windows.drawn([0, 1, 2, 3], 3)
+    torch.testing.assert_close(episode.context, again.context)
+    assert (windows.drawn([0, 1, 2, 3], 4)[0].views.mask != episode.views.mask).any()
+    assert not episode.targets.mask[:, : windows.first].any()
+    asked = episode.targets.mask[:, windows.first :]
+    assert (asked & of_hidden).any()
+    assert (asked & ~of_hidden).any()
+    assert not (context.own & of_hidden[..., None]).any(), "a hidden sensor has no last value"
+    places = scaling.coordinates(reports.positions[[np.flatnonzero(reports.sensor == sensor)[0] for sensor in (0, 1)]])
+    shown = episode.views.positions[episode.views.mask]
+    assert torch.cdist(shown, places).min() > 1e-4
+    assert set(context.leads.unique().tolist()) == set(map(float, range(7)))
+    with pytest.raises(ValueError, match="expected at least 13 steps of reports, got 12"):
+        Windows(reports.between(0, 12), scaling, guess, 13, 6)
+
+
+def test_noise_moves_each_sensor_and_shifts_all_values_of_a_window_alike():
+    reports = FieldWorld(num_stations=7, num_movers=0, num_steps=60).reports()
+    scaling = Scaling.of(reports)
+    guess = tuned(Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6))
+    key = ([0, 1, 2], 5)
+    plain, noisy = (Windows(reports, scaling, guess, 13, 6, noise=noise).drawn(*key)[0] for noise in (1e-9, 0.05))
+    mask = plain.views.mask
+    assert torch.equal(mask, noisy.views.mask)
+    off = (noisy.views.positions - plain.views.positions)[mask]
+    assert 0.02 < off.std() < 0.1
+    assert len(off.mul(1e4).round().unique(dim=0)) <= 7 + 7, "one displacement a sensor"
+    quiet = Windows(reports, scaling, guess, 13, 6)
+    torch.manual_seed(0)
+    level = Windows(reports, scaling, guess, 13, 6, noise=1e-9)._level(500, torch.Generator().manual_seed(0))
+    assert level[:, 0].std() == pytest.approx(1, abs=0.1)
+    assert not level[:, 1:].any(), "no direction is shifted"
+    assert not quiet._level(5, torch.Generator()).any()
+
+
+def test_of_a_table_that_is_too_large_the_last_steps_are_taken(monkeypatch):
+    reports = lasting_and_passing()
+    assert last_of(reports, 18) is reports
+    monkeypatch.setattr("s2rm.sensors.fitting.MOST_CELLS", 100 * 12 * 2)
+    with pytest.warns(UserWarning, match="120 steps of 12 sensors are more than a fit can hold; the last 100 steps"):
+        few = last_of(reports, 18)
+    assert few.num_steps == 100
+    assert few.times[-1] == reports.times[-1]
+
+
+def test_few_sensors_or_a_value_of_few_are_not_hidden():
+    reports = lasting_and_passing()
+    assert hidden_sensors(reports, 0.15, 0).sum() == 2
+    assert not hidden_sensors(reports.of(np.arange(12) < 4), 0.15, 0).any()
+    chosen = np.flatnonzero(hidden_sensors(reports, 0.15, 0))
+    values = reports.values.copy()
+    values[~np.isin(reports.sensor, chosen), 1] = np.nan
+    assert not hidden_sensors(replace(reports, values=values), 0.15, 0).any()
