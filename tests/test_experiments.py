@@ -13,6 +13,7 @@ import torch
 
 from s2rm import load
 from s2rm.runs import PRETRAINED, Run, pretrained
+from s2rm.sensors.judging import BASELINES
 from s2rm.settings import Settings
 from s2rm.tasks.balls.scores import TrivialPredictors, roll_out
 from s2rm.tasks.balls.world import preset
@@ -540,6 +541,19 @@ def test_an_object_is_picked_up_among_distractors(script, tmp_path):
     assert all(0 <= row["success"] <= 1 for row in rows)
 
 
+def test_a_first_guess_stands_beside_the_best_obvious_predictor(script, tmp_path):
+    script(EXPERIMENTS / "first_guess.py", "--data", "field", "--out", tmp_path / "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert {(row["sensors"], row["lead"]) for row in rows} == {
+        *(("held out", lead) for lead in (0, 1, 3, 6)), *(("seen", lead) for lead in (1, 3, 6)),
+    }  # fmt: skip
+    assert all(row["best"] in BASELINES for row in rows)
+    assert all(row["mae"] < 2 * row["best_mae"] and row["crps"] < row["mae"] for row in rows), (
+        "a guess, if of little data"
+    )
+    assert all(row["best_crps"] < row["best_mae"] for row in rows)
+
+
 def test_traffic_slows_in_rush_hours_of_working_days():
     sys.path.insert(0, str(EXPERIMENTS))
     try:
@@ -564,8 +578,8 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
-        "family.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py", "picking.py",
-        "planning.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py",
+        "family.py", "first_guess.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py",
+        "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py",
         "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py",
         "traffic.py", "ways_to_roll_out.py",
     }  # fmt: skip
