@@ -21,8 +21,10 @@ from claims import Result
 
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
 PAGES = ("results", "sensors-results", "agents-results", "rims-results", "speed")
-ANCHORED = {"README.md": "results", "docs/sensors.md": "how well", "docs/worlds.md": "springs"}
-"""files with a table between `<!-- name -->` and `<!-- end -->`, and that name"""
+ANCHORED = {
+    "README.md": ("results",), "docs/sensors.md": ("how well",), "docs/worlds.md": ("springs",),
+}  # fmt: skip
+"""files with tables, each between `<!-- name -->` and `<!-- end -->`, and those names"""
 HEADS = {
     "balls": claims.moving,
     "lead": "+{}".format,
@@ -183,9 +185,11 @@ def wanted() -> dict[Path, str]:
     """What each file should hold."""
     found = results()
     pages = {ROOT / "docs" / f"{name}.md": render(name, found) for name in PAGES}
-    for file, anchor in ANCHORED.items():
-        content = render(f"{anchor.replace(' ', '-')}-table", found)
-        pages[ROOT / file] = filled((ROOT / file).read_text(), anchor, content)
+    for file, anchors in ANCHORED.items():
+        text = (ROOT / file).read_text()
+        for anchor in anchors:
+            text = filled(text, anchor, render(f"{anchor.replace(' ', '-')}-table", found))
+        pages[ROOT / file] = text
     return pages
 
 

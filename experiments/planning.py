@@ -50,9 +50,9 @@ class Planning:
     """of S2GRU, which corrects the best predictor without training"""
     episodes: int = 20
     """test episodes of each policy"""
-    candidates: int = 128
+    candidates: int = 64
     """plans that are drawn in each round"""
-    steps: int = 8
+    steps: int = 6
     """how far a plan looks ahead"""
     runs: Path = Path("runs/planning")
     """where the world and the run are; a run that is finished is not trained again"""

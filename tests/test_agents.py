@@ -8,6 +8,7 @@ import torch
 
 from s2rm import GQN, S2GRU
 from s2rm.cli import main
+from s2rm.runs import Run
 from s2rm.tasks import arrays
 from s2rm.tasks.agents import collect, record
 from s2rm.views import Episode
@@ -441,6 +442,9 @@ def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
         ({"--options": '{"speed": 1}'}, "cannot be made with --options"),
         ({"--options": "{"}, "cannot be made with --options"),
         ({"--position": "builtins:max"}, "to return finite"),
+        ({"--out": "other.npy"}, "ends in .npz or .zarr, or a folder's without an ending, got other.npy"),
+        ({"--episodes": "2"}, "expected at least 3 episodes, to train, validate and test, got 2"),
+        ({"--policy": "test_agents:moved"}, "the environment or the policy failed (TypeError("),
     ):
         options = {"--position": "test_agents:moved", "--out": str(tmp_path / "other.npz"), **changed}
         with pytest.raises(SystemExit) as stopped:
@@ -448,3 +452,15 @@ def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other.npz").exists()
+    planner = arrays.Planner(
+        Run.open(tmp_path / "run").load_model(), world, lambda expected: expected.positions[..., 0].sum(1), steps=2,
+        candidates=8, elites=2, rounds=2,
+    )  # fmt: skip
+    policy = planner.policy(moved)
+    controlled = record(Rewarded(), moved, policy, num_episodes=1, num_steps=4, seed=0)
+    with np.load(out) as recorded:
+        actions = recorded["actions"][recorded["mask"]]
+    there = controlled["actions"][controlled["mask"]]
+    assert actions.min() <= there.min() < there.max() <= actions.max()
+    with pytest.raises(ValueError, match="expected one episode of at most 4 steps, as recorded, got more"):
+        record(Rewarded(), moved, policy, num_episodes=2, num_steps=4, seed=0)

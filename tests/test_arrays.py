@@ -236,7 +236,16 @@ REFUSED = {
     "unknown": (some(speed=np.zeros((4, 3, 2))), {}, "has speed, which a world of points does not have"),
     "nothing": ({"images": FRAMES}, {}, "expected frames, or points, or positions and values in .*, got images"),
     "clip": (some(), {"clip": 4}, "clip must be at most the 3 steps of a sequence, got 4"),
-    "no views": ({"frames": FRAMES}, {"num_views": 0}, "num_views must be at least 1, got 0"),
+    "masked": (some(points=np.ma.zeros((4, 3, 2, 2))), {}, "points is a masked array; give its data"),
+    "mask of numbers": (some(mask=2.0 * np.ones((4, 3, 2))), {}, "must be True or False, got other numbers"),
+    "NaN action": (some(actions=GAP), {}, "expected finite numbers in actions in .*, got NaN where"),
+    "beyond": (some(points=np.full((4, 3, 2, 2), 1e40)), {}, "got NaN, infinity or more than 1e"),
+    "far away": (some(points=5e6 + 0.01 * np.arange(48).reshape(4, 3, 2, 2)), {}, "cannot tell apart; subtract"),
+    "channels last": ({"frames": np.zeros((4, 3, 9, 9, 3))}, {}, "seem to stand last; np.moveaxis"),
+    "idle crop": (some(), {"crop": 3}, "crop does not matter to points like these; leave it out"),
+    "flat box": (some(), {"extent": (0, 1)}, r"extent must be pairs \(low, high\), got \(0, 1\)"),
+    "endless box": (some(), {"extent": [(0, np.inf), (0, 1)]}, "extent must be pairs"),
+    "no views": ({"frames": FRAMES}, {"num_views": 0}, "num_views must be a whole number of at least 1, got 0"),
 }  # fmt: skip
 
 
@@ -247,6 +256,11 @@ def test_what_is_no_world_is_refused_in_one_line_and_not_written(tmp_path, case)
         arrays.write_world(tmp_path / "world.npz", content, **seeing)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_with_another_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in .npz or .zarr, or a folder's without an ending, got world.npy"):
+        arrays.write_world(tmp_path / "world.npy", some())
 
 
 def test_targets_of_their_own_are_no_views():
@@ -318,7 +332,7 @@ def test_a_plan_goes_where_the_reward_is(tmp_path, random):
     still = arrays.write_world(tmp_path / "still.npz", {"points": points})
     with pytest.raises(ValueError, match="expected a world of points with actions, got points without"):
         arrays.Planner(knowing, still, to_the_right)
-    with pytest.raises(ValueError, match="elites must be at most 3 candidates, got 16"):
+    with pytest.raises(ValueError, match="elites must be at most 3 candidates, got 8"):
         arrays.Planner(knowing, world, to_the_right, candidates=3)
 
 
@@ -383,8 +397,9 @@ def test_a_file_that_was_changed_is_refused(run, capsys, tmp_path):
 def test_an_oracle_cannot_roll_out(tmp_path, random):
     world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random)})
     oracle = Settings(model="tto").build(world)
-    with pytest.raises(ValueError, match="TTO sees the step that it predicts"):
-        arrays.score({"TTO": oracle}, world)
+    for judged in (arrays.score, arrays.animate):
+        with pytest.raises(ValueError, match="TTO sees the step that it predicts"):
+            judged({"TTO": oracle}, world)
 
 
 def test_the_model_on_springs_is_better_than_every_simple_predictor_as_the_page_says():

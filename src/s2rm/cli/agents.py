@@ -15,6 +15,7 @@ from s2rm.cli.commands import Collect
 from s2rm.names import one_line
 from s2rm.tasks.agents import random_actions, record
 from s2rm.tasks.arrays import write_world
+from s2rm.tasks.arrays.files import check_path
 
 console = Console(stderr=True, markup=False, emoji=False)
 
@@ -23,6 +24,11 @@ def collect(command: Collect) -> None:
     """Play episodes and write them."""
     if command.out.exists():
         raise ValueError(f"collect: {command.out} is there already; choose another --out")
+    check_path(command.out)
+    if command.episodes < 3:
+        raise ValueError(
+            f"collect: expected at least 3 episodes, to train, validate and test, got {command.episodes}; increase it"
+        )
     position = named(command.position, "--position")
     policy = random_actions if command.policy is None else named(command.policy, "--policy")
     observation = None if command.observation is None else named(command.observation, "--observation")
@@ -40,10 +46,15 @@ def collect(command: Collect) -> None:
     def bar(numbers: Iterable[Any]) -> Iterable[Any]:
         return track(list(numbers), "Collecting", console=console)
 
-    arrays = record(
-        environment, position, policy, num_episodes=command.episodes, num_steps=command.steps, seed=command.seed,
-        observation=observation, progress=bar,
-    )  # fmt: skip
+    try:
+        arrays = record(
+            environment, position, policy, num_episodes=command.episodes, num_steps=command.steps, seed=command.seed,
+            observation=observation, progress=bar,
+        )  # fmt: skip
+    except (ValueError, ImportError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"collect: the environment or the policy failed ({error!r}); mend it") from error
     world = write_world(command.out, arrays)
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from s2rm.tasks.worlds import check_amount
 Box = tuple[tuple[float, float], ...]
 RANKS = {"frames": (4, 5), "points": (4,), "actions": (4,), "rewards": (3,), "ends": (3,), "mask": (3,)}
 """the number of axes of each array; features and values may have any"""
+LARGEST = 1e18
+"""of all numbers: their squares must not be infinite in single precision"""
 AT_ONCE = 2**24
 """values that are looked at together, so that large files need little memory"""
 
@@ -61,7 +63,10 @@ def check_mask(path: str | Path, mask: Array, part: Array) -> None:
     """In each part something is seen, and something is there at a later step to be predicted."""
     steps = np.zeros((len(SPLITS), mask.shape[1]), bool)
     for rows in in_chunks(mask):
-        some = np.asarray(mask[rows]).astype(bool).max(2)
+        given = np.asarray(mask[rows])
+        if not ((given == 0) | (given == 1)).all():
+            raise ValueError(f"world: the mask in {path} must be True or False, got other numbers; convert it to bool")
+        some = given.astype(bool).max(2)
         for number in range(len(SPLITS)):
             steps[number] |= some[part[rows] == number].any(0)
     for name, seen in zip(SPLITS, steps.sum(1).tolist(), strict=True):
@@ -97,10 +102,10 @@ def check_positions(path: str | Path, positions: Array, mask: Array | None, box:
         )
     lowest, highest = np.full(n, np.inf), np.full(n, -np.inf)
     for there in _there(positions, mask):
-        if not np.isfinite(there).all():
+        if not (np.abs(there) < LARGEST).all():
             raise ValueError(
-                f"world: expected finite positions in {path}, got NaN or infinity where something is; set the mask to "
-                "False there"
+                f"world: expected finite positions in {path}, got NaN, infinity or more than {LARGEST:g} where "
+                "something is; set the mask to False there"
             )
         lowest, highest = np.minimum(lowest, there.min(0)), np.maximum(highest, there.max(0))
         if box is not None:
@@ -117,19 +122,40 @@ def check_positions(path: str | Path, positions: Array, mask: Array | None, box:
     return tuple(zip((lowest - margin).tolist(), (highest + margin).tolist(), strict=True))
 
 
-def check_values(path: str | Path, name: str, values: Array, mask: Array | None) -> bool:
-    """Whether all values are 0 or 1; those of a view are finite, or NaN in some of its channels."""
+def check_values(path: str | Path, name: str, values: Array, mask: Array | None, gaps: bool = True) -> bool:
+    """Whether all values are 0 or 1; those of a view are finite, or, with `gaps`, NaN in some of its channels."""
     binary = True
     for there in _there(values, mask, values.shape[3:]):
         missing = np.isnan(there)
-        if np.isinf(there).any() or missing.all(1).any():
-            got = "infinity" if np.isinf(there).any() else "only NaN"
+        infinite, unknown = not (missing | (np.abs(there) < LARGEST)).all(), missing.all(1) if gaps else missing.any(1)
+        if infinite or unknown.any():
+            got = f"infinity or more than {LARGEST:g}" if infinite else "only NaN" if gaps else "NaN"
+            wanted = "numbers, or NaN for some channels that were not measured," if gaps else "finite numbers"
             raise ValueError(
-                f"world: expected numbers, or NaN for some channels that were not measured, in {name} in {path}, got "
-                f"{got} where something is; set the mask to False there"
+                f"world: expected {wanted} in {name} in {path}, got {got} where something is; set the mask to "
+                "False there"
             )
         binary = binary and bool((missing | (there == 0) | (there == 1)).all())
     return binary
+
+
+def check_resolution(
+    path: str | Path, extent: Box, centre: Sequence[float], scale: Sequence[float], kind: Kind
+) -> None:  # fmt: skip
+    """Numbers must differ by more than float32, in which models compute, can tell apart."""
+    moved = scale[: len(extent)] if kind == "points" else [high - low for low, high in extent]
+    sizes = [("positions", max(map(abs, side)), unit) for side, unit in zip(extent, moved, strict=True)]
+    first = len(extent) if kind == "points" else 0
+    sizes += [
+        ("values" if kind == "views" else "features", abs(middle), unit)
+        for middle, unit in zip(centre[first:], scale[first:], strict=True)
+    ]
+    for name, size, unit in sizes:
+        if np.spacing(np.float32(size)) > unit / 30:
+            raise ValueError(
+                f"world: {name} in {path} of about {size:.3g} differ by only about {unit:.3g}, which single precision "
+                "cannot tell apart; subtract their middle"
+            )
 
 
 def _there(array: Array, mask: Array | None, shape: tuple[int, ...] | None = None) -> Iterator[Array]:

@@ -63,13 +63,23 @@ class Seeing:
 
     def __post_init__(self) -> None:
         for name, least in (("crop", 1), ("num_views", 1), ("clip", 2)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"world: {name} must be at least {least}, got {value}; increase it")
-        for side in self.extent or ():
-            if len(side) != 2 or not side[0] < side[1]:
-                raise ValueError(
-                    f"world: extent must be pairs (low, high) with low < high, got {list(self.extent or ())}"
-                )
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ValueError(f"world: {name} must be a whole number of at least {least}, got {value!r}; mend it")
+        if any(len(side) != 2 or not -np.inf < side[0] < side[1] < np.inf for side in self.extent or ()):
+            raise ValueError(
+                f"world: extent must be pairs (low, high) with low < high, got {list(self.extent or ())}; give one for "
+                "each coordinate"
+            )
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that is none of a world to be written."""
+    if path.suffix not in ("", ".npz", ZARR):
+        raise ValueError(
+            f"world: expected a path that ends in .npz or {ZARR}, or a folder's without an ending, got {path.name}; "
+            "choose another"
+        )
 
 
 def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
@@ -82,6 +92,7 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
         OSError: it cannot be written.
     """
     path = Path(path)
+    check_path(path)
     settings = {"format": FORMAT, **asdict(seeing)}
     if path.suffix == ".npz":
         content = io.BytesIO()
@@ -145,6 +156,11 @@ def named_arrays(arrays: Mapping[str, ArrayLike] | Views | Episode) -> dict[str,
         arrays = arrays.views
     if isinstance(arrays, Views):
         return {name: getattr(arrays, name).numpy(force=True) for name in KINDS["views"]}
+    if not isinstance(arrays, Mapping):
+        raise ValueError(
+            f"world: expected arrays by name, such as {{'frames': ...}}, or Views, got {type(arrays).__name__}; name "
+            "them"
+        )
     return {name: _plain(name, array) for name, array in arrays.items()}
 
 
@@ -160,6 +176,8 @@ def _plain(name: str, given: ArrayLike) -> NDArray[Any]:
         ) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(f"world: {name} must hold numbers, got {array.dtype}; convert it, and pad what is shorter")
+    if isinstance(array, np.ma.MaskedArray):  # a file would hold what lies under its mask
+        raise ValueError(f"world: {name} is a masked array; give its data, and the inverse of its mask as the mask")
     return array
 
 
@@ -231,7 +249,7 @@ def kind_of(arrays: Arrays, path: str | Path) -> Kind:
             if unknown := sorted(arrays.keys() - {*KINDS[kind], "part"}):
                 raise ValueError(
                     f"world: {path} has {', '.join(unknown)}, which a world of {kind} does not have; beside "
-                    f"{' and '.join(names)} expected {', '.join({*KINDS[kind], 'part'} - set(names))}"
+                    f"{' and '.join(names)} expected {', '.join(sorted({*KINDS[kind], 'part'} - set(names)))}"
                 )
             return kind
     raise ValueError(

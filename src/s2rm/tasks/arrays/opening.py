@@ -15,6 +15,7 @@ from s2rm.tasks.arrays.checks import (
     check_mask,
     check_part,
     check_positions,
+    check_resolution,
     check_shapes,
     check_values,
 )
@@ -64,13 +65,29 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
         ValueError: arrays that do not fit each other, values out of range, a mask that hides all; a folder that is
             there already. Nothing is written then.
     """
-    if seeing.get("extent") is not None:
-        seeing["extent"] = tuple(tuple(map(float, side)) for side in seeing["extent"])
-    how = Seeing(**seeing)
-    plain = named_arrays(arrays)
-    _facts(path, plain, how)
+    how, plain = _seeing(**seeing), named_arrays(arrays)
+    world = _facts(path, plain, how)
+    fixed = {"num_views"} if "positions" in plain else set()
+    idle = {"extent"} | fixed if world.kind == "frames" else {"crop", "num_views"}
+    if ignored := sorted(idle & {name for name, value in seeing.items() if value is not None}):
+        raise ValueError(f"world: {ignored[0]} does not matter to {world.kind} like these; leave it out")
     write_arrays(path, plain, how)
     return open_world(path)
+
+
+def _seeing(**given: Any) -> Seeing:
+    """The settings as plain numbers."""
+    for name, value in given.items():
+        if isinstance(value, np.integer):
+            given[name] = int(value)
+    if given.get("extent") is not None:
+        try:
+            given["extent"] = tuple(tuple(map(float, side)) for side in given["extent"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"world: extent must be pairs (low, high), got {given['extent']!r}; give one for each coordinate"
+            ) from error
+    return Seeing(**given)
 
 
 def open_world(path: str | Path) -> ArrayWorld:
@@ -93,6 +110,8 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
     check_part(path, part, sequences)
     if mask is not None:
         check_mask(path, mask, part)
+    if "actions" in arrays:
+        check_values(path, "actions", arrays["actions"], mask, gaps=False)
     clip = min(USUAL_CLIP, steps) if seeing.clip is None else seeing.clip
     if clip > steps:
         raise ValueError(f"world: clip must be at most the {steps} steps of a sequence, got {clip}; shorten it")
@@ -103,6 +122,8 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
         extent = check_positions(path, positions, mask, extent)
     assert extent is not None
     channels = _of_frames(path, arrays["frames"], seeing.crop) if kind == "frames" else _channels(path, arrays, part)
+    if kind != "frames":
+        check_resolution(path, extent, channels["centre"], channels["scale"], kind)
     return ArrayWorld(
         path=str(path), digest="", kind=kind, num_steps=steps, clip=clip, extent=extent,
         sequences=tuple(int((part == number).sum()) for number in range(len(SPLITS))),
@@ -113,6 +134,11 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
 def _of_frames(path: str | Path, frames: Array, crop: int | None) -> dict[str, Any]:
     """What a world of frames has of its own."""
     height, width = frames.shape[-2:]
+    if frames.ndim == 5 and width <= 4 < frames.shape[2]:
+        raise ValueError(
+            f"world: expected frames (N, T, C, H, W) in {path}, got shape {frames.shape}, whose channels seem to stand "
+            "last; np.moveaxis(frames, -1, 2) moves them"
+        )
     crop = min(USUAL_CROP, height, width) if crop is None else crop
     if crop > min(height, width):
         raise ValueError(

@@ -69,8 +69,8 @@ class Planner:
     reward: Reward
     steps: int = 8
     candidates: int = 128
-    elites: int = 16
-    rounds: int = 4
+    elites: int = 8
+    rounds: int = 3
 
     def __post_init__(self) -> None:
         if not self.world.num_actions:
@@ -191,6 +191,11 @@ class Planner:
                     f"plan: expected {self.world.num_views} agents, as in {self.world.path}, got {len(slots)}; plan in "
                     "the environment that was recorded"
                 )
+            if len(seen) == self.world.num_steps:
+                raise ValueError(
+                    f"plan: expected one episode of at most {len(seen)} steps, as recorded, got more; make a policy "
+                    "for each episode"
+                )
             there = [agent in environment.agents for agent in slots]
             first = next(iter(observations.values()))
             points = [position(environment, a) if here else [0.0] * len(self.world.extent)
@@ -213,4 +218,4 @@ def as_action(space: Any, action: Float[Tensor, " K"]) -> object:
     """An action as a space of Gymnasium has it: a number, or an array."""
     if hasattr(space, "n"):
         return int(action.argmax()) + int(getattr(space, "start", 0))
-    return action.numpy().reshape(space.shape).astype(space.dtype)
+    return action.numpy().reshape(space.shape).astype(getattr(space, "dtype", np.float32))

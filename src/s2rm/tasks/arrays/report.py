@@ -15,7 +15,7 @@ from s2rm.report.page import Entry, More, Picture, Table, comparison, drawn, lea
 from s2rm.tasks.arrays.plots import Shown, frames_moving, points_moving
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
-from s2rm.tasks.arrays.scores import ahead, pairs, windows
+from s2rm.tasks.arrays.scores import ahead, pairs, refuse_oracles, windows
 from s2rm.tasks.arrays.world import ArrayWorld, Source, displacement
 from s2rm.tasks.crops import cells, stitch
 from s2rm.tasks.task import Models
@@ -112,6 +112,7 @@ def animate(models: Models, world: ArrayWorld, seed: int = 0, numbers: Sequence[
 
     None where positions have fewer than two coordinates, of which there is no picture yet.
     """
+    refuse_oracles(models)
     if len(world.extent) < 2:
         return None
     window = next(windows(world, seed))

@@ -118,6 +118,12 @@ def _add(tally: _Tally, world: ArrayWorld, window: Episode, step: int, made: Ahe
         tally.log_likelihood[1] += surprise.numel()
 
 
+def refuse_oracles(models: Models) -> None:
+    """Refuse models that cannot roll out."""
+    if oracles := [label for label, model in models.items() if model.is_oracle]:
+        raise ValueError(f"rollout: {oracles[0]} sees the step that it predicts and cannot roll out; leave it out")
+
+
 @torch.no_grad()
 def score(
     models: Models, world: ArrayWorld, seed: int = 0, shares: Iterable[float] | None = None,
@@ -133,8 +139,7 @@ def score(
     Raises:
         ValueError: a model that cannot roll out, or whose file was changed since.
     """
-    if oracles := [label for label, model in models.items() if model.is_oracle]:
-        raise ValueError(f"evaluate: {oracles[0]} sees the step that it predicts and cannot roll out; leave it out")
+    refuse_oracles(models)
     world.check_file()
     trivial = Trivial(world, seed)
     names = [*models, *trivial.names]
