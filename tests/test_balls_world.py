@@ -182,7 +182,7 @@ def test_balls_that_do_not_fit_are_refused(monkeypatch):
 
 def test_presets():
     assert PRESETS["paper"] == BallsWorld(train_sequences=20_000, val_sequences=1_000, test_sequences=1_000, clip=100)
-    with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, tiny"):
+    with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, frames, tiny"):
         preset("huge")
     assert WORLD.fastest * 6**0.5 <= SUBSTEPS * MAX_OVERLAP, "the bound allows for a step of the fastest ball"
 
@@ -194,3 +194,15 @@ def test_views_are_dropped_and_targets_stay():
     seen = few.views.mask.sum(2)
     assert (seen == seen[:, :1]).all()
     assert 1 <= seen.min() < seen.max() <= 10
+
+
+def test_a_view_as_large_as_the_arena_is_the_whole_frame():
+    world = replace(preset("frames"), test_sequences=2, num_frames=4, clip=2)
+    frames = videos(world, "test", 0).frames()
+    views = episode(world, frames, torch.Generator().manual_seed(0)).views
+    assert views.values.shape == (2, 4, 1, 49, 49)
+    assert (views.positions == 24).all()
+    assert (grid_positions(world) == 24).all()
+    assert torch.equal(views.values[:, :, 0, :48, :48], frames.float())
+    assert not views.values[..., 48, :].any(), "outside the arena there is nothing"
+    assert not preset("small").whole

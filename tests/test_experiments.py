@@ -87,6 +87,19 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
         assert is_png(tmp_path / "figures" / f"{name}.png")
 
 
+def test_frames_are_rolled_out_whole_beside_a_model_of_crops(script, tmp_path):
+    script(
+        EXPERIMENTS / "frames.py", "--models", "lstm", "--balls", 3, "--updates", 1, "--batch-size", 2, "--sequences",
+        2, "--train-sequences", 8, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--figures", tmp_path,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["predictor"], row["step"]) for row in rows] == [
+        (name, step) for name in ("S2GRU, crops", "LSTM", "static scene", "last seen") for step in range(1, 36)
+    ]
+    assert all(("cross_entropy" in row) == (row["predictor"] in ("S2GRU, crops", "LSTM")) for row in rows)
+    assert is_png(tmp_path / "frames.png")
+
+
 def test_the_ways_to_roll_out_differ_in_the_views_that_are_fed_back(script, tmp_path, monkeypatch):
     folder = PRETRAINED / "s2gru"
     options = ["--run", folder, "--balls", 2, "--sequences", 4]
@@ -578,8 +591,8 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
-        "family.py", "first_guess.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py", "page.py",
-        "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "railways.py", "removed_modules.py",
-        "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py",
-        "traffic.py", "ways_to_roll_out.py",
+        "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py",
+        "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "railways.py",
+        "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py", "sequences.py",
+        "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
     }  # fmt: skip

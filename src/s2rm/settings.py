@@ -34,9 +34,9 @@ class Settings:
 
     model: ModelName = "s2gru"
     """S2RMs (s2gru, s2rmc, s2lstm), baselines (rims, rmc, lstm, gru), or tto, the time-travelling oracle"""
-    codec: Literal["cnn", "mlp", "polar"] | None = None
-    """encoder and decoder: cnn (residual, of the paper's size), mlp (small, for CPUs) or polar (convolutions of polar
-    images); the world's own if not given"""
+    codec: Literal["cnn", "mlp", "polar", "strided"] | None = None
+    """encoder and decoder: cnn (residual, of the paper's size), mlp (small, for CPUs), polar (convolutions of polar
+    images) or strided (for whole frames); the world's own if not given"""
     inject_positions: bool | None = None
     """how positions enter encoder and decoder without a rotation: embedded, as in the paper's baselines (True), or not
     at all, as in its S2RM (False)"""

@@ -58,8 +58,8 @@ class Train:
     size: str = "small"
     """amount of data, not of your own world: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of
     100 steps; railways: 8,000 episodes of 128 steps), small (4,000 of 50, clips of 20; 3,000 of 64, clips of 20; 200 of
-    128, clips of 32) or tiny. Of sequences paper has a core of 600, small a smaller one; adding has long as well, 500
-    steps"""
+    128, clips of 32) or tiny; of the balls also frames, small but seen whole. Of sequences paper has a core of 600,
+    small a smaller one; adding has long as well, 500 steps"""
     train_files: tuple[Path, ...] = ()
     """mnist only: a .npz file with images and labels, or two idx files (.gz too), of images and of labels; if none are
     given, scikit-learn's digits"""

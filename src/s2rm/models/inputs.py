@@ -39,9 +39,9 @@ class Signature:
     likelihood: str
     """"bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units)"""
     codec: str
-    """encoder and decoder: "cnn" (residual, of the paper's size, for images), "polar" (small, for polar images) or
-    "mlp" (small, for CPUs and for any shape). Default: "mlp", but "cnn" where views and targets have two or three
-    axes; with an `extent`, only where an image is larger than 16 x 16"""
+    """encoder and decoder: "cnn" (residual, of the paper's size, for images), "polar" (small, for polar images),
+    "strided" (for whole frames) or "mlp" (small, for CPUs and for any shape). Default: "mlp", but "cnn" where views
+    and targets have two or three axes; with an `extent`, only where an image is larger than 16 x 16"""
     context_size: int
     """F, number of context features of each query"""
     corrects: bool

@@ -238,9 +238,77 @@ def doubled(features: Float[Tensor, "N F I J"], size: tuple[int, ...]) -> Float[
     return pixel_shuffle(features, 2)[..., : size[0], : size[1]]
 
 
+class StridedEncoder(nn.Module):
+    """Three convolutions of stride 2, then a hidden layer of 512: for whole frames, of which a model sees one a step.
+
+    An embedded position joins that layer. Source: RIMs, appendix, for bouncing balls.
+    """
+
+    def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int):
+        super().__init__()
+        self.image, self.value_rank = image_shape(value_shape, "strided"), len(value_shape)
+        channels, resolutions = (2 * self.image[0], *STRIDED), strided(self.image[1:])
+        layers: list[nn.Module] = []
+        for before, after, resolution in zip(channels, STRIDED, resolutions[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, 2, padding=1), nn.ELU(), nn.LayerNorm([after, *resolution])]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        hidden = nn.Linear(STRIDED[-1] * math.prod(resolutions[-1]) + position_size, 512)
+        self.layers = nn.Sequential(hidden, nn.ELU(), nn.Linear(512, size))
+
+    def forward(
+        self, values: Float[Tensor, "*batch"], missing: Float[Tensor, "*batch"], position: Position = None
+    ) -> Float[Tensor, "*slots H"]:
+        slots = values.shape[: values.ndim - self.value_rank]
+        images = [part.reshape(-1, *self.image) for part in (values, missing)]
+        features = self.convolutions(torch.cat(images, 1)).unflatten(0, slots)
+        return self.layers(features if position is None else torch.cat([features, position], -1))
+
+
+class StridedDecoder(nn.Module):
+    """The encoder's mirror image; the query's position joins the vector that is decoded."""
+
+    def __init__(self, value_shape: tuple[int, ...], size: int, position_size: int, num_parameters: int):
+        super().__init__()
+        out_channels, *resolution = image_shape(value_shape, "strided")
+        self.shape, self.num_parameters = value_shape, num_parameters
+        channels, resolutions = STRIDED[::-1], strided(tuple(resolution))[::-1]
+        self.small = (channels[0], *resolutions[0])
+        self.layers = nn.Sequential(
+            nn.Linear(size + position_size, 512), nn.ELU(), nn.Linear(512, math.prod(self.small)), nn.ELU()
+        )
+        layers: list[nn.Module] = []
+        outputs = (*channels[1:], out_channels * num_parameters)
+        for before, after, wanted in zip(channels, outputs, resolutions[1:], strict=True):
+            odd = (wanted[0] % 2, wanted[1] % 2)
+            layers.append(nn.ConvTranspose2d(before, after, 4, 2, padding=1, output_padding=odd))
+            layers += [nn.ELU(), nn.LayerNorm([after, *wanted])]
+        self.convolutions = nn.Sequential(*layers[:-2])
+
+    def forward(self, vector: Float[Tensor, "*slots H"], position: Position = None) -> Float[Tensor, "*slots *shape"]:
+        joined = vector if position is None else torch.cat([vector, position], -1)
+        features = self.layers(joined).flatten(0, -2).unflatten(1, self.small)
+        return split_parameters(self.convolutions(features), vector.shape[:-1], self.shape, self.num_parameters)
+
+
+STRIDED = (16, 32, 64)
+"""channels of the convolutions of stride 2"""
+
+
+def strided(resolution: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Height and width before and after each convolution of 4 x 4 pixels and stride 2."""
+    height, width = resolution
+    if min(height, width) < 2 ** len(STRIDED):
+        raise ValueError(
+            f'codec "strided": views must be at least {2 ** len(STRIDED)} pixels high and wide, got {height} x '
+            f'{width}; use codec="cnn"'
+        )
+    return [(height >> step, width >> step) for step in range(len(STRIDED) + 1)]
+
+
 CODECS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "mlp": (MLPEncoder, MLPDecoder),
     "cnn": (ResidualEncoder, ResidualDecoder),
     "polar": (PolarEncoder, PolarDecoder),
+    "strided": (StridedEncoder, StridedDecoder),
 }
 """encoder and decoder by the name that `codec=` takes"""

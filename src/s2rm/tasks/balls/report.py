@@ -43,9 +43,13 @@ def write_report(
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
     """Write the page; arguments as of `Task.write_report`."""
+    seen = "every frame whole, and learned to predict the next one"
+    if not world.whole:
+        number = f"{world.num_views} small crop{'s' * (world.num_views > 1)}"
+        seen = f"{number} of every frame, at random places, and learned to predict the crops of the next frame"
     lead = (
-        "Each model saw ten small crops of every frame, at random places, and learned to predict the crops of the next "
-        f"frame. It was trained on {world.num_balls} moving balls and tested, without further training, on 1 to 6."
+        f"Each model saw {seen}. It was trained on {world.num_balls} moving balls and tested, without further "
+        "training, on 1 to 6."
     )
     seen = (
         f"World: {world.arena} x {world.arena} pixels, balls of radius {world.radius:g} px at {world.slowest:g} to "
@@ -56,7 +60,7 @@ def write_report(
     )
     tables = [*(_table(rows, metric, 1.0) for metric in TITLES), _table(rows, "f1", 0.3)]
     pictures = [*_pictures(entries, rows, world, seed)]
-    title = "Bouncing balls, seen only through crops"
+    title = f"Bouncing balls, seen {'whole' if world.whole else 'only through crops'}"
     write_page(path, title, lead, entries, seen, [*tables, *more.tables], [*pictures, *more.pictures], more.verdict)
 
 

@@ -37,7 +37,7 @@ class BallsWorld:
     fastest: float = 2.0
     """bounds of a ball's speed at the start, pixels a frame"""
     crop: int = 11
-    """side of a view, pixels, odd"""
+    """side of a view, pixels, odd; at least the arena's, and each view is the whole frame"""
     num_views: int = 10
     num_balls: int = 3
     """moving balls in training and validation"""
@@ -55,7 +55,7 @@ class BallsWorld:
         most = max(getattr(self, name) for name in sequences)
         check_amount("BallsWorld", most, self.num_frames, max(self.arena**2, self.num_views * self.crop**2))
         check_amount("BallsWorld", most, self.num_balls**2)
-        if not (1 <= self.crop <= self.arena and self.crop % 2):
+        if not (1 <= self.crop <= self.arena + 1 and self.crop % 2):
             raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena}, got {self.crop}")
         if self.clip > self.num_frames:
             raise ValueError(f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}")
@@ -72,20 +72,28 @@ class BallsWorld:
         """Of the square in which positions lie."""
         return float(self.arena)
 
+    @property
+    def whole(self) -> bool:
+        """Whether a view is the whole frame. All of them lie in its centre then, and one a step is enough."""
+        return self.crop >= self.arena
+
     def model_arguments(self) -> dict[str, object]:
         """The shape of a view, and the codec."""
-        return {"value_shape": [self.crop, self.crop], "codec": "mlp"}
+        return {"value_shape": [self.crop, self.crop], "codec": "strided" if self.whole else "mlp"}
 
 
 PRESETS = {
     "paper": BallsWorld(),
     "small": BallsWorld(num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100),
+    "frames": BallsWorld(
+        crop=49, num_views=1, num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100
+    ),
     "tiny": BallsWorld(num_frames=48, clip=8, train_sequences=8, val_sequences=4, test_sequences=2),
 }
 
 
 def preset(name: str) -> BallsWorld:
-    """The world of that name: "paper", "small" or "tiny"."""
+    """The world of that name: "paper", "small", "frames" (the same, seen whole) or "tiny"."""
     return named(PRESETS, name, "bouncing balls")
 
 
@@ -209,12 +217,16 @@ def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = Non
 def random_positions(
     world: BallsWorld, batch_size: int, num_steps: int, generator: torch.Generator
 ) -> Float[Tensor, "B T A 2"]:
-    """Pixels, (row, column), drawn uniformly from the whole arena."""
+    """Pixels, (row, column), drawn uniformly from the whole arena; its centre, where views are whole frames."""
+    if world.whole:
+        return grid_positions(world).expand(batch_size, num_steps, world.num_views, 2)
     return torch.randint(world.arena, (batch_size, num_steps, world.num_views, 2), generator=generator).float()
 
 
-def grid_positions(world: BallsWorld) -> Float[Tensor, "16 2"]:
-    """The centre pixels of the cells of a 4 x 4 grid over the arena."""
+def grid_positions(world: BallsWorld) -> Float[Tensor, "Q 2"]:
+    """The centre pixels of the cells of a 4 x 4 grid over the arena; its own centre, where views are whole frames."""
+    if world.whole:
+        return torch.full((1, 2), float(world.arena // 2))
     line = ((torch.arange(4) + 0.5) * world.arena / 4 - 0.5).floor()
     return torch.cartesian_prod(line, line)
 

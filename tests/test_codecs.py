@@ -1,11 +1,11 @@
-"""Polar convolutions against plain loops, and their equivariance to rotations."""
+"""Polar convolutions against plain loops, and their equivariance to rotations; strided ones of any size."""
 
 import pytest
 import torch
 
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views, load
-from s2rm.nn.codecs import PolarConv2d, PolarDecoder, PolarEncoder
+from s2rm.nn.codecs import PolarConv2d, PolarDecoder, PolarEncoder, StridedDecoder, StridedEncoder
 
 
 def in_loops(image, layer, stride):
@@ -99,3 +99,20 @@ def test_a_model_of_battles_is_trained_saved_and_loaded(make, tmp_path):
     means = [m.predict(m.observe(views), targets.positions).mean for m in (model.eval(), again)]
     assert means[0].shape == targets.values.shape
     assert torch.equal(*means)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (2, 9, 13)])
+@pytest.mark.parametrize("position_size", [0, 6])
+def test_strided_codecs_take_and_return_frames_of_any_size_from_eight_pixels_on(shape, position_size):
+    encoder, decoder = StridedEncoder(shape, 5, position_size), StridedDecoder(shape, 5, position_size, 2)
+    values, position = torch.rand(2, 3, *shape), torch.rand(2, 3, position_size) if position_size else None
+    vector = encoder(values, torch.zeros_like(values), position)
+    assert vector.shape == (2, 3, 5)
+    parameters = decoder(vector, position)
+    assert parameters.shape == (2, 3, *shape, 2)
+    parameters.square().sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for part in (encoder, decoder) for weight in part.parameters())
+    with pytest.raises(
+        ValueError, match=r'codec "strided": views must be at least 8 pixels .* got 7 x 9; use codec="cnn"'
+    ):
+        StridedEncoder((7, 9), 5, 0)
