@@ -133,6 +133,14 @@ def test_the_crps_of_a_normal_distribution():
     torch.testing.assert_close(crps_of(error, spread), torch.stack(expected), atol=1e-4, rtol=0)
 
 
+def test_the_knots_of_a_horizon_below_a_quarter_of_a_day_are_whole_steps():
+    hours = np.random.default_rng(0).normal(size=(100, 2))
+    reports = on_a_line(hours, [0.0, 1.0])
+    guess = first_guess(reports, Scaling.of(reports), context=12, horizon=3)
+    assert guess.knots == (0, 1, 2, 3)
+    assert all(type(knot) is int for knot in guess.knots), "a forecaster of floats cannot be read again"
+
+
 def test_a_mixture_starts_from_inverse_errors_and_is_held_there_where_the_past_disagrees():
     number, candidates = 160, len(CANDIDATES)
     moment = torch.arange(number)
