@@ -161,7 +161,7 @@ def test_clips_are_a_function_of_their_key():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": 49}, "crop must be odd and at most the arena's 48, got 49"),
+        ({"crop": 51}, "crop must be odd and at most 49, which is the whole frame, got 51"),
         ({"crop": 10}, "crop must be odd"),
         ({"radius": 7.0}, r"must pass between the fixed ball and the walls .* take a radius in \(0, 6\]"),
         ({"clip": 200}, "clip must be at most num_frames, 100, got 200"),

@@ -1,6 +1,8 @@
-"""A run with the same seed ends with the loss that it had at commit 925ff78, before the packages were rebuilt.
+"""A run with the same seed ends with the loss that it had before.
 
-The numbers were computed there, on an AMD EPYC in one thread. Other processors round differently, hence the tolerance.
+Those of worlds are of commit 925ff78, before the packages were rebuilt; that of a table is of 4a8a15a, after the first
+guess became a mixture. They were computed on an AMD EPYC in one thread. Other processors round differently, hence the
+tolerance.
 """
 
 import json
@@ -39,4 +41,4 @@ def test_a_table_gives_the_same_loss(tmp_path):
     how = Fit(hidden_size=8, num_modules=4, context=12, horizon=6, training=training)
     Forecaster.fit(reports, tmp_path, how, progress=False)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["val_loss"] == pytest.approx(0.08280645310878754, rel=1e-4)
+    assert summary["val_loss"] == pytest.approx(0.48627328872680664, rel=1e-4)

@@ -55,8 +55,10 @@ class BallsWorld:
         most = max(getattr(self, name) for name in sequences)
         check_amount("BallsWorld", most, self.num_frames, max(self.arena**2, self.num_views * self.crop**2))
         check_amount("BallsWorld", most, self.num_balls**2)
-        if not (1 <= self.crop <= self.arena + 1 and self.crop % 2):
-            raise ValueError(f"BallsWorld: crop must be odd and at most the arena's {self.arena}, got {self.crop}")
+        if not (1 <= self.crop <= self.arena | 1 and self.crop % 2):
+            raise ValueError(
+                f"BallsWorld: crop must be odd and at most {self.arena | 1}, which is the whole frame, got {self.crop}"
+            )
         if self.clip > self.num_frames:
             raise ValueError(f"BallsWorld: clip must be at most num_frames, {self.num_frames}, got {self.clip}")
         if not 0 <= self.slowest <= self.fastest < math.inf:
