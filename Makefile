@@ -38,6 +38,7 @@ results: setup
 	$(BIN)/python experiments/ablations.py
 	$(BIN)/python experiments/long.py
 	$(BIN)/python experiments/pretrained.py
+	$(BIN)/python experiments/pretrained_field.py
 	$(BIN)/python experiments/removed_modules.py
 	$(BIN)/python experiments/enclaves.py
 	$(BIN)/python experiments/sensor_checks.py

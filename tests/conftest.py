@@ -1,5 +1,6 @@
 """What the tests share: small odd-sized models and views, in float64."""
 
+import shutil
 from contextlib import contextmanager
 from functools import cache, partial
 
@@ -76,3 +77,19 @@ def some_views(batch: int = 2, steps: int = 5, views: int = 7, *, value_shape=VA
     mask = torch.rand(batch, steps, views) < 0.7
     mask[:, 1] = False
     return Views(positions, values, mask)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, where it is installed."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason='needs pip install ".[test]"')
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        pytest.skip("needs chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as opened:
+        opened.set_window_size(1200, 1000)
+        yield opened

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from s2rm import load
-from s2rm.runs import PRETRAINED, Run, pretrained
+from s2rm.runs import PRETRAINED, Run, field_reports, pretrained
+from s2rm.sensors import Forecaster, stations
+from s2rm.sensors.fitting import PARTS
 from s2rm.sensors.judging import BASELINES
 from s2rm.settings import Settings
 from s2rm.tasks.balls.scores import TrivialPredictors, roll_out
@@ -582,6 +584,17 @@ def test_traffic_slows_in_rush_hours_of_working_days():
     speed = reports.values[:, 0]
     assert speed[rush & working].mean() < speed[rush & ~working].mean() - 3
     assert abs(speed[~rush & working].mean() - speed[~rush & ~working].mean()) < 3
+
+
+def test_the_shipped_forecaster(script, tmp_path):
+    script(EXPERIMENTS / "pretrained_field.py", "--updates", 1, "--out", tmp_path)
+    names = [line.split()[1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines()]
+    assert names == sorted(f"field/{name}" for name in PARTS)
+    fitted, later = field_reports()
+    assert later.start == fitted.start + fitted.num_steps * fitted.step_length
+    forecaster = Forecaster.load(tmp_path / "field")
+    mean, _ = forecaster.forecast(later, stations(later), horizon=1)
+    assert np.isfinite(mean).all()
 
 
 def test_every_recipe_is_tested():

@@ -4,16 +4,15 @@ import gzip
 import json
 import re
 import shutil
-import threading
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from browsing import Page, serving
 from conftest import make_gqn, make_s2rm, unchecked_shapes
 from s2rm.cli import main
-from s2rm.explorer import Agents, Crops, Layer, Played, World, runtime, serve, write_explorer
+from s2rm.explorer import Agents, Crops, Layer, Played, World, runtime, write_explorer
 from s2rm.explorer import browser as of_browser
 from s2rm.explorer.scenes import bits, text
 from s2rm.export import StreamingStep
@@ -89,70 +88,6 @@ def walkers():
     return Agents("walkers", [played], layers, cells(SIDE), queries, members, ("walkers", (0, 1)), CROP)
 
 
-@contextmanager
-def serving(folder):
-    with serve(folder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason='needs pip install ".[test]"')
-    driver = shutil.which("chromedriver")
-    if driver is None:
-        pytest.skip("needs chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as opened:
-        opened.set_window_size(1200, 1000)
-        yield opened
-
-
-class Page:
-    """The page in a browser, by what a person sees of it."""
-
-    def __init__(self, browser, address):
-        self.browser = browser
-        browser.get_log("browser")
-        browser.get(address)
-        self.until(lambda: self.shown("main") or self.shown("problem"))
-
-    def until(self, holds):
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        WebDriverWait(self.browser, 60).until(lambda _: holds())
-
-    def all(self, selector):
-        return self.browser.find_elements("css selector", selector)
-
-    def one(self, selector):
-        return self.browser.find_element("css selector", selector)
-
-    def shown(self, name):
-        return self.one(f"#{name}").is_displayed()
-
-    def step(self):
-        before = self.one("#clock").text
-        self.one("#step").click()
-        self.until(lambda: self.one("#clock").text != before)
-
-    def squares(self):
-        labels = [square.get_attribute("aria-label") for square in self.all(".panel:first-child .mark")]
-        return [tuple(map(int, re.search(r"row (\d+), column (\d+)", label).groups())) for label in labels]
-
-    def beliefs(self, panel):
-        """The grey of each pixel of a panel's picture, from 0 to 1."""
-        script = "const c = arguments[0]; return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
-        return torch.tensor(self.browser.execute_script(script, panel)).view(SIDE, SIDE, 4)[..., 0] / 255
-
-    def scores(self):
-        return [float(numbers.text.split()[1]) for numbers in self.all(".numbers")]
-
-
 def believed(step, state, frame, positions, queries, seen=None, modules=None):
     """What a model believes of all pixels, and of the queries, after one more step; and its state."""
     where = torch.tensor(positions, dtype=torch.float32).view(1, -1, 2)
@@ -189,7 +124,7 @@ def test_the_page_shows_what_pytorch_computes(browser, explorer, models, frames)
             modules = present if step.num_modules else None
             belief, state = believed(step, before[number], frames[now], positions, [], modules=modules)
             states.append(state)
-            torch.testing.assert_close(shown.beliefs(shown.all("canvas")[number]), belief, rtol=0, atol=0.003)
+            torch.testing.assert_close(shown.beliefs(number), belief, rtol=0, atol=0.003)
             assert shown.scores()[number] == pytest.approx(f1(belief, frames[now + 1]), abs=6e-4)
         if now == 2:  # by its switch; the step is computed again without it
             shown.one("button[aria-label='Module 2']").click()
@@ -197,7 +132,7 @@ def test_the_page_shows_what_pytorch_computes(browser, explorer, models, frames)
             present[1] = False
             shown.until(lambda: shown.one("button[aria-label='Module 2']").get_attribute("aria-pressed") == "false")
             belief, states[0] = believed(steps[0], before[0], frames[now], positions, [], modules=present)
-            shown.until(lambda expected=belief: (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.003)
+            shown.until(lambda expected=belief: (shown.beliefs() - expected).abs().max() < 0.003)
         shown.step()
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
@@ -218,7 +153,7 @@ def test_squares_are_moved_dropped_and_added_by_keys_and_pointer(browser, explor
     shown.until(lambda: shown.squares()[0] == (row, column + across))
     step = StreamingStep(models["ours"])
     expected, _ = believed(step, step.initial_state(1), frames[0], shown.squares(), [], modules=torch.ones(4) > 0)
-    shown.until(lambda: (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.003)
+    shown.until(lambda: (shown.beliefs() - expected).abs().max() < 0.003)
     ActionChains(browser).send_keys("a").perform()
     shown.until(lambda: len(shown.squares()) == SQUARES + 1)
     shown.all(".mark")[0].send_keys(Keys.DELETE)
@@ -248,7 +183,7 @@ def test_a_closed_loop_and_a_blind_one_are_rollouts(browser, explorer, models, f
             if number:
                 shown.step()
             row, column = GRID[0]
-            ours = shown.beliefs(shown.all("canvas")[1])[row - 2 : row + 3, column - 2 : column + 3]
+            ours = shown.beliefs(1)[row - 2 : row + 3, column - 2 : column + 3]
             torch.testing.assert_close(ours, distribution.mean[0, 0], rtol=0, atol=0.003)
 
 
@@ -269,7 +204,7 @@ def test_pointing_reads_numbers_and_a_click_switches_a_module_off(browser, explo
     move.perform()
     shown.until(lambda: f"Row {row}, column {column}: belief" in shown.one(".readout").text)
     number = float(re.search(r"belief ([\d.]+)", shown.one(".readout").text)[1])
-    assert number == pytest.approx(float(shown.beliefs(shown.one("canvas"))[row, column]), abs=0.003)
+    assert number == pytest.approx(float(shown.beliefs()[row, column]), abs=0.003)
     move.click().perform()
     switch = shown.one(f"button[aria-label='Module {module}']")
     shown.until(lambda: switch.get_attribute("aria-pressed") == "false")
@@ -301,7 +236,7 @@ def test_agents_are_seen_from_above_and_fall_silent(browser, explorer, models):
         expected = ((blue + orange) / 255).clamp(max=1)
 
         def agrees(expected=expected):
-            return (shown.beliefs(shown.one("canvas")) - expected).abs().max() < 0.005
+            return (shown.beliefs() - expected).abs().max() < 0.005
 
         shown.until(agrees)
         truth, asked = (part[played.there[now + 1]][:, :2] for part in (played.views[now + 1], mean[0, len(GRID) :]))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +36,105 @@ class Exported(Protocol):
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
-    """Within, PyTorch's transformer computes step by step, which can be exported, and not by its fused operation."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def plain_operations() -> Iterator[None]:
+    """Within, PyTorch takes operations that ONNX has for those that it lacks."""
+    lacking: list[tuple[Any, str, Any]] = [
+        (torch.linalg, "solve", _solved),
+        (torch.linalg, "cholesky_ex", _Unfactored),
+        (torch, "cholesky_solve", lambda right, factor: _solved(factor, right)),
+        (torch, "cdist", _distances),
+        (torch, "searchsorted", lambda line, values: (values[..., None] > line).sum(-1)),
+    ]
+    before, fused = [getattr(module, name) for module, name, _ in lacking], torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module, name, other in lacking:
+            setattr(module, name, other)
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        for (module, name, _), own in zip(lacking, before, strict=True):
+            setattr(module, name, own)
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _distances(one: Tensor, other: Tensor, **_: object) -> Tensor:
+    return (one[..., :, None, :] - other[..., None, :, :]).square().sum(-1).sqrt()
+
+
+class _Unfactored(NamedTuple):
+    """In place of a Cholesky factor: the matrix itself, which `_solved` takes."""
+
+    L: Tensor
+
+
+_solve = torch.linalg.solve
+"""PyTorch's own, whatever is exported"""
+
+
+@torch.library.custom_op("s2rm::solve", mutates_args=(), schema="(Tensor matrix, Tensor right) -> Tensor")
+def _one_operation(matrix, right):  # type: ignore[no-untyped-def]
+    return _solve(matrix, right)
+
+
+@_one_operation.register_fake
+def _shaped(matrix, right):  # type: ignore[no-untyped-def]
+    return torch.empty_like(right)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution of symmetric positive definite systems, one operation until it is written as `_eliminated`."""
+    vector = right.ndim < matrix.ndim
+    solved = torch.ops.s2rm.solve(matrix, right[..., None] if vector else right)
+    return solved[..., 0] if vector else solved
+
+
+def _eliminated(matrix: Any, right: Any) -> Any:
+    """`_solved` in operations of ONNX: elimination, which needs no pivots where matrices are positive definite."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    def part(of: Any, axis: int, first: int, last: int) -> Any:
+        first_at, last_at, along = (op.Constant(value_ints=[number]) for number in (first, last, axis))
+        return op.Slice(of, first_at, last_at, along)
+
+    size, both = int(matrix.shape[-1]), op.Concat(matrix, right, axis=-1)
+    for number in range(size):
+        row = part(both, -2, number, number + 1)
+        row = op.Div(row, part(row, -1, number, number + 1))
+        rest = op.Sub(both, op.Mul(part(both, -1, number, number + 1), row))
+        both = op.Concat(part(rest, -2, 0, number), row, part(rest, -2, number + 1, size), axis=-2)
+    return part(both, -1, size, 2**31)
+
+
+def save_onnx(
+    path: str | Path, step: nn.Module, given: tuple, shapes: tuple, inputs: Sequence[str], outputs: Sequence[str],
+    optimize: bool = True,
+) -> None:  # fmt: skip
+    """Write a step as an ONNX file, complete or not at all.
+
+    Args:
+        path: of the file.
+        step: the function.
+        given, shapes: example inputs, and their axes of free size, as `torch.export.export` takes them.
+        inputs, outputs: their names.
+        optimize: whether the file is made smaller; runtimes optimise it when they load it, too.
+
+    Raises:
+        ImportError: the extra "onnx" is not installed.
+    """
+    require("onnx")
+    with warnings.catch_warnings(), plain_operations(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            step.eval(), given, dynamic_shapes=shapes, dynamo=True, verbose=False, input_names=inputs,
+            output_names=outputs, optimize=optimize,
+            custom_translation_table={torch.ops.s2rm.solve.default: _eliminated},
+        )  # fmt: skip
+        written = Path(folder, "step.onnx")
+        assert program is not None, "only other exporters return nothing"
+        program.save(written)
+        write_whole(path, written.read_bytes())
 
 
 class StreamingStep(nn.Module):
@@ -116,7 +207,7 @@ class StreamingStep(nn.Module):
     def exported(self) -> torch.export.ExportedProgram:
         """The step as a program of `torch.export`."""
         given, shapes = self._example()
-        with torch.no_grad(), plain_attention():
+        with torch.no_grad(), plain_operations():
             return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
 
     def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
@@ -149,15 +240,4 @@ class StreamingStep(nn.Module):
         Raises:
             ImportError: the extra "onnx" is not installed.
         """
-        require("onnx")
-        given, shapes = self._example()
-        with warnings.catch_warnings(), plain_attention(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                self.eval(), given, dynamic_shapes=shapes, dynamo=True, verbose=False,
-                input_names=self.inputs, output_names=self.outputs,
-            )  # fmt: skip
-            written = Path(folder, "step.onnx")
-            assert program is not None, "only other exporters return nothing"
-            program.save(written)
-            write_whole(path, written.read_bytes())
+        save_onnx(path, self, *self._example(), self.inputs, self.outputs)

@@ -17,6 +17,8 @@ from s2rm.models.named import LABELS
 from s2rm.models.saved import load_any
 from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
+from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.reports import Reports
 from s2rm.settings import Settings
 from s2rm.tasks import arrays, balls, battles, railways, sequences
 from s2rm.tasks.robustness import Trained, check, more, robustness
@@ -30,6 +32,8 @@ FORMAT = 2
 """2: baselines normalise the summed representation by default"""
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
 PRETRAINED, SUMS = Path(__file__).parent / "pretrained", "SHA256SUMS"
+FIELD = "field"
+"""the forecaster in that folder"""
 SUMMARY_KEYS = (
     "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
     "torch",
@@ -225,7 +229,7 @@ class Run:
 
 
 def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:
-    """The runs that are shipped with the library.
+    """The runs that are shipped with the library, whose folder holds the shipped forecaster too.
 
     Raises:
         ValueError: a file is missing or another one, by its SHA-256.
@@ -244,7 +248,14 @@ def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:
                 "install s2rm again"
             )
         names.append(name)
-    return [Run.open(folder / name) for name in dict.fromkeys(n.split("/")[0] for n in names if "/" in n)]
+    shipped = dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
+    return [Run.open(folder / name) for name in shipped if name != FIELD]
+
+
+def field_reports() -> tuple[Reports, Reports]:
+    """The reports of the synthetic field to which the shipped forecaster was fitted, and those that came later."""
+    reports = FieldWorld(num_stations=30, num_movers=4, num_steps=720, seed=1).reports()
+    return reports.between(0, 560), reports.between(560, 720)
 
 
 def same_world(runs: list[Run]) -> tuple[Task, World, int]:

@@ -20,6 +20,7 @@ from s2rm.models.named import ModelName
 from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
+from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.fitting import FORECASTER
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.settings import Settings
@@ -152,10 +153,13 @@ def export(command: Export) -> None:
     path = command.out or command.run_folder / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = command.run_folder
-    model = Forecaster.load(folder).model if _is_forecaster([folder]) else Run.open(folder).load_model()
-    if not isinstance(model, WorldModel):
-        raise ValueError(f"export: expected a run on views, got one on sequences, {command.run_folder}; choose another")
-    StreamingStep(model).save_onnx(path)
+    if _is_forecaster([folder]):
+        ForecastStep(Forecaster.load(folder)).save_onnx(path)
+    else:
+        model = Run.open(folder).load_model()
+        if not isinstance(model, WorldModel):
+            raise ValueError(f"export: expected a run on views, got one on sequences, {folder}; choose another")
+        StreamingStep(model).save_onnx(path)
     _say(f"model: {path}")
 
 

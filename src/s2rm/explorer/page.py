@@ -80,7 +80,9 @@ def _onnx(step: Exported) -> bytes:
 @torch.no_grad()
 def _about(step: Exported, scene: Scene) -> Row:
     """What the page needs of a model beside its step: its modules, their enclaves over the picture, the first state."""
-    model, room = step.model, scene.room if isinstance(step.model, MSA) else 1
+    # Whose states have room for each sensor, or each view.
+    roomy = scene.kind == "sensors" or isinstance(step.model, MSA)
+    model, room = step.model, scene.room if roomy else 1
     kernels = [*model.enclaves(scene.cells())] if isinstance(model, S2RM) else []
     state = [
         {"type": str(part.dtype).removeprefix("torch."), "shape": list(part.shape), "values": text(part)}

@@ -110,7 +110,8 @@ def _channel(
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
     age = (when.amax(-1, keepdim=True) - when) * ways.ageing[channel]
     cost = torch.where((when < 0)[:, :, None], torch.inf, distance + (age**2)[:, :, None])
-    least, chosen = cost.topk(min(NEIGHBOURS, cost.shape[-1]), largest=False)
+    # Not by min, so that an export with more sensors than neighbours has a fixed number of them.
+    least, chosen = cost.topk(NEIGHBOURS if cost.shape[-1] >= NEIGHBOURS else cost.shape[-1], largest=False)
     there = least.isfinite()
     away = _gathered(torch.cat([places, age[..., None]], -1), chosen)
     away[..., :-1] -= asked.positions[..., None, :]
@@ -177,5 +178,7 @@ def _mean(weight: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K J"]
 
 def _gathered(kept: Shaped[Tensor, "B L S n"], chosen: Int[Tensor, "B L P K"]) -> Shaped[Tensor, "B L P K n"]:
     """The entries of the sensors that are chosen for each query."""
+    if not kept.shape[-1]:  # of which ONNX would make one
+        return kept.new_zeros(*chosen.shape, 0)
     index = chosen.flatten(2)[..., None].expand(-1, -1, -1, kept.shape[-1])
     return kept.gather(2, index).unflatten(2, chosen.shape[2:])

@@ -70,7 +70,7 @@ class History:
             age = torch.arange(shape[0])[:, None, None] - rows.step[index]
             values = rows.channels.gather(0, index.flatten(0, 1)).view(shape)
             fresh = torch.where((last[1:] >= 0) & (age <= cycle // 24), values, torch.nan)
-            usual = _means_over_cycles(fresh, cycle, cycles)
+            usual = means_over_cycles(fresh, cycle, cycles)
         return cls(rows, first, last, cycle, fresh, usual)
 
     @property
@@ -97,7 +97,8 @@ class History:
         return torch.where((step >= 0) & (step < len(table)) & (sensor >= 0), found, torch.nan)
 
 
-def _means_over_cycles(fresh: Float[Tensor, "V S D"], cycle: int, cycles: int) -> Float[Tensor, "T S D"]:
+def means_over_cycles(fresh: Float[Tensor, "V S D"], cycle: int, cycles: int) -> Float[Tensor, "T S D"]:
+    """The means of values at a step and at the same hour of the cycles before, NaN where there is none."""
     total, count = torch.zeros_like(fresh), torch.zeros_like(fresh)
     for shift in range(0, min(cycles * cycle, len(fresh)), cycle):
         earlier = fresh[: len(fresh) - shift]

@@ -108,7 +108,7 @@ class Scaling:
 
     def known(self, covariates: NDArray[np.float32]) -> Float[Tensor, "*rows F"]:
         """Covariates in the user's units, standardised; NaN stays. Those without spread are 0 everywhere."""
-        used = self._used
+        used = self.used
         scaled = np.where(used, covariates - np.array(self.covariate_mean), 0 * covariates)
         return torch.from_numpy(scaled / np.where(used, self.covariate_spread, 1.0)).float()
 
@@ -116,11 +116,11 @@ class Scaling:
         """Which covariates `(Q, F)` somewhere differ by more than `FAR` standard deviations from the fit's mean, or at
         all where the fit saw none differ."""
         mean = np.array(self.covariate_mean)
-        least = np.where(self._used, FAR * np.array(self.covariate_spread), 1e-6 * np.abs(mean))
+        least = np.where(self.used, FAR * np.array(self.covariate_spread), 1e-6 * np.abs(mean))
         return (np.abs(covariates - mean) > least).any(0)
 
     @property
-    def _used(self) -> Bool[NDArray, " F"]:
+    def used(self) -> Bool[NDArray, " F"]:
         """Which covariates differ by more than rounding. A spread of 1e-6 is what earlier versions wrote for none."""
         spread = np.array(self.covariate_spread)
         rounding = np.spacing(np.abs(np.array(self.covariate_mean)).astype(np.float32))

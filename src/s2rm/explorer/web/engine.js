@@ -22,6 +22,7 @@ export function startRuntime() {
     const [ort, binary] = await Promise.all([
       import("./runtime/ort.wasm.min.mjs"), fetched("./runtime/ort-wasm-simd-threaded.wasm.gz"),
     ]);
+    ort.env.logLevel = "error";  // what it cannot fold into constants is no concern of a reader's
     Object.assign(ort.env.wasm, { numThreads: 1, wasmBinary: binary, wasmPaths: { mjs: here("./runtime/ort-wasm-simd-threaded.mjs") } });
     return ort;
   })();
@@ -32,7 +33,7 @@ export class Model {
   /** `about`: label, file, numModules, valueShape, room, and the tensors of the state before any view. */
   static async load(about) {
     const [ort, file] = await Promise.all([startRuntime(), fetched(`./${about.file}`)]);
-    const session = await ort.InferenceSession.create(file, { graphOptimizationLevel: "all" });
+    const session = await ort.InferenceSession.create(file, { graphOptimizationLevel: "all", logSeverityLevel: 3 });
     return new Model(ort, session, about);
   }
 

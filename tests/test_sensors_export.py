@@ -1,0 +1,183 @@
+"""A forecaster leaves Python as one ONNX file, first guess, scaling and units included."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from browsing import Page, serving
+from conftest import unchecked_shapes
+from s2rm.cli.explorer import of_forecasters
+from s2rm.explorer import runtime, write_explorer
+from s2rm.sensors import FieldWorld, Fit, Forecaster, Places
+from s2rm.sensors.export import ForecastStep, clock
+from s2rm.sensors.scaling import clock as clock_of_times
+from s2rm.training import Training
+
+# What the tools of PyTorch themselves warn of.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+WORLD = FieldWorld(num_stations=7, num_movers=2, num_steps=90, dropout=0.3)
+LEADS = [1, 2, 5]
+
+
+@pytest.fixture(scope="module")
+def forecaster(tmp_path_factory):
+    how = Fit(num_modules=3, hidden_size=4, context="5h", horizon="5h", training=Training(epochs=1))
+    fitted = Forecaster.fit(WORLD.reports(), tmp_path_factory.mktemp("fit"), how, progress=False)
+    # After an epoch the model is not trusted; here it is.
+    trust = {name: tuple(tuple((0.7,) * len(row) for row in part) for part in getattr(fitted.guess, name))
+             for name in ("share", "spread_share")}  # fmt: skip
+    return replace(fitted, guess=replace(fitted.guess, **trust))
+
+
+@pytest.fixture(scope="module")
+def exported(forecaster, tmp_path_factory):
+    """The ONNX file."""
+    path = tmp_path_factory.mktemp("onnx") / "step.onnx"
+    with unchecked_shapes():
+        ForecastStep(forecaster).save_onnx(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def session(exported):
+    return onnxruntime.InferenceSession(exported)
+
+
+@pytest.fixture(scope="module")
+def address(forecaster, exported, tmp_path_factory):
+    """Of the page of these sensors."""
+    try:
+        runtime()
+    except ValueError as error:
+        pytest.skip(str(error))
+    folder, world = tmp_path_factory.mktemp("page"), of_forecasters("a field", WORLD.reports(), {"ours": forecaster})
+    with pytest.MonkeyPatch.context() as patch:  # one export is enough
+        patch.setattr(ForecastStep, "save_onnx", lambda step, path: path.write_bytes(exported.read_bytes()))
+        write_explorer(folder, [world])
+    with serving(folder) as served:
+        yield served
+
+
+def given(reports, step, places, own):
+    """The inputs of one step, a slot for each sensor."""
+    count, rows = len(reports.sensors), reports.step == step
+    positions, values = np.zeros((1, count, 2)), np.full((1, count, 2), np.nan, np.float32)
+    positions[0, reports.sensor[rows]], values[0, reports.sensor[rows]] = reports.positions[rows], reports.values[rows]
+    mask = np.zeros((1, count), dtype=bool)
+    mask[0, reports.sensor[rows]] = True
+    none = np.zeros((1, count, 0), np.float32), np.zeros((1, len(places.positions), 0), np.float32)
+    seconds = reports.times[step].astype("datetime64[s]").astype(np.int64)
+    return {
+        "positions": positions, "values": values, "mask": mask, "covariates": none[0],
+        "queries": places.positions[None], "query_covariates": none[1], "query_sensors": own[None],
+        "leads": np.array(LEADS), "time": np.array(seconds),
+    }  # fmt: skip
+
+
+def streamed(forecaster, session, reports, steps, present=None):
+    """The largest differences, over some steps, of what the file says from what the forecaster does, relative to 1 and
+    to each number; directions by their difference."""
+    from s2rm.models.modules import masked
+
+    names = [each.name for each in session.get_outputs()]
+    stations = np.random.default_rng(0).random((5, 2)) * 100
+    own = np.array([-1, -1, -1, 0, 4])
+    wanted = [each.name for each in session.get_inputs() if each.name.startswith("state")]
+    step = ForecastStep(forecaster)
+    assert [each.name for each in session.get_inputs()] == step.inputs
+    assert names == step.outputs
+    state = [part.numpy() for part in step.initial_state(1, len(reports.sensors))]
+    stream, worst = None, 0.0
+    for now in range(steps):
+        number = 1 + now % 5
+        places = Places(stations[:number], np.zeros((number, 0), np.float32))
+        modules = np.ones(step.num_modules, dtype=bool) if present is None else present
+        feed = given(reports, now, places, own[:number]) | {"modules": modules}
+        out = dict(zip(names, session.run(None, feed | dict(zip(wanted, state, strict=True))), strict=True))
+        state = [out[f"next_{index}"] for index in range(len(state))]
+        with masked(forecaster.model, torch.from_numpy(modules)):
+            stream = forecaster.step(stream, reports.between(now, now + 1))
+            named = [name if name >= 0 else None for name in own[:number]]
+            expected = ahead(forecaster, stream, places, reports, named)
+        for name, theirs in zip(("predicted_mean", "predicted_stddev"), expected, strict=True):
+            off = out[name][0].astype(np.float64) - theirs
+            off[..., 1] = (off[..., 1] + 180) % 360 - 180
+            worst = max(worst, float((np.abs(off) / (1 + np.abs(theirs))).max()))
+    return worst
+
+
+def ahead(forecaster, stream, places, reports, named):
+    """As `Forecaster.forecast_from`, at some lead times, of places that may be those of sensors."""
+    recent = stream.recent
+    index = [recent.sensors.index(reports.sensors[own]) if own is not None and reports.sensors[own] in recent.sensors
+             else -1 for own in named]  # fmt: skip
+    mean, stddev = forecaster._ahead(stream.model, recent, places, LEADS, np.array(index, np.int64))
+    return mean[0], stddev[0]
+
+
+def test_the_file_forecasts_as_the_forecaster_does(forecaster, session):
+    assert streamed(forecaster, session, WORLD.reports(), 40) < 1e-5
+
+
+def test_without_observations_and_with_one_module_left(forecaster, session):
+    reports = WORLD.reports()
+    silent = reports.where((reports.step < 3) | (reports.step > 6))
+    assert streamed(forecaster, session, silent, 10, np.array([False, True, False])) < 1e-5
+
+
+def test_more_sensors_than_in_the_fit(forecaster, session):
+    assert streamed(forecaster, session, FieldWorld(num_stations=17, num_movers=2, num_steps=90).reports(), 10) < 1e-5
+
+
+def words(page):
+    """Mean and band of the forecast that the page states."""
+    numbers = re.search(r"ahead: ([-\d.]+), with 90 % from ([-\d.]+) to ([-\d.]+)", page.one("#forecast-words").text)
+    return [float(number) for number in numbers.groups()]
+
+
+def test_a_click_forecasts_in_units_and_stations_fall_silent_or_move(browser, forecaster, address):
+    page, reports = Page(browser, address), WORLD.reports()
+    assert not page.shown("problem"), page.one("#problem").text
+    for _ in range(3):
+        page.step()
+    mark = page.all(".mark")[2]
+    mark.send_keys(Keys.ENTER)  # silent, and its forecast is shown
+    page.until(lambda: "silent" in page.all(".mark")[2].get_attribute("aria-label"))
+    page.until(lambda: "station 2" in page.one("#series-title").text)
+    stream = None
+    for now in range(4):
+        seen = reports.between(now, now + 1)
+        hidden = seen.sensor != reports.sensors.index("station 2") if now == 3 else np.ones(len(seen), dtype=bool)
+        stream = forecaster.step(stream, seen.where(hidden))
+    place = reports.positions[reports.sensor == reports.sensors.index("station 2")][:1]
+    expected = ahead(forecaster, stream, Places(place, np.zeros((1, 0), np.float32)), reports, [2])
+
+    def agrees():
+        mean, low, high = words(page)
+        ours, spread = (float(part[0, 0, 0]) for part in expected)
+        wanted = [ours, ours - 1.6449 * spread, ours + 1.6449 * spread]
+        return np.abs(np.array([mean, low, high]) - wanted).max() < 2e-3
+
+    page.until(agrees)
+    before = page.all(".mark")[0].find_element("css selector", "circle").get_attribute("cx")
+    page.all(".mark")[0].send_keys(Keys.ARROW_RIGHT)
+    page.until(lambda: page.all(".mark")[0].find_element("css selector", "circle").get_attribute("cx") != before)
+    box = page.one(".arena").rect
+    ActionChains(browser).move_to_element_with_offset(
+        page.one(".arena svg"), round(-0.47 * box["width"]), round(0.47 * box["height"])
+    ).click().perform()
+    page.until(lambda: "(" in page.one("#series-title").text)
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_the_clock_is_that_of_the_scaling():
+    times = np.arange("1995-01-01", "2009-03-01", 86_461, dtype="datetime64[s]")
+    expected = clock_of_times(times)
+    torch.testing.assert_close(clock(torch.from_numpy(times.astype(np.int64)), True), expected, rtol=0, atol=1e-6)
+    assert not clock(torch.tensor([0]), False)[:, 2:].any()
