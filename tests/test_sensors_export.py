@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -25,14 +26,18 @@ WORLD = FieldWorld(num_stations=7, num_movers=2, num_steps=90, dropout=0.3)
 LEADS = [1, 2, 5]
 
 
+def trusted(forecaster):
+    """After an epoch no model is trusted; here it is."""
+    trust = {name: tuple(tuple((0.7,) * len(row) for row in part) for part in getattr(forecaster.guess, name))
+             for name in ("share", "spread_share")}  # fmt: skip
+    return replace(forecaster, guess=replace(forecaster.guess, **trust))
+
+
 @pytest.fixture(scope="module")
 def forecaster(tmp_path_factory):
     how = Fit(num_modules=3, hidden_size=4, context="5h", horizon="5h", training=Training(epochs=1))
     fitted = Forecaster.fit(WORLD.reports(), tmp_path_factory.mktemp("fit"), how, progress=False)
-    # After an epoch the model is not trusted; here it is.
-    trust = {name: tuple(tuple((0.7,) * len(row) for row in part) for part in getattr(fitted.guess, name))
-             for name in ("share", "spread_share")}  # fmt: skip
-    return replace(fitted, guess=replace(fitted.guess, **trust))
+    return trusted(fitted)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,23 @@ def address(forecaster, exported, tmp_path_factory):
         yield served
 
 
+class Eager:
+    """What a session of the runtime is to `streamed`, in PyTorch."""
+
+    def __init__(self, forecaster):
+        self.step = ForecastStep(forecaster)
+
+    def get_inputs(self):
+        return [SimpleNamespace(name=name) for name in self.step.inputs]
+
+    def get_outputs(self):
+        return [SimpleNamespace(name=name) for name in self.step.outputs]
+
+    @torch.no_grad()
+    def run(self, _, feed):
+        return [part.numpy() for part in self.step(*(torch.from_numpy(feed[name]) for name in self.step.inputs))]
+
+
 def given(reports, step, places, own):
     """The inputs of one step, a slot for each sensor."""
     count, rows = len(reports.sensors), reports.step == step
@@ -71,11 +93,12 @@ def given(reports, step, places, own):
     positions[0, reports.sensor[rows]], values[0, reports.sensor[rows]] = reports.positions[rows], reports.values[rows]
     mask = np.zeros((1, count), dtype=bool)
     mask[0, reports.sensor[rows]] = True
-    none = np.zeros((1, count, 0), np.float32), np.zeros((1, len(places.positions), 0), np.float32)
+    known = np.full((1, count, reports.covariates.shape[1]), np.nan, np.float32)
+    known[0, reports.sensor[rows]] = reports.covariates[rows]
     seconds = reports.times[step].astype("datetime64[s]").astype(np.int64)
     return {
-        "positions": positions, "values": values, "mask": mask, "covariates": none[0],
-        "queries": places.positions[None], "query_covariates": none[1], "query_sensors": own[None],
+        "positions": positions, "values": values, "mask": mask, "covariates": known,
+        "queries": places.positions[None], "query_covariates": places.covariates[None], "query_sensors": own[None],
         "leads": np.array(LEADS), "time": np.array(seconds),
     }  # fmt: skip
 
@@ -87,6 +110,7 @@ def streamed(forecaster, session, reports, steps, present=None):
 
     names = [each.name for each in session.get_outputs()]
     stations = np.random.default_rng(0).random((5, 2)) * 100
+    heights = np.array([[np.nan], [2.0], [-1.0], [0.5], [7.0]], np.float32)
     own = np.array([-1, -1, -1, 0, 4])
     wanted = [each.name for each in session.get_inputs() if each.name.startswith("state")]
     step = ForecastStep(forecaster)
@@ -96,7 +120,7 @@ def streamed(forecaster, session, reports, steps, present=None):
     stream, worst = None, 0.0
     for now in range(steps):
         number = 1 + now % 5
-        places = Places(stations[:number], np.zeros((number, 0), np.float32))
+        places = Places(stations[:number], heights[:number, : reports.covariates.shape[1]])
         modules = np.ones(step.num_modules, dtype=bool) if present is None else present
         feed = given(reports, now, places, own[:number]) | {"modules": modules}
         out = dict(zip(names, session.run(None, feed | dict(zip(wanted, state, strict=True))), strict=True))
@@ -137,8 +161,25 @@ def test_more_sensors_than_in_the_fit(forecaster, session):
 
 def words(page):
     """Mean and band of the forecast that the page states."""
-    numbers = re.search(r"ahead: ([-\d.]+), with 90 % from ([-\d.]+) to ([-\d.]+)", page.one("#forecast-words").text)
+    numbers = re.search(
+        r"ahead: (-?[\d.]+), with 90 % from (-?[\d.]+) to (-?\d+\.\d+)", page.one("#forecast-words").text
+    )
     return [float(number) for number in numbers.groups()]
+
+
+@pytest.mark.parametrize("model", ["lstm", "msa"])
+def test_baselines_on_a_globe_with_covariates(model, tmp_path):
+    """Written by the same operations as the file above; here as PyTorch computes them."""
+    reports = WORLD.reports()
+    heights = np.random.default_rng(0).normal(size=(len(reports.sensors), 1)).astype(np.float32)
+    heights[3] = np.nan
+    columns = replace(reports.columns, position=("lon", "lat"), globe=True, covariates=("height",))
+    reports = replace(
+        reports, columns=columns, positions=reports.positions * [0.1, 0.05], covariates=heights[reports.sensor]
+    )
+    how = Fit(model, hidden_size=4, context="5h", horizon="5h", training=Training(epochs=1))
+    fitted = trusted(Forecaster.fit(reports, tmp_path, how, progress=False))
+    assert streamed(fitted, Eager(fitted), reports, 12) < 1e-5
 
 
 def test_a_click_forecasts_in_units_and_stations_fall_silent_or_move(browser, forecaster, address):

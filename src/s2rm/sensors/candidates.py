@@ -163,7 +163,9 @@ def _channel(
     candidates += [*flat, krigged, *around, climate]
     own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
     offset = (level[..., None] * away[..., :-1]).sum(-2) / extent
-    unlike = (level[..., None] * _gathered(described, chosen)).sum(-2) - asked.covariates.nan_to_num()
+    unlike = asked.covariates.nan_to_num()
+    if unlike.shape[-1]:  # runtimes of ONNX sum nothing wrongly
+        unlike = (level[..., None] * _gathered(described, chosen)).sum(-2) - unlike
     old = (level * nearby[..., 1]).sum(-1)
     return (torch.stack(candidates, -1), own_age, least[..., 0].sqrt(), old, variance.log(), offset,
             anyone[..., None] * unlike)  # fmt: skip
@@ -178,7 +180,5 @@ def _mean(weight: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K J"]
 
 def _gathered(kept: Shaped[Tensor, "B L S n"], chosen: Int[Tensor, "B L P K"]) -> Shaped[Tensor, "B L P K n"]:
     """The entries of the sensors that are chosen for each query."""
-    if not kept.shape[-1]:  # of which ONNX would make one
-        return kept.new_zeros(*chosen.shape, 0)
     index = chosen.flatten(2)[..., None].expand(-1, -1, -1, kept.shape[-1])
     return kept.gather(2, index).unflatten(2, chosen.shape[2:])
