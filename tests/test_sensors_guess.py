@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Reports
-from s2rm.sensors.candidates import CANDIDATES, OWN, Asked, Ways, found
+from s2rm.sensors.candidates import CANDIDATES, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
 from s2rm.sensors.guess import Cases, at_knots, climatology, context_size
 from s2rm.sensors.history import History
@@ -62,6 +62,9 @@ def test_an_own_last_report_counts_as_itself_and_neighbours_by_their_distance():
     assert got["nearest, level"] == pytest.approx((30 / 1 + 6 / 9) / (1 + 1 / 9), rel=1e-3)
     assert got["climatology"] == 7
     assert np.isnan(got["own, a cycle before"])
+    own, around = more.trend.flatten().split(len(TRENDS))
+    assert not own.any(), "nothing new for a step, and not known for three"
+    torch.testing.assert_close(around, torch.tensor([(10 / 1 + 1 / 9) / (1 + 1 / 9), 0, 0]), rtol=1e-3, atol=0)
     alone, other = candidates(on_a_line(values, [0.0, 1.0, 3.0]), 0, 2, 5, alone=True)
     assert np.isnan(alone["own last value"])
     assert other.own_age.isnan().all()
@@ -214,8 +217,7 @@ def test_only_a_correction_that_helps_is_kept(fitted):
     torch.manual_seed(0)
     model = build_model(Fit(num_modules=2, hidden_size=4), scaling, reports, 12)
     with torch.no_grad():
-        model.correction += 3.0
-        model.decoder.layers.rest[-1].bias += 3.0  # far off in all places
+        model.decoder.layers.rest[-1].bias += 9.0  # far off in all places
     kept = gated(guess, model, later, 8)
     assert not torch.tensor(kept.share).any()
     features = later[list(range(4)), 0].context
@@ -226,7 +228,6 @@ def test_only_a_correction_that_helps_is_kept(fitted):
     biased = replace(guess, climate=((2.0, 2.0),) * len(guess.climate), logits=_only("climatology", guess))
     off = Windows(reports, scaling, biased, 13, 6, since=80, hidden=hidden, at_random=False)
     with torch.no_grad():
-        truthful.correction += 1.0
         truthful.decoder.layers.rest[-1].weight.zero_()
         truthful.decoder.layers.rest[-1].bias.zero_()
         truthful.decoder.layers.rest[-1].bias.view(2, 2)[:, 0] = -2.0
@@ -263,6 +264,26 @@ def test_windows_ask_for_what_comes_later_and_show_no_hidden_sensor():
     assert set(context.leads.unique().tolist()) == set(map(float, range(7)))
     with pytest.raises(ValueError, match="expected at least 13 steps of reports, got 12"):
         Windows(reports.between(0, 12), scaling, guess, 13, 6)
+
+
+def test_targets_are_what_the_guess_is_off_and_no_feature_but_the_guess_tells_the_level():
+    reports = lasting_and_passing()
+    scaling = Scaling.of(reports)
+    guess = tuned(Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6))
+    episode, context, _ = Windows(reports, scaling, guess, 13, 6).drawn([0, 1], 3)
+    first = 13 // 4
+    asked = episode.targets.mask[:, first:]
+    off = context.guess + context.spread * episode.targets.values[:, first:, :, :2]
+    truth = scaling.channels(reports.values).flatten()
+    assert (off[asked].flatten()[:, None] - truth).abs().amin(-1).max() < 1e-5, "each is a value of the table"
+    lasting = replace(guess, logits=_only("own last value", guess))
+    levels = [((level,) * 2,) * len(guess.climate) for level in (0.0, 5.0)]
+    one, other = (
+        Windows(reports, scaling, replace(lasting, climate=level), 13, 6, since=60).drawn([0, 1], 3)[1]
+        for level in levels
+    )
+    own = one.own.all(-1)  # where there is no own value, other candidates are the guess
+    torch.testing.assert_close(one.features[own], other.features[own])
 
 
 def test_noise_moves_each_sensor_and_shifts_all_values_of_a_window_alike():

@@ -18,6 +18,10 @@ CANDIDATES = OWN + OTHERS
 """K of them. A cycle is a day, or a week where a step is a day; usual values are means over some cycles"""
 FROM_LAST = (0, 4)
 """those that count less the older the sensor's own last value is"""
+OF_NOW = (0, 4, 5, 6, 7, 8)
+"""those that follow the level of what was last reported"""
+TRENDS = (1, 3, 6)
+"""steps over which changes are looked at"""
 
 
 class Asked(NamedTuple):
@@ -61,6 +65,8 @@ class Found(NamedTuple):
     """the age of the neighbours' values at the origin"""
     doubt: Float[Tensor, "B L P D"]
     """the logarithm of the variance that kriging states"""
+    trend: Float[Tensor, "B L P D E"]
+    """by how much the own value, and then those of the neighbours, changed over each of `TRENDS`; 0 where not known"""
     offset: Float[Tensor, "B L P D n"]
     unlike: Float[Tensor, "B L P D F"]
     """how far the neighbours are off, in position, in extents, and in covariates"""
@@ -93,19 +99,35 @@ def found(
     distance = torch.cdist(asked.positions, places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     itself = asked.sensor[..., None] == torch.arange(history.num_sensors)
     distance = distance.masked_fill(itself, torch.inf)
+    trend = _trends(history, asked.known, rows, when)
     parts = [
         _channel(channel, history, asked, ways, rows[..., channel], when[..., channel], places, described, distance,
-                 climate[..., channel], extent)
+                 climate[..., channel], extent, trend[..., channel, :])
         for channel in range(rows.shape[-1])
     ]  # fmt: skip
     values, *others = zip(*parts, strict=True)
     return Found(torch.stack(values, -2), *(torch.stack(part, 3) for part in others))
 
 
+def _trends(
+    history: History, known: Int[Tensor, "B L S"], rows: Int[Tensor, "B L S D"], when: Int[Tensor, "B L S D"]
+) -> Float[Tensor, "B L S D E"]:
+    """How much the last value of each sensor differs from those that were known some steps before; 0 for none."""
+
+    def values(rows: Tensor) -> Tensor:
+        return history.rows.channels.gather(0, rows.clamp(min=0).flatten(0, -2)).view(rows.shape)
+
+    now, changes = values(rows), []
+    for steps in TRENDS:
+        before = history.as_of(known - steps)
+        changes.append(torch.where((when >= 0) & (before >= 0), now - values(before), 0.0))
+    return torch.stack(changes, -1).nan_to_num()
+
+
 def _channel(
     channel: int, history: History, asked: Asked, ways: Ways, rows: Int[Tensor, "B L S"], when: Int[Tensor, "B L S"],
     places: Float[Tensor, "B L S n"], described: Float[Tensor, "B L S F"], distance: Float[Tensor, "B L P S"],
-    climate: Float[Tensor, "B L P J"], extent: float,
+    climate: Float[Tensor, "B L P J"], extent: float, trend: Float[Tensor, "B L S E"],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
     age = (when.amax(-1, keepdim=True) - when) * ways.ageing[channel]
@@ -167,7 +189,10 @@ def _channel(
     if unlike.shape[-1]:  # runtimes of ONNX sum nothing wrongly
         unlike = (level[..., None] * _gathered(described, chosen)).sum(-2) - unlike
     old = (level * nearby[..., 1]).sum(-1)
-    return (torch.stack(candidates, -1), own_age, least[..., 0].sqrt(), old, variance.log(), offset,
+    changed = torch.where((own_when >= 0)[..., None], _gathered(trend, mine[..., None])[..., 0, :], 0.0)
+    around_changed = torch.where(there[..., None], _gathered(trend, chosen), 0.0)
+    moved = torch.cat([changed, (level[..., None] * around_changed).sum(-2)], -1)
+    return (torch.stack(candidates, -1), own_age, least[..., 0].sqrt(), old, variance.log(), moved, offset,
             anyone[..., None] * unlike)  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from s2rm.training import LAST, MODEL, batches, fit, provenance
 if TYPE_CHECKING:
     from s2rm.sensors.forecaster import Forecaster
 
-FORECASTER, FORMAT, SUMMARY = "forecaster.json", 3, "summary.json"
+FORECASTER, FORMAT, SUMMARY = "forecaster.json", 4, "summary.json"
 FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
@@ -82,7 +82,7 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
         "value_shape": (scaling.num_channels + len(scaling.covariate_mean),), "context_size": context_size(scaling),
         "num_coordinates": scaling.num_coordinates, "shortest": scaling.extent / 2, "longest": 8 * scaling.extent,
         "embedding_dim": 18 if scaling.num_coordinates == 3 else 8 * scaling.num_coordinates,
-        "likelihood": "gaussian", "codec": "mlp", "corrects": True,
+        "likelihood": "gaussian", "codec": "mlp",
     }  # fmt: skip
     if how.model == "msa":
         return build(how.model, hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.candidates import CANDIDATES, FROM_LAST, Asked, Found, Ways, found
+from s2rm.sensors.candidates import CANDIDATES, FROM_LAST, OF_NOW, TRENDS, Asked, Found, Ways, found
 from s2rm.sensors.history import History, Rows
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
@@ -64,10 +64,11 @@ class FirstGuess:
 
     with s as u, and v the variance that kriging states, which counts where there is no own value.
 
-    Of a model's mean m and spread $\sigma_m$ the share that helped on the validation part is kept, at sensors that
-    training never saw and at others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
+    A model predicts how far the truth is off, in units of that spread: with its mean m and spread r the correction is
+    $\sigma m$. Of both the share that helped on the validation part is kept, at sensors that training never saw and at
+    others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
 
-    $$\mu = g + \lambda (m - g), \quad \log \sigma = (1 - \kappa) \log \sigma_g + \kappa \log \sigma_m + b$$
+    $$\mu = g + \lambda \sigma m, \quad \log \sigma_\mu = \log \sigma + \kappa \log r + b$$
     """
 
     cycle: int | None
@@ -148,10 +149,11 @@ class FirstGuess:
         some = got.nearest.isfinite().float()
         features = [
             guess, torch.zeros(*guess.shape[:-1], missing.shape[-1]),
-            (got.values - guess[..., None]).nan_to_num().flatten(4), spread.log(), cases.own.float(), cases.stale / 3,
+            # Others would tell the level of a window, and with it of a return to the mean of the training part.
+            (got.values[..., OF_NOW] - guess[..., None]).nan_to_num().flatten(4), spread.log(), cases.own.float(), cases.stale / 3,
             *(part[..., None, :].expand(*part.shape[:3], ahead, -1) for part in (
                 got.old.log1p() / 3, got.doubt, some, (1e-4 + near / scaling.extent).log() * some,
-                16 * got.offset.flatten(3), got.unlike.flatten(3), asked.covariates.nan_to_num(), missing,
+                got.trend.flatten(3), 16 * got.offset.flatten(3), got.unlike.flatten(3), asked.covariates.nan_to_num(), missing,
             )),
             asked.leads.float().log1p()[..., None] / 3, clock,
         ]  # fmt: skip
@@ -163,14 +165,14 @@ class FirstGuess:
         self, mean: Float[Tensor, "*batch D"], stddev: Float[Tensor, "*batch D"], context: Context,
         value_of: Int[Tensor, " D"],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Mean and spread, of a model's and those of the first guess."""
+        """Mean and spread, of the first guess and a model's mean and spread of what it is off, in units of its spread."""
         tables = (self.tables[name] for name in ("share", "spread_share", "spread_shift"))
         share, of_spread, shift = (
             at_knots(table, self.knots, context.own, context.leads, value_of) for table in tables
         )
         share, of_spread, shift = (torch.where(context.now, 0.0, part) for part in (share, of_spread, shift))
-        log = torch.lerp(context.spread.log(), stddev.log(), of_spread) + shift
-        return torch.lerp(context.guess, mean, share), log.exp()
+        log = context.spread.log() + of_spread * stddev.log() + shift
+        return context.guess + share * context.spread * mean, log.exp()
 
 
 def part_of_day(clock: Float[Tensor, "*batch 4"], parts: int) -> Int[Tensor, "*batch"]:
@@ -219,7 +221,7 @@ MIXING = ("logits", "staleness", "spread", "spread_stale", "spread_doubt")
 def context_size(scaling: Scaling) -> int:
     """F, the number of context features of a query."""
     channels, covariates = scaling.num_channels, len(scaling.covariate_mean)
-    each = 1 + len(CANDIDATES) + 7 + scaling.num_coordinates + covariates
+    each = 8 + len(OF_NOW) + 2 * len(TRENDS) + scaling.num_coordinates + covariates
     return channels * each + 3 * covariates + 5
 
 

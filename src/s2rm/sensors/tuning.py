@@ -122,7 +122,7 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
     """
     keys = enumerate(_split(windows.number, size) * REPEATS)
     parts = [_cases_of_model(model, windows, rows, seed) for seed, rows in keys]
-    mean, stddev, base, spread, truth, own, leads = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, ratio, base, spread, truth, own, leads = (torch.cat(part) for part in zip(*parts, strict=True))
     value_of, values = values_of_channels(windows.scaling), len(windows.scaling.mean)
     places = torch.tensor(guess.knots).float().log1p()
     knot = (leads.log1p()[:, None] - places).abs().argmin(-1)
@@ -137,7 +137,7 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
     choices = [(0.0, 0.0), *product((0.0, 0.5, 1.0), SHIFTS.tolist())]
     table = torch.zeros(2, values, len(places), len(choices))
     for index, (of_spread, shift) in enumerate(choices):
-        log = torch.lerp(spread.log(), stddev.log(), torch.tensor(of_spread)) + shift
+        log = spread.log() + of_spread * ratio.log() + shift
         _sum_at(table[..., index], where, crps_of(truth - kept, log.exp()), known)
     # The validation part is short: half of the factor is kept.
     shares[1:] = torch.tensor(choices)[_chosen(table)].movedim(-1, 0) * torch.tensor([1, 0.5])[:, None, None, None]
@@ -145,7 +145,8 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
 
 
 def _cases_of_model(model: WorldModel, windows: Windows, rows: list[int], seed: int) -> tuple[Tensor, ...]:
-    """Of the queries of seen and of hidden sensors: what a model and the guess say, the truth, and the lead times."""
+    """Of the queries of seen and of hidden sensors: a corrected guess and the factor of its spread, the guess and its
+    spread, the truth, which have an own value, and the lead times."""
     episode, context, of_hidden = windows.drawn(rows, seed)
     targets, features = episode.to_predict(1, None)
     assert features is not None
@@ -155,7 +156,8 @@ def _cases_of_model(model: WorldModel, windows: Windows, rows: list[int], seed: 
     # A sensor that is withheld for a while has been seen in training: how it is forecast says nothing of others.
     fair = context.own.any(-1) | of_hidden
     wanted = targets.mask[:, first:] & fair
-    parts = (*said[:2], context.guess, context.spread, said[2], context.own, context.leads)
+    mean, truth = (context.guess + context.spread * part for part in (said[0], said[2]))
+    parts = (mean, said[1], context.guess, context.spread, truth, context.own, context.leads)
     return tuple(part[wanted] for part in parts)
 
 

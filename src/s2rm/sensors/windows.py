@@ -21,7 +21,8 @@ QUERIES = 16
 
 
 class Windows(Dataset[Episode]):
-    """Windows, indexed by keys `(rows, seed)`, each with random queries after each of its steps.
+    """Windows, indexed by keys `(rows, seed)`, each with random queries after each of its steps, whose targets are what
+    the first guess is off, in units of its spread.
 
     After each step of a window, but for the first quarter, values at later steps are asked for, at lead times up to
     the horizon, and at sensors that are silent also those of the step itself. In most windows some sensors are withheld
@@ -99,7 +100,7 @@ class Windows(Dataset[Episode]):
         )
         channels = self.scaling.num_channels
         context.features[..., :channels] += level[:, None, None]
-        values = self.history.rows.channels[row] + level[:, None, None]
+        values = (self.history.rows.channels[row] - context.guess) / context.spread
         values = torch.cat([values, torch.full_like(asked.covariates, torch.nan)], -1)
         wanted = wanted & ~values.isnan().all(-1)
         before = (batch, self.first, queries)
