@@ -150,10 +150,12 @@ class FirstGuess:
         features = [
             guess, torch.zeros(*guess.shape[:-1], missing.shape[-1]),
             # Others would tell the level of a window, and with it of a return to the mean of the training part.
-            (got.values[..., OF_NOW] - guess[..., None]).nan_to_num().flatten(4), spread.log(), cases.own.float(), cases.stale / 3,
+            (got.values[..., OF_NOW] - guess[..., None]).nan_to_num().flatten(4),
+            spread.log(), cases.own.float(), cases.stale / 3,
             *(part[..., None, :].expand(*part.shape[:3], ahead, -1) for part in (
                 got.old.log1p() / 3, got.doubt, some, (1e-4 + near / scaling.extent).log() * some,
-                got.trend.flatten(3), 16 * got.offset.flatten(3), got.unlike.flatten(3), asked.covariates.nan_to_num(), missing,
+                got.trend.flatten(3), 16 * got.offset.flatten(3), got.unlike.flatten(3),
+                asked.covariates.nan_to_num(), missing,
             )),
             asked.leads.float().log1p()[..., None] / 3, clock,
         ]  # fmt: skip
@@ -165,7 +167,7 @@ class FirstGuess:
         self, mean: Float[Tensor, "*batch D"], stddev: Float[Tensor, "*batch D"], context: Context,
         value_of: Int[Tensor, " D"],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Mean and spread, of the first guess and a model's mean and spread of what it is off, in units of its spread."""
+        """Mean and spread, of the first guess and of a model's mean and spread of what it is off."""
         tables = (self.tables[name] for name in ("share", "spread_share", "spread_shift"))
         share, of_spread, shift = (
             at_knots(table, self.knots, context.own, context.leads, value_of) for table in tables
