@@ -68,7 +68,7 @@ def add(
     rows = judge(predictors, reports, origins, data.leads, parts.withheld, seed=recipe.seed,
                  progress=lambda origins: track(origins, ", ".join(predictors)))  # fmt: skip
     for row in rows:
-        del row["by_sensor"]  # one number for each station and row is too much for a table
+        del row["by_sensor"], row["by_block"]  # a number for each station, or day, is too much for a table
     common.add(
         path, runs, rows, data=recipe.data, seed=recipe.seed, stations=len(np.unique(reports.sensor)),
         held_out=int(parts.withheld.sum()), steps=reports.num_steps, origins=len(origins),
