@@ -44,8 +44,7 @@ def explore(command: Explore) -> None:
     if not command.runs:
         field = Forecaster.load(PRETRAINED / FIELD)
         worlds.append(of_forecasters("a synthetic field", field_reports()[1], {"S2GRU": field}))
-    with console.status("writing the models"):
-        write_explorer(command.out, worlds)
+    write_explorer(command.out, worlds, progress=lambda what: _say(f"explorer: {what}"))
     if not command.serve:
         _say(f"explorer: {command.out}; open it with s2rm explore --serve, or publish the folder")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +31,15 @@ class World(NamedTuple):
     """the first one is shown, and each of the others beside it where it is chosen"""
 
 
-def write_explorer(folder: str | Path, worlds: Sequence[World]) -> None:
+def write_explorer(
+    folder: str | Path, worlds: Sequence[World], progress: Callable[[str], object] = lambda _: None
+) -> None:
     """Write a page on which models are explored, each file whole. It needs a server of static files, and no network.
 
     Args:
         folder: created if it is not there; files of the same names are replaced.
         worlds: the first one is shown, and each of the others where it is chosen.
+        progress: is told what is written next: an export takes seconds, that of a forecaster a minute or two.
 
     Raises:
         ValueError: a model of other views than the scene's, the oracle, or no runtime, since npm is not installed or
@@ -49,10 +52,12 @@ def write_explorer(folder: str | Path, worlds: Sequence[World]) -> None:
             scene.check(label, step.model)
     content, listed = runtime(), []
     names: dict[Exported, str] = {}
+    total = len({step for _, steps in worlds for step in steps.values()})
     for number, (scene, steps) in enumerate(worlds):
         abouts = []
         for label, step in steps.items():
             if step not in names:  # a step that is in several worlds is written once
+                progress(f"writing {label} on {scene.title}, model {len(names) + 1} of {total}")
                 names[step] = f"model-{len(names)}.onnx.gz"
                 content[names[step]] = _onnx(step)
             name = names[step]
