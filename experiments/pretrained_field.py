@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -17,14 +17,13 @@ from s2rm.files import write_whole
 from s2rm.runs import FIELD, PRETRAINED, SUMS, field_reports
 from s2rm.sensors import Fit, Forecaster
 from s2rm.sensors.fitting import PARTS
-from s2rm.training import Training
 
 
 @dataclass(frozen=True)
 class PretrainedField:
     """How long to fit, and where to put it."""
 
-    updates: int = 400
+    updates: int = 300
     """of the model"""
     out: Path = PRETRAINED
     """the folder in the package"""
@@ -33,7 +32,7 @@ class PretrainedField:
 def main(command: PretrainedField) -> None:
     """Fit, copy what a forecaster needs, sum."""
     fitted, _ = field_reports()
-    how = Fit(num_modules=8, hidden_size=16, training=Training(updates=command.updates, learning_rate=2e-3))
+    how = Fit(num_modules=8, hidden_size=16, training=replace(Fit().training, updates=command.updates, minutes=None))
     with tempfile.TemporaryDirectory() as folder:
         Forecaster.fit(fitted, folder, how)
         shutil.rmtree(command.out / FIELD, ignore_errors=True)

@@ -122,7 +122,7 @@ def streamed(forecaster, session, reports, steps, present=None):
         number = 1 + now % 5
         places = Places(stations[:number], heights[:number, : reports.covariates.shape[1]])
         modules = np.ones(step.num_modules, dtype=bool) if present is None else present
-        feed = given(reports, now, places, own[:number]) | {"modules": modules}
+        feed = given(reports, now, places, own[:number]) | ({"modules": modules} if step.num_modules else {})
         out = dict(zip(names, session.run(None, feed | dict(zip(wanted, state, strict=True))), strict=True))
         state = [out[f"next_{index}"] for index in range(len(state))]
         with masked(forecaster.model, torch.from_numpy(modules)):

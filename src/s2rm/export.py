@@ -133,6 +133,9 @@ def save_onnx(
         )  # fmt: skip
         written = Path(folder, "step.onnx")
         assert program is not None, "only other exporters return nothing"
+        graph = program.model.graph
+        named = [[value.name for value in part] for part in (graph.inputs, graph.outputs)]
+        assert named == [list(inputs), list(outputs)], "what the file is called with are these names"
         program.save(written)
         write_whole(path, written.read_bytes())
 
@@ -202,6 +205,8 @@ class StreamingStep(nn.Module):
             # Tensors of modules are (B, M, ...).
             kept = [modules.view(-1, *(1,) * (part.ndim - 2)) for part in states]
             states = [torch.where(*parts) for parts in zip(kept, states, given, strict=True)]
+        # An input that is an output as well would lose its name in the file.
+        states = [part.clone() if any(part is old for old in given) else part for part in states]
         return distribution.mean, distribution.stddev, *watched, *states
 
     def exported(self) -> torch.export.ExportedProgram:

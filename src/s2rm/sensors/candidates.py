@@ -88,9 +88,7 @@ def found(
         extent: of the positions.
         noise: a displacement of each sensor's positions `(S, n)` and covariates `(S, F)`.
     """
-    rows = history.as_of(asked.known)
-    when = torch.where(rows >= 0, history.rows.step[rows.clamp(min=0)], -1)
-    when = torch.where(asked.origin[:, :, None, None] - when < memory, when, -1)
+    rows, when = _last(history, asked, memory)
     latest = rows.amax(-1).clamp(min=0)
     places, described = history.rows.positions[latest], history.rows.covariates[latest].nan_to_num()
     if noise is not None:
@@ -99,7 +97,7 @@ def found(
     distance = torch.cdist(asked.positions, places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
     itself = asked.sensor[..., None] == torch.arange(history.num_sensors)
     distance = distance.masked_fill(itself, torch.inf)
-    trend = _trends(history, asked.known, rows, when)
+    trend = _trends(history, asked, rows, when, memory)
     parts = [
         _channel(channel, history, asked, ways, rows[..., channel], when[..., channel], places, described, distance,
                  climate[..., channel], extent, trend[..., channel, :])
@@ -109,8 +107,17 @@ def found(
     return Found(torch.stack(values, -2), *(torch.stack(part, 3) for part in others))
 
 
+def _last(
+    history: History, asked: Asked, memory: int, back: int = 0
+) -> tuple[Int[Tensor, "B L S D"], Int[Tensor, "B L S D"]]:
+    """The row of each sensor's last value as of some steps before what is known, and its step, -1 for none or too old."""
+    rows = history.as_of(asked.known - back)
+    when = torch.where(rows >= 0, history.rows.step[rows.clamp(min=0)], -1)
+    return rows, torch.where(asked.origin[:, :, None, None] - when < memory, when, -1)
+
+
 def _trends(
-    history: History, known: Int[Tensor, "B L S"], rows: Int[Tensor, "B L S D"], when: Int[Tensor, "B L S D"]
+    history: History, asked: Asked, rows: Int[Tensor, "B L S D"], when: Int[Tensor, "B L S D"], memory: int
 ) -> Float[Tensor, "B L S D E"]:
     """How much the last value of each sensor differs from those that were known some steps before; 0 for none."""
 
@@ -119,8 +126,8 @@ def _trends(
 
     now, changes = values(rows), []
     for steps in TRENDS:
-        before = history.as_of(known - steps)
-        changes.append(torch.where((when >= 0) & (before >= 0), now - values(before), 0.0))
+        before, then = _last(history, asked, memory, steps)
+        changes.append(torch.where((when >= 0) & (then >= 0), now - values(before), 0.0))
     return torch.stack(changes, -1).nan_to_num()
 
 
