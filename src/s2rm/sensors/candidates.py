@@ -110,7 +110,7 @@ def found(
 def _last(
     history: History, asked: Asked, memory: int, back: int = 0
 ) -> tuple[Int[Tensor, "B L S D"], Int[Tensor, "B L S D"]]:
-    """The row of each sensor's last value as of some steps before what is known, and its step, -1 for none or too old."""
+    """Row and step of each sensor's last value as of some steps before what is known; a step of -1: none, too old."""
     rows = history.as_of(asked.known - back)
     when = torch.where(rows >= 0, history.rows.step[rows.clamp(min=0)], -1)
     return rows, torch.where(asked.origin[:, :, None, None] - when < memory, when, -1)
