@@ -182,6 +182,16 @@ def test_baselines_on_a_globe_with_covariates(model, tmp_path):
     assert streamed(fitted, Eager(fitted), reports, 12) < 1e-5
 
 
+def free_place(page):
+    """A place on the map as far from all stations as can be, as shares of its width and height."""
+    columns, rows = map(float, page.one(".arena svg").get_dom_attribute("viewBox").split()[2:])
+    circles = page.all(".mark circle")
+    x, y = (np.array([float(circle.get_attribute(name)) for circle in circles]) for name in ("cx", "cy"))
+    right, down = (part.flatten() for part in np.meshgrid(np.linspace(0.1, 0.9, 9), np.linspace(0.1, 0.9, 9)))
+    far = np.hypot(right[:, None] * columns - x, down[:, None] * rows - y).min(1).argmax()
+    return right[far], down[far]
+
+
 def test_a_click_forecasts_in_units_and_stations_fall_silent_or_move(browser, forecaster, address):
     page, reports = Page(browser, address), WORLD.reports()
     assert not page.shown("problem"), page.one("#problem").text
@@ -209,9 +219,10 @@ def test_a_click_forecasts_in_units_and_stations_fall_silent_or_move(browser, fo
     before = page.all(".mark")[0].find_element("css selector", "circle").get_attribute("cx")
     page.all(".mark")[0].send_keys(Keys.ARROW_RIGHT)
     page.until(lambda: page.all(".mark")[0].find_element("css selector", "circle").get_attribute("cx") != before)
-    box = page.one(".arena").rect
+    right, down = free_place(page)
+    box = page.one(".arena svg").rect
     ActionChains(browser).move_to_element_with_offset(
-        page.one(".arena svg"), round(-0.47 * box["width"]), round(0.47 * box["height"])
+        page.one(".arena svg"), round((right - 0.5) * box["width"]), round((down - 0.5) * box["height"])
     ).click().perform()
     page.until(lambda: "(" in page.one("#series-title").text)
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
