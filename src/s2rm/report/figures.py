@@ -20,12 +20,13 @@ COLOURS = ("#0b6e99", "#d9730d", "#6b4fa0", "#448361", "#ad1a72", "#8c6a00", "#c
 TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
     "climatology": "#8c8c8c", "persistence": "#b08d57", "inverse distance": "#5f8f7a", "local linear": "#93a12b",
-    "kriging": "#4a4a4a", "constant": "#9b9a97", "mean": "#9b9a97", "constant velocity": "#7f9183",
+    "kriging": "#4a4a4a", "seasonal": "#a3768c", "constant": "#9b9a97", "mean": "#9b9a97",
+    "constant velocity": "#7f9183",
 }  # fmt: skip
 """colour of each predictor that needs next to no training"""
 DASHES: dict[str, tuple[str | tuple[int, tuple[int, ...]], str]] = {
     "climatology": (":", "x"), "persistence": ("--", "s"), "inverse distance": ("-.", "^"),
-    "local linear": ((0, (7, 2)), "v"), "kriging": ((0, (2, 1)), "D"),
+    "local linear": ((0, (7, 2)), "v"), "kriging": ((0, (2, 1)), "D"), "seasonal": ((0, (4, 1, 1, 1)), "P"),
 }  # fmt: skip
 """dashes and marker of those that stand side by side"""
 
