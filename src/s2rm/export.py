@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from s2rm.files import write_whole
 from s2rm.models.modules import activity, count_modules, masked
 from s2rm.models.msa import Memory
 from s2rm.models.s2rm import S2RM
+from s2rm.models.sequence_model import SequenceModel
 from s2rm.models.world_model import WorldModel
-from s2rm.nn.core import a_weight
+from s2rm.nn.core import Layer, RecurrentCore, a_weight
 from s2rm.views import Views
 
 
@@ -246,3 +247,45 @@ class StreamingStep(nn.Module):
             ImportError: the extra "onnx" is not installed.
         """
         save_onnx(path, self, *self._example(), self.inputs, self.outputs)
+
+
+class SequenceStep(nn.Module):
+    """One step of a model of sequences: `inputs` `(B, D)` and the tensors of the state, `state_0`, ..., go in; what is
+    predicted after it, `predicted` `(B, num_classes)`, or `(B,)` where targets are real values, and the new state come
+    out."""
+
+    def __init__(self, model: SequenceModel):
+        super().__init__()
+        self.model, self.num_modules = model, 0
+        states = range(len(self.initial_state()))
+        self.inputs = ["inputs", *(f"state_{number}" for number in states)]
+        self.outputs = ["predicted", *(f"next_{number}" for number in states)]
+
+    def initial_state(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """The tensors of the state before any input."""
+        core = self.model.core
+        if isinstance(core, RecurrentCore):
+            (layer,) = core.layers
+            return tuple(part[None] for part in cast("Layer", layer).initial_state(batch_size))
+        zeros = a_weight(self).new_zeros(1, batch_size, core.hidden_size)
+        return (zeros, zeros.clone()) if isinstance(core, nn.LSTM) else (zeros,)
+
+    def forward(self, inputs: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        output, after = self.model.core(self.model.encoder(inputs)[:, None], state if len(state) > 1 else state[0])
+        read = self.model.decoder(output[:, 0])
+        return read.squeeze(-1) if self.model.num_classes is None else read, *tree_leaves(after)
+
+    def save_onnx(self, path: str | Path) -> None:
+        """Write the step as an ONNX file with these `inputs` and `outputs`, complete or not at all.
+
+        Raises:
+            ImportError: the extra "onnx" is not installed.
+        """
+        batch, rows = 2, Dim("batch")
+        state, other = self.initial_state(batch), self.initial_state(batch + 1)
+        axes = tuple(
+            {axis: rows for axis, sizes in enumerate(zip(one.shape, more.shape, strict=True)) if sizes[0] != sizes[1]}
+            for one, more in zip(state, other, strict=True)
+        )
+        inputs = a_weight(self).new_zeros(batch, self.model.input_size)
+        save_onnx(path, self, (inputs, *state), ({0: rows}, axes), self.inputs, self.outputs)

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import BUILT_IN_WORLDS, Demo, Evaluate, Export, Report, Rollout, Train
-from s2rm.export import StreamingStep
+from s2rm.export import SequenceStep, StreamingStep
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import ModelName
+from s2rm.models.sequence_model import SequenceModel
 from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
@@ -157,9 +158,11 @@ def export(command: Export) -> None:
         ForecastStep(Forecaster.load(folder)).save_onnx(path)
     else:
         model = Run.open(folder).load_model()
-        if not isinstance(model, WorldModel):
-            raise ValueError(f"export: expected a run on views, got one on sequences, {folder}; choose another")
-        StreamingStep(model).save_onnx(path)
+        if isinstance(model, WorldModel):
+            StreamingStep(model).save_onnx(path)
+        else:
+            assert isinstance(model, SequenceModel), "there are models of views and of sequences"
+            SequenceStep(model).save_onnx(path)
     _say(f"model: {path}")
 
 
