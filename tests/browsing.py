@@ -4,9 +4,18 @@ import re
 import threading
 from contextlib import contextmanager
 
+import pytest
 import torch
 
-from s2rm.explorer import serve
+from s2rm.explorer import runtime, serve
+
+
+def need_runtime():
+    """Skip where there is nothing that runs models in a browser."""
+    try:
+        runtime()
+    except ValueError as error:
+        pytest.skip(str(error))
 
 
 @contextmanager

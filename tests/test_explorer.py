@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from browsing import Page, serving
+from browsing import Page, need_runtime, serving
 from conftest import make_gqn, make_s2rm, unchecked_shapes
 from s2rm.cli import main
 from s2rm.explorer import Agents, Crops, Layer, Played, World, runtime, write_explorer
@@ -58,10 +58,7 @@ def frames():
 @pytest.fixture(scope="module")
 def explorer(models, frames, tmp_path_factory):
     """The folder, with the true runtime, and the page's address."""
-    try:
-        runtime()
-    except ValueError as error:
-        pytest.skip(str(error))
+    need_runtime()
     folder = tmp_path_factory.mktemp("explorer")
     with unchecked_shapes():
         steps = {label: StreamingStep(model) for label, model in models.items()}

@@ -11,10 +11,10 @@ import torch
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from browsing import Page, serving
+from browsing import Page, need_runtime, serving
 from conftest import unchecked_shapes
 from s2rm.cli.explorer import of_forecasters
-from s2rm.explorer import runtime, write_explorer
+from s2rm.explorer import write_explorer
 from s2rm.sensors import FieldWorld, Fit, Forecaster, Places
 from s2rm.sensors.export import ForecastStep, clock
 from s2rm.sensors.scaling import clock as clock_of_times
@@ -57,10 +57,7 @@ def session(exported):
 @pytest.fixture(scope="module")
 def address(forecaster, exported, tmp_path_factory):
     """Of the page of these sensors."""
-    try:
-        runtime()
-    except ValueError as error:
-        pytest.skip(str(error))
+    need_runtime()
     folder, world = tmp_path_factory.mktemp("page"), of_forecasters("a field", WORLD.reports(), {"ours": forecaster})
     with pytest.MonkeyPatch.context() as patch:  # one export is enough
         patch.setattr(ForecastStep, "save_onnx", lambda step, path: path.write_bytes(exported.read_bytes()))
@@ -153,6 +150,11 @@ def test_without_observations_and_with_one_module_left(forecaster, session):
     reports = WORLD.reports()
     silent = reports.where((reports.step < 3) | (reports.step > 6))
     assert streamed(forecaster, session, silent, 10, np.array([False, True, False])) < 1e-5
+
+
+def test_one_lead_time(forecaster, session, monkeypatch):
+    monkeypatch.setitem(globals(), "LEADS", [3])
+    assert streamed(forecaster, session, WORLD.reports(), 4) < 1e-5
 
 
 def test_more_sensors_than_in_the_fit(forecaster, session):

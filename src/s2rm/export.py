@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -141,6 +141,16 @@ def save_onnx(
         write_whole(path, written.read_bytes())
 
 
+def free_axes(state: Sequence[Tensor], other: Sequence[Tensor], free_of: Mapping[int, Any]) -> list[dict[int, Any]]:
+    """Of each tensor of a state the axes of free size, those that differ from the same state of another size; `free_of`
+    has what is free by its size in the first one."""
+    sizes = ((one.shape, more.shape) for one, more in zip(state, other, strict=True))
+    return [
+        {axis: free_of[one] for axis, (one, more) in enumerate(zip(*shapes, strict=True)) if one != more}
+        for shapes in sizes
+    ]
+
+
 class StreamingStep(nn.Module):
     """One `step` of a model, followed by a prediction from the new state.
 
@@ -224,13 +234,8 @@ class StreamingStep(nn.Module):
         given = [positions, values, zeros(batch, views) == 0, zeros(batch, queries, n)]
         rows, seen_each = Dim("batch"), Dim("views")
         seen, asked = {0: rows, 1: seen_each}, {0: rows, 1: Dim("queries")}
-        # The free axes of a tensor of the state are those that differ between two sizes.
         state, other = self.initial_state(batch, views), self.initial_state(batch + 1, views + 1)
-        free_of = {batch: rows, views: seen_each}
-        axes = [
-            {axis: free_of[one] for axis, (one, more) in enumerate(zip(*shapes, strict=True)) if one != more}
-            for shapes in ((part.shape, larger.shape) for part, larger in zip(state, other, strict=True))
-        ]
+        axes = free_axes(state, other, {batch: rows, views: seen_each})
         free: list[dict] = [seen, seen, seen, asked]
         if self.takes_context:
             given.append(zeros(batch, queries, self.model.context_size))
@@ -283,9 +288,6 @@ class SequenceStep(nn.Module):
         """
         batch, rows = 2, Dim("batch")
         state, other = self.initial_state(batch), self.initial_state(batch + 1)
-        axes = tuple(
-            {axis: rows for axis, sizes in enumerate(zip(one.shape, more.shape, strict=True)) if sizes[0] != sizes[1]}
-            for one, more in zip(state, other, strict=True)
-        )
+        axes = tuple(free_axes(state, other, {batch: rows}))
         inputs = a_weight(self).new_zeros(batch, self.model.input_size)
         save_onnx(path, self, (inputs, *state), ({0: rows}, axes), self.inputs, self.outputs)

@@ -83,18 +83,14 @@ class Crops:
     def content(self) -> Row:
         """Frames packed as bits, each from a new byte on, or as bytes."""
         shape = [*(self._channels or (1,)), *self.episodes[0][1].shape[-2:]]
-        about = {
-            "size": shape,
-            "crop": self.crop,
-            "numViews": self.num_views,
-            "binary": self.binary,
-            "closedLoop": True,
-        }
         packed = [
             {"label": heading, "steps": len(frames), "packed": text(bits(frames) if self.binary else frames)}
             for heading, frames in self.episodes
         ]
-        return {**about, "binary": self.binary, "closedLoop": True, "episodes": packed}
+        return {
+            "size": shape, "crop": self.crop, "numViews": self.num_views, "binary": self.binary, "closedLoop": True,
+            "episodes": packed,
+        }  # fmt: skip
 
 
 def bits(frames: UInt8[Tensor, "T ..."]) -> NDArray[np.uint8]:

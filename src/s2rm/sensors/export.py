@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.export import Dim
 
-from s2rm.export import StreamingStep, save_onnx
+from s2rm.export import StreamingStep, free_axes, save_onnx
 from s2rm.sensors.candidates import TRENDS, Asked
 from s2rm.sensors.guess import values_of_channels
 from s2rm.sensors.history import History, Rows, means_over_cycles
@@ -166,9 +166,7 @@ class ForecastStep(nn.Module):
             given.append(torch.ones(self.num_modules, dtype=torch.bool))
             rest.append({})
         state, other = self.initial_state(1, sensors), self.initial_state(1, sensors + 1)
-        for one, more in zip(state, other, strict=True):
-            sizes = enumerate(zip(one.shape, more.shape, strict=True))
-            rest.append({axis: of_sensors[1] for axis, (size, larger) in sizes if size != larger})
+        rest += free_axes(state, other, {sensors: of_sensors[1]})
         # The optimiser of onnxscript 0.5 loses a constant of this graph.
         save_onnx(path, self, (*given, *state), (*shapes, tuple(rest)), self.inputs, self.outputs, optimize=False)
 

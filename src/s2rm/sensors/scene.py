@@ -79,7 +79,8 @@ class Stations:
         reports, columns, (low, high) = self.reports, self.reports.columns, self.corners
         first = max(0, reports.num_steps - STEPS)
         values, positions = _dense(reports)
-        known = dict(zip(*(lambda places: (places.names or (), places.covariates))(stations(reports)), strict=True))
+        places = stations(reports)
+        known = dict(zip(places.names or (), places.covariates, strict=True))
         nothing = np.full(len(columns.covariates), np.nan, np.float32)
         covariates = np.array([known.get(name, nothing) for name in reports.sensors], np.float32)
         lowest, highest = (edge(reports.values, axis=0).astype(float) for edge in (np.nanmin, np.nanmax))

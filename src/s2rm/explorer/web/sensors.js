@@ -17,7 +17,7 @@ export class Sensors {
     Object.assign(this, { scene, page, ground: "map", rows: scene.rows, columns: scene.columns, silent: new Set(), moved: new Map(), top: null });
     this.words = {
       intro: "A forecaster sees only what the ringed stations report. The picture is its forecast, everywhere. Click any place to see the forecast there, click a station to silence it, drag one to another place.",
-      marks: "Stations", one: "station", sees: "what the stations report", group: "Stations", score: "Error", simple: "last value of each station",
+      marks: "Stations", one: "station", sees: "what the stations report", group: "Stations", score: "Error", simple: "last value of the station, or of the nearest that was heard",
       history: "Mean absolute error of the next values at the stations, silent ones too", truth: "next observations in the rings", add: "Let one report", drop: "Silence one",
       adds: "let the station report that was silenced last", moves: "choose a station and move it; Enter silences it", drops: "silence the chosen station, or the last",
     };
@@ -98,7 +98,7 @@ export class Sensors {
   async step(panel) {
     const seen = this.reporting(), { now } = this.page, features = this.scene.covariates_size;
     const unknown = (number) => new Float32Array(number * features).fill(NaN), cells = this.rows * this.columns;
-    const whole = await panel.model.step(panel.before, this.inputs(seen, this.cells, Array(cells).fill(-1), [this.lead, this.lead], unknown(cells)));
+    const whole = await panel.model.step(panel.before, this.inputs(seen, this.cells, Array(cells).fill(-1), [this.lead], unknown(cells)));
     const [row, column] = this.picked, own = this.pickedSensor ?? -1;
     const place = own >= 0 ? this.where_is(now, own) : this.fromPicture([column + 0.5, row + 0.5]);
     const described = new Float32Array((this.count + 1) * features).fill(NaN);
@@ -132,7 +132,17 @@ export class Sensors {
     return number ? total / number : NaN;
   }
 
-  simple() { return this.error((sensor) => this.remembered.get(sensor)?.[this.value]); }
+  /** The last value of each station; of one that was never heard, that of the nearest one that was. */
+  simple() {
+    const { now } = this.page, last = (sensor) => this.remembered.get(sensor)?.[this.value] ?? NaN;
+    const heard = this.everyone.filter((sensor) => !Number.isNaN(last(sensor)));
+    const places = this.everyone.map((sensor) => this.toPicture(this.where_is(now, sensor)));
+    const away = (one, other) => Math.hypot(places[one][0] - places[other][0], places[one][1] - places[other][1]);
+    return this.error((sensor) => {
+      if (!heard.length || !Number.isNaN(last(sensor))) return last(sensor);
+      return last(heard.reduce((best, other) => (away(sensor, other) < away(sensor, best) ? other : best)));
+    });
+  }
 
   paint(panel, settings) {
     const { mean, stddev, at } = panel.result, size = this.scene.values.length, { value } = this, pixels = panel.image.data;
