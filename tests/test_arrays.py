@@ -238,6 +238,9 @@ REFUSED = {
     "clip": (some(), {"clip": 4}, "clip must be at most the 3 steps of a sequence, got 4"),
     "masked": (some(points=np.ma.zeros((4, 3, 2, 2))), {}, "points is a masked array; give its data"),
     "mask of numbers": (some(mask=2.0 * np.ones((4, 3, 2))), {}, "must be True or False, got other numbers"),
+    "NaN reward": (
+        some(rewards=np.full((4, 3, 2), np.nan)), {}, "expected finite numbers in rewards in .*, got NaN where",
+    ),
     "NaN action": (some(actions=GAP), {}, "expected finite numbers in actions in .*, got NaN where"),
     "beyond": (some(points=np.full((4, 3, 2, 2), 1e40)), {}, "got NaN, infinity or more than 1e"),
     "far away": (some(points=5e6 + 0.01 * np.arange(48).reshape(4, 3, 2, 2)), {}, "cannot tell apart; subtract"),

@@ -110,8 +110,9 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
     check_part(path, part, sequences)
     if mask is not None:
         check_mask(path, mask, part)
-    if "actions" in arrays:
-        check_values(path, "actions", arrays["actions"], mask, gaps=False)
+    for name in ("actions", "rewards"):
+        if name in arrays:
+            check_values(path, name, arrays[name], mask, gaps=False)
     clip = min(USUAL_CLIP, steps) if seeing.clip is None else seeing.clip
     if clip > steps:
         raise ValueError(f"world: clip must be at most the {steps} steps of a sequence, got {clip}; shorten it")
