@@ -89,6 +89,17 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
         assert is_png(tmp_path / "figures" / f"{name}.png")
 
 
+def test_baselines_are_trained_on_six_balls_and_scored_on_them(run, tmp_path):
+    options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--out", tmp_path / "out.json"]
+    for models in (["lstm"], ["lstm", "s2gru"]):
+        run("six_balls.py", *options, "--models", *models)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in found["runs"]] == ["LSTM", "S2GRU"], "nothing was trained again"
+    names = {"LSTM", "S2GRU", "static scene", "last seen"}
+    assert {(row["predictor"], row["balls"]) for row in found["rows"]} == {(name, n) for name in names for n in (3, 6)}
+    assert Run.open(tmp_path / "lstm-0").world == replace(preset("tiny"), num_balls=6)
+
+
 def test_frames_are_rolled_out_whole_beside_a_model_of_crops(script, tmp_path):
     script(
         EXPERIMENTS / "frames.py", "--models", "lstm", "--balls", 3, "--updates", 1, "--batch-size", 2, "--sequences",
@@ -607,5 +618,5 @@ def test_every_recipe_is_tested():
         "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py",
         "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
         "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
-        "sequences.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
+        "sequences.py", "six_balls.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
     }  # fmt: skip
