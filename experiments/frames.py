@@ -1,14 +1,16 @@
 """RIMs, section 4.2 and Figures 3 and 6 to 12: bouncing balls seen in whole frames, rolled out for 35 frames.
 
 Each model sees 15 whole frames of the balls' world, then only its own predictions. Beside them stands the shipped
-S2GRU, which sees ten crops of the same frames. Writes `results/frames.json`, the F1 and the cross-entropy of the
-frames by number of balls and step, and `docs/figures/frames.png`. The paper's curtain and unequal masses are missing.
+S2GRU, which sees ten crops of the same frames. With a curtain in front of the middle, or balls of unequal mass, it
+stands beside none, since it was trained without. Writes `results/frames.json`, the F1 and the cross-entropy of the
+frames by number of balls and step, and `docs/figures/frames.png`; or those of the other worlds under their names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -34,6 +36,8 @@ PROMPT, STEPS = 15, 35
 class Frames:
     """What to train and to roll out."""
 
+    size: Literal["frames", "curtain", "masses"] = "frames"
+    """preset of the world"""
     models: tuple[ModelName, ...] = ("rims", "lstm")
     balls: tuple[int, ...] = (3, 4, 5, 6)
     """numbers of moving balls; models are trained on three"""
@@ -43,34 +47,34 @@ class Frames:
     sequences: int = 100
     """of the test, for each number of balls"""
     crops: Path | None = PRETRAINED / "s2gru"
-    """a run on crops of the same frames, to stand beside them"""
+    """a run on crops of the same frames, to stand beside them; with a curtain or masses there is none"""
     seed: int = 0
     train_sequences: int = 4000
     """from which clips are cut"""
     runs: Path = Path("runs/frames")
     """where the run folders are"""
-    out: Path = Path("results/frames.json")
-    """the scores"""
+    out: Path | None = None
+    """the scores; if not given, in `results/`"""
     figures: Path = Path("docs/figures")
     """where the picture goes"""
 
 
 def main(recipe: Frames) -> None:
     """Train what is missing, roll out, write, draw."""
-    world, runs = replace(preset("frames"), train_sequences=recipe.train_sequences), []
+    world, runs = replace(preset(recipe.size), train_sequences=recipe.train_sequences), []
     for model in recipe.models:
         training = Training(
             learning_rate=1e-3, batch_size=recipe.batch_size, updates=recipe.updates, patience=1000, gradient_norm=1.0,
             seed=recipe.seed,
         )  # fmt: skip
-        folder = recipe.runs / f"{model}-{recipe.seed}"
+        folder = recipe.runs / recipe.size / f"{model}-{recipe.seed}"
         runs.append(Run.finished(folder, Settings(model, training=training), "balls", world))
     models = {run.label: run.load_model() for run in runs}
     trivial, rows = TrivialPredictors(world, recipe.seed), []
     for number in recipe.balls:
         arguments = (recipe.sequences, number, recipe.seed, PROMPT, STEPS)
         found = roll_out(models, trivial, world, *arguments)
-        if recipe.crops is not None:
+        if recipe.crops is not None and recipe.size == "frames":
             other = Run.open(recipe.crops)
             name = f"{other.label}, crops"
             seen = roll_out({name: other.load_model()}, TrivialPredictors(other.world), other.world, *arguments)
@@ -81,8 +85,9 @@ def main(recipe: Frames) -> None:
             found = replace(found, predicted={name: seen.predicted[name], **parts})
         rows += scores(found, number, [name for name in found.predicted if name not in trivial.by_name])
         if number == recipe.balls[0]:
-            draw(recipe.figures, frames=png(rollout_strip(found)))
-    write(recipe.out, [run.about() for run in runs], rows, sequences=recipe.sequences, prompt=PROMPT, seed=recipe.seed)
+            draw(recipe.figures, **{recipe.size: png(rollout_strip(found))})
+    out = recipe.out or Path(f"results/{recipe.size}.json")
+    write(out, [run.about() for run in runs], rows, sequences=recipe.sequences, prompt=PROMPT, seed=recipe.seed)
 
 
 def scores(rollouts: Rollouts, balls: int, models: list[str]) -> list[Row]:

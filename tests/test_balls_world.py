@@ -14,6 +14,7 @@ from s2rm.tasks.balls.world import (
     grid_positions,
     mirrored,
     preset,
+    radii,
     render,
     simulate,
     videos,
@@ -45,22 +46,56 @@ def test_overlaps_stay_within_the_stated_bound(crowd):
     assert (crowd - WORLD.arena / 2).norm(dim=-1).min() >= 2 * WORLD.radius - MAX_OVERLAP
 
 
-def test_every_substep_conserves_the_energy():
-    start = simulate(WORLD, 64, 6, seed=1)[:, 0].double()
+@pytest.mark.parametrize("smallest", [None, 2.0])
+def test_every_substep_conserves_the_energy(smallest):
+    world = replace(WORLD, smallest=smallest)
+    start, sizes = simulate(world, 64, 6, seed=1)[:, 0].double(), radii(world, 64, 6, seed=1)
     x, v = list(start.unbind(1)), list(torch.randn(64, 6, 2, dtype=torch.float64).unbind(1))
-    energy, hits = torch.stack(v).square().sum((0, 2)), 0
+    mass, hits = sizes.T[..., None].square(), 0
+    energy = (mass * torch.stack(v).square()).sum((0, 2))
     for _ in range(400):
         before = torch.stack(v)
-        _advance(WORLD, x, v)
+        _advance(world, x, v, list(sizes[..., None].unbind(1)))
         hits += int((torch.stack(v) != before).any(-1).sum())
-        torch.testing.assert_close(torch.stack(v).square().sum((0, 2)), energy, rtol=1e-12, atol=0)
-    assert hits > 1000, "there was something to conserve"
+        torch.testing.assert_close((mass * torch.stack(v).square()).sum((0, 2)), energy, rtol=1e-12, atol=0)
+    assert hits > 900, "there was something to conserve"
 
 
 def test_speeds_never_exceed_what_the_energy_allows(crowd):
     speeds = crowd.diff(dim=1).norm(dim=-1)
     assert speeds.max() <= WORLD.fastest * 6**0.5
     assert speeds.mean() > WORLD.slowest / 2
+
+
+def test_balls_of_unequal_mass_have_radii_between_two_and_touch_no_wall_nor_each_other():
+    world = replace(WORLD, smallest=2.0)
+    sizes, centres = radii(world, 64, 4, seed=0).float(), simulate(world, 64, 4, seed=0)
+    assert torch.equal(sizes, radii(world, 64, 4, seed=0).float())
+    assert 2 <= sizes.min() < 2.2
+    assert 3.8 < sizes.max() <= 4
+    edge = sizes[:, None, :, None]
+    assert (centres >= edge - 1e-4).all()
+    assert (centres <= WORLD.arena - edge + 1e-4).all()
+    gaps = (centres[:, :, :, None] - centres[:, :, None]).norm(dim=-1) - sizes[:, None, :, None] - sizes[:, None, None]
+    assert (gaps + 1e3 * torch.eye(4)).min() >= -MAX_OVERLAP
+    assert torch.equal(radii(WORLD, 2, 3, seed=0), torch.full((2, 3), 4.0, dtype=torch.float64))
+
+
+def test_a_light_ball_bounces_off_a_heavy_one_and_hardly_moves_it():
+    x = [torch.tensor([[10.0, 10.0]]).double(), torch.tensor([[10.0, 15.9]]).double()]
+    v = [torch.tensor([[0.0, 1.0]]).double(), torch.zeros(1, 2).double()]
+    _advance(replace(WORLD, smallest=2.0), x, v, [torch.full((1, 1), r, dtype=torch.float64) for r in (2.0, 4.0)])
+    torch.testing.assert_close(v[0], torch.tensor([[0.0, -0.6]]).double())  # (m - M) / (m + M), masses 4 and 16
+    torch.testing.assert_close(v[1], torch.tensor([[0.0, 0.4]]).double())  # 2 m / (m + M)
+
+
+def test_behind_a_curtain_nothing_is_seen():
+    plain = replace(WORLD, num_frames=8, clip=2, test_sequences=4)
+    frames, hidden = (videos(replace(plain, curtain=width), "test", 0).frames() for width in (0, 12))
+    assert frames[..., 18:30].any()
+    assert not hidden[..., 18:30].any()
+    assert torch.equal(hidden[..., :18], frames[..., :18])
+    assert torch.equal(hidden[..., 30:], frames[..., 30:])
 
 
 def test_two_balls_head_on_exchange_their_velocities(monkeypatch):
@@ -78,7 +113,7 @@ def test_two_balls_head_on_exchange_their_velocities(monkeypatch):
 def test_frames_show_the_balls_and_the_fixed_one():
     world = replace(WORLD, num_frames=2, clip=2)
     centres = torch.tensor([[[[10.0, 30.0]], [[10.5, 30.0]]]])
-    frames = render(world, centres).frames()
+    frames = render(world, centres, radii(world, 1, 1, seed=0)).frames()
     assert frames.shape == (1, 2, 48, 48)
     assert frames[0, 0, 10, 30] == 1
     assert frames[0, 0, 24, 24] == 1
@@ -90,7 +125,7 @@ def test_frames_show_the_balls_and_the_fixed_one():
 
 def test_videos_are_kept_eight_pixels_a_byte_at_any_size():
     odd = replace(WORLD, arena=49, num_frames=3, clip=2)
-    packed = render(odd, simulate(odd, 2, 1, seed=0))
+    packed = render(odd, simulate(odd, 2, 1, seed=0), radii(odd, 2, 1, seed=0))
     assert packed.packed.shape == (2, 3, -(-49 * 49 // 8))
     assert packed.frames(torch.tensor([1])).shape == (1, 3, 49, 49)
     assert torch.equal(packed.frames()[1:], packed.frames(torch.tensor([1])))
@@ -166,6 +201,9 @@ def test_clips_are_a_function_of_their_key():
         ({"radius": 7.0}, r"must pass between the fixed ball and the walls .* take a radius in \(0, 6\]"),
         ({"clip": 200}, "clip must be at most num_frames, 100, got 200"),
         ({"num_views": 0}, "num_views of at least 1, got 0"),
+        ({"smallest": 1.5}, "smallest must be at least half of radius 4 .*, got 1.5"),
+        ({"smallest": 4.5}, "most radius, got 4.5"),
+        ({"curtain": 48}, "curtain must be 0 to 47 columns of 48, got 48"),
         ({"slowest": 3.0}, "expected 0 <= slowest <= fastest, got 3.0 and 2.0"),
     ],
 )
@@ -182,7 +220,9 @@ def test_balls_that_do_not_fit_are_refused(monkeypatch):
 
 def test_presets():
     assert PRESETS["paper"] == BallsWorld(train_sequences=20_000, val_sequences=1_000, test_sequences=1_000, clip=100)
-    with pytest.raises(ValueError, match="unknown preset 'huge'; choose from paper, small, frames, tiny"):
+    with pytest.raises(
+        ValueError, match="unknown preset 'huge'; choose from paper, small, frames, curtain, masses, tiny"
+    ):
         preset("huge")
     assert WORLD.fastest * 6**0.5 <= SUBSTEPS * MAX_OVERLAP, "the bound allows for a step of the fastest ball"
 

@@ -113,6 +113,17 @@ def test_frames_are_rolled_out_whole_beside_a_model_of_crops(script, tmp_path):
     assert is_png(tmp_path / "frames.png")
 
 
+def test_frames_with_a_curtain_stand_beside_no_model_that_saw_none(script, tmp_path):
+    script(
+        EXPERIMENTS / "frames.py", "--size", "curtain", "--models", "lstm", "--balls", 3, "--updates", 1,
+        "--batch-size", 2, "--sequences", 2, "--train-sequences", 8, "--runs", tmp_path / "runs",
+        "--out", tmp_path / "out.json", "--figures", tmp_path,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert {row["predictor"] for row in rows} == {"LSTM", "static scene", "last seen"}
+    assert is_png(tmp_path / "curtain.png")
+
+
 def test_the_ways_to_roll_out_differ_in_the_views_that_are_fed_back(script, tmp_path, monkeypatch):
     folder = PRETRAINED / "s2gru"
     options = ["--run", folder, "--balls", 2, "--sequences", 4]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -32,12 +32,17 @@ class BallsWorld:
     arena: int = 48
     """side of the square arena, pixels"""
     radius: float = 4.0
-    """radius of every ball, pixels; one more ball is fixed in the centre"""
+    """radius of a ball, pixels; one more of this radius is fixed in the centre"""
+    smallest: float | None = None
+    """least radius of a moving ball: each ball's is drawn between it and `radius`, and its mass grows as its area; all
+    have `radius` if None"""
     slowest: float = 1.0
     fastest: float = 2.0
     """bounds of a ball's speed at the start, pixels a frame"""
     crop: int = 11
     """side of a view, pixels, odd; at least the arena's, and each view is the whole frame"""
+    curtain: int = 0
+    """columns of pixels in the middle of the arena in front of which a curtain hangs: all of them are 0"""
     num_views: int = 10
     num_balls: int = 3
     """moving balls in training and validation"""
@@ -69,6 +74,16 @@ class BallsWorld:
                 f"of {self.arena} pixels; take a radius in (0, {self.arena / 8:g}]"
             )
 
+        if self.smallest is not None and not self.radius / 2 <= self.smallest <= self.radius:
+            raise ValueError(
+                f"BallsWorld: smallest must be at least half of radius {self.radius:g} (lighter balls are too fast) and "
+                f"at most radius, got {self.smallest}"
+            )
+        if not 0 <= self.curtain < self.arena:
+            raise ValueError(
+                f"BallsWorld: curtain must be 0 to {self.arena - 1} columns of {self.arena}, got {self.curtain}"
+            )
+
     @property
     def side(self) -> float:
         """Of the square in which positions lie."""
@@ -84,18 +99,21 @@ class BallsWorld:
         return {"value_shape": [self.crop, self.crop], "codec": "strided" if self.whole else "mlp"}
 
 
+SMALL = BallsWorld(num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100)
+FRAMES = replace(SMALL, crop=49, num_views=1)
 PRESETS = {
     "paper": BallsWorld(),
-    "small": BallsWorld(num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100),
-    "frames": BallsWorld(
-        crop=49, num_views=1, num_frames=50, clip=20, train_sequences=4_000, val_sequences=100, test_sequences=100
-    ),
+    "small": SMALL,
+    "frames": FRAMES,
+    "curtain": replace(FRAMES, curtain=12),
+    "masses": replace(FRAMES, smallest=2.0),
     "tiny": BallsWorld(num_frames=48, clip=8, train_sequences=8, val_sequences=4, test_sequences=2),
 }
 
 
 def preset(name: str) -> BallsWorld:
-    """The world of that name: "paper", "small", "frames" (the same, seen whole) or "tiny"."""
+    """The world of that name: "paper", "small", "frames" (the same, seen whole), "curtain" and "masses" (seen whole,
+    with a curtain, and with balls of unequal masses), or "tiny"."""
     return named(PRESETS, name, "bouncing balls")
 
 
@@ -118,68 +136,86 @@ class Videos:
         return torch.from_numpy(pixels).unflatten(-1, (self.arena, self.arena))
 
 
+def radii(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N K"]:
+    """Of the moving balls of each sequence. The same seed gives the same radii."""
+    if world.smallest is None:
+        return torch.full((num_sequences, num_balls), world.radius, dtype=torch.float64)
+    generator = torch.Generator().manual_seed((seed + 2**32) % 2**64)  # other numbers than those of the centres
+    drawn = torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
+    return world.smallest + (world.radius - world.smallest) * drawn
+
+
 def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -> Float[Tensor, "N T K 2"]:
-    """Centres of K balls of one mass that bounce elastically off the walls, each other and a fixed ball of their size.
+    """Centres of K balls with the `radii` of that seed, which bounce elastically off the walls, each other and a fixed
+    ball.
 
     Velocities change only by exact elastic reflection, so each of the N sequences keeps its energy. Time runs in
     substeps of 1/20 frame; between two of them balls overlap by at most `MAX_OVERLAP` pixels. The same seed gives the
     same centres.
 
     Returns:
-        (row, column) in pixels, within `[radius, arena - radius]`.
+        (row, column) in pixels; no ball is beyond a wall.
 
     Raises:
         ValueError: that many balls do not fit.
     """
     generator = torch.Generator().manual_seed(seed)
-    centres = _place(world, num_sequences, num_balls, generator)
+    sizes = radii(world, num_sequences, num_balls, seed)
+    centres = _place(world, sizes, generator)
     angles = 2 * math.pi * torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
     speeds = torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
     speeds = world.slowest + (world.fastest - world.slowest) * speeds
     velocities = speeds[..., None] * torch.stack([angles.sin(), angles.cos()], -1)
-    x, v = list(centres.unbind(1)), list(velocities.unbind(1))
+    x, v, sides = (list(part.unbind(1)) for part in (centres, velocities, sizes[..., None]))
     frames = [centres]
     for _ in range(world.num_frames - 1):
         for _ in range(SUBSTEPS):
-            _advance(world, x, v)
+            _advance(world, x, v, sides)
         frames.append(torch.stack(x, 1))
     return torch.stack(frames, 1).float()
 
 
-def _advance(world: BallsWorld, x: list[Tensor], v: list[Tensor]) -> None:
-    """Move balls at `x` with velocities `v`, `(N, 2)` each, by one substep, in place."""
-    low, high = world.radius, world.arena - world.radius
+def _advance(world: BallsWorld, x: list[Tensor], v: list[Tensor], radii: list[Tensor]) -> None:
+    """Move balls at `x` with velocities `v`, `(N, 2)` each, and radii `(N, 1)` by one substep, in place."""
     for i in range(len(x)):
+        low, high = radii[i], world.arena - radii[i]
         x[i] = x[i] + v[i] / SUBSTEPS
         beyond = (x[i] < low) | (x[i] > high)
         x[i] = torch.where(x[i] < low, 2 * low - x[i], torch.where(x[i] > high, 2 * high - x[i], x[i]))
         v[i] = torch.where(beyond, -v[i], v[i])
-        v[i] = v[i] - 2 * _approach(x[i] - world.arena / 2, v[i], world.radius)
+        v[i] = v[i] - 2 * _approach(x[i] - world.arena / 2, v[i], radii[i] + world.radius)
     for i, j in combinations(range(len(x)), 2):
-        exchanged = _approach(x[i] - x[j], v[i] - v[j], world.radius)
-        v[i], v[j] = v[i] - exchanged, v[j] + exchanged
+        exchanged = _approach(x[i] - x[j], v[i] - v[j], radii[i] + radii[j])
+        mass, other = radii[i].square(), radii[j].square()
+        v[i], v[j] = v[i] - 2 * other / (mass + other) * exchanged, v[j] + 2 * mass / (mass + other) * exchanged
 
 
-def _approach(offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], radius: float) -> Float[Tensor, "N 2"]:
+def _approach(
+    offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], reach: Float[Tensor, "N 1"]
+) -> Float[Tensor, "N 2"]:
     """The relative velocity along the line between two touching balls, where they approach; zero elsewhere."""
-    squared = offset.square().sum(-1)
-    along = (offset * velocity).sum(-1)
-    hit = (squared < 4 * radius**2) & (along < 0)
-    return torch.where(hit, along / squared.clamp(min=1e-12), 0.0)[:, None] * offset
+    squared = offset.square().sum(-1, keepdim=True)
+    along = (offset * velocity).sum(-1, keepdim=True)
+    hit = (squared < reach.square()) & (along < 0)
+    return torch.where(hit, along / squared.clamp(min=1e-12), 0.0) * offset
 
 
-def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: torch.Generator) -> Tensor:
+def _place(world: BallsWorld, radii: Float[Tensor, "N K"], generator: torch.Generator) -> Tensor:
     """Centres drawn uniformly, one ball after the other, each redrawn until it touches none of those before."""
-    low, high = world.radius, world.arena - world.radius
+    num_sequences, num_balls = radii.shape
     placed = torch.full((num_sequences, 1, 2), world.arena / 2, dtype=torch.float64)
+    sizes = torch.cat([torch.full_like(radii[:, :1], world.radius), radii], 1)
     for ball in range(num_balls):
+        low, high = radii[:, ball, None], world.arena - radii[:, ball, None]
         centre = torch.empty(num_sequences, 2, dtype=torch.float64)
         open_rows = torch.arange(num_sequences)
         for _ in range(_ATTEMPTS):
-            drawn = low + (high - low) * torch.rand(len(open_rows), 2, generator=generator, dtype=torch.float64)
+            uniform = torch.rand(len(open_rows), 2, generator=generator, dtype=torch.float64)
+            drawn = low[open_rows] + (high - low)[open_rows] * uniform
             centre[open_rows] = drawn
             gaps = (placed[open_rows] - drawn[:, None]).norm(dim=-1)
-            open_rows = open_rows[(gaps < 2 * world.radius).any(1)]
+            reach = sizes[open_rows, : ball + 1] + sizes[open_rows, ball + 1, None]
+            open_rows = open_rows[(gaps < reach).any(1)]
             if not len(open_rows):
                 break
         else:
@@ -191,17 +227,20 @@ def _place(world: BallsWorld, num_sequences: int, num_balls: int, generator: tor
     return placed[:, 1:]
 
 
-def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"]) -> Videos:
-    """Draw the balls and the fixed one: a pixel is 1 where its centre lies inside a ball."""
+def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], radii: Float[Tensor, "N K"]) -> Videos:
+    """Draw the balls and the fixed one: a pixel is 1 where its centre lies inside a ball, and no curtain hangs."""
     pixels = torch.arange(world.arena) + 0.5
+    hidden = (2 * pixels - world.arena).abs() < world.curtain
+    reach = torch.cat([radii, torch.full_like(radii[:, :1], world.radius)], 1).float().square()[:, None, :, None, None]
     packed = []
-    for part in centres.split(256):
+    for part, within in zip(centres.split(256), reach.split(256), strict=True):
         middle = torch.full_like(part[:, :, :1], world.arena / 2)
         squares = (pixels - torch.cat([part, middle], 2)[..., None]).square()
         rows, columns = squares[..., 0, :], squares[..., 1, :]
         inside = torch.zeros(*part.shape[:2], world.arena, world.arena, dtype=torch.bool)
         for ball in range(rows.shape[2]):
-            inside |= rows[:, :, ball, :, None] + columns[:, :, ball, None, :] < world.radius**2
+            inside |= rows[:, :, ball, :, None] + columns[:, :, ball, None, :] < within[:, :, ball]
+        inside &= ~hidden
         packed.append(torch.from_numpy(np.packbits(inside.flatten(2).numpy(), axis=-1)))
     return Videos(torch.cat(packed), world.arena)
 
@@ -213,7 +252,8 @@ def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = Non
     if num_balls < 1:
         raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
     own_seed = ((seed * 3 + list(splits).index(split)) * 1000 + num_balls) % 2**64
-    return render(world, simulate(world, size, num_balls, own_seed))
+    centres, sizes = simulate(world, size, num_balls, own_seed), radii(world, size, num_balls, own_seed)
+    return render(world, centres, sizes)
 
 
 def random_positions(
