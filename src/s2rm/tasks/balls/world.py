@@ -76,8 +76,8 @@ class BallsWorld:
 
         if self.smallest is not None and not self.radius / 2 <= self.smallest <= self.radius:
             raise ValueError(
-                f"BallsWorld: smallest must be at least half of radius {self.radius:g} (lighter balls are too fast) and "
-                f"at most radius, got {self.smallest}"
+                f"BallsWorld: smallest must be at least half of radius {self.radius:g} (lighter balls are too fast), "
+                f"and at most radius, got {self.smallest}"
             )
         if not 0 <= self.curtain < self.arena:
             raise ValueError(
