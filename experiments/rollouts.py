@@ -1,13 +1,14 @@
 """Figures 3 and 15 to 19: closed-loop rollouts of S2GRU, RIMs, RMC and LSTM with 1 to 6 balls.
 
 Writes `results/rollouts-rotated.json`, the F1 of whole frames at each step, and a picture for each number of balls. The
-runs are those of `family.py`, seed 0; what is not trained yet is.
+runs are those of `family.py`, by default of seed 0; what is not trained yet is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import tyro
 from rich.progress import track
@@ -24,8 +25,8 @@ from s2rm.tasks.balls.world import preset
 class RolloutsRecipe(Recipe):
     """What to roll out."""
 
-    models: tuple[ModelName, ...] = ("s2gru", "rims", "rmc", "lstm")
-    """models to roll out"""
+    names: tuple[str, ...] = ("s2gru-0", "rims-0", "rmc-0", "lstm-0")
+    """runs to roll out: models and seeds"""
     balls: tuple[int, ...] = NUM_BALLS
     """numbers of moving balls"""
     sequences: int = 100
@@ -36,7 +37,8 @@ class RolloutsRecipe(Recipe):
 
 def main(recipe: RolloutsRecipe) -> None:
     """Train what is missing, roll out, write, draw."""
-    runs = [recipe.run(model) for model in recipe.models]
+    chosen = [name.rsplit("-", 1) for name in recipe.names]
+    runs = [recipe.run(cast(ModelName, model), int(seed)) for model, seed in chosen]
     models, world = {run.label: run.load_model() for run in runs}, preset(recipe.size)
     trivial = TrivialPredictors(world)
     scores: dict[str, dict[str, list[float]]] = {}

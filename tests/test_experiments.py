@@ -74,7 +74,7 @@ def test_the_family_is_trained_with_what_was_found_and_goes_on_where_it_was(run,
 def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
     options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--figures", tmp_path / "figures"]
     run(
-        "rollouts.py", *options, "--models", "s2gru", "lstm", "--balls", 1, 5, "--sequences", 8,
+        "rollouts.py", *options, "--names", "s2gru-0", "lstm-1", "--balls", 1, 5, "--sequences", 8,
         "--out", tmp_path / "out.json",
     )  # fmt: skip
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
