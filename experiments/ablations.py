@@ -1,6 +1,6 @@
 """Figure 6: S2GRU without the local or the non-local term of either attention, by share of the views.
 
-Writes `results/ablations-rotated.json` after every run, so that the command goes on where it was stopped, and the
+Writes `results/ablations.json` after every run, so that the command goes on where it was stopped, and the
 figure. Every run makes the same number of updates. With all terms they are the family's S2GRUs, which are not trained
 again.
 """
@@ -37,9 +37,9 @@ class Ablations(Recipe):
     """numbers of moving balls"""
     fractions: tuple[float, ...] = FRACTIONS
     """shares of the views that are seen"""
-    family: Path = Path("results/family-rotated.json")
+    family: Path = Path("results/family.json")
     """where the S2GRUs with all terms are taken from; those that are not there are trained"""
-    out: Path = Path("results/ablations-rotated.json")
+    out: Path = Path("results/ablations.json")
     """the scores"""
 
 

@@ -40,7 +40,7 @@ class Recipe:
     """where the run folders are"""
     times: Path = Path("results/updates.json")
     """what `benchmarks/updates.py` measured: how long an update of each model takes"""
-    search: Path = Path("results/search-rotated.json")
+    search: Path = Path("results/search.json")
     """what `search.py` found: a model trains at its best learning rate, or at 2e-3 if it was not searched"""
     figures: Path = Path("docs/figures")
     """where the pictures go"""

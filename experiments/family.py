@@ -1,6 +1,6 @@
 """Figures 4, 20 and 21, and calibration: every model by number of balls and share of the views, after an equal time.
 
-Writes `results/family-rotated.json` after every run, so that the command goes on where it was stopped; several with
+Writes `results/family.json` after every run, so that the command goes on where it was stopped; several with
 different models may run at once. The figures show the mean over the seeds that are there.
 """
 
@@ -36,7 +36,7 @@ class Family(Recipe):
     """models to train"""
     fractions: tuple[float, ...] = FRACTIONS
     """shares of the views that are seen"""
-    out: Path = Path("results/family-rotated.json")
+    out: Path = Path("results/family.json")
     """the scores: 1 to 6 balls, all shares of the views"""
 
 

@@ -1,6 +1,6 @@
 """The long budget, about an hour a model on one core: S2GRU, also in the paper's way, RIMs and LSTM.
 
-Writes `results/long-rotated.json` after every run, so that the command goes on where it was stopped, a run from its
+Writes `results/long.json` after every run, so that the command goes on where it was stopped, a run from its
 last checkpoint. The paper's encoders and its world are `--codec cnn --size paper`.
 """
 
@@ -37,7 +37,7 @@ class Long(Recipe):
     """models to train"""
     codec: Literal["cnn", "mlp"] = "mlp"
     """encoder and decoder: the paper's, or small ones for CPUs"""
-    out: Path = Path("results/long-rotated.json")
+    out: Path = Path("results/long.json")
     """the scores: 1 to 6 balls, all and 30 % of the views"""
 
 

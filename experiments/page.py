@@ -123,23 +123,6 @@ def trained(*runs: pd.DataFrame) -> str:
     return f"{all_['hardware'].iloc[0]} at commit {', '.join(all_['commit'].unique())} by {commands}"
 
 
-def longer(found: Mapping[str, Result]) -> tuple[Result, list[str]]:
-    """The longest runs, which stand in several results, by the names that they have on the page; and their files."""
-    parts = [
-        (found[name], {old: new for old, new in names.items() if old in set(found[name].runs["label"])})
-        for name, names in (
-            ("long-injected", {"S2GRU": "S2GRU"}),
-            ("long-not-injected", {"S2GRU": "S2GRU, kernel only"}),
-            ("long", {"RIMs": "RIMs", "LSTM": "LSTM"}),
-        )
-        if name in found
-    ]
-    runs = pd.concat([part.runs.replace({"label": names})[part.runs["label"].isin(names)] for part, names in parts])
-    rows = [part.rows.replace({"predictor": names})[part.rows["predictor"].isin(names)] for part, names in parts]
-    rows.append(parts[0][0].rows[parts[0][0].rows["predictor"].isin(claims.STATIC)])
-    return Result("", {}, runs, pd.concat(rows)), [part.file for part, _ in parts]
-
-
 def skill(mae: pd.DataFrame, other: str) -> pd.DataFrame:
     """S2GRU's MAE, another's and the skill, by value and lead: a row a value, a column a lead."""
     rows = mae[["S2GRU", other]].dropna().reset_index()
@@ -163,7 +146,7 @@ def render(name: str, found: Mapping[str, Result]) -> str:
     papers = json.loads((HERE / "published.json").read_text())
     published = {key: pd.DataFrame(part["rows"]) for key, part in papers.items()}
     sources = {key: part["source"] for key, part in papers.items()}
-    names = (pivot, listing, span, trained, longer, skill)
+    names = (pivot, listing, span, trained, skill)
     written = environment.get_template(f"{name}.md.j2").render(
         results=found,
         published=published,

@@ -1,6 +1,6 @@
 """Figures 3 and 15 to 19: closed-loop rollouts of S2GRU, RIMs, RMC and LSTM with 1 to 6 balls.
 
-Writes `results/rollouts-rotated.json`, the F1 of whole frames at each step, and a picture for each number of balls. The
+Writes `results/rollouts.json`, the F1 of whole frames at each step, and a picture for each number of balls. The
 runs are those of `family.py`, by default of seed 0; what is not trained yet is.
 """
 
@@ -31,7 +31,7 @@ class RolloutsRecipe(Recipe):
     """numbers of moving balls"""
     sequences: int = 100
     """test sequences for each"""
-    out: Path = Path("results/rollouts-rotated.json")
+    out: Path = Path("results/rollouts.json")
     """the scores"""
 
 

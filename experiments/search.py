@@ -1,6 +1,6 @@
 """The same short search for every model: each learning rate for the same processor time, by validation loss.
 
-Writes `results/search-rotated.json` after every run, so that the command goes on where it was stopped; several with
+Writes `results/search.json` after every run, so that the command goes on where it was stopped; several with
 different models may run at once.
 """
 
@@ -38,7 +38,7 @@ class Search:
     """preset of the world"""
     runs: Path = Path("runs/search")
     """where the run folders are"""
-    out: Path = Path("results/search-rotated.json")
+    out: Path = Path("results/search.json")
     """the runs: label, learning rate, validation loss, and where it comes from"""
     seed: int = 0
     """of the world, the weights and the order"""
