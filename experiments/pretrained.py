@@ -1,4 +1,4 @@
-"""The weights that are shipped: S2GRU of `long.py` and the LSTM scaffold of `family.py`.
+"""The weights that are shipped: S2GRU of `long.py`, the LSTM of `family.py`, and S2GRU of `skirmish.py --corrects`.
 
 Writes run folders with half-precision weights, their scores and SHA-256 sums into the package.
 """
@@ -25,6 +25,8 @@ class Pretrained:
     """finished run of S2GRU"""
     lstm: Path = Path("runs/family/lstm-0")
     """finished run of the LSTM, on the same world"""
+    battles: Path = Path("runs/skirmish/skirmish-corrected/s2gru-0")
+    """finished run of S2GRU on skirmishes"""
     out: Path = PRETRAINED
     """the folder in the package"""
 
@@ -32,7 +34,7 @@ class Pretrained:
 def main(pretrained: Pretrained) -> None:
     """Halve, score what is shipped, sum."""
     shipped = []
-    for name, path in (("s2gru", pretrained.s2gru), ("lstm", pretrained.lstm)):
+    for name, path in (("s2gru", pretrained.s2gru), ("lstm", pretrained.lstm), ("battles", pretrained.battles)):
         run, folder = Run.open(path), pretrained.out / name
         run.summary()  # refuses a run that has not finished
         shutil.rmtree(folder, ignore_errors=True)
@@ -44,7 +46,7 @@ def main(pretrained: Pretrained) -> None:
             target.parent.mkdir(parents=True)
             shutil.copy(log, target)
         shipped.append(Run.open(folder))
-    write_json(pretrained.out / SCORES, score(shipped))
+    write_json(pretrained.out / SCORES, score([run for run in shipped if run.task.name == "balls"]))
     files = sorted(path for path in pretrained.out.rglob("*") if path.is_file() and path.name != SUMS)
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(pretrained.out)}" for path in files]
     write_whole(pretrained.out / SUMS, "\n".join([*sums, ""]).encode())

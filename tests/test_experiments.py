@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from s2rm import load
-from s2rm.runs import PRETRAINED, Run, field_reports, pretrained
+from s2rm.runs import PRETRAINED, TASKS, Run, field_reports, pretrained
 from s2rm.sensors import Forecaster, stations
 from s2rm.sensors.fitting import PARTS
 from s2rm.sensors.judging import BASELINES
@@ -416,12 +416,16 @@ def test_weights_are_shipped_whole_or_refused_and_modules_removed(script, tmp_pa
     for model in ("s2gru", "lstm"):
         settings = Settings(model, training=Training(updates=2))
         Run.create(tmp_path / model, settings, "balls", preset("tiny")).train(progress=False)
+    settings = Settings(corrects=True, training=Training(updates=1))
+    battles = Run.create(tmp_path / "battles", settings, "skirmish", TASKS["skirmish"].preset("tiny"))
+    battles.train(progress=False)
     script(
         EXPERIMENTS / "pretrained.py", "--s2gru", tmp_path / "s2gru", "--lstm", tmp_path / "lstm",
-        "--out", tmp_path / "shipped",
+        "--battles", tmp_path / "battles", "--out", tmp_path / "shipped",
     )  # fmt: skip
     runs = pretrained(tmp_path / "shipped")
     assert [run.label for run in runs] == ["LSTM", "S2GRU"]
+    assert [run.label for run in pretrained(tmp_path / "shipped", "skirmish")] == ["S2GRU"]
     assert {p.dtype for run in runs for p in run.load_model().parameters()} == {torch.float32}
     scores = json.loads((tmp_path / "shipped" / "scores.json").read_text())
     assert {"S2GRU", "LSTM", "static scene", "last seen"} == {row["predictor"] for row in scores["rows"]}

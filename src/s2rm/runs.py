@@ -228,8 +228,10 @@ class Run:
         return Entry(self.label, model, self.summary(), rate, setting, history(self.folder))
 
 
-def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:
-    """The runs that are shipped with the library, whose folder holds the shipped forecaster too.
+def pretrained(folder: str | Path = PRETRAINED, task: str = "balls") -> list[Run]:
+    """The runs of a task that are shipped with the library: "balls", or "skirmish", battles that are seen by the units.
+
+    The folder holds the shipped forecaster too.
 
     Raises:
         ValueError: a file is missing or another one, by its SHA-256.
@@ -249,7 +251,8 @@ def pretrained(folder: str | Path = PRETRAINED) -> list[Run]:
             )
         names.append(name)
     shipped = dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
-    return [Run.open(folder / name) for name in shipped if name != FIELD]
+    runs = [Run.open(folder / name) for name in shipped if name != FIELD]
+    return [run for run in runs if run.task.name == task]
 
 
 def field_reports() -> tuple[Reports, Reports]:
