@@ -100,6 +100,21 @@ def test_baselines_are_trained_on_six_balls_and_scored_on_them(run, tmp_path):
     assert Run.open(tmp_path / "lstm-0").world == replace(preset("tiny"), num_balls=6)
 
 
+def test_a_model_is_trained_on_with_fewer_views_and_rolled_out(script, tmp_path):
+    options = ["--updates", 1, "--batch-size", 2, "--sequences", 2, "--balls", 2, "--runs", tmp_path / "runs"]
+    tiny = Run.create(tmp_path / "tiny", Settings(training=Training(updates=1)), "balls", replace(
+        preset("tiny"), test_sequences=2, num_frames=45
+    ))  # fmt: skip
+    tiny.train(progress=False)
+    script(EXPERIMENTS / "blind_steps.py", "--run", tiny.folder, *options, "--out", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in found["runs"]] == [
+        "shipped", "trained on", "with blind steps", "with dropped views",
+    ]  # fmt: skip
+    f1 = {(row["predictor"], row["step"]): row["f1"] for row in found["rows"]}
+    assert len(f1) == len(found["rows"]) == 2 * 25 + 4 * (1 + 2 * 25)
+
+
 def test_frames_are_rolled_out_whole_beside_a_model_of_crops(script, tmp_path):
     script(
         EXPERIMENTS / "frames.py", "--models", "lstm", "--balls", 3, "--updates", 1, "--batch-size", 2, "--sequences",
@@ -629,9 +644,10 @@ def test_every_recipe_is_tested():
                           "streaming.py"}  # fmt: skip
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
-        "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
-        "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py",
-        "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
-        "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
-        "sequences.py", "six_balls.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
+        "ablations.py", "aqi36.py", "blind_steps.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py",
+        "enclaves.py", "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py",
+        "long.py", "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py",
+        "pretrained_field.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py",
+        "sensors.py", "sequences.py", "six_balls.py", "skirmish.py", "springs.py", "traffic.py",
+        "ways_to_roll_out.py",
     }  # fmt: skip
