@@ -23,6 +23,7 @@ from s2rm import Episode, load
 from s2rm.files import only_writer, write_whole
 from s2rm.runs import Run
 from s2rm.settings import Settings
+from s2rm.tasks.balls import episodes
 from s2rm.tasks.balls.world import preset
 from s2rm.tasks.worlds import Drawn
 from s2rm.training import (
@@ -37,6 +38,7 @@ from s2rm.training import (
     history,
     provenance,
 )
+from s2rm.training.precision import gain
 
 WORLD = preset("tiny")
 TINY = Settings(training=Training(epochs=3, batch_size=4))
@@ -519,8 +521,52 @@ def test_bfloat16_trains_nearly_the_same(tmp_path):
             .summary()["val_loss"]
         )
     assert ended[0] != ended[1] == pytest.approx(ended[0], rel=0.01)
-    with pytest.raises(ValueError, match="32-true or bf16-mixed, got '8-true'"):
+    with pytest.raises(ValueError, match="32-true, bf16-mixed, auto, got '8-true'"):
         Training(precision="8-true")
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """Short runs have trials too, and a processor has products in bfloat16; what the trials are to find."""
+    found = []
+    monkeypatch.setattr("s2rm.training.precision.has_bfloat16", lambda: True)
+    monkeypatch.setattr("s2rm.training.precision.LEAST_UPDATES", 1)
+    monkeypatch.setattr("s2rm.training.precision.gain", lambda *_: found.pop())
+    return found
+
+
+def test_bfloat16_is_chosen_where_a_trial_shows_it_faster_and_stays(trials, tmp_path, capsys):
+    trials += [1.05, 1.5]
+    training = replace(TINY.training, updates=1, epochs=None, precision="auto")
+    runs = [Run.create(tmp_path / name, replace(TINY, training=training), world=WORLD).train() for name in "ab"]
+    assert [run.summary()["precision"] for run in runs] == ["bf16-mixed", "32-true"]
+    assert "precision: bfloat16, 1.5 times as fast as float32 in a trial on the first batch" in capsys.readouterr().err
+    again = runs[0].with_limits(updates=2).train(resume=True)
+    assert again.summary()["updates"] == 2
+    assert again.summary()["precision"] == "bf16-mixed", "without another trial"
+    assert not trials
+
+
+def test_no_trial_is_made_where_none_can_pay(trials, tmp_path, monkeypatch):
+    training = replace(TINY.training, updates=1, epochs=None, precision="auto")
+    monkeypatch.setattr("s2rm.training.precision.LEAST_UPDATES", 2)
+    assert Run.create(tmp_path / "short", replace(TINY, training=training), world=WORLD).train().summary()[
+        "precision"
+    ] == "32-true"  # fmt: skip
+    monkeypatch.setattr("s2rm.training.precision.LEAST_UPDATES", 1)
+    monkeypatch.setattr("s2rm.training.precision.has_bfloat16", lambda: False)
+    assert Run.create(tmp_path / "old", replace(TINY, training=training), world=WORLD).train().summary()[
+        "precision"
+    ] == "32-true"  # fmt: skip
+
+
+def test_a_trial_leaves_model_and_random_numbers_as_they_are():
+    model, batch = TINY.build(WORLD), episodes(WORLD, "train", 0)[[0, 1], 0]
+    before, state = {name: part.clone() for name, part in model.state_dict().items()}, torch.get_rng_state()
+    assert 0 < gain(model, batch) < 100
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_batches_are_a_function_of_seed_and_epoch():

@@ -35,8 +35,8 @@ PRETRAINED, SUMS = Path(__file__).parent / "pretrained", "SHA256SUMS"
 FIELD = "field"
 """the forecaster in that folder"""
 SUMMARY_KEYS = (
-    "val_loss", "epochs", "updates", "minutes", "parameters", "seed", "command", "commit", "hardware", "accelerator",
-    "torch",
+    "val_loss", "epochs", "updates", "minutes", "precision", "parameters", "seed", "command", "commit", "hardware",
+    "accelerator", "torch",
 )  # fmt: skip
 TASKS: dict[str, Task] = {
     task.name: task for task in (balls.TASK, battles.TASK, railways.TASK, *sequences.TASKS, arrays.TASK)
@@ -212,7 +212,8 @@ class Run:
                 f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}"
             )
         try:
-            summary = read_json(path)
+            # Earlier versions did not write the precision.
+            summary = {"precision": self.settings.training.precision, **read_json(path)}
             return dict(from_plain(Summary, {name: summary[name] for name in SUMMARY_KEYS}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error

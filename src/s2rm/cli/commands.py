@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.settings import Settings
-from s2rm.training.settings import Machines
+from s2rm.training.settings import Machines, Training
 
 Runs = Positional[tuple[Path, ...]]
 
@@ -65,7 +65,7 @@ class Train:
     given, scikit-learn's digits"""
     test_files: tuple[Path, ...] = ()
     """mnist only: the same for the test; every fifth image of the others if not given"""
-    settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+    settings: OmitArgPrefixes[Settings] = field(default_factory=lambda: Settings(training=Training(precision="auto")))
     out: Path | None = None
     """the run folder, which must not be there yet; runs/TASK if not given, or runs/NAME of your own world's file"""
     resume: Path | None = None

@@ -81,7 +81,10 @@ class RefuseDiverged(Callback):
         if math.isfinite(lowest):
             kept = f"the best weights before, of validation loss {lowest:.4f}, are kept in {self.best.folder}"
             minutes = self.timer.time_elapsed("train") / 60
-            ended = Ended(val_loss=lowest, epochs=epoch, updates=trainer.global_step, minutes=minutes)
+            ended = Ended(
+                val_loss=lowest, epochs=epoch, updates=trainer.global_step, minutes=minutes,
+                precision=str(trainer.precision),
+            )  # fmt: skip
         raise Diverged(
             f"fit: training diverged, the validation loss of epoch {epoch} is {loss}; {kept}; train anew with a lower "
             "learning_rate, with a gradient_norm such as 1, or on data without outliers",

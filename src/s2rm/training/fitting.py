@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -35,6 +35,7 @@ from s2rm.training.callbacks import (
     StopBetweenBatches,
     WholeFiles,
 )  # fmt: skip
+from s2rm.training.precision import settled
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
 from s2rm.training.settings import LAST, MODEL, Machines, Training
@@ -173,9 +174,18 @@ def fit(
     for name, loader in (("train", train), ("validation", validation)):
         if sized_len(loader) == 0:
             raise ValueError(f"fit: {name} holds no episode; give at least one")
-    checkpoint = resumable(folder, model, training) if resume else None
+    machines, checkpoint = machines or Machines(), None
+    if resume:
+        checkpoint, before = resumable(folder, model, training)
     if training.unit_variance and not resume:
         unit_variance(model, next(iter(train)))
+    if training.precision == "auto":
+        if resume:
+            training = replace(training, precision=before.precision)
+        elif machines.devices * machines.num_nodes > 1:  # they would have to agree
+            training = replace(training, precision="32-true")
+        else:
+            training = settled(training, model, train, progress)
     averaging = Averaging(decay=training.average, use_buffers=False) if training.average else None
     best = KeepBest(folder / MODEL, averaging)
     timer = Timer(duration=timedelta(minutes=training.minutes) if training.minutes else None)
@@ -188,7 +198,7 @@ def fit(
     if progress:
         callbacks.append(ShowProgress(training, timer, sys.stdout.isatty()))
     with _without_warnings():
-        trainer = _trainer(folder, training, machines or Machines(), callbacks)
+        trainer = _trainer(folder, training, machines, callbacks)
         try:
             _run(trainer, Lesson(model, training), train, validation, checkpoint)
         except (KeyError, TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
@@ -200,12 +210,15 @@ def fit(
     # Of a run that had reached its limits, Lightning's `current_epoch` lacks the last epoch.
     epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     updates, minutes = trainer.global_step, timer.time_elapsed("train") / 60
-    return {"val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes}
+    return {
+        "val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes,
+        "precision": str(trainer.precision),
+    }  # fmt: skip
 
 
-def resumable(folder: Path, model: Model, training: Training) -> Path:
-    """The last checkpoint of a run of this model and these options, which can be read without unpickling; errors as of
-    `fit`."""
+def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Training]:
+    """The last checkpoint of a run of this model and these options, which can be read without unpickling, and the
+    options with which it was trained; errors as of `fit`."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
@@ -234,14 +247,15 @@ def resumable(folder: Path, model: Model, training: Training) -> Path:
     changed = [
         f"{name} {getattr(training, name)} instead of {getattr(before, name)}"
         for name in asdict(training)
-        if name not in ("updates", "epochs", "minutes") and getattr(training, name) != getattr(before, name)
+        if name not in ("updates", "epochs", "minutes")
+        and getattr(training, name) not in (getattr(before, name), "auto")
     ]
     if changed:
         raise ValueError(
             f"fit: a run that is resumed keeps its options but updates, epochs and minutes, got {', '.join(changed)}; "
             "leave them as they were, or train anew in another folder"
         )
-    return path
+    return path, before
 
 
 def _check_moments(content: dict[str, Any], parameters: Sequence[torch.Tensor]) -> None:

@@ -13,12 +13,14 @@ from typing import TypedDict
 
 
 class Ended(TypedDict):
-    """How training ended: lowest validation loss (nats), passes over the data, updates, and minutes in all sessions."""
+    """How training ended: lowest validation loss (nats), passes over the data, updates, minutes in all sessions, and
+    precision of products."""
 
     val_loss: float
     epochs: int
     updates: int
     minutes: float
+    precision: str
 
 
 class Provenance(TypedDict):

@@ -17,6 +17,7 @@ MODEL = "model"
 """folder of the best weights, in the folder of the run"""
 LARGEST = 1e12
 """of all numbers but the seed"""
+PRECISIONS = ("32-true", "bf16-mixed", "auto")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
@@ -50,8 +51,8 @@ class Training:
     """for long sequences: keep the states of every n-th time step only, and compute those between again in the backward
     pass, which saves memory and costs time; default: keep all"""
     precision: str = "32-true"
-    """precision of matrix products, as in Lightning: 32-true, or bf16-mixed, autocast to bfloat16, which is faster on
-    processors that support it"""
+    """precision of matrix products, as in Lightning: 32-true; bf16-mixed, autocast to bfloat16; or auto, the latter
+    where the processor has such products and a trial on the first batch shows them to be faster"""
     seed: int = 0
     """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
 
@@ -79,8 +80,8 @@ class Training:
             raise ValueError(f"training: average must be between 0 and 1, got {self.average}")
         if self.weight_decay < 0:
             raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
-        if self.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(f"training: precision must be 32-true or bf16-mixed, got {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"training: precision must be {', '.join(PRECISIONS)}, got {self.precision!r}")
 
     @property
     def max_epochs(self) -> int:
