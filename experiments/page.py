@@ -25,6 +25,8 @@ ANCHORED = {
     "README.md": ("results",), "docs/sensors.md": ("how well",), "docs/worlds.md": ("springs", "planning"),
 }  # fmt: skip
 """files with tables, each between `<!-- name -->` and `<!-- end -->`, and those names"""
+WITHHELD = {"held out": "withheld"}
+"""the name on pages of the stations that no model sees"""
 HEADS = {
     "balls": claims.moving,
     "lead": "+{}".format,
@@ -133,6 +135,20 @@ def skill(mae: pd.DataFrame, other: str) -> pd.DataFrame:
     return rows.pivot(index="value", columns="lead", values="cell").rename(columns=HEADS["lead"])
 
 
+def ways_over_the_obvious(result: Result) -> pd.DataFrame:
+    """Of each way, table, group of stations and seed, the mean over values and lead times of the errors, over those of
+    the best predictor without training."""
+    rows = result.rows.assign(seed=result.rows["seed"].fillna(-1))
+    parts = []
+    for (data, _), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):
+        simple = rows[(rows["data"] == data) & (rows["seed"] < 0)]
+        for metric in ("mae", "crps"):
+            ratio = claims.against_the_obvious(Result("", {}, result.runs, pd.concat([simple, tried])), metric)
+            mean = ratio.groupby("sensors").mean().stack().rename("ratio").reset_index()
+            parts.append(mean.assign(data=data, case=metric.upper() + ", " + mean["sensors"].replace(WITHHELD)))
+    return pd.concat(parts)
+
+
 def render(name: str, found: Mapping[str, Result]) -> str:
     """A page, or the table for an anchor, from its template and the results that are there."""
     environment = jinja2.Environment(
@@ -146,7 +162,7 @@ def render(name: str, found: Mapping[str, Result]) -> str:
     papers = json.loads((HERE / "published.json").read_text())
     published = {key: pd.DataFrame(part["rows"]) for key, part in papers.items()}
     sources = {key: part["source"] for key, part in papers.items()}
-    names = (pivot, listing, span, trained, skill)
+    names = (pivot, listing, span, trained, skill, ways_over_the_obvious)
     written = environment.get_template(f"{name}.md.j2").render(
         results=found,
         published=published,

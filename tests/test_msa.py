@@ -5,6 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import test_models as contract
 import test_sensors_forecaster as sensors
@@ -92,6 +94,42 @@ def test_attention_is_the_transformers_own(model):
     contract.assert_all_close(ours, theirs)
     with torch.no_grad():
         contract.assert_all_close([model.eval().attend(reports, there, queries)], ours[:1])
+
+
+@pytest.mark.parametrize("most", [1, 14, 4096])
+def test_few_sequences_at_a_time_and_all_at_once_are_the_same(model, most, monkeypatch):
+    """Outputs and gradients, with some, all and none of the observations there."""
+    monkeypatch.setattr("s2rm.models.msa.MOST_TOKENS", most)
+    reports, queries = torch.randn(5, 7, 12).double(), torch.randn(5, 3, 12).double()
+    there = torch.rand(5, 7) < 0.5
+    there[0], there[1] = True, False
+    found = []
+    for attend in (model.attend, model._attend):
+        given = [part.clone().requires_grad_() for part in (reports, queries)]
+        attended = attend(given[0], there, given[1])
+        weights = [*model.transformer.parameters()]
+        found.append([attended, *torch.autograd.grad(attended.square().sum(), [*given, *weights])])
+    contract.assert_all_close(*found)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The size of the largest tensor that is made within."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.size = max(self.size, *(part.numel() for part in tree_leaves(made) if isinstance(part, torch.Tensor)), 0)
+        return made
+
+
+@pytest.mark.parametrize(("reports", "queries"), [(1500, 11), (11, 1500)])
+def test_no_tensor_holds_all_pairs(reports, queries):
+    """A month of many sensors is thousands of observations, and a map thousands of queries."""
+    model, there = make_msa().eval(), torch.ones(1, reports, dtype=torch.bool)
+    with torch.no_grad(), LargestTensor() as largest:
+        model.attend(torch.randn(1, reports, 12), there, torch.randn(1, queries, 12))
+    assert 1500 * 12 <= largest.size < 1500 * 100
 
 
 def test_a_query_without_any_report_hears_itself_only(model):

@@ -81,6 +81,25 @@ def test_the_skill_against_the_trivial_predictors(page):
     assert cells(withheld) == ["NDBC, heat", "0.75 / 0.50 (-50%)", "0.75 / 0.50 (-50%)"]
 
 
+def test_ways_of_a_forecaster_are_divided_by_the_best_simple_predictor_of_each_case(page):
+    case = {"value": "heat", "sensors": "seen", "silent": 0.0, "data": "ndbc"}
+    rows = [
+        {**case, "predictor": name, "lead": lead, "mae": mae, "crps": mae / 2}
+        for name, maes in (("persistence", (1.0, 4.0)), ("kriging", (2.0, 2.0)))
+        for lead, mae in enumerate(maes)
+    ] + [
+        {**case, "predictor": "injected", "lead": lead, "seed": seed, "mae": mae, "crps": 1.0}
+        for seed, maes in enumerate(((0.5, 1.0), (0.7, 1.0)))
+        for lead, mae in enumerate(maes)
+    ]  # fmt: skip
+    runs = [{"label": "S2GRU", **ABOUT}]
+    content = {"updates": 9, "command": "some.py", "runs": runs, "rows": rows}
+    text = page.render("results", page.results() | {"positions-sensors": page.read("some.json", content)})
+    assert "with 9 updates each" in text
+    assert cells(next(row for row in text.splitlines() if "CRPS, seen" in row)) == ["NDBC", "MAE, seen", "CRPS, seen"]
+    assert line(text, "injected") == ["injected", "**0.550 (0.500 to 0.600)**", "**1.500 (1.500 to 1.500)**"]
+
+
 def test_outside_benchmarks_stand_beside_published_figures(page):
     row = {"mae": 0.4, "rmse": 0.5, "crps": 0.3, "coverage80": 0.8, "coverage": 0.9, "count": 20_434}
     wind = [

@@ -7,15 +7,18 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
+from torch.nn.functional import scaled_dot_product_attention as attention
 
 from s2rm.likelihoods import Mean, measured
 from s2rm.models.inputs import Arguments
-from s2rm.models.world_model import WorldModel
+from s2rm.models.world_model import WorldModel, by_numbers
 from s2rm.nn.core import a_weight
 from s2rm.views import Episode, Views
 
 AGE_FREQUENCIES = 6
+MOST_TOKENS = 4096
+"""observations that attend to each other at once, on the CPU"""
 
 
 class Memory(NamedTuple):
@@ -180,23 +183,44 @@ class MSA(WorldModel[Memory]):
         observations, `reports`.
 
         Equals the transformer over observations and queries in one sequence with a mask, but computes neither the
-        observations' attention to queries nor their outputs of the last layer, which are not used.
+        observations' attention to queries nor the attention between queries. On the CPU it takes few sequences at a
+        time, and of each only the observations that are there: time and memory grow with the square of their number.
         """
         if not queries.numel():  # of which PyTorch's attention cannot make heads
             return queries
-        shown, asked = there.shape[1], queries.shape[1]
-        itself = torch.eye(asked, dtype=torch.bool, device=there.device).expand(there.shape[0], -1, -1)
-        hidden = ~torch.cat([there[:, None].expand(-1, asked, -1), itself], -1).repeat_interleave(self.num_heads, 0)
+        if not by_numbers(there):
+            return self._attend(reports, there, queries)
+        each = max(1, MOST_TOKENS // max(1, there.shape[1]))
+        sequences = zip(*(part.split(each) for part in (reports, there, queries)), strict=True)
+        return torch.cat([self._attend(*packed(some, of_them), asking) for some, of_them, asking in sequences])
+
+    def _attend(
+        self, reports: Float[Tensor, "N R H"], there: Bool[Tensor, "N R"], queries: Float[Tensor, "N Q H"]
+    ) -> Float[Tensor, "N Q H"]:
+        """As `attend`, of all sequences at once."""
         # Without any observation the empty slots attend to each other, since a softmax over nothing is NaN. No query
         # attends to them.
-        empty = ~there & there.any(-1, keepdim=True)
+        shown, seen = there | ~there.any(-1, keepdim=True), pad(there, (0, 1), value=True)
         for number, layer in enumerate(self.transformer.layers, 1):
-            both = layer.norm1(torch.cat([reports, queries], 1))
-            queries = queries + layer.self_attn(both[:, shown:], both, both, attn_mask=hidden, need_weights=False)[0]
-            queries = queries + layer.linear2(layer.activation(layer.linear1(layer.norm2(queries))))
+            query, key, value = self._heads(layer, reports)
+            asked, own_key, own_value = self._heads(layer, queries)
+            # What a query attends to beside the observations is itself. Its logit is one more channel, by which one
+            # more key, shared by all queries, is matched; the last channel of the values is the weight of that key.
+            last = pad(key.new_ones(1, 1), (key.shape[-1], 0, key.shape[-2], 0))
+            keys, values = (pad(part, (0, 1, 0, 1)) + last for part in (key, value))
+            logits = (asked * own_key).sum(-1, keepdim=True)
+            heard = attention(
+                torch.cat([asked, logits], -1), keys, values, seen[:, None, None], scale=key.shape[-1] ** -0.5
+            )
+            queries = after(layer, queries, heard[..., :-1] + heard[..., -1:] * own_value)
             if number < len(self.transformer.layers):
-                reports = layer(reports, src_key_padding_mask=empty)
+                reports = after(layer, reports, attention(query, key, value, shown[:, None, None]))
         return self.transformer.norm(queries)
+
+    def _heads(self, layer: Any, tokens: Float[Tensor, "N S H"]) -> tuple[Tensor, ...]:
+        """Queries, keys and values of tokens, `(N, K, S, D)` each."""
+        projected = linear(layer.norm1(tokens), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias)
+        return projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
         """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean] over the targets of some steps.
@@ -227,6 +251,19 @@ class MSA(WorldModel[Memory]):
         rank = ((part + within.to(there.device)) * count / self.steps_per_loss).long()
         rank = torch.where(count > self.steps_per_loss, rank, part).minimum(count - 1)
         return nth(there, rank), part < count
+
+
+def after(layer: Any, tokens: Float[Tensor, "N S H"], heard: Float[Tensor, "N K S D"]) -> Float[Tensor, "N S H"]:
+    """The output of a layer of the transformer, from its input and what its heads attended to."""
+    tokens = tokens + layer.self_attn.out_proj(heard.transpose(1, 2).flatten(2))
+    return tokens + layer.linear2(layer.activation(layer.linear1(layer.norm2(tokens))))
+
+
+def packed(reports: Float[Tensor, "N R H"], there: Bool[Tensor, "N R"]) -> tuple[Tensor, Tensor]:
+    """The observations that are there, first, and as few others as the longest sequence leaves; and which are there."""
+    most = max(1, int(there.sum(1).max()))
+    order = there.argsort(dim=1, descending=True, stable=True)[:, :most]
+    return reports.take_along_dim(order[..., None], 1), there.gather(1, order)
 
 
 def nth(there: Bool[Tensor, "B S"], rank: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:

@@ -314,8 +314,10 @@ def load(folder: str | Path) -> WorldModel:
 
 
 def is_worth_packing(mask: Tensor) -> bool:
-    """Whether to encode and decode only the slots that hold a view: where some do not, and on the CPU, since the
-    number of views decides shapes and reading it would wait for another device."""
-    if mask.device.type != "cpu" or torch.compiler.is_compiling() or under_functorch():
-        return False
-    return 0 < int(mask.sum()) < mask.numel()
+    """Whether to encode and decode only the slots that hold a view: where some do not, and `by_numbers`."""
+    return by_numbers(mask) and 0 < int(mask.sum()) < mask.numel()
+
+
+def by_numbers(mask: Tensor) -> bool:
+    """Whether numbers in a mask may decide shapes: on the CPU, since reading them would wait for another device."""
+    return mask.device.type == "cpu" and not (torch.compiler.is_compiling() or under_functorch())

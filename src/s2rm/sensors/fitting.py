@@ -51,6 +51,11 @@ MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
 EPOCH, LEAST_WINDOWS = 50, 16
 """the most batches between two validations, and the fewest windows; else as many as there are steps to begin one"""
+SHORTEST = 1 / 2
+"""a share of the extent, the shortest wavelength by which positions turn encodings. On the globe waves run through the
+space of its unit vectors, so that they have neither seams nor poles; a wavelength is then a chord"""
+NOISE = 1 / 3
+"""a share of the median spacing of the sensors, by which they are displaced in training"""
 FEWEST, MOST_HIDDEN = 5, 50
 """the least number of sensors of which some are kept for the validation, as large a share as of the steps, and how many
 of them at most"""
@@ -80,18 +85,19 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
     """A model of a size that suits the number of values and sensors, for the extent of their positions."""
     shared: dict[str, object] = {
         "value_shape": (scaling.num_channels + len(scaling.covariate_mean),), "context_size": context_size(scaling),
-        "num_coordinates": scaling.num_coordinates, "shortest": scaling.extent / 2, "longest": 8 * scaling.extent,
+        "extent": scaling.box, "shortest": scaling.extent / 2, "longest": 8 * scaling.extent,
         "embedding_dim": 18 if scaling.num_coordinates == 3 else 8 * scaling.num_coordinates,
-        "likelihood": "gaussian", "codec": "mlp",
+        "likelihood": "gaussian", "codec": "mlp", "rotation": SHORTEST * scaling.extent,
     }  # fmt: skip
     if how.model == "msa":
         return build(how.model, hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)
     # 24 for 25,000 values, 64 for 180,000: larger states overfit a short table.
     size = how.hidden_size or min(64, max(16, 8 * round(np.isfinite(train.values).sum() ** 0.5 / 52)))
     if how.model not in SPATIAL:
-        return build(how.model, hidden_size=4 * size, **shared)
+        each = 6 if how.model == "rims" else 1  # its modules, which share the state
+        return build(how.model, hidden_size=each * max(1, 4 * size // each), **shared)
     modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
-    own = {"num_modules": modules, "inject_positions": True, "share_parameters": how.share_parameters}
+    own = {"num_modules": modules, "share_parameters": how.share_parameters}
     model = build(how.model, hidden_size=size, **own, **shared)
     assert isinstance(model, S2RM)
     places = scaling.coordinates(np.unique(train.positions, axis=0))
@@ -191,7 +197,7 @@ def _train(
     # Fitted to the steps of the validation too, the guess is a strong rival of the correction there.
     known = reports.of(~hidden)
     guess = tuned(Windows(known, scaling, trusted or first_guess(known, scaling, context, horizon), length, horizon))
-    noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
+    noise = NOISE * scaling.spacing(np.unique(train.positions, axis=0))
     number = min(EPOCH * size, max(LEAST_WINDOWS, train.num_steps - length))
     windows = Windows(train, scaling, guess, length, horizon, noise=noise, number=number)
     number = min(24, max(8, 4 * (reports.num_steps - since) // length))

@@ -85,6 +85,11 @@ class Scaling:
         return float(np.median(cKDTree(places).query(places, 2)[0][:, 1])) if len(places) > 1 else 0.0
 
     @property
+    def box(self) -> list[tuple[float, float]]:
+        """The box of all positions of the fit, in the model's coordinates."""
+        return [(each - self.extent / 2, each + self.extent / 2) for each in self.middle]
+
+    @property
     def num_channels(self) -> int:
         """D."""
         return len(self.mean) + sum(self.circular)

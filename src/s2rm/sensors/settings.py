@@ -190,7 +190,8 @@ class Fit:
     """S2RM only: number of modules; if not given, one for every five sensors, at least 10 and at most 64"""
     hidden_size: int | None = None
     """size of a module's state; if not given, 16 to 64, growing with the number of observed values. The state of a
-    recurrent baseline is four times that. The tokens of msa have 64 if not given"""
+    recurrent baseline is four times that; in rims a multiple of 6, its modules. The tokens of msa have 64 if not
+    given"""
     share_parameters: bool = True
     """S2RM only: the modules differ in place and state only, which prevents overfitting of short tables"""
     context: int | str | None = None
