@@ -200,7 +200,8 @@ class FitTable:
     """
 
     table: Positional[Path]
-    """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each observation"""
+    """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each observation; or a store of s2rm pack, whose columns need
+    not be named where it comes first"""
     columns: OmitArgPrefixes[Columns]
     how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
     test: float = 0.15
@@ -215,6 +216,19 @@ class FitTable:
     """after scores and report, fit again to all steps and stations, for as many updates as were best"""
     resume: Path | None = None
     """go on with the fit in this folder, with the settings that it has; nothing else is given"""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack tables, which together may be larger than memory, into a store: a folder that fit, forecast, evaluate and
+    report take as they take a table, and from which they read only what they need.
+    """
+
+    tables: Positional[tuple[Path, ...]]
+    """CSV (.gz too), Parquet, NetCDF or Zarr, all with these columns"""
+    columns: OmitArgPrefixes[Columns]
+    out: Path
+    """the folder of the store; an earlier store there is replaced when the new one is whole"""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import split
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.store import described
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import in_steps
 from s2rm.training.records import Summary
@@ -117,8 +118,17 @@ def with_columns(given: Sequence[str]) -> list[str]:
     place = given.index("--from") + 1
     folder = Path(given[place] if place < len(given) else "")
     forecaster, kept = Forecaster.load(folder), settings_of(folder)
-    taken = {field.name: getattr(forecaster.columns, field.name) for field in fields(Columns)}
-    taken |= {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
+    about = {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
+    return _with(given, forecaster.columns, **about)
+
+
+def of_store(given: Sequence[str]) -> list[str]:
+    """The arguments of a fit to a store, with the columns that it names where they are not given."""
+    return _with(given, described(Path(given[1])).columns)
+
+
+def _with(given: Sequence[str], columns: Columns, **more: object) -> list[str]:
+    taken = {field.name: getattr(columns, field.name) for field in fields(Columns)} | more
     made = list(given)
     for name, part in taken.items():
         option = f"--{name.replace('_', '-')}"

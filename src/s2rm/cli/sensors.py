@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
-from s2rm.cli.commands import FitTable, Forecast
+from s2rm.cli.commands import FitTable, Forecast, Pack
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import fingerprint, locked
@@ -30,7 +30,9 @@ from s2rm.report.figures import predictors as predictors_of
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
+from s2rm.sensors.mapped import number_known
 from s2rm.sensors.outputs import last_observations, write_netcdf
+from s2rm.sensors.packing import pack
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
@@ -62,7 +64,7 @@ def fit_table(command: FitTable) -> None:
     reports = read_reports(command.table, command.columns)
     if command.start is not None:
         Forecaster.load(command.start).check(reports)
-    shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
+    shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
     _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
@@ -181,6 +183,17 @@ def forecast(command: Forecast) -> None:
     start = reports.times[-1].astype("datetime64[m]")
     _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
     _say_silent(reports, places)
+
+
+def pack_tables(command: Pack) -> None:
+    """Pack tables into a store, and say what is in it."""
+    if not command.tables:
+        raise ValueError("pack: expected at least one table, got none; name it")
+    reports = pack(command.tables, command.columns, command.out)
+    _say(
+        f"{command.out}: {len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} "
+        f"steps of {reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC"
+    )
 
 
 def _say(text: str) -> None:

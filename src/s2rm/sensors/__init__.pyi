@@ -1,6 +1,7 @@
 from .field import FieldWorld as FieldWorld
 from .forecaster import Forecaster as Forecaster
 from .judging import judge as judge
+from .packing import pack as pack
 from .reports import Places as Places
 from .reports import Reports as Reports
 from .reports import grid as grid
