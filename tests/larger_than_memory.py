@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2rm.sensors import Fit, Forecaster, Reports, mapped, read_reports, stations
+from s2rm.sensors import Fit, Forecaster, Reports, mapped, read_reports, stations, tuning
 from s2rm.sensors.reports import ROWS
 from s2rm.training import Training, keep_freed_memory
 
@@ -44,7 +44,9 @@ def limit(more: int | None) -> None:
 
 def main(store: str, warm: str, more: int) -> None:
     """Fit under the limit and without it."""
-    mapped.CELLS = mapped.SUMMED = 1 << 16  # small parts, as the table is small
+    # Small parts and samples, as the table is small.
+    mapped.CELLS = mapped.SUMMED = 1 << 16
+    tuning.CASES = 3_000
     keep_freed_memory()  # what any fit needs is there for the second one
     fitted(read_reports(warm))
     limit(more)
