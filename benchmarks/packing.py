@@ -33,8 +33,8 @@ class Packing:
 
 def main(benchmark: Packing) -> None:
     """Time all in turn, print, write JSON."""
-    training = Training(learning_rate=1e-3, batch_size=16, updates=benchmark.updates, gradient_norm=1.0)
-    how, fitted = Fit(training=training), set[str]()
+    training = Training(learning_rate=1e-3, batch_size=4, updates=benchmark.updates, gradient_norm=1.0)
+    how, fitted = Fit(hidden_size=16, num_modules=10, context=12, horizon=6, training=training), set[str]()
     with tempfile.TemporaryDirectory() as temporary:
         folder, table, columns = Path(temporary), benchmark.table, NDBC
         if table is None:

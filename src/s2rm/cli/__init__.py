@@ -1,5 +1,5 @@
 """The command line: `s2rm demo`, `train`, `collect`, `evaluate`, `rollout`, `report`, `export`, `explore`, `fit`,
-`forecast`, `pack`."""
+`forecast`, `next-sensor`, `pack`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "explore": commands.Explore,
     "fit": commands.FitTable,
     "forecast": commands.Forecast,
+    "next-sensor": commands.NextSensor,
     "pack": commands.Pack,
 }
 WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
@@ -35,6 +36,7 @@ WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
     "explore": ("s2rm.cli.explorer", "explore"),
     "fit": ("s2rm.cli.sensors", "fit_table"),
     "forecast": ("s2rm.cli.sensors", "forecast"),
+    "next-sensor": ("s2rm.cli.forecasters", "place"),
     "pack": ("s2rm.cli.sensors", "pack_tables"),
 }
 """the module and function that do the work, imported when they are needed: they load PyTorch and Lightning"""

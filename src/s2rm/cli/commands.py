@@ -250,3 +250,24 @@ class Forecast:
     """time of initialisation, UTC: later observations are not used; the last time of the table if not given"""
     out: Path = Path("forecast.csv")
     """the file: a table (.csv, .csv.gz or .parquet) or NetCDF (.nc)"""
+
+
+@dataclass(frozen=True)
+class NextSensor:
+    """Rank places for the next sensor by the variance that an observation there would take from a map of the field.
+
+    It is that of the forecaster's kriging, beside the stations that report at the end of the table.
+    """
+
+    run_folder: Positional[Path]
+    """the folder that s2rm fit wrote"""
+    table: Positional[Path]
+    """the observations, whose last ones say which stations there are"""
+    at: str = "grid"
+    """where a sensor may be put: grid (30 x 30 points over the table), or a CSV file as in s2rm forecast"""
+    interest: str = "grid"
+    """where the field matters, all places alike: grid, stations, or a CSV file"""
+    num: int = 1
+    """how many sensors are to be placed, one after the other"""
+    out: Path = Path("next-sensor.csv")
+    """the ranking (.csv or .parquet); beside it a map of the same name (.png)"""

@@ -173,12 +173,12 @@ def forecast(command: Forecast) -> None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
     if not len(reports) and command.at in ("stations", "grid"):
         raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
-    places = _places(command.at, reports)
+    places = places_of(command.at, reports)
     if command.out.suffix == ".nc":
         write_netcdf(forecaster.dataset(reports, places, command.horizon, None, command.quantiles), command.out)
     else:
         table = forecaster.table(reports, places, command.horizon, None, command.quantiles)
-        content = table.to_parquet(None) if command.out.suffix == ".parquet" else _csv(table)
+        content = table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")
     _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
@@ -215,7 +215,7 @@ def _say_silent(reports: Reports, places: Places) -> None:
         )
 
 
-def _csv(table: DataFrame) -> bytes:
+def as_csv(table: DataFrame) -> bytes:
     """A table as CSV, no cell of which a spreadsheet takes for a formula."""
     texts = table.select_dtypes(exclude=["number", "datetime", "datetimetz"])
     plain = table.assign(**{name: texts[name].astype(str).map(for_csv) for name in texts})
@@ -287,11 +287,11 @@ def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
             console.print(table)
 
 
-def _places(at: str, reports: Reports) -> Places:
-    """The places of a forecast: the stations, a grid over them, or those in a file."""
+def places_of(at: str, reports: Reports, option: str = "forecast: --at", side: int = 50) -> Places:
+    """The places that an option names: the stations, a grid over them, or those in a file."""
     if at in ("stations", "grid"):
-        return stations(reports) if at == "stations" else grid(reports)
+        return stations(reports) if at == "stations" else grid(reports, side)
     path = Path(at)
     if not path.exists():
-        raise ValueError(f"forecast: --at must be stations, grid or a table of places, found none at {path}")
+        raise ValueError(f"{option} must be stations, grid or a table of places, found none at {path}")
     return read_places(path, reports.columns)

@@ -8,6 +8,8 @@ from .reports import grid as grid
 from .reports import stations as stations
 from .settings import Columns as Columns
 from .settings import Fit as Fit
+from .siting import Siting as Siting
+from .siting import next_sensor as next_sensor
 from .stream import Stream as Stream
 from .tables import read_reports as read_reports
 from .tables import to_frame as to_frame

@@ -48,7 +48,7 @@ def room(like: NDArray, shape: Sequence[int], dtype: DTypeLike) -> NDArray:
         OSError: the disk has not so much room.
     """
     size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-    if size < LEAST_BYTES or not is_mapped(like):
+    if size <= LEAST_BYTES or not is_mapped(like):
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(prefix="s2rm-") as file:
         try:

@@ -18,6 +18,7 @@ from s2rm.report.figures import figure, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BANDS, lead_time, unit_of_leads
 from s2rm.sensors.reports import Places, Reports, grid, stations, together
+from s2rm.sensors.siting import Siting
 from s2rm.sensors.verdicts import GROUPS, compare, each_lead, leads_of, of_group
 
 if TYPE_CHECKING:
@@ -175,6 +176,23 @@ def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead:
         _frame(axes, reports, f"{unit}, {when}: standard deviation")
 
     return [Panel(draw, _height(reports)) for draw in (draw_mean, draw_stddev)]
+
+
+def map_of_siting(found: Siting, reports: Reports) -> Panel:
+    """The share of the variance that an observation at each candidate takes away; numbers are the choices in turn."""
+
+    def draw(axes: Axes) -> None:
+        points = together(found.candidates.positions, reports)[:, :2]
+        look: dict[str, Any] = {"c": 100 * found.mean, "cmap": "viridis", "marker": "s", "vmin": 0.0}
+        _scale(axes, _mark(axes, points, 4 * _size(points), **look), "variance taken away (%)")
+        now = together(stations(reports).positions, reports)[:, :2]
+        _mark(axes, now, _size(now), color="white", edgecolor="black")
+        for number, at in enumerate(points[found.chosen], 1):
+            _mark(axes, at[None], 160, color="#c0392b", edgecolor="white", marker="*")
+            axes.annotate(str(number), at, (6, 6), textcoords="offset points", color="#c0392b", weight="bold", zorder=4)
+        _frame(axes, reports, "Where the next sensor tells most")
+
+    return Panel(draw, _height(reports))
 
 
 def with_truth(reports: Reports, group: Bool[NDArray, " S"], span: range, value: int, number: int = 2) -> list[str]:

@@ -88,6 +88,11 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
     columns = about.columns
     widths = {"positions": columns.position, "values": columns.values, "covariates": columns.covariates}
     rows = {name: _opened(folder, about, name, [len(widths[name])] if name in widths else []) for name in ROWS}
+    for name, number in (("step", about.num_steps), ("sensor", len(about.sensors))):
+        if not 0 <= rows[name].min(initial=0) <= rows[name].max(initial=0) < number:
+            raise ValueError(
+                f"read: {folder} is changed, a report has a {name} that is not there; pack the table again"
+            )
     steps = about.num_steps
     if to_fit:  # the silent end of a table counts where it is forecast, not where it is fitted
         steps = int(rows["step"][-1]) + 1
