@@ -1,5 +1,5 @@
 """The command line: `s2rm demo`, `train`, `collect`, `evaluate`, `rollout`, `report`, `export`, `explore`, `fit`,
-`forecast`."""
+`forecast`, `next-sensor`, `pack`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "explore": commands.Explore,
     "fit": commands.FitTable,
     "forecast": commands.Forecast,
+    "next-sensor": commands.NextSensor,
+    "pack": commands.Pack,
 }
 WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
     "collect": ("s2rm.cli.agents", "collect"),
     "explore": ("s2rm.cli.explorer", "explore"),
     "fit": ("s2rm.cli.sensors", "fit_table"),
     "forecast": ("s2rm.cli.sensors", "forecast"),
+    "next-sensor": ("s2rm.cli.forecasters", "place"),
+    "pack": ("s2rm.cli.sensors", "pack_tables"),
 }
 """the module and function that do the work, imported when they are needed: they load PyTorch and Lightning"""
 KEPT = {"--resume", "--updates", "--epochs", "--minutes", "--devices", "--num-nodes", "--strategy"}
@@ -65,13 +69,15 @@ def _refuse_settings(given: Sequence[str]) -> None:
 
 
 def _kept(given: list[str]) -> object:
-    """The fit that goes on, with the settings that it has; and the arguments of one from a forecaster, as `given`."""
-    if given[:1] != ["fit"] or not {"--resume", "--from"} & {*given} or {"-h", "--help"} & {*given}:
+    """The fit that goes on, with the settings that it has; and the arguments of one from a forecaster, or to a store,
+    as `given`."""
+    stores = [argument for argument in given[1:2] if (Path(argument) / "store.json").is_file()]
+    if given[:1] != ["fit"] or not {"--resume", "--from", *stores} & {*given} or {"-h", "--help"} & {*given}:
         return None
     from s2rm.cli import forecasters
 
     if "--resume" not in given:
-        given[:] = forecasters.with_columns(given)
+        given[:] = forecasters.with_columns(given) if "--from" in given else forecasters.of_store(given)
         return None
     if len(given) != 3 or given[1] != "--resume":
         raise ValueError("fit: --resume RUN takes the settings of the fit in RUN and nothing else; leave all else out")

@@ -200,7 +200,8 @@ class FitTable:
     """
 
     table: Positional[Path]
-    """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each observation"""
+    """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each observation; or a store of s2rm pack, whose columns need
+    not be named where it comes first"""
     columns: OmitArgPrefixes[Columns]
     how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
     test: float = 0.15
@@ -215,6 +216,19 @@ class FitTable:
     """after scores and report, fit again to all steps and stations, for as many updates as were best"""
     resume: Path | None = None
     """go on with the fit in this folder, with the settings that it has; nothing else is given"""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Pack tables, which together may be larger than memory, into a store: a folder that fit, forecast, evaluate and
+    report take as they take a table, and from which they read only what they need.
+    """
+
+    tables: Positional[tuple[Path, ...]]
+    """CSV (.gz too), Parquet, NetCDF or Zarr, all with these columns"""
+    columns: OmitArgPrefixes[Columns]
+    out: Path
+    """the folder of the store; an earlier store there is replaced when the new one is whole"""
 
 
 @dataclass(frozen=True)
@@ -236,3 +250,24 @@ class Forecast:
     """time of initialisation, UTC: later observations are not used; the last time of the table if not given"""
     out: Path = Path("forecast.csv")
     """the file: a table (.csv, .csv.gz or .parquet) or NetCDF (.nc)"""
+
+
+@dataclass(frozen=True)
+class NextSensor:
+    """Rank places for the next sensor by the variance that an observation there would take from a map of the field.
+
+    It is that of the forecaster's kriging, beside the stations that report at the end of the table.
+    """
+
+    run_folder: Positional[Path]
+    """the folder that s2rm fit wrote"""
+    table: Positional[Path]
+    """the observations, whose last ones say which stations there are"""
+    at: str = "grid"
+    """where a sensor may be put: grid (30 x 30 points over the table), or a CSV file as in s2rm forecast"""
+    interest: str = "grid"
+    """where the field matters, all places alike: grid, stations, or a CSV file"""
+    num: int = 1
+    """how many sensors are to be placed, one after the other"""
+    out: Path = Path("next-sensor.csv")
+    """the ranking (.csv or .parquet); beside it a map of the same name (.png)"""

@@ -12,27 +12,33 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
 from s2rm.cli import quiet
-from s2rm.cli.commands import Evaluate, FitTable, Report
+from s2rm.cli.commands import Evaluate, FitTable, NextSensor, Report
 from s2rm.cli.sensors import (
     LEADS,
     REPORT,
     SCORES,
     SETTINGS,
     Scored,
+    as_csv,
+    console,
     judged,
     kept_rows,
+    places_of,
     say_scores,
     write_page,
 )
 from s2rm.extras import require
-from s2rm.files import Row, read_json, write_json
+from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
+from s2rm.names import one_line
 from s2rm.records import from_plain
 from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import split
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.siting import SIDE, next_sensor
+from s2rm.sensors.store import described
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import in_steps
 from s2rm.training.records import Summary
@@ -84,6 +90,32 @@ def report(command: Report) -> None:
     )
 
 
+def place(command: NextSensor) -> None:
+    """Rank places for the next sensor, in a table and on a map."""
+    require("tables")
+    require("report")
+    if command.out.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"next-sensor: --out must end in .csv or .parquet, got {command.out}")
+    from s2rm.report.figures import png
+    from s2rm.sensors.plots import map_of_siting, sheet
+
+    forecaster = Forecaster.load(command.run_folder)
+    reports = read_reports(command.table, forecaster.columns, to_fit=False)
+    candidates = places_of(command.at, reports, "next-sensor: --at", SIDE)
+    interest = places_of(command.interest, reports, "next-sensor: --interest", SIDE)
+    found = next_sensor(forecaster, reports, candidates, interest, command.num)
+    table, picture = found.table(reports), command.out.with_suffix(".png")
+    write_whole(picture, png(sheet([map_of_siting(found, reports)])))
+    write_whole(command.out, table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table))
+    lines = [f"{command.out}: {len(table):,} places ranked; map: {picture}"]
+    for number, at in enumerate(found.chosen, 1):
+        named = zip(reports.columns.position, candidates.positions[at], strict=True)
+        where = ", ".join(f"{name} {x:g}" for name, x in named)
+        lines.append(f"choice {number}: {where}; alone it takes {found.mean[at]:.1%} of the variance away")
+    for line in lines:
+        console.print(one_line(line), soft_wrap=True)
+
+
 def settings_of(folder: Path) -> FitTable:
     """The command that fitted, or is fitting, the forecaster in a folder.
 
@@ -117,8 +149,17 @@ def with_columns(given: Sequence[str]) -> list[str]:
     place = given.index("--from") + 1
     folder = Path(given[place] if place < len(given) else "")
     forecaster, kept = Forecaster.load(folder), settings_of(folder)
-    taken = {field.name: getattr(forecaster.columns, field.name) for field in fields(Columns)}
-    taken |= {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
+    about = {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
+    return _with(given, forecaster.columns, **about)
+
+
+def of_store(given: Sequence[str]) -> list[str]:
+    """The arguments of a fit to a store, with the columns that it names where they are not given."""
+    return _with(given, described(Path(given[1])).columns)
+
+
+def _with(given: Sequence[str], columns: Columns, **more: object) -> list[str]:
+    taken = {field.name: getattr(columns, field.name) for field in fields(Columns)} | more
     made = list(given)
     for name, part in taken.items():
         option = f"--{name.replace('_', '-')}"

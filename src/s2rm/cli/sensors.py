@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
-from s2rm.cli.commands import FitTable, Forecast
+from s2rm.cli.commands import FitTable, Forecast, Pack
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import fingerprint, locked
@@ -30,7 +30,9 @@ from s2rm.report.figures import predictors as predictors_of
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, judge, lead_time, split
+from s2rm.sensors.mapped import number_known
 from s2rm.sensors.outputs import last_observations, write_netcdf
+from s2rm.sensors.packing import pack
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
@@ -62,7 +64,7 @@ def fit_table(command: FitTable) -> None:
     reports = read_reports(command.table, command.columns)
     if command.start is not None:
         Forecaster.load(command.start).check(reports)
-    shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
+    shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
     _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
@@ -171,16 +173,27 @@ def forecast(command: Forecast) -> None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
     if not len(reports) and command.at in ("stations", "grid"):
         raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
-    places = _places(command.at, reports)
+    places = places_of(command.at, reports)
     if command.out.suffix == ".nc":
         write_netcdf(forecaster.dataset(reports, places, command.horizon, None, command.quantiles), command.out)
     else:
         table = forecaster.table(reports, places, command.horizon, None, command.quantiles)
-        content = table.to_parquet(None) if command.out.suffix == ".parquet" else _csv(table)
+        content = table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")
     _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
     _say_silent(reports, places)
+
+
+def pack_tables(command: Pack) -> None:
+    """Pack tables into a store, and say what is in it."""
+    if not command.tables:
+        raise ValueError("pack: expected at least one table, got none; name it")
+    reports = pack(command.tables, command.columns, command.out)
+    _say(
+        f"{command.out}: {len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} "
+        f"steps of {reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC"
+    )
 
 
 def _say(text: str) -> None:
@@ -202,7 +215,7 @@ def _say_silent(reports: Reports, places: Places) -> None:
         )
 
 
-def _csv(table: DataFrame) -> bytes:
+def as_csv(table: DataFrame) -> bytes:
     """A table as CSV, no cell of which a spreadsheet takes for a formula."""
     texts = table.select_dtypes(exclude=["number", "datetime", "datetimetz"])
     plain = table.assign(**{name: texts[name].astype(str).map(for_csv) for name in texts})
@@ -274,11 +287,11 @@ def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
             console.print(table)
 
 
-def _places(at: str, reports: Reports) -> Places:
-    """The places of a forecast: the stations, a grid over them, or those in a file."""
+def places_of(at: str, reports: Reports, option: str = "forecast: --at", side: int = 50) -> Places:
+    """The places that an option names: the stations, a grid over them, or those in a file."""
     if at in ("stations", "grid"):
-        return stations(reports) if at == "stations" else grid(reports)
+        return stations(reports) if at == "stations" else grid(reports, side)
     path = Path(at)
     if not path.exists():
-        raise ValueError(f"forecast: --at must be stations, grid or a table of places, found none at {path}")
+        raise ValueError(f"{option} must be stations, grid or a table of places, found none at {path}")
     return read_places(path, reports.columns)

@@ -1,12 +1,15 @@
 from .field import FieldWorld as FieldWorld
 from .forecaster import Forecaster as Forecaster
 from .judging import judge as judge
+from .packing import pack as pack
 from .reports import Places as Places
 from .reports import Reports as Reports
 from .reports import grid as grid
 from .reports import stations as stations
 from .settings import Columns as Columns
 from .settings import Fit as Fit
+from .siting import Siting as Siting
+from .siting import next_sensor as next_sensor
 from .stream import Stream as Stream
 from .tables import read_reports as read_reports
 from .tables import to_frame as to_frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -60,23 +60,33 @@ def warn_of_several_places(
 
     `key` is equal in the rows of one sensor and step, and `order` sorts it.
     """
-    again = (np.diff(key[order]) == 0) & (np.diff(positions[order], axis=0) != 0).any(1)
-    if not again.any():
-        return
-    several = np.isin(key, key[order][1:][again])
-    few, key, positions, names = cells.where(several), key[several], positions[several], names[several]
-    times = few.times(columns.time)
-    order = np.lexsort((times, key))
-    at_once = (np.diff(key[order]) == 0) & (np.diff(times[order]) == 0)
-    at_once &= (np.diff(positions[order], axis=0) != 0).any(1)
-    if at_once.any():
-        row = int(order[1:][at_once][0])
+    rows = at_several_places(key, order, positions, lambda some: cells.where(some).times(columns.time))
+    if len(rows):
         warnings.warn(
-            f"read: sensor {names[row]!r} of {cells.name} is at several places at one time, first in row "
-            f"{few.rows[row]}, and so are {at_once.sum():,} rows; their mean is taken, at a place between them; where "
-            "they are different sensors, or depths, give them different names",
+            f"read: sensor {names[rows[0]]!r} of {cells.name} is at several places at one time, first in row "
+            f"{cells.rows[rows[0]]}, and so are {len(rows):,} rows; their mean is taken, at a place between them; "
+            "where they are different sensors, or depths, give them different names",
             stacklevel=4,
         )
+
+
+def at_several_places(
+    key: NDArray[np.int64], order: NDArray[np.int64], positions: NDArray[np.float64],
+    times_of: Callable[[NDArray[np.bool_]], NDArray[np.int64]],
+) -> NDArray[np.int64]:  # fmt: skip
+    """The rows in which a sensor is elsewhere than in another row of the same time.
+
+    `key` is equal in the rows of one sensor and step, and `order` sorts it; `times_of` gives the times of some rows.
+    """
+    again = (np.diff(key[order]) == 0) & (np.diff(positions[order], axis=0) != 0).any(1)
+    if not again.any():
+        return np.empty(0, np.int64)
+    several = np.isin(key, key[order][1:][again])
+    times, rows = times_of(several), np.flatnonzero(several)
+    order = np.lexsort((times, key[rows]))
+    at_once = (np.diff(key[rows[order]]) == 0) & (np.diff(times[order]) == 0)
+    at_once &= (np.diff(positions[rows[order]], axis=0) != 0).any(1)
+    return rows[order][1:][at_once]
 
 
 def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.object_]:
@@ -86,9 +96,7 @@ def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.objec
     """
     import pandas as pd
 
-    places = positions
-    if globe:
-        places = np.column_stack([np.round(positions[:, 0] % 360, 6) % 360, positions[:, 1]])
+    places = of_one_turn(positions) if globe else positions
     codes = pd.DataFrame(places).groupby([*range(positions.shape[1])], sort=False).ngroup().to_numpy()
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
     for digits in (6, 15, 17):
@@ -96,6 +104,11 @@ def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.objec
         if len(set(names)) == len(names):
             break
     return np.array(names, dtype=object)[codes]
+
+
+def of_one_turn(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positions with longitudes in [0, 360), to six decimals."""
+    return np.column_stack([np.round(positions[:, 0] % 360, 6) % 360, positions[:, 1]])
 
 
 def averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Sequence[float]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
+from s2rm.sensors.mapped import counted, distinct, moments
 from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
 from s2rm.sensors.settings import Columns
@@ -41,7 +42,7 @@ def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) ->
     Raises:
         ValueError: one line with the time and the sensor of the first report that stands alone.
     """
-    steps, count = np.unique(reports.step, return_counts=True)
+    steps, count = counted(reports.step)
     what_else = "name the origin" if only_late else "take a longer step"
     if len(steps) < 2:
         return
@@ -79,29 +80,27 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
             covariate that is absent there, or with the period of a validation part where nothing is asked for.
     """
     columns, period = train.columns, f"the training part, {when(train, 0)} to {when(train, train.num_steps - 1)}"
-    for name, column in zip(columns.values, train.values.T, strict=True):
-        known = column[~np.isnan(column)]
-        if len(known) < LEAST_VALUES:
+    for name, count, _, _, low, high in zip(columns.values, *moments(train.values), strict=True):
+        if count < LEAST_VALUES:
             raise ValueError(
-                f"fit: expected at least {LEAST_VALUES} observations of {name!r} in {period}, got {len(known)}; leave "
+                f"fit: expected at least {LEAST_VALUES} observations of {name!r} in {period}, got {count}; leave "
                 "it out of the values, or give a longer table"
             )
-        if known.min() == known.max():
+        if low == high:
             raise ValueError(
-                f"fit: expected {name!r} to change in {period}, got {known[0]:g} throughout; leave it out of the "
+                f"fit: expected {name!r} to change in {period}, got {low:g} throughout; leave it out of the "
                 "values, or give a longer table"
             )
-    for name, column in zip(columns.covariates, train.covariates.T, strict=True):
-        known = column[~np.isnan(column)]
-        if not len(known):
+    for name, count, _, spread, low, high in zip(columns.covariates, *moments(train.covariates), strict=True):
+        if not count:
             raise ValueError(f"fit: expected the covariate {name!r} in {period}, got none; leave it out")
-        if np.std(known, dtype=np.float64) <= np.spacing(np.abs(known).max()):
+        if spread <= np.spacing(max(abs(low), abs(high))):
             warnings.warn(
-                f"fit: the covariate {name!r} is {known[0]:g} at all stations, so that nothing can be learned of it; "
+                f"fit: the covariate {name!r} is {low:g} at all stations, so that nothing can be learned of it; "
                 "it is not used",
                 stacklevel=4,
             )
-    asked = int((validation.step >= first).sum())
+    asked = len(validation) - int(np.searchsorted(validation.step, first))
     if asked < LEAST_VALUES:
         begin, last = when(validation, first), when(validation, validation.num_steps - 1)
         said = f"fit: expected observations in the validation part, {begin} to {last}, got {asked or 'none'}"
@@ -113,7 +112,7 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
 
 def _check_positions(train: Reports) -> None:
     """Warn of places that a model cannot tell apart: all are one, all lie too close, or one lies too far away."""
-    places, of_place = np.unique(train.positions, axis=0, return_index=True)
+    places, of_place = distinct(train.positions)
     if len(places) < 2:
         warnings.warn("fit: all observations are of one place; what differs elsewhere cannot be learned", stacklevel=5)
         return
@@ -188,11 +187,12 @@ def check_alike(reports: Reports, scaling: Scaling) -> None:
     """Warn of reports far from all that the fit saw: codes of missing values, other units, swapped coordinates."""
     if not len(reports):
         return
-    lines = zip(reports.columns.values, reports.values.T, scaling.mean, scaling.spread, scaling.circular, strict=True)
+    ends = np.stack([np.fmin.reduce(reports.values, 0), np.fmax.reduce(reports.values, 0)], -1)
+    lines = zip(reports.columns.values, ends, scaling.mean, scaling.spread, scaling.circular, strict=True)
     for name, column, mean, spread, circular in lines:
         away = np.abs(column - mean)
         if not circular and (away > 2 * FAR * spread).any():
-            odd = column[np.nanargmax(away)]
+            odd = column[away.argmax()]
             warnings.warn(
                 f"forecast: {name!r} is {odd:g} in a report, far from what the fit saw, {mean:.3g} with a spread of "
                 f"{spread:.3g}; leave it out if it means missing, or give the units of the fit",

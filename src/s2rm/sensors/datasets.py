@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,20 @@ from s2rm.sensors.settings import Columns
 if TYPE_CHECKING:
     from pandas import DataFrame
     from xarray import DataArray, Dataset
+
+
+def pieces(
+    dataset: Dataset, columns: Columns, name: str, rows: int, most_bytes: int | None = None
+) -> Iterator[DataFrame]:
+    """The long table of a Dataset some rows at a time, in the order of `flat`, whose arguments and errors these are."""
+    few = _checked(dataset, columns, name, most_bytes)
+    dim, size = next(((dim, size) for dim, size in few.sizes.items() if size > 1), (None, 1))
+    if dim is None:
+        yield few.to_dataframe().reset_index()
+        return
+    each = max(1, rows * size // int(np.prod([*few.sizes.values()], dtype=object)))
+    for begin in range(0, size, each):
+        yield few.isel({dim: slice(begin, begin + each)}).to_dataframe().reset_index()
 
 
 def flat(dataset: Dataset, columns: Columns, name: str, most_bytes: int | None = None) -> DataFrame:
@@ -25,6 +40,11 @@ def flat(dataset: Dataset, columns: Columns, name: str, most_bytes: int | None =
         ValueError: other dimensions, which would multiply the observations; an index that points nowhere; or a table
             of more bytes than `most_bytes`.
     """
+    return _checked(dataset, columns, name, most_bytes).to_dataframe().reset_index()
+
+
+def _checked(dataset: Dataset, columns: Columns, name: str, most_bytes: int | None) -> Dataset:
+    """The variables that are read, along the same dimensions."""
     for column in columns.position:
         if column in dataset.dims and column not in dataset.variables:
             raise ValueError(
@@ -63,7 +83,7 @@ def flat(dataset: Dataset, columns: Columns, name: str, most_bytes: int | None =
             f"read: {name} unpacks to {rows:,} rows, {size / 1e9:,.1f} GB, and {most_bytes / 1e9:,.1f} GB are read of "
             "a file of its size; take a part of it, or open it with xarray and give the Dataset"
         )
-    return few.to_dataframe().reset_index()
+    return few
 
 
 def _long(dataset: Dataset, column: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from s2rm.records import to_plain
 from s2rm.sensors.checks import check_clock, check_learnable
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
+from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import NOTATION, Columns, Fit
@@ -92,15 +93,15 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
     if how.model == "msa":
         return build(how.model, hidden_size=how.hidden_size or 64, window=min(context, 12), **shared)
     # 24 for 25,000 values, 64 for 180,000: larger states overfit a short table.
-    size = how.hidden_size or min(64, max(16, 8 * round(np.isfinite(train.values).sum() ** 0.5 / 52)))
+    size = how.hidden_size or min(64, max(16, 8 * round(number_known(train.values).sum() ** 0.5 / 52)))
     if how.model not in SPATIAL:
         each = 6 if how.model == "rims" else 1  # its modules, which share the state
         return build(how.model, hidden_size=each * max(1, 4 * size // each), **shared)
-    modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
+    modules = how.num_modules or min(64, max(10, len(train.reporting) // 5))
     own = {"num_modules": modules, "share_parameters": how.share_parameters}
     model = build(how.model, hidden_size=size, **own, **shared)
     assert isinstance(model, S2RM)
-    places = scaling.coordinates(np.unique(train.positions, axis=0))
+    places = scaling.coordinates(train.places)
     model.modules_on_sphere.places = nn.Parameter(model.embedding(_spread_out(places, modules)))
     return model
 
@@ -197,7 +198,7 @@ def _train(
     # Fitted to the steps of the validation too, the guess is a strong rival of the correction there.
     known = reports.of(~hidden)
     guess = tuned(Windows(known, scaling, trusted or first_guess(known, scaling, context, horizon), length, horizon))
-    noise = NOISE * scaling.spacing(np.unique(train.positions, axis=0))
+    noise = NOISE * scaling.spacing(train.places)
     number = min(EPOCH * size, max(LEAST_WINDOWS, train.num_steps - length))
     windows = Windows(train, scaling, guess, length, horizon, noise=noise, number=number)
     number = min(24, max(8, 4 * (reports.num_steps - since) // length))
@@ -228,13 +229,14 @@ def _train(
 
 
 def last_of(reports: Reports, least: int) -> Reports:
-    """The last steps of a table whose tables of what is known would be too large; whole where they are not."""
+    """The last steps of a table whose tables of what is known would be too large; whole where they are not, or where
+    they lie in files, as the table does."""
     number = max(4 * least, MOST_CELLS // max(1, len(reports.sensors) * reports.values.shape[1]))
-    if reports.num_steps <= number:
+    if reports.num_steps <= number or is_mapped(reports.step):
         return reports
     warnings.warn(
         f"fit: {reports.num_steps:,} steps of {len(reports.sensors):,} sensors are more than a fit can hold; the last "
-        f"{number:,} steps are used. Name fewer sensors, or take a longer step, for more of them",
+        f"{number:,} steps are used. Pack the table (s2rm pack) for all of them, or take a longer step",
         stacklevel=4,
     )
     return reports.between(reports.num_steps - number, reports.num_steps)
@@ -242,13 +244,13 @@ def last_of(reports: Reports, least: int) -> Reports:
 
 def hidden_sensors(reports: Reports, share: float, seed: int) -> Bool[NDArray, " S"]:
     """The sensors that a fit keeps for its validation, at random; none where there are few, or few measure a value."""
-    reporting = np.unique(reports.sensor)
+    reporting = reports.reporting
     number = min(MOST_HIDDEN, max(1, round(share * len(reporting)))) if len(reporting) >= FEWEST else 0
     chosen = np.random.default_rng(seed % 2**32).permutation(reporting)[:number]
-    hidden, known = np.isin(np.arange(len(reports.sensors)), chosen), ~np.isnan(reports.values)
+    hidden = np.isin(np.arange(len(reports.sensors)), chosen)
+    of_hidden = sum(number_known(reports.values[part][hidden[reports.sensor[part]]]) for part in reports.parts)
     # A value that mostly the hidden ones measure would be lost.
-    lost = (known & hidden[reports.sensor, None]).sum(0) > known.sum(0) / 2
-    return hidden & ~lost.any()
+    return hidden & ~(of_hidden > number_known(reports.values) / 2).any()
 
 
 def _spread_out(places: Float[Tensor, "P n"], number: int) -> Float[Tensor, "M n"]:

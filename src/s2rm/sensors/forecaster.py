@@ -308,7 +308,7 @@ class Forecaster:
     ) -> MeanAndStddev:  # fmt: skip
         """`(O, H, Q, C)`, one origin at a time; `own` are the sensors at the places, as `own_sensors` finds them."""
         self.check(reports)
-        checks.check_alike(reports.where(reports.step <= origins.max()), self.scaling)
+        checks.check_alike(reports.between(0, origins.max() + 1), self.scaling)
         checks.check_seen(reports, origins, self.context)
         parts = []
         for origin in origins:

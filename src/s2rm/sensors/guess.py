@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2rm.sensors.candidates import CANDIDATES, FROM_LAST, OF_NOW, TRENDS, Asked, Found, Ways, found
 from s2rm.sensors.history import History, Rows
+from s2rm.sensors.mapped import parts as slices
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 
@@ -198,11 +199,13 @@ def climatology(
         chunk: steps in a chunk.
         apart: chunks just before, or on either side, that are left out as well.
     """
-    known, number = ~rows.channels.isnan(), -(-len(part) // chunk)
-    index = (rows.step // chunk) * parts + part[rows.step]
+    number = -(-len(part) // chunk)
     sums = rows.channels.new_zeros(2, number * parts, rows.channels.shape[1])
-    for table, values in zip(sums, (rows.channels.nan_to_num(), known.float()), strict=True):
-        table.index_add_(0, index, values)
+    for few in slices(len(rows.step), rows.channels.shape[1]):
+        step, values = rows.step[few], rows.channels[few]
+        index = (step // chunk) * parts + part[step]
+        sums[0].index_add_(0, index, values.nan_to_num())
+        sums[1].index_add_(0, index, (~values.isnan()).float())
     sums = sums.unflatten(1, (number, parts))
     until = torch.cat([torch.zeros_like(sums[:, :1]), sums.cumsum(1)], 1)
     chunks, total = torch.arange(number), sums.sum(1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
+from s2rm.sensors.mapped import filled, parts, room, tensor
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 
@@ -48,10 +51,7 @@ class History:
     @classmethod
     def of(cls, reports: Reports, scaling: Scaling, cycle: int | None, cycles: int) -> History:
         """The history of reports; `cycles` is how many days the means at the same hour are taken over."""
-        rows = Rows(
-            torch.from_numpy(reports.step), torch.from_numpy(reports.sensor), scaling.coordinates(reports.positions),
-            scaling.channels(reports.values), scaling.known(reports.covariates),
-        )  # fmt: skip
+        rows = _rows(reports, scaling)
         if not len(reports):  # an index into no rows would fail
             n, channels, covariates = (part.shape[1] for part in rows[2:])
             nothing = torch.zeros(1, dtype=torch.long)
@@ -59,18 +59,20 @@ class History:
                 nothing, nothing, torch.zeros(1, n), torch.full((1, channels), torch.nan), torch.zeros(1, covariates)
             )
         shape = (reports.num_steps, max(1, len(reports.sensors)), scaling.num_channels)
-        last, number = torch.full((shape[0] + 1, *shape[1:]), -1, dtype=torch.int32), torch.arange(len(rows.step))
-        here = torch.where(rows.channels.isnan(), -1, number[:, None]).int()
-        last[rows.step + 1, rows.sensor] = here
-        last = last.cummax(0).values
+        last = tensor(_last_rows(reports, rows, shape))
         first = torch.searchsorted(rows.step.contiguous(), torch.arange(shape[0] + 1))
-        fresh = usual = torch.empty(0, *shape[1:])
-        if cycle is not None and len(rows.step):
-            index = last[1:].clamp(min=0).long()
-            age = torch.arange(shape[0])[:, None, None] - rows.step[index]
-            values = rows.channels.gather(0, index.flatten(0, 1)).view(shape)
-            fresh = torch.where((last[1:] >= 0) & (age <= cycle // 24), values, torch.nan)
-            usual = means_over_cycles(fresh, cycle, cycles)
+        if cycle is None:
+            nothing = torch.empty(0, *shape[1:])
+            return cls(rows, first, last, cycle, nothing, nothing)
+        fresh, usual = (tensor(room(reports.step, shape, np.float32)) for _ in range(2))
+        for part in parts(shape[0], shape[1] * shape[2]):
+            known = last[1:][part]
+            index = known.clamp(min=0).long()
+            age = torch.arange(part.start, part.stop)[:, None, None] - rows.step[index]
+            values = rows.channels.gather(0, index.flatten(0, 1)).view(index.shape)
+            fresh[part] = torch.where((known >= 0) & (age <= cycle // 24), values, torch.nan)
+        for part in parts(shape[0], shape[1] * shape[2]):
+            usual[part] = means_over_cycles(fresh[: part.stop], cycle, cycles, part.start)
         return cls(rows, first, last, cycle, fresh, usual)
 
     @property
@@ -97,11 +99,38 @@ class History:
         return torch.where((step >= 0) & (step < len(table)) & (sensor >= 0), found, torch.nan)
 
 
-def means_over_cycles(fresh: Float[Tensor, "V S D"], cycle: int, cycles: int) -> Float[Tensor, "T S D"]:
-    """The means of values at a step and at the same hour of the cycles before, NaN where there is none."""
-    total, count = torch.zeros_like(fresh), torch.zeros_like(fresh)
+def _rows(reports: Reports, scaling: Scaling) -> Rows:
+    made = []
+    for convert, array in (
+        (scaling.coordinates, reports.positions), (scaling.channels, reports.values),
+        (scaling.known, reports.covariates),
+    ):  # fmt: skip
+        rows = room(reports.step, (len(reports), convert(array[:0]).shape[1]), np.float32)
+        for part in reports.parts:
+            rows[part] = convert(array[part]).numpy()
+        made.append(tensor(rows))
+    return Rows(tensor(reports.step), tensor(reports.sensor), *made)
+
+
+def _last_rows(reports: Reports, rows: Rows, shape: tuple[int, int, int]) -> Int[NDArray, "U S D"]:
+    """The row of the last value before each step, -1 for none; `shape` is (T, S, D)."""
+    number = len(rows.step)
+    last = filled(reports.step, (shape[0] + 1, *shape[1:]), np.int32 if number < 2**31 else np.int64, -1)
+    for part in parts(number, shape[2]):
+        here = np.arange(part.start, part.stop)[:, None]
+        last[rows.step[part].numpy() + 1, rows.sensor[part].numpy()] = np.where(rows.channels[part].isnan(), -1, here)
+    for part in parts(len(last), shape[1] * shape[2]):
+        before = slice(max(0, part.start - 1), part.stop)
+        last[part] = np.maximum.accumulate(last[before], 0)[part.start - before.start :]
+    return last
+
+
+def means_over_cycles(fresh: Float[Tensor, "V S D"], cycle: int, cycles: int, since: int = 0) -> Float[Tensor, "T S D"]:
+    """The means of values at a step and at the same hour of the cycles before, NaN where there is none; those of the
+    steps from `since` on."""
+    total, count = torch.zeros_like(fresh[since:]), torch.zeros_like(fresh[since:])
     for shift in range(0, min(cycles * cycle, len(fresh)), cycle):
-        earlier = fresh[: len(fresh) - shift]
-        total[shift:] += earlier.nan_to_num()
-        count[shift:] += ~earlier.isnan()
+        earlier = fresh[max(0, since - shift) : len(fresh) - shift]
+        total[len(total) - len(earlier) :] += earlier.nan_to_num()
+        count[len(count) - len(earlier) :] += ~earlier.isnan()
     return total / torch.where(count > 0, count, torch.nan)

@@ -59,7 +59,7 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
     """
     test, withheld = check_share(test, "split: test"), check_share(withheld, "split: withheld")
     check_clock(reports)
-    first, reporting = round((1 - test) * reports.num_steps), np.unique(reports.sensor)
+    first, reporting = round((1 - test) * reports.num_steps), reports.reporting
     chosen = np.random.default_rng(seed).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
     mask = np.isin(np.arange(len(reports.sensors)), chosen)
     return Split(reports.between(0, first).of(~mask), first, mask)
@@ -131,15 +131,16 @@ def judge(
         shown = reports.of(~hidden)
         cases: dict[str, list[tuple[NDArray, ...]]] = {}
         for origin, block in zip(progress(steps), block_of, strict=True):
-            asked = reports.where(np.isin(reports.step, origin + np.array(leads)))
+            later = reports.between(origin, origin + leads[-1] + 1)
+            asked = later.where(np.isin(later.step, leads))
             if not len(asked):
                 continue
-            known, sensors = shown.where(shown.step <= origin), np.where(hidden[asked.sensor], -1, asked.sensor)
+            known, sensors = shown.between(0, origin + 1), np.where(hidden[asked.sensor], -1, asked.sensor)
             # Each place is asked for once, for all lead times.
             where = np.concatenate([asked.positions, sensors[:, None]], 1)
             places, first, place = np.unique(where, axis=0, return_index=True, return_inverse=True)
             queries = (places[:, :-1], asked.covariates[first], places[:, -1].astype(np.int64))
-            ahead = asked.step - origin
+            ahead = asked.step
             lead_of = np.searchsorted(leads, ahead)
             for name, predictor in predictors.items():
                 mean, stddev = predictor.predict(known, origin, *queries, leads)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2rm.extras import require
+from s2rm.sensors.mapped import SUMMED, parts
 from s2rm.sensors.predictors import FromLastReports, Mapped, coordinates
 from s2rm.sensors.reports import Reports, to_components
 
@@ -36,20 +37,27 @@ class Kriging(FromLastReports):
         generator = np.random.default_rng(0)
         self.kernels: list[Kernel] = []
         for channel in range(len(self.mean)):
-            centred = self._channel(train, channel) - to_components(self.mean[channel], bool(self.circular[channel]))
-            scale = float((centred**2).mean())
-            known = np.flatnonzero(~np.isnan(train.values[:, channel]))
-            enough = np.flatnonzero(np.bincount(train.step[known]) >= _LEAST_POINTS)
+            middle = to_components(self.mean[channel], bool(self.circular[channel]))
+            squares, number, counts = 0.0, 0, np.zeros(train.num_steps, np.int64)
+            for part in parts(len(train), train.values.shape[1], SUMMED):
+                centred = self._channel(train, channel, part) - middle
+                squares, number = squares + (centred**2).sum(), number + centred.size
+                known = part.start + np.flatnonzero(~np.isnan(train.values[part, channel]))
+                counts += np.bincount(train.step[known], minlength=len(counts))
+            scale = float(squares / number)
+            enough = np.flatnonzero(counts >= _LEAST_POINTS)
             found = []
             for step in generator.permutation(enough)[:_STEPS]:
-                rows = generator.permutation(known[train.step[known] == step])[:_MOST_POINTS]
+                since, until = np.searchsorted(train.step, [step, step + 1])
+                known = since + np.flatnonzero(~np.isnan(train.values[since:until, channel]))
+                rows = generator.permutation(known)[:_MOST_POINTS]
                 places, values = coordinates(self.columns, train.positions[rows]), self._channel(train, channel, rows)
                 process = GaussianProcessRegressor(_start(places, scale))
                 with warnings.catch_warnings():
                     # A parameter at its bound on some step does not matter: the median is taken.
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     found.append(process.fit(places, values - values.mean(0)).kernel_.theta)
-            kernel = _start(coordinates(self.columns, train.positions), scale)
+            kernel = _start(coordinates(self.columns, train.places), scale)
             self.kernels.append(kernel.clone_with_theta(np.median(found, 0)) if found else kernel)
         return self
 

@@ -19,6 +19,7 @@ from scipy.special import ndtri
 from s2rm.files import write_whole
 from s2rm.names import apart, for_netcdf
 from s2rm.sensors.conventions import named_in_cf
+from s2rm.sensors.mapped import parts
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 
@@ -49,10 +50,12 @@ def last_observations(reports: Reports, names: Sequence[str], origins: NDArray[n
     last, silent = np.full((len(origins), len(names)), -1), np.zeros((len(origins), len(names)), dtype=bool)
     for row, origin in enumerate(origins):
         until = int(np.searchsorted(reports.step, origin, "right"))
-        step, sensor = reports.step[:until], reports.sensor[:until]
-        latest, earliest = np.full(size, -1), np.full(size, -1)
-        latest[sensor], earliest[sensor[::-1]] = step, step[::-1]  # of several, the last one stays
-        count = np.bincount(sensor, minlength=size)
+        latest, earliest, count = np.full(size, -1), np.full(size, -1), np.zeros(size, np.int64)
+        for part in reversed([*parts(until)]):
+            step, sensor = reports.step[part], reports.sensor[part]
+            earliest[sensor[::-1]] = step[::-1]  # of several, the last one stays
+            latest[sensor] = np.maximum(latest[sensor], step)
+            count += np.bincount(sensor, minlength=size)
         interval = np.where(count > 1, (latest - earliest) / np.maximum(count - 1, 1), np.nan)
         usual = np.nanmedian(interval) if (count > 1).any() else 1.0
         interval = np.maximum(np.where(count > 1, interval, usual), 1.0)

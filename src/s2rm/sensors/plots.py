@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from s2rm.report.figures import figure, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BANDS, lead_time, unit_of_leads
 from s2rm.sensors.reports import Places, Reports, grid, stations, together
+from s2rm.sensors.siting import Siting
 from s2rm.sensors.verdicts import GROUPS, compare, each_lead, leads_of, of_group
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Panel:
 
     def draw(axes: Axes) -> None:
         places = stations(reports)
-        held = held_out[np.unique(reports.sensor)]
+        held = held_out[reports.reporting]
         for group, (marker, shade) in MARKS.items():
             points = together(places.positions, reports)[held == (group == "held out"), :2]
             label = f"{GROUPS[group]} ({len(points)})"
@@ -157,7 +159,8 @@ def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead:
     """Mean and standard deviation of a forecast initialised at the last step, over a grid, with its observations."""
     points, unit = grid(reports, side), reports.columns.values[value]
     mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
-    now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
+    now = reports.between(reports.num_steps - 1, reports.num_steps)
+    now = now.where(~np.isnan(now.values[:, value]))
     turns, when = unit in reports.columns.circular, f"+{lead_time(lead, reports.step_length)}"
     low, high = (0.0, 360.0) if turns else (float(mean.min()), float(mean.max()))
     look: dict[str, Any] = {"cmap": "twilight" if turns else "viridis", "vmin": low, "vmax": high}
@@ -175,10 +178,27 @@ def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead:
     return [Panel(draw, _height(reports)) for draw in (draw_mean, draw_stddev)]
 
 
+def map_of_siting(found: Siting, reports: Reports) -> Panel:
+    """The share of the variance that an observation at each candidate takes away; numbers are the choices in turn."""
+
+    def draw(axes: Axes) -> None:
+        points = together(found.candidates.positions, reports)[:, :2]
+        look: dict[str, Any] = {"c": 100 * found.mean, "cmap": "viridis", "marker": "s", "vmin": 0.0}
+        _scale(axes, _mark(axes, points, 4 * _size(points), **look), "variance taken away (%)")
+        now = together(stations(reports).positions, reports)[:, :2]
+        _mark(axes, now, _size(now), color="white", edgecolor="black")
+        for number, at in enumerate(points[found.chosen], 1):
+            _mark(axes, at[None], 160, color="#c0392b", edgecolor="white", marker="*")
+            axes.annotate(str(number), at, (6, 6), textcoords="offset points", color="#c0392b", weight="bold", zorder=4)
+        _frame(axes, reports, "Where the next sensor tells most")
+
+    return Panel(draw, _height(reports))
+
+
 def with_truth(reports: Reports, group: Bool[NDArray, " S"], span: range, value: int, number: int = 2) -> list[str]:
     """The sensors of a group that most often report a value in a span of steps; none that does not."""
-    there = (reports.step >= span.start) & (reports.step < span.stop) & ~np.isnan(reports.values[:, value])
-    count = np.bincount(reports.sensor[there], minlength=len(reports.sensors)) * group
+    few = reports.between(span.start, span.stop)
+    count = np.bincount(few.sensor[~np.isnan(few.values[:, value])], minlength=len(reports.sensors)) * group
     return [reports.sensors[index] for index in np.argsort(-count, kind="stable")[:number] if count[index]]
 
 
@@ -202,8 +222,11 @@ def forecasts_in_time(
 
     def panel(name: str, centre: NDArray, spread: NDArray) -> Panel:
         def draw(axes: Axes) -> None:
-            mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
-            seen = name in shown.sensors and bool((shown.sensor == shown.sensors.index(name)).any())
+            since = max(0, origin - len(mean))
+            near = truth.between(since, origin + len(mean) + 1)
+            mine = near.where(near.sensor == near.sensors.index(name))
+            mine = replace(mine, step=mine.step + since)
+            seen = name in shown.sensors and shown.sensors.index(name) in shown.reporting
             given = seen & (mine.step <= origin)
             low, high = centre - half_width * spread, centre + half_width * spread
             axes.fill_between(ahead, low, high, color="#0b6e99", alpha=0.2, label="90 % band")
@@ -278,7 +301,7 @@ def _frame(axes: Axes, reports: Reports, title: str) -> None:
     x, y = map(for_figure, reports.columns.position[:2])
     axes.set(xlabel=x, ylabel=y, aspect=_aspect(reports))
     axes.set_title(for_figure(title))
-    points = together(reports.positions, reports)[:, :2]
+    points = together(reports.places, reports)[:, :2]
     low, high = points.min(0), points.max(0)
     edge = 0.06 * (high - low).max() or 1.0
     axes.set(xlim=(low[0] - edge, high[0] + edge), ylim=(low[1] - edge, high[1] + edge))
@@ -301,7 +324,7 @@ def _aspect(reports: Reports) -> float:
 
 def _height(reports: Reports) -> float:
     """Height of a map as wide as a panel."""
-    width, height = np.ptp(together(reports.positions, reports)[:, :2], axis=0)
+    width, height = np.ptp(together(reports.places, reports)[:, :2], axis=0)
     tall = float(np.clip(_aspect(reports) * height / width, 0.3, 1.5)) if width else 1.0
     return 3.9 * tall + 0.9
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from s2rm.sensors.checks import check_leads, check_origin, check_positions, check_sensors
+from s2rm.sensors.mapped import SUMMED, number_known, parts
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import steps_a_cycle
@@ -60,9 +62,8 @@ def coordinates(columns: Columns, positions: Real[NDArray, "Q n"]) -> Float[NDAr
 
 def last_reports(shown: Reports, origin: int, channel: int, max_age: int) -> Int[NDArray, " N"]:
     """Row of each station's last value of this channel, at most `max_age` steps before the origin, by station."""
-    recent = (shown.step <= origin) & (shown.step >= origin - max_age)
-    rows = np.flatnonzero(recent & ~np.isnan(shown.values[:, channel]))
-    # The rows of a table may be in any order.
+    since, until = np.searchsorted(shown.step, [origin - max_age, origin + 1])
+    rows = since + np.flatnonzero(~np.isnan(shown.values[since:until, channel]))
     rows = rows[np.lexsort((shown.step[rows], shown.sensor[rows]))]
     return rows[np.append(np.diff(shown.sensor[rows]) != 0, True)[: len(rows)]]
 
@@ -95,22 +96,29 @@ class Baseline(ABC):
     is added that it leaves unexplained.
     """
 
+    reach = 0
+    """steps before the initialisation from which it takes observations"""
+
     def fit(self, train: Reports) -> Baseline:
         """Fit to a training part, which is kept: the spread of a lead is measured when first needed.
 
         Raises:
             ValueError: a channel without any value.
         """
-        nowhere = np.array(train.columns.values)[np.isnan(train.values).all(0)]
+        known = number_known(train.values)
+        nowhere = np.array(train.columns.values)[known == 0]
         if len(nowhere):
             raise ValueError(f"fit: expected values of {', '.join(nowhere)} in the training part, got none; drop it")
         self.columns, self.train, self.circular = train.columns, train, np.array(train.columns.is_circular)
-        channels = range(len(self.circular))
-        self.mean = np.array([from_components(self._channel(train, channel).mean(0)) for channel in channels])
-        error = difference(train.values.astype(np.float64), self.mean, self.circular)
-        self.deviation = np.sqrt(np.nanmean(error**2, 0))
+        sums = [_total(train, partial(self._sum_of, train, channel)) for channel in range(len(known))]
+        self.mean = np.array([from_components(total / count) for total, count in zip(sums, known, strict=True)])
+        self.deviation = np.sqrt(_total(train, lambda part: np.nansum(self._error(part) ** 2, 0)) / known)
         self._spreads: dict[int, NDArray] = {}
         return self
+
+    def _error(self, part: slice) -> NDArray[np.float64]:
+        """By how much values of the training part differ from their mean."""
+        return difference(self.train.values[part].astype(np.float64), self.mean, self.circular)
 
     @abstractmethod
     def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
@@ -140,9 +148,12 @@ class Baseline(ABC):
         added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
         return mean, np.sqrt(variance + added**2)
 
-    def _channel(self, reports: Reports, channel: int, rows: NDArray | None = None) -> NDArray:
+    def _sum_of(self, reports: Reports, channel: int, rows: slice) -> NDArray:
+        return self._channel(reports, channel, rows).sum(0)
+
+    def _channel(self, reports: Reports, channel: int, rows: NDArray | slice = slice(None)) -> NDArray:
         """The values of a channel that are not missing, `(N, 1)`; directions as unit vectors, `(N, 2)`."""
-        values = reports.values[:, channel] if rows is None else reports.values[rows, channel]
+        values = reports.values[rows, channel]
         return to_components(values[~np.isnan(values)].astype(np.float64), bool(self.circular[channel]))
 
     def _measure(self, leads: list[int]) -> list[NDArray]:
@@ -151,13 +162,15 @@ class Baseline(ABC):
         squares, counts = np.zeros((2, len(leads), 3, len(self.mean)))
         for origin in np.sort(generator.permutation(train.num_steps)[:_ORIGINS]):
             hidden = generator.random(len(train.sensors)) < _HIDDEN
-            shown = train.where((train.step <= origin) & ~hidden[train.sensor])
-            asked = train.where(np.isin(train.step, origin + np.array(leads)))
+            since = max(0, origin - self.reach)
+            shown = train.between(since, origin + 1).of(~hidden)
+            later = train.between(origin, origin + max(leads) + 1)
+            asked = later.where(np.isin(later.step, leads))
             if not len(asked):
                 continue
             sensors = np.where(hidden[asked.sensor], -1, asked.sensor)
-            mean, variance, basis = self._forecast(shown, int(origin), asked.positions, sensors, leads)
-            lead = np.searchsorted(leads, asked.step - origin)
+            mean, variance, basis = self._forecast(shown, int(origin - since), asked.positions, sensors, leads)
+            lead = np.searchsorted(leads, asked.step)
             error = difference(mean[lead, np.arange(len(asked))], asked.values.astype(np.float64), self.circular)
             row, channel = np.nonzero(~np.isnan(error))
             index = (lead[row], basis[row, channel], channel)
@@ -176,12 +189,17 @@ class Climatology(Baseline):
 
     def fit(self, train: Reports) -> Climatology:
         super().fit(train)
-        hours = self._hours(train, train.step)
         self.by_hour = np.tile(self.mean, (24, 1))
-        for hour, channel in product(np.unique(hours), range(len(self.mean))):
-            values = self._channel(train, channel, hours == hour)
-            if len(values):
-                self.by_hour[hour, channel] = from_components(values.mean(0))
+        totals: dict[tuple[int, int], list[NDArray]] = {}
+        for part in parts(len(train), train.values.shape[1], SUMMED):
+            hours = self._hours(train, train.step[part])
+            for hour, channel in product(np.unique(hours).tolist(), range(len(self.mean))):
+                values = self._channel(train, channel, part.start + np.flatnonzero(hours == hour))
+                if len(values):
+                    totals.setdefault((hour, channel), []).append(np.append(values.sum(0), len(values)))
+        for place, found in totals.items():
+            total = np.sum(found, 0)
+            self.by_hour[place] = from_components(total[:-1] / total[-1])
         return self
 
     @staticmethod
@@ -200,6 +218,10 @@ class FromLastReports(Baseline):
 
     def __init__(self, max_age: int = 24):
         self.max_age = max_age
+
+    @property
+    def reach(self) -> int:  # type: ignore[override]
+        return self.max_age
 
     @abstractmethod
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
@@ -272,6 +294,10 @@ class Seasonal(Persistence):
     """The station's value at the same hour of the last day, or of the same weekday where a step is a day; where it has
     none, inverse distance over those of other stations. Without such a cycle it is persistence."""
 
+    @property
+    def reach(self) -> int:  # type: ignore[override]
+        return self.max_age + (steps_a_cycle(self.columns) or 0)
+
     def predict(
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
         sensors: ArrayLike, leads: Sequence[int],
@@ -293,3 +319,8 @@ class Seasonal(Persistence):
             return super()._forecast(shown, before, positions, sensors, leads)
         finally:
             self.max_age = max_age
+
+
+def _total(train: Reports, of: Callable[[slice], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The sum of what each part of the rows sums up to."""
+    return np.sum([of(part) for part in parts(len(train), train.values.shape[1], SUMMED)], 0)

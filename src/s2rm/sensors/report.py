@@ -48,7 +48,7 @@ def write_sensor_report(
         "the forecast was shown. The lead time +0 is an analysis of the latter."
     )
     world = (
-        f"{len(reports):,} observations of {len(np.unique(reports.sensor)):,} stations, {int(held_out.sum())} of them "
+        f"{len(reports):,} observations of {len(reports.reporting):,} stations, {int(held_out.sum())} of them "
         f"withheld, at {reports.num_steps:,} steps of {lead_time(1, length)} from "
         f"{_minute(reports, 0)} UTC."
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Integer
 from numpy.typing import ArrayLike, NDArray
 
 from s2rm.sensors.given import mask_of, told, whole_number, whole_numbers
+from s2rm.sensors.mapped import distinct, is_mapped, parts, room
 from s2rm.sensors.settings import Columns
 
 ROWS = ("step", "sensor", "positions", "values", "covariates")
@@ -25,7 +27,8 @@ EARTH_RADIUS = 6371.0
 class Reports:
     """Observations in the user's units, sorted by step and then by sensor, which has at most one at each step.
 
-    Rows in another order are sorted when the reports are made.
+    Rows in another order are sorted when the reports are made. Those of a store lie in files: what is made of them is
+    made part by part, and what is chosen from them lies in files too.
 
     R reports, C values, n coordinates, F covariates, T steps from 0 to T-1, S sensors from 0 to S-1.
 
@@ -67,11 +70,20 @@ class Reports:
                     f"reports: expected whole numbers as {name}, got {told(getattr(self, name))}; round them"
                 )
             object.__setattr__(self, name, whole)
-        later, same = self.step[1:] < self.step[:-1], self.step[1:] == self.step[:-1]
-        if (later | (same & (self.sensor[1:] < self.sensor[:-1]))).any():
+        if not self._in_order:
             order = np.lexsort((self.sensor, self.step))
             for name in ROWS:
                 object.__setattr__(self, name, getattr(self, name)[order])
+
+    @property
+    def _in_order(self) -> bool:
+        for part in self.parts:
+            few = slice(part.start, part.stop + 1)  # with the first row of the next part
+            step, sensor = self.step[few], self.sensor[few]
+            later, same = step[1:] < step[:-1], step[1:] == step[:-1]
+            if (later | (same & (sensor[1:] < sensor[:-1]))).any():
+                return False
+        return True
 
     def __len__(self) -> int:
         return len(self.step)
@@ -88,10 +100,43 @@ class Reports:
         """`(T,)`: when each step begins, UTC."""
         return self.start + np.arange(self.num_steps) * self.step_length
 
+    @property
+    def parts(self) -> list[slice]:
+        """The rows, in slices so small that what is made of one of them fits into memory."""
+        widths = (self.positions, self.values, self.covariates)
+        return [*parts(len(self), 2 + sum(array.shape[1] for array in widths))]
+
+    @cached_property
+    def places(self) -> Float64[NDArray, "P n"]:
+        """The different positions, in lexical order."""
+        return distinct(self.positions)[0]
+
+    @cached_property
+    def reporting(self) -> Integer[NDArray, " N"]:
+        """The sensors that have any report, in order."""
+        return np.flatnonzero(np.bincount(self.sensor, minlength=len(self.sensors)))
+
     def where(self, rows: ArrayLike) -> Reports:
         """Only these rows, bool `(R,)`, as which indices are refused; steps and sensors keep their numbers."""
         kept = mask_of(rows, "reports: expected", len(self), "reports")
-        return replace(self, **{name: getattr(self, name)[kept] for name in ROWS})
+        return self._where(lambda part: kept[part])
+
+    def _where(self, mask: Callable[[slice], NDArray[np.bool_]]) -> Reports:
+        """Only the rows for which the mask of a slice of them is true."""
+        if not is_mapped(self.step):
+            kept = mask(slice(None))
+            return replace(self, **{name: getattr(self, name)[kept] for name in ROWS})
+        number, end = sum(int(np.count_nonzero(mask(part))) for part in self.parts), 0
+        arrays = {name: getattr(self, name) for name in ROWS}
+        rows: dict[str, Any] = {
+            name: room(self.step, (number, *array.shape[1:]), array.dtype) for name, array in arrays.items()
+        }
+        for part in self.parts:
+            kept = mask(part)
+            begin, end = end, end + int(np.count_nonzero(kept))
+            for name, array in arrays.items():
+                rows[name][begin:end] = array[part][kept]
+        return replace(self, **rows)
 
     def between(self, first: int | np.integer, last: int | np.integer) -> Reports:
         """The steps from `first` to before `last`, whole numbers in order; step `first` becomes step 0."""
@@ -101,12 +146,21 @@ class Reports:
                 f"reports: expected two steps in order, got {told(first)} and {told(last)}; name the first step, and "
                 "the one after the last, as whole numbers"
             )
-        few, start = self.where((self.step >= begin) & (self.step < end)), self.start + begin * self.step_length
-        return replace(few, step=few.step - begin, start=start, num_steps=end - begin)
+        low, high = np.searchsorted(self.step, [begin, end]).tolist()
+        rows = {name: getattr(self, name)[low:high] for name in ROWS}
+        if not is_mapped(self.step):
+            rows = {name: array.copy() for name, array in rows.items()}
+        if begin:
+            step = room(self.step, (high - low,), np.int64)
+            for part in parts(len(step)):
+                step[part] = rows["step"][part] - begin
+            rows["step"] = step
+        return replace(self, start=self.start + begin * self.step_length, num_steps=end - begin, **rows)
 
     def of(self, sensors: ArrayLike) -> Reports:
         """The reports of these sensors only, bool `(S,)`, as which indices are refused."""
-        return self.where(mask_of(sensors, "reports: expected", len(self.sensors), "sensors")[self.sensor])
+        kept = mask_of(sensors, "reports: expected", len(self.sensors), "sensors")
+        return self._where(lambda part: kept[self.sensor[part]])
 
 
 def in_degrees(positions: NDArray[np.float64]) -> bool:
@@ -176,13 +230,16 @@ class Places(NamedTuple):
 
 def stations(reports: Reports) -> Places:
     """The place from which each sensor last reported, and the last that is known of each of its covariates."""
-    sensors, first_from_the_end = np.unique(reports.sensor[::-1], return_index=True)
-    rows = len(reports) - 1 - first_from_the_end
-    names = tuple(reports.sensors[sensor] for sensor in sensors)
+    last = np.full(len(reports.sensors), -1)
     covariates = np.full((len(reports.sensors), reports.covariates.shape[1]), np.nan, np.float32)
-    row, column = np.nonzero(~np.isnan(reports.covariates))
-    covariates[reports.sensor[row], column] = reports.covariates[row, column]  # of several, the last one stays
-    return Places(reports.positions[rows], covariates[sensors], names)
+    for part in reports.parts:  # of several, the last one stays
+        sensor, known = reports.sensor[part], reports.covariates[part]
+        last[sensor] = np.arange(part.start, part.stop)
+        row, column = np.nonzero(~np.isnan(known))
+        covariates[sensor[row], column] = known[row, column]
+    sensors = reports.reporting
+    names = tuple(reports.sensors[sensor] for sensor in sensors)
+    return Places(reports.positions[last[sensors]], covariates[sensors], names)
 
 
 def grid(reports: Reports, side: int = 50) -> Places:
@@ -198,7 +255,7 @@ def grid(reports: Reports, side: int = 50) -> Places:
         raise ValueError(f"grid: expected a whole number of points, at least 1, got {told(side)}; name one, such as 50")
     if not len(reports):
         raise ValueError("grid: expected reports to cover, got none; give reports, or places of your own")
-    covered = together(reports.positions, reports)
+    covered = together(reports.places, reports)
     lines = np.linspace(covered.min(0), covered.max(0), points, axis=1)
     positions = np.stack([part.ravel() for part in np.meshgrid(*lines, indexing="ij")], -1)
     return Places(positions, np.full((len(positions), len(reports.columns.covariates)), np.nan, np.float32))
@@ -211,14 +268,15 @@ def together(positions: Float64[NDArray, "Q n"], reports: Reports) -> Float64[ND
     """
     if not reports.columns.globe or not len(reports):
         return positions
-    turn = np.unique(reports.positions[:, 0] % 360)
+    longitudes = reports.places[:, 0]
+    turn = np.unique(longitudes % 360)
     gaps = np.diff(turn, append=turn[0] + 360)
     widest = int(gaps.argmax())
-    if gaps[widest] <= max(90.0, 360 - np.ptp(reports.positions[:, 0]) + 1e-6):
+    if gaps[widest] <= max(90.0, 360 - np.ptp(longitudes) + 1e-6):
         return positions
     # The first longitude after the gap keeps the turn that its reports have.
     first = turn[(widest + 1) % len(turn)]
-    west = reports.positions[np.isclose(reports.positions[:, 0] % 360, first), 0].min()
+    west = longitudes[np.isclose(longitudes % 360, first)].min()
     moved = positions.copy()
     moved[:, 0] = west + np.round((positions[:, 0] - west) % 360, 9) % 360
     # Within the range of degrees, as far as it allows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from s2rm.sensors.mapped import filled, moments, parts, tensor
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere, to_components
 from s2rm.views import Views
 
@@ -55,18 +57,19 @@ class Scaling:
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
         """The scaling that standardises these reports."""
-        values, covariates = reports.values.astype(np.float64), reports.covariates.astype(np.float64)
+        values, covariates = moments(reports.values), moments(reports.covariates)
         low, high = reports.positions.min(0), reports.positions.max(0)
+        # 0 where all are the same, whatever the rounding.
+        differ = np.where(covariates.low == covariates.high, 0.0, covariates.spread)
         scaling = cls(
-            mean=tuple(np.nanmean(values, 0).tolist()), spread=tuple(np.nanstd(values, 0).tolist()),
-            covariate_mean=tuple(np.nanmean(covariates, 0).tolist()),
-            covariate_spread=tuple(_spreads(covariates)),
+            mean=tuple(values.mean.tolist()), spread=tuple(values.spread.tolist()),
+            covariate_mean=tuple(covariates.mean.tolist()), covariate_spread=tuple(differ.tolist()),
             circular=reports.columns.is_circular, globe=reports.columns.on_the_globe,
             low=tuple(low.tolist()), side=float((high - low).max()) or 1.0,
             middle=(), extent=1.0,
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
         )  # fmt: skip
-        places = scaling.coordinates(np.unique(reports.positions, axis=0))
+        places = scaling.coordinates(reports.places)
         middle = places.mean(0)
         extent = 2 * (places - middle).norm(dim=-1).max().item()
         extent = extent if extent > ONE_PLACE else 1.0
@@ -74,10 +77,11 @@ class Scaling:
 
     def beyond(self, positions: NDArray[np.float64]) -> float:
         """How far, in km or the user's units, a position lies outside twice the radius of those in the fit; else 0."""
-        if not len(positions):
-            return 0.0
-        away = (self.coordinates(positions) - torch.tensor(self.middle)).norm(dim=-1).max().item() - self.extent
-        return max(0.0, away) * (EARTH_RADIUS if self.globe else self.side)
+        middle, farthest = torch.tensor(self.middle), 0.0
+        for part in parts(len(positions), 3):
+            away = (self.coordinates(positions[part]) - middle).norm(dim=-1).max().item()
+            farthest = max(farthest, away - self.extent)
+        return farthest * (EARTH_RADIUS if self.globe else self.side)
 
     def spacing(self, positions: NDArray[np.float64]) -> float:
         """The median distance from a position to the nearest other, in the model's coordinates; 0 if there is one."""
@@ -151,12 +155,6 @@ class Scaling:
         return np.stack(means, -1), np.stack(spreads, -1)
 
 
-def _spreads(covariates: Float[NDArray, "R F"]) -> list[float]:
-    """Standard deviations; 0 where all are the same, whatever the rounding."""
-    same = np.nanmin(covariates, 0) == np.nanmax(covariates, 0)
-    return np.where(same, 0.0, np.nanstd(covariates, 0)).tolist()
-
-
 class Slots(NamedTuple):
     """Reports or queries of T steps, each with A slots, of which some may be empty."""
 
@@ -180,20 +178,22 @@ def clock(times: NDArray) -> Float[Tensor, "T 4"]:
 def slots(reports: Reports, scaling: Scaling) -> Slots:
     """The reports of each step side by side, in the model's units."""
     count = np.bincount(reports.step, minlength=reports.num_steps)
-    before = np.repeat(np.cumsum(count) - count, count)
+    before = np.cumsum(count) - count
     shape = (reports.num_steps, max(1, int(count.max(initial=0))))
-    step, slot = torch.from_numpy(reports.step), torch.from_numpy(np.arange(len(reports)) - before)
 
-    def pack(rows: Tensor, empty: float) -> Tensor:
-        packed = rows.new_full((*shape, *rows.shape[1:]), empty)
-        packed[step, slot] = rows
-        return packed
+    def pack(rows: Callable[[slice], NDArray], empty: float) -> Tensor:
+        none = rows(slice(0, 0))
+        packed = filled(reports.step, (*shape, *none.shape[1:]), none.dtype, empty)
+        for part in reports.parts:
+            step = reports.step[part]
+            packed[step, np.arange(part.start, part.stop) - before[step]] = rows(part)
+        return tensor(packed)
 
     return Slots(
-        pack(scaling.coordinates(reports.positions), 0.0),
-        pack(scaling.channels(reports.values), torch.nan),
-        pack(scaling.known(reports.covariates), torch.nan),
-        pack(torch.from_numpy(reports.sensor), -1),
+        pack(lambda part: scaling.coordinates(reports.positions[part]).numpy(), 0.0),
+        pack(lambda part: scaling.channels(reports.values[part]).numpy(), np.nan),
+        pack(lambda part: scaling.known(reports.covariates[part]).numpy(), np.nan),
+        pack(lambda part: reports.sensor[part], -1),
         clock(reports.times) * torch.tensor([1, 1, scaling.seasons, scaling.seasons]),
     )
 

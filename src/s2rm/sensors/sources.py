@@ -53,10 +53,10 @@ def open_source(
     if hasattr(source, "data_vars") and not places:
         dataset = cast("Dataset", source)
         expect_columns(named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
-        with _one_line_errors(name):
+        with one_line_errors(name):
             source = flat(dataset, columns, name, most)
     elif not isinstance(source, pd.DataFrame) and hasattr(source, "to_pandas") and not hasattr(source, "dims"):
-        with _one_line_errors(name):
+        with one_line_errors(name):
             source = source.to_pandas()
     if not isinstance(source, pd.DataFrame):
         kind = f"{type(source).__module__}.{type(source).__qualname__}"
@@ -76,14 +76,23 @@ def open_source(
     return cells if places or columns.time_format else cells.with_dates()
 
 
-def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
+def ending_of(path: Path) -> str:
+    """The ending of a file's name by which its kind is known; what is no file of a known kind is refused."""
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
-        raise ValueError(f"read: cannot tell what {path.name} is; expected a name ending in {', '.join(ENDINGS)}")
+        or_store = ", or a store of s2rm pack" if path.is_dir() else ""
+        raise ValueError(
+            f"read: cannot tell what {path.name} is; expected a name ending in {', '.join(ENDINGS)}{or_store}"
+        )
     if not path.exists():
         raise ValueError(f"read: found no file {path}; check the path")
+    return ending
+
+
+def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
+    ending = ending_of(path)
     with ExitStack() as stack:
-        with _one_line_errors(path.name):
+        with one_line_errors(path.name):
             if ending == ".parquet":
                 from pyarrow.parquet import read_schema, read_table
 
@@ -111,7 +120,7 @@ def _open_file(path: Path, columns: Columns, places: bool) -> Cells:
 
 
 @contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
+def one_line_errors(name: str) -> Iterator[None]:
     """Whatever a reader finds wrong with a file, in one line."""
     try:
         yield

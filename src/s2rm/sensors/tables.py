@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from s2rm.sensors.codes import warn_of_codes, warn_of_strays
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
+from s2rm.sensors.store import check_range, is_store, read_store
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ TURN = (-360.0, 720.0)
 """range of directions, degrees: a turn, and one before and after it"""
 
 
-def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Reports:
+def read_reports(source: object, columns: Columns | None = None, to_fit: bool = True) -> Reports:
     """Read the observations in a long table, in its units, and bin them to time steps.
 
     Step 0 begins at the earliest time, rounded down to a whole step since 1970. Several observations of one sensor
@@ -38,8 +39,10 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
 
     Args:
         source: path of a CSV (.csv, .csv.gz), Parquet, NetCDF or Zarr file; or a pandas DataFrame; or an xarray
-            Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor.
-        columns: what the columns mean. Times are ISO 8601 texts or datetimes, UTC where they name no zone.
+            Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor; or the
+            folder of a store, as [`pack`][s2rm.sensors.packing.pack] writes it, of which only what is needed is read.
+        columns: what the columns mean, which only a store says itself. Times are ISO 8601 texts or datetimes, UTC where
+            they name no zone.
         to_fit: refuse what no model can be fitted to: one step, one sensor, a value that is empty or constant.
 
     Raises:
@@ -47,6 +50,10 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
             the row, counted from 1 without the header.
         ImportError: the extra `tables` is not installed.
     """
+    if is_store(source):
+        return read_store(cast(str, source), columns, to_fit)
+    if columns is None:
+        raise ValueError("read: expected the columns of a table, got none; only a store says what its columns mean")
     require("tables")
     import pandas as pd
 
@@ -57,13 +64,13 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         print(one_line(f"{opened.name}: read with {opened.columns.notation}"), file=sys.stderr, flush=True)
     # Separator and encoding are plain in each table; these need not be in a short one.
     columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
-    values, measured = _measured(opened, columns, to_fit)
-    cells = opened.where(measured)
-    positions, names = _positions(cells, columns)
+    values, there = measured(opened, columns, to_fit)
+    cells = opened.where(there)
+    positions, names = positions_of(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
     if to_fit and len(sensors) < 2:
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
-    silent = np.empty(0, np.int64) if to_fit or measured.all() else silent_times(opened.where(~measured), columns.time)
+    silent = np.empty(0, np.int64) if to_fit or there.all() else silent_times(opened.where(~there), columns.time)
     step, start, num_steps = bins(cells, columns, length, silent)
     if to_fit and not step.any():
         raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
@@ -72,11 +79,7 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     if columns.sensor is not None:
         warn_of_several_places(cells, columns, key, order, positions, names)
     first = np.diff(key[order], prepend=-1) > 0
-    turns = [np.nan] * len(columns.position)
-    if columns.globe and len(positions):
-        west, east = positions[:, 0].min(), positions[:, 0].max()
-        turns[0] = next((turn for turn in TURNS if turn <= west and east <= turn + 360), TURNS[-1])
-    turns += [0.0 if circular else np.nan for circular in columns.is_circular] + [np.nan] * len(columns.covariates)
+    turns = full_turns(columns, positions[:, 0].min(initial=np.inf), positions[:, 0].max(initial=-np.inf))
     covariates = cells.numbers(columns.covariates)
     for name, column in zip(columns.covariates, covariates.T, strict=True):
         warn_of_codes(cells.name, name, column)
@@ -86,13 +89,8 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     kept = order[first]
     for name, column in zip(columns.values, values.T, strict=True):
         low, high = np.nanmin(column, initial=np.inf), np.nanmax(column, initial=-np.inf)
-        if to_fit and low == high:
-            raise ValueError(f"read: {name!r} is {low:g} in all of {cells.name}; leave it out")
-        if to_fit and np.spacing(np.float32(max(-low, high))) > 0.01 * (high - low):
-            raise ValueError(
-                f"read: {name!r} of {cells.name} lies between {low:.10g} and {high:.10g}, which single precision does "
-                "not tell apart; subtract a constant from it"
-            )
+        if to_fit:
+            check_range(cells.name, name, low, high)
     observed = (positions, values.astype(np.float32), covariates.astype(np.float32))
     rows = (step[kept], sensor[kept].astype(np.int64), *observed)
     return Reports(columns, start, num_steps, tuple(sensors), *rows)
@@ -153,7 +151,16 @@ def to_frame(reports: Reports) -> DataFrame:
     return pd.DataFrame(data)
 
 
-def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def full_turns(columns: Columns, west: float, east: float) -> list[float]:
+    """Where a full turn begins in each column of positions, values and covariates, NaN where it holds no angles; `west`
+    and `east` are the ends of all longitudes."""
+    turns = [np.nan] * len(columns.position)
+    if columns.globe:
+        turns[0] = next((turn for turn in TURNS if turn <= west and east <= turn + 360), TURNS[-1])
+    return turns + [0.0 if turns else np.nan for turns in columns.is_circular] + [np.nan] * len(columns.covariates)
+
+
+def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The values of the rows with any, `(measured rows, C)`, and which rows these are, `(rows,)`."""
     values = cells.numbers(columns.values)
     for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
@@ -165,14 +172,14 @@ def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
         if not warn_of_codes(cells.name, name, column, circular) and not circular:
             warn_of_strays(cells.name, name, column)
-    measured = np.asarray(np.isfinite(values).any(1))
-    few = cells.where(measured)
+    there = np.asarray(np.isfinite(values).any(1))
+    few = cells.where(there)
     for name in filter(None, (columns.time, columns.sensor)):
         few.expect_filled(name, few.empty(name))
-    return values[measured], measured
+    return values[there], there
 
 
-def _positions(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
+def positions_of(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
     """The positions `(rows, n)`, and the names of the sensors `(rows,)`."""
     positions = cells.numbers(columns.position)
     for name, column in zip(columns.position, positions.T, strict=True):

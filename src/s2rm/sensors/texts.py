@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s2rm.names import one_line
 from s2rm.safety import Unpacked
@@ -44,11 +45,41 @@ def read_text(path: Path, columns: Columns, places: bool) -> tuple[DataFrame, Co
         return _read(path, replace(own, encoding=columns.encoding or encoding_of(content, path.name)), places, kept)
 
 
+def read_text_in_batches(path: Path, columns: Columns, rows: int) -> Iterator[tuple[DataFrame, Columns]]:
+    """The table in a file some rows at a time, and the columns with how it is written, found in the first rows.
+
+    Raises:
+        ValueError: text in another encoding than the one that is named, or than UTF-8 where none is.
+    """
+    import pandas as pd
+
+    try:
+        sample, found = _read(path, columns, False, None, rows)
+        if len(sample) < rows:
+            yield sample, found
+            return
+        options = _options(path, found, False)
+        with _opened(path) as file, pd.read_csv(file, chunksize=rows, **options) as read:
+            while True:
+                with _warnings_as_errors():
+                    frame = next(read, None)
+                if frame is None:
+                    return
+                yield frame, found
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start : error.start + 1]
+        raise ValueError(
+            f"read: expected text in {columns.encoding or 'utf-8'} in {path.name}, got {wrong!r}; name its encoding "
+            "(--encoding), such as latin-1 or cp1252"
+        ) from error
+
+
 def _opened(path: Path) -> Unpacked | io.BufferedReader:
     return Unpacked(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def _read(path: Path, columns: Columns, places: bool, kept: str | None) -> tuple[DataFrame, Columns]:
+def _options(path: Path, columns: Columns, places: bool) -> dict[str, Any]:
+    """How pandas is to read a file, once its first line has been looked at; its separator is among the options."""
     import pandas as pd
 
     needed = [*columns.position] if places else columns.named
@@ -68,32 +99,54 @@ def _read(path: Path, columns: Columns, places: bool, kept: str | None) -> tuple
     codes = [code for code in columns.missing if isinstance(code, str)]
     numbers = (*columns.position, *columns.values, *columns.covariates)
     missing = {columns.time: MISSING} | {name: [*MISSING, *codes] for name in numbers}
-    options = {"sep": r"\s+" if separator == BLANK else separator, "encoding": columns.encoding, "index_col": False}
+    options: dict[str, Any] = {
+        "sep": r"\s+" if separator == BLANK else separator, "encoding": columns.encoding, "index_col": False,
+    }  # fmt: skip
     # pandas would rename the second of two columns of one name.
     with _opened(path) as file:
         header = pd.read_csv(file, header=None, nrows=1, dtype=str, **options)
     written = header.iloc[0].tolist()
     expect_columns([name for name in columns.named if written.count(name) > 1], written, path.name)
+    return options | {
+        "dtype": as_written, "low_memory": False, "keep_default_na": False, "na_values": missing,
+        "decimal": columns.decimal or ".",
+    }  # fmt: skip
+
+
+@contextmanager
+def _warnings_as_errors() -> Iterator[None]:
+    """Of rows longer than the header, of which pandas only warns."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        yield
+
+
+def _read(
+    path: Path, columns: Columns, places: bool, kept: str | None, rows: int | None = None
+) -> tuple[DataFrame, Columns]:
+    """The table in a file, or its first rows; `kept` is the decimal sign where it is not plain."""
+    import pandas as pd
+
+    options = _options(path, columns, places)
 
     def read(decimal: str) -> DataFrame:
-        with warnings.catch_warnings():
-            # pandas only warns of rows longer than the header.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            with _opened(path) as file:
-                return pd.read_csv(
-                    path if path.name.lower().endswith(("csv", "tsv", "txt")) else file, dtype=as_written,
-                    low_memory=False, keep_default_na=False, na_values=missing, decimal=decimal, **options,
-                )  # fmt: skip
+        with _warnings_as_errors(), _opened(path) as file:
+            plain = path.name.lower().endswith(("csv", "tsv", "txt"))
+            return pd.read_csv(path if plain else file, nrows=rows, **(options | {"decimal": decimal}))
 
     frame, decimal = read(columns.decimal or "."), columns.decimal
     if decimal is None:
+        numbers = (*columns.position, *columns.values, *columns.covariates)
         there = [frame[name] for name in numbers if name in frame]
         texts = [column for column in there if column.dtype.kind not in "biuf"]
         parsed = [column.to_numpy() for column in there if column.dtype.kind == "f"]
         decimal = decimal_of((text for column in texts for text in column.dropna().unique()), parsed)
         decimal = decimal or (kept if texts else None)
         frame = read(decimal) if decimal else frame
-    found = None if separator == "," else separator
+    separator = options["sep"]
+    found = None if separator == "," else BLANK if separator == r"\s+" else separator
     return frame, replace(columns, separator=found, decimal=decimal)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 NEIGHBOURS = 12
 """sensors whose last values enter a first guess"""
+JITTER = 1e-4
+"""what is added to the nugget, so that sensors at one place do no harm"""
 
 
 def plane(
@@ -53,7 +55,7 @@ def kriging(
     both = there[..., None] & there[..., None, :]
     within = torch.cdist(away, away, compute_mode="donot_use_mm_for_euclid_dist")
     same = torch.eye(away.shape[-2], dtype=away.dtype)
-    covariance = torch.where(both, torch.exp(-within / reach), 0.0) + same * (nugget + 1e-4 + (~there[..., None]))
+    covariance = torch.where(both, torch.exp(-within / reach), 0.0) + same * (nugget + JITTER + (~there[..., None]))
     towards = torch.where(there, torch.exp(-away.norm(dim=-1) / reach), 0.0)
     factor = torch.linalg.cholesky_ex(covariance).L
     sides = torch.cholesky_solve(torch.stack([towards, there.to(away.dtype)], -1), factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import Context, FirstGuess, climatology, part_of_day
+from s2rm.sensors.mapped import parts, room, tensor
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling, slots, views_of
 from s2rm.views import Episode, Views
@@ -55,16 +57,25 @@ class Windows(Dataset[Episode]):
         self.begin, self.end = max(0, since - length + 1), reports.num_steps - length
         self.hidden = torch.zeros(self.history.num_sensors, dtype=torch.bool) if hidden is None else hidden
         chunk = max(guess.cycle or 1, reports.num_steps // 50)
-        parts = part_of_day(self.seen.clock, len(guess.climate))
+        self._parts = part_of_day(self.seen.clock, len(guess.climate))
         self.climate, self._climates = climatology(
-            self.history.rows, parts, len(guess.climate), chunk, -(-reports.num_steps // (10 * chunk))
+            self.history.rows, self._parts, len(guess.climate), chunk, -(-reports.num_steps // (10 * chunk))
         )
-        self._chunk, self._parts = chunk, parts
-        of_hidden, steps = self.hidden[self.history.rows.sensor], torch.arange(reports.num_steps + 1)
-        self.pools = []
-        for mine in (~of_hidden, of_hidden):
-            rows = mine.nonzero().flatten()
-            self.pools.append((rows, torch.searchsorted(self.history.rows.step[rows], steps)))
+        self._chunk = chunk
+        self.pools = [self._pool(reports, which) for which in (~self.hidden, self.hidden)]
+
+    def _pool(self, reports: Reports, sensors: Bool[Tensor, " S"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " U"]]:
+        """The rows of some sensors, and the first of them at each step."""
+        of, step = self.history.rows.sensor, self.history.rows.step
+        ranges = [*parts(len(step))]
+        number, end = sum(int(sensors[of[part]].sum()) for part in ranges), 0
+        rows, counts = tensor(room(reports.step, (number,), np.int64)), np.zeros(self.history.num_steps + 1, np.int64)
+        for part in ranges:
+            found = sensors[of[part]].nonzero().flatten() + part.start
+            begin, end = end, end + len(found)
+            rows[begin:end] = found
+            counts[1:] += np.bincount(step[found].numpy(), minlength=len(counts) - 1)
+        return rows, torch.from_numpy(counts.cumsum())
 
     def __len__(self) -> int:
         return self.number

@@ -1,0 +1,165 @@
+"""Where to put the next sensor: the places at which an observation would tell most about the field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
+
+from s2rm.sensors.checks import check_places
+from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.given import told, whole_number
+from s2rm.sensors.guess import values_of_channels
+from s2rm.sensors.predictors import last_reports
+from s2rm.sensors.reports import Places, Reports, grid
+from s2rm.sensors.weights import JITTER
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SIDE = 30
+"""points of a grid along each coordinate, where no places are given"""
+
+
+class Siting(NamedTuple):
+    """What an observation at each of Q candidate places would take away."""
+
+    candidates: Places
+    share: Float[NDArray, "Q C"]
+    """of the variance of each value, over all places of interest; NaN for a value that no station measures now"""
+    chosen: Int[NDArray, " N"]
+    """the best candidate, then the best one beside it, and so on"""
+
+    @property
+    def mean(self) -> Float[NDArray, " Q"]:
+        """The mean share over the values, by which candidates are ranked."""
+        return np.nanmean(self.share, 1)
+
+    def table(self, reports: Reports) -> DataFrame:
+        """A row for each candidate, the best first: `rank`, `chosen` (1 for the first choice, 0 for none), the columns
+        of the position, the `share` and that of each value."""
+        import pandas as pd
+
+        chosen = np.zeros(len(self.mean), np.int64)
+        chosen[self.chosen] = 1 + np.arange(len(self.chosen))
+        order = np.argsort(-self.mean, kind="stable")
+        columns = {"rank": 1 + np.arange(len(order)), "chosen": chosen[order]}
+        columns |= zip(reports.columns.position, self.candidates.positions[order].T, strict=True)
+        shares = zip(reports.columns.values, self.share[order].T, strict=True)
+        columns |= {"share": self.mean[order], **{f"{name}_share": share for name, share in shares}}
+        return pd.DataFrame(columns)
+
+
+def next_sensor(
+    forecaster: Forecaster, reports: Reports, candidates: Places | None = None, interest: Places | None = None,
+    number: int = 1,
+) -> Siting:  # fmt: skip
+    r"""Rank candidate places by the variance that an observation there would take from a map of the field.
+
+    The field is the Gaussian process of the forecaster's kriging, whose covariance $k(x, x') = e^{-|x - x'| / l}$ and
+    nugget $\nu$ were fitted for each value to its table, and whose mean is not known. Beside the stations X that report
+    now, with $C = k(X, X) + \nu I$ and $m_a = 1 - 1^\top C^{-1} k(X, a)$, it has the covariance
+
+    $$c(a, b) = k(a, b) - k(a, X) C^{-1} k(X, b) + m_a m_b / (1^\top C^{-1} 1)$$
+
+    and an observation at q takes $c(p, q)^2 / (c(q, q) + \nu)$ from the variance at each place p: exactly by how much
+    the kriging variance there falls, whatever is observed. The share is its sum over the places of interest, over
+    the sum of $c(p, p)$; candidates are ranked by the mean share of the values. Further sensors are chosen one after
+    the other, each with the earlier ones in place.
+
+    Args:
+        forecaster: of the table's columns.
+        reports: the observations; the stations are those that reported lately enough to count at the last step.
+        candidates: Q places; by default a grid over the reports.
+        interest: P places at which the field matters, each as much as any other; by default a grid over the reports.
+        number: how many sensors are to be placed, N.
+
+    Raises:
+        ValueError: other columns than those of the fit, no candidate or place of interest, fewer candidates than
+            sensors, or no station that reports.
+
+    Source:
+        Krause, Singh and Guestrin 2008, "Near-optimal sensor placements in Gaussian processes", for the greedy choice;
+        the criterion is A-optimality, the mean variance (Cressie 1993, "Statistics for Spatial Data", 4.6).
+    """
+    forecaster.check(reports)
+    scaling, guess = forecaster.scaling, forecaster.guess
+    given = (grid(reports, SIDE) if places is None else places for places in (candidates, interest))
+    asked, where = (check_places(places, forecaster.columns, scaling) for places in given)
+    many = whole_number(number)
+    if many is None or not 1 <= many <= len(asked.positions) or not len(where.positions):
+        raise ValueError(
+            f"next-sensor: expected from 1 to {len(asked.positions)} sensors, as many as candidates, and a place of "
+            f"interest, got {told(number)} and {len(where.positions)} places; name fewer sensors, or more places"
+        )
+    points = scaling.coordinates(np.concatenate([asked.positions, where.positions])).double().numpy()
+    recent = reports.between(max(0, reports.num_steps - guess.memory), reports.num_steps)
+    value_of = values_of_channels(scaling).tolist()
+    fields = [_Field(points, len(asked.positions), *_stations(forecaster, recent, value, channel))
+              for channel, value in enumerate(value_of)]  # fmt: skip
+    if not any(field.stations for field in fields):
+        raise ValueError(
+            f"next-sensor: expected stations that reported in the last {guess.memory} steps, got none; give newer ones"
+        )
+    alone, chosen = _shares(fields, value_of), list[int]()
+    for _ in range(many):
+        mean = np.nanmean(_shares(fields, value_of), 1)
+        mean[chosen] = -1.0
+        chosen.append(int(mean.argmax()))
+        for field in fields:
+            field.observe(chosen[-1])
+    return Siting(asked, alone, np.array(chosen))
+
+
+def _stations(
+    forecaster: Forecaster, recent: Reports, value: int, channel: int
+) -> tuple[NDArray[np.float64], float, float]:
+    """The stations that measure a value now, in the model's coordinates, and the reach and nugget of a channel."""
+    rows = last_reports(recent, recent.num_steps - 1, value, forecaster.guess.memory - 1)
+    places = forecaster.scaling.coordinates(recent.positions[rows]).double().numpy()
+    return places, forecaster.guess.reach[channel], forecaster.guess.nugget[channel] + JITTER
+
+
+def _shares(fields: list[_Field], value_of: list[int]) -> Float[NDArray, "Q C"]:
+    """The shares of each value, over its channels."""
+    shares = []
+    for value in range(max(value_of) + 1):
+        mine = [field for field, of in zip(fields, value_of, strict=True) if of == value]
+        shares.append(sum(field.taken() for field in mine) / sum(field.before for field in mine))
+    return np.stack(shares, -1)
+
+
+class _Field:
+    """The covariance of a channel at Q candidates with them and with P other places, beside what is observed."""
+
+    def __init__(
+        self, points: NDArray[np.float64], number: int, places: NDArray[np.float64], reach: float, nugget: float
+    ):
+        self.nugget, self.stations = nugget, len(places)
+        if not self.stations:
+            self.between = np.full((len(points), number), np.nan)
+            self.before = np.nan
+            return
+        factor = cho_factor(np.exp(-cdist(places, places) / reach) + nugget * np.eye(len(places)))
+        towards = np.exp(-cdist(places, points) / reach)
+        solved = cho_solve(factor, np.concatenate([towards, np.ones((len(places), 1))], 1))
+        level, unknown = 1 - solved[:, :-1].sum(0), solved[:, -1].sum()
+        self.between = np.exp(-cdist(points, points[:number]) / reach) - towards.T @ solved[:, :number]
+        self.between += np.outer(level, level[:number]) / unknown
+        left = 1 - (towards * solved[:, :-1]).sum(0) + level**2 / unknown
+        self.before = float(left[number:].sum())
+
+    def taken(self) -> Float[NDArray, " Q"]:
+        """The variance that an observation at each candidate takes from the other places, summed over them."""
+        number = self.between.shape[1]
+        return (self.between[number:] ** 2).sum(0) / (np.diagonal(self.between) + self.nugget)
+
+    def observe(self, candidate: int) -> None:
+        """Put a sensor at a candidate."""
+        column = self.between[:, candidate].copy()
+        number = self.between.shape[1]
+        self.between -= np.outer(column, column[:number]) / (column[candidate] + self.nugget)

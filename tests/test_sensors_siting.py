@@ -1,0 +1,131 @@
+"""Where to put the next sensor: the shares are those of the forecaster's kriging, and the best place helps most."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm.cli import main
+from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, Reports, next_sensor, stations, to_frame
+from s2rm.sensors.reports import merge
+from s2rm.sensors.weights import kriging
+from s2rm.training import Training
+
+pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
+WORLD = FieldWorld(num_stations=9, num_movers=0, num_steps=160, dropout=0.05, noise=0.1, without_direction=0.3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder, reports = tmp_path_factory.mktemp("fitted"), WORLD.reports()
+    training = Training(learning_rate=1e-3, batch_size=8, epochs=1)
+    how = Fit(hidden_size=4, num_modules=2, context=12, horizon=6, training=training)
+    return Forecaster.fit(reports, folder, how, progress=False), reports, folder
+
+
+def some(number: int, seed: int) -> Places:
+    positions = 100 * np.random.default_rng(seed).random((number, 2))
+    return Places(positions, np.zeros((number, 0), np.float32))
+
+
+def stated(forecaster: Forecaster, channel: int, near: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The variance of the field that the forecaster's own kriging states at places, beside sensors elsewhere."""
+    scaled = [forecaster.scaling.coordinates(points).double() for points in (near, where)]
+    away, nugget = scaled[0] - scaled[1][:, None], forecaster.guess.nugget[channel]
+    there = torch.ones(away.shape[:2], dtype=torch.bool)
+    return (kriging(away, there, forecaster.guess.reach[channel], nugget)[1] - nugget).numpy()
+
+
+def test_the_shares_are_what_kriging_states_with_and_without_the_sensor(fitted):
+    forecaster, reports, _ = fitted
+    candidates, interest = some(7, 0), some(11, 1)
+    found = next_sensor(forecaster, reports, candidates, interest, 3)
+    recent = reports.between(reports.num_steps - forecaster.guess.memory, reports.num_steps)
+    for value, channels in enumerate([[0], [1, 2]]):  # a direction has two
+        measured = recent.where(~np.isnan(recent.values[:, value]))
+        near = stations(measured).positions
+
+        def left(near: np.ndarray, channels: list[int] = channels) -> float:
+            return sum(stated(forecaster, channel, near, interest.positions).sum() for channel in channels)
+
+        after = np.array([left(np.vstack([near, at])) for at in candidates.positions])
+        np.testing.assert_allclose(found.share[:, value], 1 - after / left(near), rtol=1e-4)
+    assert found.chosen[0] == found.mean.argmax()
+    assert len({*found.chosen.tolist()}) == 3
+
+
+def test_further_sensors_are_chosen_beside_the_earlier_ones(fitted):
+    forecaster, reports, _ = fitted
+    of_tracer = reports.where(~np.isnan(reports.values[:, 0]))
+    of_tracer = replace(of_tracer, values=of_tracer.values * np.array([1, np.nan], np.float32))
+    candidates, interest = some(7, 0), some(11, 1)
+    found = next_sensor(forecaster, of_tracer, candidates, interest, 3)
+    assert np.isnan(found.share[:, 1]).all(), "no station measures the direction"
+    recent = of_tracer.between(reports.num_steps - forecaster.guess.memory, reports.num_steps)
+    near = stations(recent).positions
+    for number in found.chosen:
+        left = [stated(forecaster, 0, np.vstack([near, at]), interest.positions).sum() for at in candidates.positions]
+        assert number == np.argmin(left)
+        near = np.vstack([near, candidates.positions[number]])
+
+
+def test_the_place_that_is_ranked_first_helps_more_than_the_last(fitted):
+    """The real error of the forecaster's interpolation of the true field, with a sensor at the one or the other."""
+    forecaster, reports, _ = fitted
+    candidates, places, origins = some(40, 2), some(60, 3), range(30, 160, 16)
+    order = np.argsort(-next_sensor(forecaster, reports, candidates, places).share[:, 0])
+
+    def error(at: np.ndarray | None) -> float:
+        known = reports if at is None else merge(reports, observed(at))
+        mean, _ = forecaster.interpolate(known, places, [*origins])
+        truth = [WORLD.truth(np.full(60, origin), places.positions)[:, 0] for origin in origins]
+        return float(np.sqrt(np.mean((mean[..., 0] - truth) ** 2)))
+
+    def observed(at: np.ndarray) -> Reports:
+        step, number = np.arange(160), 160
+        values = WORLD.truth(step, np.tile(at, (number, 1))).astype(np.float32)
+        values[:, 0] += WORLD.noise * np.random.default_rng(5).standard_normal(number)
+        rows = (step, np.zeros(number, np.int64), np.tile(at, (number, 1)), values, np.zeros((number, 0), np.float32))
+        return Reports(reports.columns, reports.start, number, ("new",), *rows)
+
+    without = error(None)
+    first, last = (
+        np.mean([without - error(candidates.positions[at]) for at in ends]) for ends in (order[:5], order[-5:])
+    )
+    assert first > 2 * last
+    assert first > 0.005 * without
+
+
+def test_the_command_writes_a_ranking_and_a_map(fitted, tmp_path, monkeypatch, capsys):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    _, reports, folder = fitted
+    to_frame(reports).to_csv("t.csv", index=False)
+    main(["next-sensor", str(folder), "t.csv", "--num", "2"])
+    said = capsys.readouterr().err
+    assert "next-sensor.csv: 900 places ranked; map: next-sensor.png" in said
+    assert "choice 1: x " in said
+    assert "choice 2: x " in said
+    table = pandas.read_csv("next-sensor.csv")
+    assert list(table) == ["rank", "chosen", "x", "y", "share", "tracer_share", "direction_share"]
+    assert (table["share"].diff()[1:] <= 0).all()
+    assert table["chosen"][0] == 1
+    assert sorted(table["chosen"])[-3:] == [0, 1, 2]
+    assert table["share"].between(0, 1).all()
+    assert (tmp_path / "next-sensor.png").read_bytes().startswith(b"\x89PNG")
+    pandas.DataFrame({"x": [10.0, 90.0], "y": [50.0, 60.0]}).to_csv("few.csv", index=False)
+    main(["next-sensor", str(folder), "t.csv", "--at", "few.csv", "--interest", "stations", "--out", "few.parquet"])
+    assert sorted(pandas.read_parquet("few.parquet")["x"]) == [10, 90]
+
+
+def test_what_cannot_be_ranked_is_refused(fitted):
+    forecaster, reports, _ = fitted
+    for candidates, number in ((some(2, 0), 3), (some(2, 0), 0), (some(0, 0), 1)):
+        with pytest.raises(ValueError, match=r"expected from 1 to \d sensors, as many as candidates"):
+            next_sensor(forecaster, reports, candidates, None, number)
+    with pytest.raises(ValueError, match="and 0 places; name fewer sensors, or more places"):
+        next_sensor(forecaster, reports, None, some(0, 0))
+    silent = replace(reports, num_steps=reports.num_steps + 100)
+    with pytest.raises(ValueError, match="expected stations that reported in the last 12 steps, got none"):
+        next_sensor(forecaster, silent)
