@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
+from s2rm.sensors.marginals import out_of_range
 from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
 from s2rm.sensors.settings import Columns
@@ -78,6 +79,7 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
         ValueError: one line with the name of a value that is absent, too rare or constant in the training part, of a
             covariate that is absent there, or with the period of a validation part where nothing is asked for.
     """
+    check_ranges(train, train.columns, "fit")
     columns, period = train.columns, f"the training part, {when(train, 0)} to {when(train, train.num_steps - 1)}"
     for name, column in zip(columns.values, train.values.T, strict=True):
         known = column[~np.isnan(column)]
@@ -109,6 +111,19 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
             raise ValueError(f"{said}; leave the silent end of the table out")
         warnings.warn(f"{said}, on which the best weights are chosen; leave that part out", stacklevel=4)
     _check_positions(train)
+
+
+def check_ranges(reports: Reports, columns: Columns, what: str) -> None:
+    """Refuse values out of the range that the columns declare for them, `what` first."""
+    for name, kind, column in zip(columns.values, columns.kinds, reports.values.T, strict=True):
+        wrong, expected = out_of_range(column, kind)
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"{what}: expected {expected} in {name!r}, declared in {kind}, got {column[row]:g} of sensor "
+                f"{reports.sensors[reports.sensor[row]]!r} at {when(reports, int(reports.step[row]))}; correct it, or "
+                "make it NaN where it means missing"
+            )
 
 
 def _check_positions(train: Reports) -> None:
@@ -188,7 +203,7 @@ def check_alike(reports: Reports, scaling: Scaling) -> None:
     """Warn of reports far from all that the fit saw: codes of missing values, other units, swapped coordinates."""
     if not len(reports):
         return
-    lines = zip(reports.columns.values, reports.values.T, scaling.mean, scaling.spread, scaling.circular, strict=True)
+    lines = zip(reports.columns.values, reports.values.T, scaling.mean, scaling.width, scaling.circular, strict=True)
     for name, column, mean, spread, circular in lines:
         away = np.abs(column - mean)
         if not circular and (away > 2 * FAR * spread).any():

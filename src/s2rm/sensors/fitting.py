@@ -23,13 +23,15 @@ from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
+from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.checks import check_clock, check_learnable
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
+from s2rm.sensors.marginals import kinds_in_words
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.settings import NOTATION, Columns, Fit
+from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import in_steps, step_microseconds, steps_a_day
 from s2rm.sensors.tuning import first_guess, gated, tuned
 from s2rm.sensors.windows import Windows
@@ -116,6 +118,8 @@ def fit_model(
     """
     if start is not None:
         start.check(reports)
+        kinds = {kind: getattr(start.columns, kind) for kind in RANGES}
+        reports = replace(reports, columns=replace(reports.columns, **kinds))
         how = replace(how, context=how.context or start.context, horizon=how.horizon or start.horizon)
     check_clock(reports)
     spans = periods(how, reports)
@@ -127,7 +131,8 @@ def fit_model(
     train, validation = reports.of(~hidden).between(0, spans[2]), reports.between(spans[2], reports.num_steps)
     check_learnable(train, validation)
     if progress:
-        print(reports.columns.geometry, file=sys.stderr, flush=True)
+        for line in filter(None, (reports.columns.geometry, kinds_in_words(train))):
+            print(one_line(line), file=sys.stderr, flush=True)
     finish(folder)
     started, staged = {"of": _fingerprint_of_fit(how, reports, start, trusted is not None)}, folder / FITTING
     resume = (staged / LAST).is_file() and (staged / STARTED).is_file() and read_json(staged / STARTED) == started
@@ -160,13 +165,19 @@ def fingerprint_of(
 ) -> str:
     """A digest of all that a forecaster is, down to its weights."""
     kind = type(model).__name__, to_plain(model.arguments)
-    about = [meaning(columns), to_plain(scaling), to_plain(guess), context, horizon, *kind]
+    about = [meaning(columns), _told(scaling), to_plain(guess), context, horizon, *kind]
     return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
 
 
 def meaning(columns: Columns) -> dict[str, object]:
     """What columns mean, without how a table is written, which an earlier version did not keep."""
-    return {name: part for name, part in to_plain(columns).items() if name not in NOTATION}
+    return {name: part for name, part in _told(columns).items() if name not in NOTATION}
+
+
+def _told(record: object) -> dict[str, object]:
+    """A record without the fields that earlier versions lacked, where they say nothing."""
+    plain = to_plain(record)
+    return {name: part for name, part in plain.items() if part or name not in (*RANGES, "marginals")}
 
 
 def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, whole: bool) -> str:

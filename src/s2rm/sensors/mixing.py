@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
+from s2rm.sensors.scaling import NOWHERE
 
 UPDATES, BATCH, LEARNING_RATE, SMOOTH = 200, 4096, 0.05, 1e-5
 """of the fit of a mixture; the last is the weight of the differences between neighbouring knots"""
@@ -30,9 +31,10 @@ class Prior(NamedTuple):
 
 
 def mixed_best(
-    guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"], value_of: Int[Tensor, " D"]
-) -> FirstGuess:
-    r"""The guess with the mixture of least absolute error, and the spread of least CRPS.
+    guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
+    value_of: Int[Tensor, " D"], limits: Float[Tensor, "2 D"],
+) -> FirstGuess:  # fmt: skip
+    r"""The guess with the mixture of least absolute error, and the spread of least CRPS, or both, where censored.
 
     The mixture is the best one on a short past, in which few days of one kind may favour a candidate by chance. The
     logits u are therefore drawn to those of `prior`, with the weight $\nu^2$ that follows from how far the parts of the
@@ -42,9 +44,10 @@ def mixed_best(
         guess: with its knots.
         cases, truth, moment: M cases, what was observed, and the step of each one's origin.
         value_of: the value that each channel is of.
+        limits: of each channel, as of `Scaling.limits`.
     """
     knots, number = len(guess.knots), int(value_of.max()) + 1
-    start = prior(cases, truth, moment, value_of, guess.knots)
+    start = prior(cases, truth, moment, value_of, guess.knots, (limits.abs() < NOWHERE).any(0))
     tables = {
         "logits": start.logits.clone(), "staleness": torch.full((number,), -3.0),
         "spread": torch.full((2, number, knots), -1.0), "spread_stale": torch.zeros(number),
@@ -60,7 +63,7 @@ def mixed_best(
         some = torch.randint(len(truth), (min(BATCH, len(truth)),), generator=generator)
         few = Cases(*(part[some] for part in cases))
         mean, spread = mixture(few, value_of, guess.knots, **_positive(tables))
-        loss = _error(mean, truth[some]) + crps(mean.detach(), spread, truth[some])
+        loss = _error(mean, spread, truth[some], limits) + crps(mean.detach(), spread, truth[some], limits)
         loss = loss + (start.ridge * (tables["logits"] - start.logits).square().sum(-1)).mean()
         for name in ("logits", "spread"):
             loss = loss + SMOOTH * (tables[name][:, :, 1:] - tables[name][:, :, :-1]).square().sum()
@@ -80,7 +83,7 @@ def mixed_best(
 
 def prior(
     cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"], value_of: Int[Tensor, " D"],
-    knots: tuple[int, ...],
+    knots: tuple[int, ...], censored: Bool[Tensor, " D"],
 ) -> Prior:  # fmt: skip
     r"""Logits and ridge of each cell, a group of places, a value and the nearest knot of the lead time.
 
@@ -98,6 +101,7 @@ def prior(
         part[:, None].expand(len(truth), channels) for part in (knot, block)
     ))  # fmt: skip
     error = (cases.values - truth[..., None]).abs()
+    error = torch.where(censored[:, None], error.square(), error)
     sums, counts = torch.zeros(2, 2, number, len(knots), BLOCKS, len(CANDIDATES))
     sums.index_put_(where, error.nan_to_num(), accumulate=True)
     counts.index_put_(where, (~error.isnan()).float(), accumulate=True)
@@ -120,10 +124,36 @@ def prior(
     return Prior(-POWER * ratio.log(), (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3)
 
 
-def crps(mean: Tensor, spread: Tensor, truth: Tensor) -> Tensor:
+def crps(mean: Tensor, spread: Tensor, truth: Tensor, limits: Float[Tensor, "2 D"]) -> Tensor:
     """The mean continuous ranked probability score of normal distributions; NaN is no truth."""
     known = ~truth.isnan()
-    return crps_of((truth - mean)[known], spread[known]).mean()
+    low, high = (part.expand_as(truth)[known] for part in limits)
+    return censored_crps(mean[known], spread[known], truth[known], low, high).mean()
+
+
+def censored_crps(
+    mean: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"], truth: Float[Tensor, "*batch"],
+    low: Float[Tensor, "*#batch"], high: Float[Tensor, "*#batch"],
+) -> Float[Tensor, "*batch"]:  # fmt: skip
+    r"""The continuous ranked probability score of each normal distribution, censored at `low` and `high`.
+
+    To censor it at l takes $\int_{-\infty}^l F^2$ away from the score of the whole one, since below l there then is
+    neither a forecast nor a truth.
+    """
+    whole = crps_of(truth.clamp(low, high) - mean, spread)
+    return whole - spread * (_below((low - mean) / spread) + _below((mean - high) / spread))
+
+
+def error_of(
+    mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], truth: Float[Tensor, "*batch D"],
+    limits: Float[Tensor, "2 D"],
+) -> Float[Tensor, "*batch D"]:  # fmt: skip
+    """By what a mean is chosen: the absolute error, or, where a channel is censored, the score of its distribution.
+
+    The median of a censored value may be its limit, and says nothing of how often it is beyond it.
+    """
+    censored = (limits.abs() < NOWHERE).any(0)
+    return torch.where(censored, censored_crps(mean, spread, truth, *limits), (mean - truth).abs())
 
 
 def crps_of(error: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -131,6 +161,13 @@ def crps_of(error: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"]) -> 
     z = error / spread
     density = torch.exp(-0.5 * z.square()) / (2 * np.pi) ** 0.5
     return spread * (z * torch.erf(z / 2**0.5) + 2 * density - np.pi**-0.5)
+
+
+def _below(z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    r"""$\int_{-\infty}^z \Phi^2 = z \Phi(z)^2 + 2 \varphi(z) \Phi(z) - \Phi(\sqrt 2 z) / \sqrt \pi$."""
+    z = z.clamp(min=-30)
+    share, density = torch.special.ndtr(z), torch.exp(-0.5 * z.square()) / (2 * np.pi) ** 0.5
+    return z * share.square() + 2 * density * share - torch.special.ndtr(2**0.5 * z) / np.pi**0.5
 
 
 def table_of(table: Float[Tensor, "2 C N"]) -> Table:
@@ -147,6 +184,6 @@ def _row(row: Float[Tensor, " C"]) -> tuple[float, ...]:
     return tuple(row.tolist())
 
 
-def _error(mean: Tensor, truth: Tensor) -> Tensor:
+def _error(mean: Tensor, spread: Tensor, truth: Tensor, limits: Float[Tensor, "2 D"]) -> Tensor:
     known = ~truth.isnan()
-    return (mean - truth.nan_to_num())[known].abs().mean()
+    return error_of(mean, spread, truth.nan_to_num(), limits)[known].mean()

@@ -16,6 +16,7 @@ from s2rm.names import for_figure
 from s2rm.report.figures import figure, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BANDS, lead_time, unit_of_leads
+from s2rm.sensors.outputs import quantile_name
 from s2rm.sensors.reports import Places, Reports, grid, stations, together
 from s2rm.sensors.verdicts import GROUPS, compare, each_lead, leads_of, of_group
 
@@ -196,16 +197,23 @@ def forecasts_in_time(
         return []
     chosen = [known.index(name) for name in names]
     where = Places(places.positions[chosen], places.covariates[chosen])
-    mean, stddev = (part[0, :, :, value] for part in forecaster.forecast(shown, where, np.array([origin])))
+    made, share = forecaster.columns.values[value], (1 + BANDS["coverage"]) / 2
+    tail = round(1 - share, 6)
+    table = forecaster.table(shown, where, None, np.array([origin]), (tail, share))
+    mean, stddev, lows, highs = (
+        table[column].to_numpy().reshape(-1, len(names))
+        for column in (f"{made}_mean", f"{made}_stddev", *(quantile_name(made, each) for each in (tail, share)))
+    )
+    if made in forecaster.columns.circular:
+        lows, highs = mean - ndtri(share) * stddev, mean + ndtri(share) * stddev
     unit, scale = unit_of_leads(len(mean), shown.step_length)
-    ahead, half_width = scale * (1 + np.arange(len(mean))), ndtri((1 + BANDS["coverage"]) / 2)
+    ahead = scale * (1 + np.arange(len(mean)))
 
-    def panel(name: str, centre: NDArray, spread: NDArray) -> Panel:
+    def panel(name: str, centre: NDArray, low: NDArray, high: NDArray) -> Panel:
         def draw(axes: Axes) -> None:
             mine = truth.where((truth.sensor == truth.sensors.index(name)) & (abs(truth.step - origin) <= len(mean)))
             seen = name in shown.sensors and bool((shown.sensor == shown.sensors.index(name)).any())
             given = seen & (mine.step <= origin)
-            low, high = centre - half_width * spread, centre + half_width * spread
             axes.fill_between(ahead, low, high, color="#0b6e99", alpha=0.2, label="90 % band")
             axes.plot(ahead, centre, color="#0b6e99", linewidth=2.2, label="forecast")
             for there, fill, label in ((given, "#24292f", "shown to the model"), (~given, "white", "hidden from it")):
@@ -222,7 +230,7 @@ def forecasts_in_time(
 
         return Panel(draw, 3.4)
 
-    return [panel(*each) for each in zip(names, mean.T, stddev.T, strict=True)]
+    return [panel(*each) for each in zip(names, mean.T, lows.T, highs.T, strict=True)]
 
 
 def maps_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> list[Panel]:

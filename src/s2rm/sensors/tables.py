@@ -14,6 +14,7 @@ from s2rm.extras import require
 from s2rm.names import one_line
 from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times, warn_of_several_places
 from s2rm.sensors.codes import warn_of_codes, warn_of_strays
+from s2rm.sensors.marginals import out_of_range, with_found
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
@@ -58,6 +59,7 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     # Separator and encoding are plain in each table; these need not be in a short one.
     columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
     values, measured = _measured(opened, columns, to_fit)
+    columns = with_found(columns, values) if to_fit else columns
     cells = opened.where(measured)
     positions, names = _positions(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
@@ -156,13 +158,18 @@ def to_frame(reports: Reports) -> DataFrame:
 def _measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The values of the rows with any, `(measured rows, C)`, and which rows these are, `(rows,)`."""
     values = cells.numbers(columns.values)
-    for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
+    kinds = zip(columns.values, values.T, columns.is_circular, columns.kinds, strict=True)
+    for name, column, circular, kind in kinds:
         if to_fit and np.isnan(column).all():
             raise ValueError(f"read: {name!r} is empty in all rows of {cells.name}; leave it out of the values")
         if circular:
             low, high = TURN
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
+        wrong, expected = out_of_range(column, kind)
+        cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
+        if kind == "counts":
+            cells.refuse(column % 1 > 0, name, "whole numbers", column, "round them, or declare nonnegative instead")
         if not warn_of_codes(cells.name, name, column, circular) and not circular:
             warn_of_strays(cells.name, name, column)
     measured = np.asarray(np.isfinite(values).any(1))
