@@ -185,6 +185,31 @@ def test_sensors_are_forecast_beside_the_trivial_predictors(script, tmp_path):
         assert is_png(tmp_path / f"field-{name}.png")
 
 
+def test_the_wind_is_known_ahead_in_one_of_two_fits(script, tmp_path):
+    options = [
+        "--steps",
+        200,
+        "--updates",
+        2,
+        "--runs",
+        tmp_path,
+        "--out",
+        tmp_path / "out.json",
+        "--worlds",
+        "turning",
+    ]
+    script(EXPERIMENTS / "known_ahead.py", *options)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in result["runs"]] == ["S2GRU", "S2GRU, wind known ahead"]
+    found = {
+        (row["predictor"], row["lead"]): row["mae"]
+        for row in result["rows"]
+        if (row["value"], row["sensors"]) == ("tracer", "seen")
+    }
+    assert {lead for _, lead in found} == {1, 3, 6, 12}
+    assert found["physics, true wind", 12] < 0.6 * found["physics, wind held", 12] < found["persistence", 12]
+
+
 def test_stations_are_left_out_and_none_is_asked_twice(script, tmp_path):
     script(
         EXPERIMENTS / "leave_one_out.py", "--data", "field", "--minutes", 0.003, "--folds", 2, "--runs", tmp_path,
@@ -604,8 +629,8 @@ def test_every_recipe_is_tested():
     recipes = {path.name for path in EXPERIMENTS.glob("*.py")}
     assert recipes == {
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
-        "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py",
-        "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
+        "family.py", "first_guess.py", "frames.py", "irish_wind.py", "known_ahead.py", "learning.py",
+        "leave_one_out.py", "long.py", "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
         "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
         "sequences.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
     }  # fmt: skip

@@ -59,7 +59,7 @@ def fit_table(command: FitTable) -> None:
         if not 0 < getattr(command, name) <= 0.5:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     _is_fitted(command)
-    reports = read_reports(command.table, command.columns)
+    reports = read_reports(command.table, command.columns, ahead=command.ahead_table)
     if command.start is not None:
         Forecaster.load(command.start).check(reports)
     shares = zip(reports.columns.values, (~np.isnan(reports.values)).mean(0), strict=True)
@@ -166,7 +166,7 @@ def forecast(command: Forecast) -> None:
     if not command.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
         raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {command.out}")
     forecaster = Forecaster.load(command.run_folder)
-    reports = read_reports(command.table, forecaster.columns, to_fit=False)
+    reports = read_reports(command.table, forecaster.columns, False, command.ahead_table)
     if command.origin is not None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
     if not len(reports) and command.at in ("stations", "grid"):

@@ -233,6 +233,23 @@ def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> No
         )
 
 
+def check_known_ahead(reports: Reports, columns: Columns, longest: int) -> None:
+    """Refuse to forecast so many steps beyond reports of which less is known ahead."""
+    if not columns.ahead:
+        return
+    names, needed = ", ".join(columns.ahead), reports.num_steps - 1 + longest
+    if reports.ahead is None:
+        raise ValueError(
+            f"forecast: expected what is known ahead of {names}, got none; give read_reports(..., ahead=...) its table"
+        )
+    if reports.ahead.last < reports.start + needed * reports.step_length:
+        last = reports.ahead.last.astype("datetime64[s]")
+        raise ValueError(
+            f"forecast: expected {names} known ahead until {when(reports, needed)}, got the last of {last}; give a "
+            "longer table, or shorten the horizon"
+        )
+
+
 def check_leads(leads: object) -> list[int]:
     """Lead times as a list of steps.
 

@@ -46,11 +46,17 @@ class ForecastStep(nn.Module):
     | `next_0`, ... | the tensors of the new state |
 
     Raises:
-        ValueError: values that are neither Gaussian nor directions.
+        ValueError: values that are neither Gaussian nor directions, or quantities that are known ahead.
     """
 
     def __init__(self, forecaster: Forecaster):
         super().__init__()
+        if forecaster.columns.ahead:
+            known = ", ".join(forecaster.columns.ahead)
+            raise ValueError(
+                f"export: expected a forecaster of observations alone, got one that is given {known} ahead; forecast "
+                "with s2rm forecast, or fit without it"
+            )
         if forecaster.scaling.marginals:
             named = zip(forecaster.columns.values, forecaster.columns.kinds, strict=True)
             kinds = ", ".join(f"{name} ({kind})" for name, kind in named if kind)

@@ -45,6 +45,8 @@ FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
+LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread")
+"""fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
 DAY = 86_400_000_000
@@ -177,13 +179,14 @@ def meaning(columns: Columns) -> dict[str, object]:
 def _told(record: object) -> dict[str, object]:
     """A record without the fields that earlier versions lacked, where they say nothing."""
     plain = to_plain(record)
-    return {name: part for name, part in plain.items() if part or name not in (*RANGES, "marginals")}
+    return {name: part for name, part in plain.items() if part or name not in (*RANGES, *LATER)}
 
 
 def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, whole: bool) -> str:
     about = [to_plain(how), meaning(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
     about += [start.fingerprint if start else "", whole] if start or whole else []
-    return fingerprint(about, {name: getattr(reports, name) for name in ROWS})
+    known = {} if reports.ahead is None else {"known ahead": reports.ahead.values}
+    return fingerprint(about, {name: getattr(reports, name) for name in ROWS} | known)
 
 
 def _train(

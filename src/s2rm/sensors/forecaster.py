@@ -110,7 +110,7 @@ class Forecaster:
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
-        for name in ("values", "covariates", "circular", "step", "position"):
+        for name in ("values", "covariates", "ahead", "circular", "step", "position"):
             own, got = getattr(self.columns, name), getattr(reports.columns, name)
             if own != got:
                 raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")
@@ -294,6 +294,7 @@ class Forecaster:
         own: NDArray[np.int64] | None = None,
     ) -> Channels:  # fmt: skip
         """Mean and standard deviation of the channels `(1, H, Q, D)`, from the state after the last step."""
+        checks.check_known_ahead(recent, self.columns, max(leads))
         mine = own_sensors(recent, places, self.scaling) if own is None else own
         mean, stddev = forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine)
         if not (mean.isfinite().all() and stddev.isfinite().all()):

@@ -157,6 +157,7 @@ def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Panel:
 def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> list[Panel]:
     """Mean and standard deviation of a forecast initialised at the last step, over a grid, with its observations."""
     points, unit = grid(reports, side), reports.columns.values[value]
+    lead = min(lead, _longest(forecaster, reports, reports.num_steps - 1))
     mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
     now = reports.where((reports.step == reports.num_steps - 1) & ~np.isnan(reports.values[:, value]))
     turns, when = unit in reports.columns.circular, f"+{lead_time(lead, reports.step_length)}"
@@ -199,7 +200,8 @@ def forecasts_in_time(
     where = Places(places.positions[chosen], places.covariates[chosen])
     made, share = forecaster.columns.values[value], (1 + BANDS["coverage"]) / 2
     tail = round(1 - share, 6)
-    table = forecaster.table(shown, where, None, np.array([origin]), (tail, share))
+    horizon = _longest(forecaster, shown, origin)
+    table = forecaster.table(shown, where, horizon, np.array([origin]), (tail, share))
     mean, stddev, lows, highs = (
         table[column].to_numpy().reshape(-1, len(names))
         for column in (f"{made}_mean", f"{made}_stddev", *(quantile_name(made, each) for each in (tail, share)))
@@ -231,6 +233,12 @@ def forecasts_in_time(
         return Panel(draw, 3.4)
 
     return [panel(*each) for each in zip(names, mean.T, lows.T, highs.T, strict=True)]
+
+
+def _longest(forecaster: Forecaster, reports: Reports, origin: int) -> int:
+    """The longest lead time of a picture: of what is known ahead no table may end before it."""
+    known = forecaster.horizon if reports.ahead is None else reports.ahead.steps_after(reports.times[origin])
+    return max(1, min(forecaster.horizon, known))
 
 
 def maps_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> list[Panel]:

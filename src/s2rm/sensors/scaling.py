@@ -59,6 +59,9 @@ class Scaling:
     """whether the model is given the day of the year; in less than a year of data it would only identify each day"""
     marginals: tuple[Marginal | None, ...] = ()
     """of each value, None where it is Gaussian or a direction; empty where all are"""
+    ahead_mean: tuple[float, ...] = ()
+    ahead_spread: tuple[float, ...] = ()
+    """mean and standard deviation of each quantity that is known ahead, 1 where it is the same throughout"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -73,7 +76,7 @@ class Scaling:
             low=tuple(low.tolist()), side=float((high - low).max()) or 1.0,
             middle=(), extent=1.0,
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
-            marginals=marginals_of(reports),
+            marginals=marginals_of(reports), **_scaling_ahead(reports),
         )  # fmt: skip
         places = scaling.coordinates(np.unique(reports.positions, axis=0))
         middle = places.mean(0)
@@ -202,6 +205,24 @@ def marginals_of(reports: Reports) -> tuple[Marginal | None, ...]:
         Marginal.of(column[~np.isnan(column)], *RANGES[kind], whole=kind == "counts") if kind else None
         for kind, column in zip(kinds, reports.values.T, strict=True)
     )
+
+
+def _scaling_ahead(reports: Reports) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of what is known ahead over the steps of the reports."""
+    if reports.ahead is None:
+        return {}
+    first = max(0, reports.ahead.offset(reports.start))
+    values = reports.ahead.values[first : max(first + 1, reports.ahead.offset(reports.times[-1]) + 1)].astype(
+        np.float64
+    )
+    for name, column in zip(reports.columns.ahead, np.moveaxis(values, -1, 0), strict=True):
+        if np.isnan(column).all():
+            raise ValueError(
+                f"fit: expected {name!r}, known ahead, in the training part, got none; give its past too, or leave "
+                "it out"
+            )
+    mean, spread = np.nanmean(values, (0, 1)), np.nanstd(values, (0, 1))
+    return {"ahead_mean": tuple(mean.tolist()), "ahead_spread": tuple(np.where(spread > 0, spread, 1.0).tolist())}
 
 
 def _spreads(covariates: Float[NDArray, "R F"]) -> list[float]:

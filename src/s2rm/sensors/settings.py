@@ -77,6 +77,8 @@ class Columns:
     """those that are shares from 0 to 100"""
     heavy_tailed: tuple[str, ...] = ()
     """those of which some lie far more standard deviations away than those of a normal distribution"""
+    ahead: tuple[str, ...] = ()
+    """quantities that change in time and are known ahead of it, such as a weather model's wind or opening hours"""
     step: str = "1h"
     """the time step, as pandas writes durations; observations are binned to it"""
     globe: bool | None = None
@@ -181,7 +183,7 @@ class Columns:
     @property
     def named(self) -> list[str]:
         """All columns that are read."""
-        return [*self.keys, *self.values, *self.covariates]
+        return [*self.keys, *self.values, *self.covariates, *self.ahead]
 
     @property
     def is_circular(self) -> tuple[bool, ...]:

@@ -18,6 +18,7 @@ from s2rm.sensors.marginals import out_of_range, with_found
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
+from s2rm.sensors.tables_ahead import known_ahead, read_known_ahead
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ TURN = (-360.0, 720.0)
 """range of directions, degrees: a turn, and one before and after it"""
 
 
-def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Reports:
+def read_reports(source: object, columns: Columns, to_fit: bool = True, ahead: object = None) -> Reports:
     """Read the observations in a long table, in its units, and bin them to time steps.
 
     Step 0 begins at the earliest time, rounded down to a whole step since 1970. Several observations of one sensor
@@ -41,6 +42,9 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
         source: path of a CSV (.csv, .csv.gz), Parquet, NetCDF or Zarr file; or a pandas DataFrame; or an xarray
             Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor.
         columns: what the columns mean. Times are ISO 8601 texts or datetimes, UTC where they name no zone.
+        ahead: a table or a Dataset of its own of what is known ahead, with the same columns of time and position, or
+            without those of the position where it holds everywhere. If not given, `columns.ahead` are read from the
+            table itself, where rows without values tell of the future.
         to_fit: refuse what no model can be fitted to: one step, one sensor, a value that is empty or constant.
 
     Raises:
@@ -53,7 +57,7 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
 
     length = step_microseconds(columns.step)
     columns = replace(columns, globe=columns.on_the_globe)
-    opened = open_source(source, columns)
+    opened = open_source(source, columns if ahead is None else replace(columns, ahead=()))
     if opened.columns.notation != columns.notation:
         print(one_line(f"{opened.name}: read with {opened.columns.notation}"), file=sys.stderr, flush=True)
     # Separator and encoding are plain in each table; these need not be in a short one.
@@ -65,7 +69,8 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
     sensor, sensors = pd.factorize(names, sort=True)
     if to_fit and len(sensors) < 2:
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
-    silent = np.empty(0, np.int64) if to_fit or measured.all() else silent_times(opened.where(~measured), columns.time)
+    heard = to_fit or measured.all() or bool(opened.columns.ahead)  # rows of the future are no silence
+    silent = np.empty(0, np.int64) if heard else silent_times(opened.where(~measured), columns.time)
     step, start, num_steps = bins(cells, columns, length, silent)
     if to_fit and not step.any():
         raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
@@ -97,7 +102,11 @@ def read_reports(source: object, columns: Columns, to_fit: bool = True) -> Repor
             )
     observed = (positions, values.astype(np.float32), covariates.astype(np.float32))
     rows = (step[kept], sensor[kept].astype(np.int64), *observed)
-    return Reports(columns, start, num_steps, tuple(sensors), *rows)
+    known = None
+    if columns.ahead:
+        unit = np.timedelta64(length, "us")
+        known = known_ahead(opened, columns, unit) if ahead is None else read_known_ahead(ahead, columns, unit)
+    return Reports(columns, start, num_steps, tuple(sensors), *rows, known)
 
 
 def read_places(source: object, columns: Columns) -> Places:

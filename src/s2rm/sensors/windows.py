@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset
 
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import Context, FirstGuess, climatology, part_of_day
+from s2rm.sensors.known_ahead import AheadTables
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import NOWHERE, Scaling, slots, views_of
 from s2rm.views import Episode, Views
@@ -60,6 +62,12 @@ class Windows(Dataset[Episode]):
             self.history.rows, parts, len(guess.climate), chunk, -(-reports.num_steps // (10 * chunk))
         )
         self._chunk, self._parts = chunk, parts
+        self.known: tuple[AheadTables, Tensor, Tensor] | None = None
+        if reports.ahead is not None:
+            tables = AheadTables.of(reports.ahead, scaling, reports.start)
+            places, place = np.unique(reports.positions, axis=0, return_inverse=True)
+            index, weight = reports.ahead.weights(places, scaling.globe)
+            self.known = tables, index[torch.from_numpy(place)], weight[torch.from_numpy(place)]
         of_hidden, steps = self.hidden[self.history.rows.sensor], torch.arange(reports.num_steps + 1)
         self.pools = []
         for mine in (~of_hidden, of_hidden):
@@ -95,8 +103,14 @@ class Windows(Dataset[Episode]):
         origin = steps[:, self.first :] - 1
         asked, row, wanted = self.asked(origin, cut, queries, noise, generator)
         target = (asked.origin[..., None, None] + asked.leads).clamp(max=self.history.num_steps - 1)
+        known = None
+        if self.known is not None:
+            tables, index, weight = self.known
+            known = tables.features(
+                origin[..., None, None], target, index[row][..., None, :], weight[row][..., None, :]
+            )
         context = self.guess.context(
-            self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise
+            self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise, known
         )
         channels = self.scaling.num_channels
         context.features[..., :channels] += level[:, None, None]
