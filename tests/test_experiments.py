@@ -630,7 +630,8 @@ def test_every_recipe_is_tested():
     assert recipes == {
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
         "family.py", "first_guess.py", "frames.py", "irish_wind.py", "known_ahead.py", "learning.py",
-        "leave_one_out.py", "long.py", "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
-        "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
-        "sequences.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
+        "leave_one_out.py", "long.py", "page.py", "picking.py", "planning.py", "positions.py", "presets.py",
+        "pretrained.py", "pretrained_field.py", "railways.py", "removed_modules.py", "rollouts.py", "search.py",
+        "sensor_checks.py", "sensors.py", "sequences.py", "skirmish.py", "springs.py", "traffic.py",
+        "ways_to_roll_out.py",
     }  # fmt: skip

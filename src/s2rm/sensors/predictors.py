@@ -130,9 +130,8 @@ class Baseline(ABC):
             ValueError: not fitted, other columns than in training, positions that are not `(Q, n)` finite numbers, an
                 origin that is not a step of the reports, no lead or a negative one, or an index of no station.
         """
-        mean, variance, basis = self._answered(shown, origin, positions, sensors, leads)
-        added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in check_leads(leads)])
-        return mean, np.sqrt(variance + added**2)
+        mean, stddev, _ = self._answered(shown, origin, positions, sensors, leads)
+        return mean, stddev
 
     def quantiles(self, *asked: Any, shares: Sequence[float]) -> Float[NDArray, "P K Q C"]:
         """The quantiles of P probabilities, of what `predict` is asked with the same arguments.
@@ -140,8 +139,8 @@ class Baseline(ABC):
         Of a Gaussian; of values that are declared to be none, the forecast and the quantiles of the errors that such
         forecasts made in training, cut off at the ends of the values' range.
         """
-        (shown, origin, positions, _, sensors, leads), (mean, stddev) = asked, self.predict(*asked)
-        _, _, basis = self._answered(shown, origin, positions, sensors, leads)
+        shown, origin, positions, _, sensors, leads = asked
+        mean, stddev, basis = self._answered(shown, origin, positions, sensors, leads)
         made = mean + ndtri(np.array(shares))[:, None, None, None] * stddev
         for channel, kind in enumerate(self.columns.kinds):
             for row, lead in enumerate(check_leads(leads) if kind else []):
@@ -153,8 +152,8 @@ class Baseline(ABC):
 
     def _answered(
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, sensors: ArrayLike, leads: Sequence[int]
-    ) -> Stated:
-        """The forecast that `predict` is asked for, with all spreads that it needs measured."""
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Mean and standard deviation of what `predict` is asked for, and the basis of each."""
         if not hasattr(self, "train"):
             raise ValueError("predict: expected a fitted predictor, got one without training; call fit first")
         if shown.columns != self.columns:
@@ -165,7 +164,9 @@ class Baseline(ABC):
         new = sorted(set(leads) - self._spreads.keys())
         if new:
             self._spreads.update(zip(new, self._measure(new), strict=True))
-        return self._forecast(shown, step, places, stations, leads)
+        mean, variance, basis = self._forecast(shown, step, places, stations, leads)
+        added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
+        return mean, np.sqrt(variance + added**2), basis
 
     def _channel(self, reports: Reports, channel: int, rows: NDArray | None = None) -> NDArray:
         """The values of a channel that are not missing, `(N, 1)`; directions as unit vectors, `(N, 2)`."""
