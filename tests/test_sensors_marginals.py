@@ -13,7 +13,7 @@ from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_repor
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.judging import BASELINES, LEVELS, gaussian_crps, member_scores
 from s2rm.sensors.marginals import FARTHEST, Marginal
-from s2rm.sensors.mixing import censored_crps
+from s2rm.sensors.mixing import crps_in_units
 from s2rm.sensors.scaling import Scaling
 from s2rm.training import Training
 
@@ -94,17 +94,23 @@ def test_fractions_stay_fractions(values):
     assert json.dumps([*marginal.values, *marginal.scores], allow_nan=False)
 
 
-def test_the_score_of_a_censored_gaussian():
-    mean, spread = torch.tensor([[0.2], [1.5], [-3.0]]), torch.tensor([[0.7], [2.0], [1.0]])
-    truth, low, high = torch.tensor([[-4.0], [1.1], [9.0]]), torch.tensor([0.5]), torch.tensor([3.0])
-    got = censored_crps(mean, spread, truth, low, high)
-    grid = np.linspace(0.5, 3, 200_001)
-    for each in range(3):
-        below = ndtr((grid - mean[each].item()) / spread[each].item())
-        step = grid >= np.clip(truth[each].item(), 0.5, 3)
-        assert got[each].item() == pytest.approx(np.trapezoid((below - step) ** 2, grid), abs=1e-4)
-    free = censored_crps(mean, spread, truth, torch.tensor([-1e6]), torch.tensor([1e6]))
-    np.testing.assert_allclose(free, gaussian_crps((truth - mean).numpy(), spread.numpy()), rtol=1e-5)
+def test_a_guess_is_scored_in_the_values_own_units():
+    marginal = Marginal.of(RAIN, 0, None, whole=False)
+    mean, spread = torch.tensor([[0.2, 1.0], [1.5, -1.0]]), torch.tensor([[0.7, 2.0], [0.4, 1.0]])
+    truth = torch.tensor([[-0.4, 1.1], [2.5, 3.0]])
+    got = crps_in_units(mean.requires_grad_(), spread, truth, [marginal, None])
+    levels = ndtri((np.arange(2000) + 0.5) / 2000)
+    for each in range(2):
+        made = marginal.value(mean[each, 0].item() + spread[each, 0].item() * levels)
+        y, (shares, step) = marginal.value(np.array([truth[each, 0].item()])), (np.arange(2000) / 2000, 1 / 2000)
+        score = 2 * step * ((shares - (y < made)) * (y - made)).sum() / marginal.spread
+        assert got[each, 0].item() == pytest.approx(score, rel=0.03)
+    np.testing.assert_allclose(
+        got[:, 1].detach(), gaussian_crps((truth - mean).detach().numpy(), spread.numpy())[:, 1], rtol=1e-5
+    )
+    got.sum().backward()
+    assert mean.grad.isfinite().all()
+    assert (mean.grad[:, 0] != 0).all()
 
 
 # What is declared, found and refused.

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
+from torch import Tensor
 
 from s2rm.sensors.settings import RANGES, Columns
 
@@ -98,6 +100,19 @@ class Marginal:
         """The values of scores, which lie in the range; of whole numbers, whole."""
         values = np.interp(scores, self.scores, self.values)
         return np.ceil(values - 0.5) + 0.0 if self.whole else values
+
+    def value_of(self, scores: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """As `value`, of tensors and with gradients, but whole numbers are not rounded."""
+        knots, values = torch.tensor(self.scores), torch.tensor(self.values)
+        clamped = scores.clamp(self.scores[0], self.scores[-1])
+        upper = torch.searchsorted(knots, clamped.detach().contiguous()).clamp(1, len(knots) - 1)
+        part = (clamped - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
+        return values[upper - 1] + part * (values[upper] - values[upper - 1])
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the values in the training part."""
+        return float(self.moments(np.zeros(1), np.ones(1))[1][0])
 
     def moments(
         self, mean: Float[NDArray, "*batch"], stddev: Float[NDArray, "*batch"]

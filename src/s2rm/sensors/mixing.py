@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,10 +14,12 @@ from torch.nn.functional import softplus
 
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
-from s2rm.sensors.scaling import NOWHERE
+from s2rm.sensors.marginals import Marginal
 
 UPDATES, BATCH, LEARNING_RATE, SMOOTH = 200, 4096, 0.05, 1e-5
 """of the fit of a mixture; the last is the weight of the differences between neighbouring knots"""
+LEVELS = 31
+"""quantiles by which a distribution that is not Gaussian is scored"""
 POWER, BLOCKS = 4.0, 8
 """a candidate weighs as this power of its inverse error where the parts of the past disagree, and how many parts"""
 LEAST_CASES, LEAST_SHARE = 20, 0.02
@@ -32,9 +35,10 @@ class Prior(NamedTuple):
 
 def mixed_best(
     guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
-    value_of: Int[Tensor, " D"], limits: Float[Tensor, "2 D"],
+    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None],
 ) -> FirstGuess:  # fmt: skip
-    r"""The guess with the mixture of least absolute error, and the spread of least CRPS, or both, where censored.
+    r"""The guess with the mixture of least absolute error and the spread of least CRPS; of normal scores both are those
+    of least CRPS.
 
     The mixture is the best one on a short past, in which few days of one kind may favour a candidate by chance. The
     logits u are therefore drawn to those of `prior`, with the weight $\nu^2$ that follows from how far the parts of the
@@ -44,10 +48,13 @@ def mixed_best(
         guess: with its knots.
         cases, truth, moment: M cases, what was observed, and the step of each one's origin.
         value_of: the value that each channel is of.
-        limits: of each channel, as of `Scaling.limits`.
+        marginals: of each channel, None where it is no normal score.
     """
     knots, number = len(guess.knots), int(value_of.max()) + 1
-    start = prior(cases, truth, moment, value_of, guess.knots, (limits.abs() < NOWHERE).any(0))
+    start = prior(cases, truth, moment, value_of, guess.knots)
+    # The absolute error of rain favours those that say none, and is no start.
+    kept = torch.ones(number).index_fill(0, value_of[shaped(marginals)], 0.0)[:, None]
+    start = Prior(start.logits * kept[..., None], start.ridge * kept)
     tables = {
         "logits": start.logits.clone(), "staleness": torch.full((number,), -3.0),
         "spread": torch.full((2, number, knots), -1.0), "spread_stale": torch.zeros(number),
@@ -63,7 +70,8 @@ def mixed_best(
         some = torch.randint(len(truth), (min(BATCH, len(truth)),), generator=generator)
         few = Cases(*(part[some] for part in cases))
         mean, spread = mixture(few, value_of, guess.knots, **_positive(tables))
-        loss = _error(mean, spread, truth[some], limits) + crps(mean.detach(), spread, truth[some], limits)
+        loss = _error(mean, spread, truth[some], marginals)
+        loss = loss + crps(mean.detach(), spread, truth[some], marginals)
         loss = loss + (start.ridge * (tables["logits"] - start.logits).square().sum(-1)).mean()
         for name in ("logits", "spread"):
             loss = loss + SMOOTH * (tables[name][:, :, 1:] - tables[name][:, :, :-1]).square().sum()
@@ -83,7 +91,7 @@ def mixed_best(
 
 def prior(
     cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"], value_of: Int[Tensor, " D"],
-    knots: tuple[int, ...], censored: Bool[Tensor, " D"],
+    knots: tuple[int, ...],
 ) -> Prior:  # fmt: skip
     r"""Logits and ridge of each cell, a group of places, a value and the nearest knot of the lead time.
 
@@ -101,7 +109,6 @@ def prior(
         part[:, None].expand(len(truth), channels) for part in (knot, block)
     ))  # fmt: skip
     error = (cases.values - truth[..., None]).abs()
-    error = torch.where(censored[:, None], error.square(), error)
     sums, counts = torch.zeros(2, 2, number, len(knots), BLOCKS, len(CANDIDATES))
     sums.index_put_(where, error.nan_to_num(), accumulate=True)
     counts.index_put_(where, (~error.isnan()).float(), accumulate=True)
@@ -124,36 +131,52 @@ def prior(
     return Prior(-POWER * ratio.log(), (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3)
 
 
-def crps(mean: Tensor, spread: Tensor, truth: Tensor, limits: Float[Tensor, "2 D"]) -> Tensor:
+def crps(mean: Tensor, spread: Tensor, truth: Tensor, marginals: Sequence[Marginal | None]) -> Tensor:
     """The mean continuous ranked probability score of normal distributions; NaN is no truth."""
     known = ~truth.isnan()
-    low, high = (part.expand_as(truth)[known] for part in limits)
-    return censored_crps(mean[known], spread[known], truth[known], low, high).mean()
+    if any(marginals):
+        return crps_in_units(mean, spread, truth.nan_to_num(), marginals)[known].mean()
+    return crps_of((truth - mean)[known], spread[known]).mean()
 
 
-def censored_crps(
-    mean: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"], truth: Float[Tensor, "*batch"],
-    low: Float[Tensor, "*#batch"], high: Float[Tensor, "*#batch"],
-) -> Float[Tensor, "*batch"]:  # fmt: skip
-    r"""The continuous ranked probability score of each normal distribution, censored at `low` and `high`.
+def crps_in_units(
+    mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], truth: Float[Tensor, "*batch D"],
+    marginals: Sequence[Marginal | None],
+) -> Float[Tensor, "*batch D"]:  # fmt: skip
+    """The score of each normal distribution; of a channel of normal scores that of the distribution of the values, in
+    standard deviations of theirs.
 
-    To censor it at l takes $\int_{-\infty}^l F^2$ away from the score of the whole one, since below l there then is
-    neither a forecast nor a truth.
+    The latter is the mean of the quantile scores at `LEVELS`. On the Gaussian scale a shower would count as a drizzle.
     """
-    whole = crps_of(truth.clamp(low, high) - mean, spread)
-    return whole - spread * (_below((low - mean) / spread) + _below((mean - high) / spread))
+    parts, levels = [], torch.special.ndtri((torch.arange(LEVELS) + 0.5) / LEVELS)
+    for column, marginal in enumerate(marginals):
+        centre, width, known = (part[..., column] for part in (mean, spread, truth))
+        if marginal is None:
+            parts.append(crps_of(known - centre, width))
+            continue
+        off = marginal.value_of(known)[..., None] - marginal.value_of(centre[..., None] + width[..., None] * levels)
+        above = torch.special.ndtr(levels) - (off < 0).float()
+        parts.append(2 * (above * off).mean(-1) / marginal.spread)
+    return torch.stack(parts, -1)
 
 
 def error_of(
     mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], truth: Float[Tensor, "*batch D"],
-    limits: Float[Tensor, "2 D"],
+    marginals: Sequence[Marginal | None],
 ) -> Float[Tensor, "*batch D"]:  # fmt: skip
-    """By what a mean is chosen: the absolute error, or, where a channel is censored, the score of its distribution.
+    """By what a mean is chosen: the absolute error, or, of a channel of normal scores, the values' CRPS.
 
-    The median of a censored value may be its limit, and says nothing of how often it is beyond it.
+    The median of rain is mostly none, and says nothing of how often there is some.
     """
-    censored = (limits.abs() < NOWHERE).any(0)
-    return torch.where(censored, censored_crps(mean, spread, truth, *limits), (mean - truth).abs())
+    error = (mean - truth).abs()
+    if not any(marginals):
+        return error
+    return torch.where(shaped(marginals), crps_in_units(mean, spread, truth, marginals), error)
+
+
+def shaped(marginals: Sequence[Marginal | None]) -> Bool[Tensor, " D"]:
+    """Which channels are normal scores."""
+    return torch.tensor([marginal is not None for marginal in marginals])
 
 
 def crps_of(error: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -161,13 +184,6 @@ def crps_of(error: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"]) -> 
     z = error / spread
     density = torch.exp(-0.5 * z.square()) / (2 * np.pi) ** 0.5
     return spread * (z * torch.erf(z / 2**0.5) + 2 * density - np.pi**-0.5)
-
-
-def _below(z: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    r"""$\int_{-\infty}^z \Phi^2 = z \Phi(z)^2 + 2 \varphi(z) \Phi(z) - \Phi(\sqrt 2 z) / \sqrt \pi$."""
-    z = z.clamp(min=-30)
-    share, density = torch.special.ndtr(z), torch.exp(-0.5 * z.square()) / (2 * np.pi) ** 0.5
-    return z * share.square() + 2 * density * share - torch.special.ndtr(2**0.5 * z) / np.pi**0.5
 
 
 def table_of(table: Float[Tensor, "2 C N"]) -> Table:
@@ -184,6 +200,6 @@ def _row(row: Float[Tensor, " C"]) -> tuple[float, ...]:
     return tuple(row.tolist())
 
 
-def _error(mean: Tensor, spread: Tensor, truth: Tensor, limits: Float[Tensor, "2 D"]) -> Tensor:
+def _error(mean: Tensor, spread: Tensor, truth: Tensor, marginals: Sequence[Marginal | None]) -> Tensor:
     known = ~truth.isnan()
-    return error_of(mean, spread, truth.nan_to_num(), limits)[known].mean()
+    return error_of(mean, spread, truth.nan_to_num(), marginals)[known].mean()

@@ -175,11 +175,16 @@ class Scaling:
         return centre[..., 0] * self.spread[column] + self.mean[column], width[..., 0] * self.spread[column]
 
     @property
+    def of_channels(self) -> list[Marginal | None]:
+        """The marginal of each channel, None where it is Gaussian or of a direction."""
+        pairs = zip(self._marginals, self.circular, strict=True)
+        return [marginal for marginal, turns in pairs for _ in range(1 + turns)]
+
+    @property
     def limits(self) -> Float[Tensor, "2 D"]:
         """The channels' values below and above which they are censored, far from all where they are not."""
-        pairs = [(-np.inf, np.inf) if one is None else one.limits for one in self._marginals]
-        of_channels = [pair for pair, turns in zip(pairs, self.circular, strict=True) for _ in range(1 + turns)]
-        return torch.tensor(of_channels, dtype=torch.float32).T.clamp(-NOWHERE, NOWHERE)
+        pairs = [(-np.inf, np.inf) if one is None else one.limits for one in self.of_channels]
+        return torch.tensor(pairs, dtype=torch.float32).T.clamp(-NOWHERE, NOWHERE)
 
     @property
     def width(self) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import Context, FirstGuess, climatology, part_of_day
 from s2rm.sensors.known_ahead import AheadTables
+from s2rm.sensors.mixing import shaped
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import NOWHERE, Scaling, slots, views_of
 from s2rm.views import Episode, Views
@@ -61,6 +62,8 @@ class Windows(Dataset[Episode]):
         self.climate, self._climates = climatology(
             self.history.rows, parts, len(guess.climate), chunk, -(-reports.num_steps // (10 * chunk))
         )
+        # That of few days before says little of how often it rains.
+        self._climates = torch.where(shaped(scaling.of_channels), self.climate, self._climates)
         self._chunk, self._parts = chunk, parts
         self.known: tuple[AheadTables, Tensor, Tensor] | None = None
         if reports.ahead is not None:
