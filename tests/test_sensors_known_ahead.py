@@ -8,6 +8,8 @@ import pytest
 import torch
 import xarray
 
+from s2rm.cli.commands import Forecast
+from s2rm.cli.sensors import forecast
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
@@ -161,6 +163,21 @@ def test_a_future_that_ends_before_the_horizon_is_refused(forecaster, reports):
         forecaster.forecast(WORLD.reports(), stations(reports), origins=60)
     with pytest.raises(ValueError, match="export: expected a forecaster of observations alone, got one that is given"):
         ForecastStep(forecaster)
+
+
+def test_the_command_takes_a_table_of_its_own(forecaster, reports, wind, tmp_path, tmp_path_factory, capsys):
+    folder = next(tmp_path_factory.getbasetemp().glob("ahead*"))
+    to_frame(reports.between(0, 80)).to_csv(tmp_path / "t.csv", index=False)
+    wind[:90].to_csv(tmp_path / "wind.csv", index=False)
+    command = Forecast(folder, tmp_path / "t.csv", tmp_path / "wind.csv", out=tmp_path / "out.csv")
+    forecast(command)
+    known = read_reports(tmp_path / "t.csv", COLUMNS, False, wind)
+    mean, _ = forecaster.forecast(known, stations(known))
+    written = pandas.read_csv(tmp_path / "out.csv")
+    np.testing.assert_allclose(written.tracer_mean, mean[0, :, :, 0].ravel(), rtol=1e-3, atol=1e-3)
+    wind[:84].to_csv(tmp_path / "wind.csv", index=False)
+    with pytest.raises(ValueError, match="known ahead until 2000-01-04T13:00:00, got the last of 2000-01-04T11:00:00"):
+        forecast(command)
 
 
 def test_the_loaded_forecaster_is_the_same(forecaster, tmp_path_factory, reports):

@@ -97,7 +97,8 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     write_page(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows)
     if command.refit:
         _refit(command, reports)
-    _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table)])}")
+    ahead = ["--ahead-table", str(command.ahead_table)] * (command.ahead_table is not None)
+    _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table), *ahead])}")
 
 
 def _refit(command: FitTable, reports: Reports) -> None:
