@@ -30,7 +30,7 @@ from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
 from s2rm.sensors.marginals import kinds_in_words
 from s2rm.sensors.reports import ROWS, Reports
-from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import in_steps, step_microseconds, steps_a_day
 from s2rm.sensors.tuning import first_guess, gated, tuned
@@ -204,6 +204,8 @@ def _train(
     size = min(training.batch_size, max(2, MOST_REPORTS // int(length * most)))
     # Fitted to the steps of the validation too, the guess is a strong rival of the correction there.
     known = reports.of(~hidden)
+    # So that a climatology of the same steps is a standard normal score.
+    scaling = scaling if start else replace(scaling, marginals=marginals_of(known))
     guess = tuned(Windows(known, scaling, trusted or first_guess(known, scaling, context, horizon), length, horizon))
     noise = scaling.spacing(np.unique(train.positions, axis=0)) / 3
     number = min(EPOCH * size, max(LEAST_WINDOWS, train.num_steps - length))
