@@ -42,8 +42,9 @@ results: setup
 	$(BIN)/python experiments/removed_modules.py
 	$(BIN)/python experiments/enclaves.py
 	$(BIN)/python experiments/sensor_checks.py
-	for data in molene ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
+	for data in molene rain ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/positions_sensors.py
+	$(BIN)/python experiments/known_ahead.py
 	$(BIN)/python experiments/leave_one_out.py
 	$(BIN)/python experiments/irish_wind.py
 	$(BIN)/python experiments/aqi36.py

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ class Preset:
     """share of the stations that no model sees"""
     every: int = 1
     """steps between the initialisation times of the test"""
+    traces: Mapping[str, float] = field(default_factory=dict)
+    """numbers that stand for a trace of a value, which is 0 to all digits"""
     box: tuple[tuple[float, float], ...] = ()
     """range of each coordinate outside which observations are left out; none if empty"""
 
@@ -40,7 +44,10 @@ class Preset:
             return reports.between(0, num_steps or reports.num_steps)
         if not self.file:
             return FieldWorld(num_steps=num_steps or 400, seed=seed).reports()
-        reports = read_reports(Path(folder) / self.file, self.columns)
+        path = Path(folder) / self.file
+        zeros = {name: {code: 0.0} for name, code in self.traces.items()}
+        table = pd.read_csv(path).replace(zeros) if zeros else path
+        reports = read_reports(table, self.columns)
         reports = reports.between(0, num_steps or reports.num_steps)
         inside = np.ones(len(reports), bool)
         for coordinate, (low, high) in zip(reports.positions.T, self.box, strict=False):
@@ -58,6 +65,12 @@ PRESETS = {
         "molene_2014-01/molene_2014-01.csv.gz",
         Columns("time", ("lon", "lat"), ("air_temp_K", "wind_speed_ms"), "station", ("alt_m",)),
         leads=(0, 1, 3, 6, 12, 24), withheld=0.5, every=3,
+    ),
+    "rain": Preset(
+        "molene_2014-01/molene_2014-01.csv.gz",
+        Columns("time", ("lon", "lat"), ("rain_mm", "slp_Pa", "rel_humidity_pct", "wind_speed_ms"), "station",
+                ("alt_m",), nonnegative=("rain_mm",), percent=("rel_humidity_pct",)),
+        leads=(0, 1, 3, 6, 12, 24), withheld=0.5, every=3, traces={"rain_mm": -0.1},
     ),
     "ndbc": Preset(
         "ndbc_marine_2013-05/ndbc_marine_2013-05.csv.gz",

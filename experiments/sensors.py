@@ -38,7 +38,7 @@ from s2rm.sensors.verdicts import GROUPS
 class Sensors:
     """What to run."""
 
-    data: Literal["molene", "ndbc", "argo", "traffic", "field"] = "molene"
+    data: Literal["molene", "rain", "ndbc", "argo", "traffic", "field"] = "molene"
     """which data; traffic and field are synthetic and need no files"""
     minutes: float = 9.0
     """wall-clock budget for training each model"""

@@ -222,6 +222,31 @@ def test_sensors_are_forecast_beside_the_trivial_predictors(script, tmp_path):
         assert is_png(tmp_path / f"field-{name}.png")
 
 
+def test_the_wind_is_known_ahead_in_one_of_two_fits(script, tmp_path):
+    options = [
+        "--steps",
+        200,
+        "--updates",
+        2,
+        "--runs",
+        tmp_path,
+        "--out",
+        tmp_path / "out.json",
+        "--worlds",
+        "turning",
+    ]
+    script(EXPERIMENTS / "known_ahead.py", *options)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [run["label"] for run in result["runs"]] == ["S2GRU", "S2GRU, wind known ahead"]
+    found = {
+        (row["predictor"], row["lead"]): row["mae"]
+        for row in result["rows"]
+        if (row["value"], row["sensors"]) == ("tracer", "seen")
+    }
+    assert {lead for _, lead in found} == {1, 3, 6, 12}
+    assert found["physics, true wind", 12] < 0.6 * found["physics, wind held", 12] < found["persistence", 12]
+
+
 def test_stations_are_left_out_and_none_is_asked_twice(script, tmp_path):
     script(
         EXPERIMENTS / "leave_one_out.py", "--data", "field", "--minutes", 0.003, "--folds", 2, "--runs", tmp_path,

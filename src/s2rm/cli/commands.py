@@ -203,6 +203,9 @@ class FitTable:
     """CSV (.gz too), Parquet, NetCDF or Zarr: a row for each observation; or a store of s2rm pack, whose columns need
     not be named where it comes first"""
     columns: OmitArgPrefixes[Columns]
+    ahead_table: Path | None = None
+    """a table, NetCDF or Zarr of its own with the columns of --ahead, of the time and of the position, but for the last
+    where it holds everywhere; if not given, they are in the table itself"""
     how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
     test: float = 0.15
     """share of the steps, the last ones, that are withheld from the fit and on which it is scored"""
@@ -239,6 +242,8 @@ class Forecast:
     """the folder that s2rm fit wrote"""
     table: Positional[Path]
     """the observations"""
+    ahead_table: Path | None = None
+    """what is known ahead, in the past and up to the horizon, where the fit had such a table of its own"""
     at: str = "stations"
     """where: stations (the last position of each), grid (50 x 50 points over them), or a CSV file with the columns of
     the position, and of the covariates where there are any"""

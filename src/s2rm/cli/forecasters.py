@@ -176,11 +176,11 @@ def _open(folder: Path, table: Path | None, every: str | None) -> Opened:
         raise ValueError(
             f"evaluate: {folder} was fitted again to all of its table; judge it on another one, with --table"
         )
-    own = read_reports(settings.table, forecaster.columns)
+    own = read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table)
     parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
     reports, withheld, first = own, parts.withheld, parts.first - 1
     if table is not None:
-        reports = read_reports(table, forecaster.columns, to_fit=False)
+        reports = read_reports(table, forecaster.columns, False, settings.ahead_table)
         hidden = {name for name, chosen in zip(own.sensors, parts.withheld, strict=True) if chosen}
         withheld = np.array([name in hidden for name in reports.sensors], dtype=bool)
         first = min(forecaster.context - 1, reports.num_steps - 2)

@@ -61,7 +61,7 @@ def fit_table(command: FitTable) -> None:
         if not 0 < getattr(command, name) <= 0.5:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     _is_fitted(command)
-    reports = read_reports(command.table, command.columns)
+    reports = read_reports(command.table, command.columns, ahead=command.ahead_table)
     if command.start is not None:
         Forecaster.load(command.start).check(reports)
     shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
@@ -99,7 +99,8 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     write_page(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows)
     if command.refit:
         _refit(command, reports)
-    _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table)])}")
+    ahead = ["--ahead-table", str(command.ahead_table)] * (command.ahead_table is not None)
+    _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table), *ahead])}")
 
 
 def _refit(command: FitTable, reports: Reports) -> None:
@@ -168,7 +169,7 @@ def forecast(command: Forecast) -> None:
     if not command.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
         raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {command.out}")
     forecaster = Forecaster.load(command.run_folder)
-    reports = read_reports(command.table, forecaster.columns, to_fit=False)
+    reports = read_reports(command.table, forecaster.columns, False, command.ahead_table)
     if command.origin is not None:
         reports = reports.between(0, int(origin_steps(command.origin, reports)[0]) + 1)
     if not len(reports) and command.at in ("stations", "grid"):

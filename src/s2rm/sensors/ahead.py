@@ -15,6 +15,7 @@ from torch import Tensor
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import FirstGuess, values_of_channels
+from s2rm.sensors.known_ahead import AheadTables
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, clock, slots, views_of
 from s2rm.views import Views
@@ -66,6 +67,8 @@ def forecast_ahead(
     positions, covariates = scaling.coordinates(places.positions), scaling.known(places.covariates)
     origin, each = torch.tensor([[recent.num_steps - 1]]), max(1, MOST_QUERIES // max(1, number))
     known, parts = origin[..., None].expand(-1, -1, history.num_sensors), []
+    tables = None if recent.ahead is None else AheadTables.of(recent.ahead, scaling, recent.start)
+    weights = () if recent.ahead is None else recent.ahead.weights(places.positions, scaling.globe)
     place = (positions[None, None], covariates[None, None], torch.from_numpy(own)[None, None])
     for begin in range(0, len(leads), each):
         ahead = torch.tensor(leads[begin : begin + each])
@@ -73,7 +76,12 @@ def forecast_ahead(
         times = recent.start + (recent.num_steps - 1 + ahead.numpy()) * recent.step_length
         hours = clock(times) * torch.tensor([1, 1, scaling.seasons, scaling.seasons])
         hours = hours.expand(1, 1, number, -1, -1)
-        context = guess.context(history, asked, hours, guess.climate_at(hours), scaling)
+        coming = None
+        if tables is not None:
+            # (1, 1, Q, J) places and lead times
+            which = (part[None, None, :, None].expand(-1, -1, -1, len(ahead), -1) for part in weights)
+            coming = tables.features(origin[..., None, None], origin[..., None, None] + asked.leads, *which)
+        context = guess.context(history, asked, hours, guess.climate_at(hours), scaling, known=coming)
         where = positions[:, None].expand(-1, len(ahead), -1).flatten(0, 1)[None]
         predicted = model.predict(state, where, context.features[:, 0])
         mean, stddev = (part[:, None, :, : scaling.num_channels] for part in (predicted.mean, predicted.stddev))

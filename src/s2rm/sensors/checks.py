@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
 from s2rm.sensors.mapped import counted, distinct, moments
+from s2rm.sensors.marginals import out_of_range
 from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
 from s2rm.sensors.settings import Columns
@@ -79,6 +80,7 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
         ValueError: one line with the name of a value that is absent, too rare or constant in the training part, of a
             covariate that is absent there, or with the period of a validation part where nothing is asked for.
     """
+    check_ranges(train, train.columns, "fit")
     columns, period = train.columns, f"the training part, {when(train, 0)} to {when(train, train.num_steps - 1)}"
     for name, count, _, _, low, high in zip(columns.values, *moments(train.values), strict=True):
         if count < LEAST_VALUES:
@@ -108,6 +110,19 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
             raise ValueError(f"{said}; leave the silent end of the table out")
         warnings.warn(f"{said}, on which the best weights are chosen; leave that part out", stacklevel=4)
     _check_positions(train)
+
+
+def check_ranges(reports: Reports, columns: Columns, what: str) -> None:
+    """Refuse values out of the range that the columns declare for them, `what` first."""
+    for name, kind, column in zip(columns.values, columns.kinds, reports.values.T, strict=True):
+        wrong, expected = out_of_range(column, kind)
+        if kind and wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"{what}: expected {expected} in {name!r}, declared in {kind}, got {column[row]:g} of sensor "
+                f"{reports.sensors[reports.sensor[row]]!r} at {when(reports, int(reports.step[row]))}; correct it, or "
+                "make it NaN where it means missing"
+            )
 
 
 def _check_positions(train: Reports) -> None:
@@ -188,7 +203,7 @@ def check_alike(reports: Reports, scaling: Scaling) -> None:
     if not len(reports):
         return
     ends = np.stack([np.fmin.reduce(reports.values, 0), np.fmax.reduce(reports.values, 0)], -1)
-    lines = zip(reports.columns.values, ends, scaling.mean, scaling.spread, scaling.circular, strict=True)
+    lines = zip(reports.columns.values, ends, scaling.mean, scaling.width, scaling.circular, strict=True)
     for name, column, mean, spread, circular in lines:
         away = np.abs(column - mean)
         if not circular and (away > 2 * FAR * spread).any():
@@ -215,6 +230,23 @@ def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> No
             f"forecast: no observation in the {context} steps until {when(reports, int(silent[0]))}; nothing is known, "
             "and the forecast is that of an average day",
             stacklevel=4,
+        )
+
+
+def check_known_ahead(reports: Reports, columns: Columns, longest: int) -> None:
+    """Refuse to forecast so many steps beyond reports of which less is known ahead."""
+    if not columns.ahead:
+        return
+    names, needed = ", ".join(columns.ahead), reports.num_steps - 1 + longest
+    if reports.ahead is None:
+        raise ValueError(
+            f"forecast: expected what is known ahead of {names}, got none; give read_reports(..., ahead=...) its table"
+        )
+    if reports.ahead.last < reports.start + needed * reports.step_length:
+        last = reports.ahead.last.astype("datetime64[s]")
+        raise ValueError(
+            f"forecast: expected {names} known ahead until {when(reports, needed)}, got the last of {last}; give a "
+            "longer table, or shorten the horizon"
         )
 
 

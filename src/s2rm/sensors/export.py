@@ -44,10 +44,26 @@ class ForecastStep(nn.Module):
     | `predicted_mean`, `predicted_stddev` | `(1, J, Q, C)` |
     | `active`, `reads`, `hears`, `enclaves` | as of [`StreamingStep`][s2rm.export.StreamingStep] |
     | `next_0`, ... | the tensors of the new state |
+
+    Raises:
+        ValueError: values that are neither Gaussian nor directions, or quantities that are known ahead.
     """
 
     def __init__(self, forecaster: Forecaster):
         super().__init__()
+        if forecaster.columns.ahead:
+            known = ", ".join(forecaster.columns.ahead)
+            raise ValueError(
+                f"export: expected a forecaster of observations alone, got one that is given {known} ahead; forecast "
+                "with s2rm forecast, or fit without it"
+            )
+        if forecaster.scaling.marginals:
+            named = zip(forecaster.columns.values, forecaster.columns.kinds, strict=True)
+            kinds = ", ".join(f"{name} ({kind})" for name, kind in named if kind)
+            raise ValueError(
+                f"export: expected Gaussian values and directions, got {kinds}, whose transform is not exported; "
+                "forecast with s2rm forecast, or fit without declaring them"
+            )
         self.forecaster, self.step = forecaster, StreamingStep(forecaster.model)
         forecaster.guess.tables  # noqa: B018  # kept from now on, and not only as what an export sees of them
         self.model, self.num_modules = forecaster.model, self.step.num_modules

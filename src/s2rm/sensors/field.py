@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Real
 from numpy.typing import NDArray
 
+from s2rm.sensors.known_ahead import KnownAhead
 from s2rm.sensors.reports import Reports, from_components
 from s2rm.sensors.settings import Columns
 
@@ -210,8 +211,8 @@ class FieldWorld:
         late, early = kind < self.partial / 2, (kind >= self.partial / 2) & (kind < self.partial)
         return reporting & ~(late & (steps < half * when)) & ~(early & (steps >= half * (1 + when)))
 
-    def reports(self) -> Reports:
-        """The observations, with errors and gaps."""
+    def reports(self, wind_ahead: bool = False) -> Reports:
+        """The observations, with errors and gaps; with `wind_ahead` the wind is known until the last step."""
         step, sensor = np.nonzero(self._reporting())
         positions = self._paths()[step, sensor]
         # A draw for every sensor and step, so that the error of a report does not depend on which others are lost.
@@ -223,7 +224,13 @@ class FieldWorld:
         names = [f"station {number}" for number in range(self.num_stations)]
         names += [f"mover {number}" for number in range(self.num_movers)]
         rows = (step.astype(np.int64), sensor.astype(np.int64), positions, values, np.zeros((len(step), 0), np.float32))
-        return Reports(COLUMNS, START, self.num_steps, tuple(names), *rows)
+        if not wind_ahead:
+            return Reports(COLUMNS, START, self.num_steps, tuple(names), *rows)
+        middle = np.tile(_pairs(np.array([self._middle])), (self.num_steps, 1))
+        wind = self.flow(np.arange(self.num_steps), middle)[:, None].astype(np.float32)
+        known = KnownAhead(START, np.timedelta64(1, "h"), middle[:1], wind)
+        columns = replace(COLUMNS, ahead=("wind_x", "wind_y"))
+        return Reports(columns, START, self.num_steps, tuple(names), *rows, known)
 
 
 def _complex(pairs: Real[NDArray, "*batch 2"]) -> Complex[NDArray, "*batch"]:

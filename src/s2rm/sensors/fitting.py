@@ -23,14 +23,16 @@ from s2rm.models.named import SPATIAL, build
 from s2rm.models.s2rm import S2RM
 from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
+from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.checks import check_clock, check_learnable
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
 from s2rm.sensors.mapped import is_mapped, number_known
+from s2rm.sensors.marginals import kinds_in_words
 from s2rm.sensors.reports import ROWS, Reports
-from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.settings import NOTATION, Columns, Fit
+from s2rm.sensors.scaling import Scaling, marginals_of
+from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import in_steps, step_microseconds, steps_a_day
 from s2rm.sensors.tuning import first_guess, gated, tuned
 from s2rm.sensors.windows import Windows
@@ -44,6 +46,8 @@ FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
+LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread")
+"""fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
 DAY = 86_400_000_000
@@ -123,6 +127,8 @@ def fit_model(
     """
     if start is not None:
         start.check(reports)
+        kinds = {kind: getattr(start.columns, kind) for kind in RANGES}
+        reports = replace(reports, columns=replace(reports.columns, **kinds))
         how = replace(how, context=how.context or start.context, horizon=how.horizon or start.horizon)
     check_clock(reports)
     spans = periods(how, reports)
@@ -134,7 +140,8 @@ def fit_model(
     train, validation = reports.of(~hidden).between(0, spans[2]), reports.between(spans[2], reports.num_steps)
     check_learnable(train, validation)
     if progress:
-        print(reports.columns.geometry, file=sys.stderr, flush=True)
+        for line in filter(None, (reports.columns.geometry, kinds_in_words(train))):
+            print(one_line(line), file=sys.stderr, flush=True)
     finish(folder)
     started, staged = {"of": _fingerprint_of_fit(how, reports, start, trusted is not None)}, folder / FITTING
     resume = (staged / LAST).is_file() and (staged / STARTED).is_file() and read_json(staged / STARTED) == started
@@ -167,19 +174,26 @@ def fingerprint_of(
 ) -> str:
     """A digest of all that a forecaster is, down to its weights."""
     kind = type(model).__name__, to_plain(model.arguments)
-    about = [meaning(columns), to_plain(scaling), to_plain(guess), context, horizon, *kind]
+    about = [meaning(columns), _told(scaling), to_plain(guess), context, horizon, *kind]
     return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
 
 
 def meaning(columns: Columns) -> dict[str, object]:
     """What columns mean, without how a table is written, which an earlier version did not keep."""
-    return {name: part for name, part in to_plain(columns).items() if name not in NOTATION}
+    return {name: part for name, part in _told(columns).items() if name not in NOTATION}
+
+
+def _told(record: object) -> dict[str, object]:
+    """A record without the fields that earlier versions lacked, where they say nothing."""
+    plain = to_plain(record)
+    return {name: part for name, part in plain.items() if part or name not in (*RANGES, *LATER)}
 
 
 def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, whole: bool) -> str:
     about = [to_plain(how), meaning(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
     about += [start.fingerprint if start else "", whole] if start or whole else []
-    return fingerprint(about, {name: getattr(reports, name) for name in ROWS})
+    known = {} if reports.ahead is None else {"known ahead": reports.ahead.values}
+    return fingerprint(about, {name: getattr(reports, name) for name in ROWS} | known)
 
 
 def _train(
@@ -197,6 +211,8 @@ def _train(
     size = min(training.batch_size, max(2, MOST_REPORTS // int(length * most)))
     # Fitted to the steps of the validation too, the guess is a strong rival of the correction there.
     known = reports.of(~hidden)
+    # So that a climatology of the same steps is a standard normal score.
+    scaling = scaling if start else replace(scaling, marginals=marginals_of(known))
     guess = tuned(Windows(known, scaling, trusted or first_guess(known, scaling, context, horizon), length, horizon))
     noise = NOISE * scaling.spacing(train.places)
     number = min(EPOCH * size, max(LEAST_WINDOWS, train.num_steps - length))

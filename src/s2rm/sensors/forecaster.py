@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from s2rm.folders import locked
-from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
-from s2rm.records import from_plain, to_plain
 from s2rm.sensors import checks
 from s2rm.sensors.ahead import context_views, forecast_ahead, own_sensors
-from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of, fit_model
+from s2rm.sensors.fitting import fingerprint_of, fit_model
 from s2rm.sensors.guess import FirstGuess
+from s2rm.sensors.loading import parts_in
 from s2rm.sensors.outputs import Forecasts, last_observations
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, slots, views_of
@@ -30,7 +27,6 @@ from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several
-from s2rm.training import MODEL
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,8 +34,7 @@ if TYPE_CHECKING:
 
 Origins = Moment | Iterable[Moment] | NDArray
 MeanAndStddev = tuple[NDArray[np.float64], NDArray[np.float64]]
-MOST_STEPS = 1_000_000
-"""of a context or a horizon that is read from a file"""
+Channels = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,58 +106,15 @@ class Forecaster:
             ValueError: there is none, the fit is not finished, its parts are not of one fit, it holds numbers that are
                 not finite, or is not one that this version reads.
         """
-        folder, tried = Path(folder), list[tuple[Path, int, bytes]]()
-        while True:
-            whole = folder / FITTING / FORECASTER
-            path = whole if whole.is_file() else folder / FORECASTER
-            file, content = 0, b""
-            try:
-                file, content = path.stat().st_ctime_ns, path.read_bytes()
-                return cls._read(path, json.loads(content))
-            except (ValueError, OSError) as error:
-                # Another process may just put a new fit in place: only what stays wrong is wrong.
-                tried.append((path, file, content))
-                if len(tried) < 100 and (len(tried) < 3 or len(set(tried[-3:])) > 1):
-                    time.sleep(0.02)
-                    continue
-                if not file:
-                    half = (folder / FITTING).is_dir()
-                    remedy = "the fit is not finished; start it again" if half else "fit a forecaster with s2rm fit"
-                    raise ValueError(f"forecast: expected {FORECASTER}, found none at {folder}; {remedy}") from error
-                raise ValueError(
-                    f"forecast: {path} is not a fitted forecaster's that can be read ({error}); fit again, or take the "
-                    "version of s2rm that fitted it"
-                ) from error
-
-    @classmethod
-    def _read(cls, path: Path, kept: Any) -> Forecaster:
-        """The forecaster of a file and the model beside it; a ValueError if anything is wrong with them."""
-        try:
-            if kept["format"] != FORMAT:
-                raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
-            scaling, guess = from_plain(Scaling, kept["scaling"]), from_plain(FirstGuess, kept["guess"])
-            context, horizon = kept["context"], kept["horizon"]
-            # Earlier versions did not write globe into the columns.
-            columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)
-            json.dumps([to_plain(scaling), to_plain(guess)], allow_nan=False)
-        except (KeyError, TypeError) as error:
-            raise ValueError(repr(error)) from error
-        if not all(type(steps) is int and 0 < steps <= MOST_STEPS for steps in (context, horizon)):
-            raise ValueError(f"context and horizon must be 1 to {MOST_STEPS:,} steps, got {context!r} and {horizon!r}")
-        made = cls(columns, scaling, guess, context, horizon, load(path.parent / MODEL))
-        if not all(part.isfinite().all() for part in made.model.state_dict().values()):
-            raise ValueError("its weights are not all finite")
-        # Earlier versions wrote no digest.
-        if kept.get("digest", made.fingerprint) != made.fingerprint:
-            raise ValueError("its scaling and its weights are not of one fit")
-        return made
+        return cls(*parts_in(Path(folder)))
 
     def check(self, reports: Reports) -> None:
-        """Refuse reports whose columns differ from those of the fit."""
-        for name in ("values", "covariates", "circular", "step", "position"):
+        """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
+        for name in ("values", "covariates", "ahead", "circular", "step", "position"):
             own, got = getattr(self.columns, name), getattr(reports.columns, name)
             if own != got:
                 raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")
+        checks.check_ranges(reports, self.columns, "forecast")
 
     def forecast(
         self, reports: Reports, places: Places, origins: Origins | None = None, horizon: Duration | None = None
@@ -183,13 +135,13 @@ class Forecaster:
         """
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
         places = checks.check_places(places, self.columns, self.scaling)
-        return self._from_origins(reports, places, known, range(1, steps + 1))
+        return self.scaling.units(*self._from_origins(reports, places, known, range(1, steps + 1)))
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
         known = checks.check_origins(origins, reports)
         places = checks.check_places(places, self.columns, self.scaling)
-        mean, stddev = self._from_origins(reports, places, known, [0])
+        mean, stddev = self.scaling.units(*self._from_origins(reports, places, known, [0]))
         return mean[:, 0], stddev[:, 0]
 
     def table(
@@ -231,12 +183,24 @@ class Forecaster:
             ValueError: an origin that is not a step of the reports, no lead, a negative one, no finite places, or an
                 index of no station.
         """
+        mean, stddev = self.scaling.units(*self._asked(shown, origin, positions, covariates, sensors, leads))
+        return mean[0], stddev[0]
+
+    def quantiles(self, *asked: Any, shares: Sequence[float]) -> NDArray[np.float64]:
+        """The quantiles `(P, K, Q, C)` of P probabilities, of what `predict` is asked with the same arguments."""
+        channels = self._asked(*asked)
+        return np.stack([self.scaling.quantile(*channels, share)[0] for share in shares])
+
+    def _asked(
+        self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
+        sensors: ArrayLike, leads: Sequence[int],
+    ) -> Channels:  # fmt: skip
+        """The channels `(1, K, Q, D)` of what `predict` is asked for."""
         step, leads = checks.check_origin(origin, shown), checks.check_leads(leads)
         horizon_steps(max(1, *leads), self.columns.step, self.horizon)
         places = checks.check_places(Places(positions, covariates), self.columns, self.scaling)  # type: ignore[arg-type]
         own = checks.check_sensors(sensors, shown, len(places.positions))
-        mean, stddev = self._from_origins(shown, places, np.array([step]), leads, own)
-        return mean[0], stddev[0]
+        return self._from_origins(shown, places, np.array([step]), leads, own)
 
     @torch.no_grad()
     def step(self, state: Stream | None, rows: object) -> Stream:
@@ -278,7 +242,7 @@ class Forecaster:
         places = checks.check_places(places, self.columns, self.scaling)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
-        mean, stddev = self._ahead(state.model, state.recent, places, range(1, steps + 1))
+        mean, stddev = self.scaling.units(*self._ahead(state.model, state.recent, places, range(1, steps + 1)))
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
@@ -296,17 +260,19 @@ class Forecaster:
         shares = checks.check_quantiles(quantiles)
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
         places = checks.check_places(places, self.columns, self.scaling)
-        mean, stddev = self._from_origins(reports, places, known, range(1, steps + 1))
+        channels = self._from_origins(reports, places, known, range(1, steps + 1))
         leads = (1 + np.arange(steps)) * reports.step_length
         last = last_observations(reports, places.names, known) if places.names is not None else None
-        return Forecasts(self.columns, places, reports.times[known], leads, mean, stddev, shares, last)
+        moments, quantile = self.scaling.units(*channels), partial(self.scaling.quantile, *channels)
+        return Forecasts(self.columns, places, reports.times[known], leads, *moments, shares, last, quantile)
 
     @torch.no_grad()
     def _from_origins(
         self, reports: Reports, places: Places, origins: NDArray[np.int64], leads: Sequence[int],
         own: NDArray[np.int64] | None = None,
-    ) -> MeanAndStddev:  # fmt: skip
-        """`(O, H, Q, C)`, one origin at a time; `own` are the sensors at the places, as `own_sensors` finds them."""
+    ) -> Channels:  # fmt: skip
+        """Mean and standard deviation of the channels `(O, H, Q, D)`, one origin at a time; `own` are the sensors at
+        the places, as `own_sensors` finds them."""
         self.check(reports)
         checks.check_alike(reports.between(0, origins.max() + 1), self.scaling)
         checks.check_seen(reports, origins, self.context)
@@ -316,7 +282,7 @@ class Forecaster:
             state = self.model.last(self.model.observe(context_views(recent, self.context, self.scaling)))
             parts.append(self._ahead(state, recent, places, leads, own))
         means, stddevs = zip(*parts, strict=True)
-        return np.concatenate(means), np.concatenate(stddevs)
+        return torch.cat(means), torch.cat(stddevs)
 
     @property
     def memory(self) -> int:
@@ -326,15 +292,14 @@ class Forecaster:
     def _ahead(
         self, state: object, recent: Reports, places: Places, leads: Sequence[int],
         own: NDArray[np.int64] | None = None,
-    ) -> MeanAndStddev:  # fmt: skip
-        """`(1, H, Q, C)`, from the state after the last step."""
+    ) -> Channels:  # fmt: skip
+        """Mean and standard deviation of the channels `(1, H, Q, D)`, from the state after the last step."""
+        checks.check_known_ahead(recent, self.columns, max(leads))
         mine = own_sensors(recent, places, self.scaling) if own is None else own
-        return self._in_units(*forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine))
-
-    def _in_units(self, mean: Tensor, stddev: Tensor) -> MeanAndStddev:
+        mean, stddev = forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine)
         if not (mean.isfinite().all() and stddev.isfinite().all()):
             raise ValueError(
                 "forecast: the model's forecast is not finite; check the reports for values far from all others, "
                 "or fit again"
             )
-        return self.scaling.units(mean, stddev)
+        return mean, stddev

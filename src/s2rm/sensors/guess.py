@@ -13,6 +13,7 @@ from torch import Tensor
 
 from s2rm.sensors.candidates import CANDIDATES, FROM_LAST, OF_NOW, TRENDS, Asked, Found, Ways, found
 from s2rm.sensors.history import History, Rows
+from s2rm.sensors.known_ahead import FEATURES
 from s2rm.sensors.mapped import parts as slices
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
@@ -136,10 +137,10 @@ class FirstGuess:
 
     def context(
         self, history: History, asked: Asked, clock: Float[Tensor, "B L P J 4"], climate: Float[Tensor, "B L P J D"],
-        scaling: Scaling, noise: tuple[Tensor, Tensor] | None = None,
+        scaling: Scaling, noise: tuple[Tensor, Tensor] | None = None, known: Float[Tensor, "B L P J G4"] | None = None,
     ) -> Context:  # fmt: skip
         """Context features of every query `(B, L, P * J)`, the first guess, and its spread; `clock` is that of the
-        target times, `climate` are the means of the channels at them."""
+        target times, `climate` are the means of the channels at them, `known` is what is known ahead."""
         got = self.found(history, asked, climate, scaling, noise)
         cases = cases_of(got, asked.leads)
         guess, spread = self.mixed(cases, values_of_channels(scaling))
@@ -158,7 +159,7 @@ class FirstGuess:
                 got.trend.flatten(3), 16 * got.offset.flatten(3), got.unlike.flatten(3),
                 asked.covariates.nan_to_num(), missing,
             )),
-            asked.leads.float().log1p()[..., None] / 3, clock,
+            asked.leads.float().log1p()[..., None] / 3, clock, *([] if known is None else [known]),
         ]  # fmt: skip
         whole, own, leads = torch.cat(features, -1), cases.own, asked.leads.float()
         flat = [part.flatten(2, 3) for part in (whole, guess, spread, own, is_now(cases), leads)]
@@ -227,7 +228,7 @@ def context_size(scaling: Scaling) -> int:
     """F, the number of context features of a query."""
     channels, covariates = scaling.num_channels, len(scaling.covariate_mean)
     each = 8 + len(OF_NOW) + 2 * len(TRENDS) + scaling.num_coordinates + covariates
-    return channels * each + 3 * covariates + 5
+    return channels * each + 3 * covariates + 5 + FEATURES * len(scaling.ahead_mean)
 
 
 def values_of_channels(scaling: Scaling) -> Int[Tensor, " D"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -25,11 +25,13 @@ from s2rm.sensors.predictors import (
     SensorPredictor,
 )
 from s2rm.sensors.reports import Reports, difference
-from s2rm.sensors.settings import check_share
+from s2rm.sensors.settings import RANGES, Columns, check_share
 
 Scored = Float[NDArray, "K Q C"]
 BANDS = {"coverage80": 0.8, "coverage": 0.9}
 """the central intervals whose coverage is scored, by the score's name"""
+LEVELS = tuple(((np.arange(99) + 0.5) / 99).tolist())
+"""probabilities of the quantiles by which forecasts of values that are not Gaussian are scored, 1/2 in the middle"""
 LEAST_BLOCKS = 6
 """blocks into which initialisation times are divided at least, where there are as many: of fewer, all are better or all
 worse by chance too often for an interval of 95 %"""
@@ -102,6 +104,9 @@ def judge(
         silent, seed: shares of the other stations that are not shown either, drawn at random, and the seed of the draw.
         progress: wraps the origins, to show how far the work is.
 
+    Values that are not Gaussian are scored by quantiles: those of the predictor's method `quantiles`, or, of one that
+    has none, of a Gaussian cut off at the ends of the values' range. Their MAE is that of the median.
+
     Returns:
         Rows with `predictor`, `value`, `lead`, `sensors` ("seen", "held out" or "silent"), `silent` and the `scores`;
         and with what a comparison needs: `by_block`, a list `[block, absolute error, CRPS, count]`
@@ -146,10 +151,16 @@ def judge(
                 mean, stddev = predictor.predict(known, origin, *queries, leads)
                 forecast = (mean[lead_of, place], stddev[lead_of, place])
                 about = (asked.sensor, ahead, np.full(len(asked), block))
-                cases.setdefault(name, []).append((*forecast, asked.values, *about))
+                members = members_of(predictor, mean, stddev, reports.columns, (known, origin, *queries, leads))
+                cases.setdefault(name, []).append((*forecast, asked.values, *about, members[lead_of, place]))
         for name, parts in cases.items():
-            mean, stddev, truth, sensor, ahead, block = (np.concatenate(part) for part in zip(*parts, strict=True))
+            mean, stddev, truth, sensor, ahead, block, members = (
+                np.concatenate(part) for part in zip(*parts, strict=True)
+            )
             each = case_scores(mean, stddev, truth, circular)
+            shaped = np.flatnonzero([kind is not None for kind in reports.columns.kinds])
+            for key, part in member_scores(members, truth[:, shaped]).items():
+                each[key][:, shaped] = part
             for group, lead in product(groups, leads):
                 if lead == 0 and group == "seen":
                     continue
@@ -206,6 +217,42 @@ def case_scores(
     error, spread = np.where(known, error, 0.0), np.where(known, stddev, 0.0).astype(np.float64)
     each = {"mae": np.abs(error), "rmse": error**2, "crps": gaussian_crps(error, spread)}
     each |= {name: np.abs(error) <= ndtri((1 + share) / 2) * spread for name, share in BANDS.items()}
+    return {name: np.where(known, part, np.nan) for name, part in each.items()}
+
+
+def members_of(
+    predictor: SensorPredictor, mean: Scored, stddev: Scored, columns: Columns, asked: tuple[Any, ...]
+) -> Float[NDArray, "K Q S N"]:
+    """The quantiles of the forecasts of the S values that are not Gaussian, at the probabilities `LEVELS`."""
+    shaped = [index for index, kind in enumerate(columns.kinds) if kind]
+    if not shaped:
+        return np.empty((*mean.shape[:2], 0, len(LEVELS)))
+    if hasattr(predictor, "quantiles"):
+        return np.moveaxis(predictor.quantiles(*asked, shares=LEVELS)[..., shaped], 0, -1)
+    ends = [RANGES[columns.kinds[index] or ""] for index in shaped]
+    low, high = (np.array(list(part), np.float64)[:, None] for part in zip(*ends, strict=True))
+    made = mean[..., shaped, None] + stddev[..., shaped, None] * ndtri(LEVELS)
+    return np.fmin(np.fmax(made, low), high)
+
+
+def member_scores(members: Float[NDArray, "M S N"], truth: Float[NDArray, "M S"]) -> dict[str, NDArray]:
+    """The scores of `case_scores` but `rmse`, from N quantiles of equal weight: MAE is that of the median.
+
+    CRPS is that of the N as an ensemble, in order, $x_i$ of rank i from 1 (Laio and Tamea, 2007):
+    $\\frac{2}{N^2} \\sum_i (x_i - y) (N [y < x_i] - i + 1/2)$. Where many forecasts are the same, as no rain is, the
+    truth has a range of ranks; as much of it counts as lies within the band.
+    """
+    number, known = members.shape[-1], ~np.isnan(truth)
+    y = truth[..., None]
+    weight = number * (y < members) - np.arange(number) - 0.5
+    crps = 2 / number**2 * ((members - y) * weight).sum(-1)
+    each = {"mae": np.abs(members[..., number // 2] - truth), "crps": crps}
+    first, last = ((members < y).mean(-1), (members <= y).mean(-1))
+    for name, share in BANDS.items():
+        low, high = (1 - share) / 2, (1 + share) / 2
+        within = (np.minimum(last, high) - np.maximum(first, low)).clip(0)
+        outside = (first < low) | (first > high)
+        each[name] = np.divide(within, last - first, out=1.0 - outside, where=last > first)
     return {name: np.where(known, part, np.nan) for name, part in each.items()}
 
 

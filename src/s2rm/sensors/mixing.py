@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
+from s2rm.sensors.marginals import Marginal
 
 UPDATES, BATCH, LEARNING_RATE, SMOOTH = 200, 4096, 0.05, 1e-5
 """of the fit of a mixture; the last is the weight of the differences between neighbouring knots"""
+LEVELS = 31
+"""quantiles by which a distribution that is not Gaussian is scored"""
 POWER, BLOCKS = 4.0, 8
 """a candidate weighs as this power of its inverse error where the parts of the past disagree, and how many parts"""
 LEAST_CASES, LEAST_SHARE = 20, 0.02
@@ -30,9 +34,11 @@ class Prior(NamedTuple):
 
 
 def mixed_best(
-    guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"], value_of: Int[Tensor, " D"]
-) -> FirstGuess:
-    r"""The guess with the mixture of least absolute error, and the spread of least CRPS.
+    guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
+    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None],
+) -> FirstGuess:  # fmt: skip
+    r"""The guess with the mixture of least absolute error and the spread of least CRPS; of normal scores both are those
+    of least CRPS.
 
     The mixture is the best one on a short past, in which few days of one kind may favour a candidate by chance. The
     logits u are therefore drawn to those of `prior`, with the weight $\nu^2$ that follows from how far the parts of the
@@ -42,9 +48,13 @@ def mixed_best(
         guess: with its knots.
         cases, truth, moment: M cases, what was observed, and the step of each one's origin.
         value_of: the value that each channel is of.
+        marginals: of each channel, None where it is no normal score.
     """
     knots, number = len(guess.knots), int(value_of.max()) + 1
     start = prior(cases, truth, moment, value_of, guess.knots)
+    # The absolute error of rain favours those that say none, and is no start.
+    kept = torch.ones(number).index_fill(0, value_of[shaped(marginals)], 0.0)[:, None]
+    start = Prior(start.logits * kept[..., None], start.ridge * kept)
     tables = {
         "logits": start.logits.clone(), "staleness": torch.full((number,), -3.0),
         "spread": torch.full((2, number, knots), -1.0), "spread_stale": torch.zeros(number),
@@ -60,7 +70,8 @@ def mixed_best(
         some = torch.randint(len(truth), (min(BATCH, len(truth)),), generator=generator)
         few = Cases(*(part[some] for part in cases))
         mean, spread = mixture(few, value_of, guess.knots, **_positive(tables))
-        loss = _error(mean, truth[some]) + crps(mean.detach(), spread, truth[some])
+        loss = _error(mean, spread, truth[some], marginals)
+        loss = loss + crps(mean.detach(), spread, truth[some], marginals)
         loss = loss + (start.ridge * (tables["logits"] - start.logits).square().sum(-1)).mean()
         for name in ("logits", "spread"):
             loss = loss + SMOOTH * (tables[name][:, :, 1:] - tables[name][:, :, :-1]).square().sum()
@@ -120,10 +131,52 @@ def prior(
     return Prior(-POWER * ratio.log(), (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3)
 
 
-def crps(mean: Tensor, spread: Tensor, truth: Tensor) -> Tensor:
+def crps(mean: Tensor, spread: Tensor, truth: Tensor, marginals: Sequence[Marginal | None]) -> Tensor:
     """The mean continuous ranked probability score of normal distributions; NaN is no truth."""
     known = ~truth.isnan()
+    if any(marginals):
+        return crps_in_units(mean, spread, truth.nan_to_num(), marginals)[known].mean()
     return crps_of((truth - mean)[known], spread[known]).mean()
+
+
+def crps_in_units(
+    mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], truth: Float[Tensor, "*batch D"],
+    marginals: Sequence[Marginal | None],
+) -> Float[Tensor, "*batch D"]:  # fmt: skip
+    """The score of each normal distribution; of a channel of normal scores that of the distribution of the values, in
+    standard deviations of theirs.
+
+    The latter is the mean of the quantile scores at `LEVELS`. On the Gaussian scale a shower would count as a drizzle.
+    """
+    parts, levels = [], torch.special.ndtri((torch.arange(LEVELS) + 0.5) / LEVELS)
+    for column, marginal in enumerate(marginals):
+        centre, width, known = (part[..., column] for part in (mean, spread, truth))
+        if marginal is None:
+            parts.append(crps_of(known - centre, width))
+            continue
+        off = marginal.value_of(known)[..., None] - marginal.value_of(centre[..., None] + width[..., None] * levels)
+        above = torch.special.ndtr(levels) - (off < 0).float()
+        parts.append(2 * (above * off).mean(-1) / marginal.spread)
+    return torch.stack(parts, -1)
+
+
+def error_of(
+    mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], truth: Float[Tensor, "*batch D"],
+    marginals: Sequence[Marginal | None],
+) -> Float[Tensor, "*batch D"]:  # fmt: skip
+    """By what a mean is chosen: the absolute error, or, of a channel of normal scores, the values' CRPS.
+
+    The median of rain is mostly none, and says nothing of how often there is some.
+    """
+    error = (mean - truth).abs()
+    if not any(marginals):
+        return error
+    return torch.where(shaped(marginals), crps_in_units(mean, spread, truth, marginals), error)
+
+
+def shaped(marginals: Sequence[Marginal | None]) -> Bool[Tensor, " D"]:
+    """Which channels are normal scores."""
+    return torch.tensor([marginal is not None for marginal in marginals])
 
 
 def crps_of(error: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -147,6 +200,6 @@ def _row(row: Float[Tensor, " C"]) -> tuple[float, ...]:
     return tuple(row.tolist())
 
 
-def _error(mean: Tensor, truth: Tensor) -> Tensor:
+def _error(mean: Tensor, spread: Tensor, truth: Tensor, marginals: Sequence[Marginal | None]) -> Tensor:
     known = ~truth.isnan()
-    return (mean - truth.nan_to_num())[known].abs().mean()
+    return error_of(mean, spread, truth.nan_to_num(), marginals)[known].mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from s2rm.files import write_whole
 from s2rm.names import apart, for_netcdf
 from s2rm.sensors.conventions import named_in_cf
 from s2rm.sensors.mapped import parts
+from s2rm.sensors.marginals import gaussian_quantile
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 
@@ -79,15 +79,19 @@ class Forecasts:
     mean: Float[NDArray, "O H Q C"]
     stddev: Float[NDArray, "O H Q C"]
     quantiles: tuple[float, ...] = ()
-    """P of them, those of the Gaussian of mean and standard deviation"""
+    """P of them"""
     last: LastObservations | None = None
     """when each place was last observed, where they have the names of stations"""
+    exact: Callable[[float], Float[NDArray, "O H Q C"]] | None = None
+    """the quantiles of a probability, where they are not those of the Gaussian of mean and standard deviation"""
 
     def quantile(self, share: float) -> Float[NDArray, "O H Q C"]:
         """The value below which the truth lies with this probability; of a direction, clockwise from its opposite."""
-        away = float(ndtri(share)) * self.stddev
-        turns = np.array(self.columns.is_circular)
-        return np.where(turns, (self.mean + np.clip(away, -180, 180)) % 360, self.mean + away)
+        return (
+            self.exact(share)
+            if self.exact
+            else gaussian_quantile(self.mean, self.stddev, share, self.columns.is_circular)
+        )
 
     def table(self) -> DataFrame:
         """A row for each initialisation time, lead time and place."""
@@ -110,7 +114,7 @@ class Forecasts:
         for index, name in enumerate(self.columns.values):
             columns[f"{name}_mean"] = self.mean[..., index].ravel()
             columns[f"{name}_stddev"] = self.stddev[..., index].ravel()
-            columns |= {_named(name, share): block[..., index].ravel() for share, block in quantiles}
+            columns |= {quantile_name(name, share): block[..., index].ravel() for share, block in quantiles}
         return pd.DataFrame(columns)
 
     def dataset(self, source: str, several: bool) -> Dataset:
@@ -173,7 +177,7 @@ class Forecasts:
         """The columns of the user's beside the forecasts, with underscores after a name that means something here."""
         taken = {"init_time", "valid_time", "lead_time", "last_observation", "silent", "quantile"}
         taken |= {f"{value}_{kind}" for value in self.columns.values for kind in ("mean", "stddev", "quantile")}
-        taken |= {_named(value, share) for value in self.columns.values for share in self.quantiles}
+        taken |= {quantile_name(value, share) for value in self.columns.values for share in self.quantiles}
         own: dict[str, str] = {}
         for name in (*self.columns.position, self.columns.sensor or "sensor"):
             own[name] = apart(name, taken | set(own.values()))
@@ -229,6 +233,6 @@ def write_netcdf(dataset: Dataset, path: str | Path) -> None:
     write_whole(path, content.getvalue())
 
 
-def _named(value: str, share: float) -> str:
+def quantile_name(value: str, share: float) -> str:
     """The column of a quantile: `temp_q05` is that of 5 %."""
     return f"{value}_q{f'{100 * share:g}'.zfill(2)}"

@@ -68,6 +68,11 @@ def pack(tables: Sequence[object], columns: Columns, store: str | Path) -> Repor
     new = not folder.exists()
     _check_folder(folder)
     columns = replace(columns, globe=columns.on_the_globe)
+    if columns.ahead:
+        raise ValueError(
+            f"pack: expected no columns that are known ahead, got {', '.join(columns.ahead)}; a store holds what was "
+            "observed, give them to the fit and the forecast as a table of their own"
+        )
     with locked(folder, "pack"):
         for left in folder.glob(f"{STAGED}*"):
             if not _is_used(folder, left):

@@ -17,6 +17,7 @@ from s2rm.names import for_figure
 from s2rm.report.figures import figure, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BANDS, lead_time, unit_of_leads
+from s2rm.sensors.outputs import quantile_name
 from s2rm.sensors.reports import Places, Reports, grid, stations, together
 from s2rm.sensors.siting import Siting
 from s2rm.sensors.verdicts import GROUPS, compare, each_lead, leads_of, of_group
@@ -158,6 +159,7 @@ def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Panel:
 def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> list[Panel]:
     """Mean and standard deviation of a forecast initialised at the last step, over a grid, with its observations."""
     points, unit = grid(reports, side), reports.columns.values[value]
+    lead = min(lead, _longest(forecaster, reports, reports.num_steps - 1))
     mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
     now = reports.between(reports.num_steps - 1, reports.num_steps)
     now = now.where(~np.isnan(now.values[:, value]))
@@ -216,11 +218,20 @@ def forecasts_in_time(
         return []
     chosen = [known.index(name) for name in names]
     where = Places(places.positions[chosen], places.covariates[chosen])
-    mean, stddev = (part[0, :, :, value] for part in forecaster.forecast(shown, where, np.array([origin])))
+    made, share = forecaster.columns.values[value], (1 + BANDS["coverage"]) / 2
+    tail = round(1 - share, 6)
+    horizon = _longest(forecaster, shown, origin)
+    table = forecaster.table(shown, where, horizon, np.array([origin]), (tail, share))
+    mean, stddev, lows, highs = (
+        table[column].to_numpy().reshape(-1, len(names))
+        for column in (f"{made}_mean", f"{made}_stddev", *(quantile_name(made, each) for each in (tail, share)))
+    )
+    if made in forecaster.columns.circular:
+        lows, highs = mean - ndtri(share) * stddev, mean + ndtri(share) * stddev
     unit, scale = unit_of_leads(len(mean), shown.step_length)
-    ahead, half_width = scale * (1 + np.arange(len(mean))), ndtri((1 + BANDS["coverage"]) / 2)
+    ahead = scale * (1 + np.arange(len(mean)))
 
-    def panel(name: str, centre: NDArray, spread: NDArray) -> Panel:
+    def panel(name: str, centre: NDArray, low: NDArray, high: NDArray) -> Panel:
         def draw(axes: Axes) -> None:
             since = max(0, origin - len(mean))
             near = truth.between(since, origin + len(mean) + 1)
@@ -228,7 +239,6 @@ def forecasts_in_time(
             mine = replace(mine, step=mine.step + since)
             seen = name in shown.sensors and shown.sensors.index(name) in shown.reporting
             given = seen & (mine.step <= origin)
-            low, high = centre - half_width * spread, centre + half_width * spread
             axes.fill_between(ahead, low, high, color="#0b6e99", alpha=0.2, label="90 % band")
             axes.plot(ahead, centre, color="#0b6e99", linewidth=2.2, label="forecast")
             for there, fill, label in ((given, "#24292f", "shown to the model"), (~given, "white", "hidden from it")):
@@ -245,7 +255,13 @@ def forecasts_in_time(
 
         return Panel(draw, 3.4)
 
-    return [panel(*each) for each in zip(names, mean.T, stddev.T, strict=True)]
+    return [panel(*each) for each in zip(names, mean.T, lows.T, highs.T, strict=True)]
+
+
+def _longest(forecaster: Forecaster, reports: Reports, origin: int) -> int:
+    """The longest lead time of a picture: of what is known ahead no table may end before it."""
+    known = forecaster.horizon if reports.ahead is None else reports.ahead.steps_after(reports.times[origin])
+    return max(1, min(forecaster.horizon, known))
 
 
 def maps_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> list[Panel]:

@@ -6,18 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
+from scipy.special import ndtri
 
 from s2rm.sensors.checks import check_leads, check_origin, check_positions, check_sensors
 from s2rm.sensors.mapped import SUMMED, number_known, parts
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, difference, from_components, on_sphere, to_components
-from s2rm.sensors.settings import Columns
+from s2rm.sensors.settings import RANGES, Columns
 from s2rm.sensors.times import steps_a_cycle
 from s2rm.sensors.weights import NEIGHBOURS, plane
 
@@ -44,6 +45,8 @@ class SensorPredictor(Protocol):
         sensors: Int[NDArray, " Q"], leads: Sequence[int],
     ) -> MeanAndStddev:  # fmt: skip
         """Mean and standard deviation of the values, `leads` steps after the initialisation; all in the user's units.
+
+        One of values that are not Gaussian has `quantiles` too, of these arguments and P `shares`: `(P, K, Q, C)`.
 
         Args:
             shown: observations; only those of step `origin` or earlier are used.
@@ -114,6 +117,7 @@ class Baseline(ABC):
         self.mean = np.array([from_components(total / count) for total, count in zip(sums, known, strict=True)])
         self.deviation = np.sqrt(_total(train, lambda part: np.nansum(self._error(part) ** 2, 0)) / known)
         self._spreads: dict[int, NDArray] = {}
+        self._errors: dict[tuple[int, int, int], NDArray] = {}
         return self
 
     def _error(self, part: slice) -> NDArray[np.float64]:
@@ -134,6 +138,30 @@ class Baseline(ABC):
             ValueError: not fitted, other columns than in training, positions that are not `(Q, n)` finite numbers, an
                 origin that is not a step of the reports, no lead or a negative one, or an index of no station.
         """
+        mean, stddev, _ = self._answered(shown, origin, positions, sensors, leads)
+        return mean, stddev
+
+    def quantiles(self, *asked: Any, shares: Sequence[float]) -> Float[NDArray, "P K Q C"]:
+        """The quantiles of P probabilities, of what `predict` is asked with the same arguments.
+
+        Of a Gaussian; of values that are declared to be none, the forecast and the quantiles of the errors that such
+        forecasts made in training, cut off at the ends of the values' range.
+        """
+        shown, origin, positions, _, sensors, leads = asked
+        mean, stddev, basis = self._answered(shown, origin, positions, sensors, leads)
+        made = mean + ndtri(np.array(shares))[:, None, None, None] * stddev
+        for channel, kind in enumerate(self.columns.kinds):
+            for row, lead in enumerate(check_leads(leads) if kind else []):
+                errors = np.stack([np.quantile(self._errors[lead, which, channel], shares) for which in range(3)])
+                dressed = mean[row, :, channel] + errors[basis[:, channel]].T
+                low, high = RANGES[kind or ""]
+                made[:, row, :, channel] = np.clip(np.rint(dressed) if kind == "counts" else dressed, low, high)
+        return made
+
+    def _answered(
+        self, shown: Reports, origin: int | np.integer, positions: ArrayLike, sensors: ArrayLike, leads: Sequence[int]
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Mean and standard deviation of what `predict` is asked for, and the basis of each."""
         if not hasattr(self, "train"):
             raise ValueError("predict: expected a fitted predictor, got one without training; call fit first")
         if shown.columns != self.columns:
@@ -146,7 +174,7 @@ class Baseline(ABC):
             self._spreads.update(zip(new, self._measure(new), strict=True))
         mean, variance, basis = self._forecast(shown, step, places, stations, leads)
         added = np.stack([np.take_along_axis(self._spreads[lead], basis, 0) for lead in leads])
-        return mean, np.sqrt(variance + added**2)
+        return mean, np.sqrt(variance + added**2), basis
 
     def _sum_of(self, reports: Reports, channel: int, rows: slice) -> NDArray:
         return self._channel(reports, channel, rows).sum(0)
@@ -160,6 +188,7 @@ class Baseline(ABC):
         """Standard deviation to add at each lead, `(3, C)`, for the bases `OWN`, `ELSEWHERE` and `NOTHING`."""
         train, generator = self.train, np.random.default_rng(0)
         squares, counts = np.zeros((2, len(leads), 3, len(self.mean)))
+        errors: list[NDArray] = []
         for origin in np.sort(generator.permutation(train.num_steps)[:_ORIGINS]):
             hidden = generator.random(len(train.sensors)) < _HIDDEN
             since = max(0, origin - self.reach)
@@ -176,12 +205,23 @@ class Baseline(ABC):
             index = (lead[row], basis[row, channel], channel)
             np.add.at(squares, index, error[row, channel] ** 2 - variance[row, channel])
             np.add.at(counts, index, 1)
+            errors.append(np.stack([*index, error[row, channel]]))
         # A basis without a case takes the mean of both; a lead without a case takes the channel's variance.
         either, cases = np.tile(self.deviation**2, (len(leads), 1)), counts.sum(1)
         np.divide(squares.sum(1), cases, out=either, where=cases > 0)
         means = np.divide(squares, counts, out=np.repeat(either[:, None], 3, 1), where=counts > 0)
         means[:, NOTHING] = self.deviation**2
+        self._keep_errors(leads, np.concatenate([np.empty((4, 0)), *errors], 1))
         return list(np.sqrt(np.maximum(means, (_LEAST_SPREAD * self.deviation) ** 2)))
+
+    def _keep_errors(self, leads: list[int], errors: Float[NDArray, "4 E"]) -> None:
+        """Keep the errors, rows of lead, basis, channel and error, of values that are no Gaussian, by their keys."""
+        for channel in [index for index, kind in enumerate(self.columns.kinds) if kind]:
+            away = self.train.values[:, channel] - self.mean[channel]
+            lead, basis, _, error = errors[:, errors[2] == channel]
+            for row, which in product(range(len(leads)), range(3)):
+                choices = (error[(lead == row) & (basis == which)], error[lead == row], away[~np.isnan(away)])
+                self._errors[leads[row], which, channel] = next(filter(len, choices[2 * (which == NOTHING) :]))
 
 
 class Climatology(Baseline):
@@ -206,6 +246,17 @@ class Climatology(Baseline):
     def _hours(reports: Reports, steps: NDArray) -> NDArray:
         times = reports.start + steps * reports.step_length
         return (times.astype("datetime64[h]") - times.astype("datetime64[D]")).astype(np.int64)
+
+    def quantiles(self, *asked: Any, shares: Sequence[float]) -> Float[NDArray, "P K Q C"]:
+        """As of every baseline, but those of the training values at that hour where they are no Gaussian."""
+        made, (shown, origin, *_, leads) = super().quantiles(*asked, shares=shares), asked
+        hours, of_train = self._hours(shown, int(origin) + np.array(leads)), self._hours(self.train, self.train.step)
+        for channel, kind in enumerate(self.columns.kinds):
+            for row, hour in enumerate(hours if kind else []):
+                values = self._channel(self.train, channel, of_train == hour)
+                if len(values):
+                    made[:, row, :, channel] = np.quantile(values[:, 0], shares)[:, None]
+        return made
 
     def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         mean = self.by_hour[self._hours(shown, origin + np.array(leads, np.int64))]
@@ -307,6 +358,10 @@ class Seasonal(Persistence):
                  for lead in check_leads(leads)]  # fmt: skip
         means, stddevs = zip(*parts, strict=True)
         return np.concatenate(means), np.concatenate(stddevs)
+
+    def quantiles(self, *asked: Any, shares: Sequence[float]) -> Float[NDArray, "P K Q C"]:
+        (*others, leads), ask = asked, super().quantiles
+        return np.concatenate([ask(*others, [lead], shares=shares) for lead in check_leads(leads)], 1)
 
     def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
         cycle, max_age = steps_a_cycle(self.columns), self.max_age

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Integer
 from numpy.typing import ArrayLike, NDArray
 
 from s2rm.sensors.given import mask_of, told, whole_number, whole_numbers
+from s2rm.sensors.known_ahead import KnownAhead
 from s2rm.sensors.mapped import distinct, is_mapped, parts, room
 from s2rm.sensors.settings import Columns
 
@@ -53,6 +54,8 @@ class Reports:
     """NaN where not measured, but each report has at least one value"""
     covariates: Float32[NDArray, "R F"]
     """NaN where not known"""
+    ahead: KnownAhead | None = None
+    """what is known ahead, in the past and the future, where the columns name any"""
 
     def __post_init__(self) -> None:
         if self.columns.globe is None:
@@ -216,6 +219,9 @@ def merge(earlier: Reports, later: Reports) -> Reports:
     keys = np.stack([rows["step"], rows["sensor"]])[:, order]
     order = order[np.append((np.diff(keys) != 0).any(0), True)[: len(order)]]
     kept = {name: part[order] for name, part in rows.items()}
+    kept["ahead"] = max(
+        (part.ahead for part in (earlier, later) if part.ahead), key=lambda each: each.last, default=None
+    )
     return replace(earlier, start=start, sensors=sensors, num_steps=max(part.num_steps for part in both), **kept)
 
 

@@ -11,14 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.special import ndtri
 from torch import Tensor
 
 from s2rm.sensors.mapped import filled, moments, parts, tensor
+from s2rm.sensors.marginals import Marginal, gaussian_quantile
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere, to_components
+from s2rm.sensors.settings import RANGES
 from s2rm.views import Views
 
 ONE_PLACE = 1e-6
 """an extent up to which single precision does not tell places apart"""
+NOWHERE = 1e6
+"""in the model's units, beyond all values"""
 FAR = 10.0
 """standard deviations of a covariate beyond which a forecast is an extrapolation"""
 
@@ -27,7 +32,8 @@ FAR = 10.0
 class Scaling:
     r"""From the user's units to a model's, and back. It is fitted once and saved with the model.
 
-    C values become D channels: a direction becomes two, its cosine and sine, any other value one, standardised.
+    C values become D channels: a direction becomes two, its cosine and sine, any other value one, standardised, or the
+    score of its `Marginal` where it is no Gaussian.
     Longitude $\lambda$ and latitude $\varphi$ become unit vectors, so that no meridian is an edge; planar coordinates
     fill a box of side 1 or less:
 
@@ -53,6 +59,11 @@ class Scaling:
     place, so that no other place is many times as far as the fit has seen"""
     seasons: bool
     """whether the model is given the day of the year; in less than a year of data it would only identify each day"""
+    marginals: tuple[Marginal | None, ...] = ()
+    """of each value, None where it is Gaussian or a direction; empty where all are"""
+    ahead_mean: tuple[float, ...] = ()
+    ahead_spread: tuple[float, ...] = ()
+    """mean and standard deviation of each quantity that is known ahead, 1 where it is the same throughout"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -68,6 +79,7 @@ class Scaling:
             low=tuple(low.tolist()), side=float((high - low).max()) or 1.0,
             middle=(), extent=1.0,
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
+            marginals=marginals_of(reports), **_scaling_ahead(reports),
         )  # fmt: skip
         places = scaling.coordinates(reports.places)
         middle = places.mean(0)
@@ -111,8 +123,10 @@ class Scaling:
     def channels(self, values: NDArray[np.float32]) -> Float[Tensor, "*rows D"]:
         """Values in the user's units, `(..., C)`, as channels; NaN stays."""
         columns, parts = np.moveaxis(values.astype(np.float64), -1, 0), []
-        for value, mean, spread, turns in zip(columns, self.mean, self.spread, self.circular, strict=True):
-            parts.append(to_components(value if turns else (value - mean) / spread, turns))
+        kinds = zip(columns, self.mean, self.spread, self.circular, self._marginals, strict=True)
+        for value, mean, spread, turns, marginal in kinds:
+            scaled = value if turns else (value - mean) / spread if marginal is None else marginal.score(value)
+            parts.append(to_components(scaled, turns))
         return torch.from_numpy(np.concatenate(parts, -1)).float()
 
     def known(self, covariates: NDArray[np.float32]) -> Float[Tensor, "*rows F"]:
@@ -141,18 +155,88 @@ class Scaling:
         The mean of a direction is that of the mean vector, in [0, 360); its standard deviation is that of a wrapped
         normal distribution with the same resultant length $\rho$, $\sigma = \sqrt{-2 \ln \rho}$.
         """
-        means, spreads, ends = [], [], np.cumsum(np.array(self.circular) + 1)[:-1]
-        centres, widths = (np.split(part.double().numpy(), ends, -1) for part in (mean, stddev))
-        for column, (centre, width) in enumerate(zip(centres, widths, strict=True)):
-            if self.circular[column]:
-                power, noise = (centre**2).sum(-1), (width**2).sum(-1)
-                resultant = np.clip(np.sqrt(power / (power + noise)), 1e-6, 1 - 1e-9)
-                means.append(from_components(centre))
-                spreads.append(np.degrees(np.sqrt(-2 * np.log(resultant))))
-            else:
-                means.append(centre[..., 0] * self.spread[column] + self.mean[column])
-                spreads.append(width[..., 0] * self.spread[column])
+        parts = [self._unit(*each) for each in enumerate(zip(self._split(mean), self._split(stddev), strict=True))]
+        means, spreads = zip(*parts, strict=True)
         return np.stack(means, -1), np.stack(spreads, -1)
+
+    def quantile(self, mean: Tensor, stddev: Tensor, share: float) -> NDArray[np.float64]:
+        """The values `(..., C)` below which the truth lies with this probability, of channels `(..., D)`; those of a
+        direction clockwise from its opposite."""
+        parts = []
+        for column, both in enumerate(zip(self._split(mean), self._split(stddev), strict=True)):
+            marginal = self._marginals[column]
+            if marginal is None:
+                parts.append(gaussian_quantile(*self._unit(column, both), share, self.circular[column]))
+            else:
+                parts.append(marginal.value(both[0][..., 0] + float(ndtri(share)) * both[1][..., 0]))
+        return np.stack(parts, -1)
+
+    def _unit(self, column: int, both: tuple[NDArray, NDArray]) -> tuple[NDArray, NDArray]:
+        """Mean and standard deviation of a value, `(...)`, in the user's units, of those of its channels."""
+        centre, width = both
+        marginal = self._marginals[column]
+        if marginal is not None:
+            return marginal.moments(centre[..., 0], width[..., 0])
+        if self.circular[column]:
+            power, noise = (centre**2).sum(-1), (width**2).sum(-1)
+            resultant = np.clip(np.sqrt(power / (power + noise)), 1e-6, 1 - 1e-9)
+            return from_components(centre), np.degrees(np.sqrt(-2 * np.log(resultant)))
+        return centre[..., 0] * self.spread[column] + self.mean[column], width[..., 0] * self.spread[column]
+
+    @property
+    def of_channels(self) -> list[Marginal | None]:
+        """The marginal of each channel, None where it is Gaussian or of a direction."""
+        pairs = zip(self._marginals, self.circular, strict=True)
+        return [marginal for marginal, turns in pairs for _ in range(1 + turns)]
+
+    @property
+    def limits(self) -> Float[Tensor, "2 D"]:
+        """The channels' values below and above which they are censored, far from all where they are not."""
+        pairs = [(-np.inf, np.inf) if one is None else one.limits for one in self.of_channels]
+        return torch.tensor(pairs, dtype=torch.float32).T.clamp(-NOWHERE, NOWHERE)
+
+    @property
+    def width(self) -> tuple[float, ...]:
+        """How far values lie apart: the standard deviation of each, or the range in the fit where it is no Gaussian."""
+        pairs = zip(self.spread, self._marginals, strict=True)
+        return tuple(spread if one is None else max(spread, np.ptp(one.values[1:-1])) for spread, one in pairs)
+
+    @property
+    def _marginals(self) -> tuple[Marginal | None, ...]:
+        return self.marginals or (None,) * len(self.mean)
+
+    def _split(self, channels: Tensor) -> list[NDArray[np.float64]]:
+        """The channels of each value."""
+        return np.split(channels.double().numpy(), np.cumsum(np.array(self.circular) + 1)[:-1], -1)
+
+
+def marginals_of(reports: Reports) -> tuple[Marginal | None, ...]:
+    """The transform of each value that is declared to be no Gaussian; empty where none is."""
+    kinds = reports.columns.kinds
+    if not any(kinds):
+        return ()
+    return tuple(
+        Marginal.of(column[~np.isnan(column)], *RANGES[kind], whole=kind == "counts") if kind else None
+        for kind, column in zip(kinds, reports.values.T, strict=True)
+    )
+
+
+def _scaling_ahead(reports: Reports) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of what is known ahead over the steps of the reports."""
+    if reports.ahead is None:
+        return {}
+    first = max(0, reports.ahead.offset(reports.start))
+    values = reports.ahead.values[first : max(first + 1, reports.ahead.offset(reports.times[-1]) + 1)].astype(
+        np.float64
+    )
+    for name, column in zip(reports.columns.ahead, np.moveaxis(values, -1, 0), strict=True):
+        if np.isnan(column).all():
+            raise ValueError(
+                f"fit: expected {name!r}, known ahead, in the training part, got none; give its past too, or leave "
+                "it out"
+            )
+    mean, spread = np.nanmean(values, (0, 1)), np.nanstd(values, (0, 1))
+    return {"ahead_mean": tuple(mean.tolist()), "ahead_spread": tuple(np.where(spread > 0, spread, 1.0).tolist())}
 
 
 class Slots(NamedTuple):

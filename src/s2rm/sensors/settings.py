@@ -22,6 +22,11 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """probabilities of the quantiles in a forecast"""
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "nonnegative": (0, None), "counts": (0, None), "fractions": (0, 1), "percent": (0, 100),
+    "heavy_tailed": (None, None),
+}  # fmt: skip
+"""the fields of `Columns` that name values that are not Gaussian, and the range of each"""
 NOTATION = ("separator", "decimal", "encoding", "time_format", "missing")
 """the fields of `Columns` that say how a table is written, which is no part of what its columns mean"""
 
@@ -62,6 +67,18 @@ class Columns:
     """quantities known at each place that do not change, such as altitude"""
     circular: tuple[str, ...] = ()
     """those of the values that are directions in degrees"""
+    nonnegative: tuple[str, ...] = ()
+    """those of the values that are never negative, such as rain, which may often be 0, and concentrations"""
+    counts: tuple[str, ...] = ()
+    """those that are whole numbers from 0 on"""
+    fractions: tuple[str, ...] = ()
+    """those that are shares from 0 to 1"""
+    percent: tuple[str, ...] = ()
+    """those that are shares from 0 to 100"""
+    heavy_tailed: tuple[str, ...] = ()
+    """those of which some lie far more standard deviations away than those of a normal distribution"""
+    ahead: tuple[str, ...] = ()
+    """quantities that change in time and are known ahead of it, such as a weather model's wind or opening hours"""
     step: str = "1h"
     """the time step, as pandas writes durations; observations are binned to it"""
     globe: bool | None = None
@@ -87,9 +104,13 @@ class Columns:
         twice = sorted({name for name in self.named if self.named.count(name) > 1})
         if twice:
             raise ValueError(f"columns: {', '.join(twice)} named twice; a column has one meaning")
-        unknown = [name for name in self.circular if name not in self.values]
-        if unknown:
-            raise ValueError(f"columns: circular must be among the values, {list(self.values)}, got {unknown}")
+        kinds: dict[str, str] = {}
+        for kind in ("circular", *RANGES):
+            for name in getattr(self, kind):
+                if name not in self.values:
+                    raise ValueError(f"columns: {kind} must be among the values, {list(self.values)}, got [{name!r}]")
+                if kinds.setdefault(name, kind) != kind:
+                    raise ValueError(f"columns: {name!r} is named as {kinds[name]} and as {kind}; a value has one kind")
         if self.globe and len(self.position) != 2:
             raise ValueError(
                 f"columns: positions on the globe are a longitude and a latitude, got {self.position}; name these two "
@@ -162,12 +183,17 @@ class Columns:
     @property
     def named(self) -> list[str]:
         """All columns that are read."""
-        return [*self.keys, *self.values, *self.covariates]
+        return [*self.keys, *self.values, *self.covariates, *self.ahead]
 
     @property
     def is_circular(self) -> tuple[bool, ...]:
         """Whether each value is a direction in degrees."""
         return tuple(name in self.circular for name in self.values)
+
+    @property
+    def kinds(self) -> tuple[str | None, ...]:
+        """The field of `RANGES` that names each value; None for the others, Gaussian ones and directions."""
+        return tuple(next((kind for kind in RANGES if name in getattr(self, kind)), None) for name in self.values)
 
     @property
     def geometry(self) -> str:

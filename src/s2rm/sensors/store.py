@@ -11,8 +11,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from s2rm.files import read_json
 from s2rm.records import from_plain
+from s2rm.sensors.marginals import with_found
 from s2rm.sensors.reports import ROWS, Reports
-from s2rm.sensors.settings import NOTATION, Columns
+from s2rm.sensors.settings import NOTATION, RANGES, Columns
 from s2rm.sensors.times import step_microseconds
 
 STORE, FORMAT = "store.json", 1
@@ -78,14 +79,17 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
     about = described(folder)
     if columns is not None:
         asked = replace(columns, globe=columns.on_the_globe)
-        for name in (field.name for field in fields(Columns) if field.name not in NOTATION):
+        for name in (field.name for field in fields(Columns) if field.name not in (*NOTATION, *RANGES, "ahead")):
             own, got = getattr(about.columns, name), getattr(asked, name)
             same = step_microseconds(own) == step_microseconds(got) if name == "step" else own == got
             if not same:
                 raise ValueError(
                     f"read: {folder} was packed with {name} {own!r}, got {got!r}; name the same, or pack it again"
                 )
-    columns = about.columns
+        # The kinds of values are not written into the arrays.
+        columns = replace(about.columns, **{name: getattr(columns, name) for name in RANGES})
+    else:
+        columns = about.columns
     widths = {"positions": columns.position, "values": columns.values, "covariates": columns.covariates}
     rows = {name: _opened(folder, about, name, [len(widths[name])] if name in widths else []) for name in ROWS}
     for name, number in (("step", about.num_steps), ("sensor", len(about.sensors))):
@@ -97,7 +101,12 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
     if to_fit:  # the silent end of a table counts where it is forecast, not where it is fitted
         steps = int(rows["step"][-1]) + 1
         check_to_fit(folder.name, columns, about.sensors, steps, about.low, about.high)
-    return Reports(columns, np.datetime64(about.start), steps, about.sensors, **rows)
+    columns = with_found(columns, rows["values"]) if to_fit else columns
+    return Reports(
+        columns, np.datetime64(about.start), steps, about.sensors,
+        step=rows["step"], sensor=rows["sensor"], positions=rows["positions"],
+        values=rows["values"], covariates=rows["covariates"],
+    )  # fmt: skip
 
 
 def _opened(folder: Path, about: Described, name: str, width: list[int]) -> NDArray[Any]:

@@ -55,7 +55,7 @@ def read_stream(path: Path, model: WorldModel[Any], columns: Columns, forecaster
         tensors, about = read_safetensors(path)
         recent = json.loads(about["recent"])
         leaves = [tensors[f"model.{number}"] for number in range(len(tree_leaves(start)))]
-        rows = {name: tensors[name].numpy() for name in ROWS}
+        rows: dict[str, Any] = {name: tensors[name].numpy() for name in ROWS}
         if about.get("forecaster", forecaster) != forecaster:
             raise ValueError("it is of another fit")
         state = tree_unflatten(leaves, tree_structure(start))

@@ -14,10 +14,12 @@ from s2rm.extras import require
 from s2rm.names import one_line
 from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times, warn_of_several_places
 from s2rm.sensors.codes import warn_of_codes, warn_of_strays
+from s2rm.sensors.marginals import out_of_range, with_found
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
 from s2rm.sensors.store import check_range, is_store, read_store
+from s2rm.sensors.tables_ahead import known_ahead, read_known_ahead
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ TURN = (-360.0, 720.0)
 """range of directions, degrees: a turn, and one before and after it"""
 
 
-def read_reports(source: object, columns: Columns | None = None, to_fit: bool = True) -> Reports:
+def read_reports(source: object, columns: Columns | None = None, to_fit: bool = True, ahead: object = None) -> Reports:
     """Read the observations in a long table, in its units, and bin them to time steps.
 
     Step 0 begins at the earliest time, rounded down to a whole step since 1970. Several observations of one sensor
@@ -43,6 +45,9 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
             folder of a store, as [`pack`][s2rm.sensors.packing.pack] writes it, of which only what is needed is read.
         columns: what the columns mean, which only a store says itself. Times are ISO 8601 texts or datetimes, UTC where
             they name no zone.
+        ahead: a table or a Dataset of its own of what is known ahead, with the same columns of time and position, or
+            without those of the position where it holds everywhere. If not given, `columns.ahead` are read from the
+            table itself, where rows without values tell of the future.
         to_fit: refuse what no model can be fitted to: one step, one sensor, a value that is empty or constant.
 
     Raises:
@@ -51,7 +56,16 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
         ImportError: the extra `tables` is not installed.
     """
     if is_store(source):
-        return read_store(cast(str, source), columns, to_fit)
+        reports = read_store(cast(str, source), columns, to_fit)
+        if columns is None or not columns.ahead:
+            return reports
+        if ahead is None:
+            raise ValueError(
+                f"read: the store {source} holds nothing that is known ahead, expected a table of its own with "
+                f"{', '.join(columns.ahead)}, got none; give one"
+            )
+        beside = read_known_ahead(ahead, columns, reports.step_length)
+        return replace(reports, columns=replace(reports.columns, ahead=columns.ahead), ahead=beside)
     if columns is None:
         raise ValueError("read: expected the columns of a table, got none; only a store says what its columns mean")
     require("tables")
@@ -59,18 +73,20 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
 
     length = step_microseconds(columns.step)
     columns = replace(columns, globe=columns.on_the_globe)
-    opened = open_source(source, columns)
+    opened = open_source(source, columns if ahead is None else replace(columns, ahead=()))
     if opened.columns.notation != columns.notation:
         print(one_line(f"{opened.name}: read with {opened.columns.notation}"), file=sys.stderr, flush=True)
     # Separator and encoding are plain in each table; these need not be in a short one.
     columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
     values, there = measured(opened, columns, to_fit)
+    columns = with_found(columns, values) if to_fit else columns
     cells = opened.where(there)
     positions, names = positions_of(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
     if to_fit and len(sensors) < 2:
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
-    silent = np.empty(0, np.int64) if to_fit or there.all() else silent_times(opened.where(~there), columns.time)
+    heard = to_fit or there.all() or bool(opened.columns.ahead)  # rows of the future are no silence
+    silent = np.empty(0, np.int64) if heard else silent_times(opened.where(~there), columns.time)
     step, start, num_steps = bins(cells, columns, length, silent)
     if to_fit and not step.any():
         raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
@@ -93,7 +109,11 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
             check_range(cells.name, name, low, high)
     observed = (positions, values.astype(np.float32), covariates.astype(np.float32))
     rows = (step[kept], sensor[kept].astype(np.int64), *observed)
-    return Reports(columns, start, num_steps, tuple(sensors), *rows)
+    known = None
+    if columns.ahead:
+        unit = np.timedelta64(length, "us")
+        known = known_ahead(opened, columns, unit) if ahead is None else read_known_ahead(ahead, columns, unit)
+    return Reports(columns, start, num_steps, tuple(sensors), *rows, known)
 
 
 def read_places(source: object, columns: Columns) -> Places:
@@ -163,13 +183,18 @@ def full_turns(columns: Columns, west: float, east: float) -> list[float]:
 def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The values of the rows with any, `(measured rows, C)`, and which rows these are, `(rows,)`."""
     values = cells.numbers(columns.values)
-    for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
+    kinds = zip(columns.values, values.T, columns.is_circular, columns.kinds, strict=True)
+    for name, column, circular, kind in kinds:
         if to_fit and np.isnan(column).all():
             raise ValueError(f"read: {name!r} is empty in all rows of {cells.name}; leave it out of the values")
         if circular:
             low, high = TURN
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
+        wrong, expected = out_of_range(column, kind)
+        cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
+        if kind == "counts":
+            cells.refuse(column % 1 > 0, name, "whole numbers", column, "round them, or declare nonnegative instead")
         if not warn_of_codes(cells.name, name, column, circular) and not circular:
             warn_of_strays(cells.name, name, column)
     there = np.asarray(np.isfinite(values).any(1))

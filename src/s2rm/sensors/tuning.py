@@ -14,7 +14,7 @@ from torch import Tensor
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.guess import Cases, FirstGuess, cases_of, values_of_channels
-from s2rm.sensors.mixing import crps_of, mixed_best, table_of
+from s2rm.sensors.mixing import crps_in_units, error_of, mixed_best, table_of
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.times import steps_a_cycle, steps_a_day
@@ -68,7 +68,8 @@ def tuned(windows: Windows) -> FirstGuess:
         (("reach", "nugget"), "kriging", [(extent * share, nugget) for share, nugget in product(REACH, NUGGET)]),
     ):
         guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
-    return mixed_best(guess, *sample(windows, guess, 32, False), values_of_channels(windows.scaling))
+    about = values_of_channels(windows.scaling), windows.scaling.of_channels
+    return mixed_best(guess, *sample(windows, guess, 32, False), *about)
 
 
 def _best_ways(
@@ -124,6 +125,7 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
     parts = [_cases_of_model(model, windows, rows, seed) for seed, rows in keys]
     mean, ratio, base, spread, truth, own, leads = (torch.cat(part) for part in zip(*parts, strict=True))
     value_of, values = values_of_channels(windows.scaling), len(windows.scaling.mean)
+    marginals = windows.scaling.of_channels
     places = torch.tensor(guess.knots).float().log1p()
     knot = (leads.log1p()[:, None] - places).abs().argmin(-1)
     known = ~truth.isnan()
@@ -131,14 +133,14 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
     table = torch.zeros(2, values, len(places), len(SHARES))
     where = (own.long(), value_of.expand_as(own), knot[:, None].expand_as(own))
     for index, share in enumerate(SHARES):
-        _sum_at(table[..., index], where, (torch.lerp(base, mean, share) - truth).abs(), known)
+        _sum_at(table[..., index], where, error_of(torch.lerp(base, mean, share), spread, truth, marginals), known)
     shares[0] = SHARES[_chosen(table)]
     kept = torch.lerp(base, mean, shares[0][where])
     choices = [(0.0, 0.0), *product((0.0, 0.5, 1.0), SHIFTS.tolist())]
     table = torch.zeros(2, values, len(places), len(choices))
     for index, (of_spread, shift) in enumerate(choices):
         log = spread.log() + of_spread * ratio.log() + shift
-        _sum_at(table[..., index], where, crps_of(truth - kept, log.exp()), known)
+        _sum_at(table[..., index], where, crps_in_units(kept, log.exp(), truth, marginals), known)
     # The validation part is short: half of the factor is kept.
     shares[1:] = torch.tensor(choices)[_chosen(table)].movedim(-1, 0) * torch.tensor([1, 0.5])[:, None, None, None]
     return replace(guess, share=table_of(shares[0]), spread_share=table_of(shares[1]), spread_shift=table_of(shares[2]))

@@ -10,14 +10,16 @@ from torch.utils.data import Dataset
 
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import Context, FirstGuess, climatology, part_of_day
+from s2rm.sensors.known_ahead import AheadTables
 from s2rm.sensors.mapped import parts, room, tensor
+from s2rm.sensors.mixing import shaped
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.scaling import Scaling, slots, views_of
+from s2rm.sensors.scaling import NOWHERE, Scaling, slots, views_of
 from s2rm.views import Episode, Views
 
 COVARIATE_NOISE, LEVEL_NOISE = 0.3, 1.0
 """standard deviations of the noise on a sensor's covariates in a training batch, and of the shift of all values of a
-window, but for directions; both where there is noise"""
+window, but for directions and censored values; both where there is noise"""
 QUERIES = 16
 """queries after each step of a window"""
 
@@ -61,7 +63,15 @@ class Windows(Dataset[Episode]):
         self.climate, self._climates = climatology(
             self.history.rows, self._parts, len(guess.climate), chunk, -(-reports.num_steps // (10 * chunk))
         )
+        # That of few days before says little of how often it rains.
+        self._climates = torch.where(shaped(scaling.of_channels), self.climate, self._climates)
         self._chunk = chunk
+        self.known: tuple[AheadTables, Tensor, Tensor] | None = None
+        if reports.ahead is not None:
+            tables = AheadTables.of(reports.ahead, scaling, reports.start)
+            places, place = np.unique(reports.positions, axis=0, return_inverse=True)
+            index, weight = reports.ahead.weights(places, scaling.globe)
+            self.known = tables, index[torch.from_numpy(place)], weight[torch.from_numpy(place)]
         self.pools = [self._pool(reports, which) for which in (~self.hidden, self.hidden)]
 
     def _pool(self, reports: Reports, sensors: Bool[Tensor, " S"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " U"]]:
@@ -106,12 +116,18 @@ class Windows(Dataset[Episode]):
         origin = steps[:, self.first :] - 1
         asked, row, wanted = self.asked(origin, cut, queries, noise, generator)
         target = (asked.origin[..., None, None] + asked.leads).clamp(max=self.history.num_steps - 1)
+        known = None
+        if self.known is not None:
+            tables, index, weight = self.known
+            known = tables.features(
+                origin[..., None, None], target, index[row][..., None, :], weight[row][..., None, :]
+            )
         context = self.guess.context(
-            self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise
+            self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise, known
         )
         channels = self.scaling.num_channels
         context.features[..., :channels] += level[:, None, None]
-        values = (self.history.rows.channels[row] - context.guess) / context.spread
+        values = self._off(self.history.rows.channels[row], context, generator)
         values = torch.cat([values, torch.full_like(asked.covariates, torch.nan)], -1)
         wanted = wanted & ~values.isnan().all(-1)
         before = (batch, self.first, queries)
@@ -155,9 +171,28 @@ class Windows(Dataset[Episode]):
 
     def _level(self, batch: int, generator: torch.Generator) -> Tensor:
         """A shift of all values of a window, `(B, D)`: without it a model learns a return to the mean of the data."""
-        turning = [turns for turns in self.scaling.circular for _ in range(1 + turns)]
-        size = torch.tensor([0.0 if turns or not self.noise else LEVEL_NOISE for turns in turning])
+        turning = torch.tensor([turns for turns in self.scaling.circular for _ in range(1 + turns)])
+        # Where values are censored, a level has a meaning: no rain is no rain.
+        fixed = turning | (self.scaling.limits.abs() < NOWHERE).any(0)
+        size = torch.where(fixed, 0.0, LEVEL_NOISE * bool(self.noise))
         return torch.randn(batch, len(size), generator=generator) * size
+
+    def _off(
+        self, truth: Float[Tensor, "B L P D"], context: Context, generator: torch.Generator
+    ) -> Float[Tensor, "B L P D"]:
+        """What the guess is off, in units of its spread.
+
+        Of a truth at a limit it is only known that the Gaussian lies beyond: one is drawn there, from that of the
+        guess, so that the errors of a right guess are standard normal (the randomised residuals of Dunn and Smyth,
+        1996).
+        """
+        off, limits = (truth - context.guess) / context.spread, self.scaling.limits
+        if (limits.abs() < NOWHERE).any():
+            low, high = ((limit - context.guess) / context.spread for limit in limits)
+            share = torch.rand(off.shape, generator=generator)
+            below, above = (_drawn(share, end) for end in (low, -high))
+            off = torch.where(off <= low, below, torch.where(off >= high, -above, off))
+        return off
 
     def _displaced(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A displacement of each sensor's positions, and of its covariates."""
@@ -203,3 +238,8 @@ class Windows(Dataset[Episode]):
             positions, covariates = positions + noise[0][sensor], covariates + noise[1][sensor]
         known = torch.minimum(origin[..., None], cut[:, None])
         return Asked(known, origin, positions, covariates, sensor, lead[..., None], alone), row, wanted
+
+
+def _drawn(share: Float[Tensor, "*batch"], end: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """A number below `end` from a standard normal distribution: that of which a share of those there are less."""
+    return torch.special.ndtri((share.double() * torch.special.ndtr(end.double())).clamp(min=1e-12)).float()

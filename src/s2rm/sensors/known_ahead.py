@@ -1,0 +1,118 @@
+"""Quantities that change in time and are known ahead of it: a weather model's field, a calendar, opening hours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int
+from numpy.typing import NDArray
+from scipy.spatial import Delaunay, QhullError, cKDTree
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from s2rm.sensors.scaling import Scaling
+
+FEATURES = 4
+"""of each quantity in the context of a query"""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownAhead:
+    """G quantities at P places and T steps, in the user's units, of which the last may lie in the future.
+
+    Between places in two dimensions they are linear, in triangles; beyond them, and in other dimensions, those of the
+    nearest place. Between two steps at which a place is known they are linear in time.
+    """
+
+    start: np.datetime64
+    """when step 0 begins, UTC"""
+    step: np.timedelta64
+    positions: Float64[NDArray, "P n"]
+    """as of the observations; of a single place, which stands for all, anything"""
+    values: Float32[NDArray, "T P G"]
+    """NaN where not known"""
+
+    def offset(self, start: np.datetime64) -> int:
+        """The step that begins at a time."""
+        return int(np.round((start - self.start) / self.step))
+
+    @property
+    def last(self) -> np.datetime64:
+        """The last time at which each of the quantities is known somewhere."""
+        known = ~np.isnan(self.values).all(1)
+        return self.start + min(int(np.flatnonzero(each)[-1]) for each in known.T) * self.step
+
+    def steps_after(self, time: np.datetime64) -> int:
+        """The number of steps after a time that are known."""
+        return int((self.last - time) / self.step)
+
+    def weights(
+        self, positions: Float64[NDArray, "M n"], globe: bool
+    ) -> tuple[Int[Tensor, "M K"], Float[Tensor, "M K"]]:
+        """Places, and their weights, that make the quantities at each of M positions."""
+        from s2rm.sensors.reports import on_sphere
+
+        own, asked = self.positions, positions
+        if len(own) == 1:
+            return torch.zeros(len(asked), 1, dtype=torch.long), torch.ones(len(asked), 1)
+        if globe:
+            west = own[:, 0].min()
+            asked = np.column_stack([west + (asked[:, 0] - west) % 360, asked[:, 1]])
+        _, nearest = cKDTree(on_sphere(own) if globe else own).query(on_sphere(asked) if globe else asked)
+        index = np.repeat(nearest[:, None], own.shape[1] + 1, 1)
+        weight = np.zeros(index.shape)
+        weight[:, 0] = 1
+        if own.shape[1] == 2 and len(own) > 2:
+            try:
+                triangles = Delaunay(own)
+            except QhullError:  # all in a line
+                return torch.from_numpy(index), torch.from_numpy(weight).float()
+            found = triangles.find_simplex(asked)
+            inside, to_weights = found >= 0, triangles.transform[found[found >= 0]]
+            two = np.einsum("mij,mj->mi", to_weights[:, :2], asked[inside] - to_weights[:, 2])
+            index[inside], weight[inside] = triangles.simplices[found[inside]], np.c_[two, 1 - two.sum(1)]
+        return torch.from_numpy(index.astype(np.int64)), torch.from_numpy(weight).float()
+
+
+class AheadTables(NamedTuple):
+    """What is known ahead, standardised, at the steps of a history; U is T + 1."""
+
+    offset: int
+    """the step that is step 0 of the history"""
+    values: Float[Tensor, "T P G"]
+    """0 where not known"""
+    missing: Float[Tensor, "T P G"]
+    total: Float[Tensor, "U P G"]
+    """the sum of the values before each step"""
+
+    @classmethod
+    def of(cls, known: KnownAhead, scaling: Scaling, start: np.datetime64) -> AheadTables:
+        """The tables of a history that begins at a time."""
+        scaled = torch.from_numpy((known.values - np.array(scaling.ahead_mean)) / np.array(scaling.ahead_spread))
+        values = scaled.nan_to_num()
+        total = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
+        return cls(known.offset(start), values.float(), scaled.isnan().float(), total)
+
+    def features(
+        self, origin: Int[Tensor, "*#batch"], target: Int[Tensor, "*batch"], index: Int[Tensor, "*#batch K"],
+        weight: Float[Tensor, "*#batch K"],
+    ) -> Float[Tensor, "*batch G4"]:  # fmt: skip
+        """At places of these weights: the values at the target, at the origin, and on average over the steps from there
+        to the target, and whether the first are missing."""
+        last = len(self.values) - 1
+        here, there = ((step + self.offset).clamp(0, last) for step in (origin, target))
+        outside = (target + self.offset > last) | (target + self.offset < 0)
+
+        def at(table: Tensor, step: Tensor) -> Tensor:
+            return (table[step[..., None], index] * weight[..., None]).sum(-2)
+
+        steps, now = (there - here)[..., None], at(self.values, there)
+        passed = at(self.total, there + 1) - at(self.total, here + 1)
+        mean = torch.where(steps > 0, passed / steps.clamp(min=1), now)
+        missing = torch.where(outside[..., None], 1.0, at(self.missing, there))
+        parts = [now * (1 - missing), at(self.values, here), mean.float(), missing]
+        shape = torch.broadcast_shapes(*(part.shape for part in parts))
+        return torch.cat([part.expand(shape) for part in parts], -1)

@@ -1,0 +1,99 @@
+"""Tables and grids of what is known ahead, read into `KnownAhead`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from s2rm.sensors.known_ahead import KnownAhead
+from s2rm.sensors.settings import NOTATION, Columns
+from s2rm.sensors.sources import Cells, open_source
+
+MOST_CELLS = 60_000_000
+"""steps times places times quantities of a table of what is known ahead"""
+LEAST_FILLED = 0.1
+"""the share of its steps at which a place must be known: fewer are of places that move"""
+
+
+def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> KnownAhead:
+    """What a table or a Dataset of its own says of the quantities that are known ahead.
+
+    Args:
+        source: path of a CSV, Parquet, NetCDF or Zarr file, a DataFrame or a Dataset, with the columns of the time and
+            of the quantities. With those of the position it is a table of fixed places or a grid, without them it holds
+            everywhere.
+        columns: those of the observations.
+        step: the time step.
+
+    Raises:
+        ValueError: what `read_reports` refuses, or none of a quantity.
+    """
+    plain = Columns(columns.time, columns.position, columns.ahead, globe=columns.globe)
+    written = {name: getattr(columns, name) for name in NOTATION}
+    plain = replace(plain, **written)
+    try:
+        return known_ahead(open_source(source, plain), columns, step)
+    except ValueError as error:
+        if f"found no column {columns.position[0]!r}" not in str(error):
+            raise
+        everywhere = _Everywhere(columns.time, columns.position, columns.ahead, globe=columns.globe)
+        return known_ahead(open_source(source, replace(everywhere, **written)), columns, step)
+
+
+class _Everywhere(Columns):
+    """Columns of a table without positions."""
+
+    @property
+    def keys(self) -> list[str]:
+        return [self.time]
+
+
+def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAhead:
+    """What the rows of a table say of the quantities that are known ahead, those without values too."""
+    quantities, length = cells.numbers(columns.ahead), int(step / np.timedelta64(1, "us"))
+    for name, column in zip(columns.ahead, quantities.T, strict=True):
+        if np.isnan(column).all():
+            raise ValueError(
+                f"read: expected {name!r}, known ahead, in {cells.name}, got none; fill it, or leave it out"
+            )
+    there = np.asarray(~np.isnan(quantities).all(1))
+    few, quantities = cells.where(there), quantities[there]
+    few.expect_filled(columns.time, few.empty(columns.time), " that holds what is known ahead")
+    at = few.times(columns.time) // length
+    placed = columns.position[0] in few.frame
+    positions = np.round(few.numbers(columns.position), 6) if placed else np.zeros((len(at), len(columns.position)))
+    for name, column in zip(columns.position, positions.T, strict=True):
+        few.expect_filled(name, np.isnan(column), " that holds what is known ahead")
+    number, begin = int(np.ptp(at)) + 1, int(at.min())
+    places, place = np.unique(positions, axis=0, return_inverse=True)
+    low, high = np.full((2, number, len(columns.ahead)), np.nan)
+    np.fmin.at(low, at - begin, quantities)
+    np.fmax.at(high, at - begin, quantities)
+    if (low == high)[~np.isnan(low)].all():  # the same everywhere, also at sensors that move
+        places, place = places[:1], np.zeros_like(place)
+    filled = len(np.unique(np.stack([at, place]), axis=1).T) / (len(np.unique(at)) * len(places))
+    if filled < LEAST_FILLED or number * len(places) * len(columns.ahead) > MOST_CELLS:
+        raise ValueError(
+            f"read: expected what is known ahead at fixed places, got {len(places):,} places at {number:,} steps in "
+            f"{cells.name}; give it as a grid, or at fewer places"
+        )
+    sums, counts = np.zeros((2, number, len(places), len(columns.ahead)))
+    np.add.at(sums, (at - begin, place), np.nan_to_num(quantities))
+    np.add.at(counts, (at - begin, place), ~np.isnan(quantities))
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    start = np.datetime64(begin * length, "us")
+    return KnownAhead(start, step, places, _filled(means).astype(np.float32))
+
+
+def _filled(values: Float[NDArray, "T P G"]) -> Float[NDArray, "T P G"]:
+    """Linear in time between steps that are known."""
+    steps = np.arange(len(values))
+    for place, quantity in zip(*np.nonzero(np.isnan(values).any(0)), strict=True):
+        column = values[:, place, quantity]
+        known = ~np.isnan(column)
+        if known.any():
+            column[:] = np.interp(steps, steps[known], column[known], np.nan, np.nan)
+    return values

@@ -1,0 +1,185 @@
+"""What is known ahead: read from tables and grids, sampled, given to a fit, and refused where it ends too early."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+import xarray
+
+from s2rm.cli.commands import Forecast
+from s2rm.cli.sensors import forecast
+from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
+from s2rm.sensors.export import ForecastStep
+from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
+from s2rm.sensors.scaling import Scaling
+from s2rm.training import Training
+
+COLUMNS = Columns("time", ("x", "y"), ("tracer", "direction"), "sensor", circular=("direction",), globe=False,
+                  ahead=("wind_x", "wind_y"))  # fmt: skip
+WORLD = FieldWorld(num_stations=6, num_movers=2, num_steps=100)
+HOUR = np.timedelta64(1, "h")
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return WORLD.reports(wind_ahead=True)
+
+
+@pytest.fixture(scope="module")
+def wind(reports):
+    """The wind as a table that holds everywhere."""
+    times = pandas.DatetimeIndex(reports.times).tz_localize("UTC")
+    return pandas.DataFrame(
+        dict(zip(("wind_x", "wind_y"), reports.ahead.values[:, 0].T, strict=True)) | {"time": times}
+    )
+
+
+@pytest.fixture(scope="module")
+def forecaster(reports, tmp_path_factory):
+    how = Fit(num_modules=2, hidden_size=4, context=12, horizon=6, training=Training(epochs=1))
+    return Forecaster.fit(reports, tmp_path_factory.mktemp("ahead"), how, progress=False)
+
+
+def known(values, positions):
+    values = np.array(values, np.float32)
+    return KnownAhead(np.datetime64("2000-01-01T00", "us"), HOUR, np.array(positions, np.float64), values)
+
+
+# Reading.
+
+
+def test_from_a_table_of_its_own_or_the_same(reports, wind, tmp_path):
+    frame = to_frame(reports)
+    own = read_reports(frame, COLUMNS, ahead=wind)
+    np.testing.assert_allclose(own.ahead.values, reports.ahead.values)
+    assert own.num_steps == reports.num_steps
+    wind.to_csv(tmp_path / "wind.csv", index=False)
+    np.testing.assert_allclose(read_reports(frame, COLUMNS, True, tmp_path / "wind.csv").ahead.values, own.ahead.values)
+    both = frame[frame.time < frame.time.min() + 60 * pandas.Timedelta("1h")].merge(wind, how="outer", on="time")
+    both["x"], both["y"] = both.x.fillna(0.0), both.y.fillna(0.0)
+    for to_fit in (True, False):
+        same = read_reports(both, COLUMNS, to_fit)
+        assert same.num_steps == 60, "rows without values tell of the future, and of no silence"
+        assert len(same.ahead.positions) == 1, "the same at all sensors"
+        np.testing.assert_allclose(same.ahead.values, own.ahead.values)
+
+
+def test_from_a_grid_linear_in_space_and_time():
+    time = pandas.date_range("2000-01-01", periods=5, freq="3h")
+    x, y = np.arange(4.0), np.arange(3.0)
+    plane = 2 * x[:, None] - y + np.arange(5.0)[:, None, None]
+    grid = xarray.Dataset({"heat": (("time", "x", "y"), plane)}, {"time": time, "x": x, "y": y})
+    columns = Columns("time", ("x", "y"), ("v",), globe=False, ahead=("heat",))
+    table = pandas.DataFrame({"time": time.repeat(2), "x": 5 * [0.3, 2.0], "y": 5 * [0.4, 1.0], "v": np.arange(10.0)})
+    got = read_reports(table, columns, ahead=grid)
+    index, weight = got.ahead.weights(np.array([[0.3, 0.4], [2.75, 1.25], [9.0, 9.0]]), False)
+    at = (got.ahead.values[:, index, 0] * weight.numpy()).sum(-1)
+    steps = np.arange(13)[:, None] / 3
+    np.testing.assert_allclose(at[:, :2], np.array([0.2, 4.25]) + steps, rtol=1e-5)
+    np.testing.assert_allclose(at[:, 2], 4 + steps[:, 0], rtol=1e-5, err_msg="beyond it that of the nearest place")
+
+
+def test_degrees_go_round():
+    lon = np.array([350.0, 355.0, 360.0, 365.0]).repeat(2)
+    field = known(lon[None, :, None], np.column_stack([lon, np.tile([-1.0, 1.0], 4)]))
+    index, weight = field.weights(np.array([[-7.5, 0.0], [2.5, 0.5], [357.0, 0.0]]), True)
+    np.testing.assert_allclose((lon[index] * weight.numpy()).sum(-1), [352.5, 362.5, 357.0], rtol=1e-6)
+
+
+def moving(wind):
+    """A wind of its own place at each time."""
+    return wind.assign(x=np.arange(len(wind)) * 1.0, y=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda wind: wind.assign(wind_x=np.nan), "read: expected 'wind_x', known ahead, in the table, got none; fill"),
+        (lambda wind: wind.drop(columns="wind_y"), "read: found no column 'wind_y' in the table"),
+        (
+            lambda wind: pandas.concat([moving(wind), moving(wind).assign(x=-1.0, wind_x=0.0)[:9]]),
+            "read: expected what is known ahead at fixed places, got 101 places at 100 steps in the table; give it as",
+        ),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(reports, wind, change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_reports(to_frame(reports), COLUMNS, ahead=change(wind))
+    assert "\n" not in str(error.value)
+
+
+# Features.
+
+
+def test_features_are_those_of_the_valid_time():
+    field = known([[[1.0]], [[2.0]], [[4.0]], [[8.0]], [[np.nan]]], [[0.0, 0.0]])
+    scaling = replace(Scaling.of(WORLD.reports()), ahead_mean=(1.0,), ahead_spread=(2.0,))
+    tables = AheadTables.of(field, scaling, field.start + HOUR)
+    index, weight = torch.zeros(3, 1, dtype=torch.long), torch.ones(3, 1)
+    got = tables.features(torch.tensor([0, 0, 0]), torch.tensor([2, 3, 9]), index, weight)
+    assert got[0].tolist() == [3.5, 0.5, 2.5, 0.0], "at the target, at the origin, the mean from there on, not missing"
+    assert got[1:, 0].tolist() == [0, 0]
+    assert got[1:, 3].tolist() == [1, 1]
+    assert got.shape[-1] == FEATURES
+
+
+# Forecasts.
+
+
+def test_forecasts_depend_on_what_is_known_ahead(forecaster, reports):
+    mean, _ = forecaster.forecast(reports, stations(reports), origins=60)
+    other = reports.ahead.values.copy()
+    other[66:] *= -1
+    changed = replace(reports, ahead=replace(reports.ahead, values=other))
+    again, _ = forecaster.forecast(changed, stations(reports), origins=60)
+    assert np.array_equal(again[0, :5], mean[0, :5]), "nothing after the valid time counts"
+    tables = [AheadTables.of(each.ahead, forecaster.scaling, each.start) for each in (reports, changed)]
+    where = torch.tensor([60]), torch.tensor([66]), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1)
+    assert not torch.equal(*(each.features(*where) for each in tables))
+    stream = forecaster.step(None, reports.between(0, 61))
+    ahead, _ = forecaster.forecast_from(stream, stations(reports.between(0, 61)))
+    same, _ = forecaster.forecast(reports.between(0, 61), stations(reports.between(0, 61)))
+    np.testing.assert_allclose(ahead, same[0], rtol=1e-3, atol=1e-3)
+    rows = judge({"mine": forecaster}, reports, [60, 80], [1, 6], [False] * len(reports.sensors), (0.0,))
+    assert len(rows) == 4
+
+
+def test_a_future_that_ends_before_the_horizon_is_refused(forecaster, reports):
+    message = (
+        "forecast: expected wind_x, wind_y known ahead until 2000-01-05T09:00:00, got the last of "
+        "2000-01-05T03:00:00; give a longer table, or shorten the horizon"
+    )
+    with pytest.raises(ValueError, match=message):
+        forecaster.forecast(reports, stations(reports), horizon=6)
+    mean, _ = forecaster.forecast(reports, stations(reports), origins=93, horizon=6)
+    assert np.isfinite(mean).all()
+    with pytest.raises(
+        ValueError, match=r"expected what is known ahead of wind_x, wind_y, got none; give read_reports"
+    ):
+        forecaster.forecast(replace(reports, ahead=None), stations(reports), origins=60)
+    with pytest.raises(ValueError, match=r"fitted to ahead \('wind_x', 'wind_y'\), got \(\); name the same columns"):
+        forecaster.forecast(WORLD.reports(), stations(reports), origins=60)
+    with pytest.raises(ValueError, match="export: expected a forecaster of observations alone, got one that is given"):
+        ForecastStep(forecaster)
+
+
+def test_the_command_takes_a_table_of_its_own(forecaster, reports, wind, tmp_path, tmp_path_factory, capsys):
+    folder = next(tmp_path_factory.getbasetemp().glob("ahead*"))
+    to_frame(reports.between(0, 80)).to_csv(tmp_path / "t.csv", index=False)
+    wind[:90].to_csv(tmp_path / "wind.csv", index=False)
+    command = Forecast(folder, tmp_path / "t.csv", tmp_path / "wind.csv", out=tmp_path / "out.csv")
+    forecast(command)
+    known = read_reports(tmp_path / "t.csv", COLUMNS, False, wind)
+    mean, _ = forecaster.forecast(known, stations(known))
+    written = pandas.read_csv(tmp_path / "out.csv")
+    np.testing.assert_allclose(written.tracer_mean, mean[0, :, :, 0].ravel(), rtol=1e-3, atol=1e-3)
+    wind[:84].to_csv(tmp_path / "wind.csv", index=False)
+    with pytest.raises(ValueError, match="known ahead until 2000-01-04T13:00:00, got the last of 2000-01-04T11:00:00"):
+        forecast(command)
+
+
+def test_the_loaded_forecaster_is_the_same(forecaster, tmp_path_factory, reports):
+    folder = next(path for path in tmp_path_factory.getbasetemp().glob("ahead*"))
+    assert Forecaster.load(folder).fingerprint == forecaster.fingerprint
