@@ -569,6 +569,22 @@ def test_a_first_guess_stands_beside_the_best_obvious_predictor(script, tmp_path
     assert all(row["best_crps"] < row["best_mae"] for row in rows)
 
 
+def test_scenarios_are_scored_beside_independent_draws(script, tmp_path):
+    options = ["--data", "field", "--updates", 1, "--num", 6, "--origins", 2, "--runs", tmp_path / "runs"]
+    script(EXPERIMENTS / "scenarios.py", *options, "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    rows = {(row["predictor"], row["sensors"]): row for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == 11
+    for (name, _), row in rows.items():
+        assert row["value"] == "tracer", "a direction has no energy score"
+        assert row["crps, each"] == pytest.approx(row["crps, Gaussian"], rel=0.2), name
+        assert row["energy, lead times"] > 0
+    assert {name for name, sensors in rows if sensors == "seen"} == {
+        "independent draws", "scenarios", "Schaake shuffle", "copula of the test's errors",
+        "independent draws, if true", "scenarios, if true",
+    }  # fmt: skip
+
+
 def test_traffic_slows_in_rush_hours_of_working_days():
     sys.path.insert(0, str(EXPERIMENTS))
     try:
@@ -606,6 +622,6 @@ def test_every_recipe_is_tested():
         "ablations.py", "aqi36.py", "claims.py", "claims_sequences.py", "common.py", "detectors.py", "enclaves.py",
         "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py",
         "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
-        "railways.py", "removed_modules.py", "rollouts.py", "search.py", "sensor_checks.py", "sensors.py",
-        "sequences.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
+        "railways.py", "removed_modules.py", "rollouts.py", "scenarios.py", "search.py", "sensor_checks.py",
+        "sensors.py", "sequences.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
     }  # fmt: skip

@@ -38,5 +38,6 @@ def variogram_score(members: Float[NDArray, "N D"], truth: Float[NDArray, " D"],
 
     Source: Scheuerer and Hamill, 2015, equation 11, with equal weights.
     """
-    expected = np.mean([pdist(member[:, None]) ** power for member in members], 0)
-    return float(np.square(pdist(truth[:, None]) ** power - expected).mean())
+    one, other = np.triu_indices(len(truth), 1)
+    expected = (np.abs(members[:, one] - members[:, other]) ** power).mean(0)
+    return float(np.square(np.abs(truth[one] - truth[other]) ** power - expected).mean())
