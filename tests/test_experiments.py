@@ -585,6 +585,23 @@ def test_scenarios_are_scored_beside_independent_draws(script, tmp_path):
     }  # fmt: skip
 
 
+def test_blind_rollouts_of_a_variational_model_are_scored(script, tmp_path):
+    script(
+        EXPERIMENTS / "variational.py", "--size", "tiny", "--updates", 2, "--sequences", 3, "--samples", 4,
+        "--steps", 2, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--figures", tmp_path,
+    )  # fmt: skip
+    rows = {(row["predictor"], row["step"]): row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert {name for name, _ in rows} == {"S2GRU", "S2GRU, variational", "static scene", "last seen"}
+    for step in range(3):
+        plain, latent = rows["S2GRU", step], rows["S2GRU, variational", step]
+        assert plain["log_likelihood"] == pytest.approx(plain["of_a_sample"])
+        assert latent["log_likelihood"] >= latent["of_a_sample"] - 1e-6, "Jensen"
+    assert rows["S2GRU, variational", 0]["log_likelihood"] == pytest.approx(
+        rows["S2GRU, variational", 0]["of_the_mean_frame"]
+    )
+    assert is_png(tmp_path / "variational.png")
+
+
 def test_traffic_slows_in_rush_hours_of_working_days():
     sys.path.insert(0, str(EXPERIMENTS))
     try:
@@ -623,5 +640,6 @@ def test_every_recipe_is_tested():
         "family.py", "first_guess.py", "frames.py", "irish_wind.py", "learning.py", "leave_one_out.py", "long.py",
         "page.py", "picking.py", "planning.py", "positions.py", "presets.py", "pretrained.py", "pretrained_field.py",
         "railways.py", "removed_modules.py", "rollouts.py", "scenarios.py", "search.py", "sensor_checks.py",
-        "sensors.py", "sequences.py", "skirmish.py", "springs.py", "traffic.py", "ways_to_roll_out.py",
+        "sensors.py", "sequences.py", "skirmish.py", "springs.py", "traffic.py", "variational.py",
+        "ways_to_roll_out.py",
     }  # fmt: skip

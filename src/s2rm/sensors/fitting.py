@@ -95,6 +95,7 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
         return build(how.model, hidden_size=4 * size, **shared)
     modules = how.num_modules or min(64, max(10, len(np.unique(train.sensor)) // 5))
     own = {"num_modules": modules, "inject_positions": True, "share_parameters": how.share_parameters}
+    own |= {"latent_size": how.latent_size}
     model = build(how.model, hidden_size=size, **own, **shared)
     assert isinstance(model, S2RM)
     places = scaling.coordinates(np.unique(train.positions, axis=0))
