@@ -11,9 +11,11 @@ from s2rm import Episode, load
 from s2rm.export import StreamingStep
 from s2rm.nn import latent
 from s2rm.nn.latent import Beliefs, divergence, moments
+from s2rm.runs import Run
 from s2rm.sensors import Fit
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
+from s2rm.training import Training
 
 CELLS = ("gru", "lstm", "rmc")
 make = partial(make_s2rm, latent_size=4)
@@ -110,6 +112,20 @@ def test_saved_removed_and_more_modules(cell, tmp_path):
     more = model.with_modules_at(7 * torch.rand(5, COORDINATES))
     with more.sampling():
         assert leaf(more.observe(views)).shape[2] == 5
+
+
+def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
+    def ended(name, *epochs):
+        for number in epochs:
+            settings = Settings("s2gru", latent_size=3, training=Training(epochs=number))
+            if number == epochs[0]:
+                run = Run.create(tmp_path / name, settings, "balls", preset("tiny")).train(progress=False)
+            else:
+                torch.rand(7)  # another process draws other noise
+                run = run.with_limits(epochs=number).train(resume=True, progress=False)
+        return run.summary()["val_loss"]
+
+    assert ended("whole", 3) == ended("parts", 1, 3)
 
 
 def test_options_and_what_is_refused():
