@@ -22,8 +22,8 @@ from claims import Result
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
 PAGES = ("results", "sensors-results", "agents-results", "rims-results", "speed")
 ANCHORED = {
-    "README.md": ("results",), "docs/sensors.md": ("how well", "rain", "known ahead"),
-    "docs/worlds.md": ("springs", "planning"),
+    "README.md": ("results",), "docs/sensors.md": ("how well", "rain", "known ahead", "scenarios"),
+    "docs/worlds.md": ("springs", "planning", "variational"),
 }  # fmt: skip
 """files with tables, each between `<!-- name -->` and `<!-- end -->`, and those names"""
 WITHHELD = {"held out": "withheld"}

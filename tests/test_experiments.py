@@ -653,6 +653,39 @@ def test_a_first_guess_stands_beside_the_best_obvious_predictor(script, tmp_path
     assert all(row["best_crps"] < row["best_mae"] for row in rows)
 
 
+def test_scenarios_are_scored_beside_independent_draws(script, tmp_path):
+    options = ["--data", "field", "--updates", 1, "--num", 6, "--origins", 2, "--runs", tmp_path / "runs"]
+    script(EXPERIMENTS / "scenarios.py", *options, "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    rows = {(row["predictor"], row["sensors"]): row for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == 11
+    for (name, _), row in rows.items():
+        assert row["value"] == "tracer", "a direction has no energy score"
+        assert row["crps, each"] == pytest.approx(row["crps, Gaussian"], rel=0.2), name
+        assert row["energy, lead times"] > 0
+    assert {name for name, sensors in rows if sensors == "seen"} == {
+        "independent draws", "scenarios", "Schaake shuffle", "copula of the test's errors",
+        "independent draws, if true", "scenarios, if true",
+    }  # fmt: skip
+
+
+def test_blind_rollouts_of_a_variational_model_are_scored(script, tmp_path):
+    script(
+        EXPERIMENTS / "variational.py", "--size", "tiny", "--updates", 2, "--sequences", 3, "--samples", 4,
+        "--steps", 2, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--figures", tmp_path,
+    )  # fmt: skip
+    rows = {(row["predictor"], row["step"]): row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert {name for name, _ in rows} == {"S2GRU", "S2GRU, variational", "static scene", "last seen"}
+    for step in range(3):
+        plain, latent = rows["S2GRU", step], rows["S2GRU, variational", step]
+        assert plain["log_likelihood"] == pytest.approx(plain["of_a_sample"])
+        assert latent["log_likelihood"] >= latent["of_a_sample"] - 1e-6, "Jensen"
+    assert rows["S2GRU, variational", 0]["log_likelihood"] == pytest.approx(
+        rows["S2GRU, variational", 0]["of_the_mean_frame"]
+    )
+    assert is_png(tmp_path / "variational.png")
+
+
 def test_traffic_slows_in_rush_hours_of_working_days():
     sys.path.insert(0, str(EXPERIMENTS))
     try:

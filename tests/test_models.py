@@ -17,7 +17,7 @@ from s2rm import GQN, MSA, S2GRU, Episode, Views, load
 from s2rm.models import world_model
 from s2rm.models.inputs import Space
 from s2rm.models.named import LABELS, SPATIAL, ModelName, build
-from s2rm.models.s2rm import TERMS
+from s2rm.models.variants import TERMS
 from s2rm.nn.memory import GroupedRelationalMemoryCell
 from s2rm.runs import pretrained
 from s2rm.settings import Settings

@@ -373,3 +373,23 @@ def test_room_on_a_full_disk_is_an_error_at_once(store, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left on device: 0.00 GB are needed there; name a folder .* by TMPDIR"):
         room(read_reports(store).step, (3,), np.int64)
+
+
+def test_rain_in_a_store_and_what_is_known_ahead_beside_it(tmp_path):
+    frame = table().assign(rain=lambda rows: np.where(rows.index % 3, 0.0, rows.index / 7))
+    columns = replace(COLUMNS, values=("temp", "rain"), circular=())
+    pack([frame], columns, tmp_path / "store")
+    stored, memory = read_reports(tmp_path / "store", columns), read_reports(frame, columns)
+    check_equal(stored, memory)
+    assert stored.columns.nonnegative == ("rain",), "found from memory and from a store"
+    assert read_reports(tmp_path / "store", memory.columns).columns == memory.columns
+    with_ahead = replace(columns, ahead=("open",))
+    hours = pandas.date_range("2013-05-01", periods=48, freq="h", tz="UTC")
+    hourly = pandas.DataFrame({"time": hours, "open": np.arange(48.0)})
+    both = [read_reports(source, with_ahead, ahead=hourly) for source in (tmp_path / "store", frame)]
+    check_equal(*both)
+    np.testing.assert_array_equal(both[0].ahead.values, both[1].ahead.values)
+    with pytest.raises(ValueError, match="holds nothing that is known ahead, expected a table of its own with open"):
+        read_reports(tmp_path / "store", with_ahead)
+    with pytest.raises(ValueError, match="pack: expected no columns that are known ahead, got open"):
+        pack([frame], with_ahead, tmp_path / "other")

@@ -176,13 +176,15 @@ class StreamingStep(nn.Module):
     many, at least one, and `mask` says which are there.
 
     Raises:
-        ValueError: the model is the oracle, which cannot stream.
+        ValueError: the model is the oracle, which cannot stream, or has latent variables.
     """
 
     def __init__(self, model: WorldModel):
         super().__init__()
         if model.is_oracle:
             raise ValueError("export: the oracle sees the step that it predicts and cannot stream; take another model")
+        if isinstance(model, S2RM) and model.latents is not None:
+            raise ValueError("export: latent variables cannot be sampled in a file; export a model without latent_size")
         self.model = model
         self.num_modules, self.takes_context = count_modules(model), model.context_size > 0
         states = range(len(self.initial_state(1)))

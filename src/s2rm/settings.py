@@ -56,6 +56,9 @@ class Settings:
     """baselines only: normalise the summed representation of the views before the core, unlike the paper"""
     ablate: tuple[Term, ...] = ()
     """S2RM only: terms of the attentions to switch off"""
+    latent_size: int = 0
+    """S2RM only: size of a latent variable of each module at each step, so that a rollout without views is one of many
+    possible ones; 0 for none"""
     core: Core = field(default_factory=Core)
     """sequences only: the recurrent core"""
     training: Training = field(default_factory=Training)
@@ -70,8 +73,9 @@ class Settings:
             return self._check_sequential()
         if self.core != Core():
             raise ValueError("train: the core's sizes are options of the tasks of sequences; leave them out")
-        if self.ablate if not spatial else not self.batch_norm:
-            option, others = ("batch_norm", "the baselines") if spatial else ("ablate", "S2RMs")
+        wrong = [name for name in ("ablate", "latent_size") if getattr(self, name)]
+        if wrong if not spatial else not self.batch_norm:
+            option, others = ("batch_norm", "the baselines") if spatial else (wrong[0], "S2RMs")
             raise ValueError(f"train: {option} is an option of {others}, not of {self.model}; leave it out")
 
     def _check_sequential(self) -> None:
@@ -94,7 +98,11 @@ class Settings:
         if world.side is None:
             sizes = {name: value for name, value in asdict(self.core).items() if value is not None}
             return build_sequential(self.model, **{**world.model_arguments(), **sizes})
-        own = {"ablate": self.ablate} if self.model in SPATIAL else {"batch_norm": self.batch_norm}
+        own = (
+            {"ablate": self.ablate, "latent_size": self.latent_size}
+            if self.model in SPATIAL
+            else {"batch_norm": self.batch_norm}
+        )
         return build(self.model, **self.arguments(world), **own)
 
     def arguments(self, world: World) -> dict[str, object]:

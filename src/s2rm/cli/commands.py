@@ -251,6 +251,8 @@ class Forecast:
     """longest lead time, as a duration such as 24h; if not given, that of the training"""
     quantiles: tuple[float, ...] = QUANTILES
     """probabilities of the quantiles of each value, in order"""
+    scenarios: int = 0
+    """number of possible futures that hang together over places, lead times and values, beside the forecast"""
     origin: str | None = None
     """time of initialisation, UTC: later observations are not used; the last time of the table if not given"""
     out: Path = Path("forecast.csv")

@@ -43,7 +43,7 @@ from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import in_steps
 from s2rm.training.records import Summary
 
-OWN = ("--model", "--num-modules", "--hidden-size", "--share-parameters", "--no-share-parameters")
+OWN = ("--model", "--num-modules", "--hidden-size", "--latent-size", "--share-parameters", "--no-share-parameters")
 """the options of a model that is there already"""
 
 

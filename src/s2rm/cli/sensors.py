@@ -175,10 +175,11 @@ def forecast(command: Forecast) -> None:
     if not len(reports) and command.at in ("stations", "grid"):
         raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
     places = places_of(command.at, reports)
+    asked = (reports, places, command.horizon, None, command.quantiles, command.scenarios)
     if command.out.suffix == ".nc":
-        write_netcdf(forecaster.dataset(reports, places, command.horizon, None, command.quantiles), command.out)
+        write_netcdf(forecaster.dataset(*asked), command.out)
     else:
-        table = forecaster.table(reports, places, command.horizon, None, command.quantiles)
+        table = forecaster.table(*asked)
         content = table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")

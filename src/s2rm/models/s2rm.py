@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Unpack, get_args
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from s2rm.likelihoods import Mean
 from s2rm.models.inputs import Arguments
-from s2rm.models.named import Term
+from s2rm.models.variants import CELLS, check_variants
 from s2rm.models.world_model import WorldModel
 from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.memory import GroupedRelationalMemoryCell
+from s2rm.nn.latent import Latents, divergence
 from s2rm.nn.over_time import map_state, over_time, under_functorch
-from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.views import Views
 
-TERMS: tuple[Term, ...] = get_args(Term)
 DENSE_PAIRS = 128 * 128
 """up to this many pairs of modules and views a step, computing all is faster than finding those that interact"""
 State = Tensor | tuple[Tensor, ...]
 """the state of all modules, as their cell has it; `(B, M, ...)` each"""
-CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
-    "gru": GroupedGRUCell,
-    "lstm": GroupedLSTMCell,
-    # 4 slots of 4 heads of 64, and a message of the hidden size (E.3, Table 3).
-    "rmc": lambda modules, inputs, size, shared: GroupedRelationalMemoryCell(
-        modules, (inputs, size), 4, 4, 64, 64, message_size=size, share_parameters=shared
-    ),
-}
 
 
 class ModuleArguments(Arguments, total=False):
@@ -48,6 +38,7 @@ class ModuleArguments(Arguments, total=False):
     normalise: str
     share_parameters: bool
     ablate: Sequence[str]
+    latent_size: int
 
 
 class S2RM(WorldModel[State]):
@@ -78,6 +69,9 @@ class S2RM(WorldModel[State]):
         ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
             "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
             non-local term it weighs everything equally (a softmax over equal scores).
+        latent_size: Z, of a latent variable of each module at each step, see [`Latents`][s2rm.nn.latent.Latents]; 0 is
+            the paper's model. In training it is sampled, and the loss gains the term "kl", with free bits. Otherwise
+            its mean is taken, unless within `sampling`, and in rollouts without views, of which each is a sample.
         inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
             [`Space`][s2rm.models.inputs.Space]; the modules start in the box `extent`.
 
@@ -91,19 +85,21 @@ class S2RM(WorldModel[State]):
     def __init__(
         self, *, cell: str = "gru", num_modules: int = 10, hidden_size: int = 128, bandwidth: float = 1.0,
         truncation: float = 0.6, carry: str = "own", normalise: str = "all",
-        share_parameters: bool = False, ablate: Sequence[str] = (), **inputs: Unpack[Arguments],
+        share_parameters: bool = False, ablate: Sequence[str] = (), latent_size: int = 0,
+        **inputs: Unpack[Arguments],
     ):  # fmt: skip
         own = {
             "cell": cell, "num_modules": num_modules, "hidden_size": hidden_size, "bandwidth": bandwidth,
             "truncation": truncation, "carry": carry, "normalise": normalise,
             "share_parameters": share_parameters, "ablate": tuple(ablate),
         }  # fmt: skip
+        own |= {"latent_size": latent_size} if latent_size else {}  # others are saved as they were
         super().__init__(inputs, own, hidden_size, has_kernel=True)
         if num_modules < 1 or hidden_size < 1:
             raise ValueError(
                 f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}"
             )
-        _check_variants(cell, carry, normalise, ablate)
+        check_variants(cell, carry, normalise, ablate, latent_size)
         self.num_modules, self.hidden_size, self.carry, self.normalise = num_modules, hidden_size, carry, normalise
         start = self.embedding(uniform_positions(num_modules, self.space.start))
         self.modules_on_sphere = ModulePlaces(start, bandwidth, truncation, straight_through=normalise == "all")
@@ -111,6 +107,7 @@ class S2RM(WorldModel[State]):
         self.intercell_attention = KernelModulatedAttention(hidden_size, 4, 16, 128, gate_size=64)
         self.cell: Any = CELLS[cell](num_modules, hidden_size, hidden_size, share_parameters)
         self.share_parameters, self.ablate = share_parameters, frozenset(ablate)
+        self.latents = Latents(hidden_size, latent_size) if latent_size else None
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros; the identity in a relational memory."""
@@ -137,20 +134,41 @@ class S2RM(WorldModel[State]):
         input_gate, intercell_gate, cell = reads.gate_over_time(), talks.gate_over_time(), self.cell.over_time()
 
         states = []
+        latents = [None] * mask.shape[1] if self.latents is None else self.latents.steps(mask, self.num_modules)
         # Unbound once: a slice at each step would cost a gradient of the full size at each step.
         given = (part.unbind(1) for part in (keys, encodings, local_sums, gate_hidden))
-        steps = zip(local.steps(embedded.shape[1]), *given, strict=True)
-        for local_now, keys_now, views_now, local_sum, gate_now in steps:
+        steps = zip(local.steps(embedded.shape[1]), *given, latents, strict=True)
+        for local_now, keys_now, views_now, local_sum, gate_now, latent in steps:
             hidden = self.cell.message(state).contiguous()
             queries_and_keys = to_queries_and_keys(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
             query, talk_query, talk_key = queries_and_keys.split(sizes, -1)
             read, _ = local_now.attend(query, keys_now, views_now, reads.num_heads, read_out, local_sum)
             inputs = input_gate(read, local_sum, gate_now)
+            if latent is not None:
+                inputs = latent(hidden, inputs)
             heard, heard_sum = between.attend(talk_query, talk_key, hidden, talks.num_heads, heard_out)
             aggregated = intercell_gate(heard, heard_sum, None)
             state = cell(inputs, aggregated, state if self.carry == "own" else aggregated)
             states.append(state)
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Within, latent variables are sampled, by PyTorch's generator. No two threads may do so with one model."""
+        return nullcontext() if self.latents is None else self.latents.sampling()
+
+    def imagine(self, nothing: Views, state: State) -> State:
+        with self.sampling():
+            return super().imagine(nothing, state)
+
+    def _terms_of(
+        self, views: Views, targets: Views, context: Tensor | None, state: State | None
+    ) -> tuple[dict[str, Mean], State]:
+        if self.latents is None:
+            return super()._terms_of(views, targets, context, state)
+        with self.latents.collecting() as beliefs:
+            terms, after = super()._terms_of(views, targets, context, state)
+            # Over as many values as the likelihood: both make the evidence lower bound of a value.
+            return {**terms, "kl": Mean(divergence(beliefs), next(iter(terms.values())).count)}, after
 
     def _queries_and_keys(self) -> list[Tensor]:
         """The maps of the modules' messages to the queries of both attentions, and to the keys of the second."""
@@ -295,26 +313,6 @@ class S2RM(WorldModel[State]):
     def interaction_graph(self) -> Float[Tensor, "M M"]:
         """The kernel between the modules, `Z(p_m, p_l)`: an edge where it is above 0 (appendix A)."""
         return self.modules_on_sphere.between()
-
-
-def _check_variants(cell: str, carry: str, normalise: str, ablate: Sequence[str]) -> None:
-    """Raise a ValueError for unknown variants, and for those that exclude each other."""
-    if cell not in CELLS:
-        raise ValueError(f"S2RM: cell must be one of {list(CELLS)}, got {cell!r}")
-    if carry not in ("own", "aggregated") or (carry == "aggregated" and cell != "gru"):
-        raise ValueError(f'S2RM: carry must be "own", or "aggregated" with cell "gru", got {carry!r} with {cell!r}')
-    if not set(ablate) <= set(TERMS):
-        raise ValueError(f"S2RM: ablate must name terms of {TERMS}, got {list(ablate)}")
-    if normalise not in ("all", "neighbourhood"):
-        raise ValueError(f'S2RM: normalise must be "all" or "neighbourhood", got {normalise!r}')
-    if normalise == "neighbourhood" and {"input_local", "intercell_local"} & set(ablate):
-        raise ValueError('S2RM: without its local terms nothing is near; ablate them with normalise="all"')
-    if carry == "aggregated":
-        warnings.warn(
-            "S2RM: carrying the aggregated state, as Eq. 4 has it, multiplies the states by the kernel's largest "
-            'eigenvalue each step and can overflow within 100 steps; carry="own" cannot',
-            stacklevel=3,
-        )
 
 
 def S2GRU(**arguments: Unpack[ModuleArguments]) -> S2RM:

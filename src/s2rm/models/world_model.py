@@ -253,7 +253,11 @@ class WorldModel(Model[Episode], Generic[State]):
             if closed_loop:
                 fed = distribution if feedback is None else self.predict(state, fed_at[:, step])
                 seen = Views(fed_at[:, step, None], self.likelihood.feedback(fed)[:, None])
-            state = self.step(seen, state)
+            state = self.step(seen, state) if closed_loop else self.imagine(seen, state)
+
+    def imagine(self, nothing: Views, state: State) -> State:
+        """The state after one more step without views, `(B, 1, 0, ...)`; in a model with latent variables a sample."""
+        return self.step(nothing, state)
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""

@@ -276,6 +276,14 @@ def check_quantiles(quantiles: object) -> tuple[float, ...]:
     return tuple(listed.tolist())
 
 
+def check_scenarios(number: object, seed: object, least: int = 1) -> None:
+    """Refuse a number of scenarios below `least`, or a negative seed, with a ValueError."""
+    for name, given, lowest in (("scenarios", number, least), ("a seed", seed, 0)):
+        found = None if isinstance(given, bool) else whole_number(given)
+        if found is None or found < lowest:
+            raise ValueError(f"scenarios: expected {name} of at least {lowest}, got {told(given)}; give a whole number")
+
+
 def moment(origin: Any) -> Any:
     """The time or step in an array without axes, such as `times[-1]` of xarray; anything else as it is."""
     return np.asarray(origin)[()] if getattr(origin, "ndim", None) == 0 else origin

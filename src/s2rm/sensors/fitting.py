@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,14 @@ from s2rm.models.saved import load
 from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.records import to_plain
+from s2rm.sensors.ahead import context_views, forecast_ahead
 from s2rm.sensors.checks import check_clock, check_learnable
+from s2rm.sensors.dependence import Dependence, hindcasts
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
 from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.marginals import kinds_in_words
-from s2rm.sensors.reports import ROWS, Reports
+from s2rm.sensors.reports import ROWS, Places, Reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import in_steps, step_microseconds, steps_a_day
@@ -102,7 +105,7 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
         each = 6 if how.model == "rims" else 1  # its modules, which share the state
         return build(how.model, hidden_size=each * max(1, 4 * size // each), **shared)
     modules = how.num_modules or min(64, max(10, len(train.reporting) // 5))
-    own = {"num_modules": modules, "share_parameters": how.share_parameters}
+    own = {"num_modules": modules, "share_parameters": how.share_parameters, "latent_size": how.latent_size}
     model = build(how.model, hidden_size=size, **own, **shared)
     assert isinstance(model, S2RM)
     places = scaling.coordinates(train.places)
@@ -240,8 +243,27 @@ def _train(
         "columns": to_plain(train.columns), "scaling": to_plain(scaling), "guess": to_plain(guess),
         "context": context, "horizon": horizon,
     }  # fmt: skip
+    dependence = dependence_of(best, guess, scaling, reports, context, horizon)
+    parts |= {} if dependence is None else {"dependence": to_plain(dependence)}
     digest = fingerprint_of(train.columns, scaling, guess, context, horizon, best)
     write_json(staged / FORECASTER, {"format": FORMAT, **parts, "digest": digest})
+
+
+def dependence_of(
+    model: WorldModel, guess: FirstGuess, scaling: Scaling, reports: Reports, context: int, horizon: int
+) -> Dependence | None:
+    """How the errors of forecasts from these reports depend on each other; None where there are too few."""
+
+    @torch.no_grad()
+    def forecast(
+        known: Reports, places: Places, own: NDArray[np.int64], leads: Sequence[int]
+    ) -> tuple[NDArray, NDArray]:
+        state = model.last(model.observe(context_views(known, context, scaling)))
+        mean, stddev = scaling.units(*forecast_ahead(model, guess, scaling, state, known, places, leads, own))
+        return mean[0], stddev[0]
+
+    past = hindcasts(forecast, reports, scaling, guess.steps_kept(context), horizon)
+    return Dependence.of(past, scaling.extent)
 
 
 def last_of(reports: Reports, least: int) -> Reports:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from s2rm.folders import locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import checks
 from s2rm.sensors.ahead import context_views, forecast_ahead, own_sensors
+from s2rm.sensors.dependence import Dependence
 from s2rm.sensors.fitting import fingerprint_of, fit_model
 from s2rm.sensors.guess import FirstGuess
-from s2rm.sensors.loading import parts_in
+from s2rm.sensors.kept import read_parts
 from s2rm.sensors.outputs import Forecasts, last_observations
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, slots, views_of
@@ -68,6 +69,8 @@ class Forecaster:
     horizon: int
     """steps of the longest lead time in training"""
     model: WorldModel
+    dependence: Dependence | None = None
+    """how the errors of forecasts hang together; None where the fit could not tell, or of earlier versions"""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -106,7 +109,7 @@ class Forecaster:
             ValueError: there is none, the fit is not finished, its parts are not of one fit, it holds numbers that are
                 not finite, or is not one that this version reads.
         """
-        return cls(*parts_in(Path(folder)))
+        return cls(**read_parts(Path(folder)))
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
@@ -144,33 +147,61 @@ class Forecaster:
         mean, stddev = self.scaling.units(*self._from_origins(reports, places, known, [0]))
         return mean[:, 0], stddev[:, 0]
 
+    def scenarios(
+        self, reports: Reports, places: Places, origins: Origins | None = None, horizon: Duration | None = None,
+        num: int = 50, seed: int = 0,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Possible futures, which hang together over places, lead times and values; other arguments as of `forecast`.
+
+        Each is the forecast's mean plus errors of its standard deviation that depend on each other as those of past
+        forecasts did, see [`Dependence`][s2rm.sensors.dependence.Dependence]. Over several scenarios, mean and standard
+        deviation are those of the forecast.
+
+        Args:
+            num: scenarios N of each origin.
+            seed: of the draw.
+
+        Returns:
+            `(O, N, H, Q, C)` in the user's units.
+
+        Raises:
+            ValueError: as `forecast`; no number, or a fit that could not tell how errors depend on
+                each other.
+        """
+        checks.check_scenarios(num, seed)
+        made = self._forecasts(reports, places, horizon, origins, (), num, seed).scenarios
+        assert made is not None
+        return made
+
     def table(
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
-        quantiles: Sequence[float] = QUANTILES,
+        quantiles: Sequence[float] = QUANTILES, scenarios: int = 0,
     ) -> DataFrame:  # fmt: skip
-        """Forecasts as a pandas DataFrame; arguments as of `forecast`, and the probabilities of quantiles, in order.
+        """Forecasts as a pandas DataFrame; arguments as of `forecast`, the probabilities of quantiles, in order, and a
+        number of scenarios.
 
         A row for each valid time and place has `init_time` and `valid_time` (UTC, when the last known step and the
         forecast step begin), the columns of the position, and `_mean`, `_stddev` and quantiles, such as `_q05`, of each
-        value. Where the places have names, it has the sensor's column, `last_observation`, when the sensor last
-        reported by the initialisation, and `silent`, whether that is more than three of its intervals ago.
+        value, and scenarios, such as `_s01`. Where the places have names, it has the sensor's column,
+        `last_observation`, when the sensor last reported by the initialisation, and `silent`, whether that is more than
+        three of its intervals ago.
         """
-        return self._forecasts(reports, places, horizon, origins, quantiles).table()
+        return self._forecasts(reports, places, horizon, origins, quantiles, scenarios).table()
 
     def dataset(
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
-        quantiles: Sequence[float] = QUANTILES,
+        quantiles: Sequence[float] = QUANTILES, scenarios: int = 0,
     ) -> Dataset:  # fmt: skip
         """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `table`.
 
-        `_mean`, `_stddev` and `_quantile` of each value are along `valid_time`, or, where `origins` holds several,
-        along `init_time` and `lead_time`; all three are coordinates in either case. The places are along the sensor's
-        column where they have names, along the columns of the position, the last one first, where they form a regular
-        grid, else along `place`.
+        `_mean`, `_stddev`, `_quantile` and `_scenario` of each value are along `valid_time`, or, where `origins` holds
+        several, along `init_time` and `lead_time`; all three are coordinates in either case. The places are along the
+        sensor's column where they have names, along the columns of the position, the last one first, where they form a
+        regular grid, else along `place`.
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
-        made = self._forecasts(reports, places, horizon, origins, quantiles)
+        made = self._forecasts(reports, places, horizon, origins, quantiles, scenarios)
         return made.dataset(source, is_several(checks.moment(origins)))
 
     def predict(
@@ -255,16 +286,37 @@ class Forecaster:
 
     def _forecasts(
         self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None,
-        quantiles: Sequence[float],
+        quantiles: Sequence[float], scenarios: int, seed: int = 0,
     ) -> Forecasts:  # fmt: skip
+        checks.check_scenarios(scenarios, seed, least=0)
         shares = checks.check_quantiles(quantiles)
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
         places = checks.check_places(places, self.columns, self.scaling)
         channels = self._from_origins(reports, places, known, range(1, steps + 1))
         leads = (1 + np.arange(steps)) * reports.step_length
+        drawn = self._scenarios(channels, reports, places, known, (scenarios, seed)) if scenarios else None
         last = last_observations(reports, places.names, known) if places.names is not None else None
         moments, quantile = self.scaling.units(*channels), partial(self.scaling.quantile, *channels)
-        return Forecasts(self.columns, places, reports.times[known], leads, *moments, shares, last, quantile)
+        return Forecasts(self.columns, places, reports.times[known], leads, *moments, shares, last, quantile, drawn)
+
+    def _scenarios(
+        self, channels: Channels, reports: Reports, places: Places, origins: NDArray[np.int64],
+        number_and_seed: tuple[int, int],
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """`(O, N, H, Q, C)`, from the channels of forecasts, `(O, H, Q, D)`."""
+        if self.dependence is None:
+            raise ValueError(
+                "scenarios: the fit did not find how errors depend on each other, as one of an earlier version or of a "
+                "short table; fit again, to a longer table"
+            )
+        (number, seed), leads = number_and_seed, range(1, channels[0].shape[1] + 1)
+        where, drawn = self.scaling.coordinates(places.positions).double().numpy(), []
+        for origin in origins.tolist():
+            recent = reports.between(max(0, origin + 1 - self.memory), origin + 1)
+            own = np.isin(own_sensors(recent, places, self.scaling), recent.sensor)
+            drawn.append(self.dependence.draw(where, own, leads, number, (seed, origin)))
+        mean, stddev = (part[:, None] for part in channels)
+        return self.scaling.value(mean, stddev, np.stack(drawn))
 
     @torch.no_grad()
     def _from_origins(

@@ -167,9 +167,10 @@ def kinds_in_words(reports: Reports) -> str:
     return f"not Gaussian: {', '.join(said)}" if said else ""
 
 
-def gaussian_quantile(
-    mean: Float[NDArray, "*batch C"], stddev: Float[NDArray, "*batch C"], share: float, circular: bool | Sequence[bool]
-) -> Float[NDArray, "*batch C"]:
-    """The value below which a Gaussian one lies with this probability; of a direction, clockwise from its opposite."""
-    away = float(ndtri(share)) * stddev
+def gaussian_value(
+    mean: Float[NDArray, "*#batch"], stddev: Float[NDArray, "*#batch"], score: Float[NDArray, "*#batch"] | float,
+    circular: bool | Sequence[bool],
+) -> Float[NDArray, "*batch"]:  # fmt: skip
+    """The value this number of standard deviations from the mean; of a direction clockwise, up to its opposite."""
+    away = score * stddev
     return np.where(circular, (mean + np.clip(away, -180, 180)) % 360, mean + away)

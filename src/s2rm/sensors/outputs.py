@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from s2rm.files import write_whole
 from s2rm.names import apart, for_netcdf
 from s2rm.sensors.conventions import named_in_cf
 from s2rm.sensors.mapped import parts
-from s2rm.sensors.marginals import gaussian_quantile
+from s2rm.sensors.marginals import gaussian_value
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 
@@ -84,13 +85,15 @@ class Forecasts:
     """when each place was last observed, where they have the names of stations"""
     exact: Callable[[float], Float[NDArray, "O H Q C"]] | None = None
     """the quantiles of a probability, where they are not those of the Gaussian of mean and standard deviation"""
+    scenarios: Float[NDArray, "O N H Q C"] | None = None
+    """possible futures that hang together"""
 
     def quantile(self, share: float) -> Float[NDArray, "O H Q C"]:
         """The value below which the truth lies with this probability; of a direction, clockwise from its opposite."""
         return (
             self.exact(share)
             if self.exact
-            else gaussian_quantile(self.mean, self.stddev, share, self.columns.is_circular)
+            else gaussian_value(self.mean, self.stddev, float(ndtri(share)), self.columns.is_circular)
         )
 
     def table(self) -> DataFrame:
@@ -115,6 +118,7 @@ class Forecasts:
             columns[f"{name}_mean"] = self.mean[..., index].ravel()
             columns[f"{name}_stddev"] = self.stddev[..., index].ravel()
             columns |= {quantile_name(name, share): block[..., index].ravel() for share, block in quantiles}
+            columns |= {f"{name}_{number}": block[..., index].ravel() for number, block in self._numbered}
         return pd.DataFrame(columns)
 
     def dataset(self, source: str, several: bool) -> Dataset:
@@ -142,6 +146,9 @@ class Forecasts:
             data[name] = ((*before, *times, *dims), values, attributes)
 
         quantiles = np.stack([self.quantile(share) for share in self.quantiles]) if self.quantiles else None
+        if self.scenarios is not None:
+            about = {"standard_name": "realization", "long_name": "number of the scenario", "units": "1"}
+            coordinates["scenario"] = ("scenario", np.arange(self.scenarios.shape[1]), about)
         if quantiles is not None:
             about = {"long_name": "probability of a value below the quantile", "units": "1"}
             coordinates["quantile"] = ("quantile", np.array(self.quantiles), about)
@@ -157,6 +164,9 @@ class Forecasts:
             if quantiles is not None:
                 words = {"long_name": f"quantiles of the forecast of {name}"}
                 add(f"{name}_quantile", quantiles[..., index], {**cf, **words}, "quantile")
+            if self.scenarios is not None:
+                words = {"long_name": f"scenarios of {name}"}
+                add(f"{name}_scenario", self.scenarios[..., index].swapaxes(0, 1), {**cf, **words}, "scenario")
         if self.last is not None:
             time, silent = (part if several else part[0] for part in self.last)
             along = ("init_time", *dims) if several else dims
@@ -175,13 +185,23 @@ class Forecasts:
 
     def _own_names(self) -> dict[str, str]:
         """The columns of the user's beside the forecasts, with underscores after a name that means something here."""
-        taken = {"init_time", "valid_time", "lead_time", "last_observation", "silent", "quantile"}
-        taken |= {f"{value}_{kind}" for value in self.columns.values for kind in ("mean", "stddev", "quantile")}
+        taken = {"init_time", "valid_time", "lead_time", "last_observation", "silent", "quantile", "scenario"}
+        taken |= {
+            f"{value}_{kind}" for value in self.columns.values for kind in ("mean", "stddev", "quantile", "scenario")
+        }
         taken |= {quantile_name(value, share) for value in self.columns.values for share in self.quantiles}
+        taken |= {f"{value}_{number}" for value in self.columns.values for number, _ in self._numbered}
         own: dict[str, str] = {}
         for name in (*self.columns.position, self.columns.sensor or "sensor"):
             own[name] = apart(name, taken | set(own.values()))
         return own
+
+    @property
+    def _numbered(self) -> list[tuple[str, Float[NDArray, "O H Q C"]]]:
+        """The scenarios by their numbers, s01 the first of up to 99."""
+        drawn = [] if self.scenarios is None else [*self.scenarios.swapaxes(0, 1)]
+        width = max(2, len(str(len(drawn))))
+        return [(f"s{number:0{width}d}", block) for number, block in enumerate(drawn, 1)]
 
     def _where(self) -> tuple[tuple[str, ...], dict[str, tuple], NDArray[np.intp]]:
         """The dimensions of places, their coordinates, and the order of the places along these dimensions."""

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from s2rm.sensors.mapped import filled, moments, parts, tensor
-from s2rm.sensors.marginals import Marginal, gaussian_quantile
+from s2rm.sensors.marginals import Marginal, gaussian_value
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere, to_components
 from s2rm.sensors.settings import RANGES
 from s2rm.views import Views
@@ -162,13 +162,18 @@ class Scaling:
     def quantile(self, mean: Tensor, stddev: Tensor, share: float) -> NDArray[np.float64]:
         """The values `(..., C)` below which the truth lies with this probability, of channels `(..., D)`; those of a
         direction clockwise from its opposite."""
+        return self.value(mean, stddev, np.full(len(self.mean), ndtri(share)))
+
+    def value(self, mean: Tensor, stddev: Tensor, scores: Float[NDArray, "*batch C"]) -> NDArray[np.float64]:
+        """The values `(..., C)` that lie these numbers of standard deviations from the mean, of channels `(..., D)`: of
+        the normal scores where a value is no Gaussian, clockwise for a direction."""
         parts = []
         for column, both in enumerate(zip(self._split(mean), self._split(stddev), strict=True)):
-            marginal = self._marginals[column]
+            marginal, score = self._marginals[column], scores[..., column]
             if marginal is None:
-                parts.append(gaussian_quantile(*self._unit(column, both), share, self.circular[column]))
+                parts.append(gaussian_value(*self._unit(column, both), score, self.circular[column]))
             else:
-                parts.append(marginal.value(both[0][..., 0] + float(ndtri(share)) * both[1][..., 0]))
+                parts.append(marginal.value(both[0][..., 0] + score * both[1][..., 0]))
         return np.stack(parts, -1)
 
     def _unit(self, column: int, both: tuple[NDArray, NDArray]) -> tuple[NDArray, NDArray]:

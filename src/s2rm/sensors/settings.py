@@ -220,6 +220,8 @@ class Fit:
     given"""
     share_parameters: bool = True
     """S2RM only: the modules differ in place and state only, which prevents overfitting of short tables"""
+    latent_size: int = 0
+    """S2RM only: size of a latent variable of each module at each step; 0 for none"""
     context: int | str | None = None
     """length of the period from which a forecast starts, as a duration such as 36h or in steps; if not given, a day
     and a half but at most 36 steps, a month where a step is a day, two dozen longer ones, and at least 12"""
@@ -243,7 +245,8 @@ class Fit:
                 if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
                     raise ValueError(f"fit: {name} must be a whole number of at least 1, got {size!r}; or leave it out")
                 object.__setattr__(self, name, int(size))
-        if self.model not in SPATIAL and (self.num_modules is not None or not self.share_parameters):
-            option = "share_parameters" if self.num_modules is None else "num_modules"
-            raise ValueError(f"fit: {option} is an option of {', '.join(SPATIAL)}, not of {self.model}; leave it out")
+        usual = {"num_modules": None, "share_parameters": True, "latent_size": 0}
+        given = [name for name, value in usual.items() if getattr(self, name) != value]
+        if self.model not in SPATIAL and given:
+            raise ValueError(f"fit: {given[0]} is an option of {', '.join(SPATIAL)}, not of {self.model}; leave it out")
         object.__setattr__(self, "validation", check_share(self.validation, "fit: validation"))

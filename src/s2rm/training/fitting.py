@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 
-OPTIONS = "training"
-"""what a checkpoint calls the options of its run"""
+OPTIONS, NOISE = "training", "noise"
+"""what a checkpoint calls the options of its run, and the state of the generator of noise"""
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step"}
 """of a checkpoint of training"""
 
@@ -112,7 +112,11 @@ class Lesson(L.LightningModule, Generic[B]):
                 group["lr"] = self.training_options.rate_at(self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[OPTIONS] = asdict(self.training_options)
+        checkpoint[OPTIONS], checkpoint[NOISE] = asdict(self.training_options), torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if NOISE in checkpoint:  # not in those of earlier versions
+            torch.set_rng_state(checkpoint[NOISE])
 
     def training_step(self, batch: B, batch_index: int) -> torch.Tensor:
         return self.loss("train", batch)

@@ -1,4 +1,4 @@
-"""A fitted forecaster from its files, checked."""
+"""What makes a forecaster, read from the folder of its fit, whatever another process does there meanwhile."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from s2rm.models.saved import load
-from s2rm.models.world_model import WorldModel
 from s2rm.records import from_plain, to_plain
+from s2rm.sensors.dependence import Dependence
 from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of
 from s2rm.sensors.guess import FirstGuess
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.training import MODEL
 
-Parts = tuple[Columns, Scaling, FirstGuess, int, int, WorldModel]
-"""the fields of a `Forecaster`, in their order"""
 MOST_STEPS = 1_000_000
 """of a context or a horizon that is read from a file"""
 
 
-def parts_in(folder: Path) -> Parts:
-    """What makes the forecaster in a folder; what is refused is listed at `Forecaster.load`."""
+def read_parts(folder: Path) -> dict[str, Any]:
+    """The arguments that make a [`Forecaster`][s2rm.sensors.Forecaster]; errors as of its `load`."""
     tried = list[tuple[Path, int, bytes]]()
     while True:
         whole = folder / FITTING / FORECASTER
@@ -32,7 +30,7 @@ def parts_in(folder: Path) -> Parts:
         file, content = 0, b""
         try:
             file, content = path.stat().st_ctime_ns, path.read_bytes()
-            return _read(path, json.loads(content))
+            return _parts(path, json.loads(content))
         except (ValueError, OSError) as error:
             # Another process may just put a new fit in place: only what stays wrong is wrong.
             tried.append((path, file, content))
@@ -49,8 +47,8 @@ def parts_in(folder: Path) -> Parts:
             ) from error
 
 
-def _read(path: Path, kept: Any) -> Parts:
-    """The parts of a file and the model beside it; a ValueError if anything is wrong with them."""
+def _parts(path: Path, kept: Any) -> dict[str, Any]:
+    """The parts that a file holds, and the model beside it; a ValueError if anything is wrong with them."""
     try:
         if kept["format"] != FORMAT:
             raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
@@ -58,16 +56,21 @@ def _read(path: Path, kept: Any) -> Parts:
         context, horizon = kept["context"], kept["horizon"]
         # Earlier versions did not write globe into the columns.
         columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)
-        json.dumps([to_plain(scaling), to_plain(guess)], allow_nan=False)
+        # Nor how errors depend on each other.
+        dependence = None if kept.get("dependence") is None else from_plain(Dependence, kept["dependence"])
+        json.dumps([to_plain(scaling), to_plain(guess), kept.get("dependence")], allow_nan=False)
     except (KeyError, TypeError) as error:
         raise ValueError(repr(error)) from error
     if not all(type(steps) is int and 0 < steps <= MOST_STEPS for steps in (context, horizon)):
         raise ValueError(f"context and horizon must be 1 to {MOST_STEPS:,} steps, got {context!r} and {horizon!r}")
-    parts = (columns, scaling, guess, context, horizon, load(path.parent / MODEL))
-    if not all(part.isfinite().all() for part in parts[-1].state_dict().values()):
+    model = load(path.parent / MODEL)
+    if not all(part.isfinite().all() for part in model.state_dict().values()):
         raise ValueError("its weights are not all finite")
-    digest = fingerprint_of(*parts)
     # Earlier versions wrote no digest.
+    digest = fingerprint_of(columns, scaling, guess, context, horizon, model)
     if kept.get("digest", digest) != digest:
         raise ValueError("its scaling and its weights are not of one fit")
-    return parts
+    return {
+        "columns": columns, "scaling": scaling, "guess": guess, "context": context, "horizon": horizon, "model": model,
+        "dependence": dependence,
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+"""Latent variables of modules: a prior from a module's state, and a posterior that also reads the views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+WIDTH, LEAST_SPREAD = 64, 1e-2
+"""of the hidden layers, and the least standard deviation"""
+FREE = 0.5
+"""nats of a module at a step up to which its divergence costs nothing more"""
+
+
+class Beliefs(NamedTuple):
+    """The Gaussians of the latent variables of M modules at a step: `(B, M, 2 Z)`, see `moments`."""
+
+    prior: Tensor
+    posterior: Tensor
+    seen: Bool[Tensor, " B"]
+    """whether there is any view"""
+
+
+class Latents(nn.Module):
+    r"""A diagonal Gaussian variable $z$ of each module and step, which enters the module's cell beside its input u.
+
+    $$p(z \mid h) = N(\mu_p(h), \sigma_p(h)^2), \quad q(z \mid h, u) = N(\mu_q(h, u), \sigma_q(h, u)^2), \quad
+    u' = u + W z$$
+
+    h is what others read of the module's state before the step. Both have one hidden layer; all modules share them.
+
+    Args:
+        size: H, of h and of u.
+        latent_size: Z.
+
+    Source:
+        Chung et al. 2015, "A recurrent latent variable model for sequential data", for each module by itself.
+    """
+
+    def __init__(self, size: int, latent_size: int):
+        super().__init__()
+        self.from_state, self.from_views = nn.Linear(size, 2 * WIDTH), nn.Linear(size, WIDTH, bias=False)
+        self.prior, self.posterior = (nn.Linear(WIDTH, 2 * latent_size) for _ in range(2))
+        self.to_inputs = nn.Linear(latent_size, size, bias=False)
+
+        self._samples, self._collected = False, list[list[Beliefs]]()
+
+    def steps(self, mask: Bool[Tensor, "B T A"], num_modules: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        """What happens at each of T steps: from h and u, `(B, M, H)` each, to u'.
+
+        In a step without any view the posterior is the prior. It is sampled in training and within `sampling`, else its
+        mean is taken.
+
+        Args:
+            mask: which views are there.
+            num_modules: M.
+        """
+        seen, weight, noise = mask.any(-1), self.to_inputs.weight, None
+        if self.training or self._samples:
+            shape = (*mask.shape[:2], num_modules, weight.shape[1])
+            noise = torch.randn(shape, dtype=weight.dtype, device=weight.device)
+        return [partial(self._step, now, drawn) for now, drawn in zip(
+            seen.unbind(1), [None] * seen.shape[1] if noise is None else noise.unbind(1), strict=True
+        )]  # fmt: skip
+
+    def _step(self, seen: Tensor, noise: Tensor | None, hidden: Tensor, inputs: Tensor) -> Tensor:
+        for_prior, for_posterior = self.from_state(hidden).chunk(2, -1)
+        prior = self.prior(for_prior.relu())
+        posterior = self.posterior((for_posterior + self.from_views(inputs)).relu())
+        posterior = torch.where(seen[:, None, None], posterior, prior)
+        mean, spread = moments(posterior)
+        for beliefs in self._collected:
+            beliefs.append(Beliefs(prior, posterior, seen))
+        return inputs + self.to_inputs(mean if noise is None else torch.addcmul(mean, spread, noise))
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Within, latent variables are sampled."""
+        before, self._samples = self._samples, True
+        try:
+            yield
+        finally:
+            self._samples = before
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Beliefs]]:
+        """The distributions at each step that is taken within."""
+        self._collected.append([])
+        try:
+            yield self._collected[-1]
+        finally:
+            self._collected.pop()
+
+
+def moments(parameters: Float[Tensor, "*batch P"]) -> tuple[Float[Tensor, "*batch Z"], Float[Tensor, "*batch Z"]]:
+    """Mean and standard deviation, from the mean and what the latter is made from, side by side."""
+    mean, spread = parameters.chunk(2, -1)
+    return mean, softplus(spread) + LEAST_SPREAD
+
+
+def divergence(beliefs: Sequence[Beliefs]) -> Float[Tensor, ""]:
+    r"""The divergence of the posterior from the prior, in nats, summed over modules and all steps with views.
+
+    With $\rho = \sigma_q / \sigma_p$ that of a module at a step is
+    $\sum_z (\rho^2 + (\mu_q - \mu_p)^2 / \sigma_p^2 - 1) / 2 - \log \rho$; it counts as at least `FREE` (free bits;
+    Kingma et al. 2016).
+    """
+    priors, posteriors, seen = (torch.stack(part) for part in zip(*beliefs, strict=True))
+    (of_prior, spread), (mean, of_posterior) = moments(priors), moments(posteriors)
+    ratio = of_posterior / spread
+    each = (ratio.square() + ((mean - of_prior) / spread).square() - 1) / 2 - ratio.log()
+    return torch.where(seen[..., None], each.sum(-1).clamp(min=FREE), 0.0).sum()

@@ -1,0 +1,142 @@
+"""S2RMs with latent variables: means by default, samples in training and in rollouts without views."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from conftest import COORDINATES, VALUE_SHAPE, make_s2rm, some_views
+from s2rm import Episode, load
+from s2rm.export import StreamingStep
+from s2rm.nn import latent
+from s2rm.nn.latent import Beliefs, divergence, moments
+from s2rm.runs import Run
+from s2rm.sensors import Fit
+from s2rm.settings import Settings
+from s2rm.tasks.balls.world import preset
+from s2rm.training import Training
+
+CELLS = ("gru", "lstm", "rmc")
+make = partial(make_s2rm, latent_size=4)
+
+
+def leaf(state):
+    return state if isinstance(state, torch.Tensor) else state[0]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_means_are_taken_in_evaluation_and_samples_in_training(cell):
+    model, views = make(cell).double(), some_views()
+    torch.manual_seed(1)
+    once, again = (leaf(model.observe(views)) for _ in range(2))
+    assert not torch.equal(once, again)
+    assert torch.equal(*(leaf(model.eval().observe(views)) for _ in range(2)))
+    with model.sampling():
+        assert not torch.equal(*(leaf(model.observe(views)) for _ in range(2)))
+    state = model.initial_state(2)
+    for step in range(views.num_steps):
+        state = model.step(views.steps(step, step + 1), state)
+    torch.testing.assert_close(leaf(state), leaf(model.observe(views))[:, -1])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_rollouts_without_views_are_samples_and_others_are_not(cell):
+    model, views = make(cell).double().eval(), some_views()
+    places = 7 * torch.rand(2, 3, COORDINATES, dtype=torch.float64)
+
+    def means(**how):
+        return torch.stack([made.mean for made in model.rollout(views, places, 3, **how)])
+
+    one, two = means(closed_loop=False), means(closed_loop=False)
+    assert torch.equal(one[0], two[0]), "the state after the prompt is none"
+    assert (one[1:] != two[1:]).any()
+    assert torch.equal(means(), means())
+    torch.manual_seed(5)
+    one = means(closed_loop=False)
+    torch.manual_seed(5)
+    assert torch.equal(one, means(closed_loop=False))
+
+
+def test_the_loss_gains_a_divergence_whose_parts_add_up_and_reaches_all_weights():
+    model, episode = make().double(), Episode(some_views())
+    torch.manual_seed(2)
+    terms = model.loss_terms(episode)
+    assert list(terms) == ["nll", "kl"]
+    assert terms["kl"].count == terms["nll"].count
+    assert list(make(latent_size=0).double().loss_terms(episode)) == ["nll"]
+    model.loss(episode).backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.latents.parameters())
+    model.eval()
+    whole, parts = model.loss_terms(episode)["kl"], model.loss_terms(episode, recompute=2)["kl"]
+    torch.testing.assert_close((whole.total, whole.count), (parts.total, parts.count))
+
+
+def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free(monkeypatch):
+    monkeypatch.setattr(latent, "FREE", 0.0)
+    prior, posterior = torch.randn(2, 3, 5, 14, dtype=torch.float64).unbind(0)
+    seen = torch.tensor([True, False, True])
+    got = divergence([Beliefs(prior, posterior, seen)] * 2)
+    wanted = kl_divergence(Normal(*moments(posterior)), Normal(*moments(prior)))[seen].sum()
+    torch.testing.assert_close(got, 2 * wanted)
+    monkeypatch.setattr(latent, "FREE", 0.7)
+    torch.testing.assert_close(divergence([Beliefs(prior, prior, seen)]).item(), 0.7 * 2 * 5)
+
+
+def test_a_step_without_views_takes_the_prior():
+    model = make().double().eval()
+    views = some_views(batch=3)
+    views.mask[1, 2] = False
+    with model.latents.collecting() as beliefs:
+        model.observe(views)
+    assert len(beliefs) == views.num_steps
+    for step, made in enumerate(beliefs):
+        assert torch.equal(made.seen, views.mask[:, step].any(-1))
+        same = (made.prior == made.posterior).flatten(1).all(1)
+        assert torch.equal(same, ~made.seen)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_saved_removed_and_more_modules(cell, tmp_path):
+    model, views = make(cell, share_parameters=True).eval(), some_views()
+    views = type(views)(views.positions.float(), views.values.float(), views.mask)
+    model.save(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.arguments["latent_size"] == 4
+    torch.testing.assert_close(leaf(loaded.observe(views)), leaf(model.observe(views)))
+    assert "latent_size" not in make_s2rm(cell).arguments, "digests of models without stay as they were"
+    fewer = model.without_modules(1)
+    with model.masked(torch.tensor([True, False, True])):
+        whole = leaf(model.observe(views))[:, :, [0, 2]]
+    torch.testing.assert_close(leaf(fewer.observe(views)), whole)
+    more = model.with_modules_at(7 * torch.rand(5, COORDINATES))
+    with more.sampling():
+        assert leaf(more.observe(views)).shape[2] == 5
+
+
+def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
+    def ended(name, *epochs):
+        for number in epochs:
+            settings = Settings("s2gru", latent_size=3, training=Training(epochs=number))
+            if number == epochs[0]:
+                run = Run.create(tmp_path / name, settings, "balls", preset("tiny")).train(progress=False)
+            else:
+                torch.rand(7)  # another process draws other noise
+                run = run.with_limits(epochs=number).train(resume=True, progress=False)
+        return run.summary()["val_loss"]
+
+    assert ended("whole", 3) == ended("parts", 1, 3)
+
+
+def test_options_and_what_is_refused():
+    world = preset("tiny")
+    assert Settings("s2gru", latent_size=8).build(world).latents is not None
+    assert Settings("s2gru").build(world).latents is None
+    with pytest.raises(ValueError, match="train: latent_size is an option of S2RMs, not of lstm; leave it out"):
+        Settings("lstm", latent_size=8).check(world)
+    with pytest.raises(ValueError, match="fit: latent_size is an option of s2gru, .* not of msa; leave it out"):
+        Fit(model="msa", latent_size=8)
+    with pytest.raises(ValueError, match="latent_size must be at least 0, got -1"):
+        make(latent_size=-1)
+    with pytest.raises(ValueError, match="export: latent variables cannot be sampled in a file; export a model"):
+        StreamingStep(make(value_shape=VALUE_SHAPE))
