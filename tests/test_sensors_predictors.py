@@ -9,12 +9,12 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES, gaussian_crps, scores
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import (
     EARTH_RADIUS,
-    Climatology,
     InverseDistance,
     LocalLinear,
     Persistence,

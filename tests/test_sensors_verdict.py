@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, unit_of_leads
 from s2rm.sensors.plots import station_gains, with_truth
-from s2rm.sensors.predictors import Climatology, Persistence
+from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.verdicts import compare, digits, interval, percent, verdict
 
 HOUR = np.timedelta64(1, "h")

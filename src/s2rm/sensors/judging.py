@@ -12,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
 from s2rm.files import Row
+from s2rm.sensors.baselines import Baseline, Climatology
 from s2rm.sensors.checks import check_clock, check_leads, check_origin
 from s2rm.sensors.given import mask_of, told, whole_numbers
 from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import (
-    Baseline,
-    Climatology,
     InverseDistance,
     LocalLinear,
     Persistence,
