@@ -16,7 +16,7 @@ import tyro
 
 from common import Recipe, add, by_balls, draw, read
 from s2rm.files import Row
-from s2rm.models.s2rm import TERMS
+from s2rm.models.variants import TERMS
 from s2rm.report.figures import TRIVIAL, lines, png, side_by_side
 from s2rm.tasks.balls.scores import FRACTIONS
 

@@ -233,11 +233,11 @@ def test_names_of_the_users_on_the_terminal(capsys):
 
 
 def test_no_cell_of_a_csv_is_a_formula():
-    from s2rm.cli.sensors import _csv
+    from s2rm.cli.sensors import as_csv
 
     names = ["=1+1", "+cmd|'x'", "@sum", "-a", "-5", "-71.5 42.1", "a=b"]
     table = pandas.DataFrame({"=station": names, "lon": -1.5})
-    lines = _csv(table).decode().splitlines()
+    lines = as_csv(table).decode().splitlines()
     assert lines[0] == "'=station,lon"
     assert [line.rsplit(",", 1)[0] for line in lines[1:]] == [
         "'=1+1", "'+cmd|'x'", "'@sum", "'-a", "-5", "-71.5 42.1", "a=b"

@@ -138,7 +138,8 @@ def ahead(forecaster, stream, places, reports, named):
     recent = stream.recent
     index = [recent.sensors.index(reports.sensors[own]) if own is not None and reports.sensors[own] in recent.sensors
              else -1 for own in named]  # fmt: skip
-    mean, stddev = forecaster._ahead(stream.model, recent, places, LEADS, np.array(index, np.int64))
+    channels = forecaster._ahead(stream.model, recent, places, LEADS, np.array(index, np.int64))
+    mean, stddev = forecaster.scaling.units(*channels)
     return mean[0], stddev[0]
 
 

@@ -312,7 +312,8 @@ class Killed(BaseException):
 
 
 def test_a_refit_that_is_killed_leaves_the_forecaster_and_goes_on(tmp_path, monkeypatch):
-    reports, how = river(), replace(HOW, training=replace(HOW.training, epochs=3))
+    slow = replace(HOW.training, epochs=3, learning_rate=1e-4)  # so that the second epoch is better too
+    reports, how = river(), replace(HOW, training=slow)
     before = Forecaster.fit(reports, tmp_path, HOW, progress=False).fingerprint
     whole = Forecaster.fit(river(shift=5.0), tmp_path / "whole", how, progress=False).fingerprint
     save, count = WorldModel.save, iter(range(9))

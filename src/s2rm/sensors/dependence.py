@@ -62,7 +62,8 @@ def hindcasts(forecast: Forecast, reports: Reports, scaling: Scaling, memory: in
         mean, stddev = forecast(known, places, np.where(hidden[which], -1, which), leads.tolist())
         truth = np.full(mean.shape, np.nan)
         truth[np.searchsorted(leads, asked.step - origin), place] = asked.values
-        errors = difference(truth, mean, circular) / stddev
+        # Where it is certain to stay dry a forecast has no spread, and its error says nothing.
+        errors = difference(truth, mean, circular) / np.where(stddev > 0, stddev, np.nan)
         made.append(Hindcast(scaling.coordinates(places.positions).double().numpy(), ~hidden[which], leads, errors))
     return made
 

@@ -24,6 +24,8 @@ NODES = np.linspace(-5, 5, 81)
 """of the quadrature over a standard normal distribution"""
 MANY_ZEROS = 0.2
 """the share of zeros from which on a value that is never negative is found to be no Gaussian"""
+LEAST_KNOWN = 50
+"""values of which this is found; fewer tell nothing"""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def with_found(columns: Columns, values: Float[NDArray, "R C"]) -> Columns:
     found = [
         name
         for name, kind, turns, column in kinds
-        if not (kind or turns or (column < 0).any()) and (column == 0).sum() > MANY_ZEROS * np.isfinite(column).sum()
+        if not (kind or turns or (column < 0).any())
+        and (column == 0).sum() > MANY_ZEROS * max(LEAST_KNOWN, np.isfinite(column).sum())
     ]
     return replace(columns, nonnegative=(*columns.nonnegative, *found))
 
