@@ -48,7 +48,7 @@ def main(benchmark: Streaming) -> None:
     runs: dict[str, Callable[[], object]] = {
         "step": lambda: model.step(views, state),
         "step, compiled": lambda: compiled(views, state),
-        "step and prediction": lambda: step(*tensors),
+        "step and prediction": lambda: model.predict(model.step(views, state), positions).mean,
         "step and prediction, onnxruntime": lambda: session.run(None, feed),
     }
     with torch.inference_mode():
