@@ -34,6 +34,10 @@ def main(benchmark: Streaming) -> None:
     """Time all in turn, print, write JSON."""
     import onnxruntime
 
+    # A step is too small for several threads, and those of PyTorch and of onnxruntime would wait for each other's cores.
+    torch.set_num_threads(1)
+    alone = onnxruntime.SessionOptions()
+    alone.intra_op_num_threads = 1
     model = Settings().build(preset("small")).eval()  # seeds the global generator with 0
     positions = torch.randint(48, (1, benchmark.views, 2)).float()
     values, mask = torch.rand(1, benchmark.views, 11, 11).round(), torch.ones(1, benchmark.views, dtype=torch.bool)
@@ -41,7 +45,7 @@ def main(benchmark: Streaming) -> None:
     step, compiled = StreamingStep(model), torch.compile(model.step, fullgraph=True)
     with tempfile.TemporaryDirectory() as folder:
         step.save_onnx(Path(folder) / "step.onnx")
-        session = onnxruntime.InferenceSession(Path(folder) / "step.onnx")
+        session = onnxruntime.InferenceSession(Path(folder) / "step.onnx", alone)
     tensors = (positions, values, mask, positions, torch.ones(step.num_modules, dtype=torch.bool), state)
     given = dict(zip([put.name for put in session.get_inputs()], tensors, strict=True))
     feed = {name: tensor.numpy() for name, tensor in given.items()}
