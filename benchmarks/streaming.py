@@ -34,7 +34,7 @@ def main(benchmark: Streaming) -> None:
     """Time all in turn, print, write JSON."""
     import onnxruntime
 
-    # A step is too small for several threads, and those of PyTorch and of onnxruntime would wait for each other's cores.
+    # A step is too small for several threads, and those of PyTorch and onnxruntime would wait for each other.
     torch.set_num_threads(1)
     alone = onnxruntime.SessionOptions()
     alone.intra_op_num_threads = 1
