@@ -110,7 +110,7 @@ def scored(
         if row["predictor"] == LATENT:
             row["gain_share"] = float((gain[row["step"]] > 0).float().mean())
             row["gain_error"] = float(gain[row["step"]].std() / len(frames) ** 0.5)
-    # The sequence whose samples differ most at the end: something has hit something.
+    # The sequence whose samples differ most at the end.
     spread = torch.stack([parts[-1] for name, parts in shown.items() if name.startswith("sample")]).var(0)
     one = int(spread.flatten(1).sum(1).argmax())
     pictures = {name: stitch(torch.stack(parts, 1)[one : one + 1], grid, world.arena) for name, parts in shown.items()}

@@ -46,8 +46,8 @@ def test_overlaps_stay_within_the_stated_bound(crowd):
     assert (crowd - WORLD.arena / 2).norm(dim=-1).min() >= 2 * WORLD.radius - MAX_OVERLAP
 
 
-@pytest.mark.parametrize("smallest", [None, 2.0])
-def test_every_substep_conserves_the_energy(smallest):
+@pytest.mark.parametrize(("smallest", "least"), [(None, 1000), (2.0, 900)])  # small balls meet less often
+def test_every_substep_conserves_the_energy(smallest, least):
     world = replace(WORLD, smallest=smallest)
     start, sizes = simulate(world, 64, 6, seed=1)[:, 0].double(), radii(world, 64, 6, seed=1)
     x, v = list(start.unbind(1)), list(torch.randn(64, 6, 2, dtype=torch.float64).unbind(1))
@@ -58,7 +58,7 @@ def test_every_substep_conserves_the_energy(smallest):
         _advance(world, x, v, list(sizes[..., None].unbind(1)))
         hits += int((torch.stack(v) != before).any(-1).sum())
         torch.testing.assert_close((mass * torch.stack(v).square()).sum((0, 2)), energy, rtol=1e-12, atol=0)
-    assert hits > 900, "there was something to conserve"
+    assert hits > least, "there was something to conserve"
 
 
 def test_speeds_never_exceed_what_the_energy_allows(crowd):

@@ -86,8 +86,8 @@ def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):
     assert (after.scaling, after.context, after.horizon) == (before.scaling, before.context, before.horizon)
     assert after.columns == before.columns
     for one, other in zip(before.model.parameters(), after.model.parameters(), strict=True):
-        # The running mean of the weights rounds frequencies, which are well above 1, by more than 1e-6.
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+        # Frequencies well above 1 are not held to 1e-6 by single precision: a few units in the last place.
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=3e-7)
     assert before.fingerprint != after.fingerprint
 
 

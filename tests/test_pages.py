@@ -390,3 +390,17 @@ def test_the_page_of_rims_has_the_papers_numbers_without_results_and_ours_with_t
     assert line(text, "constant") == ["constant", "2.0800", "2.0800"]
     assert "| Table 1 | **does not hold** | 0.2500 at 50, where 0.05 is asked for" in text
     assert "(figures/copying-activity.png)" in text
+
+
+def test_what_the_sensors_page_says_of_rain_and_of_a_known_wind_is_so(page):
+    rain = page.claims.where(page.results()["sensors-rain"].rows, value="rain_mm", silent=0.0)
+    crps = rain.pivot_table(index=["sensors", "lead"], columns="predictor", values="crps")
+    lead = crps.index.get_level_values("lead")
+    beyond = crps["S2GRU"] > crps["climatology"]
+    assert (beyond == (lead >= 6)).all(), "better than the climatology up to three hours, a little worse from six on"
+    assert (crps["S2GRU"] < crps["persistence"]).all()
+    wind = page.claims.where(page.results()["known-ahead"].rows, lead=12, sensors="seen")
+    mae = wind.set_index(["data", "value", "predictor"])["mae"]
+    with_wind, without = mae.xs("S2GRU, wind known ahead", level="predictor"), mae.xs("S2GRU", level="predictor")
+    assert with_wind["turning", "direction"] < without["turning", "direction"] / 2
+    assert abs(with_wind["turning", "tracer"] / without["turning", "tracer"] - 1) < 0.02, "gains nothing"
