@@ -302,16 +302,16 @@ def above_on_railways(result: Result, metric: str) -> Decision:
 
 
 def mae_of(result: Result, sensors: str, silent: float = 0.0) -> pd.DataFrame:
-    """MAE by value and lead (rows) of each predictor (columns)."""
+    """MAE, a mean over the seeds, by value and lead (rows) of each predictor (columns)."""
     rows = where(result.rows, sensors=sensors, silent=silent)
-    return rows.pivot(index=["value", "lead"], columns="predictor", values="mae").sort_index()
+    return rows.pivot_table(index=["value", "lead"], columns="predictor", values="mae").sort_index()
 
 
 def against_the_obvious(result: Result, metric: str) -> pd.DataFrame:
-    """Errors over that of whichever predictor without training was best in the test, by value, stations and lead (rows)
-    of each model (columns); all stations that are not withheld report."""
+    """Errors, means over the seeds, over that of whichever predictor without training was best in the test, by value,
+    stations and lead (rows) of each model (columns); all stations that are not withheld report."""
     rows = where(result.rows, silent=0.0)
-    errors = rows.pivot(index=["value", "sensors", "lead"], columns="predictor", values=metric)
+    errors = rows.pivot_table(index=["value", "sensors", "lead"], columns="predictor", values=metric)
     simple = [name for name in errors if name in TRIVIAL]
     return errors.drop(columns=simple).div(errors[simple].min(axis=1), axis=0)
 
@@ -330,7 +330,8 @@ def loses_no_more(result: Result, peer: str) -> Decision:
 
 
 def lower_in_most(result: Result, peer: str) -> Decision:
-    cells = result.rows.pivot(index=["value", "lead", "sensors", "silent"], columns="predictor", values="mae")
+    by_cell = ["value", "lead", "sensors", "silent"]
+    cells = result.rows.pivot_table(index=by_cell, columns="predictor", values="mae")
     mae = cells[["S2GRU", peer]].dropna()
     lower = int((mae["S2GRU"] < mae[peer]).sum())
     return holds(2 * lower > len(mae)), f"in {lower} of {len(mae)}"

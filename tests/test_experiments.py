@@ -209,14 +209,17 @@ def test_the_long_budget_compares_with_and_without_injected_positions(run, tmp_p
 
 
 def test_sensors_are_forecast_beside_the_trivial_predictors(script, tmp_path):
-    options = ["--data", "field", "--steps", 200, "--minutes", 0.01, "--runs", tmp_path, "--out", tmp_path / "out.json"]
-    for models in (["s2gru"], ["s2gru", "msa"]):
-        script(EXPERIMENTS / "sensors.py", *options, "--figures", tmp_path, "--models", *models)
+    options = ["--data", "field", "--steps", 200, "--updates", 2, "--runs", tmp_path, "--out", tmp_path / "out.json"]
+    for seeds, models in ((1, ["s2gru"]), (2, ["s2gru"]), (1, ["s2gru", "msa"])):
+        more = ["--figures", tmp_path, "--seeds", seeds, "--models", *models]
+        script(EXPERIMENTS / "sensors.py", *options, *more)
     result = json.loads((tmp_path / "out.json").read_text())
-    assert [run["label"] for run in result["runs"]] == ["S2GRU", "MSA"], "nothing was fitted twice"
+    runs = [(run["label"], run["seed"]) for run in result["runs"]]
+    assert runs == [("S2GRU", 0), ("S2GRU", 1), ("MSA", 0)], "nothing was fitted twice"
     names = {"S2GRU", "MSA", "persistence", "seasonal", "climatology", "inverse distance", "local linear", "kriging"}
-    keys = [tuple(row[key] for key in ("predictor", "value", "lead", "sensors", "silent")) for row in result["rows"]]
-    assert {key[0] for key in keys} == names
+    by = ("predictor", "seed", "value", "lead", "sensors", "silent")
+    keys = [tuple(row[key] for key in by) for row in result["rows"]]
+    assert {key[:2] for key in keys} == {(name, 0) for name in names} | {(name, 1) for name in names - {"MSA"}}
     assert len(keys) == len(set(keys))
     for name in ("errors", "stations", "forecast", "series", "enclaves"):
         assert is_png(tmp_path / f"field-{name}.png")
