@@ -24,7 +24,7 @@ from presets import PRESETS
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
 from s2rm.report import figures
-from s2rm.sensors import plots
+from s2rm.sensors import maps, plots
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, split
@@ -107,7 +107,7 @@ def main(recipe: Sensors) -> None:
     groups = [(value, group) for value in values for group in GROUPS]
     pictures = {
         "errors": plots.sheet([plots.errors_by_lead(rows, *each, length) for each in groups], 2),
-        "stations": plots.sheet([plots.map_of_stations(reports, parts.withheld)]),
+        "stations": plots.sheet([maps.map_of_stations(reports, parts.withheld)]),
     }
     folder = recipe.runs / f"{recipe.data}-{recipe.models[0]}-0" if recipe.models else recipe.runs
     if (folder / FORECASTER).is_file():
@@ -118,11 +118,11 @@ def main(recipe: Sensors) -> None:
         sensors = [
             one for group in (~parts.withheld, parts.withheld) for one in plots.with_truth(reports, group, span, 0)
         ]
-        maps = plots.maps_of_forecast(forecaster, shown.between(0, middle + 1), 0, lead)
+        surfaces = maps.maps_of_forecast(forecaster, shown.between(0, middle + 1), 0, lead)
         series = plots.forecasts_in_time(forecaster, shown, reports, middle, 0, sensors)
-        pictures |= {"forecast": plots.sheet(maps, 2), "series": plots.sheet(series, 2)}
+        pictures |= {"forecast": plots.sheet(surfaces, 2), "series": plots.sheet(series, 2)}
         if recipe.models[0].startswith("s2"):
-            pictures["enclaves"] = plots.sheet(plots.maps_of_enclaves(forecaster, shown), 2)
+            pictures["enclaves"] = plots.sheet(maps.maps_of_enclaves(forecaster, shown), 2)
     draw(recipe.figures, **{f"{recipe.data}_{name}": figures.png(figure) for name, figure in pictures.items()})
 
 

@@ -102,7 +102,8 @@ def test_a_folder_is_free_again_where_nothing_can_be_fitted(fitted, tmp_path, ca
 def test_dollars_in_a_name_are_no_formula():
     from s2rm.report.figures import png
     from s2rm.sensors.judging import split
-    from s2rm.sensors.plots import errors_by_lead, map_of_stations, sheet
+    from s2rm.sensors.maps import map_of_stations
+    from s2rm.sensors.plots import errors_by_lead, sheet
 
     name = r"$x_$ a_$ $"
     rows = [{"value": name, "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]

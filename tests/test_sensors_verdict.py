@@ -6,7 +6,8 @@ import pytest
 from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, unit_of_leads
-from s2rm.sensors.plots import station_gains, with_truth
+from s2rm.sensors.maps import station_gains
+from s2rm.sensors.plots import with_truth
 from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.verdicts import compare, digits, interval, percent, verdict
 

@@ -97,7 +97,8 @@ def place(command: NextSensor) -> None:
     if command.out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"next-sensor: --out must end in .csv or .parquet, got {command.out}")
     from s2rm.report.figures import png
-    from s2rm.sensors.plots import map_of_siting, sheet
+    from s2rm.sensors.maps import map_of_siting
+    from s2rm.sensors.plots import sheet
 
     forecaster = Forecaster.load(command.run_folder)
     reports = read_reports(command.table, forecaster.columns, to_fit=False)

@@ -15,7 +15,7 @@ from s2rm.models.s2rm import S2RM
 from s2rm.report.figures import predictors
 from s2rm.report.modules import interaction_graph
 from s2rm.report.page import Entry, Line, Picture, Table, drawn, write_page
-from s2rm.sensors import plots
+from s2rm.sensors import maps, plots
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, lead_time
 from s2rm.sensors.reports import Reports
@@ -124,8 +124,8 @@ def _pictures(
     found = [(value, group) for value in values for group in GROUPS if of_group(rows, value, group)]
     yield from panels("Errors by lead time", said, [plots.errors_by_lead(rows, *each, length) for each in found])
     said = "Each station's gain over the best simple predictor, all lead times together: blue is better, red is worse."
-    kept = [value for value in values if any(plots.station_gains(rows, label, value, group) for group in GROUPS)]
-    yield from panels("Where it is good", said, [plots.map_of_gains(rows, label, value, reports) for value in kept])
+    kept = [value for value in values if any(maps.station_gains(rows, label, value, group) for group in GROUPS)]
+    yield from panels("Where it is good", said, [maps.map_of_gains(rows, label, value, reports) for value in kept])
     shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
     until, start = shown.between(0, origin + 1), _minute(reports, origin)
     span = range(origin + 1, origin + 1 + forecaster.horizon)
@@ -140,13 +140,13 @@ def _pictures(
         yield from panels(f"{name}: forecasts beside what came", said, series)
     for value, name in enumerate(values):
         said = f"Initialised at {start} UTC. Circles are the observations of that time, in the same colours."
-        yield from panels(f"{name}: a forecast", said, plots.maps_of_forecast(forecaster, until, value, lead))
-    yield from panels("Stations", "The last position of each station.", [plots.map_of_stations(reports, held_out)])
+        yield from panels(f"{name}: a forecast", said, maps.maps_of_forecast(forecaster, until, value, lead))
+    yield from panels("Stations", "The last position of each station.", [maps.map_of_stations(reports, held_out)])
     if isinstance(forecaster.model, S2RM):
         said = "Where each module reads and answers; white is out of reach of all modules."
-        yield from panels("Enclaves", said, plots.maps_of_enclaves(forecaster, reports))
+        yield from panels("Enclaves", said, maps.maps_of_enclaves(forecaster, reports))
         kernel, side = forecaster.model.interaction_graph().detach(), 30
-        weights = plots.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
+        weights = maps.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
         # A row of the grid is one first coordinate; on a map the second one points up.
         north_up = torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
         said = "Each module as its enclave; a line joins two modules that interact."
