@@ -34,7 +34,7 @@ from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.settings import Fit, ForecastModel
+from s2rm.sensors.settings import RANGES, Fit, ForecastModel
 from s2rm.sensors.tuning import first_guess, gated, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
@@ -95,7 +95,8 @@ def observations(recipe: Imputation) -> tuple[Reports, NDArray, NDArray]:
     if recipe.data == "aqi36":
         read_ = PRESETS["aqi36"].read(recipe.folder)
         withheld, values = read_.values[:, 1] == 1, read_.values[:, :1]
-        reports = replace(read_, columns=replace(read_.columns, values=("pm25",)), values=values)
+        columns = replace(read_.columns, values=("pm25",), **dict.fromkeys(RANGES, ()))  # roots are taken here
+        reports = replace(read_, columns=columns, values=values)
     else:
         reports = PRESETS["field"].read(recipe.folder, 240, recipe.seed)
         reports = reports.of(np.arange(len(reports.sensors)) < 8)
