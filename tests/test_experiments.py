@@ -71,12 +71,11 @@ def test_the_family_is_trained_with_what_was_found_and_goes_on_where_it_was(run,
         assert is_png(tmp_path / "figures" / f"{name}.png")
 
 
-def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
-    options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--figures", tmp_path / "figures"]
-    run(
-        "rollouts.py", *options, "--names", "s2gru-0", "lstm-1", "--balls", 1, 5, "--sequences", 8,
-        "--out", tmp_path / "out.json",
-    )  # fmt: skip
+def test_rollouts_are_of_finished_runs_on_one_world(run, script, tmp_path):
+    run("long.py", "--runs", tmp_path, "--out", tmp_path / "long.json", "--labels", "S2GRU", "LSTM")
+    options = ["--balls", 1, 5, "--sequences", 8, "--out", tmp_path / "out.json", "--figures", tmp_path / "figures"]
+    recipe, runs = EXPERIMENTS / "rollouts.py", [tmp_path / "s2gru-0", tmp_path / "lstm-0"]
+    script(recipe, *options, "--runs", *runs)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [(row["predictor"], row["balls"], row["step"]) for row in rows] == [
         (name, balls, step)
@@ -84,9 +83,10 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
         for name in ("S2GRU", "LSTM", "static scene", "last seen")
         for step in range(1, 26)
     ]
-    assert (tmp_path / "s2gru-0" / "summary.json").is_file()
     for name in ("rollout-1", "rollout-5", "rollout-f1"):
         assert is_png(tmp_path / "figures" / f"{name}.png")
+    with pytest.raises(SystemExit, match="runs on one world"):
+        script(recipe, *options, "--runs", runs[0], PRETRAINED / "lstm")
 
 
 def test_baselines_are_trained_on_six_balls_and_scored_on_them(run, tmp_path):
