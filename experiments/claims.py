@@ -269,7 +269,7 @@ def no_better(result: Result, metric: str) -> str:
     means = rows.groupby("predictor", sort=False)[metric].mean()
     trivial = means.index.isin(TRIVIAL)
     low = ", ".join(means.index[~trivial & (means <= means[trivial].max())])
-    return f"; not above the better trivial predictor with all agents: {low}" if low else ""
+    return f"; not above the better simple predictor with all agents: {low}" if low else ""
 
 
 def above(result: Result, scenario: str, others: Sequence[str]) -> Decision:

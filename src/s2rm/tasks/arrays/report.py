@@ -23,7 +23,7 @@ from s2rm.views import Views
 
 LABELS = {
     "error": "error", "feature_error": "error of features", "f1": "F1",
-    "log_likelihood": "log-likelihood (nats a value)",
+    "log_likelihood": "log-likelihood (nats per value)",
 }  # fmt: skip
 SENTENCES = {
     "error": "Root mean square in your own units; lower is better. In rollouts each predictor sees only its own "

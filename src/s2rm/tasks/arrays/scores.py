@@ -134,7 +134,7 @@ def score(
     Rows have `predictor`, `views`, the share of the prompt's views that are seen, `ahead`, the number of steps, and
     `error`, a root mean square: of points the distance of their position, else the difference of a value, in the user's
     units. Points with features also have `feature_error`, binary values `f1`, and one step ahead there is the
-    `log_likelihood` (nats a value in the units of models).
+    `log_likelihood` (nats per value in the units of models).
 
     Raises:
         ValueError: a model that cannot roll out, or whose file was changed since.

@@ -29,7 +29,7 @@ SEQUENCES = 16
 """rollouts for each number of balls"""
 EXPLORED = 160
 """frames of an episode in the explorer"""
-LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
+LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats per pixel)"}
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
 SENTENCES = {
     "f1": "Higher is better; 1 is perfect. A model has learned motion only where it is above both trivial predictors.",

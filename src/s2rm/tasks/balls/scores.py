@@ -97,7 +97,7 @@ def episodes(
 
 @torch.no_grad()
 def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: float = 1.0) -> Row:
-    """F1, balanced accuracy, log-likelihood (nats a pixel) and calibration of one-step-forward prediction.
+    """F1, balanced accuracy, log-likelihood (nats per pixel) and calibration of one-step-forward prediction.
 
     Pixels are binned by the tenth in which their probability lies. The expected calibration error is the mean distance,
     over pixels, between the mean probability and the frequency of 1 in their bin; `reliability` holds for each bin the
