@@ -33,7 +33,7 @@ HEADS = {
     "lead": "+{}".format,
     "reporting": "{:.0%}".format,
     "learning_rate": "{:g}".format,
-    "metric": claims.BATTLES.get,
+    "metric": lambda name: claims.BATTLES.get(name, name),
 }
 """how the values of a column are written as heads"""
 
@@ -72,7 +72,7 @@ def pivot(
         rows: of a result.
         columns: whose values are the columns.
         metric: what stands in the cells.
-        index: whose values are the rows; trivial predictors stand last.
+        index: whose values are the rows; simple predictors come last.
         digits: after the point, for all columns or for each.
         best: which mean of a column is in bold, the oracle's aside.
         across: the best of each row instead.

@@ -270,6 +270,8 @@ def test_the_railway_s_numbers(write):
         "neighbours_of_each_module": [2, 3, 4], "cells_that_some_module_sees": 0.93,
     })  # fmt: skip
     assert "## Skirmishes" not in text
+    heads = ["predictor", "F1", "F1 of trains", "F1 of other trains", "log-likelihood, nats per channel of a cell"]
+    assert line(text, "predictor") == heads
     assert line(text, "last seen") == ["last seen", "0.7000", "0.6000", "**0.5000**", "-0.2000"]
     assert "on F1 of trains | ours | **holds** | the smallest lead is +0.2000, over last seen |" in text
     assert (

@@ -38,7 +38,7 @@ SENTENCES = {
     "unit_type_f1": "Mean F1 over the types of units that occur; 1 is perfect.",
     "friendly_f1": "F1 of the friendly marker, over all pixels.",
     "negative_mse": "Minus the mean squared error of health, energy, cooldown and shield; closer to 0 is better.",
-    "log_likelihood": "Minus the loss, nats and squared error a pixel; closer to 0 is better.",
+    "log_likelihood": "Minus the loss, nats and squared error per pixel; closer to 0 is better.",
 }
 SHOWN = "5s3z"
 """scenario of the battle that is drawn from above"""
