@@ -274,10 +274,7 @@ def test_the_railway_s_numbers(write):
     assert line(text, "predictor") == heads
     assert line(text, "last seen") == ["last seen", "0.7000", "0.6000", "**0.5000**", "-0.2000"]
     assert "on F1 of trains | ours | **holds** | the smallest lead is +0.2000, over last seen |" in text
-    assert (
-        "on F1 of other trains | ours | **does not hold** | the smallest lead is -0.1000, over last seen |"
-        in text
-    )
+    assert "on F1 of other trains | ours | **does not hold** | the smallest lead is -0.1000, over last seen |" in text
     assert "93% of the cells are within reach of at least one of the\n3 modules; a module interacts with 2 to 4" in text
     assert "`results/railways.json`: trained on a machine at commit abc" in text
 

@@ -98,8 +98,8 @@ def seen_before(episode: Episode) -> tuple[Bool[Tensor, "B T Q C v v"], Bool[Ten
 def one_step_scores(predict: Predictor, episodes: Iterable[Episode], reporting: float = 1.0) -> dict[str, float]:
     """F1 over all channels, those of trains, and those of trains outside the centre of the view; log-likelihood.
 
-    The log-likelihood is in nats per channel of a cell. All are over the views of all trains. The predictor sees those of
-    a share of the trains, `reporting`, rounded; at least one train.
+    The log-likelihood is in nats per channel of a cell. All scores are over the views of all trains. The predictor sees
+    the views of a share of the trains, `reporting`, rounded to at least one train.
     """
     counts = {name: torch.zeros(3, dtype=torch.long) for name in ("f1", "f1_trains", "f1_other_trains")}
     log_likelihood, total = 0.0, 0
