@@ -379,7 +379,7 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     main(["report", str(run)])
     page = (run / "report.html").read_text()
     assert page.index("NOT better than") < page.index("<h2>")
-    for part in ("Error by steps ahead", "Rollouts, moving", "Enclaves of S2GRU", "own.npz", "modules go missing"):
+    for part in ("Error by steps ahead", "Rollouts, animated", "Enclaves of S2GRU", "own.npz", "modules missing"):
         assert part in page
     assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")

@@ -59,7 +59,7 @@ def collect(command: Collect) -> None:
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"
     console.print(
-        one_line(f"{command.out}: {found}; best without training, one step ahead: {world.guess}"), soft_wrap=True
+        one_line(f"{command.out}: {found}; best simple predictor, one step ahead: {world.guess}"), soft_wrap=True
     )
 
 

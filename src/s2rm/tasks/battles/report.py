@@ -1,4 +1,4 @@
-"""The report of runs on the skirmish: tables by scenario, a battle from above, silent agents, modules."""
+"""The report of runs on the skirmish: tables by scenario, a battle from above, shares of agents, modules."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorl
     yield drawn("A battle from above", from_above(models, world, battle, SHARE, moments(battle), seed), sentence)
     sentence = (
         "The training scenarios; the share of the agents that report grows from left to right, and all agents are "
-        "queried. Dashed: the two predictors that know nothing of tactics."
+        "queried. Dashed: the two simple predictors, which know nothing of tactics."
     )
-    yield drawn("When agents fall silent", scores_by_reporting(rows), sentence)
+    yield drawn("With fewer agents reporting", scores_by_reporting(rows), sentence)
     yield learning(entries)
     grid = cells(world.map_size).flip(-1).flip(0) + 0.5  # (east, north) of cells' middles, north up as from above
     yield from module_pictures(entries, grid, observations(battle, world.grid).views)
