@@ -54,7 +54,7 @@ def collect(command: Collect) -> None:
     except (ValueError, ImportError, OSError):
         raise
     except Exception as error:
-        raise ValueError(f"collect: the environment or the policy failed ({error!r}); mend it") from error
+        raise ValueError(f"collect: the environment or the policy failed ({error!r}); fix it") from error
     world = write_world(command.out, arrays)
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"

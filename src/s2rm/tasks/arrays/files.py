@@ -65,7 +65,7 @@ class Seeing:
         for name, least in (("crop", 1), ("num_views", 1), ("clip", 2)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
-                raise ValueError(f"world: {name} must be a whole number of at least {least}, got {value!r}; mend it")
+                raise ValueError(f"world: {name} must be a whole number of at least {least}, got {value!r}; fix it")
         if any(len(side) != 2 or not -np.inf < side[0] < side[1] < np.inf for side in self.extent or ()):
             raise ValueError(
                 f"world: extent must be pairs (low, high) with low < high, got {list(self.extent or ())}; give one for "
