@@ -90,7 +90,7 @@ class Run:
         folder = self.folder
         # What a killed process left of a file is no content.
         if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
-            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
+            go_on = f", or resume it with --resume {folder}" if (folder / CONFIG).is_file() else ""
             raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
 
     @rank_zero_only
@@ -209,7 +209,7 @@ class Run:
         path = self.folder / SUMMARY
         if not path.is_file():
             raise ValueError(
-                f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}"
+                f"run: {self.folder} has not finished training; resume it with s2rm train --resume {self.folder}"
             )
         try:
             # Earlier versions did not write the precision.

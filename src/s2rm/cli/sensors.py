@@ -81,7 +81,7 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     if (folder / REPORT).exists():
         return _refit(command, reports)
     if fitted:
-        _say(f"{folder}: fitted already; going on with the scores and the report")
+        _say(f"{folder}: fitted already; continuing with the scores and the report")
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts.train)
     (about,) = kept_rows(folder / SUMMARY, Summary)
@@ -159,7 +159,7 @@ def kept_rows(path: Path, kind: type) -> list[Row]:
         for row in rows:
             from_plain(kind, {name: row[name] for name in get_type_hints(kind)})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"fit: {path} is not what a fit wrote ({error!r}); delete it, or fit anew") from error
+        raise ValueError(f"fit: {path} is not what a fit wrote ({error!r}); delete it, or fit again") from error
     return rows
 
 

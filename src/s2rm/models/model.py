@@ -75,7 +75,7 @@ class Model(nn.Module, ABC, Generic[B]):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all weights anew, in place. With the same seed they are those of a new model."""
+        """Reinitialise all weights, in place. With the same seed they are those of a new model."""
         new = cast(Any, type(self))(**self.arguments)
         for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
             for old, value in zip(mine, drawn, strict=True):

@@ -140,7 +140,7 @@ class SequenceModel(Model[Sequences]):
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= classes:
                 raise ValueError(
-                    f"SequenceModel: expected classes from 0 to {classes - 1}, got {low} to {high}; number them anew"
+                    f"SequenceModel: expected classes from 0 to {classes - 1}, got {low} to {high}; renumber them"
                 )
         if recompute is not None and recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")

@@ -26,7 +26,7 @@ class Layer(nn.Module):
         return given
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, in the order in which the constructor draws them."""
+        """Reinitialise all weights, in the order in which the constructor draws them."""
         raise NotImplementedError
 
     def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
@@ -78,7 +78,7 @@ class RecurrentCore(nn.Module):
         """Does nothing; for code that calls it on an `nn.LSTM`."""
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew. With the same seed they are those of a new core."""
+        """Reinitialise all weights. With the same seed they are those of a new core."""
         for layer in self.layers:
             cast("Layer", layer).reset_parameters()
 

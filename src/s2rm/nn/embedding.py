@@ -151,7 +151,7 @@ class Rotation(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all frequencies anew."""
+        """Reinitialise all frequencies."""
         self._set_middle()
         drawn = 2 * torch.rand_like(self.frequencies) - 1
         self.frequencies.copy_(2 * math.pi / self.shortest * drawn)

@@ -64,7 +64,7 @@ def check_tensors(
         numbers = given[name]
         if numbers.numel() and not least <= int(numbers.min()) <= int(numbers.max()) <= most:
             found = f"{int(numbers.min())} to {int(numbers.max())}"
-            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; number them anew")
+            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; renumber them")
 
 
 class Drawn(Dataset[T]):

@@ -110,7 +110,7 @@ class ArrayWorld:
         if (now := digest(self.path)) != self.digest:
             raise ValueError(
                 f"world: {self.path} was changed since the run began, its SHA-256 is {now[:12]}, was "
-                f"{self.digest[:12]}; put the former file back, or train anew"
+                f"{self.digest[:12]}; put the former file back, or train again"
             )
         return arrays
 
