@@ -28,7 +28,7 @@ class Beliefs(NamedTuple):
 
 
 class Latents(nn.Module):
-    r"""A diagonal Gaussian variable $z$ of each module and step, which enters the module's cell beside its input u.
+    r"""A diagonal Gaussian variable $z$ of each module and step, which is added to the input u of the module's cell.
 
     $$p(z \mid h) = N(\mu_p(h), \sigma_p(h)^2), \quad q(z \mid h, u) = N(\mu_q(h, u), \sigma_q(h, u)^2), \quad
     u' = u + W z$$
@@ -52,13 +52,13 @@ class Latents(nn.Module):
         self._samples, self._collected = False, list[list[Beliefs]]()
 
     def steps(self, mask: Bool[Tensor, "B T A"], num_modules: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        """What happens at each of T steps: from h and u, `(B, M, H)` each, to u'.
+        """For each of T steps, the function from h and u, `(B, M, H)` each, to u'.
 
-        In a step without any view the posterior is the prior. It is sampled in training and within `sampling`, else its
-        mean is taken.
+        In a step without any view the posterior is the prior. It is sampled in training and within `sampling`;
+        otherwise its mean is used.
 
         Args:
-            mask: which views are there.
+            mask: which views are present.
             num_modules: M.
         """
         seen, weight, noise = mask.any(-1), self.to_inputs.weight, None
@@ -81,7 +81,7 @@ class Latents(nn.Module):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """Within, latent variables are sampled."""
+        """A context in which latent variables are sampled."""
         before, self._samples = self._samples, True
         try:
             yield
@@ -90,7 +90,7 @@ class Latents(nn.Module):
 
     @contextmanager
     def collecting(self) -> Iterator[list[Beliefs]]:
-        """The distributions at each step that is taken within."""
+        """A context that collects the distributions at each step."""
         self._collected.append([])
         try:
             yield self._collected[-1]

@@ -1,4 +1,4 @@
-"""What a task is: one record a world, which is all that the command line and the run folders know of it."""
+"""Tasks: one record per world, which is all that the command line and the run folders know of it."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Task:
     are views, with `guessed=True` their context is what was last seen, for models that correct it, and with `drop` up
     to this share of the views of each sequence is dropped"""
     score: Callable[..., list[Row]]
-    """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
+    """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the simple
     predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`
-    shows how far it is"""
+    wraps an iterable to show progress"""
     write_report: Callable[..., None]
     """`(path, entries, rows, world, seed, folder, more)`: one self-contained HTML page of runs of one world and their
     scores, `rows` as from `score`, with `more` beside them, written whole or not at all; ImportError where the extra

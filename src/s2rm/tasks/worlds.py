@@ -71,8 +71,8 @@ class Drawn(Dataset[T]):
     """Whole batches of episodes or sequences, each a pure function of its key `(rows, seed)`.
 
     Args:
-        size: number of sequences that rows count.
-        draw: the batch of rows `(B,)`; what is random in it comes from the generator.
+        size: number of rows.
+        draw: from rows `(B,)` and a generator for random choices to the batch.
     """
 
     def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], T]):

@@ -46,20 +46,20 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Seeing:
-    """How a world is seen; what is not given is found from its arrays.
+    """How a world is viewed; defaults depend on its arrays.
 
     Raises:
         ValueError: a number out of its range.
     """
 
     crop: int | None = None
-    """frames: side of a view, pixels; default: 11, or the frame's shorter side where that is less"""
+    """frames: side of a view in pixels; default: 11, or the frame's shorter side if that is less"""
     num_views: int = 10
-    """frames without positions: views at each step, at random places"""
+    """frames without positions: number of views per step, at random positions"""
     clip: int | None = None
-    """steps of a training clip, cut from a sequence at random; default: 20, or all where there are fewer"""
+    """steps of a training clip, cut from a sequence at random; default: 20, or all if there are fewer"""
     extent: tuple[tuple[float, float], ...] | None = None
-    """the box in which positions lie, one (low, high) a coordinate; default: that of the positions in training"""
+    """the box of the positions, one (low, high) per coordinate; default: that of the positions in training"""
 
     def __post_init__(self) -> None:
         for name, least in (("crop", 1), ("num_views", 1), ("clip", 2)):
