@@ -287,7 +287,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
     assert f"world: cannot read {path}" in refused(capsys, "train", path)
     folder = tmp_path / "folder"
     arrays.write_world(folder, {"points": straight(random)})
-    with pytest.raises(ValueError, match="is there already; choose another path"):
+    with pytest.raises(ValueError, match="exists already; choose another path"):
         arrays.write_world(folder, {"points": straight(random)})
     (folder / "world.json").unlink()
     assert "world.json is missing" in refused(capsys, "train", folder)

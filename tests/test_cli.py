@@ -163,7 +163,7 @@ def test_help_tells_the_defaults(command, capsys):
 def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
     assert "expected a run folder" in refused(capsys, "evaluate", tmp_path / "nowhere")
     assert "expected at least one run folder" in refused(capsys, "rollout")
-    assert "is there already" in refused(capsys, "train", "--out", demo)
+    assert "exists already" in refused(capsys, "train", "--out", demo)
     assert "one run of each model" in refused(capsys, "evaluate", demo / "lstm", demo / "lstm")
     assert "found no scores" in refused(capsys, "report", demo / "lstm")
     wrong = tmp_path / "wrong.json"

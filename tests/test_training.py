@@ -177,7 +177,7 @@ def test_a_run_leaves_what_it_promises(once):
     assert summary["val_loss"] == pytest.approx(min(epoch["val_loss"] for epoch in history(run.folder)))
     assert {"command", "commit", "seed", "hardware", "minutes", "parameters"} <= summary.keys()
     assert summary["parameters"] == run.load_model().num_parameters
-    with pytest.raises(ValueError, match="is there already; choose another --out, or resume it with --resume"):
+    with pytest.raises(ValueError, match="exists already; choose another --out, or resume it with --resume"):
         Run.create(run.folder, TINY, world=WORLD)
 
 
@@ -300,7 +300,7 @@ def test_one_process_at_a_time_begins_a_run(tmp_path, monkeypatch):
         return build(settings, world)
 
     monkeypatch.setattr(Settings, "build", build_while_another_begins)
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         Run.create(tmp_path / "run", TINY, world=WORLD)
     assert Run.open(tmp_path / "run").settings.model == "lstm"
 

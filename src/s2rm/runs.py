@@ -91,7 +91,7 @@ class Run:
         # What a killed process left of a file is no content.
         if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
             go_on = f", or resume it with --resume {folder}" if (folder / CONFIG).is_file() else ""
-            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
+            raise ValueError(f"train: {folder} exists already; choose another --out{go_on}")
 
     @rank_zero_only
     def _write_config(self) -> None:
@@ -271,10 +271,10 @@ def same_world(runs: list[Run]) -> tuple[Task, World, int]:
     first = runs[0]
     shared = first.task, first.world, first.settings.training.seed
     if any((run.task, run.world, run.settings.training.seed) != shared for run in runs):
-        raise ValueError("runs: all must share one world and one seed to be compared; evaluate them apart")
+        raise ValueError("runs: all must share one world and one seed to be compared; evaluate them separately")
     labels = [run.label for run in runs]
     if len(set(labels)) != len(labels):
-        raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them apart")
+        raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them separately")
     return shared
 
 

@@ -23,7 +23,7 @@ console = Console(stderr=True, markup=False, emoji=False)
 def collect(command: Collect) -> None:
     """Play episodes and write them."""
     if command.out.exists():
-        raise ValueError(f"collect: {command.out} is there already; choose another --out")
+        raise ValueError(f"collect: {command.out} exists already; choose another --out")
     check_path(command.out)
     if command.episodes < 3:
         raise ValueError(

@@ -101,7 +101,7 @@ def _check_folder(folder: Path) -> None:
         return
     # What a first packing left that was killed is no obstacle.
     if not folder.is_dir() or any(not left.name.startswith((STAGED, ".")) for left in folder.iterdir()):
-        raise ValueError(f"pack: {folder} is there already and is no store; choose another --out")
+        raise ValueError(f"pack: {folder} exists already and is not a store; choose another --out")
 
 
 def _is_used(folder: Path, arrays: Path) -> bool:

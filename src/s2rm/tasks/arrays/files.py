@@ -87,7 +87,7 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
     .zarr, else of .npy files.
 
     Raises:
-        ValueError: the folder is there already, or holds something else.
+        ValueError: the folder exists already, or has other content.
         ImportError: Zarr is not installed.
         OSError: it cannot be written.
     """
@@ -101,7 +101,7 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
         write_whole(path, content.getvalue())
         return
     if path.exists() and (not path.is_dir() or any(each.suffix != ".part" for each in path.iterdir())):
-        raise ValueError(f"world: {path} is there already; choose another path")
+        raise ValueError(f"world: {path} exists already; choose another path")
     with only_writer(path, "world"):
         if path.suffix == ZARR:
             return _write_zarr(path, arrays, settings)

@@ -117,7 +117,7 @@ class Planner:
             ValueError: several sequences; a reward of another shape or that is not finite.
         """
         if views.batch_size != 1:
-            raise ValueError(f"plan: expected the views of one sequence, got {views.batch_size}; plan each apart")
+            raise ValueError(f"plan: expected the views of one sequence, got {views.batch_size}; plan each separately")
         generator = torch.Generator().manual_seed(seed)
         memory, before, number = self._trivial.memory(views), None, self.candidates
         for step in range(views.num_steps):
