@@ -314,7 +314,7 @@ def test_options_that_a_resumed_run_would_not_take_are_refused(once, tmp_path, c
     run = replace(once, folder=folder, settings=replace(TINY, training=training))
     before = (folder / LAST).read_bytes()
     name, value = next(iter(changes.items()))
-    message = f"keeps its options but updates, epochs and minutes, got .*{name} {value} instead of "
+    message = f"keeps its options except updates, epochs and minutes, got .*{name} {value} instead of "
     with pytest.raises(ValueError, match=message) as refused:
         run.train(resume=True, progress=False)
     assert "\n" not in str(refused.value)
