@@ -73,9 +73,7 @@ def _of_tables(folders: Sequence[Path]) -> World:
     forecasters = [Forecaster.load(folder) for folder in folders]
     tables = {setting.table for setting in settings}
     if len(tables) > 1:
-        raise ValueError(
-            f"explore: expected forecasters of one table, got {len(tables)}; explore them separately"
-        )
+        raise ValueError(f"explore: expected forecasters of one table, got {len(tables)}; explore them separately")
     reports = read_reports(settings[0].table, forecasters[0].columns, ahead=settings[0].ahead_table)
     for forecaster in forecasters:
         forecaster.check(reports)

@@ -256,8 +256,8 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
     ]
     if changed:
         raise ValueError(
-            f"fit: a run that is resumed keeps its options except updates, epochs and minutes, got {', '.join(changed)}; "
-            "leave them as they were, or train again in another folder"
+            "fit: a run that is resumed keeps its options except updates, epochs and minutes, got "
+            f"{', '.join(changed)}; leave them as they were, or train again in another folder"
         )
     return path, before
 
