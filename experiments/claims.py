@@ -264,7 +264,7 @@ def loses_least(result: Result, metric: str) -> Decision:
 
 
 def no_better(result: Result, metric: str) -> str:
-    """Which models are not above both trivial predictors even with all agents: they have little to lose."""
+    """Which models are not above both simple predictors even with all agents: they have little to lose."""
     rows = where(result.rows, scenario=VALIDATION, reporting=1.0)
     means = rows.groupby("predictor", sort=False)[metric].mean()
     trivial = means.index.isin(TRIVIAL)
@@ -308,7 +308,7 @@ def mae_of(result: Result, sensors: str, silent: float = 0.0) -> pd.DataFrame:
 
 
 def against_the_obvious(result: Result, metric: str) -> pd.DataFrame:
-    """Errors, means over the seeds, over that of whichever predictor without training was best in the test, by value,
+    """Errors, means over the seeds, over that of the best simple predictor in the test, by value,
     stations and lead (rows) of each model (columns); all stations that are not withheld report."""
     rows = where(result.rows, silent=0.0)
     errors = rows.pivot_table(index=["value", "sensors", "lead"], columns="predictor", values=metric)

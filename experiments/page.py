@@ -138,7 +138,7 @@ def skill(mae: pd.DataFrame, other: str) -> pd.DataFrame:
 
 def ways_over_the_obvious(result: Result) -> pd.DataFrame:
     """Of each way, table, group of stations and seed, the mean over values and lead times of the errors, over those of
-    the best predictor without training."""
+    the best simple predictor."""
     rows = result.rows.assign(seed=result.rows["seed"].fillna(-1))
     parts = []
     for (data, _), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):

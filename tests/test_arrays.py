@@ -1,4 +1,4 @@
-"""Any world from a file of arrays: its format, its episodes, predictors without training, rollouts, commands."""
+"""Any world from a file of arrays: its format, its episodes, simple predictors, rollouts, commands."""
 
 import json
 from pathlib import Path

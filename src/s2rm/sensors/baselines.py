@@ -66,7 +66,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
-        """Arguments as of `predict`; the variance is that which the predictor itself states."""
+        """Arguments as for `predict`; the variance is that which the predictor itself states."""
 
     def predict(
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,

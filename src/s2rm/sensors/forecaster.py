@@ -141,7 +141,7 @@ class Forecaster:
         return self.scaling.units(*self._from_origins(reports, places, known, range(1, steps + 1)))
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
-        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
+        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as for `forecast`."""
         known = checks.check_origins(origins, reports)
         places = checks.check_places(places, self.columns, self.scaling)
         mean, stddev = self.scaling.units(*self._from_origins(reports, places, known, [0]))

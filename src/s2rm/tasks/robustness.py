@@ -87,7 +87,7 @@ def with_modules(models: Trained) -> dict[str, S2RM]:
 
 
 def check(task: Task, models: Trained, drop: Sequence[float], remove: Sequence[int]) -> None:
-    """Refuse shares and numbers that cannot be taken away; arguments and errors as of `robustness`."""
+    """Refuse shares and numbers that cannot be taken away; arguments and errors as for `robustness`."""
     spatial = with_modules(models)
     if wrong := [share for share in drop if not 0 <= share < 1]:
         raise ValueError(f"evaluate: shares of views to drop must be at least 0 and below 1, got {wrong[0]}")

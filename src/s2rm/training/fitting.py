@@ -222,7 +222,7 @@ def fit(
 
 def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Training]:
     """The last checkpoint of a run of this model and these options, which can be read without unpickling, and the
-    options with which it was trained; errors as of `fit`."""
+    options with which it was trained; errors as for `fit`."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")

@@ -44,7 +44,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: ArrayWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`."""
+    """Write the page; arguments as for `Task.write_report`."""
     lead = (
         f"Each model saw {OF[world.kind]} and learned to predict them one step ahead. In the test it saw "
         f"{world.prompt} steps, and then only its own predictions for {world.steps_ahead} steps."

@@ -42,7 +42,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`."""
+    """Write the page; arguments as for `Task.write_report`."""
     seen = "whole frames and learned to predict the next one"
     if not world.whole:
         number = f"{world.num_views} small crop{'s' * (world.num_views > 1)}"

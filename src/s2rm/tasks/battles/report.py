@@ -52,7 +52,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`."""
+    """Write the page; arguments as for `Task.write_report`."""
     lead = (
         "Each model observed the surroundings of the living units of one team, as polar images, and their actions, and "
         f"learned to predict their next observations. It was trained on {', '.join(world.train_scenarios)} (c "

@@ -43,7 +43,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: RailwayWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`. Raises what `collected` does, too."""
+    """Write the page; arguments as for `Task.write_report`. Raises what `collected` does, too."""
     test = collected(world, "test", seed, folder)
     last_seen = trivial_predictors(world, seed, folder).last_seen
     predictors = {entry.label: model_predictor(entry.model, last_seen) for entry in entries}

@@ -57,7 +57,7 @@ class TrivialPredictors:
 
 
 def trivial_predictors(world: RailwayWorld, seed: int = 0, folder: str | Path | None = None) -> TrivialPredictors:
-    """The trivial predictors of a world, from all of its training episodes; see `collected` for the folder."""
+    """The simple predictors of a world, from all of its training episodes; see `collected` for the folder."""
     return TrivialPredictors(in_chunks(world, collected(world, "train", seed, folder)))
 
 
@@ -125,9 +125,9 @@ def score(
     models: Models, world: RailwayWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """One-step scores of models and of both trivial predictors, by share of the trains that report.
+    """One-step scores of models and of both simple predictors, by share of the trains that report.
 
-    Arguments as of `Task.score`; by default all trains report. Raises what `collected` does. Rows have `predictor`,
+    Arguments as for `Task.score`; by default all trains report. Raises what `collected` does. Rows have `predictor`,
     `reporting`, and the scores of `one_step_scores`.
     """
     test = collected(world, "test", seed, folder)

@@ -59,7 +59,7 @@ class Mnist(SequenceWorld):
         return min(super().num_sequences(split), len(self.digits(split).labels))
 
     def digits(self, split: str) -> Digits:
-        """The images of a split, all of them; errors as of `read_digits`."""
+        """The images of a split, all of them; errors as for `read_digits`."""
         train, test = read_digits(self.train_files), None
         if self.test_files:
             test = read_digits(self.test_files)

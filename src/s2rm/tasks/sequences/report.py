@@ -41,7 +41,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SequenceWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(), *, words: Words,  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`, and what it says of the task."""
+    """Write the page; arguments as for `Task.write_report`, and what it says of the task."""
     seen = (
         f"{world.num_sequences('train'):,} sequences an epoch for training, {world.num_sequences('test'):,} of each "
         "size for the test, the same for every predictor. The constant predictor ignores its input."
