@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class Ablations(Recipe):
     """What to run."""
 
+    updates: int = 1200
+    """of every run"""
     runs: Path = Path("runs/ablations")
     """where the run folders are"""
     seeds: int = 3

@@ -17,6 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 import claims
+import claims_sensors
 from claims import Result
 
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
@@ -144,7 +145,7 @@ def ways_over_the_obvious(result: Result) -> pd.DataFrame:
     for (data, _), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):
         simple = rows[(rows["data"] == data) & (rows["seed"] < 0)]
         for metric in ("mae", "crps"):
-            ratio = claims.against_the_obvious(Result("", {}, result.runs, pd.concat([simple, tried])), metric)
+            ratio = claims_sensors.against_the_obvious(Result("", {}, result.runs, pd.concat([simple, tried])), metric)
             mean = ratio.groupby("sensors").mean().stack().rename("ratio").reset_index()
             parts.append(mean.assign(data=data, case=metric.upper() + ", " + mean["sensors"].replace(WITHHELD)))
     return pd.concat(parts)
@@ -169,6 +170,7 @@ def render(name: str, found: Mapping[str, Result]) -> str:
         published=published,
         sources=sources,
         claims=claims,
+        measured=claims_sensors,
         concat=pd.concat,
         **{one.__name__: one for one in names},
     )

@@ -186,7 +186,7 @@ def test_the_run_with_all_terms_is_the_family_s(tmp_path, monkeypatch):
         for balls in (1, 2, 3)
     ]
     (tmp_path / "family.json").write_text(json.dumps({"runs": runs, "rows": rows}))
-    recipe = Ablations(family=tmp_path / "family.json", out=tmp_path / "out.json")
+    recipe = Ablations(updates=3500, family=tmp_path / "family.json", out=tmp_path / "out.json")
     take(replace(recipe, updates=4))
     assert not recipe.out.exists(), "of another budget"
     take(replace(recipe, seeds=1))
