@@ -3,8 +3,8 @@
 Both are trained alike, for as many updates, one step ahead. After a prompt they go on without views. A frame's
 likelihood is that of all pixels of a 4 x 4 grid of crops, as independent Bernoulli variables given the state: of the
 deterministic model by its one rollout, of the variational one by the logarithm of the mean over samples, whose
-expectation is a lower bound of its likelihood; all are nats per pixel. Writes `results/variational.json` and
-the picture `variational.png`.
+expectation is a lower bound of its likelihood; all are nats a pixel. Writes `results/variational.json` and the picture
+`variational.png`.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class Settings:
     corrects: bool = False
     """predict corrections to a simple predictor: what was last seen or, for your own world, the best one in training"""
     drop_views: float = 0.0
-    """in training, drop up to this share of the views of each sequence at random, but predict all of them; for models
-    that will have fewer views than in the training data"""
+    """in training, drop up to this share of the views of each sequence at random; all are predicted all the same. For
+    models that will see fewer views than they were trained on"""
     batch_norm: bool = True
     """baselines only: normalise the summed representation of the views before the core, unlike the paper"""
     ablate: tuple[Term, ...] = ()

@@ -81,7 +81,7 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     if (folder / REPORT).exists():
         return _refit(command, reports)
     if fitted:
-        _say(f"{folder}: fitted already; continuing with the scores and the report")
+        _say(f"{folder}: fitted already; going on with the scores and the report")
     parts = split(reports, command.test, command.held_out, command.how.training.seed)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts.train)
     (about,) = kept_rows(folder / SUMMARY, Summary)

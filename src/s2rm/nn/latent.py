@@ -52,13 +52,13 @@ class Latents(nn.Module):
         self._samples, self._collected = False, list[list[Beliefs]]()
 
     def steps(self, mask: Bool[Tensor, "B T A"], num_modules: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        """For each of T steps, the function from h and u, `(B, M, H)` each, to u'.
+        """What happens at each of T steps: from h and u, `(B, M, H)` each, to u'.
 
-        In a step without any view the posterior is the prior. It is sampled in training and within `sampling`;
-        otherwise its mean is used.
+        In a step without any view the posterior is the prior. It is sampled in training and within `sampling`, else its
+        mean is taken.
 
         Args:
-            mask: which views are present.
+            mask: which views are there.
             num_modules: M.
         """
         seen, weight, noise = mask.any(-1), self.to_inputs.weight, None
@@ -81,7 +81,7 @@ class Latents(nn.Module):
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
-        """A context in which latent variables are sampled."""
+        """Within, latent variables are sampled."""
         before, self._samples = self._samples, True
         try:
             yield
@@ -90,7 +90,7 @@ class Latents(nn.Module):
 
     @contextmanager
     def collecting(self) -> Iterator[list[Beliefs]]:
-        """A context that collects the distributions at each step."""
+        """The distributions at each step that is taken within."""
         self._collected.append([])
         try:
             yield self._collected[-1]

@@ -1,4 +1,4 @@
-"""Scores of ensembles: of single values, and of their joint distribution."""
+"""Scores of ensembles: whether the members are right one by one, and whether they hang together."""
 
 from __future__ import annotations
 

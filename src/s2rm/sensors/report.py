@@ -44,8 +44,8 @@ def write_sensor_report(
     first, last = (_minute(reports, at) for at in (origins.min(), origins.max()))
     lead = (
         f"Forecasts from {len(origins)} initialisation times, {first} to {last} UTC, all later than the data of the "
-        "fit, compared with the later observations: at stations in the fit, and at stations withheld from both the fit "
-        "and the forecast. The lead time +0 is an analysis at the latter."
+        "fit, compared with what was then observed: at stations in the fit, and at stations that neither the fit nor "
+        "the forecast was shown. The lead time +0 is an analysis of the latter."
     )
     world = (
         f"{len(reports):,} observations of {len(reports.reporting):,} stations, {int(held_out.sum())} of them "

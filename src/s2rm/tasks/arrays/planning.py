@@ -173,12 +173,12 @@ class Planner:
         return reward
 
     def policy(self, position: Callable[[Any, str], ArrayLike]) -> Policy:
-        """A policy for one episode of an environment with PettingZoo's parallel API, which plans again at each step.
+        """A policy for one episode of an environment with PettingZoo's parallel API: it plans anew at each step.
 
         The agents take the slots of the recorded episodes, in the order in which the environment first lists them.
 
         Args:
-            position: from the environment and an agent's name to its position, as in the recording.
+            position: from the environment and an agent's name to its position, as it was recorded.
         """
         slots: list[str] = []
         seen: list[tuple[Tensor, Tensor, Tensor]] = []

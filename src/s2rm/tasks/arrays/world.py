@@ -24,9 +24,9 @@ STEPS_AHEAD, PROMPT = 10, 20
 class ArrayWorld:
     """The content of a file of arrays, how it is viewed, and a digest of the file.
 
-    Views of *frames* are crops, `(crop, crop)` or `(C, crop, crop)`, with values from 0 to 1. Views of *points* are
-    velocities, features and actions side by side; models predict the displacement from where a point was last seen, and
-    its features. All continuous values are standardised by `centre` and `scale`, per channel.
+    Views are what models take. Of *frames* they are crops, `(crop, crop)` or `(C, crop, crop)`, of values from 0 to 1.
+    Of *points* they are velocities, features and actions side by side; predicted are the displacement from where a
+    point was last seen, and its features. All continuous values are in units of `scale` from `centre`, by channel.
     """
 
     path: str
