@@ -87,7 +87,7 @@ def _kept(given: list[str]) -> object:
 def _parsed(given: Sequence[str]) -> object:
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
-        description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
+        description="Spatially structured recurrent modules: world models for partially observed worlds.",
         args=given,
     )
 
