@@ -361,7 +361,7 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     said = " ".join(capsys.readouterr().err.split())
     assert "S2GRU: NOT better than" in said
     assert "of constant velocity (steps ahead: 1)" in said
-    assert "of modules, 3 choices each" in said
+    assert "modules in 3 random choices each" in said
     scores = json.loads((run / "scores.json").read_text())
     assert {row["predictor"] for row in scores["rows"]} == {"S2GRU", "mean", "persistence", "constant velocity"}
     assert {row["ahead"] for row in scores["rows"]} == {1, 2, 3, 4}
