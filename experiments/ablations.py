@@ -57,7 +57,7 @@ def main(recipe: Ablations) -> None:
 
 
 def take(recipe: Ablations) -> None:
-    """Begin the result with the family's S2GRUs and the trivial predictors beside them, where they are there."""
+    """Begin the result with the family's S2GRUs and the simple predictors beside them, where they are there."""
     family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in TRIVIAL}
     equal = "S2GRU", recipe.updates
     runs = [run for run in family.get("runs", []) if (run["label"], run["updates"]) == equal]

@@ -54,7 +54,7 @@ class Imputation:
     model: ForecastModel = "s2gru"
     """the model to train"""
     updates: int = 2000
-    """updates of each of the two models; with 0 only the predictors without training are scored"""
+    """updates of each of the two models; with 0 only the simple predictors are scored"""
     context: int = 30
     """steps of a training window, and from which a value is filled"""
     folder: Path = Path("../shared/data")
@@ -66,7 +66,7 @@ class Imputation:
     seed: int = 0
     """of the weights and of the order"""
     baselines: bool = True
-    """score the predictors without training too"""
+    """score the simple predictors too"""
 
 
 class Gaps(Windows):

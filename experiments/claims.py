@@ -270,12 +270,12 @@ def loses_least(result: Result, metric: str) -> Decision:
 
 
 def no_better(result: Result, metric: str) -> str:
-    """Which models are not above both trivial predictors even with all agents: they have little to lose."""
+    """Which models are not above both simple predictors even with all agents: they have little to lose."""
     rows = where(result.rows, scenario=VALIDATION, reporting=1.0)
     means = rows.groupby("predictor", sort=False)[metric].mean()
     trivial = means.index.isin(TRIVIAL)
     low = ", ".join(means.index[~trivial & (means <= means[trivial].max())])
-    return f"; not above the better trivial predictor with all agents: {low}" if low else ""
+    return f"; not above the better simple predictor with all agents: {low}" if low else ""
 
 
 def above(result: Result, scenario: str, others: Sequence[str]) -> Decision:

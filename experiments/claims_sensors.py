@@ -14,7 +14,7 @@ def mae_of(result: Result, sensors: str, silent: float = 0.0) -> pd.DataFrame:
 
 
 def against_the_obvious(result: Result, metric: str) -> pd.DataFrame:
-    """Errors, means over the seeds, over that of whichever predictor without training was best in the test, by value,
+    """Errors, means over the seeds, over that of the best simple predictor in the test, by value,
     stations and lead (rows) of each model (columns); all stations that are not withheld report."""
     rows = where(result.rows, silent=0.0)
     errors = rows.pivot_table(index=["value", "sensors", "lead"], columns="predictor", values=metric)

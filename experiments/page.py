@@ -34,7 +34,7 @@ HEADS = {
     "lead": "+{}".format,
     "reporting": "{:.0%}".format,
     "learning_rate": "{:g}".format,
-    "metric": claims.BATTLES.get,
+    "metric": lambda name: claims.BATTLES.get(name, name),
 }
 """how the values of a column are written as heads"""
 
@@ -73,7 +73,7 @@ def pivot(
         rows: of a result.
         columns: whose values are the columns.
         metric: what stands in the cells.
-        index: whose values are the rows; trivial predictors stand last.
+        index: whose values are the rows; simple predictors come last.
         digits: after the point, for all columns or for each.
         best: which mean of a column is in bold, the oracle's aside.
         across: the best of each row instead.
@@ -139,7 +139,7 @@ def skill(mae: pd.DataFrame, other: str) -> pd.DataFrame:
 
 def ways_over_the_obvious(result: Result) -> pd.DataFrame:
     """Of each way, table, group of stations and seed, the mean over values and lead times of the errors, over those of
-    the best predictor without training."""
+    the best simple predictor."""
     rows = result.rows.assign(seed=result.rows["seed"].fillna(-1))
     parts = []
     for (data, _), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):

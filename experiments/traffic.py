@@ -1,6 +1,6 @@
 """Traffic on a grid of streets, simulated by SUMO: cars are views that move, loops in the streets views that do not.
 
-Trains S2GRU and the LSTM baseline on a world from arrays and scores them beside predictors without training, with all
+Trains S2GRU and the LSTM baseline on a world from arrays and scores them and simple predictors, with all
 views and with some dropped. Writes `results/traffic.json` and `docs/figures/traffic.gif`. It needs the packages
 `eclipse-sumo` and `libsumo`.
 """

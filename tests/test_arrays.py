@@ -1,4 +1,4 @@
-"""Any world from a file of arrays: its format, its episodes, predictors without training, rollouts, commands."""
+"""Any world from a file of arrays: its format, its episodes, simple predictors, rollouts, commands."""
 
 import json
 from pathlib import Path
@@ -287,7 +287,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
     assert f"world: cannot read {path}" in refused(capsys, "train", path)
     folder = tmp_path / "folder"
     arrays.write_world(folder, {"points": straight(random)})
-    with pytest.raises(ValueError, match="is there already; choose another path"):
+    with pytest.raises(ValueError, match="exists already; choose another path"):
         arrays.write_world(folder, {"points": straight(random)})
     (folder / "world.json").unlink()
     assert "world.json is missing" in refused(capsys, "train", folder)
@@ -361,7 +361,7 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     said = " ".join(capsys.readouterr().err.split())
     assert "S2GRU: NOT better than" in said
     assert "of constant velocity (steps ahead: 1)" in said
-    assert "of modules, 3 choices each" in said
+    assert "modules in 3 random choices each" in said
     scores = json.loads((run / "scores.json").read_text())
     assert {row["predictor"] for row in scores["rows"]} == {"S2GRU", "mean", "persistence", "constant velocity"}
     assert {row["ahead"] for row in scores["rows"]} == {1, 2, 3, 4}
@@ -379,7 +379,7 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     main(["report", str(run)])
     page = (run / "report.html").read_text()
     assert page.index("NOT better than") < page.index("<h2>")
-    for part in ("Error by steps ahead", "Rollouts, moving", "Enclaves of S2GRU", "own.npz", "modules go missing"):
+    for part in ("Error by steps ahead", "Rollouts, animated", "Enclaves of S2GRU", "own.npz", "modules missing"):
         assert part in page
     assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")

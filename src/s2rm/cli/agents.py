@@ -23,7 +23,7 @@ console = Console(stderr=True, markup=False, emoji=False)
 def collect(command: Collect) -> None:
     """Play episodes and write them."""
     if command.out.exists():
-        raise ValueError(f"collect: {command.out} is there already; choose another --out")
+        raise ValueError(f"collect: {command.out} exists already; choose another --out")
     check_path(command.out)
     if command.episodes < 3:
         raise ValueError(
@@ -54,12 +54,12 @@ def collect(command: Collect) -> None:
     except (ValueError, ImportError, OSError):
         raise
     except Exception as error:
-        raise ValueError(f"collect: the environment or the policy failed ({error!r}); mend it") from error
+        raise ValueError(f"collect: the environment or the policy failed ({error!r}); fix it") from error
     world = write_world(command.out, arrays)
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"
     console.print(
-        one_line(f"{command.out}: {found}; best without training, one step ahead: {world.guess}"), soft_wrap=True
+        one_line(f"{command.out}: {found}; best simple predictor, one step ahead: {world.guess}"), soft_wrap=True
     )
 
 

@@ -146,7 +146,7 @@ def going_on(folder: Path) -> FitTable:
 def with_columns(given: Sequence[str]) -> list[str]:
     """The arguments of a fit from a forecaster, with those that it takes from there where they are not given."""
     if own := [name for name in OWN if any(other.split("=")[0].replace("_", "-") == name for other in given)]:
-        raise ValueError(f"fit: --from takes the model as it is, got {', '.join(own)}; leave it out, or fit anew")
+        raise ValueError(f"fit: --from takes the model as it is, got {', '.join(own)}; leave it out, or fit again")
     place = given.index("--from") + 1
     folder = Path(given[place] if place < len(given) else "")
     forecaster, kept = Forecaster.load(folder), settings_of(folder)

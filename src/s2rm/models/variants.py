@@ -1,4 +1,4 @@
-"""The variants of spatially structured recurrent modules: their cells, and which go together."""
+"""The variants of spatially structured recurrent modules: their cells, and which options are compatible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
 
 
 def check_variants(cell: str, carry: str, normalise: str, ablate: Sequence[str], latent_size: int) -> None:
-    """Raise a ValueError for unknown variants, and for those that exclude each other."""
+    """Raise a ValueError for unknown or incompatible variants."""
     if latent_size < 0:
         raise ValueError(f"S2RM: latent_size must be at least 0, got {latent_size}")
     if cell not in CELLS:

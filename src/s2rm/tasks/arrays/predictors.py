@@ -1,4 +1,4 @@
-"""Predictors of any world that need no training: what was last seen, persistence, constant velocity, the mean."""
+"""Simple predictors of any world: last seen, persistence, constant velocity, the mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2rm.tasks.crops import Canvas
 from s2rm.views import Episode, Views
 
 LEVELS = 16
-"""into so many parts probabilities are counted"""
+"""number of bins of probabilities"""
 SAMPLE = 64
 """training sequences from which frequencies and spreads are"""
 LEAST = 1e-4
@@ -112,11 +112,11 @@ class OfSlots:
 
 @dataclass(frozen=True)
 class Trivial:
-    """The predictors of a world that need no training, with what they need of its training part.
+    """The simple predictors of a world, with the statistics of its training part that they need.
 
-    *static scene*: the mean training frame. *last seen*: what was last seen at each pixel, or at the nearest place.
-    *persistence*: the last view of the same slot; points stay where they were last seen. *constant velocity*: points go
-    on as they last moved. *mean*: the training mean; points are at the mean position.
+    *static scene*: the mean training frame. *last seen*: the last value seen at each pixel, or at the nearest place.
+    *persistence*: the last view of the same slot; points stay where they were last seen. *constant velocity*: points
+    keep their last velocity. *mean*: the training mean; points are at the mean position.
     """
 
     world: ArrayWorld
@@ -232,5 +232,5 @@ Guess = Callable[[Memory, Tensor], Tensor]
 
 
 def best_guess(world: ArrayWorld) -> str:
-    """The predictor of a world that needs no training and has the least error one step ahead, in training."""
+    """The simple predictor with the least error one step ahead in the training part."""
     return Trivial(world).best

@@ -1,4 +1,4 @@
-"""A world that is a file of arrays: what a run keeps of it, its sequences, and its episodes."""
+"""A world from a file of arrays: its description, its sequences, and its episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS_AHEAD, PROMPT = 10, 20
 
 @dataclass(frozen=True)
 class ArrayWorld:
-    """What there is in a file of arrays, how it is seen, and which state of the file it was.
+    """The content of a file of arrays, how it is viewed, and a digest of the file.
 
     Views are what models take. Of *frames* they are crops, `(crop, crop)` or `(C, crop, crop)`, of values from 0 to 1.
     Of *points* they are velocities, features and actions side by side; predicted are the displacement from where a
@@ -52,7 +52,7 @@ class ArrayWorld:
     white: int = 1
     """the number that stands for 1 in frames: 255 where they are bytes"""
     guess: str = ""
-    """the best of the predictors that need no training, one step ahead, in training; it is what models may correct"""
+    """the simple predictor that is best one step ahead in the training part; models with `corrects` correct it"""
 
     @property
     def side(self) -> float:
@@ -94,7 +94,7 @@ class ArrayWorld:
         }  # fmt: skip
 
     def scaled(self, values: Tensor, back: bool = False) -> Tensor:
-        """Values `(B, T, A, *shape)` of views or predictions in the units that models take, or back in the user's."""
+        """Values `(B, T, A, *shape)` of views or predictions, standardised for models, or `back` in user units."""
         if not self.scale:
             return values
         known = values.shape[3] if len(self.target_shape) in (1, 3) else 1
@@ -110,7 +110,7 @@ class ArrayWorld:
         if (now := digest(self.path)) != self.digest:
             raise ValueError(
                 f"world: {self.path} was changed since the run began, its SHA-256 is {now[:12]}, was "
-                f"{self.digest[:12]}; put the former file back, or train anew"
+                f"{self.digest[:12]}; put the former file back, or train again"
             )
         return arrays
 
