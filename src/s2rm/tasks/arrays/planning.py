@@ -136,6 +136,7 @@ class Planner:
             predictor.see(with_actions(self.world, now, actions[:, None, 0]))
             own = OfSlots(self.world, memory.mean, now)
             own.at, own.values, own.ago = (self._each(part) for part in (memory.at, memory.values, memory.ago))
+            own.actions = actions[:, 0]
             later = torch.cat([actions[:, 1:], actions[:, -1:]], 1)  # from the last step nothing follows any more
             total, places = torch.zeros(number), []
             for made in go_on(predictor, own, self._trivial, self.steps, plan=later):
