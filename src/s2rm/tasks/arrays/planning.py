@@ -173,13 +173,16 @@ class Planner:
             )
         return reward
 
-    def policy(self, position: Callable[[Any, str], ArrayLike]) -> Policy:
+    def policy(
+        self, position: Callable[[Any, str], ArrayLike], observation: Callable[[Any], ArrayLike] = np.asarray
+    ) -> Policy:
         """A policy for one episode of an environment with PettingZoo's parallel API: it plans anew at each step.
 
         The agents have the slots of the recorded episodes, in the order in which the environment lists them at first.
 
         Args:
             position: from the environment and an agent's name to its position, as it was recorded.
+            observation: converts an agent's observation to an array, as it was recorded.
         """
         slots: list[str] = []
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -198,10 +201,11 @@ class Planner:
                     "for each episode"
                 )
             there = [agent in environment.agents for agent in slots]
-            first = next(iter(observations.values()))
+            known = {agent: np.asarray(observation(each)) for agent, each in observations.items()}
+            blank = np.zeros_like(next(iter(known.values())))
             points = [position(environment, a) if here else [0.0] * len(self.world.extent)
                       for a, here in zip(slots, there, strict=True)]  # fmt: skip
-            found = [observations[a] if here else np.zeros_like(first) for a, here in zip(slots, there, strict=True)]
+            found = [known[a] if here else blank for a, here in zip(slots, there, strict=True)]
             seen.append(tuple(torch.from_numpy(np.array(part)) for part in (points, found, there)))  # type: ignore[arg-type]
             taken.append(torch.zeros(len(slots), self.world.num_actions))
             places, features, mask = (torch.stack(parts)[None] for parts in zip(*seen, strict=True))

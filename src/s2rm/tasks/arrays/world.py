@@ -27,8 +27,8 @@ class ArrayWorld:
 
     Views are what models take. Of *frames* they are crops, `(crop, crop)` or `(C, crop, crop)`, of values from 0 to 1.
     Of *points* they are velocities, features and actions side by side; predicted are the displacement from where a
-    point was last seen, and its features. All continuous values are in units of `scale` from `centre`, by channel. Where
-    points act, the context of each target is the action of its point at the step before.
+    point was last seen, and its features. Where points act, the context of each target is the action of its point at
+    the step before. All continuous values are in units of `scale` from `centre`, by channel.
     """
 
     path: str
