@@ -209,6 +209,30 @@ def test_a_rollout_takes_a_plan_of_actions(tmp_path, random):
         next(arrays.rollout(model, world, views, 4))
 
 
+@pytest.mark.parametrize("corrects", [False, True])
+def test_a_query_carries_the_action_of_its_point(tmp_path, random, corrects):
+    actions, mask = random.random((N, T, P, 3)).astype(np.float32), np.ones((N, T, P), bool)
+    mask[:, 4, 1] = False
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random), "actions": actions, "mask": mask})
+    model = Settings(corrects=corrects).build(world).eval()
+    assert model.context_size == 3 + 2 * corrects
+    episode = arrays.episodes(world, "val", guessed=corrects)[[0], 0]
+    taken = torch.from_numpy(np.where(mask[..., None], actions, 0)[Source(world, "val").rows[:1]])
+    assert torch.equal(episode.context[:, 1:, :, -3:], taken[:, :-1]), (
+        "the target at step t follows from the action at t-1"
+    )
+    assert not episode.context[:, 0].any()
+    assert model.loss(episode).isfinite()
+    asked, answer = [], model.predict
+    model.predict = lambda state, positions, context: (
+        asked.append(context[..., -3:]),
+        answer(state, positions, context),
+    )[1]
+    plan, trivial = torch.from_numpy(random.random((1, 3, P, 3)).astype(np.float32)), Trivial(world)
+    list(roll_out(OfModel(model, trivial), trivial, episode.views, 3, plan=plan))
+    assert torch.equal(torch.stack(asked, 1), torch.cat([taken[:, -1:], plan[:, :2]], 1))
+
+
 def some(**changes) -> dict[str, np.ndarray]:
     points = {"points": np.zeros((4, 3, 2, 2))}
     return {name: array for name, array in {**points, **changes}.items() if array is not None}

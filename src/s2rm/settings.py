@@ -116,5 +116,6 @@ class Settings:
         arguments = {**usual, **world.model_arguments(), **given}
         if self.corrects:
             target = arguments.get("target_shape", arguments["value_shape"])
-            arguments |= {"corrects": True, "context_size": math.prod(cast(list[int], target))}
+            beside = cast(int, arguments.get("context_size", 0))
+            arguments |= {"corrects": True, "context_size": math.prod(cast(list[int], target)) + beside}
         return arguments

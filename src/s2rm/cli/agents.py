@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from s2rm.cli.commands import Collect
 from s2rm.names import one_line
@@ -43,14 +43,16 @@ def collect(command: Collect) -> None:
             "object of its arguments"
         ) from error
 
-    def bar(numbers: Iterable[Any]) -> Iterable[Any]:
-        return track(list(numbers), "Collecting", console=console)
-
     try:
-        arrays = record(
-            environment, position, policy, num_episodes=command.episodes, num_steps=command.steps, seed=command.seed,
-            observation=observation, progress=bar,
-        )  # fmt: skip
+        with Progress(console=console) as shown:  # which ends before an error is printed
+
+            def bar(numbers: Iterable[Any]) -> Iterable[Any]:
+                return shown.track(list(numbers), description="Collecting")
+
+            arrays = record(
+                environment, position, policy, num_episodes=command.episodes, num_steps=command.steps,
+                seed=command.seed, observation=observation, progress=bar,
+            )  # fmt: skip
     except (ValueError, ImportError, OSError):
         raise
     except Exception as error:

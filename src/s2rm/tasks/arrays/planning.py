@@ -136,6 +136,7 @@ class Planner:
             predictor.see(with_actions(self.world, now, actions[:, None, 0]))
             own = OfSlots(self.world, memory.mean, now)
             own.at, own.values, own.ago = (self._each(part) for part in (memory.at, memory.values, memory.ago))
+            own.actions = actions[:, 0]
             later = torch.cat([actions[:, 1:], actions[:, -1:]], 1)  # from the last step nothing follows any more
             total, places = torch.zeros(number), []
             for made in go_on(predictor, own, self._trivial, self.steps, plan=later):
@@ -172,13 +173,16 @@ class Planner:
             )
         return reward
 
-    def policy(self, position: Callable[[Any, str], ArrayLike]) -> Policy:
+    def policy(
+        self, position: Callable[[Any, str], ArrayLike], observation: Callable[[Any], ArrayLike] = np.asarray
+    ) -> Policy:
         """A policy for one episode of an environment with PettingZoo's parallel API: it plans anew at each step.
 
         The agents take the slots of the recorded episodes, in the order in which the environment first lists them.
 
         Args:
             position: from the environment and an agent's name to its position, as it was recorded.
+            observation: converts an agent's observation to an array, as it was recorded.
         """
         slots: list[str] = []
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -197,10 +201,11 @@ class Planner:
                     "for each episode"
                 )
             there = [agent in environment.agents for agent in slots]
-            first = next(iter(observations.values()))
+            known = {agent: np.asarray(observation(each)) for agent, each in observations.items()}
+            blank = np.zeros_like(next(iter(known.values())))
             points = [position(environment, a) if here else [0.0] * len(self.world.extent)
                       for a, here in zip(slots, there, strict=True)]  # fmt: skip
-            found = [observations[a] if here else np.zeros_like(first) for a, here in zip(slots, there, strict=True)]
+            found = [known[a] if here else blank for a, here in zip(slots, there, strict=True)]
             seen.append(tuple(torch.from_numpy(np.array(part)) for part in (points, found, there)))  # type: ignore[arg-type]
             taken.append(torch.zeros(len(slots), self.world.num_actions))
             places, features, mask = (torch.stack(parts)[None] for parts in zip(*seen, strict=True))

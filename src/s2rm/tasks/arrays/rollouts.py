@@ -37,10 +37,13 @@ class OfModel:
         self.state = self.model.last(self.model.observe(views, self.state))
 
     def predict(self, positions: Tensor, memory: Memory) -> Distribution:
-        context = None
+        known = []
         if self.model.signature.corrects:
-            context = self.trivial.context(self.trivial.raw(self.trivial.world.guess, memory, positions))
-        return self.model.predict(self.state, positions, context)
+            known.append(self.trivial.context(self.trivial.raw(self.trivial.world.guess, memory, positions)))
+        # Models that were trained by earlier versions are not told the actions.
+        if self.model.context_size > sum(part.shape[-1] for part in known) and isinstance(memory, OfSlots):
+            known.append(memory.actions)
+        return self.model.predict(self.state, positions, torch.cat(known, -1) if known else None)
 
 
 @dataclass

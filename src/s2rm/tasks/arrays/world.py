@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from s2rm.tasks.arrays.files import SPLITS, Arrays, Kind, digest, read_arrays
 from s2rm.tasks.crops import crops
@@ -26,7 +27,8 @@ class ArrayWorld:
 
     Views are what models take. Of *frames* they are crops, `(crop, crop)` or `(C, crop, crop)`, of values from 0 to 1.
     Of *points* they are velocities, features and actions side by side; predicted are the displacement from where a
-    point was last seen, and its features. All continuous values are in units of `scale` from `centre`, by channel.
+    point was last seen, and its features. Where points act, the context of each target is the action of its point at
+    the step before. All continuous values are in units of `scale` from `centre`, by channel.
     """
 
     path: str
@@ -90,7 +92,7 @@ class ArrayWorld:
         return {
             "value_shape": list(self.value_shape), "target_shape": list(self.target_shape),
             "num_coordinates": len(self.extent), "extent": [list(side) for side in self.extent],
-            "likelihood": self.likelihood, "codec": "cnn" if images else "mlp",
+            "likelihood": self.likelihood, "codec": "cnn" if images else "mlp", "context_size": self.num_actions,
         }  # fmt: skip
 
     def scaled(self, values: Tensor, back: bool = False) -> Tensor:
@@ -153,7 +155,9 @@ class Source:
         mask = read["mask"].bool() if "mask" in read else torch.ones(places.shape[:3], dtype=torch.bool)
         seen = mask if isinstance(share, float) and share == 1 else kept(mask, share, generator)
         if world.kind == "points":
-            return Episode(*tracked(world, places, read.get("features"), read.get("actions"), mask, seen))
+            views, targets = tracked(world, places, read.get("features"), read.get("actions"), mask, seen)
+            known = actions_of(world, views.steps(None, -1)) if world.num_actions else None
+            return Episode(views, targets, None if known is None else pad(known, (0, 0, 0, 0, 1, 0)))
         targets = Views(places, world.scaled(read["values"]), mask)
         return Episode(targets if seen is mask else targets.keep(seen), targets)
 
@@ -205,11 +209,18 @@ def with_actions(world: ArrayWorld, views: Views, actions: Float[Tensor, "B T P 
     return Views(views.positions, beside(actions, values, after=True), views.mask)
 
 
+def actions_of(world: ArrayWorld, views: Views) -> Float[Tensor, "B T P K"]:
+    """The actions in views, zeros where a point is not seen."""
+    values = views.values[:, :, :, world.target_shape[0] :]
+    # In images they are the same at every pixel.
+    return torch.where(views.mask[..., None], values.flatten(4)[..., 0] if values.ndim > 4 else values, 0.0)
+
+
 def last_before(seen: Bool[Tensor, "B T P"]) -> tuple[Tensor, Tensor]:
     """The last step before each at which a point was seen, -1 if never, and how many steps ago that was, at least 1."""
     steps = torch.arange(seen.shape[1])[:, None]
     when = torch.where(seen, steps, -1).cummax(1).values
-    before = torch.nn.functional.pad(when, (0, 0, 1, 0), value=-1)[:, :-1]
+    before = pad(when, (0, 0, 1, 0), value=-1)[:, :-1]
     return before, torch.where(before >= 0, steps - before, 1)
 
 
