@@ -22,7 +22,7 @@ FEW_REPORTS, LONG_GAP, MUCH_EMPTY = 0.01, 100, 10
 many times as long as all that was observed a gap must be to be refused whatever lies beyond it"""
 SHORT = 20
 """reports of which a single one beyond a gap is a stray"""
-ALONE = 20
+ALONE = 8
 """times as far from the middle as any other a place must be to be a mistake"""
 LEAST_VALUES = 8
 """values of a channel that a fit needs in its training part"""
