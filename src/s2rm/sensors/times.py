@@ -152,8 +152,8 @@ def steps_a_day(columns: Columns, context: float = np.inf) -> int | None:
 
 
 def steps_a_cycle(columns: Columns) -> int | None:
-    """Steps after which values are alike: those of a day, of a week where a step is a day, and of a year, to the nearest
-    step, where it is longer; else None."""
+    """Steps after which values are alike: those of a day, of a week where a step is a day, of a year where it is longer
+    (to the nearest step); else None."""
     length = step_microseconds(columns.step)
     if length <= DAY:
         return 7 if length == DAY else steps_a_day(columns)
