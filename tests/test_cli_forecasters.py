@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,20 @@ def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):
     parts, own = Parts.read(tmp_path / "tuned"), Parts.read(life / "run")
     assert {*parts.withheld} <= {*own.withheld, "station 8"}, "what the first fit has seen is not withheld"
     assert {*own.seen} < {*parts.seen}
+
+
+def test_a_table_in_other_units_is_warned_of_once_and_before_the_fit(life, tmp_path):
+    frame = pandas.read_csv(life / "b.csv", sep=";", decimal=",").assign(tracer=lambda made: made.tracer + 1000)
+    frame.to_csv(tmp_path / "kelvin.csv", index=False)
+    options = ["--epochs", "1", "--out", str(tmp_path / "tuned")]
+    with pytest.warns(UserWarning, match="far from what the fit saw") as found:
+        main(["fit", "--from", str(life / "run"), str(tmp_path / "kelvin.csv"), *options])
+    told = [str(warning.message) for warning in found]
+    assert told[0].startswith("fit: 'tracer' is 10")
+    assert len(told) > 2
+    assert [warnings.formatwarning(each, UserWarning, "", 1) for each in ("a\nb", "a\nb", "c")] == [
+        "s2rm: a b\n", "", "s2rm: c\n",
+    ]  # fmt: skip
 
 
 def test_what_a_fit_from_a_forecaster_refuses(life, tmp_path, capsys):

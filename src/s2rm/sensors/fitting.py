@@ -27,7 +27,7 @@ from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.ahead import context_views, forecast_ahead
-from s2rm.sensors.checks import check_clock, check_learnable
+from s2rm.sensors.checks import check_alike, check_clock, check_learnable
 from s2rm.sensors.dependence import Dependence, hindcasts
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
@@ -128,6 +128,7 @@ def fit_model(
     """
     if start is not None:
         start.check(reports)
+        check_alike(reports, start.scaling, "fit")
         kinds = {kind: getattr(start.columns, kind) for kind in RANGES}
         reports = replace(reports, columns=replace(reports.columns, **kinds))
         how = replace(how, context=how.context or start.context, horizon=how.horizon or start.horizon)
