@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypedDict, get_type_hints
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast, Pack
@@ -314,13 +315,14 @@ def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
     for group, heading in GROUPS.items():
         leads = leads_of(row for row in rows if row["sensors"] == group)
         heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
-        table = Table("value", "predictor", *heads, title=f"MAE by lead time, {heading}")
         for value in reports.columns.values:
-            found = of_group(rows, value, group)
+            if not (found := of_group(rows, value, group)):
+                continue
+            title = f"MAE of {one_line(value)} by lead time, {heading}"
+            table = Table(Column("", no_wrap=True), *heads, title=title, box=SIMPLE_HEAD)
             for name in predictors_of(found):
                 errors = {row["lead"]: digits(row["mae"]) for row in found if row["predictor"] == name}
-                table.add_row(one_line(value), name, *(errors.get(lead, "") for lead in leads))
-        if leads:
+                table.add_row(name, *(errors.get(lead, "") for lead in leads))
             console.print(table)
 
 
