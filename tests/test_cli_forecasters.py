@@ -177,6 +177,10 @@ def test_a_fit_to_all_data_before_use(life, tmp_path, capsys, monkeypatch):
     assert summary["whole"] is True
     assert summary["updates"] <= json.loads((life / "run" / "summary.json").read_text())["updates"]
     assert "was fitted again to all of its table" in refused(capsys, "evaluate", out)
+    opened = opened_of(out, life / "b.csv", None)
+    assert not opened.withheld.any(), "it has seen all stations"
+    assert opened.train.num_steps == 150
+    assert opened.later
     assert "is there already" in refused(capsys, *fit, "--out", out)
 
 

@@ -98,12 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(stderr=True, markup=False, emoji=False)
     said: set[str] = set()
 
-    def once(message: Warning | str, *_: object) -> str:
+    def once(message: Warning | str, *_: object, **__: object) -> str:
         """A warning as one line, without the line of code that caused it; nothing where it was said before."""
         line = f"s2rm: {one_line(str(message))}\n"
-        return "" if line in said or said.add(line) else line
+        new = line not in said
+        said.add(line)
+        return line if new else ""
 
-    warnings.formatwarning = once
+    warnings.formatwarning = once  # type: ignore[assignment]
     try:
         command = _kept(given) or _parsed(given)
         if isinstance(command, commands.Train) and command.resume is not None:

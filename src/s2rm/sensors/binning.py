@@ -78,8 +78,8 @@ def warn_of_steps(
     if not again.any():
         return
     positive, number = apart[apart > 0], int((again & (apart > 0)).sum())
-    regular = len(positive) >= FEW and positive.min() > (usual := np.median(positive)) / 2
-    if number and regular and usual > MOSTLY * length:
+    typical = float(np.median(positive)) if len(positive) >= FEW else 0.0
+    if number and typical > MOSTLY * length and positive.min() > typical / 2:
         warnings.warn(
             f"read: {number:,} observations of {name} share a step of {columns.step!r} with another one of their "
             "sensor, and become one, while most steps hold one; name a step that is not longer than the shortest time "

@@ -103,8 +103,8 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     order = np.argsort(key, kind="stable")
     if to_fit:
         warn_of_steps(cells.name, times, step, sensor, columns, length)
-        for name, column, turns in zip(columns.values, values.T, columns.is_circular, strict=True):
-            if not turns:
+        for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
+            if not circular:
                 warn_of_units(cells.name, name, column, sensor, sensors)
     warn_of_several_values(cells, columns, key, order, times, values, names)
     if columns.sensor is not None:
