@@ -2,16 +2,22 @@
 
 import json
 import shutil
+import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from s2rm.cli import main
+from s2rm.cli.forecasters import _open as opened_of
+from s2rm.cli.parts import Parts, divided
+from s2rm.cli.sensors import judged_leads
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Forecaster
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES
-from s2rm.sensors.tables import to_frame
+from s2rm.sensors.tables import read_reports, to_frame
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction",
@@ -31,10 +37,11 @@ def quick():
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory):
-    """A folder with two tables, the second of other stations and with semicolons, and a fit to the first."""
+    """A folder with two tables, the second later, of more stations and with semicolons, and a fit to the first."""
     folder = tmp_path_factory.mktemp("life")
     to_frame(FieldWorld(num_stations=8, num_movers=2, num_steps=150).reports()).to_csv(folder / "a.csv", index=False)
     other = to_frame(FieldWorld(num_stations=9, num_movers=2, num_steps=120, seed=3).reports())
+    other["time"] += pandas.Timedelta("200h")
     other.to_csv(folder / "b.csv", index=False, sep=";", decimal=",")
     main(["fit", str(folder / "a.csv"), *COLUMNS, *QUICK, "--out", str(folder / "run")])
     return folder
@@ -89,6 +96,23 @@ def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):
         # Frequencies well above 1 are not held to 1e-6 by single precision: a few units in the last place.
         torch.testing.assert_close(one, other, atol=1e-6, rtol=3e-7)
     assert before.fingerprint != after.fingerprint
+    parts, own = Parts.read(tmp_path / "tuned"), Parts.read(life / "run")
+    assert {*parts.withheld} <= {*own.withheld, "station 8"}, "what the first fit has seen is not withheld"
+    assert {*own.seen} < {*parts.seen}
+
+
+def test_a_table_in_other_units_is_warned_of_once_and_before_the_fit(life, tmp_path):
+    frame = pandas.read_csv(life / "b.csv", sep=";", decimal=",").assign(tracer=lambda made: made.tracer + 1000)
+    frame.to_csv(tmp_path / "kelvin.csv", index=False)
+    options = ["--epochs", "1", "--out", str(tmp_path / "tuned")]
+    with pytest.warns(UserWarning, match="far from what the fit saw") as found:
+        main(["fit", "--from", str(life / "run"), str(tmp_path / "kelvin.csv"), *options])
+    told = [str(warning.message) for warning in found]
+    assert told[0].startswith("fit: 'tracer' is 10")
+    assert len(told) > 2
+    assert [warnings.formatwarning(each, UserWarning, "", 1) for each in ("a\nb", "a\nb", "c")] == [
+        "s2rm: a b\n", "", "s2rm: c\n",
+    ]  # fmt: skip
 
 
 def test_what_a_fit_from_a_forecaster_refuses(life, tmp_path, capsys):
@@ -153,7 +177,72 @@ def test_a_fit_to_all_data_before_use(life, tmp_path, capsys, monkeypatch):
     assert summary["whole"] is True
     assert summary["updates"] <= json.loads((life / "run" / "summary.json").read_text())["updates"]
     assert "was fitted again to all of its table" in refused(capsys, "evaluate", out)
+    opened = opened_of(out, life / "b.csv", None)
+    assert not opened.withheld.any(), "it has seen all stations"
+    assert opened.train.num_steps == 150
+    assert opened.later
     assert "exists already" in refused(capsys, *fit, "--out", out)
+
+
+def test_scores_are_of_what_the_fit_was_not_given_when_its_table_has_grown(life, tmp_path, capsys):
+    run, grown = tmp_path / "run", tmp_path / "grown.csv"
+    shutil.copytree(life / "run", run)
+    settings, before = json.loads((run / "fit.json").read_text()), pandas.read_csv(life / "a.csv")
+    (run / "fit.json").write_text(json.dumps({**settings, "table": str(grown)}))
+    before["time"] = pandas.to_datetime(before["time"])
+    later = before.assign(time=before["time"] + pandas.Timedelta("150h"))
+    new = later.assign(sensor="aaa " + later["sensor"], x=later["x"] + 0.5)
+    pandas.concat([before, later, new]).to_csv(grown, index=False)
+    first, then = (opened_of(folder, None, None) for folder in (life / "run", run))
+    for one, other in ((first.reports, then.reports), (first.train, then.train)):
+        assert other.start == one.start
+    assert then.train.num_steps == first.train.num_steps
+    assert then.origins[0] == first.origins[0], "the steps of the fit are not judged"
+    names = [[name for name, chosen in zip(each.reports.sensors, each.withheld, strict=True) if chosen]
+             for each in (first, then)]  # fmt: skip
+    assert names[0] == names[1] == [*Parts.read(run).withheld]
+    assert first.later
+    assert then.later
+    assert "another state of it; make the scores anew" in refused(capsys, "report", run)
+    new.to_csv(grown, index=False)
+    assert "expected the table of the fit, with steps before and after" in refused(capsys, "evaluate", run)
+
+
+def test_what_the_fit_has_seen_is_no_later_test(life, tmp_path):
+    shutil.copy(life / "a.csv", tmp_path / "a.2024.csv")
+    with pytest.warns(UserWarning, match="holds observations of the stations and the period of the fit"):
+        main(["evaluate", str(life / "run"), "--table", str(tmp_path / "a.2024.csv"), "--every", "30h"])
+    assert (life / "run" / "scores-a.2024.json").is_file()
+    reports = read_reports(life / "a.csv", Forecaster.load(life / "run").columns)
+    with pytest.warns(UserWarning, match="was fitted to data until 2000-01-06T08:00"):
+        made = divided(reports.between(0, 120), 0.15, 0.1, 0, Parts.read(life / "run"))
+    assert made.withheld.sum() == 1
+    later = replace(reports, start=reports.start + np.timedelta64(9, "D"))
+    with pytest.warns(UserWarning, match="was fitted to all of these stations"):
+        divided(later, 0.15, 0.1, 0, Parts.read(life / "run", whole=True))
+
+
+def test_a_report_is_of_the_initialisation_times_that_were_scored(life, tmp_path, monkeypatch, capsys):
+    scores, told = tmp_path / "rolling.json", []
+    main(["evaluate", str(life / "run"), "--every", "8h", "--out", str(scores)])
+    monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda *given: told.append(given))
+    main(["report", str(life / "run"), "--scores", str(scores)])
+    (_, _, _, _, _, _, origins, rows, later) = told[0]
+    assert (np.diff(origins) == 8).all()
+    assert later
+    assert rows == rows_of(scores)
+    assert "expected the table that" in refused(
+        capsys, "report", life / "run", "--scores", scores, "--table", life / "b.csv"
+    )
+
+
+def test_the_lead_times_that_are_judged_end_with_the_horizon_where_the_table_is_long_enough():
+    assert judged_leads(24, 100) == [0, 1, 3, 6, 12, 24]
+    assert judged_leads(24, 13) == [0, 1, 3, 6, 12]
+    assert judged_leads(14, 100) == [0, 1, 3, 6, 14]
+    assert judged_leads(288, 302) == [0, 1, 3, 6, 12, 24, 48, 96]
+    assert judged_leads(288, 600) == [0, 1, 3, 6, 12, 24, 48, 96, 192, 288]
+    assert judged_leads(6, 1) == [0]
 
 
 def test_what_is_no_forecaster(life, tmp_path, capsys):

@@ -9,11 +9,12 @@ import torch
 from s2rm.sensors import Columns, FieldWorld, Reports
 from s2rm.sensors.candidates import CANDIDATES, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
-from s2rm.sensors.guess import Cases, at_knots, climatology, context_size
+from s2rm.sensors.guess import Cases, at_knots, climatology, context_size, values_of_channels
 from s2rm.sensors.history import History
 from s2rm.sensors.mixing import POWER, crps_of, prior
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
+from s2rm.sensors.times import steps_a_cycle
 from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, tuned
 from s2rm.sensors.weights import kriging, plane
 from s2rm.sensors.windows import Windows
@@ -142,6 +143,24 @@ def test_the_knots_of_a_horizon_below_a_quarter_of_a_day_are_whole_steps():
     guess = first_guess(reports, Scaling.of(reports), context=12, horizon=3)
     assert guess.knots == (0, 1, 2, 3)
     assert all(type(knot) is int for knot in guess.knots), "a forecaster of floats cannot be read again"
+
+
+def test_values_are_alike_after_a_day_a_week_or_a_year():
+    columns = on_a_line(np.zeros((2, 1)), [0.0]).columns
+    found = {
+        step: steps_a_cycle(replace(columns, step=step)) for step in ("5min", "1h", "7h", "1D", "7D", "28D", "400D")
+    }
+    assert found == {"5min": 288, "1h": 24, "7h": None, "1D": 7, "7D": 52, "28D": 13, "400D": None}
+    noise = np.random.default_rng(0).normal(size=(104, 6))
+    months = on_a_line(8 * np.sin(np.arange(104) / 13 * 2 * np.pi)[:, None] + noise, [*range(6)])
+    months = replace(months, columns=replace(columns, step="28D"))
+    guess = first_guess(months, scaling := Scaling.of(months), context=24, horizon=12)
+    assert (guess.cycle, guess.cycles) == (13, 4)
+    guess = tuned(Windows(months, scaling, guess, 25, 12))
+    cases, truth, _ = sample(Windows(months, scaling, guess, 25, 12), guess, 8, False)
+    mean, _ = guess.mixed(cases, values_of_channels(scaling))
+    off = (mean - truth).abs().mean() * scaling.spread[0]
+    assert off < 1.2, "the noise alone is 0.8, and the mean of all months is off by 5"
 
 
 def test_a_mixture_starts_from_inverse_errors_and_is_held_there_where_the_past_disagrees():

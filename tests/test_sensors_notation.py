@@ -213,6 +213,57 @@ def test_values_far_outside_the_rest_are_counted():
         read_reports(frame, COLUMNS)
 
 
+def test_sensors_in_other_units_are_named():
+    frame = table()
+    kelvin = frame.assign(temp=np.where(frame.Ort == "Ulm", frame.temp + 273.15, frame.temp))
+    told = r"'temp' of the table is 283\S* to 285\S* at 1 of 3 sensors, such as 'Ulm', far from the others, 9\S* to 13"
+    with pytest.warns(UserWarning, match=told):
+        read_reports(kelvin, COLUMNS)
+    read_reports(kelvin, COLUMNS, to_fit=False)
+    read_reports(frame.assign(temp=np.where(frame.Ort == "Ulm", frame.temp + 20, frame.temp)), COLUMNS)
+
+
+def test_directions_in_radians_are_named():
+    frame = table()
+    frame["temp"] = np.linspace(1, 359, len(frame))
+    columns = replace(COLUMNS, circular=("temp",))
+    read_reports(frame, columns)
+    with pytest.warns(UserWarning, match="the directions 'temp' of the table are all within 0.0175 to 6.27; if these"):
+        read_reports(frame.assign(temp=np.radians(frame.temp)), columns)
+
+
+def test_different_values_at_one_time_are_named(capsys):
+    frame = table()
+    read_reports(pandas.concat([frame, frame]), COLUMNS)
+    said = "the table: 180 rows become 90 observations, means over the rows of a sensor within a step of 1h\n"
+    assert capsys.readouterr().err == said
+    long = pandas.concat([frame, frame.assign(temp=frame.temp + 990)[5:8], frame.assign(temp=np.nan)])
+    told = "sensor 'Berlin' .* different values of 'temp' at one time, first in row 91, and so have 3 rows"
+    with pytest.warns(UserWarning, match=told):
+        read_reports(long, COLUMNS)
+    here = pandas.date_range("2024-10-26T20:00", periods=30, freq="h", tz="UTC").tz_convert("Europe/Berlin")
+    local = dict(zip(HOURS, here.tz_localize(None), strict=True))
+    with pytest.warns(UserWarning, match="where clocks were put back, give times in UTC"):
+        read_reports(frame.assign(Zeit=frame.Zeit.map(local)), COLUMNS)
+    read_reports(frame.assign(Zeit=frame.Zeit.map(dict(zip(HOURS, here, strict=True)))), COLUMNS)
+
+
+def test_steps_that_do_not_suit_the_times_are_named(capsys):
+    months = pandas.date_range("2000-01-01", periods=30, freq="MS")
+    frame = table()
+    frame["Zeit"] = frame.Zeit.map(dict(zip(HOURS, months, strict=True)))
+    with pytest.warns(
+        UserWarning, match=r"most steps of '1h' .* mostly 31D apart; name a longer step, such as --step 28D"
+    ):
+        read_reports(frame, COLUMNS)
+    with pytest.warns(UserWarning, match="3 observations of .* share a step of '31D' .* between two, --step 28D"):
+        read_reports(frame, replace(COLUMNS, step="31D"))
+    assert len(read_reports(frame, replace(COLUMNS, step="28D"))) == len(frame)
+    assert not capsys.readouterr().err
+    read_reports(table(), replace(COLUMNS, step="3h"))
+    assert "90 rows become 30 observations" in capsys.readouterr().err
+
+
 def test_places_are_written_in_their_own_way(tmp_path):
     columns = read_reports(written(tmp_path, **GERMAN), COLUMNS).columns
     assert (columns.decimal, columns.time_format, columns.separator, columns.encoding) == (",", "%d.%m.%Y", None, None)

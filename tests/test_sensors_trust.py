@@ -440,7 +440,7 @@ def test_few_or_no_observations_to_choose_by(tmp_path):
 def test_places_that_cannot_be_told_apart_are_named():
     reports = river(60, num_sensors=5)
     far = np.where(reports.sensor[:, None] == 4, -9999.0, reports.positions)
-    with pytest.warns(UserWarning, match=r"sensor 'g4' at \[-9999.0, -9999.0\] lies more than 20 times as far away"):
+    with pytest.warns(UserWarning, match=r"sensor 'g4' at \[-9999.0, -9999.0\] lies more than 8 times as far away"):
         check_learnable(replace(reports, positions=far), reports)
     globe = replace(reports, columns=replace(PLANE, globe=True), positions=50 + 1e-8 * reports.positions)
     with pytest.warns(UserWarning, match="all places lie within some metres"):

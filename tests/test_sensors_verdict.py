@@ -1,13 +1,16 @@
 """A verdict names what is better only where chance does not explain it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from s2rm.report.figures import figure
 from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, unit_of_leads
+from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, lead_time, unit_of_leads
 from s2rm.sensors.maps import station_gains
-from s2rm.sensors.plots import with_truth
+from s2rm.sensors.plots import ticks, with_truth
 from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.verdicts import compare, digits, interval, percent, verdict
 
@@ -126,6 +129,24 @@ def test_lead_times_in_words(rows):
     few = [row(name, 1, share * errors) for name, share in (("S2GRU", 0.996), ("persistence", 1.0))]
     ((_, _), (_, said)) = verdict(few, "S2GRU", HOUR)
     assert "at +1 h by 0.4 % (0.4 to 0.4 %, 24 cases); nothing was observed at withheld stations; its 80 %" in said
+
+
+def test_whole_hours_of_short_steps_are_hours():
+    minutes = np.timedelta64(5, "m")
+    assert [lead_time(lead, minutes) for lead in (0, 1, 12, 24, 30, 288)] == [
+        "0 min", "5 min", "60 min", "2 h", "150 min", "24 h",
+    ]  # fmt: skip
+    assert lead_time(48, HOUR) == "48 h"
+
+
+def test_numbers_of_lead_times_do_not_overlap():
+    made, axes = figure(1, 1, 4.0, 3.0)
+    ticks(axes[0, 0], [0, 1, 3, 6, 12, 24, 48, 96], 1 / 12)
+    shown = [label.get_text() for label in axes[0, 0].get_xticklabels()]
+    assert shown == ["0", "0.083", "", "0.5", "1", "2", "4", "8"]
+    made.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes[0, 0].get_xticklabels() if label.get_text()]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, markup=False, emoji=False)
-    # A warning is one line, without the line of code that caused it.
-    warnings.formatwarning = lambda message, *_: f"s2rm: {one_line(str(message))}\n"
+    said: set[str] = set()
+
+    def once(message: Warning | str, *_: object, **__: object) -> str:
+        """A warning as one line, without the line of code that caused it; nothing where it was said before."""
+        line = f"s2rm: {one_line(str(message))}\n"
+        new = line not in said
+        said.add(line)
+        return line if new else ""
+
+    warnings.formatwarning = once  # type: ignore[assignment]
     try:
         command = _kept(given) or _parsed(given)
         if isinstance(command, commands.Train) and command.resume is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,18 +14,22 @@ from numpy.typing import NDArray
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import Evaluate, FitTable, NextSensor, Report
+from s2rm.cli.parts import Parts
 from s2rm.cli.sensors import (
-    LEADS,
     REPORT,
     SCORES,
     SETTINGS,
     Scored,
     as_csv,
     console,
+    digest_of,
     judged,
+    judged_leads,
     kept_rows,
+    parts_of,
     places_of,
     say_scores,
+    spread_out,
     write_page,
 )
 from s2rm.extras import require
@@ -32,12 +37,14 @@ from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
 from s2rm.names import one_line
 from s2rm.records import from_plain
+from s2rm.sensors.checks import check_origin
 from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import split
+from s2rm.sensors.judging import Split, split
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.siting import SIDE, next_sensor
+from s2rm.sensors.sources import ENDINGS
 from s2rm.sensors.store import described
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import in_steps
@@ -61,6 +68,8 @@ class Opened(NamedTuple):
     leads: list[int]
     name: str
     """what is put behind scores and report: the name of another table"""
+    later: bool
+    """whether it is judged on steps that are later than those of the fit, or on other stations"""
 
 
 def evaluate(command: Evaluate) -> None:
@@ -69,11 +78,18 @@ def evaluate(command: Evaluate) -> None:
     if command.drop_views or command.remove_modules:
         raise ValueError("evaluate: --drop-views and --remove-modules are for runs, got a forecaster; leave them out")
     opened = _open(command.runs[0], command.table, command.every)
+    if not opened.later:
+        warnings.warn(
+            f"evaluate: {command.table or 'the table'} holds observations of the stations and the period of the fit, "
+            "so that the scores are optimistic; give newer data for others",
+            stacklevel=2,
+        )
     rows = judged(
         opened.label, opened.forecaster, opened.train, opened.reports, opened.withheld, opened.origins, opened.leads
     )
     path = command.out or command.runs[0] / SCORES.replace(".", f"{opened.name}.")
-    write_json(path, {"runs": [{"label": opened.label, **opened.summary}], "rows": rows})
+    about = {"reports": digest_of(opened.reports), "origins": opened.origins.tolist()}
+    write_json(path, {**about, "runs": [{"label": opened.label, **opened.summary}], "rows": rows})
     say_scores(rows, opened.label, opened.reports, path)
 
 
@@ -84,10 +100,15 @@ def report(command: Report) -> None:
     if not scores.is_file():
         raise ValueError(f"report: found no scores at {scores}; make them with s2rm evaluate {folder}")
     path = command.out or folder / REPORT.replace(".", f"{opened.name}.")
-    rows = kept_rows(scores, Scored)
-    write_page(
-        path, opened.forecaster, opened.label, opened.summary, opened.reports, opened.withheld, opened.origins, rows
-    )
+    rows, about = kept_rows(scores, Scored), read_json(scores)
+    if about.get("reports", digest := digest_of(opened.reports)) != digest:
+        raise ValueError(
+            f"report: expected the table that {scores} was made from, got {command.table or 'another state of it'}; "
+            "make the scores anew with s2rm evaluate"
+        )
+    origins = np.array([check_origin(origin, opened.reports) for origin in about.get("origins", opened.origins)])
+    judged_on = (opened.summary, opened.reports, opened.withheld, origins, rows, opened.later)
+    write_page(path, opened.forecaster, opened.label, *judged_on)
 
 
 def place(command: NextSensor) -> None:
@@ -171,29 +192,42 @@ def _with(given: Sequence[str], columns: Columns, **more: object) -> list[str]:
 
 def _open(folder: Path, table: Path | None, every: str | None) -> Opened:
     require("tables")
-    forecaster, settings = Forecaster.load(folder), settings_of(folder)
+    forecaster, settings, kept = Forecaster.load(folder), settings_of(folder), parts_of(folder)
     (about,) = kept_rows(folder / SUMMARY, Summary)
     if table is None and WHOLE in about:
         raise ValueError(
             f"evaluate: {folder} was fitted again to all of its table; judge it on another one, with --table"
         )
     own = read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table)
-    parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
-    reports, withheld, first = own, parts.withheld, parts.first - 1
+    if kept is None:  # of an earlier version
+        parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
+        kept = Parts.of(own, parts)
+    elif WHOLE in about:
+        parts = Split(own, own.num_steps, kept.hidden(own))
+    else:
+        parts = kept.divided(own, settings.table)
+    reports, first = own, parts.first - 1
     if table is not None:
         reports = read_reports(table, forecaster.columns, False, settings.ahead_table)
-        hidden = {name for name, chosen in zip(own.sensors, parts.withheld, strict=True) if chosen}
-        withheld = np.array([name in hidden for name in reports.sensors], dtype=bool)
         first = min(forecaster.context - 1, reports.num_steps - 2)
     if first + 1 >= reports.num_steps:
         raise ValueError(
             f"evaluate: expected at least 2 steps in {table}, got {reports.num_steps}; give a longer table"
         )
-    leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - first - 2)]
+    leads = judged_leads(forecaster.horizon, reports.num_steps - 1 - first)
     last = reports.num_steps - 1 - leads[-1]
-    origins = np.linspace(first, last, 40).round().astype(np.int64)
+    origins = spread_out(first, last)
     if every is not None:
         origins = np.arange(first, last + 1, in_steps(every, forecaster.columns.step, "every"))
     summary = {**about, "learning_rate": settings.how.training.learning_rate}
-    label, name = LABELS[settings.how.model], f"-{table.name.split('.')[0]}" if table else ""
-    return Opened(forecaster, label, summary, parts.train, reports, withheld, np.unique(origins), leads, name)
+    label, name = LABELS[settings.how.model], f"-{_stem(table)}" if table else ""
+    withheld = kept.hidden(reports)
+    known = {*kept.seen} & {reports.sensors[index] for index in reports.reporting}
+    later = not known or first + 1 >= kept.first_step(reports)
+    return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later)
+
+
+def _stem(table: Path) -> str:
+    """The name of a table without its endings."""
+    ending = next((ending for ending in ENDINGS if table.name.lower().endswith(ending)), "")
+    return table.name[: len(table.name) - len(ending)]

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, TypedDict, get_type_hints
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast, Pack
+from s2rm.cli.parts import PARTS, Parts, divided
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import fingerprint, locked
@@ -29,7 +31,7 @@ from s2rm.records import from_plain
 from s2rm.report.figures import predictors as predictors_of
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, judge, lead_time, split
+from s2rm.sensors.judging import BASELINES, Split, judge, lead_time
 from s2rm.sensors.mapped import number_known
 from s2rm.sensors.outputs import last_observations, write_netcdf
 from s2rm.sensors.packing import pack
@@ -48,7 +50,9 @@ if TYPE_CHECKING:
 # Names of the user's are no markup: wind [m/s] stays what it is.
 console = Console(stderr=True, markup=False, emoji=False)
 LEADS = (0, 1, 3, 6, 12, 24)
-"""lead times of a report, in steps"""
+"""the usual lead times of a report, in steps; twice as long ones follow where the horizon is longer"""
+NUM_ORIGINS = 40
+"""initialisation times of a report, at most"""
 SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
 
 
@@ -82,21 +86,24 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
         return _refit(command, reports)
     if fitted:
         _say(f"{folder}: fitted already; going on with the scores and the report")
-    parts = split(reports, command.test, command.held_out, command.how.training.seed)
-    forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts.train)
+    before = None if command.start is None else parts_of(command.start)
+    parts = divided(reports, command.test, command.held_out, command.how.training.seed, before)
+    forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts, before)
     (about,) = kept_rows(folder / SUMMARY, Summary)
     summary = {**about, "learning_rate": command.how.training.learning_rate}
-    leads = [lead for lead in LEADS if lead <= min(forecaster.horizon, reports.num_steps - parts.first - 1)]
-    origins = np.linspace(parts.first - 1, reports.num_steps - 1 - leads[-1], 40).round().astype(np.int64)
-    origins, label = np.unique(origins), LABELS[command.how.model]
+    leads = judged_leads(forecaster.horizon, reports.num_steps - parts.first)
+    origins = spread_out(parts.first - 1, reports.num_steps - 1 - leads[-1])
+    label = LABELS[command.how.model]
     if (folder / SCORES).is_file():
         rows = kept_rows(folder / SCORES, Scored)
     else:
         rows = judged(label, forecaster, parts.train, reports, parts.withheld, origins, leads)
         about = {name: summary[name] for name in (*Provenance.__annotations__, "seed")}
+        about |= {"reports": digest_of(reports), "origins": origins.tolist()}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
     say_scores(rows, label, reports, folder / SCORES)
-    write_page(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows)
+    later = before is None or parts.first >= before.first_step(reports)
+    write_page(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows, later)
     if command.refit:
         _refit(command, reports)
     ahead = ["--ahead-table", str(command.ahead_table)] * (command.ahead_table is not None)
@@ -113,6 +120,34 @@ def _refit(command: FitTable, reports: Reports) -> None:
     Forecaster.fit(reports, command.out, replace(command.how, training=training), start=start, whole=True)
 
 
+def parts_of(folder: Path) -> Parts | None:
+    """What the forecaster in a folder was fitted to, and what was kept from it."""
+    return Parts.read(folder, whole=WHOLE in kept_rows(folder / SUMMARY, Summary)[0])
+
+
+def judged_leads(horizon: int, later: int) -> list[int]:
+    """The lead times of a report, in steps, for a horizon and a table with so many `later` steps than those of the fit.
+
+    They end with the horizon. Those beyond the usual ones need twice as many later steps, since every forecast that is
+    judged begins so long before the end.
+    """
+    longest = min(horizon, max(min(LEADS[-1], later - 1), later // 2))
+    leads = [lead for lead in LEADS if lead <= longest]
+    while 2 * leads[-1] <= longest and longest > LEADS[-1]:
+        leads.append(2 * leads[-1])
+    return leads if longest < horizon else [*(lead for lead in leads if lead < 0.75 * horizon), horizon]
+
+
+def spread_out(first: int, last: int) -> Int[NDArray, " O"]:
+    """Initialisation times at equal distances."""
+    return np.unique(np.linspace(first, last, NUM_ORIGINS).round().astype(np.int64))
+
+
+def digest_of(reports: Reports) -> str:
+    """A digest by which the reports of a table are known again."""
+    return fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
+
+
 def judged(
     label: str, forecaster: Forecaster, train: Reports, reports: Reports, withheld: Bool[NDArray, " S"],
     origins: Int[NDArray, " O"], leads: list[int],
@@ -126,10 +161,10 @@ def judged(
 
 def write_page(
     path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, withheld: Bool[NDArray, " S"],
-    origins: Int[NDArray, " O"], rows: Sequence[Row],
+    origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True,
 ) -> None:  # fmt: skip
-    """Write the report of a forecaster, and say where."""
-    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows)
+    """Write the report of a forecaster, and say where; `later` is as of `write_sensor_report`."""
+    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows, later)
     _say(f"report: {path.resolve()}")
 
 
@@ -251,19 +286,20 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
 def _settings(command: FitTable, reports: Reports | None) -> Row:
     """The command as JSON, without the folder, and a digest of the reports."""
     settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume")}
-    digest = reports and fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
+    digest = None if reports is None else digest_of(reports)
     return json.loads(json.dumps({**settings, "reports": digest}, default=str))
 
 
-def _fitted(command: FitTable, reports: Reports, train: Reports) -> Forecaster:
-    settings = command.out / SETTINGS
-    write_json(settings, _settings(command, reports))
+def _fitted(command: FitTable, reports: Reports, parts: Split, before: Parts | None) -> Forecaster:
+    write_json(command.out / SETTINGS, _settings(command, reports))
+    Parts.of(reports, parts, before).write(command.out)
     try:
         start = Forecaster.load(command.start) if command.start else None
-        return Forecaster.fit(train, command.out, command.how, start=start)
+        return Forecaster.fit(parts.train, command.out, command.how, start=start)
     except ValueError:
         # Nothing can be fitted with these settings: the folder is free for others.
-        settings.unlink()
+        for name in (SETTINGS, PARTS):
+            (command.out / name).unlink()
         raise
 
 
@@ -279,13 +315,14 @@ def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
     for group, heading in GROUPS.items():
         leads = leads_of(row for row in rows if row["sensors"] == group)
         heads = [f"+{lead_time(lead, reports.step_length)}" for lead in leads]
-        table = Table("value", "predictor", *heads, title=f"MAE by lead time, {heading}")
         for value in reports.columns.values:
-            found = of_group(rows, value, group)
+            if not (found := of_group(rows, value, group)):
+                continue
+            title = f"MAE of {one_line(value)} by lead time, {heading}"
+            table = Table(Column("", no_wrap=True), *heads, title=title, box=SIMPLE_HEAD)
             for name in predictors_of(found):
                 errors = {row["lead"]: digits(row["mae"]) for row in found if row["predictor"] == name}
-                table.add_row(one_line(value), name, *(errors.get(lead, "") for lead in leads))
-        if leads:
+                table.add_row(name, *(errors.get(lead, "") for lead in leads))
             console.print(table)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,10 +11,14 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
+from s2rm.names import one_line
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells
 
 MAX_STEPS = 10_000_000
+FEW, MOSTLY = 5, 0.75
+"""times from which it can be said how far they are apart, and a share of a step from which a sensor mostly reports once
+within it"""
 
 
 def silent_times(cells: Cells, name: str) -> NDArray[np.int64]:
@@ -25,8 +30,9 @@ def silent_times(cells: Cells, name: str) -> NDArray[np.int64]:
 
 def bins(
     cells: Cells, columns: Columns, length: int, silent: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], np.datetime64, int]:
-    """The step of each row, when step 0 begins, and the number of steps, to the last time even if all were silent."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], np.datetime64, int]:
+    """The time and the step of each row, when step 0 begins, and the number of steps, to the last time even if all were
+    silent."""
     times = cells.times(columns.time)
     if not len(times) and not len(silent):
         raise ValueError(f"read: no row of {cells.name} holds both a time and a value; give observations")
@@ -42,7 +48,7 @@ def bins(
             f"read: from {first} (row {cells.rows[earliest]}) to {last} ({row}) of {cells.name} are "
             f"{num_steps:,} steps of {columns.step!r}; mend these times or take a longer step, such as '{enough}s'"
         )
-    return times // length - beginning, np.datetime64(beginning * length, "us"), num_steps
+    return times, times // length - beginning, np.datetime64(beginning * length, "us"), num_steps
 
 
 def of_one_step(start: np.datetime64) -> str:
@@ -52,15 +58,77 @@ def of_one_step(start: np.datetime64) -> str:
     return "if these were numbers since 1970, give pandas.to_datetime their unit, unit='s' for seconds"
 
 
+def warn_of_steps(
+    name: str, times: NDArray[np.int64], step: NDArray[np.int64], sensor: NDArray[np.int64], columns: Columns,
+    length: int,
+) -> None:  # fmt: skip
+    """Warn of steps that do not suit the times, in microseconds: most of them are empty, or some hold two reports of a
+    sensor where others hold one, as of months that are not all as long. Tables are told that become means."""
+    gaps = np.diff(np.unique(step))
+    if len(gaps) >= FEW and np.median(gaps) >= 2:
+        usual, most = (in_words(int(gap) * length) for gap in np.quantile(gaps, [0.05, 0.5], method="lower"))
+        warnings.warn(
+            f"read: most steps of {columns.step!r} are without any row of {name}, whose times are mostly {most} apart; "
+            f"name a longer step, such as --step {usual}",
+            stacklevel=4,
+        )
+    order = np.lexsort((times, sensor))
+    same = np.diff(sensor[order]) == 0
+    apart, again = np.diff(times[order])[same], np.diff(step[order])[same] == 0
+    if not again.any():
+        return
+    positive, number = apart[apart > 0], int((again & (apart > 0)).sum())
+    typical = float(np.median(positive)) if len(positive) >= FEW else 0.0
+    if number and typical > MOSTLY * length and positive.min() > typical / 2:
+        warnings.warn(
+            f"read: {number:,} observations of {name} share a step of {columns.step!r} with another one of their "
+            "sensor, and become one, while most steps hold one; name a step that is not longer than the shortest time "
+            f"between two, --step {in_words(int(positive.min()))}, or round the times to whole steps",
+            stacklevel=4,
+        )
+    else:
+        rows, left = f"{len(times):,} rows", f"{len(times) - int(again.sum()):,} observations"
+        said = f"{name}: {rows} become {left}, means over the rows of a sensor within a step of {columns.step}"
+        print(one_line(said), file=sys.stderr, flush=True)
+
+
+def in_words(microseconds: int) -> str:
+    """A length of time as pandas reads it: 28D, 90min."""
+    units = (("D", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000), ("us", 1))
+    name, unit = next(each for each in units if microseconds % each[1] == 0)
+    return f"{microseconds // unit}{name}"
+
+
+def warn_of_several_values(
+    cells: Cells, columns: Columns, key: NDArray[np.int64], order: NDArray[np.int64], times: NDArray[np.int64],
+    values: NDArray[np.float64], names: NDArray[np.object_],
+) -> None:  # fmt: skip
+    """Warn where one sensor has different values at one time, as in tables of a row for each quantity, or of a local
+    time whose clocks were put back. Arguments as of `warn_of_several_places`."""
+    rows = at_several_places(key, order, values, lambda some: times[some])
+    if len(rows):
+        first = rows[0]
+        here = np.flatnonzero((key == key[first]) & (times == times[first]))
+        differ = np.nanmax(values[here], 0) != np.nanmin(values[here], 0)
+        column = columns.values[int(differ.argmax())]
+        warnings.warn(
+            f"read: sensor {names[first]!r} of {cells.name} has different values of {column!r} at one time, first in "
+            f"row {cells.rows[first]}, and so have {len(rows):,} rows; their mean is taken. Where these are different "
+            "quantities or depths, give them columns or names of their own; where clocks were put back, give times in "
+            "UTC",
+            stacklevel=4,
+        )
+
+
 def warn_of_several_places(
-    cells: Cells, columns: Columns, key: NDArray[np.int64], order: NDArray[np.int64], positions: NDArray[np.float64],
-    names: NDArray[np.object_],
+    cells: Cells, key: NDArray[np.int64], order: NDArray[np.int64], times: NDArray[np.int64],
+    positions: NDArray[np.float64], names: NDArray[np.object_],
 ) -> None:  # fmt: skip
     """Warn where one sensor is at several places at one time, as in profiles, or where two networks share names.
 
     `key` is equal in the rows of one sensor and step, and `order` sorts it.
     """
-    rows = at_several_places(key, order, positions, lambda some: cells.where(some).times(columns.time))
+    rows = at_several_places(key, order, positions, lambda some: times[some])
     if len(rows):
         warnings.warn(
             f"read: sensor {names[rows[0]]!r} of {cells.name} is at several places at one time, first in row "
@@ -74,18 +142,22 @@ def at_several_places(
     key: NDArray[np.int64], order: NDArray[np.int64], positions: NDArray[np.float64],
     times_of: Callable[[NDArray[np.bool_]], NDArray[np.int64]],
 ) -> NDArray[np.int64]:  # fmt: skip
-    """The rows in which a sensor is elsewhere than in another row of the same time.
+    """The rows in which a sensor is elsewhere than in another row of the same time, or has other values.
 
     `key` is equal in the rows of one sensor and step, and `order` sorts it; `times_of` gives the times of some rows.
     """
-    again = (np.diff(key[order]) == 0) & (np.diff(positions[order], axis=0) != 0).any(1)
+
+    def differ(rows: NDArray) -> NDArray[np.bool_]:
+        apart = np.diff(positions[rows], axis=0)
+        return ((apart != 0) & ~np.isnan(apart)).any(1)
+
+    again = (np.diff(key[order]) == 0) & differ(order)
     if not again.any():
         return np.empty(0, np.int64)
     several = np.isin(key, key[order][1:][again])
     times, rows = times_of(several), np.flatnonzero(several)
     order = np.lexsort((times, key[rows]))
-    at_once = (np.diff(key[rows[order]]) == 0) & (np.diff(times[order]) == 0)
-    at_once &= (np.diff(positions[rows[order]], axis=0) != 0).any(1)
+    at_once = (np.diff(key[rows[order]]) == 0) & (np.diff(times[order]) == 0) & differ(rows[order])
     return rows[order][1:][at_once]
 
 

@@ -15,7 +15,8 @@ OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual
 OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",
           "nearest, usual value", "climatology")  # fmt: skip
 CANDIDATES = OWN + OTHERS
-"""K of them. A cycle is a day, or a week where a step is a day; usual values are means over some cycles"""
+"""K of them. A cycle is a day, a week where a step is a day, or a year where it is longer; usual values are means over
+some cycles"""
 FROM_LAST = (0, 4)
 """those that count less the older the sensor's own last value is"""
 OF_NOW = (0, 4, 5, 6, 7, 8)

@@ -22,7 +22,7 @@ FEW_REPORTS, LONG_GAP, MUCH_EMPTY = 0.01, 100, 10
 many times as long as all that was observed a gap must be to be refused whatever lies beyond it"""
 SHORT = 20
 """reports of which a single one beyond a gap is a stray"""
-ALONE = 20
+ALONE = 8
 """times as far from the middle as any other a place must be to be a mistake"""
 LEAST_VALUES = 8
 """values of a channel that a fit needs in its training part"""
@@ -198,8 +198,9 @@ def check_places(places: Places, columns: Columns, scaling: Scaling) -> Places:
     return Places(positions, covariates, None if places.names is None else tuple(places.names))
 
 
-def check_alike(reports: Reports, scaling: Scaling) -> None:
-    """Warn of reports far from all that the fit saw: codes of missing values, other units, swapped coordinates."""
+def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> None:
+    """Warn of reports far from all that the fit saw: codes of missing values, other units, swapped coordinates; `what`
+    first."""
     if not len(reports):
         return
     ends = np.stack([np.fmin.reduce(reports.values, 0), np.fmax.reduce(reports.values, 0)], -1)
@@ -209,14 +210,14 @@ def check_alike(reports: Reports, scaling: Scaling) -> None:
         if not circular and (away > 2 * FAR * spread).any():
             odd = column[away.argmax()]
             warnings.warn(
-                f"forecast: {name!r} is {odd:g} in a report, far from what the fit saw, {mean:.3g} with a spread of "
+                f"{what}: {name!r} is {odd:g} in a report, far from what the fit saw, {mean:.3g} with a spread of "
                 f"{spread:.3g}; leave it out if it means missing, or give the units of the fit",
                 stacklevel=4,
             )
     if scaling.beyond(reports.positions):
         warnings.warn(
-            "forecast: reports come from places beyond twice the radius of those in the fit; are the coordinates in "
-            "the same order and units?",
+            f"{what}: reports come from places beyond twice the radius of those in the fit; are the coordinates in the "
+            "same order and units?",
             stacklevel=4,
         )
 

@@ -75,6 +75,50 @@ def warn_of_strays(table: str, name: str, values: NDArray[np.float64]) -> None:
             )
 
 
+def warn_of_units(
+    table: str, name: str, values: NDArray[np.float64], sensor: NDArray[np.int64], sensors: NDArray[np.object_]
+) -> None:
+    """Warn of sensors all of whose values a wide gap parts from those of the others, as where units are mixed up.
+
+    Args:
+        table, name: of the column, for the message.
+        values, sensor: of each row, and its index in the names `sensors`.
+    """
+    known = ~np.isnan(values)
+    low, high = np.full(len(sensors), np.inf), np.full(len(sensors), -np.inf)
+    np.minimum.at(low, sensor[known], values[known])
+    np.maximum.at(high, sensor[known], values[known])
+    there = np.flatnonzero(low <= high)
+    order = there[np.argsort(low[there], kind="stable")]
+    if len(order) < FEWEST:
+        return
+    gaps = low[order][1:] - np.maximum.accumulate(high[order])[:-1]
+    place = int(gaps.argmax()) + 1
+    below, above = order[:place], order[place:]
+    odd, rest = (below, above) if len(below) < len(above) else (above, below)
+    width = high[rest].max() - low[rest].min()
+    if len(odd) < len(rest) and gaps[place - 1] > APART * width > 0:
+        where = f"{len(odd)} of {len(order)} sensors, such as {sensors[odd[0]]!r}"
+        warnings.warn(
+            f"read: {name!r} of {table} is {low[odd].min():g} to {high[odd].max():g} at {where}, far from the others, "
+            f"{low[rest].min():g} to {high[rest].max():g}; bring all to one unit, or leave these out",
+            stacklevel=4,
+        )
+
+
+def warn_of_radians(table: str, name: str, values: NDArray[np.float64]) -> None:
+    """Warn of directions that lie within a turn in radians, and are not whole numbers."""
+    known = values[~np.isnan(values)]
+    if len(known) < LEAST or np.abs(known).max() > 2 * math.pi:
+        return
+    if np.ptp(known) > math.pi and (known % 1 != 0).any():
+        warnings.warn(
+            f"read: the directions {name!r} of {table} are all within {known.min():.3g} to {known.max():.3g}; if these "
+            "are radians, convert them to degrees",
+            stacklevel=4,
+        )
+
+
 def _apart(values: NDArray[np.float64]) -> tuple[list[float], NDArray[np.float64]]:
     """The codes at both ends of the values, and the other values, where there are codes."""
     codes: list[float] = []

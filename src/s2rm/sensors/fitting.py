@@ -27,7 +27,7 @@ from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.ahead import context_views, forecast_ahead
-from s2rm.sensors.checks import check_clock, check_learnable
+from s2rm.sensors.checks import check_alike, check_clock, check_learnable
 from s2rm.sensors.dependence import Dependence, hindcasts
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
@@ -36,7 +36,7 @@ from s2rm.sensors.marginals import kinds_in_words
 from s2rm.sensors.reports import ROWS, Places, Reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
-from s2rm.sensors.times import in_steps, step_microseconds, steps_a_day
+from s2rm.sensors.times import DAY, in_steps, step_microseconds, steps_a_day
 from s2rm.sensors.tuning import first_guess, gated, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, batches, fit, provenance
@@ -53,8 +53,6 @@ LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread")
 """fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
-DAY = 86_400_000_000
-"""microseconds"""
 MOST_REPORTS = 25_000
 """reports in a batch of training windows, which has fewer windows if need be, but at least two"""
 EPOCH, LEAST_WINDOWS = 50, 16
@@ -131,6 +129,7 @@ def fit_model(
     """
     if start is not None:
         start.check(reports)
+        check_alike(reports, start.scaling, "fit")
         kinds = {kind: getattr(start.columns, kind) for kind in RANGES}
         reports = replace(reports, columns=replace(reports.columns, **kinds))
         how = replace(how, context=how.context or start.context, horizon=how.horizon or start.horizon)

@@ -74,7 +74,7 @@ class FirstGuess:
     """
 
     cycle: int | None
-    """steps of a day, or of a week where a step is a day"""
+    """steps of a day, of a week where a step is a day, of a year where it is longer"""
     cycles: int
     """over how many of them usual values are means"""
     memory: int

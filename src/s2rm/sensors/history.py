@@ -42,7 +42,7 @@ class History:
     last: Int[Tensor, "U S D"]
     """the row of the last value before each step, -1 for none"""
     cycle: int | None
-    """steps of a day, or of a week where a step is a day: after so many steps values are alike"""
+    """steps of a day, as of `steps_a_cycle`: after so many steps values are alike"""
     fresh: Float[Tensor, "V S D"]
     """values at each step, or just before; NaN where there is none. Empty without a cycle"""
     usual: Float[Tensor, "V S D"]

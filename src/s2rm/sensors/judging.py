@@ -70,10 +70,12 @@ UNITS = {"d": 86_400, "h": 3600, "min": 60}
 
 
 def lead_time(steps: int, length: np.timedelta64) -> str:
-    """A lead time, given in steps, in the largest unit from days to seconds that divides a step."""
+    """A lead time, given in steps, in the largest unit from days to seconds that divides a step; in whole hours from two
+    of them on, also where steps are shorter."""
     seconds = float(length / np.timedelta64(1, "s"))
     for name, unit in UNITS.items():
-        if seconds % unit == 0:
+        whole, hours = divmod(steps * seconds, unit)
+        if seconds % unit == 0 or (name == "h" and whole > 1 and not hours):
             return f"{round(steps * seconds / unit)} {name}"
     return f"{steps * seconds:g} s"
 

@@ -39,7 +39,7 @@ def map_of_gains(rows: Sequence[Row], model: str, value: str, reports: Reports) 
                 shades = [100 * gain for gain in gains.values()]
                 image = _mark(axes, where, 3 * _size(points), c=shades, **look)
                 axes.plot([], [], marker, ms=8, mfc="white", color="#24292f", label=GROUPS[group])
-        _scale(axes, image, "error below the best simple predictor's (%)", extend="both")
+        _scale(axes, image, "gain (%)", extend="both")
         _frame(axes, reports, value)
         key(axes, 2)
 

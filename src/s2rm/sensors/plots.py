@@ -68,7 +68,7 @@ def gains_by_lead(rows: Sequence[Row], model: str, value: str, length: np.timede
                 axes.plot(at, 100 * np.clip(gain.gain, -1, 1), marker, ms=8, color=shade, mfc=fill, mew=1.6)
             axes.plot([], [], f"{marker}-", color=shade, label=GROUPS[group])
         leads = sorted({gain.leads[0] for gain in gains})
-        axes.set_xticks(np.sqrt(scale * np.array(leads)), [f"{scale * lead:g}" for lead in leads])
+        ticks(axes, leads, scale)
         axes.set(xlabel=f"lead time ({unit})", ylabel="error below the best simple predictor's (%)")
         axes.set_title(for_figure(value))
         low, high = axes.get_ylim()
@@ -88,7 +88,7 @@ def errors_by_lead(rows: Sequence[Row], value: str, group: str, length: np.timed
         mine = of_group(rows, value, group)
         unit, scale = unit_of_leads(max(leads_of(mine)), length)
         lines(axes, [{**row, "at": np.sqrt(scale * row["lead"])} for row in mine], "at", "mae")
-        axes.set_xticks(np.sqrt(scale * np.array(leads_of(mine))), [f"{scale * lead:g}" for lead in leads_of(mine)])
+        ticks(axes, leads_of(mine), scale)
         axes.set(xlabel=f"lead time ({unit})", ylabel=for_figure(f"MAE of {value}"))
         axes.set_title(for_figure(f"{value}, {GROUPS[group]}"))
         axes.grid(axis="y", color="#e5e7ea")
@@ -167,6 +167,18 @@ def longest(forecaster: Forecaster, reports: Reports, origin: int) -> int:
     return max(1, min(forecaster.horizon, known))
 
 
+def ticks(axes: Axes, leads: Sequence[int], scale: float) -> None:
+    """Marks at lead times, at the square roots of their lengths; without a number where the one before is close."""
+    places = np.sqrt(scale * np.array(leads))
+    labels, last = list[str](), -np.inf
+    for place, lead in zip(places, leads, strict=True):
+        far = place - last >= 0.08 * places[-1]
+        labels.append(f"{scale * lead:.{2 if scale * lead < 10 else 4}g}" if far else "")
+        last = place if far else last
+    axes.set_xticks(places, labels)
+
+
 def key(axes: Axes, columns: int) -> None:
-    """The legend below a panel, where it hides no line."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=9)
+    """The legend below a panel and the name of its axis, however high it is."""
+    look = {"frameon": False, "fontsize": 9, "borderaxespad": 4}
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns, **look)

@@ -156,8 +156,9 @@ class Persistence(FromLastReports):
 
 
 class Seasonal(Persistence):
-    """The station's value at the same hour of the last day, or of the same weekday where a step is a day; where it has
-    none, inverse distance over those of other stations. Without such a cycle it is persistence."""
+    """The station's value at the same hour of the last day, of the same weekday where a step is a day, or a year before
+    where it is longer; where it has none, inverse distance over those of other stations. Without such a cycle it is
+    persistence."""
 
     @property
     def reach(self) -> int:  # type: ignore[override]

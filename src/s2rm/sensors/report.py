@@ -30,23 +30,30 @@ METRICS: dict[Metric, tuple[str, str]] = {
 
 def write_sensor_report(
     path: Path, forecaster: Forecaster, label: str, about: Row, reports: Reports, held_out: Bool[NDArray, " S"],
-    origins: Int[NDArray, " O"], rows: Sequence[Row],
+    origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True,
 ) -> None:  # fmt: skip
     """Write the page of a forecaster, whole or not at all, from all reports and the rows of `judge`.
 
     In the rows the forecaster has the name `label`; `about` says how its training ended. Maps and series show its
-    forecast initialised at the middle one of the `origins` that were judged.
+    forecast initialised at the middle one of the `origins` that were judged. `later` says whether all of them are later
+    than the data of the fit.
     """
     model, length, rate = forecaster.model, reports.step_length, about["learning_rate"]
     context, horizon = lead_time(forecaster.context, length), lead_time(forecaster.horizon, length)
     modules = f"; {model.num_modules} modules of {model.hidden_size}" if isinstance(model, S2RM) else ""
     setting = f"{label}: {context} of context, trained for lead times up to {horizon}{modules}."
     first, last = (_minute(reports, at) for at in (origins.min(), origins.max()))
+    when = "all later than the data of the fit" if later else "some of them from the period of the fit"
     lead = (
-        f"Forecasts from {len(origins)} initialisation times, {first} to {last} UTC, all later than the data of the "
-        "fit, compared with what was then observed: at stations in the fit, and at stations that neither the fit nor "
-        "the forecast was shown. The lead time +0 is an analysis of the latter."
+        f"Forecasts from {len(origins)} initialisation times, {first} to {last} UTC, {when}, compared with what was "
+        "then observed: at stations that the forecast was shown, and at stations that neither it nor the fit was. "
+        "The lead time +0 is an analysis of the latter."
     )
+    if (longest := max(leads_of(rows))) < forecaster.horizon:
+        lead += (
+            f" Lead times beyond {lead_time(longest, length)}, up to the {horizon} of the fit, are not judged: the "
+            "table is too short."
+        )
     world = (
         f"{len(reports):,} observations of {len(reports.reporting):,} stations, {int(held_out.sum())} of them "
         f"withheld, at {reports.num_steps:,} steps of {lead_time(1, length)} from "

@@ -14,9 +14,10 @@ from s2rm.models.named import SPATIAL
 from s2rm.training.settings import Training
 
 ForecastModel = Literal["s2gru", "s2lstm", "s2rmc", "msa", "rims", "rmc", "lstm", "gru"]
-LONGITUDES = {"lon", "lons", "longitude", "longitudes", "lng", "long", "xlon", "xlong"}
-LATITUDES = {"lat", "lats", "latitude", "latitudes", "ylat", "xlat"}
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+LONGITUDES = {"lon", "lons", "longitude", "longitudes", "lng", "long", "xlon", "xlong", "länge", "laenge", "längengrad",
+              "laengengrad", "longitud", "longitudine"}  # fmt: skip
+LATITUDES = {"lat", "lats", "latitude", "latitudes", "ylat", "xlat", "breite", "breitengrad", "latitud", "latitudine"}
+_WORD = re.compile(r"[A-ZÄÖÜ]+(?![a-zäöüß])|[A-ZÄÖÜ]?[a-zäöüß]+")
 """a word of a column's name; stationLat, LAT_WGS84 and "lat (deg)" each have the word lat"""
 
 

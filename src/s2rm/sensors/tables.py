@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 
 from s2rm.extras import require
 from s2rm.names import one_line
-from s2rm.sensors.binning import averaged, bins, of_one_step, place_names, silent_times, warn_of_several_places
-from s2rm.sensors.codes import warn_of_codes, warn_of_strays
+from s2rm.sensors.binning import (
+    averaged,
+    bins,
+    of_one_step,
+    place_names,
+    silent_times,
+    warn_of_several_places,
+    warn_of_several_values,
+    warn_of_steps,
+)
+from s2rm.sensors.codes import warn_of_codes, warn_of_radians, warn_of_strays, warn_of_units
 from s2rm.sensors.marginals import out_of_range, with_found
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
@@ -87,13 +96,19 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
     heard = to_fit or there.all() or bool(opened.columns.ahead)  # rows of the future are no silence
     silent = np.empty(0, np.int64) if heard else silent_times(opened.where(~there), columns.time)
-    step, start, num_steps = bins(cells, columns, length, silent)
+    times, step, start, num_steps = bins(cells, columns, length, silent)
     if to_fit and not step.any():
         raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
+    if to_fit:
+        warn_of_steps(cells.name, times, step, sensor, columns, length)
+        for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
+            if not circular:
+                warn_of_units(cells.name, name, column, sensor, sensors)
+    warn_of_several_values(cells, columns, key, order, times, values, names)
     if columns.sensor is not None:
-        warn_of_several_places(cells, columns, key, order, positions, names)
+        warn_of_several_places(cells, key, order, times, positions, names)
     first = np.diff(key[order], prepend=-1) > 0
     turns = full_turns(columns, positions[:, 0].min(initial=np.inf), positions[:, 0].max(initial=-np.inf))
     covariates = cells.numbers(columns.covariates)
@@ -192,6 +207,8 @@ def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.f
             low, high = TURN
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
+            if to_fit:
+                warn_of_radians(cells.name, name, column)
         wrong, expected = out_of_range(column, kind)
         cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
         if kind == "counts":

@@ -25,6 +25,8 @@ Moment = int | np.integer | str | datetime | np.datetime64
 """a step of the reports, or a time: ISO 8601 text, UTC where it names no zone, or an object"""
 
 
+DAY = 86_400_000_000
+"""microseconds"""
 MOST_HORIZONS = 100
 """times the longest lead time of the fit: a longer horizon is a mistake"""
 _UNIT = re.compile(r"(?<=[\d ])[Hd]$")
@@ -145,10 +147,15 @@ def _step_of(origin: Moment | Iterable[Moment], reports: Reports) -> int:
 
 def steps_a_day(columns: Columns, context: float = np.inf) -> int | None:
     """Steps in a day, where the step divides the day and the context is longer."""
-    day, left = divmod(86_400_000_000, step_microseconds(columns.step))
+    day, left = divmod(DAY, step_microseconds(columns.step))
     return day if not left and 1 < day < context else None
 
 
 def steps_a_cycle(columns: Columns) -> int | None:
-    """Steps after which values are alike: those of a day, or of a week where a step is a day; else None."""
-    return steps_a_day(columns) or (7 if step_microseconds(columns.step) == 86_400_000_000 else None)
+    """Steps after which values are alike: those of a day, of a week where a step is a day, of a year where it is longer
+    (to the nearest step); else None."""
+    length = step_microseconds(columns.step)
+    if length <= DAY:
+        return 7 if length == DAY else steps_a_day(columns)
+    year = round(365.25 * DAY / length)
+    return year if year > 1 else None

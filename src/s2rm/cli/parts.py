@@ -1,0 +1,111 @@
+"""Which stations and steps of its table a fit was given, written beside it: tables grow, and are replaced."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+
+from s2rm.files import read_json, write_json
+from s2rm.records import from_plain, to_plain
+from s2rm.sensors.judging import Split, split
+from s2rm.sensors.reports import Reports
+
+PARTS = "parts.json"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a fit was given, and what was kept from it."""
+
+    seen: tuple[str, ...]
+    """the stations of the fit, and of those that it started from"""
+    withheld: tuple[str, ...]
+    first: str
+    """when the first step begins that is later than all of them, UTC"""
+    end: str
+    """when the step after the last one of its table begins"""
+
+    @classmethod
+    def of(cls, reports: Reports, made: Split, before: Parts | None = None) -> Parts:
+        """Those of a fit to a table, which was divided like this, from the forecaster of `before`."""
+        names = np.array(reports.sensors, dtype=object)
+        seen = {*names[np.isin(np.arange(len(names)), made.train.reporting)], *(before.seen if before else ())}
+        times = [str(reports.start + step * reports.step_length) for step in (made.first, reports.num_steps)]
+        first = max(times[0], before.first) if before else times[0]
+        return cls(tuple(sorted(seen)), tuple(names[made.withheld]), first, times[1])
+
+    @classmethod
+    def read(cls, folder: Path, whole: bool = False) -> Parts | None:
+        """Those of the fit in a folder, or of the one to all of its table; None of an earlier version.
+
+        Raises:
+            ValueError: a file that a fit did not write.
+        """
+        if not (folder / PARTS).is_file():
+            return None
+        try:
+            kept = from_plain(cls, read_json(folder / PARTS))
+            for time in (kept.first, kept.end):
+                np.datetime64(time)
+        except ValueError as error:
+            raise ValueError(f"fit: {folder / PARTS} is not what a fit wrote ({error}); fit anew") from error
+        return replace(kept, seen=(*kept.seen, *kept.withheld), withheld=(), first=kept.end) if whole else kept
+
+    def write(self, folder: Path) -> None:
+        """Write them into the folder of the fit."""
+        write_json(folder / PARTS, to_plain(self))
+
+    def first_step(self, reports: Reports) -> int:
+        """The first step of these reports that is later than the data of the fit; it may lie outside them."""
+        return int(-((reports.start - np.datetime64(self.first)) // reports.step_length))
+
+    def hidden(self, reports: Reports) -> Bool[NDArray, " S"]:
+        """The stations of these reports that were withheld from the fit."""
+        return np.isin(np.array(reports.sensors, dtype=object), self.withheld)
+
+    def divided(self, reports: Reports, table: Path) -> Split:
+        """The table of the fit as it was divided then, whatever has been added to it.
+
+        Raises:
+            ValueError: it does not hold the data of the fit any more.
+        """
+        first, withheld = self.first_step(reports), self.hidden(reports)
+        if not 0 < first < reports.num_steps or not {*self.seen, *self.withheld} & {*reports.sensors}:
+            raise ValueError(
+                f"evaluate: expected the table of the fit, with steps before and after {self.first}, got another one "
+                f"at {table}, from {reports.times[0]} to {reports.times[-1]}; put it back, or fit anew"
+            )
+        return Split(reports.between(0, first).of(~withheld), first, withheld)
+
+
+def divided(reports: Reports, test: float, withheld: float, seed: int, before: Parts | None) -> Split:
+    """A table divided for a fit; what a forecaster was fitted to `before` is neither a test nor a withheld station.
+
+    What cannot be avoided is warned of.
+    """
+    made = split(reports, test, withheld, seed)
+    if before is None:
+        return made
+    unseen = [index for index in reports.reporting.tolist() if reports.sensors[index] not in before.seen]
+    if unseen:
+        chosen = np.random.default_rng(seed).permutation(unseen)[: made.withheld.sum()]
+        mask = np.isin(np.arange(len(reports.sensors)), chosen)
+        made = Split(reports.between(0, made.first).of(~mask), made.first, mask)
+    else:
+        warnings.warn(
+            "fit: the forecaster of --from was fitted to all of these stations, so that scores at withheld ones are "
+            "optimistic; give a table with others too",
+            stacklevel=2,
+        )
+    if made.first < before.first_step(reports):
+        warnings.warn(
+            f"fit: the forecaster of --from was fitted to data until {before.first}, so that scores of steps before "
+            f"are optimistic, and these begin at {reports.times[made.first]}; give newer data",
+            stacklevel=2,
+        )
+    return made
