@@ -70,8 +70,8 @@ UNITS = {"d": 86_400, "h": 3600, "min": 60}
 
 
 def lead_time(steps: int, length: np.timedelta64) -> str:
-    """A lead time, given in steps, in the largest unit from days to seconds that divides a step; in whole hours from two
-    hours on, also where steps are shorter."""
+    """A lead time, given in steps, in the largest unit from days to seconds that divides a step; in whole hours from
+    two hours on, also where steps are shorter."""
     seconds = float(length / np.timedelta64(1, "s"))
     for name, unit in UNITS.items():
         whole, hours = divmod(steps * seconds, unit)
