@@ -7,10 +7,9 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from conftest import COORDINATES, VALUE_SHAPE, make_s2rm, some_views
-from s2rm import Episode, load
+from s2rm import Episode, Views, load
 from s2rm.export import StreamingStep
-from s2rm.nn import latent
-from s2rm.nn.latent import Beliefs, divergence, moments
+from s2rm.nn.latent import Answered, Beliefs, divergence, moments
 from s2rm.runs import Run
 from s2rm.sensors import Fit
 from s2rm.settings import Settings
@@ -72,15 +71,13 @@ def test_the_loss_gains_a_divergence_whose_parts_add_up_and_reaches_all_weights(
     torch.testing.assert_close((whole.total, whole.count), (parts.total, parts.count))
 
 
-def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free(monkeypatch):
-    monkeypatch.setattr(latent, "FREE", 0.0)
+def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free():
     prior, posterior = torch.randn(2, 3, 5, 14, dtype=torch.float64).unbind(0)
     seen = torch.tensor([True, False, True])
-    got = divergence([Beliefs(prior, posterior, seen)] * 2)
+    got = divergence([Beliefs(prior, posterior, seen)] * 2, 0.0)
     wanted = kl_divergence(Normal(*moments(posterior)), Normal(*moments(prior)))[seen].sum()
     torch.testing.assert_close(got, 2 * wanted)
-    monkeypatch.setattr(latent, "FREE", 0.7)
-    torch.testing.assert_close(divergence([Beliefs(prior, prior, seen)]).item(), 0.7 * 2 * 5)
+    torch.testing.assert_close(divergence([Beliefs(prior, prior, seen)], 0.7).item(), 0.7 * 2 * 5)
 
 
 def test_a_step_without_views_takes_the_prior():
@@ -94,6 +91,36 @@ def test_a_step_without_views_takes_the_prior():
         assert torch.equal(made.seen, views.mask[:, step].any(-1))
         same = (made.prior == made.posterior).flatten(1).all(1)
         assert torch.equal(same, ~made.seen)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_training_does_not_show_is_read_by_the_posterior_alone(cell):
+    model, views = make(cell).double().eval(), some_views(steps=6)
+    shown = views.keep(torch.arange(6)[:, None] < 3)
+    values = views.values.clone()
+    values[:, 4] = 1 - values[:, 4]
+
+    def states(values):
+        episode = Answered.of(Episode(shown, Views(views.positions, values, views.mask)))
+        with model.latents.collecting(answers=views.mask.shape[-1]):
+            return leaf(model.observe(episode.views))
+
+    one, other, alone = states(views.values), states(values), leaf(model.observe(shown))
+    assert torch.equal(one[:, :4], other[:, :4])
+    assert (one[:, 4:] != other[:, 4:]).any(-1).any(-1).all()
+    torch.testing.assert_close(one[:, :3], alone[:, :3], msg="what is shown is read as ever")
+    torch.nn.init.zeros_(model.latents.to_inputs.weight)
+    torch.testing.assert_close(states(views.values), leaf(model.observe(shown)), msg="z is the only way in")
+
+
+def test_the_loss_reads_what_it_does_not_show():
+    model, views = make().double().eval(), some_views(steps=6)
+    shown = views.keep(torch.arange(6)[:, None] < 3)
+    whole, parts = (model.loss_terms(Episode(shown, views), how) for how in (None, 2))
+    for name in whole:
+        torch.testing.assert_close((whole[name].total, whole[name].count), (parts[name].total, parts[name].count))
+    few = model.loss_terms(Episode(shown, views.keep(torch.arange(6)[:, None] > 3)))
+    assert whole["kl"].total > few["kl"].total > model.loss_terms(Episode(shown))["kl"].total
 
 
 @pytest.mark.parametrize("cell", CELLS)
