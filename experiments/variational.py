@@ -58,7 +58,6 @@ class Way(NamedTuple):
 
 WAYS = {PLAIN: Way(False), LATENT: Way(True)}
 TRIALS = {
-    PLAIN: Way(False),
     "variational, all steps shown": Way(True, blind=0.0),
     "variational, 0.5 nats free": Way(True, free=0.5),
     "variational, 0.05 nats free": Way(True, free=0.05),
