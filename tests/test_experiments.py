@@ -658,16 +658,20 @@ def test_scenarios_are_scored_beside_independent_draws(script, tmp_path):
     options = ["--data", "field", "--updates", 1, "--num", 6, "--origins", 2, "--runs", tmp_path / "runs"]
     script(EXPERIMENTS / "scenarios.py", *options, "--out", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
-    rows = {(row["predictor"], row["sensors"]): row for row in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 11
-    for (name, _), row in rows.items():
-        assert row["value"] == "tracer", "a direction has no energy score"
-        assert row["crps, each"] == pytest.approx(row["crps, Gaussian"], rel=0.2), name
-        assert row["energy, lead times"] > 0
-    assert {name for name, sensors in rows if sensors == "seen"} == {
-        "independent draws", "scenarios", "Schaake shuffle", "copula of the test's errors",
-        "independent draws, if true", "scenarios, if true",
+    rows = {(row["predictor"], row["value"], row["sensors"]): row for row in result["rows"]}
+    names = {name for name, *_ in rows}
+    assert names == {
+        "independent draws", "scenarios", "scenarios of a common size", "Schaake shuffle", "ranks of past errors",
+        "copula of the test's errors", "independent draws, if true", "scenarios, if true",
     }  # fmt: skip
+    for (name, value, sensors), row in rows.items():
+        assert value in ("tracer", "all"), "a direction has no energy score"
+        assert row["crps, each"] == pytest.approx(row["crps, Gaussian"], rel=0.2), name
+        assert row["energy, lead times"] > row["fair energy, lead times"] > 0
+        assert sensors == "seen" or name not in ("Schaake shuffle", "ranks of past errors")
+    assert len(rows) == len(result["rows"]) == 6 * 4 + 2 * 2
+    mean, unit = (rows["scenarios", value, "seen"]["crps, Gaussian"] for value in ("tracer", "all"))
+    assert mean != pytest.approx(unit), "values together are in standard deviations of each"
 
 
 @pytest.mark.parametrize("trials", [False, True])
