@@ -17,7 +17,7 @@ from s2rm.views import Episode, Views
 
 WIDTH, LEAST_SPREAD = 64, 1e-2
 """of the hidden layers, and the least standard deviation"""
-FREE = 0.5
+FREE = 0.05
 """nats of a module at a step up to which its divergence costs nothing more"""
 
 
