@@ -203,9 +203,8 @@ def scored(
         there = known(kinds)
         if not there:
             continue
-        for label, how in (("energy", "nrg"), ("fair energy", "fair")):
-            each = [es_ensemble(y[some], members[:, some], estimator=how) / len(some) ** 0.5 for some in there]
-            row[f"{label}, {name}"] = float(np.mean(each))
+        each = [es_ensemble(y[some], members[:, some], estimator="fair") / len(some) ** 0.5 for some in there]
+        row[f"energy, {name}"] = float(np.mean(each))
         few = [generator.permutation(some)[:MOST] for some in there]
         each = [vs_ensemble(y[some], members[:, some]) / (len(some) * (len(some) - 1)) for some in few]
         row[f"variogram, {name}"] = float(np.mean(each))
@@ -269,7 +268,7 @@ def compared(name: str, recipe: Scenarios) -> tuple[Row, list[Row]]:
                 if group != SEEN and label in (SCHAAKE, ERRORS):
                     continue
                 for kind, truth in (("", case.truth), (", if true", possible)):
-                    if kind and label not in (NONE, COPULA):
+                    if kind and (label not in (NONE, COPULA) or group != ALL):
                         continue
                     generator = np.random.default_rng((seed, case.origin, values[0]))
                     row = scored(case, drawn, values, groups[group], units, truth, generator)
