@@ -175,8 +175,8 @@ class S2RM(WorldModel[State]):
         answers = targets.mask.shape[-1] if isinstance(views, Answered) else 0
         with self.latents.collecting(answers) as beliefs:
             terms, after = super()._terms_of(views, targets, context, state)
-            # Over as many values as the likelihood: both make the evidence lower bound of a value.
-            kl = divergence(beliefs, self.latents.free)
+            # Over as many values as the likelihood: with a weight of 1 both make the evidence lower bound of a value.
+            kl = self.latents.weight * divergence(beliefs, self.latents.free)
             return {**terms, "kl": Mean(kl, next(iter(terms.values())).count)}, after
 
     def _queries_and_keys(self) -> list[Tensor]:

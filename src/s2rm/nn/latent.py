@@ -17,8 +17,11 @@ from s2rm.views import Episode, Views
 
 WIDTH, LEAST_SPREAD = 64, 1e-2
 """of the hidden layers, and the least standard deviation"""
-FREE = 0.05
-"""nats of a module at a step up to which its divergence costs nothing more"""
+FREE, WEIGHT = 0.05, 0.1
+"""nats of a module at a step up to which its divergence costs nothing more, and the weight of the divergence in the loss.
+With a weight of 1 latent variables are hardly used before the modules have learned to do without"""
+NARROW = -2.0
+"""bias of what the standard deviations are made from: 0.14 at the start, so that a latent variable tells something"""
 
 
 class Beliefs(NamedTuple):
@@ -69,9 +72,11 @@ class Latents(nn.Module):
         self.from_state, self.from_views = nn.Linear(size, 2 * WIDTH), nn.Linear(size, WIDTH, bias=False)
         self.prior, self.posterior = (nn.Linear(WIDTH, 2 * latent_size) for _ in range(2))
         self.to_inputs = nn.Linear(latent_size, size, bias=False)
+        with torch.no_grad():
+            for layer in (self.prior, self.posterior):
+                layer.bias[latent_size:] = NARROW
 
-        self.free = FREE
-        """nats of a module at a step up to which its divergence costs nothing more"""
+        self.free, self.weight = FREE, WEIGHT
         self._samples, self._collected, self._answers = False, list[list[Beliefs]](), 0
 
     def steps(self, mask: Bool[Tensor, "B T A"], num_modules: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
