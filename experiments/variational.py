@@ -8,7 +8,7 @@ rollout, of the variational one by the logarithm of the mean over samples, whose
 likelihood; all are nats a pixel. The picture shows the first sequence in which balls hit each other soon after the
 prompt, and the first samples. Writes `results/variational.json` and the picture `variational.png`.
 
-With `--trials`, all ways that were tried are scored on validation sequences, by which the weight of the divergence was chosen.
+With `--trials`, all ways that were tried are scored on validation sequences, by which the way was chosen.
 """
 
 from __future__ import annotations
