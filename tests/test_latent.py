@@ -1,5 +1,6 @@
 """S2RMs with latent variables: means by default, samples in training and in rollouts without views."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,9 @@ from s2rm.nn.latent import Answered, Beliefs, divergence, moments
 from s2rm.runs import Run
 from s2rm.sensors import Fit
 from s2rm.settings import Settings
+from s2rm.tasks.balls.scores import episodes
 from s2rm.tasks.balls.world import preset
+from s2rm.tasks.worlds import LEAST_SEEN, blinded
 from s2rm.training import Training
 
 CELLS = ("gru", "lstm", "rmc")
@@ -144,7 +147,7 @@ def test_saved_removed_and_more_modules(cell, tmp_path):
 def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
     def ended(name, *epochs):
         for number in epochs:
-            settings = Settings("s2gru", latent_size=3, training=Training(epochs=number))
+            settings = Settings("s2gru", latent_size=3, blind_steps=0.5, training=Training(epochs=number))
             if number == epochs[0]:
                 run = Run.create(tmp_path / name, settings, "balls", preset("tiny")).train(progress=False)
             else:
@@ -155,8 +158,27 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
     assert ended("whole", 3) == ended("parts", 1, 3)
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 20, 44), (1.0, 64, 64)])
+def test_a_share_of_the_sequences_shows_nothing_from_a_random_step_on(share, least, most):
+    world = replace(preset("tiny"), clip=12)
+    rows = list(range(8)) * 8
+    whole, part = (source[rows, 7] for source in (episodes(world, "train"), blinded(episodes(world, "train"), share)))
+    seen = part.views.mask.any(-1)
+    assert torch.equal(part.targets.values, whole.targets.values)
+    assert part.targets.mask.all()
+    assert (seen[:, 1:] <= seen[:, :-1]).all(), "blind until the end"
+    assert seen[:, :LEAST_SEEN].all()
+    assert least <= (~seen).any(1).sum() <= most
+
+
 def test_options_and_what_is_refused():
     world = preset("tiny")
+    for wrong, said in (
+        ({"blind_steps": 1.5}, "at most 1, got 1.5"),
+        ({"blind_steps": 0.5, "corrects": True}, "hides"),
+    ):
+        with pytest.raises(ValueError, match=f"train: blind_steps .*{said}"):
+            Settings(**wrong).check(world)
     assert Settings("s2gru", latent_size=8).build(world).latents is not None
     assert Settings("s2gru").build(world).latents is None
     with pytest.raises(ValueError, match="train: latent_size is an option of S2RMs, not of lstm; leave it out"):
