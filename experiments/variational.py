@@ -52,16 +52,12 @@ class Way(NamedTuple):
     """How a model is trained on."""
 
     latent: bool
-    blind: float = BLIND
     weight: float = WEIGHT
+    """of the divergence in the loss"""
 
 
 WAYS = {LATENT: Way(True), PLAIN: Way(False)}
-TRIALS = {
-    **WAYS,
-    "variational, full divergence": Way(True, weight=1.0),
-    "variational, all steps shown": Way(True, blind=0.0),
-}
+TRIALS = {**WAYS, "variational, full divergence": Way(True, weight=1.0)}
 
 
 @dataclass(frozen=True)
@@ -116,10 +112,10 @@ def trained(recipe: Variational, label: str, way: Way, run: Run, world: BallsWor
         learning_rate=recipe.learning_rate, batch_size=recipe.batch_size, gradient_norm=1.0, updates=recipe.updates,
         patience=1000, seed=seed + 1,
     )  # fmt: skip
-    folder = recipe.runs / "-".join(map(str, ("latent" if way.latent else "plain", *way[1:], recipe.updates)))
+    folder = recipe.runs / "-".join(map(str, ("latent" if way.latent else "plain", BLIND, way.weight, recipe.updates)))
     about = {"label": label, "seed": seed, "learning_rate": recipe.learning_rate, "parameters": model.num_parameters}
     if not (folder / SUMMARY).is_file():
-        parts = (blinded(episodes(world, split, seed), way.blind) for split in ("train", "val"))
+        parts = (blinded(episodes(world, split, seed), BLIND) for split in ("train", "val"))
         train, validation = parts
         loaders = batches(train, recipe.batch_size, seed + 1, True), batches(validation, 32, seed + 2, False)
         ended = fit(model.train(), *loaders, folder, training, resume=(folder / LAST).is_file())
