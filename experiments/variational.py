@@ -57,7 +57,8 @@ class Way(NamedTuple):
 
 
 WAYS = {LATENT: Way(True), PLAIN: Way(False)}
-TRIALS = {**WAYS, "variational, full divergence": Way(True, weight=1.0)}
+TRIALS = {**WAYS, **{f"variational, weight {weight:g}": Way(True, weight) for weight in (0.01, 1.0)}}
+"""other weights of the divergence"""
 
 
 @dataclass(frozen=True)

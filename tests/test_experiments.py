@@ -685,7 +685,7 @@ def test_blind_rollouts_of_a_variational_model_are_scored(script, tmp_path, tria
     )  # fmt: skip
     made = json.loads((tmp_path / ("out-trials.json" if trials else "out.json")).read_text())
     rows = {(row["predictor"], row["step"]): row for row in made["rows"]}
-    assert len(made["runs"]) == (4 if trials else 3)
+    assert len(made["runs"]) == (5 if trials else 3)
     latent = {run["label"] for run in made["runs"]} - {"S2GRU", "S2GRU, shipped"}
     for step, name in product(range(5), latent):
         plain, sampled = rows["S2GRU, shipped", step], rows[name, step]
