@@ -7,8 +7,6 @@ of a 4 x 4 grid of crops, as independent Bernoulli variables given the state: of
 rollout, of the variational one by the logarithm of the mean over samples, whose expectation is a lower bound of its
 likelihood; all are nats a pixel. The picture shows the first sequence in which balls hit each other soon after the
 prompt, and the first samples. Writes `results/variational.json` and the picture `variational.png`.
-
-With `--trials`, all ways that were tried are scored on validation sequences, by which the way was chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from torch import Tensor
 from common import draw, read, write
 from s2rm import S2RM, Episode, Views, load
 from s2rm.files import Row, write_json
-from s2rm.nn.latent import WEIGHT
 from s2rm.nn.over_time import map_state
 from s2rm.report.figures import png
 from s2rm.runs import PRETRAINED, SUMMARY, Run
@@ -48,19 +45,6 @@ BLIND = 0.5
 """share of the clips that show no view from a random step on"""
 
 
-class Way(NamedTuple):
-    """How a model is trained on."""
-
-    latent: bool
-    weight: float = WEIGHT
-    """of the divergence in the loss"""
-
-
-WAYS = {LATENT: Way(True), PLAIN: Way(False)}
-TRIALS = {**WAYS, **{f"variational, weight {weight:g}": Way(True, weight) for weight in (0.01, 1.0)}}
-"""other weights of the divergence"""
-
-
 @dataclass(frozen=True)
 class Variational:
     """What to run."""
@@ -75,11 +59,9 @@ class Variational:
     """clips in a batch"""
     latent_size: int = 8
     """of each module's latent variable"""
-    trials: bool = False
-    """train in all ways that were tried, and score them on validation sequences"""
     balls: int = 3
     """moving balls"""
-    sequences: int = 60
+    sequences: int = 100
     """sequences that are scored"""
     samples: int = 64
     """rollouts of each sequence"""
@@ -88,7 +70,7 @@ class Variational:
     runs: Path = Path("runs/variational")
     """where the run folders are; a model that is there is not trained again"""
     out: Path = Path("results/variational.json")
-    """the likelihoods; of trials, `-trials` is added to the name"""
+    """the likelihoods"""
     figures: Path = Path("docs/figures")
     """where the picture goes"""
 
@@ -100,20 +82,17 @@ def with_latents(model: S2RM, size: int) -> S2RM:
     return made
 
 
-def trained(recipe: Variational, label: str, way: Way, run: Run, world: BallsWorld) -> tuple[Row, S2RM]:
+def trained(recipe: Variational, label: str, run: Run, world: BallsWorld) -> tuple[Row, S2RM]:
     """The entry of a model in the result, and the model, trained on from the shipped one."""
     seed, model = run.settings.training.seed, run.load_model()
     assert isinstance(model, S2RM)
     torch.manual_seed(seed)
-    if way.latent:
-        model = with_latents(model, recipe.latent_size)
-        assert model.latents is not None
-        model.latents.weight = way.weight
+    model = with_latents(model, recipe.latent_size) if label == LATENT else model
     training = Training(
         learning_rate=recipe.learning_rate, batch_size=recipe.batch_size, gradient_norm=1.0, updates=recipe.updates,
         patience=1000, seed=seed + 1,
     )  # fmt: skip
-    folder = recipe.runs / "-".join(map(str, ("latent" if way.latent else "plain", BLIND, way.weight, recipe.updates)))
+    folder = recipe.runs / ("latent" if label == LATENT else "plain")
     about = {"label": label, "seed": seed, "learning_rate": recipe.learning_rate, "parameters": model.num_parameters}
     if not (folder / SUMMARY).is_file():
         parts = (blinded(episodes(world, split, seed), BLIND) for split in ("train", "val"))
@@ -123,7 +102,7 @@ def trained(recipe: Variational, label: str, way: Way, run: Run, world: BallsWor
         write_json(folder / SUMMARY, {**about, **ended, **provenance()})
     best = load(folder / MODEL)
     assert isinstance(best, S2RM)
-    return {**read(folder / SUMMARY), "label": label}, best
+    return read(folder / SUMMARY), best
 
 
 @torch.no_grad()
@@ -156,8 +135,7 @@ class Test(NamedTuple):
 
     @classmethod
     def of(cls, world: BallsWorld, recipe: Variational) -> Test:
-        few, split = replace(world, **{f"{name}_sequences": recipe.sequences for name in ("val", "test")}), "test"
-        centres, radii = trajectories(few, "val" if recipe.trials else split, 0, recipe.balls)
+        centres, radii = trajectories(replace(world, test_sequences=recipe.sequences), "test", 0, recipe.balls)
         frames = render(world, centres, radii).frames()[:, : PROMPT_STEPS + recipe.steps + 1]
         prompt = episode(world, frames[:, :PROMPT_STEPS], torch.Generator().manual_seed(0)).views
         return cls(prompt, frames[:, PROMPT_STEPS:], centres)
@@ -221,14 +199,14 @@ def trivial_rows(test: Test, world: BallsWorld, recipe: Variational) -> list[Row
 def main(recipe: Variational) -> None:
     """Train what is not there, score, draw, write."""
     run = Run.open(recipe.run)
-    world, ways = run.world, TRIALS if recipe.trials else WAYS
+    world = run.world
     if not isinstance(world, BallsWorld):
         raise SystemExit(f"variational: expected a run on the balls, got one on the {run.task.name}")
     test, shipped = Test.of(world, recipe), run.load_model()
     assert isinstance(shipped, S2RM)
     models, about = {SHIPPED: shipped}, [run.about(SHIPPED)]
-    for label, way in ways.items():
-        entry, models[label] = trained(recipe, label, way, run, world)
+    for label in (LATENT, PLAIN):
+        entry, models[label] = trained(recipe, label, run, world)
         about.append(entry)
     found = {name: scored(name, model, test, world, recipe) for name, model in models.items()}
     each, shown = ({name: parts[number] for name, parts in found.items()} for number in (1, 2))
@@ -238,18 +216,15 @@ def main(recipe: Variational) -> None:
             gain = (each[row["predictor"]] - each[PLAIN])[row["step"]]
             row |= {"gain_share": float((gain > 0).float().mean()), "gain_error": float(gain.std() / len(gain) ** 0.5)}
     one, step = test.collision(world)
-    if not recipe.trials:
-        grid = grid_positions(world)
-        frames = {PLAIN: shown[PLAIN][0]} | {f"sample {k + 1}": shown[LATENT][k] for k in range(SHOWN)}
-        frames |= {f"mean of {recipe.samples}": shown[LATENT][-1]}
-        parts = {name: stitch(part[one : one + 1], grid, world.arena) for name, part in frames.items()}
-        draw(recipe.figures, variational=png(rollout_strip(Rollouts(test.later[one : one + 1], parts))))
+    frames = {PLAIN: shown[PLAIN][0]} | {f"sample {k + 1}": shown[LATENT][k] for k in range(SHOWN)}
+    frames |= {f"mean of {recipe.samples}": shown[LATENT][-1]}
+    parts = {name: stitch(part[one : one + 1], grid_positions(world), world.arena) for name, part in frames.items()}
+    draw(recipe.figures, variational=png(rollout_strip(Rollouts(test.later[one : one + 1], parts))))
     facts = {
         "sequences": recipe.sequences, "samples": recipe.samples, "prompt": PROMPT_STEPS, "seed": 0,
         "shown": one, "collision": step,
     }  # fmt: skip
-    out = recipe.out.with_stem(f"{recipe.out.stem}-trials") if recipe.trials else recipe.out
-    write(out, about, rows, **facts)
+    write(recipe.out, about, rows, **facts)
     for row in rows:
         print({name: round(part, 4) if isinstance(part, float) else part for name, part in row.items()})
 
