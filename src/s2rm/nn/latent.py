@@ -9,10 +9,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from s2rm.likelihoods import Mean
 from s2rm.views import Episode, Views
 
 WIDTH, LEAST_SPREAD = 64, 1e-2
@@ -110,6 +111,11 @@ class Latents(nn.Module):
         if told is not None:  # what would have been seen tells the posterior only
             inputs = torch.where(told[:, None, None], inputs, 0.0)
         return inputs + self.to_inputs(mean if noise is None else torch.addcmul(mean, spread, noise))
+
+    def term(self, beliefs: Sequence[Beliefs], count: Int[Tensor, ""]) -> Mean:
+        """The divergence as a term of the loss, over as many values as the likelihood: with a weight of 1 both make the
+        evidence lower bound of a value."""
+        return Mean(self.weight * divergence(beliefs, self.free), count)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
