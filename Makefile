@@ -58,6 +58,9 @@ results: setup
 	for task in copying adding mnist; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
 	$(BIN)/python experiments/sequences.py copying --ablations
 	$(BIN)/python experiments/picking.py
+	$(BIN)/python experiments/springs.py
+	$(BIN)/python experiments/planning.py
+	$(BIN)/python experiments/traffic.py
 	$(BIN)/python experiments/page.py
 
 results-page: setup

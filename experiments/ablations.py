@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class Ablations(Recipe):
     """What to run."""
 
+    updates: int = 1200
+    """of every run"""
     runs: Path = Path("runs/ablations")
     """where the run folders are"""
     seeds: int = 3
@@ -55,7 +57,7 @@ def main(recipe: Ablations) -> None:
 
 
 def take(recipe: Ablations) -> None:
-    """Begin the result with the family's S2GRUs and the trivial predictors beside them, where they are there."""
+    """Begin the result with the family's S2GRUs and the simple predictors beside them, where they are there."""
     family, names = read(recipe.family), {"S2GRU": "all terms"} | {name: name for name in TRIVIAL}
     equal = "S2GRU", recipe.updates
     runs = [run for run in family.get("runs", []) if (run["label"], run["updates"]) == equal]

@@ -34,7 +34,7 @@ from s2rm.sensors.kriging import Kriging
 from s2rm.sensors.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.settings import Fit, ForecastModel
+from s2rm.sensors.settings import RANGES, Fit, ForecastModel
 from s2rm.sensors.tuning import first_guess, gated, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
@@ -54,7 +54,7 @@ class Imputation:
     model: ForecastModel = "s2gru"
     """the model to train"""
     updates: int = 2000
-    """updates of each of the two models; with 0 only the predictors without training are scored"""
+    """updates of each of the two models; with 0 only the simple predictors are scored"""
     context: int = 30
     """steps of a training window, and from which a value is filled"""
     folder: Path = Path("../shared/data")
@@ -66,7 +66,7 @@ class Imputation:
     seed: int = 0
     """of the weights and of the order"""
     baselines: bool = True
-    """score the predictors without training too"""
+    """score the simple predictors too"""
 
 
 class Gaps(Windows):
@@ -95,7 +95,8 @@ def observations(recipe: Imputation) -> tuple[Reports, NDArray, NDArray]:
     if recipe.data == "aqi36":
         read_ = PRESETS["aqi36"].read(recipe.folder)
         withheld, values = read_.values[:, 1] == 1, read_.values[:, :1]
-        reports = replace(read_, columns=replace(read_.columns, values=("pm25",)), values=values)
+        columns = replace(read_.columns, values=("pm25",), **dict.fromkeys(RANGES, ()))  # roots are taken here
+        reports = replace(read_, columns=columns, values=values)
     else:
         reports = PRESETS["field"].read(recipe.folder, 240, recipe.seed)
         reports = reports.of(np.arange(len(reports.sensors)) < 8)

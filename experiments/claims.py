@@ -80,8 +80,9 @@ def decide(claim: Mapping[str, Any], result: Result | None) -> Decision:
 
 
 def rule(name: str) -> Callable[..., Decision]:
-    """The function of a rule, here or in `claims_sequences`."""
-    found: Callable[..., Decision] = globals().get(name) or getattr(import_module("claims_sequences"), name)
+    """The function of a rule, here or in a file of claims of one kind."""
+    places = (globals(), *(vars(import_module(f"claims_{kind}")) for kind in ("sequences", "sensors")))
+    found: Callable[..., Decision] = next(place[name] for place in places if name in place)
     return found
 
 
@@ -225,13 +226,18 @@ def lost_without_terms(result: Result) -> tuple[dict[str, float], str]:
 
 
 def all_terms_help(result: Result) -> Decision:
-    (lost, said), updates = lost_without_terms(result), result.runs.set_index("label")["updates"]
-    others, least = updates.drop("all terms"), min(lost.values())
+    """Whether each term is worth something with every seed; with one seed alone, more than seeds differ."""
+    lost, said = lost_without_terms(result)
+    means = result.rows.pivot_table(index="seed", columns="predictor", values="balanced_accuracy")
+    by_seed = pd.DataFrame({term: means["all terms"] - means[f"without {term}"] for term in lost})
+    least = SEEDS_DIFFER if len(by_seed) == 1 else 0.0
     said += (
-        f"; one seed cannot decide on less than {SEEDS_DIFFER}, and the run with all terms made "
-        f"{updates['all terms']:,} updates in the time in which the others made {others.min():,} to {others.max():,}"
+        f"; one seed cannot decide on less than {least}"
+        if least
+        else f"; the least of a seed {by_seed.min().min():+.3f}"
     )
-    return NOT if least < -SEEDS_DIFFER else HOLDS if least > SEEDS_DIFFER else UNDECIDED, said
+    helps, harms = (by_seed > least).all(axis=None), (by_seed < -least).all().any()
+    return NOT if harms else HOLDS if helps else UNDECIDED, said
 
 
 def which_terms_help(result: Result) -> Decision:
@@ -264,12 +270,12 @@ def loses_least(result: Result, metric: str) -> Decision:
 
 
 def no_better(result: Result, metric: str) -> str:
-    """Which models are not above both trivial predictors even with all agents: they have little to lose."""
+    """Which models are not above both simple predictors even with all agents: they have little to lose."""
     rows = where(result.rows, scenario=VALIDATION, reporting=1.0)
     means = rows.groupby("predictor", sort=False)[metric].mean()
     trivial = means.index.isin(TRIVIAL)
     low = ", ".join(means.index[~trivial & (means <= means[trivial].max())])
-    return f"; not above the better trivial predictor with all agents: {low}" if low else ""
+    return f"; not above the better simple predictor with all agents: {low}" if low else ""
 
 
 def above(result: Result, scenario: str, others: Sequence[str]) -> Decision:
@@ -296,55 +302,3 @@ def above_on_railways(result: Result, metric: str) -> Decision:
     found = leads(result.rows, ("mean view", "last seen"), [metric])
     least = found.loc[found["mean"].idxmin()]
     return holds(least["mean"] > 0), f"the smallest lead is {least['mean']:+.4f}, over {least['predictor']}"
-
-
-# Sensors.
-
-
-def mae_of(result: Result, sensors: str, silent: float = 0.0) -> pd.DataFrame:
-    """MAE by value and lead (rows) of each predictor (columns)."""
-    rows = where(result.rows, sensors=sensors, silent=silent)
-    return rows.pivot(index=["value", "lead"], columns="predictor", values="mae").sort_index()
-
-
-def against_the_obvious(result: Result, metric: str) -> pd.DataFrame:
-    """Errors over that of whichever predictor without training was best in the test, by value, stations and lead (rows)
-    of each model (columns); all stations that are not withheld report."""
-    rows = where(result.rows, silent=0.0)
-    errors = rows.pivot(index=["value", "sensors", "lead"], columns="predictor", values=metric)
-    simple = [name for name in errors if name in TRIVIAL]
-    return errors.drop(columns=simple).div(errors[simple].min(axis=1), axis=0)
-
-
-def nowhere_worse(result: Result, metric: str, most: float) -> Decision:
-    ratio = against_the_obvious(result, metric)["S2GRU"]
-    value, sensors, lead = ratio.idxmax()
-    worst = f"the worst is {ratio.max():.3f} ({value}, {sensors}, +{lead})"
-    return holds(ratio.max() <= most), f"in {(ratio <= most).sum()} of {len(ratio)} cases; {worst}"
-
-
-def loses_no_more(result: Result, peer: str) -> Decision:
-    growth = (mae_of(result, "held out", 0.5) / mae_of(result, "held out") - 1).mean()
-    said = f"MAE at withheld stations grows by {growth['S2GRU']:.1%}, {peer}'s by {growth[peer]:.1%}"
-    return holds(growth["S2GRU"] <= growth[peer]), said
-
-
-def lower_in_most(result: Result, peer: str) -> Decision:
-    cells = result.rows.pivot(index=["value", "lead", "sensors", "silent"], columns="predictor", values="mae")
-    mae = cells[["S2GRU", peer]].dropna()
-    lower = int((mae["S2GRU"] < mae[peer]).sum())
-    return holds(2 * lower > len(mae)), f"in {lower} of {len(mae)}"
-
-
-def pooled(result: Result) -> pd.DataFrame:
-    """RMSE and MAE of each predictor over all folds, weighted by the number of values."""
-    rows = result.rows.assign(square=result.rows["rmse"] ** 2 * result.rows["count"])
-    rows["absolute"] = rows["mae"] * rows["count"]
-    sums = rows.groupby("predictor", sort=False)[["square", "absolute", "count"]].sum()
-    found = {"rmse": (sums["square"] / sums["count"]) ** 0.5, "mae": sums["absolute"] / sums["count"]}
-    return pd.DataFrame({**found, "count": sums["count"]}).reset_index()
-
-
-def beats_pooled(result: Result, other: str) -> Decision:
-    rmse = pooled(result).set_index("predictor")["rmse"]
-    return holds(rmse["S2GRU"] < rmse[other]), f"RMSE {rmse['S2GRU']:.2f} against {rmse[other]:.2f}"

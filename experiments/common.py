@@ -68,7 +68,7 @@ class Recipe:
     ) -> None:
         """Train a model and add its scores to a result, unless they are there; several processes may add.
 
-        The trivial predictors of a seed are scored beside the first run.
+        The simple predictors of a seed are scored beside the first run.
         """
         runs = read(out).get("runs", [])
         if (label, seed) in {(run["label"], run["seed"]) for run in runs}:
@@ -118,7 +118,7 @@ def add(path: Path, runs: Sequence[Row], rows: Sequence[Row], **facts: Any) -> N
     """Add runs and rows to a result file, which may not be there yet; a row whose keys are there stays as it is."""
     before = read(path)
     kept = before.get("rows", [])
-    known = {identity(row) for row in kept}  # another process may have scored the trivial predictors
+    known = {identity(row) for row in kept}  # another process may have scored the simple predictors
     new = [row for row in rows if identity(row) not in known]
     write(path, [*before.get("runs", []), *runs], [*kept, *new], **facts)
 

@@ -1,7 +1,7 @@
-"""The first guess of a forecaster by itself, without any training, beside the best obvious predictor of each case.
+"""The first guess of a forecaster by itself, without any training, beside the best simple predictor of each case.
 
 Of each table, value, group of stations and lead time: the error of the first guess, and that of the predictor that
-turned out to be the best of the obvious ones on the very test. Writes `results/first-guess.json`.
+was the best of the simple predictors in the same test. Writes `results/first-guess.json`.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def main(recipe: Frames) -> None:
 
 
 def scores(rollouts: Rollouts, balls: int, models: list[str]) -> list[Row]:
-    """F1 at each step, and of models the cross-entropy in nats a pixel."""
+    """F1 at each step, and of models the cross-entropy in nats per pixel."""
     rows: list[Row] = []
     truth = rollouts.truth.float()
     for name, line in rollouts.f1().items():

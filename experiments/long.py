@@ -1,4 +1,4 @@
-"""The long budget, about an hour a model on one core: S2GRU, also in the paper's way, RIMs and LSTM.
+"""The long budget, an hour or more a model on one core: S2GRU, also in the paper's way, RIMs and LSTM.
 
 Writes `results/long.json` after every run, so that the command goes on where it was stopped, a run from its
 last checkpoint. The paper's encoders and its world are `--codec cnn --size paper`.
@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
 class Long(Recipe):
     """What to run."""
 
-    updates: int = 8500
+    updates: int = 20_000
     """updates of S2GRU; the other models make as many as take the same processor time"""
     batch_size: int = 16
     """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""

@@ -17,6 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 import claims
+import claims_sensors
 from claims import Result
 
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
@@ -33,7 +34,7 @@ HEADS = {
     "lead": "+{}".format,
     "reporting": "{:.0%}".format,
     "learning_rate": "{:g}".format,
-    "metric": claims.BATTLES.get,
+    "metric": lambda name: claims.BATTLES.get(name, name),
 }
 """how the values of a column are written as heads"""
 
@@ -72,7 +73,7 @@ def pivot(
         rows: of a result.
         columns: whose values are the columns.
         metric: what stands in the cells.
-        index: whose values are the rows; trivial predictors stand last.
+        index: whose values are the rows; simple predictors come last.
         digits: after the point, for all columns or for each.
         best: which mean of a column is in bold, the oracle's aside.
         across: the best of each row instead.
@@ -138,13 +139,13 @@ def skill(mae: pd.DataFrame, other: str) -> pd.DataFrame:
 
 def ways_over_the_obvious(result: Result) -> pd.DataFrame:
     """Of each way, table, group of stations and seed, the mean over values and lead times of the errors, over those of
-    the best predictor without training."""
+    the best simple predictor."""
     rows = result.rows.assign(seed=result.rows["seed"].fillna(-1))
     parts = []
     for (data, _), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):
         simple = rows[(rows["data"] == data) & (rows["seed"] < 0)]
         for metric in ("mae", "crps"):
-            ratio = claims.against_the_obvious(Result("", {}, result.runs, pd.concat([simple, tried])), metric)
+            ratio = claims_sensors.against_the_obvious(Result("", {}, result.runs, pd.concat([simple, tried])), metric)
             mean = ratio.groupby("sensors").mean().stack().rename("ratio").reset_index()
             parts.append(mean.assign(data=data, case=metric.upper() + ", " + mean["sensors"].replace(WITHHELD)))
     return pd.concat(parts)
@@ -169,6 +170,7 @@ def render(name: str, found: Mapping[str, Result]) -> str:
         published=published,
         sources=sources,
         claims=claims,
+        measured=claims_sensors,
         concat=pd.concat,
         **{one.__name__: one for one in names},
     )

@@ -7,7 +7,7 @@ actions, none at all, and a rule that knows the task: each agent goes to the lan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from s2rm.report.figures import COLOURS, figure, png
 from s2rm.runs import Run, score
 from s2rm.settings import Settings
 from s2rm.tasks import agents, arrays
-from s2rm.tasks.arrays.planning import Policy
+from s2rm.tasks.arrays.planning import Policy, Reward
 from s2rm.tasks.arrays.rollouts import Ahead
 from s2rm.tasks.arrays.world import tracked
 from s2rm.training import Training
 
-LANDMARKS, OTHERS = slice(4, 10), slice(10, 14)
+LANDMARKS = slice(4, 10)
 """of an observation: places as seen from the agent"""
 STEPS, TOUCH, FIRST_TEST = 25, 0.3, 10_000
 """steps of an episode; distance at which two agents collide; seed of the first test episode"""
@@ -46,7 +46,7 @@ class Planning:
 
     recorded: int = 1000
     """episodes of random actions, each held for a few steps"""
-    updates: int = 400
+    updates: int = 1500
     """of S2GRU, which corrects the best predictor without training"""
     episodes: int = 20
     """test episodes of each policy"""
@@ -83,16 +83,38 @@ def held(environment: Any, observations: Mapping[str, Any], generator: np.random
     return environment.held
 
 
-def covered(expected: Ahead) -> Tensor:
-    """The reward of a step, the mean over agents as in the environment, from what the agents are expected to see.
+def velocity(seen: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of an agent's observation, what the model sees: the rest follows from where agents and landmarks are."""
+    return seen[:2]
 
-    An observation holds the agent's velocity and position, then the places of the landmarks and of the other agents,
-    as seen from it.
-    """
-    landmarks, others = (expected.values[..., part].unflatten(-1, (-1, 2)) for part in (LANDMARKS, OTHERS))
-    distance = landmarks.norm(dim=-1).amin(1).sum(-1)
-    collisions = (others.norm(dim=-1) < TOUCH).float().sum(-1).mean(1)
-    return -(distance + collisions) / 2
+
+def landmarks(environment: Any) -> NDArray[np.float64]:
+    """The positions `(3, 2)` of the landmarks, which stay where they are."""
+    return np.stack([each.state.p_pos for each in environment.unwrapped.world.landmarks])
+
+
+def covering(places: NDArray[np.float64]) -> Reward:
+    """The reward of a step, the mean over agents as in the environment, from where the agents are expected to be."""
+    wanted = torch.from_numpy(places).float()
+
+    def reward(expected: Ahead) -> Tensor:
+        at = expected.positions
+        distance = torch.cdist(wanted.expand(len(at), -1, -1), at).amin(2).sum(1)
+        touching = (torch.cdist(at, at) < TOUCH).float().sum((1, 2)) - at.shape[1]  # all but each with itself
+        return -(distance + touching / at.shape[1]) / 2
+
+    return reward
+
+
+def planning(planner: Callable[[Reward], arrays.Planner]) -> Policy:
+    """Plans with the landmarks of the episode."""
+    own: list[Policy] = []
+
+    def act(environment: Any, observations: Mapping[str, Any], generator: np.random.Generator) -> dict[str, object]:
+        own[:] = own or [planner(covering(landmarks(environment))).policy(place, velocity)]
+        return own[0](environment, observations, generator)
+
+    return act
 
 
 def still(environment: Any, observations: Mapping[str, Any], generator: np.random.Generator) -> dict[str, object]:
@@ -112,9 +134,17 @@ def assigned(environment: Any, observations: Mapping[str, Any], generator: np.ra
     return actions
 
 
-def played(policy: Policy, seed: int, steps: int = STEPS + 1) -> dict[str, NDArray[Any]]:
-    """One episode; with one step more than it has, all of its rewards."""
-    return agents.record(simple_spread_v3.parallel_env(N=3), place, policy, num_episodes=1, num_steps=steps, seed=seed)
+Played = tuple[dict[str, NDArray[Any]], NDArray[np.float64]]
+"""an episode, and the positions of its landmarks"""
+
+
+def played(policy: Policy, seed: int, steps: int = STEPS + 1) -> Played:
+    """One episode, and its landmarks; with one step more than it has, all of its rewards."""
+    environment = simple_spread_v3.parallel_env(N=3)
+    episode = agents.record(
+        environment, place, policy, num_episodes=1, num_steps=steps, seed=seed, observation=velocity
+    )
+    return episode, landmarks(environment)
 
 
 def interval(values: NDArray[np.float64]) -> dict[str, float]:
@@ -137,17 +167,17 @@ def imagined(planner: arrays.Planner, episode: Mapping[str, NDArray[Any]], seed:
     def replay(environment: Any, observations: Mapping[str, Any], generator: np.random.Generator) -> dict[str, object]:
         return dict(zip(environment.agents, script.pop(0).argmax(-1).tolist(), strict=True))
 
-    real = played(replay, seed, past + planner.steps)["points"][0]
+    real = played(replay, seed, past + planner.steps)[0]["points"][0]
     return real[:past], np.concatenate([real[past - 1 : past], plan.positions.numpy()]), real[past - 1 :]
 
 
-def picture(planner: arrays.Planner, episodes: list[dict[str, NDArray[Any]]]) -> bytes:
+def picture(planner: Callable[[Reward], arrays.Planner], episodes: list[Played]) -> bytes:
     """Imagined rollouts, broken, over what came of the same actions; the landmarks are crosses."""
     made, (panels,) = figure(1, len(episodes), 2.6 * len(episodes), 2.9)
-    for number, (axes, episode) in enumerate(zip(panels, episodes, strict=True)):
-        landmarks = episode["points"][0, 0, 0] + episode["features"][0, 0, 0, LANDMARKS].reshape(3, 2)
-        axes.plot(*landmarks.T, "x", color="#4a4a4a", markersize=8)
-        paths = (np.swapaxes(path, 0, 1) for path in imagined(planner, episode, FIRST_TEST + number))
+    for number, (axes, (episode, places)) in enumerate(zip(panels, episodes, strict=True)):
+        axes.plot(*places.T, "x", color="#4a4a4a", markersize=8)
+        found = imagined(planner(covering(places)), episode, FIRST_TEST + number)
+        paths = (np.swapaxes(path, 0, 1) for path in found)
         for agent, (past, ours, real) in enumerate(zip(*paths, strict=True)):
             axes.plot(*past.T, color="#b0b0b0", lw=1)
             axes.plot(*real.T, color=COLOURS[agent], lw=1.5)
@@ -163,20 +193,25 @@ def main(recipe: Planning) -> None:
     if not path.is_file():
         environment = simple_spread_v3.parallel_env(N=3)
         found = agents.record(
-            environment, place, held, num_episodes=recipe.recorded, num_steps=STEPS, seed=0, progress=track
-        )
+            environment, place, held, num_episodes=recipe.recorded, num_steps=STEPS, seed=0, observation=velocity,
+            progress=track,
+        )  # fmt: skip
         arrays.write_world(path, found)
     world = arrays.open_world(path)
-    training = Training(updates=recipe.updates, batch_size=32, learning_rate=2e-3, gradient_norm=1.0)
+    training = Training(updates=recipe.updates, batch_size=16, learning_rate=2e-3, gradient_norm=1.0)
     run = Run.finished(recipe.runs / "s2gru", Settings(corrects=True, training=training), arrays.TASK.name, world)
-    planner = arrays.Planner(run.load_model(), world, covered, steps=recipe.steps, candidates=recipe.candidates)
-    policies = {"planned": lambda: planner.policy(place), "random": lambda: agents.random_actions,
+    model = run.load_model()
+
+    def planner(reward: Reward) -> arrays.Planner:
+        return arrays.Planner(model, world, reward, steps=recipe.steps, candidates=recipe.candidates)
+
+    policies = {"planned": lambda: planning(planner), "random": lambda: agents.random_actions,
                 "still": lambda: still, "assigned": lambda: assigned}  # fmt: skip
     seeds = range(FIRST_TEST, FIRST_TEST + recipe.episodes)
     episodes = {
         name: [played(make(), seed) for seed in track(seeds, f"Playing, {name}")] for name, make in policies.items()
     }
-    total = {name: np.array([each["rewards"].mean(-1).sum() for each in some]) for name, some in episodes.items()}
+    total = {name: np.array([each["rewards"].mean(-1).sum() for each, _ in some]) for name, some in episodes.items()}
     rows = [
         {"predictor": name, "episode": number, "reward": float(reward)}
         for name, rewards in total.items() for number, reward in enumerate(rewards)

@@ -1,46 +1,47 @@
-"""Figures 3 and 15 to 19: closed-loop rollouts of S2GRU, RIMs, RMC and LSTM with 1 to 6 balls.
+"""Figures 3 and 15 to 19: closed-loop rollouts with 1 to 6 balls, of the shipped S2GRU and LSTM unless told otherwise.
 
-Writes `results/rollouts.json`, the F1 of whole frames at each step, and a picture for each number of balls. The
-runs are those of `family.py`, by default of seed 0; what is not trained yet is.
+Writes `results/rollouts.json`, the F1 of whole frames at each step, and a picture for each number of balls.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import tyro
 from rich.progress import track
 
-from common import Recipe, draw, write
-from s2rm.models.named import ModelName
+from common import draw, write
 from s2rm.report.figures import png
+from s2rm.runs import PRETRAINED, Run
 from s2rm.tasks.balls.report import balls, rollout_scores, rollout_strip
 from s2rm.tasks.balls.scores import NUM_BALLS, PROMPT_STEPS, TrivialPredictors, roll_out
-from s2rm.tasks.balls.world import preset
+from s2rm.tasks.balls.world import BallsWorld
 
 
 @dataclass(frozen=True)
-class RolloutsRecipe(Recipe):
+class RolloutsRecipe:
     """What to roll out."""
 
-    names: tuple[str, ...] = ("s2gru-0", "rims-0", "rmc-0", "lstm-0")
-    """runs to roll out: models and seeds"""
+    runs: tuple[Path, ...] = (PRETRAINED / "s2gru", PRETRAINED / "lstm")
+    """folders of finished runs on one world, such as those of `family.py`"""
     balls: tuple[int, ...] = NUM_BALLS
     """numbers of moving balls"""
     sequences: int = 100
     """test sequences for each"""
     out: Path = Path("results/rollouts.json")
     """the scores"""
+    figures: Path = Path("docs/figures")
+    """where the pictures go"""
 
 
 def main(recipe: RolloutsRecipe) -> None:
-    """Train what is missing, roll out, write, draw."""
-    chosen = [name.rsplit("-", 1) for name in recipe.names]
-    runs = [recipe.run(cast(ModelName, model), int(seed)) for model, seed in chosen]
-    models, world = {run.label: run.load_model() for run in runs}, preset(recipe.size)
-    trivial = TrivialPredictors(world)
+    """Roll out, write, draw."""
+    runs = [Run.open(folder) for folder in recipe.runs]
+    world = runs[0].world
+    if not isinstance(world, BallsWorld) or any(run.world != world for run in runs):
+        raise SystemExit("rollouts: expected runs on one world of the balls, got others; name runs of one world")
+    models, trivial = {run.label: run.load_model() for run in runs}, TrivialPredictors(world)
     scores: dict[str, dict[str, list[float]]] = {}
     pictures: dict[str, bytes] = {}
     for number in track(recipe.balls, "Rolling out"):

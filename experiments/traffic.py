@@ -1,6 +1,6 @@
 """Traffic on a grid of streets, simulated by SUMO: cars are views that move, loops in the streets views that do not.
 
-Trains S2GRU and the LSTM baseline on a world from arrays and scores them beside predictors without training, with all
+Trains S2GRU and the LSTM baseline on a world from arrays and scores them and simple predictors, with all
 views and with some dropped. Writes `results/traffic.json` and `docs/figures/traffic.gif`. It needs the packages
 `eclipse-sumo` and `libsumo`.
 """
@@ -43,8 +43,10 @@ class Traffic:
     """of a sequence, five seconds each"""
     loops: int = 24
     """streets with a loop, of 48"""
-    updates: int = 300
+    updates: int = 800
     """of each model"""
+    corrects: bool = False
+    """whether models predict corrections to the best predictor without training"""
     models: tuple[ModelName, ...] = ("s2gru", "lstm")
     """what is trained"""
     runs: Path = Path("runs/traffic")
@@ -156,8 +158,8 @@ def main(recipe: Traffic) -> None:
         side = (-10.0, (CROSSINGS - 1) * STREET + 10.0)
         arrays.write_world(path, simulate(recipe, recipe.runs), extent=[side, side], clip=min(20, recipe.steps))
     world = arrays.open_world(path)
-    training = Training(updates=recipe.updates, batch_size=16, learning_rate=2e-3, gradient_norm=1.0)
-    how = {"corrects": True, "rotation": float(STREET), "drop_views": 0.5}
+    training = Training(updates=recipe.updates, batch_size=8, learning_rate=2e-3, gradient_norm=1.0)
+    how = {"corrects": recipe.corrects, "rotation": float(STREET), "drop_views": 0.5}
     runs = [
         Run.finished(recipe.runs / model, Settings(model, training=training, **how), arrays.TASK.name, world)
         for model in recipe.models

@@ -435,7 +435,7 @@ def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
     main(["evaluate", str(tmp_path / "run")])
     assert "S2GRU: " in capsys.readouterr().err
     for changed, message in (
-        ({"--out": str(out)}, "is there already; choose another --out"),
+        ({"--out": str(out)}, "exists already; choose another --out"),
         ({"--position": "nowhere"}, "--position must be MODULE:FUNCTION, got 'nowhere'"),
         ({"--position": "nowhere:at"}, "--position 'nowhere:at' is not there"),
         ({"--position": "test_agents:NEEDS"}, "must be a function, got str"),

@@ -1,4 +1,4 @@
-"""Any world from a file of arrays: its format, its episodes, predictors without training, rollouts, commands."""
+"""Any world from a file of arrays: its format, its episodes, simple predictors, rollouts, commands."""
 
 import json
 from pathlib import Path
@@ -209,6 +209,30 @@ def test_a_rollout_takes_a_plan_of_actions(tmp_path, random):
         next(arrays.rollout(model, world, views, 4))
 
 
+@pytest.mark.parametrize("corrects", [False, True])
+def test_a_query_carries_the_action_of_its_point(tmp_path, random, corrects):
+    actions, mask = random.random((N, T, P, 3)).astype(np.float32), np.ones((N, T, P), bool)
+    mask[:, 4, 1] = False
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random), "actions": actions, "mask": mask})
+    model = Settings(corrects=corrects).build(world).eval()
+    assert model.context_size == 3 + 2 * corrects
+    episode = arrays.episodes(world, "val", guessed=corrects)[[0], 0]
+    taken = torch.from_numpy(np.where(mask[..., None], actions, 0)[Source(world, "val").rows[:1]])
+    assert torch.equal(episode.context[:, 1:, :, -3:], taken[:, :-1]), (
+        "the target at step t follows from the action at t-1"
+    )
+    assert not episode.context[:, 0].any()
+    assert model.loss(episode).isfinite()
+    asked, answer = [], model.predict
+    model.predict = lambda state, positions, context: (
+        asked.append(context[..., -3:]),
+        answer(state, positions, context),
+    )[1]
+    plan, trivial = torch.from_numpy(random.random((1, 3, P, 3)).astype(np.float32)), Trivial(world)
+    list(roll_out(OfModel(model, trivial), trivial, episode.views, 3, plan=plan))
+    assert torch.equal(torch.stack(asked, 1), torch.cat([taken[:, -1:], plan[:, :2]], 1))
+
+
 def some(**changes) -> dict[str, np.ndarray]:
     points = {"points": np.zeros((4, 3, 2, 2))}
     return {name: array for name, array in {**points, **changes}.items() if array is not None}
@@ -287,7 +311,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
     assert f"world: cannot read {path}" in refused(capsys, "train", path)
     folder = tmp_path / "folder"
     arrays.write_world(folder, {"points": straight(random)})
-    with pytest.raises(ValueError, match="is there already; choose another path"):
+    with pytest.raises(ValueError, match="exists already; choose another path"):
         arrays.write_world(folder, {"points": straight(random)})
     (folder / "world.json").unlink()
     assert "world.json is missing" in refused(capsys, "train", folder)
@@ -361,7 +385,7 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     said = " ".join(capsys.readouterr().err.split())
     assert "S2GRU: NOT better than" in said
     assert "of constant velocity (steps ahead: 1)" in said
-    assert "of modules, 3 choices each" in said
+    assert "modules in 3 random choices each" in said
     scores = json.loads((run / "scores.json").read_text())
     assert {row["predictor"] for row in scores["rows"]} == {"S2GRU", "mean", "persistence", "constant velocity"}
     assert {row["ahead"] for row in scores["rows"]} == {1, 2, 3, 4}
@@ -379,7 +403,7 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     main(["report", str(run)])
     page = (run / "report.html").read_text()
     assert page.index("NOT better than") < page.index("<h2>")
-    for part in ("Error by steps ahead", "Rollouts, moving", "Enclaves of S2GRU", "own.npz", "modules go missing"):
+    for part in ("Error by steps ahead", "Rollouts, animated", "Enclaves of S2GRU", "own.npz", "modules missing"):
         assert part in page
     assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")

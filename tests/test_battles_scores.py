@@ -1,4 +1,4 @@
-"""Scores of forecasts of battles, silent agents, the trivial predictors, and the pictures."""
+"""Scores of forecasts of battles, silent agents, the simple predictors, and the pictures."""
 
 import math
 from dataclasses import replace

@@ -63,7 +63,7 @@ def test_the_report_is_one_page_that_needs_no_network(demo, tmp_path):
             assert picture.format == {"image/png": "PNG", "image/gif": "GIF"}[kind]
             assert (sum(1 for _ in ImageSequence.Iterator(picture)) > 1) == (kind == "image/gif")
     for heading in (
-        "What was run",
+        "Runs and hardware",
         "F1, one step ahead",
         "Rollouts",
         "Enclaves of S2GRU",
@@ -121,7 +121,7 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
     for part in (
         "Unit-type macro F1, by share of agents that report", "5s3z, new", f"{rows[0]['unit_type_f1']:.3f}",
         *(f"{label[1:]}, one step ahead" for label in battle_report.LABELS.values()), "not StarCraft II",
-        "A battle from above", "When agents fall silent", "Learning", "Enclaves of S2GRU",
+        "A battle from above", "With fewer agents reporting", "Learning", "Enclaves of S2GRU",
     ):  # fmt: skip
         assert part in page
     assert page.count('src="data:image/png') == page.count("<figcaption>") == 6
@@ -163,7 +163,7 @@ def test_help_tells_the_defaults(command, capsys):
 def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
     assert "expected a run folder" in refused(capsys, "evaluate", tmp_path / "nowhere")
     assert "expected at least one run folder" in refused(capsys, "rollout")
-    assert "is there already" in refused(capsys, "train", "--out", demo)
+    assert "exists already" in refused(capsys, "train", "--out", demo)
     assert "one run of each model" in refused(capsys, "evaluate", demo / "lstm", demo / "lstm")
     assert "found no scores" in refused(capsys, "report", demo / "lstm")
     wrong = tmp_path / "wrong.json"

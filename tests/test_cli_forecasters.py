@@ -153,7 +153,7 @@ def test_a_fit_to_all_data_before_use(life, tmp_path, capsys, monkeypatch):
     assert summary["whole"] is True
     assert summary["updates"] <= json.loads((life / "run" / "summary.json").read_text())["updates"]
     assert "was fitted again to all of its table" in refused(capsys, "evaluate", out)
-    assert "is there already" in refused(capsys, *fit, "--out", out)
+    assert "exists already" in refused(capsys, *fit, "--out", out)
 
 
 def test_what_is_no_forecaster(life, tmp_path, capsys):

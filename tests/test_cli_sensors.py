@@ -102,7 +102,8 @@ def test_a_folder_is_free_again_where_nothing_can_be_fitted(fitted, tmp_path, ca
 def test_dollars_in_a_name_are_no_formula():
     from s2rm.report.figures import png
     from s2rm.sensors.judging import split
-    from s2rm.sensors.plots import errors_by_lead, map_of_stations, sheet
+    from s2rm.sensors.maps import map_of_stations
+    from s2rm.sensors.plots import errors_by_lead, sheet
 
     name = r"$x_$ a_$ $"
     rows = [{"value": name, "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]
@@ -130,7 +131,7 @@ def test_a_forecast_names_those_that_are_long_silent(fitted, tmp_path, capsys):
     options = ["--quantiles", "0.1", "0.9", "--out", str(tmp_path / "f.csv")]
     main(["forecast", str(run), str(tmp_path / "gone.csv"), *options])
     said = " ".join(capsys.readouterr().err.split())
-    assert "silent for long: 3 of 10 stations (mover 0 since 2000-01-04T23:00, station 1 since" in said
+    assert "silent: 3 of 10 stations (mover 0 since 2000-01-04T23:00, station 1 since" in said
     made = pandas.read_csv(tmp_path / "f.csv", parse_dates=["last_observation", "init_time"])
     assert {"tracer_q10", "direction_q90"} <= set(made)
     assert "tracer_q50" not in made
@@ -178,7 +179,7 @@ def test_bad_input_is_one_line_and_loses_nothing(fitted, tmp_path, capsys):
     run, table = fitted
     before = sorted(path.name for path in run.iterdir())
     fit = ["fit", table, *COLUMNS, "--sensor", "sensor"]
-    assert "is there already; choose another --out" in refused(capsys, *fit, "--out", run)
+    assert "exists already; choose another --out" in refused(capsys, *fit, "--out", run)
     assert "--test must be in (0, 0.5], got 0.9" in refused(capsys, *fit, "--test", "0.9", "--out", tmp_path / "new")
     wrong = [part if part != "tracer" else "trcer" for part in fit]
     assert "did you mean 'tracer'?" in refused(capsys, *wrong, "--out", tmp_path / "new")

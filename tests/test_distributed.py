@@ -111,7 +111,7 @@ def test_ctrl_c_ends_all_processes(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)  # until the last process has closed it
     assert process.returncode == 130, output
-    assert output.count("what was saved stays") == 1
+    assert output.count("saved files are kept") == 1
     assert "Traceback" not in output
     torch.load(tmp_path / "run" / LAST, weights_only=True)
 

@@ -71,12 +71,11 @@ def test_the_family_is_trained_with_what_was_found_and_goes_on_where_it_was(run,
         assert is_png(tmp_path / "figures" / f"{name}.png")
 
 
-def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
-    options = ["--runs", tmp_path, "--search", tmp_path / "none.json", "--figures", tmp_path / "figures"]
-    run(
-        "rollouts.py", *options, "--names", "s2gru-0", "lstm-1", "--balls", 1, 5, "--sequences", 8,
-        "--out", tmp_path / "out.json",
-    )  # fmt: skip
+def test_rollouts_are_of_finished_runs_on_one_world(run, script, tmp_path):
+    run("long.py", "--runs", tmp_path, "--out", tmp_path / "long.json", "--labels", "S2GRU", "LSTM")
+    options = ["--balls", 1, 5, "--sequences", 8, "--out", tmp_path / "out.json", "--figures", tmp_path / "figures"]
+    recipe, runs = EXPERIMENTS / "rollouts.py", [tmp_path / "s2gru-0", tmp_path / "lstm-0"]
+    script(recipe, *options, "--runs", *runs)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [(row["predictor"], row["balls"], row["step"]) for row in rows] == [
         (name, balls, step)
@@ -84,9 +83,10 @@ def test_rollouts_are_of_the_runs_of_the_family(run, tmp_path):
         for name in ("S2GRU", "LSTM", "static scene", "last seen")
         for step in range(1, 26)
     ]
-    assert (tmp_path / "s2gru-0" / "summary.json").is_file()
     for name in ("rollout-1", "rollout-5", "rollout-f1"):
         assert is_png(tmp_path / "figures" / f"{name}.png")
+    with pytest.raises(SystemExit, match="runs on one world"):
+        script(recipe, *options, "--runs", runs[0], PRETRAINED / "lstm")
 
 
 def test_baselines_are_trained_on_six_balls_and_scored_on_them(run, tmp_path):
@@ -186,7 +186,7 @@ def test_the_run_with_all_terms_is_the_family_s(tmp_path, monkeypatch):
         for balls in (1, 2, 3)
     ]
     (tmp_path / "family.json").write_text(json.dumps({"runs": runs, "rows": rows}))
-    recipe = Ablations(family=tmp_path / "family.json", out=tmp_path / "out.json")
+    recipe = Ablations(updates=3500, family=tmp_path / "family.json", out=tmp_path / "out.json")
     take(replace(recipe, updates=4))
     assert not recipe.out.exists(), "of another budget"
     take(replace(recipe, seeds=1))
@@ -209,14 +209,17 @@ def test_the_long_budget_compares_with_and_without_injected_positions(run, tmp_p
 
 
 def test_sensors_are_forecast_beside_the_trivial_predictors(script, tmp_path):
-    options = ["--data", "field", "--steps", 200, "--minutes", 0.01, "--runs", tmp_path, "--out", tmp_path / "out.json"]
-    for models in (["s2gru"], ["s2gru", "msa"]):
-        script(EXPERIMENTS / "sensors.py", *options, "--figures", tmp_path, "--models", *models)
+    options = ["--data", "field", "--steps", 200, "--updates", 2, "--runs", tmp_path, "--out", tmp_path / "out.json"]
+    for seeds, models in ((1, ["s2gru"]), (2, ["s2gru"]), (1, ["s2gru", "msa"])):
+        more = ["--figures", tmp_path, "--seeds", seeds, "--models", *models]
+        script(EXPERIMENTS / "sensors.py", *options, *more)
     result = json.loads((tmp_path / "out.json").read_text())
-    assert [run["label"] for run in result["runs"]] == ["S2GRU", "MSA"], "nothing was fitted twice"
+    runs = [(run["label"], run["seed"]) for run in result["runs"]]
+    assert runs == [("S2GRU", 0), ("S2GRU", 1), ("MSA", 0)], "nothing was fitted twice"
     names = {"S2GRU", "MSA", "persistence", "seasonal", "climatology", "inverse distance", "local linear", "kriging"}
-    keys = [tuple(row[key] for key in ("predictor", "value", "lead", "sensors", "silent")) for row in result["rows"]]
-    assert {key[0] for key in keys} == names
+    by = ("predictor", "seed", "value", "lead", "sensors", "silent")
+    keys = [tuple(row[key] for key in by) for row in result["rows"]]
+    assert {key[:2] for key in keys} == {(name, 0) for name in names} | {(name, 1) for name in names - {"MSA"}}
     assert len(keys) == len(set(keys))
     for name in ("errors", "stations", "forecast", "series", "enclaves"):
         assert is_png(tmp_path / f"field-{name}.png")

@@ -203,7 +203,7 @@ def test_bad_input_is_refused_in_one_line(railways, monkeypatch):
         collect(dataclasses.replace(WORLD, grid=20), "train", seed=0)
     with pytest.raises(ValueError, match=r"expected stations of shape \(4, 3, 2\), got \(4, 2, 2\)"):
         dataclasses.replace(railways, stations=railways.stations[:, :2])
-    with pytest.raises(ValueError, match="expected directions from -1 to 3, got 4 to 4; number them anew"):
+    with pytest.raises(ValueError, match="expected directions from -1 to 3, got 4 to 4; renumber them"):
         dataclasses.replace(railways, directions=torch.full_like(railways.directions, 4))
     monkeypatch.setattr("s2rm.extras.find_spec", lambda name: None if name == "flatland_baselines" else name)
     with pytest.raises(ImportError, match=r"needs flatland_baselines of the extra \[railways\].*--no-deps"):

@@ -238,7 +238,7 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path, capsys):
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     for out in (folder, path):
-        assert "is there already and is no store; choose another --out" in refused(
+        assert "exists already and is not a store; choose another --out" in refused(
             capsys, "pack", path, *NAMES, "--out", out
         )
     assert [each.name for each in folder.iterdir()] == ["notes.txt"]

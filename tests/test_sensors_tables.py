@@ -544,7 +544,7 @@ class TestRefusals:
     def test_longitude_and_latitude_swapped(self):
         message = refusal(table().assign(lon=table().lat, lat=table().lon + 120))
         assert "degrees from -90 to 90 in 'lat' of the table, got 130.0 in row 1" in message
-        assert message.endswith("mend it, or swap 'lon' and 'lat', which then fit")
+        assert message.endswith("fix it, or swap 'lon' and 'lat', which then fit")
         message = refusal(table(), replace(COLUMNS, position=("lat", "lon")))
         assert message == (
             "read: expected the longitude first, got position ('lat', 'lon'); swap the two names, or set globe to "

@@ -425,7 +425,7 @@ def test_the_command_goes_on_with_a_fit_that_was_killed(tmp_path, monkeypatch, c
     assert Forecaster.load(out).horizon == 6
     with pytest.raises(SystemExit):
         main(command)
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_few_or_no_observations_to_choose_by(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, unit_of_leads
-from s2rm.sensors.plots import station_gains, with_truth
+from s2rm.sensors.maps import station_gains
+from s2rm.sensors.plots import with_truth
 from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.verdicts import compare, digits, interval, percent, verdict
 
@@ -98,15 +99,16 @@ def test_the_verdict_in_words(rows):
     (_, whole), (name, said) = verdict(rows, "S2GRU", HOUR)
     assert whole == (
         f"S2GRU beats the best of {len(BASELINES)} simple predictors ({', '.join(BASELINES)}) in 2 of 4 comparisons, "
-        "one for each value, lead time and group of stations, is worse in 1, and cannot be told from it in 1. In "
-        "brackets are 95 % intervals and numbers of cases."
+        "one for each value, lead time and group of stations, is worse in 1, and cannot be distinguished from it in 1. "
+        "In brackets are 95 % intervals and numbers of cases."
     )
     assert name == "heat"
     assert said.split("; ") == [
         "at stations in the fit S2GRU beats the best simple predictor at +1 h by 50 % (50 to 50 %, 24 cases), is worse "
-        "than it at +6 h by 25 % (25 to 25 %, 24 cases) and cannot be told from it at +3 h (24 cases)",
+        "than it at +6 h by 25 % (25 to 25 %, 24 cases) and cannot be distinguished from it at +3 h (24 cases)",
         "at withheld stations it beats the best simple predictor at +1 h by 50 % (50 to 50 %, 24 cases)",
-        "its bands of 80 % and 90 % hold 80 % and 90 % at stations in the fit, 65 % and 75 % at withheld stations.",
+        "its 80 % and 90 % intervals contain 80 % and 90 % of the observations at stations in the fit, 65 % and 75 % "
+        "of the observations at withheld stations.",
     ]
 
 
@@ -123,7 +125,7 @@ def test_lead_times_in_words(rows):
     assert "beats the best simple predictor at all lead times by 50 %" in said
     few = [row(name, 1, share * errors) for name, share in (("S2GRU", 0.996), ("persistence", 1.0))]
     ((_, _), (_, said)) = verdict(few, "S2GRU", HOUR)
-    assert "at +1 h by 0.4 % (0.4 to 0.4 %, 24 cases); nothing was observed at withheld stations; its bands" in said
+    assert "at +1 h by 0.4 % (0.4 to 0.4 %, 24 cases); nothing was observed at withheld stations; its 80 %" in said
 
 
 @pytest.mark.parametrize(

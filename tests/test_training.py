@@ -97,7 +97,7 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(tmp_path):
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert torch.load(tmp_path / "killed" / LAST, weights_only=True)["epoch"] < 23, "killed before it had finished"
-    with pytest.raises(ValueError, match="has not finished training; go on with s2rm train --resume"):
+    with pytest.raises(ValueError, match="has not finished training; resume it with s2rm train --resume"):
         Run.open(tmp_path / "killed").summary()
     finish(s2rm("train", "--resume", tmp_path / "killed"))
     finish(whole)
@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_the_last_good_checkpoint(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert "what was saved stays" in output
+    assert "saved files are kept" in output
     assert "Traceback" not in output
     torch.load(tmp_path / "run" / LAST, weights_only=True)
     load(tmp_path / "run" / "model")
@@ -177,7 +177,7 @@ def test_a_run_leaves_what_it_promises(once):
     assert summary["val_loss"] == pytest.approx(min(epoch["val_loss"] for epoch in history(run.folder)))
     assert {"command", "commit", "seed", "hardware", "minutes", "parameters"} <= summary.keys()
     assert summary["parameters"] == run.load_model().num_parameters
-    with pytest.raises(ValueError, match="is there already; choose another --out, or go on with --resume"):
+    with pytest.raises(ValueError, match="exists already; choose another --out, or resume it with --resume"):
         Run.create(run.folder, TINY, world=WORLD)
 
 
@@ -300,7 +300,7 @@ def test_one_process_at_a_time_begins_a_run(tmp_path, monkeypatch):
         return build(settings, world)
 
     monkeypatch.setattr(Settings, "build", build_while_another_begins)
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         Run.create(tmp_path / "run", TINY, world=WORLD)
     assert Run.open(tmp_path / "run").settings.model == "lstm"
 
@@ -314,7 +314,7 @@ def test_options_that_a_resumed_run_would_not_take_are_refused(once, tmp_path, c
     run = replace(once, folder=folder, settings=replace(TINY, training=training))
     before = (folder / LAST).read_bytes()
     name, value = next(iter(changes.items()))
-    message = f"keeps its options but updates, epochs and minutes, got .*{name} {value} instead of "
+    message = f"keeps its options except updates, epochs and minutes, got .*{name} {value} instead of "
     with pytest.raises(ValueError, match=message) as refused:
         run.train(resume=True, progress=False)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""s2rm: models of worlds that are seen only in pieces."""
+"""s2rm: world models for partially observed worlds."""
 
 import lazy_loader
 

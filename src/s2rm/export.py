@@ -161,19 +161,19 @@ class StreamingStep(nn.Module):
     | --- | --- |
     | `positions`, `values`, `mask` | the views: `(B, A, n)`, `(B, A, *shape)`, and bool `(B, A)` |
     | `queries` | `(B, Q, n)` |
-    | `context` | `(B, Q, F)`, where the model takes context |
-    | `modules` | bool `(M,)`, where the model has modules: False removes one, and its state stays as it is |
+    | `context` | `(B, Q, F)`, if the model takes context |
+    | `modules` | bool `(M,)`, if the model has modules: False removes a module and keeps its state |
     | `state_0`, ... | the tensors of the state |
 
     | output | what it is |
     | --- | --- |
     | `predicted_mean`, `predicted_stddev` | `(B, Q, *target_shape)` each |
-    | `active`, `reads`, `hears` | what the modules did, as [`Activity`][s2rm.models.modules.Activity] has it |
-    | `enclaves` | `(B, M, Q)`, in S2RMs: the kernel of each module at each query, of removed modules too |
+    | `active`, `reads`, `hears` | the activity of the modules, see [`Activity`][s2rm.models.modules.Activity] |
+    | `enclaves` | `(B, M, Q)`, in S2RMs: the kernel of each module at each query, including removed modules |
     | `next_0`, ... | the tensors of the new state |
 
-    The state of MSA has room for as many views a step as the first call gives: `initial_state(B, A)`. All calls give as
-    many, at least one, and `mask` says which are there.
+    For MSA the number of views A is fixed by the initial state, `initial_state(B, A)`: all calls pass A views, at least
+    one, and `mask` selects those that are present.
 
     Raises:
         ValueError: the model is the oracle, which cannot stream, or has latent variables.
@@ -194,7 +194,7 @@ class StreamingStep(nn.Module):
         self.outputs = ["predicted_mean", "predicted_stddev", *watched, *(f"next_{number}" for number in states)]
 
     def initial_state(self, batch_size: int, views: int = 1) -> tuple[Tensor, ...]:
-        """The tensors of the state before any view; that of MSA has room for so many views a step."""
+        """The tensors of the state before any view; that of MSA has room for this number of views per step."""
         state = self.model.initial_state(batch_size)
         return tuple(tree_leaves(state.with_room(views) if isinstance(state, Memory) else state))
 
@@ -257,9 +257,8 @@ class StreamingStep(nn.Module):
 
 
 class SequenceStep(nn.Module):
-    """One step of a model of sequences: `inputs` `(B, D)` and the tensors of the state, `state_0`, ..., go in; what is
-    predicted after it, `predicted` `(B, num_classes)`, or `(B,)` where targets are real values, and the new state come
-    out."""
+    """One step of a sequence model. Inputs are `inputs` `(B, D)` and the tensors of the state, `state_0`, ...; outputs
+    are the prediction after the step, `predicted` `(B, num_classes)`, or `(B,)` for real values, and the new state."""
 
     def __init__(self, model: SequenceModel):
         super().__init__()

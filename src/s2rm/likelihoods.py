@@ -128,7 +128,7 @@ def measured(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class MixedChannels(Likelihood):
-    """Polar images of units: a marker of friendly units, the type and the stats, with one parameter a channel.
+    """Polar images of units: a marker of friendly units, the type and the stats, with one parameter per channel.
 
     The loss is the sum of three means: the binary cross-entropy of the friendly marker and the categorical
     cross-entropy of the type, over pixels, and the squared error, over pixels and stats.

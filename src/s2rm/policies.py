@@ -16,16 +16,16 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy  # 
 
 
 class CorePolicy(RecurrentActorCriticPolicy):
-    """A policy for `sb3_contrib.RecurrentPPO` with a core in the places of its LSTMs, those of actor and critic.
+    """A policy for `sb3_contrib.RecurrentPPO` with another core in place of the LSTMs of actor and critic.
 
     Args:
-        arguments, options: those of sb3-contrib's policy; of `lstm_kwargs` none.
+        arguments, options: those of sb3-contrib's policy, without `lstm_kwargs`.
         core: makes the memory from the size of its input, the hidden size and the number of layers: a class such as
             `RIMs`, or `functools.partial(RIMs, num_modules=4)`. It is called like `torch.nn.LSTM`, time first.
 
     Raises:
         ImportError: the extra "policies" is not installed.
-        ValueError: a core whose state is not `(h, c)`, such as that of gated recurrent units.
+        ValueError: a core whose state is not `(h, c)`, such as a gated recurrent unit.
 
     Examples:
         >>> from sb3_contrib import RecurrentPPO

@@ -1,4 +1,4 @@
-"""A run: one folder that holds what was trained, on which world, and how it ended."""
+"""A run: a folder with a trained model, its world and settings, and how training ended."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ TASKS: dict[str, Task] = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, its settings and its world. Where several processes train, only the first one writes.
+    """A run folder, its settings and its world. If several processes train, only the first one writes.
 
-    `config.json`: settings and world. `model/`: the best weights. `checkpoints/`: all that resuming needs. `logs/`: CSV
-    and TensorBoard. `summary.json`: how training ended. `scores.json`: its evaluation.
+    `config.json`: settings and world. `model/`: the best weights. `checkpoints/`: for resuming. `logs/`: CSV and
+    TensorBoard. `summary.json`: how training ended. `scores.json`: the scores.
     """
 
     folder: Path
@@ -59,16 +59,16 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, settings: Settings, task: str = "balls", world: World | None = None) -> Run:
-        """A new run, not trained yet.
+        """Create a new run, not trained yet.
 
         Args:
-            folder: which must be empty or not there.
+            folder: must be empty or not exist.
             settings: of model and training.
             task: one of `TASKS`.
             world: of that task. Default: its preset "small".
 
         Raises:
-            ValueError: the folder is there already; settings that make no model, or that the model does not have.
+            ValueError: the folder exists already; invalid settings, or settings that the model does not have.
             ImportError: an extra that the task needs is not installed.
         """
         run = cls(Path(folder), settings, TASKS[task], world or TASKS[task].preset("small"))
@@ -90,8 +90,8 @@ class Run:
         folder = self.folder
         # What a killed process left of a file is no content.
         if folder.exists() and (not folder.is_dir() or any(each.suffix != ".part" for each in folder.iterdir())):
-            go_on = f", or go on with --resume {folder}" if (folder / CONFIG).is_file() else ""
-            raise ValueError(f"train: {folder} is there already; choose another --out{go_on}")
+            go_on = f", or resume it with --resume {folder}" if (folder / CONFIG).is_file() else ""
+            raise ValueError(f"train: {folder} exists already; choose another --out{go_on}")
 
     @rank_zero_only
     def _write_config(self) -> None:
@@ -100,10 +100,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """A run that is there.
+        """Open an existing run.
 
         Raises:
-            ValueError: no run folder, half-written, of a newer format, or with settings that are none.
+            ValueError: not a run folder, one that is incomplete or of a newer format, or invalid settings.
         """
         path = Path(folder) / CONFIG
         if not path.is_file():
@@ -130,7 +130,7 @@ class Run:
             raise ValueError(f"run: the settings in {path} are not those of a run ({error}); train again") from error
 
     def with_limits(self, updates: int | None = None, epochs: int | None = None, minutes: float | None = None) -> Run:
-        """The same run with other limits, where given; `train` keeps them in its config."""
+        """The same run with the limits that are given; `train` saves them in its config."""
         training = self.settings.training
         training = replace(
             training, updates=updates or training.updates, epochs=epochs or training.epochs,
@@ -139,10 +139,10 @@ class Run:
         return replace(self, settings=replace(self.settings, training=training))
 
     def train(self, resume: bool = False, progress: bool = True, machines: Machines | None = None) -> Run:
-        """Train, from the start or, with `resume`, from the last checkpoint where there is one.
+        """Train from the start or, with `resume`, from the last checkpoint if there is one.
 
         Raises:
-            ValueError: as of `fit`; another process trains this run now.
+            ValueError: as `fit`; or another process is training this run.
         """
         if getattr(rank_zero_only, "rank", 0):  # the first process has the lock
             return self._train(resume, progress, machines)
@@ -183,10 +183,10 @@ class Run:
 
     @classmethod
     def finished(cls, folder: str | Path, settings: Settings, task: str = "balls", world: World | None = None) -> Run:
-        """The run of these settings in this folder: as it is where it has finished, else resumed, else a new one.
+        """The finished run with these settings in this folder; trained or resumed first if necessary.
 
         Raises:
-            ValueError: a run of other settings is there.
+            ValueError: the folder contains a run with other settings.
         """
         if not (Path(folder) / CONFIG).is_file():
             return cls.create(folder, settings, task, world).train()
@@ -208,12 +208,12 @@ class Run:
         """How training ended.
 
         Raises:
-            ValueError: it has not.
+            ValueError: training has not finished.
         """
         path = self.folder / SUMMARY
         if not path.is_file():
             raise ValueError(
-                f"run: {self.folder} has not finished training; go on with s2rm train --resume {self.folder}"
+                f"run: {self.folder} has not finished training; resume it with s2rm train --resume {self.folder}"
             )
         try:
             # Earlier versions did not write the precision.
@@ -223,7 +223,7 @@ class Run:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error
 
     def about(self, label: str | None = None) -> Row:
-        """The run's entry in a file of results, under another label than its model's if need be."""
+        """The run's entry in a results file, under the model's label or another one."""
         return {"label": label or self.label, "learning_rate": self.settings.training.learning_rate, **self.summary()}
 
     def entry(self) -> Entry:
@@ -234,12 +234,12 @@ class Run:
 
 
 def pretrained(folder: str | Path = PRETRAINED, task: str = "balls") -> list[Run]:
-    """The runs of a task that are shipped with the library: "balls", or "skirmish", battles that are seen by the units.
+    """The runs of a task that are shipped with the library: "balls", or "skirmish".
 
-    The folder holds the shipped forecaster too.
+    The folder contains the shipped forecaster too.
 
     Raises:
-        ValueError: a file is missing or another one, by its SHA-256.
+        ValueError: a file is missing, or its SHA-256 differs.
     """
     folder = Path(folder)
     sums = folder / SUMS
@@ -275,10 +275,10 @@ def same_world(runs: list[Run]) -> tuple[Task, World, int]:
     first = runs[0]
     shared = first.task, first.world, first.settings.training.seed
     if any((run.task, run.world, run.settings.training.seed) != shared for run in runs):
-        raise ValueError("runs: all must share one world and one seed to be compared; evaluate them apart")
+        raise ValueError("runs: all must share one world and one seed to be compared; evaluate them separately")
     labels = [run.label for run in runs]
     if len(set(labels)) != len(labels):
-        raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them apart")
+        raise ValueError(f"runs: expected one run of each model, got {', '.join(labels)}; evaluate them separately")
     return shared
 
 
@@ -286,12 +286,12 @@ def score(
     runs: list[Run], shares: Iterable[float] | None = None, progress: Progress = iter, drop: Sequence[float] = (),
     remove: Sequence[int] = (),
 ) -> Row:  # fmt: skip
-    """Scores of the runs and of the trivial predictors, in the form of a file of results.
+    """Scores of the runs and of the simple predictors, in the form of a results file.
 
     Args:
         runs: of one world.
         shares: of the views, or of the agents that report. Default: all of the paper's figures.
-        progress: shows how far it is.
+        progress: wraps an iterable to show progress.
         drop: shares of the views to drop.
         remove: numbers of modules to remove; with `drop` the result has `robustness`, further rows, as from
             [`robustness`][s2rm.tasks.robustness.robustness].
@@ -313,9 +313,9 @@ def score(
 
 
 def write_report(path: str | Path, runs: list[Run], rows: list[Row], missing: Sequence[Row] = ()) -> None:
-    """One self-contained HTML page of runs of one world, with their scores.
+    """Write one self-contained HTML page about runs of one world, with their scores.
 
-    It begins with a verdict: where each model is better than the predictors without training, and where not.
+    It begins with a verdict: where each model is better than every simple predictor, and where it is not.
 
     Args:
         path: of the page.

@@ -1,4 +1,4 @@
-"""Batches of sequences with targets, which models of sequences take: inputs over time, and no positions."""
+"""Batches of input sequences with targets, without positions, for sequence models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Inputs over T steps, and what is to be read from the model after the last S of them.
+    """Inputs over T steps, and targets for the outputs after the last S of them.
 
     Examples:
         Four sequences of nine steps with two channels, and a class for each of the last three steps:

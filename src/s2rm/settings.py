@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Core:
-    """The recurrent core of a model of sequences; other models have the sizes of their papers."""
+    """The recurrent core of a sequence model; other models have the sizes of their papers."""
 
     hidden_size: int | None = None
-    """of its state, a multiple of 12; that of the task's size if not given"""
+    """size of the state, a multiple of 12; if not given, as the task's --size"""
     num_modules: int = 6
-    """RIMs: modules, which share the hidden size"""
+    """RIMs: number of modules, which divide the hidden size among them"""
     num_active: int = 4
-    """RIMs: modules that are active at each step; all of them is no selection"""
+    """RIMs: number of modules active at each step; as many as num_modules for no selection"""
     communication_heads: int = 4
-    """RIMs: heads with which a module reads from the others; 0 is no communication"""
+    """RIMs: number of heads with which a module reads from the others; 0 for no communication"""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Settings:
     """S2RMs (s2gru, s2rmc, s2lstm), baselines (rims, rmc, lstm, gru), or tto, the time-travelling oracle"""
     codec: Literal["cnn", "mlp", "polar", "strided"] | None = None
     """encoder and decoder: cnn (residual, of the paper's size), mlp (small, for CPUs), polar (convolutions of polar
-    images) or strided (for whole frames); the world's own if not given"""
+    images) or strided (for whole frames); if not given, depends on the world"""
     inject_positions: bool | None = None
-    """how positions enter encoder and decoder without a rotation: embedded, as in the paper's baselines (True), or not
-    at all, as in its S2RM (False)"""
+    """use no rotation, but inject embedded positions into encoder and decoder, as in the paper's baselines (True), or
+    no positions, as in its S2RM (False); if not given, a rotation"""
     shortest: float | None = None
-    """shortest wavelength of the positional embedding, in the world's units; half of the world's side if not given"""
+    """shortest wavelength of the positional embedding, in the world's units; if not given, half of the world's side"""
     longest: float | None = None
-    """bound of the longest wavelength; eight times the world's side if not given"""
+    """upper bound of the wavelengths; if not given, eight times the world's side"""
     rotation: float | None = None
-    """shortest wavelength of a rotation of encodings by positions, in the world's units; a quarter of the world's side
-    if not given"""
+    """shortest wavelength of the rotation of encodings by positions, in the world's units; if not given, a quarter of
+    the world's side"""
     corrects: bool = False
-    """predict corrections to what was last seen, as the trivial predictor of that name has it"""
+    """predict corrections to a simple predictor: what was last seen or, for your own world, the best one in training"""
     drop_views: float = 0.0
     """in training, drop up to this share of the views of each sequence at random; all are predicted all the same. For
     models that will see fewer views than they were trained on"""
@@ -60,10 +60,10 @@ class Settings:
     ablate: tuple[Term, ...] = ()
     """S2RM only: terms of the attentions to switch off"""
     latent_size: int = 0
-    """S2RM only: size of a latent variable of each module at each step, so that a rollout without views is one of many
-    possible ones; 0 for none"""
+    """S2RM only: size of a latent variable of each module at each step, so that rollouts without views are samples of
+    possible futures; 0 for none"""
     core: Core = field(default_factory=Core)
-    """sequences only: the recurrent core"""
+    """sequence tasks only: the recurrent core"""
     training: Training = field(default_factory=Training)
     """how to train"""
 
@@ -126,5 +126,6 @@ class Settings:
         arguments = {**usual, **world.model_arguments(), **given}
         if self.corrects:
             target = arguments.get("target_shape", arguments["value_shape"])
-            arguments |= {"corrects": True, "context_size": math.prod(cast(list[int], target))}
+            beside = cast(int, arguments.get("context_size", 0))
+            arguments |= {"corrects": True, "context_size": math.prod(cast(list[int], target)) + beside}
         return arguments

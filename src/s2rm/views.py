@@ -16,8 +16,8 @@ class Views:
     has no effect. NaN within a view marks a channel that was not measured.
 
     Examples:
-        Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor is silent at
-        the first step, and one channel of another is missing:
+        Two sequences of three steps with up to four sensors in the plane, two channels each. One sensor does not report
+        at the first step, and one channel of another is missing:
 
         >>> import torch
         >>> from s2rm import Views
@@ -192,7 +192,7 @@ class Episode:
         return self.views.batch_size
 
     def unseen(self) -> Episode:
-        """The same episodes, none of whose views is there."""
+        """The same episodes with all views masked."""
         return replace(self, views=self.views.keep(torch.zeros_like(self.views.mask)))
 
     def to_predict(self, start: int | None, stop: int | None) -> tuple[Views, Tensor | None]:

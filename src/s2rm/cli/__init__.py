@@ -64,7 +64,7 @@ def _refuse_settings(given: Sequence[str]) -> None:
     if ignored := [name for name in names if name not in KEPT]:
         raise ValueError(
             f"train: --resume keeps the run's settings; only --updates, --epochs and --minutes may be given, got "
-            f"{', '.join(ignored)}; leave it out, or train anew in another folder"
+            f"{', '.join(ignored)}; leave it out, or train again in another folder"
         )
 
 
@@ -87,7 +87,7 @@ def _kept(given: list[str]) -> object:
 def _parsed(given: Sequence[str]) -> object:
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
-        description="Spatially structured recurrent modules: world models for worlds seen only in pieces.",
+        description="Spatially structured recurrent modules: world models for partially observed worlds.",
         args=given,
     )
 
@@ -113,5 +113,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Processes that trained beside the first one leave quietly.
         from lightning.pytorch.utilities import rank_zero_only
 
-        rank_zero_only(console.print)("s2rm: stopped; what was saved stays, train goes on with --resume")
+        rank_zero_only(console.print)("s2rm: stopped; saved files are kept, resume training with --resume")
         sys.exit(130)

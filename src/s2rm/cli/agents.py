@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from s2rm.cli.commands import Collect
 from s2rm.names import one_line
@@ -23,7 +23,7 @@ console = Console(stderr=True, markup=False, emoji=False)
 def collect(command: Collect) -> None:
     """Play episodes and write them."""
     if command.out.exists():
-        raise ValueError(f"collect: {command.out} is there already; choose another --out")
+        raise ValueError(f"collect: {command.out} exists already; choose another --out")
     check_path(command.out)
     if command.episodes < 3:
         raise ValueError(
@@ -43,23 +43,25 @@ def collect(command: Collect) -> None:
             "object of its arguments"
         ) from error
 
-    def bar(numbers: Iterable[Any]) -> Iterable[Any]:
-        return track(list(numbers), "Collecting", console=console)
-
     try:
-        arrays = record(
-            environment, position, policy, num_episodes=command.episodes, num_steps=command.steps, seed=command.seed,
-            observation=observation, progress=bar,
-        )  # fmt: skip
+        with Progress(console=console) as shown:  # which ends before an error is printed
+
+            def bar(numbers: Iterable[Any]) -> Iterable[Any]:
+                return shown.track(list(numbers), description="Collecting")
+
+            arrays = record(
+                environment, position, policy, num_episodes=command.episodes, num_steps=command.steps,
+                seed=command.seed, observation=observation, progress=bar,
+            )  # fmt: skip
     except (ValueError, ImportError, OSError):
         raise
     except Exception as error:
-        raise ValueError(f"collect: the environment or the policy failed ({error!r}); mend it") from error
+        raise ValueError(f"collect: the environment or the policy failed ({error!r}); fix it") from error
     world = write_world(command.out, arrays)
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"
     console.print(
-        one_line(f"{command.out}: {found}; best without training, one step ahead: {world.guess}"), soft_wrap=True
+        one_line(f"{command.out}: {found}; best simple predictor, one step ahead: {world.guess}"), soft_wrap=True
     )
 
 

@@ -32,7 +32,7 @@ def explore(command: Explore) -> None:
     fitted = [(folder / FORECASTER).is_file() for folder in command.runs]
     if any(fitted) and not all(fitted):
         raise ValueError(
-            "explore: expected runs of one world, or forecasters of one table, got both; explore them apart"
+            "explore: expected runs of one world, or forecasters of one table, got both; explore them separately"
         )
     runs = [Run.open(folder) for folder in command.runs if not any(fitted)]
     if not command.runs:  # what is shipped, the model with modules first
@@ -73,7 +73,7 @@ def _of_tables(folders: Sequence[Path]) -> World:
     forecasters = [Forecaster.load(folder) for folder in folders]
     tables = {setting.table for setting in settings}
     if len(tables) > 1:
-        raise ValueError(f"explore: expected forecasters of one table, got {len(tables)} tables; explore them apart")
+        raise ValueError(f"explore: expected forecasters of one table, got {len(tables)}; explore them separately")
     reports = read_reports(settings[0].table, forecasters[0].columns, ahead=settings[0].ahead_table)
     for forecaster in forecasters:
         forecaster.check(reports)

@@ -97,7 +97,8 @@ def place(command: NextSensor) -> None:
     if command.out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"next-sensor: --out must end in .csv or .parquet, got {command.out}")
     from s2rm.report.figures import png
-    from s2rm.sensors.plots import map_of_siting, sheet
+    from s2rm.sensors.maps import map_of_siting
+    from s2rm.sensors.plots import sheet
 
     forecaster = Forecaster.load(command.run_folder)
     reports = read_reports(command.table, forecaster.columns, to_fit=False)
@@ -145,7 +146,7 @@ def going_on(folder: Path) -> FitTable:
 def with_columns(given: Sequence[str]) -> list[str]:
     """The arguments of a fit from a forecaster, with those that it takes from there where they are not given."""
     if own := [name for name in OWN if any(other.split("=")[0].replace("_", "-") == name for other in given)]:
-        raise ValueError(f"fit: --from takes the model as it is, got {', '.join(own)}; leave it out, or fit anew")
+        raise ValueError(f"fit: --from takes the model as it is, got {', '.join(own)}; leave it out, or fit again")
     place = given.index("--from") + 1
     folder = Path(given[place] if place < len(given) else "")
     forecaster, kept = Forecaster.load(folder), settings_of(folder)

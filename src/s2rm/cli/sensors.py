@@ -107,7 +107,7 @@ def _refit(command: FitTable, reports: Reports) -> None:
     """Fit again, to all reports, for as many updates as the fit that was scored had when it was best."""
     epochs = [epoch for epoch in history(command.out) if "val_loss" in epoch]
     updates = 1 + int(min(epochs, key=lambda epoch: epoch["val_loss"])["step"])
-    _say(f"fitting again to all data, {updates:,} updates; scores and report stay those of the fit to the first part")
+    _say(f"fitting again to all data, {updates:,} updates; scores and report remain those of the first fit")
     training = replace(command.how.training, updates=updates, minutes=None, patience=updates)
     start = Forecaster.load(command.start) if command.start else None
     Forecaster.fit(reports, command.out, replace(command.how, training=training), start=start, whole=True)
@@ -159,7 +159,7 @@ def kept_rows(path: Path, kind: type) -> list[Row]:
         for row in rows:
             from_plain(kind, {name: row[name] for name in get_type_hints(kind)})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"fit: {path} is not what a fit wrote ({error!r}); delete it, or fit anew") from error
+        raise ValueError(f"fit: {path} is not what a fit wrote ({error!r}); delete it, or fit again") from error
     return rows
 
 
@@ -204,7 +204,7 @@ def _say(text: str) -> None:
 
 
 def _say_silent(reports: Reports, places: Places) -> None:
-    """Name the stations of a forecast that have been silent for long, those that were silent first before others."""
+    """Name the stations of a forecast that have not reported recently, the longest silent first."""
     last = last_observations(reports, places.names or (), np.array([reports.num_steps - 1]))
     silent = np.flatnonzero(last.silent[0])
     if len(silent):
@@ -212,8 +212,8 @@ def _say_silent(reports: Reports, places: Places) -> None:
         named = [f"{(places.names or ())[row]} since {last.time[0, row].astype('datetime64[m]')}" for row in order[:5]]
         more = f" and {len(order) - 5} more" * (len(order) > 5)
         _say(
-            f"silent for long: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), which are "
-            "forecast from what they last reported"
+            f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), which are "
+            "forecast from their last reports"
         )
 
 
@@ -232,7 +232,7 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
         return False
     unfinished = command.refit and (folder / SUMMARY).is_file() and WHOLE not in read_json(folder / SUMMARY)
     if not (folder / SETTINGS).is_file() or ((folder / REPORT).exists() and not unfinished):
-        raise ValueError(f"fit: {folder} is there already; choose another --out")
+        raise ValueError(f"fit: {folder} exists already; choose another --out")
     kept, now = read_json(folder / SETTINGS), _settings(command, reports)
     # Earlier versions kept no digest of the reports.
     before, digest = kept.pop("reports", None) if isinstance(kept, dict) else None, now.pop("reports")

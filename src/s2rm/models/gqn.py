@@ -55,12 +55,12 @@ class GQN(WorldModel[CoreState]):
 
     $$r_t = \sum_a E(O_a, P(x_a)) \qquad h_{t+1} = F(r_t, h_t) \qquad \hat O_q = D(h_{t+1}, P(x_q))$$
 
-    Over a batch the sum varies little beside its mean, and a core that divides its input among modules or slots would
-    learn nothing of it for long; so the sum is normalised over the batch before the core.
+    Over a batch the sum varies little compared with its mean, and a core that divides its input among modules or slots
+    would learn nothing from it for a long time; so the sum is normalised over the batch before the core.
 
     Args:
         core: "lstm", "gru", "rmc" (relational memory, 4 heads), "rims" (6 modules, 5 active), or "tto" (the
-            time-travelling oracle, which has no memory but observes the step that it predicts).
+            time-travelling oracle, which has no memory but observes the step it predicts).
         hidden_size: H, size of the core's state, and of the summed representation. Default: 512; 510 with "rims".
         batch_norm: normalise the summed representation; False is the paper's scaffold.
         inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and

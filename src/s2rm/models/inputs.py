@@ -1,4 +1,4 @@
-"""What every model is built from: the data that go in and out, and the space of their positions."""
+"""The arguments that all models share: the data that go in and out, and the space of their positions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Signature:
     value_shape: tuple[int, ...]
     """shape of a view"""
     target_shape: tuple[int, ...] | None
-    """shape of a predicted view, where views carry more than is predicted, such as actions; None: `value_shape`"""
+    """shape of a predicted view, if views contain more than is predicted, such as actions; None: `value_shape`"""
     likelihood: str
     """"bernoulli" (binary pixels), "gaussian" (real channels) or "mixed" (polar images of units)"""
     codec: str
@@ -45,7 +45,7 @@ class Signature:
     context_size: int
     """F, number of context features of each query"""
     corrects: bool
-    """predict corrections to a first guess, which is the first entries of the context, as many as a target has values:
+    """predict corrections to a first guess, given by the first entries of the context, one for each value of a target:
     means of real channels, logits of binary and categorical ones; an untrained model predicts the guess"""
 
     @classmethod
@@ -78,15 +78,15 @@ class Space:
     shortest: float
     """shortest wavelength of the embedding. Default: half of the longest side of `extent`; 2π without an extent"""
     longest: float
-    """bound of the longest wavelength. Default: eight times the longest side of `extent`; 20,000π without an extent"""
+    """upper bound of the wavelengths. Default: eight times the longest side of `extent`; 20,000π without an extent"""
     extent: tuple[tuple[float, float], ...] | None
-    """the box of the positions, one (low, high) a coordinate. Default: unknown; modules then start within one shortest
-    wavelength from 0"""
+    """the box of the positions, one (low, high) per coordinate. Default: unknown; modules then start within one
+    shortest wavelength from 0"""
     inject_positions: bool
-    """encoder and decoder take embedded positions, as the paper's baselines do and its S2RM does not. Default: without
-    a rotation, in the baselines"""
+    """whether encoder and decoder receive embedded positions, as in the paper's baselines but not in its S2RM. Default:
+    True in baselines without a rotation, otherwise False"""
     rotation: float | None
-    """shortest wavelength of a rotation of encodings by positions, see [`Rotation`][s2rm.nn.embedding.Rotation], by
+    """shortest wavelength of a rotation of encodings by positions, see [`Rotation`][s2rm.nn.embedding.Rotation], with
     which models learn many times faster. Default: a quarter of the longest side of `extent`, unless
     `inject_positions` is given; None without an extent"""
 
@@ -133,9 +133,9 @@ class Space:
 
 
 def records(model: str, arguments: Arguments, has_kernel: bool) -> tuple[Signature, Space]:
-    """The two records of the arguments that `model` was called with beside its own.
+    """The two records of the shared arguments that `model` was called with.
 
-    A model with a kernel knows by it where views are.
+    A model with a kernel knows the positions of views through it.
     """
     unknown = set(arguments) - set(Arguments.__annotations__)
     if unknown:

@@ -1,4 +1,4 @@
-"""What every model has that `fit` trains: terms of a loss, and weights that are saved beside what builds it again."""
+"""The interface of every model that `fit` trains: the terms of its loss, saving, and loading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARGUMENTS = "arguments"
 
 @runtime_checkable
 class Batch(Protocol):
-    """What a model learns from: an [`Episode`][s2rm.views.Episode], or [`Sequences`][s2rm.sequences.Sequences]."""
+    """A training batch: an [`Episode`][s2rm.views.Episode] or [`Sequences`][s2rm.sequences.Sequences]."""
 
     @property
     def batch_size(self) -> int: ...
@@ -36,12 +36,12 @@ B = TypeVar("B", bound=Batch)
 
 
 class Model(nn.Module, ABC, Generic[B]):
-    """A model that `fit` trains on batches, from an `encoder` through a recurrent part to a `decoder`."""
+    """A model that `fit` trains on batches, with an `encoder`, a recurrent part and a `decoder`."""
 
     @property
     @abstractmethod
     def arguments(self) -> dict[str, object]:
-        """The keyword arguments that build this model again, with their defaults."""
+        """The keyword arguments that rebuild this model, including defaults."""
 
     @property
     @abstractmethod
@@ -50,9 +50,9 @@ class Model(nn.Module, ABC, Generic[B]):
 
     @abstractmethod
     def loss_terms(self, batch: B, recompute: int | None = None) -> dict[str, Mean]:
-        """The terms of the loss by name, each as a [`Mean`][s2rm.likelihoods.Mean]; arguments and errors as of `loss`.
+        """The terms of the loss by name, each a [`Mean`][s2rm.likelihoods.Mean]; arguments and errors as for `loss`.
 
-        The loss is the sum of their values. The terms of parts of a batch add up to those of the whole.
+        The loss is the sum of their values. The terms of parts of a batch add up to those of the whole batch.
         """
 
     def loss(self, batch: B, recompute: int | None = None) -> Tensor:
@@ -60,22 +60,22 @@ class Model(nn.Module, ABC, Generic[B]):
 
         Args:
             batch: inputs and targets, of several sequences.
-            recompute: trade time for memory on long sequences: keep the states after every so many steps only, and
-                compute those between again in the backward pass.
+            recompute: trade time for memory on long sequences: keep only the state of every `recompute`-th step, and
+                recompute the others in the backward pass.
 
         Raises:
-            ValueError: `recompute` below 1, or a batch that does not fit.
+            ValueError: `recompute` below 1, or a batch that does not fit the model.
         """
         return torch.stack([mean.value for mean in self.loss_terms(batch, recompute).values()]).sum()
 
     def forward(self, batch: B, recompute: int | None = None) -> Tensor:
-        """The loss; arguments and errors as of `loss`. Hooks, `torch.func.functional_call` and
+        """The loss; arguments and errors as for `loss`. Hooks, `torch.func.functional_call` and
         `DistributedDataParallel` wrap this call."""
         return self.loss(batch, recompute)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all weights anew, in place. With the same seed they are those of a new model."""
+        """Reinitialise all weights in place. With the same seed they equal those of a new model."""
         new = cast(Any, type(self))(**self.arguments)
         for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
             for old, value in zip(mine, drawn, strict=True):
@@ -83,13 +83,13 @@ class Model(nn.Module, ABC, Generic[B]):
 
     @property
     def num_parameters(self) -> int:
-        """Number of trained values."""
+        """Number of trainable values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def save(self, folder: str | Path) -> None:
-        """Write the weights (safetensors) and the constructor's arguments (JSON) into a folder, each file whole.
+        """Write the weights (safetensors) and the constructor's arguments (JSON) to a folder, each file atomically.
 
-        The weights' file holds the arguments too, so that `load` never takes weights of one model for another's.
+        The weights' file contains the arguments too, so that `load` never mixes up the weights of different models.
         """
         weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         content = safetensors.torch.save(weights, {ARGUMENTS: json.dumps(self.arguments)})

@@ -1,4 +1,4 @@
-"""What the modules of any model do at a step, and the model without some of them; states keep room for all."""
+"""The activity of a model's modules at a step, and the model with some of them masked; states keep their shape."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from s2rm.views import Views
 
 
 class Activity(NamedTuple):
-    """What the modules do at one step, by attention weights that are means over the heads."""
+    """The activity of the modules at one step; attention weights are means over the heads."""
 
     active: Bool[Tensor, "B M"]
-    """which modules change their state: those that are present, in RIMs those of them that attend most to the input"""
+    """which modules change their state: those that are present; in RIMs, of these, those that attend most to the
+    input"""
     reads: Float[Tensor, "B M A"]
-    """with which weight each module reads each view; RIMs read one sum of all views, so A is 1"""
+    """the attention weight of each module on each view; RIMs read one sum of all views, so A is 1"""
     hears: Float[Tensor, "B M M"]
-    """with which weight each module hears each module"""
+    """the attention weight of each module on each other module"""
 
 
 def rims_of(model: WorldModel) -> RIMs | None:
-    """The core of a baseline, where it is RIMs."""
+    """The core of a baseline if it is RIMs, otherwise None."""
     return model.core if isinstance(model, GQN) and isinstance(model.core, RIMs) else None
 
 
 def count_modules(model: WorldModel) -> int:
-    """M; 0 for a model without modules."""
+    """The number of modules, M; 0 for a model without modules."""
     modular = model if isinstance(model, S2RM) else rims_of(model)
     return 0 if modular is None else modular.num_modules
 
 
 def masked(model: WorldModel, present: Bool[Tensor, " M"] | None) -> AbstractContextManager[None]:
-    """Within, the modules that are not `present` are as if removed; None, and a model without modules: all are there.
+    """A context in which modules that are not `present` behave as if removed.
 
     Args:
         model: an S2RM, see [`without_modules`][s2rm.models.s2rm.S2RM.without_modules], or a baseline with RIMs, see
-            [`RIMs.trace`][s2rm.nn.rims.RIMs.trace].
-        present: which modules are there.
+            [`RIMs.trace`][s2rm.nn.rims.RIMs.trace]. Models without modules are unchanged.
+        present: which modules to keep; None for all.
     """
     modular = model if isinstance(model, S2RM) else rims_of(model)
     return nullcontext() if modular is None or present is None else modular.masked(present)
@@ -52,7 +53,7 @@ def masked(model: WorldModel, present: Bool[Tensor, " M"] | None) -> AbstractCon
 
 @torch.no_grad()
 def activity(model: WorldModel, views_at_t: Views, state: Any, present: Bool[Tensor, " M"]) -> Activity:
-    """What the modules do in the `step` that takes `state` and the views `(B, 1, A, ...)`.
+    """The activity of the modules in the `step` from `state` with the views `(B, 1, A, ...)`.
 
     Raises:
         ValueError: the model has no modules.

@@ -43,7 +43,7 @@ class Memory(NamedTuple):
         return tokens, mask & (self.ages > 0)[..., None]
 
     def with_room(self, views: int) -> Memory:
-        """The memory before any view, with room for so many of them a step."""
+        """The memory before any view, with room for this number of views per step."""
         tokens, mask = self.tokens[:, :, :1].expand(-1, -1, views, -1), self.mask[:, :, :1].expand(-1, -1, views)
         return self._replace(tokens=tokens.clone(), mask=mask.clone())
 
@@ -114,7 +114,7 @@ class MSA(WorldModel[Memory]):
         return Memory(tokens, torch.zeros_like(tokens[..., 0], dtype=torch.bool), slots, torch.zeros_like(slots))
 
     def check_state(self, state: Memory, start: Memory) -> None:
-        """As in every model, but a state may hold any number of views a step."""
+        """As in every model, but a state may hold any number of views per step."""
         if isinstance(state, Memory) and state.mask.ndim == 3:
             start = start.with_room(max(1, state.mask.shape[-1]))
         super().check_state(state, start)
@@ -183,8 +183,8 @@ class MSA(WorldModel[Memory]):
         observations, `reports`.
 
         Equals the transformer over observations and queries in one sequence with a mask, but computes neither the
-        observations' attention to queries nor the attention between queries. On the CPU it takes few sequences at a
-        time, and of each only the observations that are there: time and memory grow with the square of their number.
+        observations' attention to queries nor the attention between queries. On the CPU it processes few sequences at a
+        time and only the observations that are present: time and memory grow with the square of their number.
         """
         if not queries.numel():  # of which PyTorch's attention cannot make heads
             return queries
@@ -197,7 +197,7 @@ class MSA(WorldModel[Memory]):
     def _attend(
         self, reports: Float[Tensor, "N R H"], there: Bool[Tensor, "N R"], queries: Float[Tensor, "N Q H"]
     ) -> Float[Tensor, "N Q H"]:
-        """As `attend`, of all sequences at once."""
+        """As `attend`, for all sequences at once."""
         # Without any observation the empty slots attend to each other, since a softmax over nothing is NaN. No query
         # attends to them.
         shown, seen = there | ~there.any(-1, keepdim=True), pad(there, (0, 1), value=True)

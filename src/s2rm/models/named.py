@@ -1,4 +1,4 @@
-"""The models by their short names, as the command line and settings on disk have them. Imports no model by itself."""
+"""The models by the short names used on the command line and in settings. Does not import the models."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SEQUENTIAL = ("rims", "rmc", "lstm", "gru")
 
 
 def build(name: str, **arguments: Any) -> s2rm.models.world_model.WorldModel:
-    """The model of a short name, with new weights.
+    """Build the model with a short name, with new weights.
 
     Args:
         name: one of `LABELS`.
         arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] (names in `SPATIAL`), [`MSA`][s2rm.models.msa.MSA] or
-            [`GQN`][s2rm.models.gqn.GQN] (others), but for the cell or core, which the name gives.
+            [`GQN`][s2rm.models.gqn.GQN] (others), except the cell or core, which the name gives.
 
     Raises:
         ValueError: an unknown name, or an argument out of its range.
@@ -46,7 +46,7 @@ def build(name: str, **arguments: Any) -> s2rm.models.world_model.WorldModel:
 
 
 def build_sequential(name: str, **arguments: Any) -> s2rm.models.sequence_model.SequenceModel:
-    """The model of sequences with this core, with new weights; arguments and errors as of
+    """Build the sequence model with this core, with new weights; arguments and errors as for
     [`SequenceModel`][s2rm.models.sequence_model.SequenceModel]."""
     from s2rm.models.sequence_model import SequenceModel
 

@@ -28,7 +28,7 @@ State = Tensor | tuple[Tensor, ...]
 
 
 class ModuleArguments(Arguments, total=False):
-    """The keyword arguments of S2GRU, S2LSTM and S2RMC: those of [`S2RM`][s2rm.models.s2rm.S2RM] but `cell`."""
+    """The keyword arguments of S2GRU, S2LSTM and S2RMC: those of [`S2RM`][s2rm.models.s2rm.S2RM] except `cell`."""
 
     num_modules: int
     hidden_size: int
@@ -42,14 +42,14 @@ class ModuleArguments(Arguments, total=False):
 
 
 class S2RM(WorldModel[State]):
-    r"""Spatially structured recurrent modules: each has a learned place on a sphere, and interacts with what is near.
+    r"""Spatially structured recurrent modules: each has a learned place on a sphere and interacts with what is near.
 
     At each step module m attends to the views (input attention, $u_m$) and to the modules (inter-cell attention,
     $\bar h_m$). Both are attenuated by the kernel $Z$ of its place $p_m$, and its cell updates its state:
 
     $$h_{t+1,m} = F_m(u_m, \bar h_m, h_{t,m})$$
 
-    A query at $x_q$ reads the modules near it, and the decoder turns $d_q$ into a predicted view:
+    A query at $x_q$ reads the modules near it, and the decoder maps $d_q$ to a predicted view:
 
     $$d_q = \sum_m Z(P(x_q), p_m)\, h_m$$
 
@@ -58,20 +58,20 @@ class S2RM(WorldModel[State]):
     Args:
         cell: recurrent cell of a module: "gru", "lstm", or "rmc" (a relational memory of 4 slots of 4 heads of 64).
         num_modules: M.
-        hidden_size: H, size of what others read of a module, and of an encoded view.
+        hidden_size: H, size of the part of a module's state that others read, and of an encoded view.
         bandwidth, truncation: ε and τ of the kernel.
         carry: what a GRU's update gate keeps: the module's "own" state, or the "aggregated" one, as in Eq. 4.
         normalise: range of each softmax: "all" views and modules, as in the paper, or the "neighbourhood", those
             within the truncation. The latter is sparse when there are many: time and memory grow with the number of
             interacting pairs. Its gradients stay among these pairs, so a module that observes nothing does not move.
-        share_parameters: all modules have the same parameters and differ in place and state, so that their number can
-            be changed; see `with_modules_at`.
-        ablate: terms to switch off (Figure 6), of "input_local", "input_nonlocal", "intercell_local" and
+        share_parameters: all modules share their parameters and differ only in place and state, so that their number
+            can be changed; see `with_modules_at`.
+        ablate: terms to switch off (Figure 6), from "input_local", "input_nonlocal", "intercell_local" and
             "intercell_nonlocal". Without its local term an attention reaches everything (`Z = 1`); without its
-            non-local term it weighs everything equally (a softmax over equal scores).
-        latent_size: Z, of a latent variable of each module at each step, see [`Latents`][s2rm.nn.latent.Latents]; 0 is
-            the paper's model. In training it is sampled, and the loss gains the term "kl", with free bits. Otherwise
-            its mean is taken, unless within `sampling`, and in rollouts without views, of which each is a sample.
+            non-local term it weights everything equally (a softmax over equal scores).
+        latent_size: Z, size of a latent variable of each module at each step, see
+            [`Latents`][s2rm.nn.latent.Latents]; 0 is the paper's model. It is sampled in training, where the loss gains
+            the term "kl" with free bits, within `sampling`, and in rollouts without views; otherwise its mean is used.
         inputs: the arguments of every model, the fields of [`Signature`][s2rm.models.inputs.Signature] and
             [`Space`][s2rm.models.inputs.Space]; the modules start in the box `extent`.
 
@@ -79,7 +79,7 @@ class S2RM(WorldModel[State]):
         TypeError, ValueError: an argument that is unknown or missing, or out of its range.
 
     Source:
-        S2RM, section 4, appendix C, Table 2 for the defaults. Relative to the paper: see the docs page of that name.
+        S2RM, section 4, appendix C, Table 2 for the defaults. Differences are on the docs page "Relative to the paper".
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class S2RM(WorldModel[State]):
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
 
     def sampling(self) -> AbstractContextManager[None]:
-        """Within, latent variables are sampled, by PyTorch's generator. No two threads may do so with one model."""
+        """A context in which latent variables are sampled, with PyTorch's generator. Not thread-safe."""
         return nullcontext() if self.latents is None else self.latents.sampling()
 
     def imagine(self, nothing: Views, state: State) -> State:
@@ -184,8 +184,8 @@ class S2RM(WorldModel[State]):
 
     @torch.no_grad()
     def attention(self, views_at_t: Views, state: State) -> tuple[Float[Tensor, "B M A"], Float[Tensor, "B M M"]]:
-        """Who attends to what in `step`: the weights with which each module reads each view, and those with which it
-        hears each module, means over the heads."""
+        """The attention weights in `step`, means over the heads: of each module on each view, and of each module on
+        each module."""
         if self.modules_on_sphere.present is None:  # all pairs are computed, whatever their number
             with self.masked(torch.ones(self.num_modules, dtype=torch.bool, device=views_at_t.mask.device)):
                 return self.attention(views_at_t, state)
@@ -250,8 +250,8 @@ class S2RM(WorldModel[State]):
 
     @contextmanager
     def masked(self, present: Bool[Tensor, " M"]) -> Iterator[None]:
-        """Within, the modules that are not `present` exist for no view, module or query: what the others do equals
-        `without_modules`, in a state that has room for all. No two threads may do so with one model."""
+        """A context in which modules that are not `present` are ignored by views, modules and queries. The others
+        behave as with `without_modules`, but the state keeps its shape. Not thread-safe."""
         places = self.modules_on_sphere
         before, places.present = places.present, present
         try:
@@ -260,10 +260,10 @@ class S2RM(WorldModel[State]):
             places.present = before
 
     def without_modules(self, *removed: int) -> S2RM:
-        """A copy of the model without these modules (Figure 7). States of this model do not fit it.
+        """A copy of the model without these modules (Figure 7). It cannot use states of this model.
 
         Raises:
-            ValueError: no such module, or none would be left.
+            ValueError: no such module, or no module would be left.
         """
         if not set(removed) <= set(range(self.num_modules)):
             raise ValueError(f"S2RM: there are modules 0 to {self.num_modules - 1}, got {sorted(removed)} to remove")
@@ -273,7 +273,7 @@ class S2RM(WorldModel[State]):
         return self._with_modules(kept, self.modules_on_sphere.places.detach()[kept])
 
     def with_module_copied(self, module: int, position: Float[Tensor, " n"]) -> S2RM:
-        """A copy of the model with one more module, the last: the parameters of `module`, at a position of the world.
+        """A copy of the model with one more module, the last, with the parameters of `module` and a new position.
 
         Raises:
             ValueError: no such module.
@@ -285,7 +285,7 @@ class S2RM(WorldModel[State]):
         return self._with_modules([*range(self.num_modules), module], torch.cat([places, place]))
 
     def with_modules_at(self, positions: Float[Tensor, "M n"]) -> S2RM:
-        """A copy of the model with any number of modules, one at each of these positions, which share its parameters.
+        """A copy of the model with any number of modules, one at each of these positions, with shared parameters.
 
         Raises:
             ValueError: the modules do not share their parameters, or there is no position.
@@ -322,7 +322,7 @@ def S2GRU(**arguments: Unpack[ModuleArguments]) -> S2RM:
     """S2RM with gated recurrent units as its modules.
 
     Examples:
-        Two sequences of five steps, at each of which seven crops of 11 x 11 pixels of a 48 x 48 image are observed:
+        Two sequences of five steps, each with seven crops of 11 x 11 pixels of a 48 x 48 image:
 
         >>> import torch
         >>> from s2rm import S2GRU, Episode, Views
@@ -335,7 +335,7 @@ def S2GRU(**arguments: Unpack[ModuleArguments]) -> S2RM:
         torch.Size([2, 5, 3, 11, 11])
 
     Args:
-        arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] but `cell`.
+        arguments: those of [`S2RM`][s2rm.models.s2rm.S2RM] except `cell`.
     """
     return S2RM(cell="gru", **arguments)
 

@@ -46,11 +46,11 @@ class _Mismatch(ValueError):
 def load(folder: str | Path) -> WorldModel:
     """The world model that `save` wrote into `folder`, on the CPU, in evaluation mode.
 
-    The files may come from elsewhere: sizes are compared before anything of such a size is made.
+    The files need not be trusted: sizes are compared before memory of such a size is allocated.
 
     Raises:
-        ValueError: the folder is missing or half-written, of a newer format, or not what `save` writes; weights that
-            are not finite, or of another model than the config; a model of sequences.
+        ValueError: a folder that is missing, incomplete, of a newer format, or not written by `save`; weights that are
+            not finite or do not match the config; a sequence model.
     """
     model = load_any(folder)
     if not isinstance(model, WorldModel):
@@ -61,7 +61,7 @@ def load(folder: str | Path) -> WorldModel:
 
 
 def load_any(folder: str | Path) -> Model:
-    """As `load`, of models of any kind: a [`SequenceModel`][s2rm.models.sequence_model.SequenceModel] too."""
+    """As `load`, for models of any kind, including [`SequenceModel`][s2rm.models.sequence_model.SequenceModel]."""
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

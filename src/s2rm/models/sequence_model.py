@@ -1,4 +1,4 @@
-"""Models of sequences: what the steps of an input amount to, such as digits to recall or a digit to recognise."""
+"""Sequence models, which map an input sequence to targets at its end, such as digits to recall or a class."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class SequenceModel(Model[Sequences]):
 
     $$e_t = E x_t + b \qquad o_t, s_t = F(e_t, s_{t-1}) \qquad \hat y_t = D o_t + c$$
 
-    The bias of the encoder matters to RIMs: without it an input of zeros equals the null row, so that no module could
-    tell the two apart.
+    The bias of the encoder matters to RIMs: without it an input of zeros equals the null row, and modules could not
+    distinguish the two.
 
     Args:
         input_size: D, channels of a step.
-        num_classes: of each target; None where targets are real values.
+        num_classes: number of classes of each target; None for real values.
         core: "rims", "rmc" (relational memory, 4 slots, 3 heads), "lstm" or "gru".
         hidden_size: H, size of the core's state. Default: the paper's 600.
         embedding_size: size of an encoded input. Default: the hidden size.
-        num_modules, num_active, communication_heads: of RIMs, see [`RIMs`][s2rm.nn.rims.RIMs]; others ignore them. The
-            sizes of its attentions are in proportion to that of a module, the paper's where it has 100 units.
+        num_modules, num_active, communication_heads: of RIMs, see [`RIMs`][s2rm.nn.rims.RIMs]; other cores ignore them.
+            The sizes of the attentions are proportional to that of a module, and are the paper's for 100 units.
 
     Raises:
         ValueError: an argument out of its range.
@@ -102,7 +102,7 @@ class SequenceModel(Model[Sequences]):
         Args:
             inputs: of T steps.
             last: S, number of steps.
-            recompute: as of `loss`.
+            recompute: as for `loss`.
         """
         encoded, outputs, state = self.encoder(inputs), [], None
         for part in encoded.split(recompute or inputs.shape[1], 1):
@@ -115,7 +115,7 @@ class SequenceModel(Model[Sequences]):
         return read.squeeze(-1) if self.num_classes is None else read
 
     def loss_terms(self, batch: Sequences, recompute: int | None = None) -> dict[str, Mean]:
-        """One term, over all targets: the cross-entropy of classes; of real values the squared error, which up to a
+        """One term, over all targets: the cross-entropy for classes; for real values the squared error, which up to a
         constant is the negative log-likelihood of a normal distribution with variance 1/2."""
         self._check(batch, recompute)
         read, targets = self.predict(batch.inputs, batch.targets.shape[1], recompute), batch.targets
@@ -140,7 +140,7 @@ class SequenceModel(Model[Sequences]):
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= classes:
                 raise ValueError(
-                    f"SequenceModel: expected classes from 0 to {classes - 1}, got {low} to {high}; number them anew"
+                    f"SequenceModel: expected classes from 0 to {classes - 1}, got {low} to {high}; renumber them"
                 )
         if recompute is not None and recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")

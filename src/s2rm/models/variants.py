@@ -1,4 +1,4 @@
-"""The variants of spatially structured recurrent modules: their cells, and which go together."""
+"""The variants of spatially structured recurrent modules: their cells, and which options are compatible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
 def check_variants(
     cell: str, carry: str, normalise: str, ablate: Sequence[str], num_modules: int, hidden_size: int, latent_size: int
 ) -> None:  # fmt: skip
-    """Raise a ValueError for sizes out of range, for unknown variants, and for those that exclude each other."""
+    """Raise a ValueError for sizes out of range, and for unknown or incompatible variants."""
     if num_modules < 1 or hidden_size < 1:
         raise ValueError(f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}")
     if latent_size < 0:

@@ -30,20 +30,20 @@ State = TypeVar("State")
 class WorldModel(Model[Episode], Generic[State]):
     """A model of a partially observed world: it observes sets of views over time and predicts the view at any position.
 
-    Views are encoded, the model updates its state, and the decoder turns what `read` finds for a query into the
-    parameters of a distribution. A *state* is batch first: a tensor or a named tuple of tensors. *States* are the
+    Views are encoded, the model updates its state, and the decoder maps what `read` returns for a query to the
+    parameters of a distribution. A *state* is a tensor, or a named tuple of tensors, batch first. *States* are the
     states after each of T steps, `(B, T, ...)`.
 
     Args:
         arguments: those that all models share. They become the records `signature` and `space`; see
             [`Signature`][s2rm.models.inputs.Signature] and [`Space`][s2rm.models.inputs.Space].
         own: the model's other arguments, kept for `save`.
-        size: H, of an encoded view, and of the vector that the decoder decodes.
-        has_kernel: the model knows by a kernel where views are, even if encoder and decoder do not.
+        size: H, size of an encoded view and of the vector that the decoder decodes.
+        has_kernel: whether a kernel gives the model the positions of views, even if encoder and decoder do not.
     """
 
     is_oracle = False
-    """whether the model observes the step that it predicts, and so cannot roll out"""
+    """whether the model observes the step it predicts, and therefore cannot roll out"""
 
     def __init__(self, arguments: Arguments, own: dict[str, object], size: int, has_kernel: bool = False):
         super().__init__()
@@ -103,7 +103,7 @@ class WorldModel(Model[Episode], Generic[State]):
             state: the state before the first of these steps. Default: the initial state.
 
         Raises:
-            ValueError: no step; views or a state that do not fit the model.
+            ValueError: no steps; views or a state that do not fit the model.
         """
         self._check_views("views", views, self.value_shape)
         if not views.num_steps:
@@ -114,7 +114,7 @@ class WorldModel(Model[Episode], Generic[State]):
         return self.advance(views, start if state is None else state)
 
     def advance(self, views: Views, state: State) -> State:
-        """As `observe`, of views and a state that were checked; a model defines this, or `observe` itself."""
+        """As `observe`, for views and a state that were checked; a model defines this or `observe` itself."""
         raise NotImplementedError(f"{type(self).__name__} defines neither advance nor observe")
 
     @abstractmethod
@@ -134,8 +134,8 @@ class WorldModel(Model[Episode], Generic[State]):
 
         Args:
             states: from `observe`, for positions `(B, T, Q, n)`; from `step`, for positions `(B, Q, n)`.
-            positions: queries, in the world's own units; Q may be any number.
-            context: context features of each query, `(B, T, Q, F)` or `(B, Q, F)`, where `context_size` is not 0.
+            positions: any number Q of queries, in the world's own units.
+            context: context features of each query, `(B, T, Q, F)` or `(B, Q, F)`, if `context_size` is not 0.
 
         Returns:
             A distribution over `(B, T, Q, *target_shape)` or `(B, Q, *target_shape)`.
@@ -179,8 +179,8 @@ class WorldModel(Model[Episode], Generic[State]):
 
         Args:
             episode: T+1 steps.
-            recompute: trade time for memory on long sequences: keep the states after every so many steps only, and
-                compute those between again in the backward pass.
+            recompute: trade time for memory on long sequences: keep only the state of every `recompute`-th step, and
+                recompute the others in the backward pass.
 
         Raises:
             ValueError: `recompute` below 1, or targets that do not fit.
@@ -216,7 +216,7 @@ class WorldModel(Model[Episode], Generic[State]):
         self, views: Views, queries: Tensor, steps: int, *, closed_loop: bool = True,
         feedback: Tensor | None = None, context: Tensor | None = None,
     ) -> Iterator[Distribution]:  # fmt: skip
-        """Predict many steps ahead: one distribution a step.
+        """Predict many steps ahead, with one distribution per step.
 
         Args:
             views: the prompt, `(B, T, A, ...)`.
@@ -224,14 +224,14 @@ class WorldModel(Model[Episode], Generic[State]):
             steps: number of steps to predict.
             closed_loop: feed predictions back as views (S2RM, F.1.1); False lets the state evolve without views.
             feedback: positions at which predictions are fed back, shaped as `queries`. Default: the queries.
-            context: context features of each query, `(B, steps, Q, F)`, where `context_size` is not 0; such models feed
+            context: context features of each query, `(B, steps, Q, F)`, if `context_size` is not 0; such models feed
                 back at the queries only.
 
         Yields:
             The distribution over `(B, Q, *target_shape)` for each of the steps that follow the prompt.
 
         Raises:
-            ValueError: a closed loop of a model whose targets are no views; positions or context that do not fit.
+            ValueError: a closed loop of a model whose targets are not views; positions or context that do not fit.
         """
         if closed_loop and self.target_shape != self.value_shape:
             raise ValueError(

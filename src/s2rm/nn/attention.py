@@ -149,7 +149,7 @@ class KernelModulatedAttention(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew."""
+        """Reinitialise all weights."""
         self.gate_hidden.reset_parameters()
         self.gate_out.reset_parameters()
         self._draw()

@@ -239,7 +239,7 @@ def doubled(features: Float[Tensor, "N F I J"], size: tuple[int, ...]) -> Float[
 
 
 class StridedEncoder(nn.Module):
-    """Three convolutions of stride 2, then a hidden layer of 512: for whole frames, of which a model sees one a step.
+    """Three convolutions of stride 2, then a hidden layer of 512, for whole frames, one per step.
 
     An embedded position joins that layer. Source: RIMs, appendix, for bouncing balls.
     """

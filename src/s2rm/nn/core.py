@@ -26,7 +26,7 @@ class Layer(nn.Module):
         return given
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, in the order in which the constructor draws them."""
+        """Reinitialise all weights, in the order in which the constructor initialises them."""
         raise NotImplementedError
 
     def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
@@ -78,7 +78,7 @@ class RecurrentCore(nn.Module):
         """Does nothing; for code that calls it on an `nn.LSTM`."""
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew. With the same seed they are those of a new core."""
+        """Reinitialise all weights. With the same seed they equal those of a new core."""
         for layer in self.layers:
             cast("Layer", layer).reset_parameters()
 
@@ -197,8 +197,8 @@ class RecurrentCore(nn.Module):
 
 
 def a_weight(module: nn.Module) -> Tensor:
-    """The first weight of a module: one for all in dtype and device. Replicas of `nn.DataParallel`, whose weights are
-    no parameters, have one as well."""
+    """The first weight of a module, whose dtype and device stand for all. Also works for replicas of
+    `nn.DataParallel`, whose weights are not parameters."""
     for part in module.modules():
         for weight in (part._parameters or getattr(part, "_former_parameters", {})).values():
             if weight is not None:

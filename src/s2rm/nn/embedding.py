@@ -1,4 +1,4 @@
-"""How positions enter: embedded on the sphere, where the modules have learned places, or as rotations."""
+"""How positions enter a model: embedded on the sphere, where the modules have learned places, or as rotations."""
 
 from __future__ import annotations
 
@@ -105,19 +105,19 @@ def uniform_positions(num: int, extent: list[tuple[float, float]]) -> Float[Tens
 
 
 class Rotation(nn.Module):
-    r"""Turns pairs of channels by angles that are linear in a position.
+    r"""Rotates pairs of channels by angles that are linear in a position.
 
     Pair k of the channels, $(u, v)$, becomes $(u \cos\theta_k - v \sin\theta_k,\; u \sin\theta_k + v \cos\theta_k)$
-    with $\theta_k = \omega_k \cdot (x - m)$. With encodings that are turned by the positions of their views,
+    with $\theta_k = \omega_k \cdot (x - m)$. If encodings are rotated by the positions of their views,
     $e_a = R(x_a) E(O_a)$, a sum of encodings is a map of the world in a Fourier basis, and reading it at a query,
     $D(R(x_q)^{-1} d)$, is a shift: moving all positions by the same vector changes nothing.
 
     Args:
-        size: H, channels of a vector; the last one of an odd number is not turned.
+        size: H, channels of a vector; the last one of an odd number is not rotated.
         num_coordinates: n, coordinates of a position.
         shortest: shortest wavelength along a coordinate, in the world's units. The learned frequencies $\omega_k$ start
             at random, uniformly in the cube of $\pm 2\pi / \mathrm{shortest}$.
-        middle: m, the position that turns nothing.
+        middle: m, the position with zero rotation.
 
     Source:
         Ours, after the rotary embeddings of Su et al. 2021. Relative to the S2RM paper: positions enter the baselines'
@@ -151,7 +151,7 @@ class Rotation(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw all frequencies anew."""
+        """Reinitialise all frequencies."""
         self._set_middle()
         drawn = 2 * torch.rand_like(self.frequencies) - 1
         self.frequencies.copy_(2 * math.pi / self.shortest * drawn)
@@ -159,7 +159,7 @@ class Rotation(nn.Module):
     def forward(
         self, vectors: Float[Tensor, "*batch H"], positions: Float[Tensor, "*batch n"], back: bool = False
     ) -> Float[Tensor, "*batch H"]:
-        """The vectors turned by their positions, or turned back."""
+        """The vectors rotated by their positions, or rotated back."""
         # Under autocast bfloat16 would round angles to a few degrees.
         exact = torch.autocast(vectors.device.type, enabled=False) if under_autocast(vectors.device) else nullcontext()
         with exact:

@@ -50,7 +50,7 @@ class Answered(Views):
 
 
 class Latents(nn.Module):
-    r"""A diagonal Gaussian variable $z$ of each module and step, which enters the module's cell beside its input u.
+    r"""A diagonal Gaussian variable $z$ of each module and step, which is added to the input u of the module's cell.
 
     $$p(z \mid h) = N(\mu_p(h), \sigma_p(h)^2), \quad q(z \mid h, u) = N(\mu_q(h, u), \sigma_q(h, u)^2), \quad
     u' = u + W z$$

@@ -43,7 +43,7 @@ class Affine(nn.Module):
         return self[0], self[1]
 
     def reset_parameters(self) -> None:
-        """Draw both anew, or set them to ones and zeros."""
+        """Reinitialise both, or set them to ones and zeros."""
         weight, shift = self[0], self[1]
         if weight.ndim == 2:
             nn.init.ones_(weight)
@@ -107,7 +107,7 @@ class GroupedRelationalMemoryCell(nn.Module):
             self.to_message = linear(num_slots * slot_size, message_size)
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew."""
+        """Reinitialise all weights."""
         for part in self.modules():
             if isinstance(part, Affine):
                 part.reset_parameters()

@@ -190,7 +190,7 @@ class RIMs(RecurrentCore):
     where F is the cell and Q, K, V are each module's own linear maps of $\tilde h$.
 
     Args:
-        input_size: of the input, or of each of its rows where the input is a set, `(B, T, N, input_size)`.
+        input_size: of the input, or of each of its rows if the input is a set, `(B, T, N, input_size)`.
         hidden_size: of all modules together; a multiple of `num_modules`.
         num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
         num_modules: the paper's $k_T$.
@@ -199,8 +199,8 @@ class RIMs(RecurrentCore):
         selection: "zero_row" as above, or "across_modules", the authors' Atari variant: the softmax runs over the
             modules, there is no null row, and the modules with the largest weights are active.
         input_heads, input_key_size, input_value_size: of the input attention. Default value size: 4 times a module's.
-        communication_heads, communication_key_size, communication_value_size: of the communication; without heads
-            there is none.
+        communication_heads, communication_key_size, communication_value_size: of the communication; 0 heads disable
+            it.
         attention_dropout: probability of dropping an attention weight in training; the authors used 0.1.
 
     Raises:
@@ -286,7 +286,7 @@ class RIMs(RecurrentCore):
 
     @contextmanager
     def masked(self, present: Bool[Tensor, " M"]) -> Iterator[None]:
-        """Within, modules that are not `present` are never active and never read from, in every layer."""
+        """A context in which modules that are not `present` are never active and never read from, in every layer."""
         layers = [cast("RIMsLayer", layer) for layer in self.layers]
         before = [layer.present for layer in layers]
         try:

@@ -43,20 +43,20 @@ def figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure
 
 
 def colour(name: str, names: Sequence[str]) -> str:
-    """The colour of a predictor: grey tones for the trivial ones, one each for the models."""
+    """The colour of a predictor: grey tones for the simple ones, one each for the models."""
     models = [other for other in names if other not in TRIVIAL]
     return TRIVIAL[name] if name in TRIVIAL else COLOURS[models.index(name) % len(COLOURS)]
 
 
 def predictors(rows: Sequence[Row]) -> list[str]:
-    """The predictors of the rows, the trivial ones last."""
+    """The predictors of the rows, the simple ones last."""
     return sorted(dict.fromkeys(row["predictor"] for row in rows), key=lambda name: name in TRIVIAL)
 
 
 def curve(
     axes: Axes, x: Numbers, y: Numbers, name: str, names: Sequence[str], band: tuple[Numbers, Numbers] | None = None
 ) -> None:
-    """Draw the line of a predictor, broken for the trivial ones, in a band from lowest to highest values."""
+    """Draw the line of a predictor, broken for the simple ones, in a band from lowest to highest values."""
     shade = colour(name, names)
     dashes, marker = DASHES.get(name, ("--" if name in TRIVIAL else "-", "."))
     width, above = (1.5, 2) if name in TRIVIAL else (2.2, 3)

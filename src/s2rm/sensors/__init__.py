@@ -1,4 +1,4 @@
-"""Forecasts from one's own table of sensors: read it, fit a forecaster, forecast for any place, judge the forecasts."""
+"""Forecasts from your own table of sensors: read it, fit a forecaster, forecast at any place, score the forecasts."""
 
 import lazy_loader
 

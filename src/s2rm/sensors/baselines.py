@@ -1,4 +1,4 @@
-"""The base of predictors that need next to no training, and the climatology."""
+"""The base class of simple predictors, and the climatology."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LEAST_SPREAD = 1e-3
 class Baseline(ABC):
     """Base of the predictors below: the climatological mean without observations, and a spread measured in training.
 
-    The spread is the root mean squared error at that lead over a sample of initialisation times, with some of the
-    stations withheld, apart for stations with an observation of their own and for other places; without any observation
-    it is the channel's standard deviation. To a variance that a predictor states itself, the part of the squared error
-    is added that it leaves unexplained.
+    The spread is the root mean squared error at each lead over a sample of initialisation times, with some stations
+    withheld, separately for stations with an observation of their own and for other places; without any observation it
+    is the channel's standard deviation. If a predictor states its own variance, the unexplained part of the squared
+    error is added to it.
     """
 
     reach = 0
@@ -66,7 +66,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def _forecast(self, shown: Reports, origin: int, positions: NDArray, sensors: NDArray, leads: list[int]) -> Stated:
-        """Arguments as of `predict`; the variance is that which the predictor itself states."""
+        """Arguments as for `predict`; the variance is that which the predictor itself states."""
 
     def predict(
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,

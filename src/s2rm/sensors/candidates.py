@@ -1,4 +1,4 @@
-"""The obvious guesses of a value: the sensor's own last value, the same hour yesterday, what the neighbours say."""
+"""The candidate guesses of a value: the own last value, the same hour of the last day, and the neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the errors of a forecast hang together over places, lead times and values, and scenarios that do so too."""
+"""The dependence of forecast errors over places, lead times and values, and scenarios with the same dependence."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from s2rm.sensors.reports import Places, Reports, difference
 from s2rm.sensors.scaling import Scaling
 
 HINDCASTS, MOST_SENSORS, MOST_LEADS, HIDDEN = 48, 200, 24, 1 / 3
-"""past forecasts whose errors are taken, sensors and lead times of each at most, and the share of the sensors that are
-not shown"""
+"""number of past forecasts whose errors are used, most sensors and lead times of each, and share of hidden sensors"""
 PAIRS, LEAST_PAIRS = 400, 200
 """pairs of errors of each kind from each past forecast, and the least number of pairs of a value"""
 LARGEST, RIDGE = 3.0, 1e-4
@@ -32,7 +31,7 @@ Forecast = Callable[[Reports, Places, NDArray[np.int64], Sequence[int]], tuple[N
 
 
 class Hindcast(NamedTuple):
-    """A past forecast of Q sensors at H lead times, beside what came."""
+    """The errors of a past forecast of Q sensors at H lead times."""
 
     places: Float[NDArray, "Q n"]
     """in the model's coordinates"""
@@ -40,11 +39,11 @@ class Hindcast(NamedTuple):
     """whether the sensor was seen"""
     leads: Int[NDArray, " H"]
     errors: Float[NDArray, "H Q C"]
-    """in standard deviations of the forecast; NaN where nothing came"""
+    """in standard deviations of the forecast; NaN where there was no observation"""
 
 
 def hindcasts(forecast: Forecast, reports: Reports, scaling: Scaling, memory: int, horizon: int) -> list[Hindcast]:
-    """Forecasts from origins spread over reports, each of which knows `memory` steps and does not see some sensors."""
+    """Forecasts from origins spread over the reports, each from `memory` steps, with some sensors hidden."""
     generator, last = np.random.default_rng(0), reports.num_steps - 1 - horizon
     leads = np.unique(np.linspace(1, horizon, MOST_LEADS).round().astype(np.int64))
     circular, made = np.array(reports.columns.is_circular), []
@@ -73,13 +72,13 @@ class Dependence:
     r"""A Gaussian copula of the errors of a forecast, in standard deviations, at places x and lead times h.
 
     The error of a value is $z = \sqrt{w_1}\, f(x, h) + \sqrt{w_2}\, p(x) + \sqrt{w_3}\, l(x, h)$ with a field f, the
-    level p of a place and what is local, l, all standard normal and independent of each other, and of correlation
+    level p of a place and a local part l, all standard normal and independent of each other, with correlations
 
     $$f: e^{-|x - x'| / r}\, k(h, h'), \quad p: \delta_{x x'}, \quad l: \delta_{x x'}\, k(h, h'), \quad
     k(h, h') = e^{-a |\log h - \log h'| - b |h - h'|}$$
 
-    The errors of a random walk correlate as $e^{-|\log h - \log h'| / 2}$, those of a stationary process in the long
-    run as $e^{-b |h - h'|}$. The shares w add up to 1; they differ between sensors that are seen and other places.
+    The errors of a random walk correlate as $e^{-|\log h - \log h'| / 2}$, those of a stationary process at long leads
+    as $e^{-b |h - h'|}$. The shares w add up to 1; seen sensors and other places have different shares.
     """
 
     reach: tuple[float, ...]
@@ -87,15 +86,15 @@ class Dependence:
     growth: tuple[float, ...]
     """a of each value"""
     decay: tuple[float, ...]
-    """b of each value, of a step"""
+    """b of each value, per step"""
     shares: tuple[tuple[tuple[float, ...], ...], ...]
-    """w, `[group][value][part]`; group 0 are places without a sensor that is seen, 1 others"""
+    """w, `[group][value][part]`; group 0 are places without a seen sensor, group 1 seen sensors"""
     between: tuple[tuple[float, ...], ...]
-    """the correlation of the errors of each value with those of each other at the same place and time"""
+    """correlations between the errors of the values at the same place and time"""
 
     @classmethod
     def of(cls, past: Sequence[Hindcast], extent: float) -> Dependence | None:
-        """The dependence of greatest pairwise likelihood (Varin et al., 2011); None where too few errors are known.
+        """The dependence of maximum pairwise likelihood (Varin et al., 2011); None if there are too few errors.
 
         Args:
             past: earlier forecasts.
@@ -116,19 +115,19 @@ class Dependence:
         self, places: Float[NDArray, "Q n"], own: Bool[NDArray, " Q"], leads: Sequence[int], number: int,
         seed: int | tuple[int, ...],
     ) -> Float[NDArray, "N H Q C"]:  # fmt: skip
-        r"""Errors of N scenarios, in standard deviations. Over several scenarios each has mean 0 and mean square 1, so
-        that they keep mean and spread of the forecast to which they are added.
+        r"""Errors of N scenarios, in standard deviations. Over several scenarios they have mean 0 and mean square 1, so
+        that the scenarios have the mean and spread of the forecast.
 
         A field is a sum of waves, $\sum_k a_k \cos \omega_k x + b_k \sin \omega_k x$, whose frequencies are drawn from
-        the spectrum of $e^{-|x| / r}$, a Cauchy distribution (Rahimi and Recht, 2007): no matrix of places is needed,
-        and with the same seed a place has the same field whichever others are asked for.
+        the spectrum of $e^{-|x| / r}$, a Cauchy distribution (Rahimi and Recht, 2007). No matrix of places is needed,
+        and with the same seed a place has the same field whatever the other places.
 
         Args:
             places: in the model's coordinates.
-            own: where there is a sensor that is seen.
-            leads: H lead times in steps, from 1 on.
+            own: whether each place has a seen sensor.
+            leads: H lead times in steps, at least 1.
             number: N.
-            seed: of the draw.
+            seed: seed of the random numbers.
         """
         (wide, narrow), reach = np.random.default_rng(seed).spawn(2), np.array(self.reach)[:, None]
         n, ahead, usual = places.shape[1], torch.tensor(leads, dtype=torch.float64), np.exp(np.log(reach).mean())

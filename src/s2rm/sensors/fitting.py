@@ -1,4 +1,4 @@
-"""How a forecaster is fitted: its periods, its training windows, its model, its training."""
+"""The fit of a forecaster: its periods, training windows, model and training."""
 
 from __future__ import annotations
 
@@ -117,16 +117,17 @@ def fit_model(
     how: Fit, reports: Reports, folder: Path, progress: bool, start: Forecaster | None = None,
     trusted: FirstGuess | None = None,
 ) -> None:  # fmt: skip
-    """Fit a scaling and a model, and leave in a folder all that `Forecaster.load` reads, logs and a summary.
+    """Fit a scaling and a model, and write everything that `Forecaster.load` reads, logs and a summary to a folder.
 
-    From `start` its scaling and weights are taken, and its context and horizon where others are not set. With the first
-    guess of an earlier fit, `trusted`, all sensors and steps are trained on, and the shares of the correction are its.
+    With `start`, its scaling and weights are used, and its context and horizon unless others are given. With `trusted`,
+    the first guess of an earlier fit, the model is trained on all sensors and steps and keeps its shares of the
+    correction.
 
-    The fit is made in a folder of its own, `FITTING`, and put in place when it is whole, so that an earlier forecaster
-    stays until then. A fit of the same reports and settings that was killed goes on from its last checkpoint.
+    The fit works in a separate folder, `FITTING`, and is moved into place when complete, so that an earlier forecaster
+    is kept until then. An interrupted fit to the same reports with the same settings resumes from its last checkpoint.
 
     Raises:
-        ValueError: reports that no model can be fitted to, or a training that found no weights.
+        ValueError: reports that no model can be fitted to, or training that found no weights.
     """
     if start is not None:
         start.check(reports)
@@ -267,8 +268,8 @@ def dependence_of(
 
 
 def last_of(reports: Reports, least: int) -> Reports:
-    """The last steps of a table whose tables of what is known would be too large; whole where they are not, or where
-    they lie in files, as the table does."""
+    """The last steps of a table if its derived tables would be too large for memory; otherwise, or if they are in
+    files, the whole table."""
     number = max(4 * least, MOST_CELLS // max(1, len(reports.sensors) * reports.values.shape[1]))
     if reports.num_steps <= number or is_mapped(reports.step):
         return reports
@@ -281,7 +282,7 @@ def last_of(reports: Reports, least: int) -> Reports:
 
 
 def hidden_sensors(reports: Reports, share: float, seed: int) -> Bool[NDArray, " S"]:
-    """The sensors that a fit keeps for its validation, at random; none where there are few, or few measure a value."""
+    """The sensors that a fit withholds for validation, at random; none if there are few, or few measure a value."""
     reporting = reports.reporting
     number = min(MOST_HIDDEN, max(1, round(share * len(reporting)))) if len(reporting) >= FEWEST else 0
     chosen = np.random.default_rng(seed % 2**32).permutation(reporting)[:number]

@@ -1,4 +1,4 @@
-"""Forecasts of what sensors will observe: fitted to a table, for any place, in the user's units."""
+"""Forecasts of what sensors will observe, fitted to a table, at any place, in the user's units."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ Channels = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Forecaster:
-    """A fitted model with all that a forecast needs, as `Forecaster.fit` and `Forecaster.load` return it.
+    """A fitted model and everything that a forecast needs, returned by `Forecaster.fit` and `Forecaster.load`.
 
     A horizon is a duration, such as "24h", or a number of steps; by default that of the fit. Origins are initialisation
-    times, or steps of the reports, by default the last: a forecast uses the observations until then.
+    times or steps of the reports, by default the last one. A forecast uses only observations up to its origin.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -63,14 +63,14 @@ class Forecaster:
     columns: Columns
     scaling: Scaling
     guess: FirstGuess
-    """what the model corrects, and how far it is trusted"""
+    """what the model corrects, and the share of the correction that is kept"""
     context: int
-    """steps from which a forecast starts"""
+    """number of steps of observations that the model reads before a forecast"""
     horizon: int
-    """steps of the longest lead time in training"""
+    """longest lead time in training, in steps"""
     model: WorldModel
     dependence: Dependence | None = None
-    """how the errors of forecasts hang together; None where the fit could not tell, or of earlier versions"""
+    """the dependence of the errors of forecasts; None if there were too few errors, or for earlier versions"""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -82,19 +82,19 @@ class Forecaster:
         cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True,
         start: Forecaster | None = None, whole: bool = False,
     ) -> Forecaster:  # fmt: skip
-        """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
+        """Fit a model to reports, and write weights, scaling, logs and a summary to a folder.
 
-        From `start` the weights are fine-tuned, to newer reports or those of other sensors, of the same columns. If
-        `whole`, it is trained on all steps and sensors, those that validate it too, for as long as the earlier fit in
-        the folder showed is best, and its correction is trusted as far as that of the earlier one.
-        With `progress`, stderr shows what positions are taken for, and how the training goes. A forecaster that is in
-        the folder already stays until the new one is whole. A fit that was killed goes on where the same reports are
-        fitted in the same way again, and else begins again.
+        With `start`, the weights of that forecaster are fine-tuned to newer reports, or to other sensors, with the same
+        columns. With `whole`, the model is trained on all steps and sensors, including those used for validation, for
+        the number of updates that was best in the earlier fit in the folder, and keeps the same share of the
+        correction. With `progress`, stderr shows how positions are interpreted and the progress of training. An earlier
+        forecaster in the folder is kept until the new one is complete. The same call resumes an interrupted fit; with
+        other reports or settings it starts again.
 
         Raises:
-            ValueError: fewer steps than context and horizon need, a value that does not change in the training part or
-                is hardly observed there, reports far from the others in time, a folder in use by another fit, or a
-                training without a finite loss.
+            ValueError: fewer steps than context and horizon need; a value that is constant or hardly observed in the
+                training part; reports far from the others in time; a folder in use by another fit; or training without
+                a finite loss.
         """
         with locked(folder, "fit"):
             trusted = cls.load(folder).guess if whole else None
@@ -106,8 +106,8 @@ class Forecaster:
         """The forecaster in a folder that `Forecaster.fit` wrote.
 
         Raises:
-            ValueError: there is none, the fit is not finished, its parts are not of one fit, it holds numbers that are
-                not finite, or is not one that this version reads.
+            ValueError: there is none, the fit is not finished, its parts are from different fits, it contains
+                non-finite numbers, or this version cannot read it.
         """
         return cls(**read_parts(Path(folder)))
 
@@ -127,21 +127,21 @@ class Forecaster:
         Args:
             reports: the observations; those after an origin are not used.
             places: Q places.
-            origins: O initialisation times, or steps of the reports, the last that are known.
-            horizon: the longest lead time, as a duration or in steps H.
+            origins: O initialisation times, or steps of the reports; the last ones whose observations are used.
+            horizon: the longest lead time, a duration or a number of steps H.
 
         Returns:
             Two arrays `(O, H, Q, C)` in the user's units, for 1 to H steps after each origin.
 
         Raises:
-            ValueError: other columns than those of the fit, an origin outside the reports, or no duration.
+            ValueError: columns other than those of the fit, an origin outside the reports, or an invalid duration.
         """
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
         places = checks.check_places(places, self.columns, self.scaling)
         return self.scaling.units(*self._from_origins(reports, places, known, range(1, steps + 1)))
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
-        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as of `forecast`."""
+        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as for `forecast`."""
         known = checks.check_origins(origins, reports)
         places = checks.check_places(places, self.columns, self.scaling)
         mean, stddev = self.scaling.units(*self._from_origins(reports, places, known, [0]))
@@ -151,22 +151,21 @@ class Forecaster:
         self, reports: Reports, places: Places, origins: Origins | None = None, horizon: Duration | None = None,
         num: int = 50, seed: int = 0,
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Possible futures, which hang together over places, lead times and values; other arguments as of `forecast`.
+        """Joint scenarios: possible futures that are consistent over places, lead times and values.
 
-        Each is the forecast's mean plus errors of its standard deviation that depend on each other as those of past
-        forecasts did, see [`Dependence`][s2rm.sensors.dependence.Dependence]. Over several scenarios, mean and standard
-        deviation are those of the forecast.
+        Each is the forecast's mean plus errors with its standard deviation, whose dependence is that of the errors of
+        past forecasts; see [`Dependence`][s2rm.sensors.dependence.Dependence]. Mean and standard deviation of the
+        scenarios are those of the forecast. Other arguments as for `forecast`.
 
         Args:
-            num: scenarios N of each origin.
-            seed: of the draw.
+            num: number N of scenarios per origin.
+            seed: seed of the random numbers.
 
         Returns:
             `(O, N, H, Q, C)` in the user's units.
 
         Raises:
-            ValueError: as `forecast`; no number, or a fit that could not tell how errors depend on
-                each other.
+            ValueError: as `forecast`; also an invalid number, or a forecaster without a fitted dependence.
         """
         checks.check_scenarios(num, seed)
         made = self._forecasts(reports, places, horizon, origins, (), num, seed).scenarios
@@ -177,14 +176,14 @@ class Forecaster:
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
         quantiles: Sequence[float] = QUANTILES, scenarios: int = 0,
     ) -> DataFrame:  # fmt: skip
-        """Forecasts as a pandas DataFrame; arguments as of `forecast`, the probabilities of quantiles, in order, and a
-        number of scenarios.
+        """Forecasts as a pandas DataFrame; arguments as for `forecast`, and the probabilities of the quantiles, in
+        increasing order, and the number of scenarios.
 
-        A row for each valid time and place has `init_time` and `valid_time` (UTC, when the last known step and the
-        forecast step begin), the columns of the position, and `_mean`, `_stddev` and quantiles, such as `_q05`, of each
-        value, and scenarios, such as `_s01`. Where the places have names, it has the sensor's column,
-        `last_observation`, when the sensor last reported by the initialisation, and `silent`, whether that is more than
-        three of its intervals ago.
+        Each row is a valid time and place, with `init_time` and `valid_time` (UTC, the starts of the last known step
+        and of the forecast step), the columns of the position and, for each value, `_mean`, `_stddev`, quantiles such
+        as `_q05`, and scenarios such as `_s01`. If the places have names, there are also the sensor's column,
+        `last_observation`, the time of its last report before the initialisation, and `silent`, whether that is more
+        than three of its usual intervals ago.
         """
         return self._forecasts(reports, places, horizon, origins, quantiles, scenarios).table()
 
@@ -192,12 +191,12 @@ class Forecaster:
         self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
         quantiles: Sequence[float] = QUANTILES, scenarios: int = 0,
     ) -> Dataset:  # fmt: skip
-        """Forecasts as an xarray Dataset with attributes of the CF conventions; arguments as of `table`.
+        """Forecasts as an xarray Dataset with CF attributes; arguments as for `table`.
 
-        `_mean`, `_stddev`, `_quantile` and `_scenario` of each value are along `valid_time`, or, where `origins` holds
-        several, along `init_time` and `lead_time`; all three are coordinates in either case. The places are along the
-        sensor's column where they have names, along the columns of the position, the last one first, where they form a
-        regular grid, else along `place`.
+        `_mean`, `_stddev`, `_quantile` and `_scenario` of each value have the dimension `valid_time` or, for several
+        origins, `init_time` and `lead_time`; all three are coordinates in either case. The dimension of places is the
+        sensor's column if they have names, the columns of the position (the last one first) if they form a regular
+        grid, and otherwise `place`.
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
@@ -235,19 +234,20 @@ class Forecaster:
 
     @torch.no_grad()
     def step(self, state: Stream | None, rows: object) -> Stream:
-        """Take the observations that have just arrived, of one step or of several.
+        """Update a stream with new observations of one or several steps.
 
-        Steps without any observation, between the last and these, count. A late observation, of a step before the
-        last, enters the first guess of later forecasts, but not the model's state, which is past its step.
+        Steps without observations between the last and the new ones advance time. A late observation, of a step before
+        the last, contributes to the first guess of later forecasts, but not to the model's state, which is past its
+        step.
 
         Args:
             state: the stream so far; None at the start.
-            rows: `Reports`, or what `read_reports` reads, such as a DataFrame with the columns of the fit; a table
-                without rows leaves the stream as it is.
+            rows: `Reports`, or anything that `read_reports` reads, such as a DataFrame with the columns of the fit; a
+                table without rows leaves the stream unchanged.
 
         Raises:
-            ValueError: a report so far after the last that a clock may be wrong, a stream of another forecaster, or
-                what `read_reports` refuses; the stream stays as it was, and takes the next reports.
+            ValueError: a report so long after the last that a clock may be wrong; a stream of another forecaster; or
+                what `read_reports` refuses. The stream remains valid.
         """
         if state is not None:
             self._check_stream(state)
@@ -277,7 +277,7 @@ class Forecaster:
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
-        """The stream that `Stream.save` wrote; a file of another forecaster is refused."""
+        """The stream that `Stream.save` wrote; that of another forecaster is refused."""
         return read_stream(Path(path), self.model, self.columns, self.fingerprint)
 
     def _check_stream(self, state: Stream) -> None:

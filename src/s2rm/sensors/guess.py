@@ -1,4 +1,4 @@
-"""The first guess of every query, a mixture of the obvious ones, and how far a model's correction of it is trusted."""
+"""The first guess of every query, a mixture of simple predictors, and the share of the correction that is kept."""
 
 from __future__ import annotations
 

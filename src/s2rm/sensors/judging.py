@@ -1,4 +1,4 @@
-"""How good forecasts are: at later times, at withheld stations, by lead time, and with silent stations."""
+"""Scores of forecasts: at later times, at withheld stations, by lead time, and with silent stations."""
 
 from __future__ import annotations
 
@@ -50,13 +50,12 @@ class Split(NamedTuple):
 
 
 def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Split:
-    """Set the last steps and some stations apart, a share `test` and `withheld` of them, to judge a forecast on.
+    """Withhold the last steps and some stations, shares `test` and `withheld` of them, for scoring.
 
     The stations are drawn at random from those that report at all; at least one is withheld.
 
     Raises:
-        ValueError: no share from 0 to 1, or some reports stand so far from the others in time that a clock must have
-            been wrong.
+        ValueError: a share outside 0 to 1, or reports so far from the others in time that a clock must be wrong.
     """
     test, withheld = check_share(test, "split: test"), check_share(withheld, "split: withheld")
     check_clock(reports)
@@ -71,7 +70,7 @@ UNITS = {"d": 86_400, "h": 3600, "min": 60}
 
 
 def lead_time(steps: int, length: np.timedelta64) -> str:
-    """A lead time of so many steps, in the largest unit from days to seconds that divides a step."""
+    """A lead time, given in steps, in the largest unit from days to seconds that divides a step."""
     seconds = float(length / np.timedelta64(1, "s"))
     for name, unit in UNITS.items():
         if seconds % unit == 0:
@@ -97,23 +96,23 @@ def judge(
     Args:
         predictors: fitted to earlier observations, without the withheld stations.
         reports: all observations.
-        origins: steps of initialisation `(O,)`; only observations up to then are shown to a predictor.
-        leads: lead times in steps; 0 is an analysis, which is scored at withheld and silent stations only.
+        origins: steps of initialisation `(O,)`; a predictor is shown only observations up to its origin.
+        leads: lead times in steps; 0 is an analysis, which is scored only at withheld and silent stations.
         held_out: bool `(S,)`, the withheld stations, which are never shown.
-        silent, seed: shares of the other stations that are not shown either, drawn at random, and the seed of the draw.
-        progress: wraps the origins, to show how far the work is.
+        silent, seed: shares of the other stations that are also hidden, drawn at random, and the seed of the draw.
+        progress: wraps the origins, to show progress.
 
-    Values that are not Gaussian are scored by quantiles: those of the predictor's method `quantiles`, or, of one that
-    has none, of a Gaussian cut off at the ends of the values' range. Their MAE is that of the median.
+    Values that are not Gaussian are scored by quantiles: those of the predictor's method `quantiles` or, without such a
+    method, those of a Gaussian clipped to the range of the values. Their MAE is that of the median.
 
     Returns:
         Rows with `predictor`, `value`, `lead`, `sensors` ("seen", "held out" or "silent"), `silent` and the `scores`;
-        and with what a comparison needs: `by_block`, a list `[block, absolute error, CRPS, count]`
-        of sums for each of the `blocks` of origins, and `by_sensor`, the same for each sensor that has any case.
+        and, for comparisons, `by_block`, a list `[block, absolute error, CRPS, count]` of sums for each of the `blocks`
+        of origins, and `by_sensor`, the same for each sensor with any case.
 
     Raises:
-        ValueError: leads out of order or none, no origin, one that is not a step of the reports, a mask of another
-            size, or no share from 0 to 1.
+        ValueError: no leads, or leads out of order; no origin, or one that is not a step of the reports; a mask of
+            another size; or a share outside 0 to 1.
     """
     leads = check_leads(leads)
     if leads != sorted(set(leads)):
@@ -235,11 +234,11 @@ def members_of(
 
 
 def member_scores(members: Float[NDArray, "M S N"], truth: Float[NDArray, "M S"]) -> dict[str, NDArray]:
-    """The scores of `case_scores` but `rmse`, from N quantiles of equal weight: MAE is that of the median.
+    """The scores of `case_scores` except `rmse`, from N quantiles of equal weight. The MAE is that of the median.
 
-    CRPS is that of the N as an ensemble, in order, $x_i$ of rank i from 1 (Laio and Tamea, 2007):
-    $\\frac{2}{N^2} \\sum_i (x_i - y) (N [y < x_i] - i + 1/2)$. Where many forecasts are the same, as no rain is, the
-    truth has a range of ranks; as much of it counts as lies within the band.
+    The CRPS is that of the N quantiles as an ordered ensemble $x_i$, i from 1 (Laio and Tamea, 2007):
+    $\\frac{2}{N^2} \\sum_i (x_i - y) (N [y < x_i] - i + 1/2)$. If several quantiles equal the truth, as with no rain,
+    the truth has a range of ranks; the share of this range within the interval counts as covered.
     """
     number, known = members.shape[-1], ~np.isnan(truth)
     y = truth[..., None]
@@ -263,8 +262,8 @@ def scores(mean: Scored, stddev: Scored, truth: Scored, circular: Bool[NDArray, 
         circular: which channels are directions in degrees; their errors are the shorter way round.
 
     Returns:
-        `(K, C)` each, NaN where all truth is missing: `mae`, `rmse` and `crps` in the user's units, `coverage80` and
-        `coverage`, the shares of the truth within the central 80 % and 90 % intervals, and `count`, the number of
+        `(K, C)` each, NaN where all truth is missing: `mae`, `rmse` and `crps` in the user's units; `coverage80` and
+        `coverage`, the shares of the truth within the central 80 % and 90 % intervals; and `count`, the number of
         values that are not missing.
 
     Raises:

@@ -22,7 +22,7 @@ MOST_STEPS = 1_000_000
 
 
 def read_parts(folder: Path) -> dict[str, Any]:
-    """The arguments that make a [`Forecaster`][s2rm.sensors.Forecaster]; errors as of its `load`."""
+    """The arguments that make a [`Forecaster`][s2rm.sensors.Forecaster]; errors as for its `load`."""
     tried = list[tuple[Path, int, bytes]]()
     while True:
         whole = folder / FITTING / FORECASTER

@@ -1,4 +1,4 @@
-"""Quantities that change in time and are known ahead of it: a weather model's field, a calendar, opening hours."""
+"""Quantities that change in time and are known ahead: a weather model's field, a calendar, opening hours."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FEATURES = 4
 
 @dataclass(frozen=True, eq=False)
 class KnownAhead:
-    """G quantities at P places and T steps, in the user's units, of which the last may lie in the future.
+    """G quantities at P places and T steps, in the user's units; the last steps may lie in the future.
 
-    Between places in two dimensions they are linear, in triangles; beyond them, and in other dimensions, those of the
-    nearest place. Between two steps at which a place is known they are linear in time.
+    In two dimensions they are interpolated linearly in triangles; outside, and in other dimensions, the nearest place
+    is used. In time they are interpolated linearly between known steps of a place.
     """
 
     start: np.datetime64

@@ -1,4 +1,4 @@
-"""Arrays that may be larger than memory: they lie in files, and are worked through part by part."""
+"""Arrays that may be larger than memory: they are memory-mapped and processed in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the obvious predictors are mixed to a first guess: by their errors in the past, and how far it agrees on them."""
+"""How the simple predictors are mixed to a first guess: by their errors in the past, and how far it agrees on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forecasts as tables, datasets and files, with quantiles and with when each station last reported."""
+"""Forecasts as tables, datasets and files, with quantiles and the time of each station's last report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INIT = {"standard_name": "forecast_reference_time", "long_name": "initialisatio
 _LEAD = {"standard_name": "forecast_period", "long_name": "lead time"}
 _VALID = {"standard_name": "time", "long_name": "valid time, UTC"}
 LONG = 3
-"""times its mean interval between reports, and steps, after which a station is long silent"""
+"""number of mean intervals between reports, and of steps, after which a station counts as silent"""
 
 
 class LastObservations(NamedTuple):
@@ -86,7 +86,7 @@ class Forecasts:
     exact: Callable[[float], Float[NDArray, "O H Q C"]] | None = None
     """the quantiles of a probability, where they are not those of the Gaussian of mean and standard deviation"""
     scenarios: Float[NDArray, "O N H Q C"] | None = None
-    """possible futures that hang together"""
+    """joint scenarios"""
 
     def quantile(self, share: float) -> Float[NDArray, "O H Q C"]:
         """The value below which the truth lies with this probability; of a direction, clockwise from its opposite."""

@@ -43,24 +43,24 @@ STAGED = "rows-"
 
 
 def pack(tables: Sequence[object], columns: Columns, store: str | Path) -> Reports:
-    """Pack tables that together may be larger than memory into a store, which `read_reports` opens as it opens a table.
+    """Pack tables that together may be larger than memory into a store, which `read_reports` opens like a table.
 
-    The store holds what `read_reports` would make of all rows of the tables one after the other. Memory holds some
-    100,000 rows of a table, and some 64 MiB of what is sorted and merged; beside the store the disk holds the rows once
-    more while they are merged. A store that is there already is replaced when the new one is whole.
+    The store contains what `read_reports` would return for all rows of the tables together. Memory holds about 100,000
+    rows of a table and about 64 MiB of rows being sorted and merged; while merging, the disk holds the rows a second
+    time. An existing store is replaced when the new one is complete.
 
     Args:
-        tables: what `read_reports` reads, each with all columns; files are read some rows at a time.
-        columns: what the columns mean.
+        tables: anything that `read_reports` reads, each with all columns; files are read in batches of rows.
+        columns: the meaning of the columns.
         store: a new folder, or that of an earlier store.
 
     Returns:
         The observations in the store.
 
     Raises:
-        ValueError: a folder that holds something else, tables without an observation, with other columns, or with what
-            `read_reports` refuses in any table; one line. An earlier store stays as it was.
-        OSError: the disk is full; likewise.
+        ValueError: a folder with other content; tables without observations or with other columns; or what
+            `read_reports` refuses in any table. An earlier store is kept.
+        OSError: the disk is full. An earlier store is kept.
         ImportError: the extra `tables` is not installed.
     """
     require("tables")
@@ -101,7 +101,7 @@ def _check_folder(folder: Path) -> None:
         return
     # What a first packing left that was killed is no obstacle.
     if not folder.is_dir() or any(not left.name.startswith((STAGED, ".")) for left in folder.iterdir()):
-        raise ValueError(f"pack: {folder} is there already and is no store; choose another --out")
+        raise ValueError(f"pack: {folder} exists already and is not a store; choose another --out")
 
 
 def _is_used(folder: Path, arrays: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Baselines that need next to no training, which any forecast, and any map, of a table of stations must beat."""
+"""Simple predictors, which any forecast or map of a table of stations must beat."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ class SensorPredictor(Protocol):
     ) -> MeanAndStddev:  # fmt: skip
         """Mean and standard deviation of the values, `leads` steps after the initialisation; all in the user's units.
 
-        One of values that are not Gaussian has `quantiles` too, of these arguments and P `shares`: `(P, K, Q, C)`.
+        For values that are not Gaussian there is a method `quantiles` too, with these arguments and P `shares`, which
+        returns `(P, K, Q, C)`.
 
         Args:
             shown: observations; only those of step `origin` or earlier are used.
             origin: the step of initialisation, a step of `shown`.
             positions, covariates: of the queries.
-            sensors: index in `shown.sensors` of the station at each query, -1 where there is none.
+            sensors: index in `shown.sensors` of the station at each query, -1 for none.
             leads: lead times in steps; 0 is an analysis at the initialisation itself.
         """
         ...
@@ -126,8 +127,8 @@ class InverseDistance(FromLastReports):
 class LocalLinear(FromLastReports):
     """Locally weighted linear regression on the last observations of the nearest stations, by inverse square distance.
 
-    The first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table. The tilt is how
-    freely the plane tilts (the inverse of its ridge); with 0 it is inverse distance.
+    One predictor in the first guess of a `Forecaster` is similar, with the ageing and the tilt fitted to the table. The
+    tilt is the inverse of the plane's ridge penalty; with 0 it is inverse distance.
     """
 
     def __init__(self, tilt: float = 10.0, max_age: int = 24):
@@ -145,7 +146,7 @@ class LocalLinear(FromLastReports):
 
 
 class Persistence(FromLastReports):
-    """The station's own last observation; where it has none, inverse distance over those of other stations."""
+    """The station's own last observation; if it has none, inverse distance over those of other stations."""
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         mapped, others = values[own], own < 0

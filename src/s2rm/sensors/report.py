@@ -15,7 +15,7 @@ from s2rm.models.s2rm import S2RM
 from s2rm.report.figures import predictors
 from s2rm.report.modules import interaction_graph
 from s2rm.report.page import Entry, Line, Picture, Table, drawn, write_page
-from s2rm.sensors import plots
+from s2rm.sensors import maps, plots
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, lead_time
 from s2rm.sensors.reports import Reports
@@ -77,17 +77,17 @@ def _tables(rows: Sequence[Row], model: str, reports: Reports) -> Iterator[Table
                 lines = _lines(found, leads, lambda row, m=metric: digits(row[m]), winner)  # type: ignore[misc]
                 gained = [(f"{percent(gain.gain, '+')} %", bool(gain.sign)) for gain in gains]
                 ends = [(gain.ends(), False) for gain in gains]
-                lines += [Line("gain over the best simple one", False, gained), Line("its 95 % interval", False, ends)]
+                lines += [Line("gain over the best of them", False, gained), Line("its 95 % interval", False, ends)]
                 said = (
-                    f"{explained} in the unit of the value; lower is better. Bold is the better one of {model} and the "
-                    "best simple predictor of that lead, where the interval of the gain excludes 0."
+                    f"{explained} in the unit of the value; lower is better. The better one of {model} and the best "
+                    "simple predictor is in bold if the interval of the gain excludes 0."
                 )
                 yield Table(f"{title} of {value}, {heading}", title, heads, lines, said)
             if found:
                 shares = _lines(found, leads, lambda row: f"{row['coverage80']:.2f} / {row['coverage']:.2f}", {})
                 cases = {row["lead"]: f"{row['count']:,.0f}" for row in found}
                 shares.append(Line("cases", False, [(cases[lead], False) for lead in leads]))
-                said = "The shares of the observations within the central 80 % and 90 % bands; 0.80 / 0.90 is right."
+                said = "The shares of observations within the central 80 % and 90 % intervals; 0.80 / 0.90 is ideal."
                 yield Table(f"Coverage of {value}, {heading}", "80 % / 90 %", heads, shares, said)
 
 
@@ -113,40 +113,39 @@ def _pictures(
             yield drawn(title, plots.sheet([panel]), sentence)
 
     said = (
-        "Above 0 the forecast has less error than the best simple predictor of that lead time. Lines are 95 % "
-        "intervals, of a bootstrap over blocks of initialisation times; a symbol is filled where its interval excludes "
-        "0."
+        "Above 0 the forecast has a smaller error than the best simple predictor of that lead time. Lines are 95 % "
+        "intervals from a bootstrap over blocks of initialisation times; a symbol is filled if its interval excludes 0."
     )
     judged = [value for value in values if any(row["value"] == value for row in rows)]
     made = [plots.gains_by_lead(rows, label, value, length) for value in judged]
     yield from panels("Where it beats the best simple predictor", said, made)
-    said = "A forecast is worth its training where its solid line is below all broken ones."
+    said = "The forecast is better than all simple predictors where its solid line is below all broken ones."
     found = [(value, group) for value in values for group in GROUPS if of_group(rows, value, group)]
     yield from panels("Errors by lead time", said, [plots.errors_by_lead(rows, *each, length) for each in found])
-    said = "Each station's gain over the best simple predictor, all lead times together: blue is better, red is worse."
-    kept = [value for value in values if any(plots.station_gains(rows, label, value, group) for group in GROUPS)]
-    yield from panels("Where it is good", said, [plots.map_of_gains(rows, label, value, reports) for value in kept])
+    said = "Each station's gain over the best simple predictor, over all lead times: blue is better, red is worse."
+    kept = [value for value in values if any(maps.station_gains(rows, label, value, group) for group in GROUPS)]
+    yield from panels("Gain at each station", said, [maps.map_of_gains(rows, label, value, reports) for value in kept])
     shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
     until, start = shown.between(0, origin + 1), _minute(reports, origin)
     span = range(origin + 1, origin + 1 + forecaster.horizon)
     for value, name in enumerate(values):
         chosen = [each for group in (~held_out, held_out) for each in plots.with_truth(reports, group, span, value)]
         said = (
-            f"The forecast initialised at {start} UTC, with its 90 % band, for where the sensors were then: those with "
-            "most observations to compare, in the fit and withheld. Filled circles were shown to the model, hollow "
-            "ones were hidden from it."
+            f"The forecast initialised at {start} UTC, with its 90 % interval, at the sensors' positions of that time: "
+            "those with the most observations to compare, in the fit and withheld. Filled circles were shown to the "
+            "model, hollow ones were hidden from it."
         )
         series = plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen)
-        yield from panels(f"{name}: forecasts beside what came", said, series)
+        yield from panels(f"{name}: forecasts and observations", said, series)
     for value, name in enumerate(values):
         said = f"Initialised at {start} UTC. Circles are the observations of that time, in the same colours."
-        yield from panels(f"{name}: a forecast", said, plots.maps_of_forecast(forecaster, until, value, lead))
-    yield from panels("Stations", "The last position of each station.", [plots.map_of_stations(reports, held_out)])
+        yield from panels(f"{name}: a forecast", said, maps.maps_of_forecast(forecaster, until, value, lead))
+    yield from panels("Stations", "The last position of each station.", [maps.map_of_stations(reports, held_out)])
     if isinstance(forecaster.model, S2RM):
-        said = "Where each module reads and answers; white is out of reach of all modules."
-        yield from panels("Enclaves", said, plots.maps_of_enclaves(forecaster, reports))
+        said = "The region in which each module reads and answers; white is out of reach of all modules."
+        yield from panels("Enclaves", said, maps.maps_of_enclaves(forecaster, reports))
         kernel, side = forecaster.model.interaction_graph().detach(), 30
-        weights = plots.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
+        weights = maps.enclaves(forecaster, reports, side).reshape(len(kernel), side, side)
         # A row of the grid is one first coordinate; on a map the second one points up.
         north_up = torch.from_numpy(np.ascontiguousarray(weights.transpose(0, 2, 1)[:, ::-1]))
         said = "Each module as its enclave; a line joins two modules that interact."

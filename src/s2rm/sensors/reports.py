@@ -1,4 +1,4 @@
-"""Observations of sensors, one row for each sensor and time step, in the user's own units; their places and angles."""
+"""Observations of sensors, one row per sensor and time step, in the user's own units; their places and angles."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ EARTH_RADIUS = 6371.0
 
 @dataclass(frozen=True, eq=False)
 class Reports:
-    """Observations in the user's units, sorted by step and then by sensor, which has at most one at each step.
+    """Observations in the user's units, sorted by step and then by sensor, with at most one per sensor and step.
 
-    Rows in another order are sorted when the reports are made. Those of a store lie in files: what is made of them is
-    made part by part, and what is chosen from them lies in files too.
+    Rows in another order are sorted on construction. The arrays of a store are memory-mapped; they are processed in
+    parts, and selections from them are memory-mapped too.
 
     R reports, C values, n coordinates, F covariates, T steps from 0 to T-1, S sensors from 0 to S-1.
 
     Raises:
-        ValueError: steps or sensors that are not whole numbers; or whether positions are degrees is not declared, and
-            their names are ambiguous or say degrees where the positions are out of range.
+        ValueError: steps or sensors that are not integers; or, if `columns.globe` is not given, names of positions that
+            are ambiguous, or that mean degrees although the positions are out of range.
     """
 
     columns: Columns
-    """what the values mean; whether positions are degrees is found out here where it is not declared"""
+    """the meaning of the columns; `columns.globe` is determined here if it is not given"""
     start: np.datetime64
     """when step 0 begins, UTC"""
     num_steps: int
@@ -55,7 +55,7 @@ class Reports:
     covariates: Float32[NDArray, "R F"]
     """NaN where not known"""
     ahead: KnownAhead | None = None
-    """what is known ahead, in the past and the future, where the columns name any"""
+    """quantities known ahead, in the past and the future, if the columns name any"""
 
     def __post_init__(self) -> None:
         if self.columns.globe is None:
@@ -105,13 +105,13 @@ class Reports:
 
     @property
     def parts(self) -> list[slice]:
-        """The rows, in slices so small that what is made of one of them fits into memory."""
+        """The rows in slices small enough to be processed in memory."""
         widths = (self.positions, self.values, self.covariates)
         return [*parts(len(self), 2 + sum(array.shape[1] for array in widths))]
 
     @cached_property
     def places(self) -> Float64[NDArray, "P n"]:
-        """The different positions, in lexical order."""
+        """The distinct positions, in lexical order."""
         return distinct(self.positions)[0]
 
     @cached_property
@@ -120,7 +120,7 @@ class Reports:
         return np.flatnonzero(np.bincount(self.sensor, minlength=len(self.sensors)))
 
     def where(self, rows: ArrayLike) -> Reports:
-        """Only these rows, bool `(R,)`, as which indices are refused; steps and sensors keep their numbers."""
+        """Only the rows where the mask, bool `(R,)`, is True; steps and sensors keep their numbers."""
         kept = mask_of(rows, "reports: expected", len(self), "reports")
         return self._where(lambda part: kept[part])
 
@@ -142,7 +142,7 @@ class Reports:
         return replace(self, **rows)
 
     def between(self, first: int | np.integer, last: int | np.integer) -> Reports:
-        """The steps from `first` to before `last`, whole numbers in order; step `first` becomes step 0."""
+        """The steps from `first` to `last - 1`; step `first` becomes step 0."""
         begin, end = whole_number(first), whole_number(last)
         if begin is None or end is None or end < begin:
             raise ValueError(
@@ -161,7 +161,7 @@ class Reports:
         return replace(self, start=self.start + begin * self.step_length, num_steps=end - begin, **rows)
 
     def of(self, sensors: ArrayLike) -> Reports:
-        """The reports of these sensors only, bool `(S,)`, as which indices are refused."""
+        """Only the reports of the sensors where the mask, bool `(S,)`, is True."""
         kept = mask_of(sensors, "reports: expected", len(self.sensors), "sensors")
         return self._where(lambda part: kept[self.sensor[part]])
 
@@ -182,7 +182,7 @@ def on_sphere(positions: NDArray) -> NDArray[np.float64]:
 def difference(
     values: Float[NDArray, "*#batch C"], others: Float[NDArray, "*#batch C"], circular: Bool[NDArray, " C"]
 ) -> Float[NDArray, "*#batch C"]:
-    """`values - others`; of directions in degrees the shorter way round, in [-180, 180)."""
+    """`values - others`; for directions in degrees the shorter way round, in [-180, 180)."""
     error = values - others
     return np.where(circular, (error + 180) % 360 - 180, error)
 
@@ -203,7 +203,7 @@ def from_components(values: NDArray) -> NDArray:
 
 
 def merge(earlier: Reports, later: Reports) -> Reports:
-    """The reports of both, of the same columns; where both have one of a sensor at a step, that of `later`."""
+    """The reports of both, with the same columns; `later` takes precedence for the same sensor and step."""
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
     start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
@@ -235,7 +235,7 @@ class Places(NamedTuple):
 
 
 def stations(reports: Reports) -> Places:
-    """The place from which each sensor last reported, and the last that is known of each of its covariates."""
+    """The place from which each sensor last reported, with the last known value of each covariate."""
     last = np.full(len(reports.sensors), -1)
     covariates = np.full((len(reports.sensors), reports.covariates.shape[1]), np.nan, np.float32)
     for part in reports.parts:  # of several, the last one stays
@@ -251,7 +251,7 @@ def stations(reports: Reports) -> Places:
 def grid(reports: Reports, side: int = 50) -> Places:
     """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown.
 
-    Around the meridian of 180 degrees its longitudes go on beyond that of the westernmost report.
+    Across the meridian of 180 degrees its longitudes continue from that of the westernmost report.
 
     Raises:
         ValueError: there are no reports to cover, or `side` is not a whole number of at least 1.
@@ -268,9 +268,9 @@ def grid(reports: Reports, side: int = 50) -> Places:
 
 
 def together(positions: Float64[NDArray, "Q n"], reports: Reports) -> Float64[NDArray, "Q n"]:
-    """Positions `(Q, n)` such that those of all reports lie side by side: longitudes east of the widest gap.
+    """Positions `(Q, n)` with longitudes counted from the widest gap between reports, so that these are contiguous.
 
-    They stay as they are where they are planar, and where no gap wider than a quarter of a turn makes it worth while.
+    Planar positions, and those without a gap of more than a quarter of a turn, are unchanged.
     """
     if not reports.columns.globe or not len(reports):
         return positions

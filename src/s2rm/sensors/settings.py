@@ -1,4 +1,4 @@
-"""What a forecaster is fitted to, and how: which columns of a table mean what, and the settings of a fit."""
+"""The columns of a table of observations, and the settings of a fit."""
 
 from __future__ import annotations
 
@@ -48,54 +48,54 @@ def _code(code: float | str) -> float | str:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table mean what.
+    """The meaning of a table's columns.
 
     Raises:
-        ValueError: no position, no values, a column named twice, a direction that is not among the values, a number of
-            coordinates that longitude and latitude do not have, or no separator, decimal sign, encoding or format.
+        ValueError: no position or no values; a column named twice; a direction that is not among the values; not two
+            coordinates for longitude and latitude; or an invalid separator, decimal sign, encoding or time format.
     """
 
     time: str
     """the time of an observation"""
     position: tuple[str, ...]
-    """where: longitude and latitude in degrees, in this order, or planar coordinates of any unit"""
+    """longitude and latitude in degrees, in this order, or planar coordinates in any unit"""
     values: tuple[str, ...]
     """the quantities that are measured and forecast"""
     sensor: str | None = None
     """name of the station or other sensor; if not given, each place is a sensor"""
     covariates: tuple[str, ...] = ()
-    """quantities known at each place that do not change, such as altitude"""
+    """constant properties of each place, such as altitude"""
     circular: tuple[str, ...] = ()
-    """those of the values that are directions in degrees"""
+    """values that are directions in degrees"""
     nonnegative: tuple[str, ...] = ()
-    """those of the values that are never negative, such as rain, which may often be 0, and concentrations"""
+    """values that are never negative, such as rain (which may often be 0) and concentrations"""
     counts: tuple[str, ...] = ()
-    """those that are whole numbers from 0 on"""
+    """values that are integers from 0 up"""
     fractions: tuple[str, ...] = ()
-    """those that are shares from 0 to 1"""
+    """values that are shares from 0 to 1"""
     percent: tuple[str, ...] = ()
-    """those that are shares from 0 to 100"""
+    """values that are shares from 0 to 100"""
     heavy_tailed: tuple[str, ...] = ()
-    """those of which some lie far more standard deviations away than those of a normal distribution"""
+    """values with outliers many standard deviations away"""
     ahead: tuple[str, ...] = ()
-    """quantities that change in time and are known ahead of it, such as a weather model's wind or opening hours"""
+    """quantities that change in time and are known beyond the last observation, such as a weather model's wind"""
     step: str = "1h"
-    """the time step, as pandas writes durations; observations are binned to it"""
+    """the time step, a pandas duration; observations are binned to it"""
     globe: bool | None = None
     """whether positions are longitude and latitude in degrees; if not given, the names of their columns decide, and
-    values out of the range of degrees are refused"""
+    values out of range are refused"""
     separator: str | None = field(default=None, compare=False)
-    """what separates the cells of a text file: one character, "tab", or " " for any number of blanks; if not given, a
-    comma, or what is found"""
+    """separator of cells in a text file: one character, "tab", or " " for any number of spaces; detected if not
+    given"""
     decimal: str | None = field(default=None, compare=False)
-    """the decimal sign of numbers in texts, . or ,; if not given, a point, or what is found"""
+    """decimal sign of numbers in text, . or ,; if not given, it is detected"""
     encoding: str | None = field(default=None, compare=False)
-    """of a text file; if not given, utf-8, or what is found"""
+    """encoding of a text file; if not given, it is detected"""
     time_format: str | None = field(default=None, compare=False)
-    """how times in texts are written, such as "%d.%m.%Y %H:%M"; one of dates only, such as %d.%m.%Y, may have a time of
-    day behind it; if not given, ISO 8601, or what is found"""
+    """format of times in text, such as "%d.%m.%Y %H:%M"; a time of day may follow a format of dates only, such as
+    %d.%m.%Y; if not given, it is detected, or else ISO 8601"""
     missing: tuple[float | str, ...] = field(default=(), compare=False)
-    """numbers and texts that mean a missing value, position or covariate, such as -999"""
+    """numbers and strings that mean a missing value, position or covariate, such as -999"""
 
     def __post_init__(self) -> None:
         for name in ("position", "values"):
@@ -145,7 +145,7 @@ class Columns:
 
     @property
     def notation(self) -> str:
-        """How a table is written, in words, as far as it is declared or was found."""
+        """The declared or detected format of a table, in words."""
         signs = {name.replace("_", " "): getattr(self, name) for name in NOTATION[:4]}
         return ", ".join(f"{name} {'tab' if sign == chr(9) else repr(sign)}" for name, sign in signs.items() if sign)
 
@@ -177,7 +177,7 @@ class Columns:
 
     @property
     def keys(self) -> list[str]:
-        """The columns that no row may leave empty."""
+        """The columns that must not be empty in any row."""
         return [self.time, *([self.sensor] if self.sensor else []), *self.position]
 
     @property
@@ -203,10 +203,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a forecaster is fitted. What is not given follows from the data.
+    """Settings of a fit. Defaults depend on the data.
 
     Raises:
-        ValueError: a size that is not a whole number of at least 1, a validation that is no share, or an option that
+        ValueError: a size that is not an integer of at least 1, a validation that is not a share, or an option that
             the model does not have.
     """
 
@@ -216,27 +216,27 @@ class Fit:
     """S2RM only: number of modules; if not given, one for every five sensors, at least 10 and at most 64"""
     hidden_size: int | None = None
     """size of a module's state; if not given, 16 to 64, growing with the number of observed values. The state of a
-    recurrent baseline is four times that; in rims a multiple of 6, its modules. The tokens of msa have 64 if not
-    given"""
+    recurrent baseline is four times as large (for rims rounded to a multiple of 6, the number of modules). For msa, the
+    size of the tokens, 64 by default"""
     share_parameters: bool = True
-    """S2RM only: the modules differ in place and state only, which prevents overfitting of short tables"""
+    """S2RM only: modules share their parameters and differ only in position and state, which reduces overfitting"""
     latent_size: int = 0
     """S2RM only: size of a latent variable of each module at each step; 0 for none"""
     context: int | str | None = None
-    """length of the period from which a forecast starts, as a duration such as 36h or in steps; if not given, a day
-    and a half but at most 36 steps, a month where a step is a day, two dozen longer ones, and at least 12"""
+    """length of the period of observations before a forecast, a duration such as 36h or a number of steps; if not
+    given, 36 hours but at most 36 steps; a month for daily steps; 24 steps for longer ones; at least 12 steps"""
     horizon: int | str | None = None
-    """longest lead time in training, as a duration such as 24h or in steps; if not given, a day, two
-    weeks where a step is a day, a dozen longer ones, and at least 6 steps"""
+    """longest lead time in training, a duration such as 24h or a number of steps; if not given, a day; two weeks for
+    daily steps; 12 steps for longer ones; at least 6 steps"""
     validation: float = 0.15
-    """share of the steps, the last ones, and of the sensors, on which the best weights are chosen, and how far they are
-    trusted"""
+    """share of the steps (the last ones) and of the sensors that are withheld from training to choose the best weights
+    and the share of the correction that is kept"""
     training: Training = field(
         default_factory=lambda: Training(
             learning_rate=1e-3, batch_size=16, updates=1_200, minutes=8.0, patience=15, gradient_norm=1.0, average=0.98
         )
     )
-    """how to train; where windows hold many observations, a batch has fewer of them than its size"""
+    """how to train; batches contain fewer windows than batch_size if windows have many observations"""
 
     def __post_init__(self) -> None:
         for name in ("num_modules", "hidden_size"):

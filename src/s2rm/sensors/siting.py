@@ -1,4 +1,4 @@
-"""Where to put the next sensor: the places at which an observation would tell most about the field."""
+"""Where to put the next sensor: the places at which an observation would be most informative about the field."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ SIDE = 30
 
 
 class Siting(NamedTuple):
-    """What an observation at each of Q candidate places would take away."""
+    """The reduction of variance by an observation at each of Q candidate places."""
 
     candidates: Places
     share: Float[NDArray, "Q C"]
-    """of the variance of each value, over all places of interest; NaN for a value that no station measures now"""
+    """share of the variance of each value, summed over the places of interest; NaN for a value that no station measures
+    now"""
     chosen: Int[NDArray, " N"]
-    """the best candidate, then the best one beside it, and so on"""
+    """the best candidate, then the best one given the first, and so on"""
 
     @property
     def mean(self) -> Float[NDArray, " Q"]:
@@ -58,28 +59,28 @@ def next_sensor(
     forecaster: Forecaster, reports: Reports, candidates: Places | None = None, interest: Places | None = None,
     number: int = 1,
 ) -> Siting:  # fmt: skip
-    r"""Rank candidate places by the variance that an observation there would take from a map of the field.
+    r"""Rank candidate places by how much an observation there would reduce the variance of a map of the field.
 
     The field is the Gaussian process of the forecaster's kriging, whose covariance $k(x, x') = e^{-|x - x'| / l}$ and
-    nugget $\nu$ were fitted for each value to its table, and whose mean is not known. Beside the stations X that report
+    nugget $\nu$ were fitted to its table for each value, and whose mean is unknown. Given the stations X that report
     now, with $C = k(X, X) + \nu I$ and $m_a = 1 - 1^\top C^{-1} k(X, a)$, it has the covariance
 
     $$c(a, b) = k(a, b) - k(a, X) C^{-1} k(X, b) + m_a m_b / (1^\top C^{-1} 1)$$
 
-    and an observation at q takes $c(p, q)^2 / (c(q, q) + \nu)$ from the variance at each place p: exactly by how much
-    the kriging variance there falls, whatever is observed. The share is its sum over the places of interest, over
-    the sum of $c(p, p)$; candidates are ranked by the mean share of the values. Further sensors are chosen one after
-    the other, each with the earlier ones in place.
+    and an observation at q reduces the kriging variance at each place p by exactly $c(p, q)^2 / (c(q, q) + \nu)$,
+    whatever is observed. The share is the sum of this reduction over the places of interest, divided by the sum of
+    $c(p, p)$; candidates are ranked by the mean share of the values. Several sensors are chosen greedily, each given
+    the earlier ones.
 
     Args:
-        forecaster: of the table's columns.
-        reports: the observations; the stations are those that reported lately enough to count at the last step.
+        forecaster: with the table's columns.
+        reports: the observations; the stations are those that reported recently enough to have weight at the last step.
         candidates: Q places; by default a grid over the reports.
-        interest: P places at which the field matters, each as much as any other; by default a grid over the reports.
-        number: how many sensors are to be placed, N.
+        interest: P places at which the field matters, with equal weight; by default a grid over the reports.
+        number: number of sensors to place, N.
 
     Raises:
-        ValueError: other columns than those of the fit, no candidate or place of interest, fewer candidates than
+        ValueError: columns other than those of the fit, no candidate or place of interest, fewer candidates than
             sensors, or no station that reports.
 
     Source:

@@ -275,7 +275,7 @@ class Cells:
         swap = f"swap {names[0]!r} and {names[1]!r}, which then fit"
         remedy = swap if in_degrees(positions[:, ::-1]) else "set globe to False for planar coordinates"
         for name, x, (low, high) in zip(names, positions.T, DEGREES, strict=True):
-            self.refuse((x < low) | (x > high), name, f"degrees from {low:g} to {high:g}", x, f"mend it, or {remedy}")
+            self.refuse((x < low) | (x > high), name, f"degrees from {low:g} to {high:g}", x, f"fix it, or {remedy}")
 
     def refuse(self, wrong: ArrayLike, name: str, expected: str, got: ArrayLike, remedy: str) -> None:
         """Raise for the first of the rows that are wrong, if any is."""

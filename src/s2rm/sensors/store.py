@@ -1,4 +1,4 @@
-"""A store: a table of observations as arrays in files, from which only what is needed is read."""
+"""A store: a table of observations as memory-mapped arrays, from which only what is needed is read."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def described(folder: Path) -> Described:
 
 
 def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Reports:
-    """The observations in a store, whose arrays are read where they are needed.
+    """The observations in a store, with memory-mapped arrays.
 
     Args:
-        folder: what `pack` wrote.
-        columns: what the columns must mean; as the store says if not given.
-        to_fit: refuse what no model can be fitted to.
+        folder: a folder that `pack` wrote.
+        columns: the expected columns; those of the store if not given.
+        to_fit: refuse tables that no model can be fitted to.
 
     Raises:
-        ValueError: another version, a store that is cut short, other columns, or nothing that a model can be fitted to.
+        ValueError: another version, a truncated store, other columns, or a table that no model can be fitted to.
     """
     folder = Path(folder)
     about = described(folder)

@@ -1,4 +1,4 @@
-"""Observations that arrive one after the other: what a stream keeps, and which of the new ones it takes."""
+"""Streams of observations: what they keep, and which new observations they accept."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SILENCE = 15
 
 
 class Stream(NamedTuple):
-    """What a forecaster keeps of observations that arrive one after the other."""
+    """The state of a forecaster between observations that arrive over time."""
 
     model: object
     """the model's state, of batch 1"""
     recent: Reports
-    """the reports of the last steps, as many as the context has; the last step is now"""
+    """the reports of the last steps that forecasts depend on; the last step is now"""
     forecaster: str = ""
     """the fingerprint of the forecaster whose state this is"""
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file, from which `Forecaster.load_stream` goes on in another process."""
+        """Write it to a file, for `Forecaster.load_stream` in another process."""
         tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
         tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
         recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}

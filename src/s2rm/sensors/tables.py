@@ -1,4 +1,4 @@
-"""Long tables, one row for each time and place, read into reports, and written again."""
+"""Long tables, one row per time and place, read into reports and written back."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
 
     Step 0 begins at the earliest time, rounded down to a whole step since 1970. Several observations of one sensor
     within a step are averaged, each value over the cells that are not empty; directions and longitudes are averaged as
-    unit vectors. Rows without any value are dropped. Where no column names the sensors, each place, rounded to six
-    decimals, is a sensor. Where `columns.globe` is not given it is found out and set in the columns of the reports.
+    unit vectors. Rows without any value are dropped. If no column names the sensors, each place, rounded to six
+    decimals, is a sensor. If `columns.globe` is not given, it is determined and set in the columns of the reports.
 
     Args:
-        source: path of a CSV (.csv, .csv.gz), Parquet, NetCDF or Zarr file; or a pandas DataFrame; or an xarray
-            Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor; or the
-            folder of a store, as [`pack`][s2rm.sensors.packing.pack] writes it, of which only what is needed is read.
-        columns: what the columns mean, which only a store says itself. Times are ISO 8601 texts or datetimes, UTC where
-            they name no zone.
-        ahead: a table or a Dataset of its own of what is known ahead, with the same columns of time and position, or
-            without those of the position where it holds everywhere. If not given, `columns.ahead` are read from the
-            table itself, where rows without values tell of the future.
-        to_fit: refuse what no model can be fitted to: one step, one sensor, a value that is empty or constant.
+        source: path of a CSV (.csv, .csv.gz), Parquet, NetCDF or Zarr file; a pandas DataFrame; an xarray Dataset of
+            stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor; or the folder of
+            a store that [`pack`][s2rm.sensors.packing.pack] wrote, from which only what is needed is read.
+        columns: the meaning of the columns; optional for a store. Times are ISO 8601 strings or datetimes, in UTC if
+            they have no time zone.
+        ahead: a separate table or Dataset of the quantities known ahead, with the same columns of time and position;
+            without position columns they hold everywhere. If not given, `columns.ahead` are read from the table itself,
+            in which rows without values may give future times.
+        to_fit: refuse tables that no model can be fitted to: one step, one sensor, or an empty or constant value.
 
     Raises:
-        ValueError: a source that cannot be read or does not hold observations; one line, which names the column and
+        ValueError: a source that cannot be read or does not contain observations; one line that names the column and
             the row, counted from 1 without the header.
         ImportError: the extra `tables` is not installed.
     """
@@ -117,16 +117,16 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
 
 
 def read_places(source: object, columns: Columns) -> Places:
-    """The places in a table, one a row, with the checks that reports have.
+    """The places in a table, one per row, with the same checks as for reports.
 
     Args:
-        source: path of a CSV (.csv, .csv.gz) or Parquet file, or a DataFrame, with the columns of the position and,
-            where they are known, of the sensors' names and of the covariates.
-        columns: what the columns mean.
+        source: path of a CSV (.csv, .csv.gz) or Parquet file, or a DataFrame, with the columns of the position and, if
+            known, of the sensors' names and the covariates.
+        columns: the meaning of the columns.
 
     Raises:
-        ValueError: a source that cannot be read, a position that is missing or no place, a sensor without a name; one
-            line, which names the column and the row.
+        ValueError: a source that cannot be read, a missing or invalid position, or a sensor without a name; one line
+            that names the column and the row.
     """
     require("tables")
     columns = replace(columns, globe=columns.on_the_globe)
@@ -156,7 +156,8 @@ def read_places(source: object, columns: Columns) -> Places:
 
 
 def to_frame(reports: Reports) -> DataFrame:
-    """The long table of reports, a pandas DataFrame with the columns they were read from; times begin their steps."""
+    """Reports as a long table, a pandas DataFrame with the columns they were read from; times are the starts of
+    steps."""
     require("tables")
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Where a forecast beats the best of the simple predictors, by how much and how surely: in numbers and in words."""
+"""Where a forecast beats the best simple predictor, by how much and with what confidence: in numbers and in words."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Gain:
     leads: tuple[int, ...]
     """lead times in steps; a gain over several is the mean of their gains"""
     best: tuple[str, ...]
-    """the simple predictor of least error at each lead, by these very cases"""
+    """the simple predictor with the least error at each lead, chosen on these same cases"""
     gain: float
-    """1 less the ratio of the errors: below 0 the model is worse"""
+    """1 minus the ratio of the errors; negative if the model is worse"""
     low: float
     high: float
-    """ends of the interval; NaN where there are too few blocks for one"""
+    """ends of the interval; NaN if there are too few blocks"""
     cases: int
-    """forecasts that were compared with an observation"""
+    """number of forecasts compared with an observation"""
 
     @property
     def sign(self) -> int:
-        """1 where the model is better by the interval, -1 where it is worse, 0 where it does not say."""
+        """1 if the whole interval is above 0 (the model is better), -1 if it is below 0, otherwise 0."""
         return int(self.low > 0) - int(self.high < 0)
 
     def ends(self, sign: int = 1) -> str:
-        """The interval in words; with -1 of the loss instead."""
+        """The interval in words; with -1 that of the loss instead."""
         if np.isnan(self.low):
             return "no interval"
         low, high = sorted((sign * self.low, sign * self.high))
@@ -89,7 +89,7 @@ def compare(
 
 
 def interval(ours: Float[NDArray, "L K"], theirs: Float[NDArray, "L K"]) -> tuple[float, float]:
-    """The interval of the mean over L leads of 1 less the ratio of two errors: a bootstrap over K blocks of time.
+    """The interval of the mean over L leads of 1 minus the ratio of two errors, by a bootstrap over K blocks of time.
 
     Whole blocks are drawn with replacement, the same ones for both and at all leads. The percentiles are those of
     Hesterberg (2015, section 5.3), which widen the interval of few blocks as Student's t does.
@@ -98,7 +98,7 @@ def interval(ours: Float[NDArray, "L K"], theirs: Float[NDArray, "L K"]) -> tupl
         ours, theirs: the errors summed over each block.
 
     Returns:
-        Low and high end; NaN for fewer than `LEAST_BLOCKS` blocks, or where the others make no error in one.
+        Low and high end; NaN for fewer than `LEAST_BLOCKS` blocks, or if `theirs` has no error in some block.
     """
     number = theirs.shape[1]
     if number < LEAST_BLOCKS or not (theirs > 0).all():
@@ -111,18 +111,18 @@ def interval(ours: Float[NDArray, "L K"], theirs: Float[NDArray, "L K"]) -> tupl
 
 
 def verdict(rows: Sequence[Row], model: str, length: np.timedelta64) -> list[tuple[str, str]]:
-    """The verdict on a model's forecasts, from rows of `judge`: names and sentences, one on all and one a value.
+    """The verdict on a model's forecasts, from rows of `judge`: names and sentences, one overall and one per value.
 
-    The sentence on a value says at which leads its forecasts beat the best simple predictor, by how much and in how
-    many cases, where they do not, and how much of the truth their bands hold.
+    The sentence on a value says at which lead times its forecasts beat the best simple predictor, by how much and in
+    how many cases, where they do not, and the coverage of their intervals.
     """
     gains = each_lead(rows, model)
     better, worse = (sum(gain.sign == sign for gain in gains) for sign in (1, -1))
     whole = (
         f"{model} beats the best of {len(BASELINES)} simple predictors ({', '.join(BASELINES)}) in {better} of "
         f"{len(gains)} comparisons, one for each value, lead time and group of stations, is worse in {worse}, and "
-        f"cannot be told from it in {len(gains) - better - worse}. In brackets are {100 * CONFIDENCE:.0f} % intervals "
-        "and numbers of cases."
+        f"cannot be distinguished from it in {len(gains) - better - worse}. In brackets are {100 * CONFIDENCE:.0f} % "
+        "intervals and numbers of cases."
     )
     values = dict.fromkeys(row["value"] for row in rows)
     said = {name: [*_clauses(rows, model, name, length), _bands(rows, model, name)] for name in values}
@@ -140,7 +140,7 @@ def each_lead(rows: Sequence[Row], model: str, metric: Metric = "mae") -> list[G
 
 
 def _clauses(rows: Sequence[Row], model: str, value: str, length: np.timedelta64) -> list[str]:
-    """For each group of stations, at which leads the model is better, worse, or neither."""
+    """For each group of stations, the lead times at which the model is better, worse, or neither."""
     clauses, subject = [], f"{model} "
     for group, heading in GROUPS.items():
         leads = leads_of(of_group(rows, value, group))
@@ -157,22 +157,23 @@ def _clauses(rows: Sequence[Row], model: str, value: str, length: np.timedelta64
                 told.append(f"{words} {when} by {percent(sign * whole.gain)} % ({whole.ends(sign)}, {cases})")
             else:
                 it = "it" if told else "the best simple predictor"
-                told.append(f"cannot be told from {it} {when} ({cases})")
+                told.append(f"cannot be distinguished from {it} {when} ({cases})")
         clauses.append(f"at {heading} {subject}{_and(told)}" if told else f"nothing was observed at {heading}")
         subject = "it " if told else subject
     return clauses
 
 
 def _bands(rows: Sequence[Row], model: str, value: str) -> str:
-    """How much of the truth lies within the bands, beside what should."""
+    """The coverage of the intervals, and their nominal coverage."""
     parts = []
     for group, heading in GROUPS.items():
         mine = [row for row in of_group(rows, value, group) if row["predictor"] == model]
         if mine:
             weights = [row["count"] for row in mine]
             shares = [np.average([row[name] for row in mine], weights=weights) for name in BANDS]
-            parts.append(f"{_and([f'{100 * share:.0f} %' for share in shares])} at {heading}")
-    return f"its bands of {_and([f'{100 * share:.0f} %' for share in BANDS.values()])} hold {', '.join(parts)}"
+            parts.append(f"{_and([f'{100 * share:.0f} %' for share in shares])} of the observations at {heading}")
+    bands = _and([f"{100 * share:.0f} %" for share in BANDS.values()])
+    return f"its {bands} intervals contain {', '.join(parts)}"
 
 
 def _listed(leads: Sequence[int], all_: Sequence[int], length: np.timedelta64) -> str:

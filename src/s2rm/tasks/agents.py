@@ -64,8 +64,8 @@ def collect(
 ) -> Episode:  # fmt: skip
     """Play episodes; each agent's observation becomes a view at its position, masked out while the agent is absent.
 
-    An agent keeps its slot throughout. Agents may enter and leave: those in `environment.agents` after a step are
-    present, so the last observation of an agent that leaves is not kept.
+    Each agent keeps its slot. Agents may enter and leave: those in `environment.agents` after a step are present, so
+    the last observation of an agent that leaves is discarded.
 
     Args:
         environment: with `reset(seed=...)`, `step(actions)`, `agents` and `action_space(agent)`, as `ParallelEnv` has.
@@ -77,17 +77,16 @@ def collect(
         seed: of the environment and of the policy.
         observation: converts an agent's observation to an array; images channels first, as the models' codecs take
             them. Default: observations are arrays already.
-        with_actions: append to each view the agent's action at this step, one-hot or, where actions are continuous, as
-            it is: to vectors as further features, to images `(H, W)` or `(C, H, W)` as further channels. The targets do
-            not contain it.
+        with_actions: append to each view the agent's action at this step, one-hot or continuous: to vectors as further
+            features, to images `(H, W)` or `(C, H, W)` as further channels. The targets do not contain it.
 
     Returns:
         N episodes, `(N, T, A, *shape)`, in float32, with a slot for every agent that ever entered.
 
     Raises:
-        ValueError: numbers too small, or beyond 1e8 steps in all; no parallel environment; positions that are not
-            finite or differ in length; observations that are missing or no arrays of one shape; actions of other kinds;
-            an agent that returns after it left; an episode that ends before its second step.
+        ValueError: numbers too small, or more than 1e8 steps in total; not a parallel environment; positions that are
+            not finite or differ in length; observations that are missing or not arrays of one shape; unsupported
+            actions; an agent that returns after it left; an episode that ends before its second step.
     """
     parts = _played(
         environment, position, policy, num_episodes, num_steps, seed, observation, with_actions, progress
@@ -108,14 +107,14 @@ def record(
     environment: Environment, position: Position, policy: Policy = random_actions, *,
     num_episodes: int, num_steps: int, seed: int, observation: Observation | None = None, progress: Progress = iter,
 ) -> dict[str, NDArray[Any]]:  # fmt: skip
-    """Play episodes and keep all of them: a world of points for `s2rm.tasks.arrays.write_world`.
+    """Play and record episodes: a world of points for `s2rm.tasks.arrays.write_world`.
 
-    Arguments and errors as of `collect`.
+    Arguments and errors as for `collect`.
 
     Returns:
         `points` `(N, T, A, n)`, the positions; `features` `(N, T, A, *shape)`, the observations; `actions`
-        `(N, T, A, K)`, one-hot or continuous; `rewards` and `ends` `(N, T, A)`, which follow from these actions but for
-        those of the last step, which are not played; `mask` `(N, T, A)`.
+        `(N, T, A, K)`, one-hot or continuous; `rewards` and `ends` `(N, T, A)`, the consequences of these actions,
+        except at the last step, whose actions are not played; `mask` `(N, T, A)`.
     """
     return _played(environment, position, policy, num_episodes, num_steps, seed, observation, True, progress)
 

@@ -18,7 +18,7 @@ DRAWS = 3
 Trained = Mapping[str, Model]
 """models, by label"""
 Score = Callable[[Trained, tuple[float, ...]], list[Row]]
-"""the rows of models and of the predictors without training, by the shares of views that are seen"""
+"""the rows of models and of simple predictors, by the shares of views that are seen"""
 
 
 def robustness(
@@ -87,7 +87,7 @@ def with_modules(models: Trained) -> dict[str, S2RM]:
 
 
 def check(task: Task, models: Trained, drop: Sequence[float], remove: Sequence[int]) -> None:
-    """Refuse shares and numbers that cannot be taken away; arguments and errors as of `robustness`."""
+    """Refuse shares and numbers that cannot be taken away; arguments and errors as for `robustness`."""
     spatial = with_modules(models)
     if wrong := [share for share in drop if not 0 <= share < 1]:
         raise ValueError(f"evaluate: shares of views to drop must be at least 0 and below 1, got {wrong[0]}")
@@ -125,7 +125,7 @@ def table(task: Task, rows: Sequence[Row]) -> Table:
     worth = (lambda value: -value) if head.lower else float
     sentence = (
         f"Means over {head.columns}; {'lower' if head.lower else 'higher'} is better. Views are dropped, and modules "
-        f"removed, at random and without further training; of modules, {DRAWS} choices each."
+        f"removed, at random and without further training; modules in {DRAWS} random choices each."
     )
     name = head.metric.replace("_", " ")
     return comparison(flat, "x", "case", heads, "With views dropped and modules removed", name, sentence, ".3g", worth)
@@ -145,9 +145,9 @@ def picture(task: Task, rows: Sequence[Row]) -> Picture:
     for axes, heading in zip(made.axes, parts, strict=True):
         axes.set_xlabel("share of views dropped" if heading == "views" else "modules removed")
     sentence = (
-        f"Lines are means over {task.headline.columns}, bands their range. A flat line does not need what was taken."
+        f"Lines are means over {task.headline.columns}, bands their range. A flat line means that nothing is lost."
     )
-    return drawn("When views and modules go missing", made, sentence)
+    return drawn("With views or modules missing", made, sentence)
 
 
 def more(task: Task, rows: Sequence[Row], verdict: Sequence[tuple[str, str]]) -> More:

@@ -1,4 +1,4 @@
-"""What a task is: one record a world, which is all that the command line and the run folders know of it."""
+"""Tasks: one record per world, which is all that the command line and the run folders know of it."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Task:
     are views, with `guessed=True` their context is what was last seen, for models that correct it, and with `drop` up
     to this share of the views of each sequence is dropped"""
     score: Callable[..., list[Row]]
-    """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the trivial
+    """`(models, world, seed, shares, progress, folder)`: one-step scores of models, by label, and of the simple
     predictors; `shares`: of the views or agents that are seen, by default those of the paper's figures; `progress`
-    shows how far it is"""
+    wraps an iterable to show progress"""
     write_report: Callable[..., None]
     """`(path, entries, rows, world, seed, folder, more)`: one self-contained HTML page of runs of one world and their
     scores, `rows` as from `score`, with `more` beside them, written whole or not at all; ImportError where the extra
@@ -87,7 +87,7 @@ class Task:
 
 
 def verdict(rows: Sequence[Row], head: Headline) -> list[tuple[str, str]]:
-    """Of each model, its name and a sentence: where it is better than every predictor without training, and where not.
+    """Of each model, its name and a sentence: where it is better than every simple predictor, and where not.
 
     The rows are those of the headline, at least one for each predictor and column; of several, the mean counts.
     """
@@ -107,11 +107,11 @@ def verdict(rows: Sequence[Row], head: Headline) -> list[tuple[str, str]]:
         bad = [c for c in columns if not (found[c] < rivals[c][1] if head.lower else found[c] > rivals[c][1])]
         where = f"{head.columns}: {', '.join(map(str, bad))}"
         if not bad:
-            start = "better than every predictor without training"
+            start = "better than every simple predictor"
         elif len(bad) == len(columns):
-            start = "NOT better than a predictor without training anywhere; train it for longer"
+            start = "NOT better than any simple predictor anywhere; train it for longer"
         else:
-            start = f"NOT better than every predictor without training at {where}"
+            start = f"NOT better than every simple predictor at {where}"
         ends = [
             f"{metric} {found[c]:.3g} against {rivals[c][1]:.3g} of {rivals[c][0]} ({head.columns}: {c})"
             for c in dict.fromkeys((columns[0], columns[-1]))

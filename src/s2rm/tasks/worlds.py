@@ -66,15 +66,15 @@ def check_tensors(
         numbers = given[name]
         if numbers.numel() and not least <= int(numbers.min()) <= int(numbers.max()) <= most:
             found = f"{int(numbers.min())} to {int(numbers.max())}"
-            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; number them anew")
+            raise ValueError(f"{kind}: expected {name} from {least} to {most}, got {found}; renumber them")
 
 
 class Drawn(Dataset[T]):
     """Whole batches of episodes or sequences, each a pure function of its key `(rows, seed)`.
 
     Args:
-        size: number of sequences that rows count.
-        draw: the batch of rows `(B,)`; what is random in it comes from the generator.
+        size: number of rows.
+        draw: from rows `(B,)` and a generator for random choices to the batch.
     """
 
     def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], T]):

@@ -1,4 +1,4 @@
-"""Training any model: `fit` trains it on the batches of `batches`, by the settings of `Training`.
+"""Training of any model: `fit` trains it on batches from `batches`, with the settings in `Training`.
 
 The names are imported at first use, so that settings can be shown without importing PyTorch.
 """

@@ -86,7 +86,7 @@ class RefuseDiverged(Callback):
                 precision=str(trainer.precision),
             )  # fmt: skip
         raise Diverged(
-            f"fit: training diverged, the validation loss of epoch {epoch} is {loss}; {kept}; train anew with a lower "
+            f"fit: training diverged, the validation loss of epoch {epoch} is {loss}; {kept}; train again with a lower "
             "learning_rate, with a gradient_norm such as 1, or on data without outliers",
             ended,
         )

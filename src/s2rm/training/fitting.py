@@ -149,29 +149,29 @@ def fit(
     model: Model[B], train: DataLoader[B], validation: DataLoader[B], folder: str | Path,
     training: Training | None = None, *, machines: Machines | None = None, resume: bool = False, progress: bool = True,
 ) -> Ended:  # fmt: skip
-    """Train a model and leave its best weights in `folder/model`.
+    """Train a model and save its best weights to `folder/model`.
 
-    `folder/checkpoints/last.ckpt` holds everything needed to resume; `folder/logs` holds CSV and TensorBoard logs. On
-    the CPU a run that was killed and resumed ends bit for bit as an uninterrupted one, unless a wall-clock budget
-    ended it.
+    `folder/checkpoints/last.ckpt` contains everything needed to resume; `folder/logs` contains CSV and TensorBoard
+    logs. On the CPU an interrupted and resumed run ends bit for bit like an uninterrupted one, unless a wall-clock
+    budget ends it.
 
-    On several machines or devices each process receives the same whole batches and takes its share of the rows.
+    With several machines or devices each process receives the same whole batches and takes its share of the rows.
 
     Args:
-        model: trained in place; it ends with the last weights, not the best.
+        model: trained in place; afterwards it has the last weights, not the best.
         train, validation: whole batches, as from `batches`.
         folder: folder of the run, which all machines must share.
         training: how to train.
         machines: what to train on. Default: one device of this machine.
-        resume: continue from the last checkpoint. Of `training` only the limits may differ from those of the run:
-            updates, epochs and minutes.
-        progress: show a progress bar, or a line at each validation where there is no terminal.
+        resume: continue from the last checkpoint. Only the limits in `training` (updates, epochs and minutes) may
+            differ from those of the run.
+        progress: show a progress bar, or a line at each validation without a terminal.
 
     Raises:
-        ValueError: no episode to train or to validate on; no checkpoint to resume from, one that training did not
-            write, or other options than those of the run; machines that do not exist; minutes that end before the first
+        ValueError: no episode to train or validate on; no checkpoint to resume from, one that training did not write,
+            or options other than those of the run; machines that do not exist; minutes that end before the first
             validation.
-        Diverged: a ValueError too; a validation loss that is not finite. The best weights before stay.
+        Diverged: a subclass of ValueError; the validation loss is not finite. The best weights so far are kept.
     """
     keep_freed_memory()
     training, folder = training or Training(), Path(folder)
@@ -222,7 +222,7 @@ def fit(
 
 def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Training]:
     """The last checkpoint of a run of this model and these options, which can be read without unpickling, and the
-    options with which it was trained; errors as of `fit`."""
+    options with which it was trained; errors as for `fit`."""
     path = folder / LAST
     if not path.is_file():
         raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
@@ -256,8 +256,8 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
     ]
     if changed:
         raise ValueError(
-            f"fit: a run that is resumed keeps its options but updates, epochs and minutes, got {', '.join(changed)}; "
-            "leave them as they were, or train anew in another folder"
+            "fit: a run that is resumed keeps its options except updates, epochs and minutes, got "
+            f"{', '.join(changed)}; leave them as they were, or train again in another folder"
         )
     return path, before
 
@@ -326,9 +326,9 @@ def _without_warnings() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep freed memory for the next update; on Linux, with the GNU C library.
+    """Let the allocator keep freed memory for the next update (Linux with the GNU C library only).
 
-    By default it returns large blocks to the system each time, and requesting them again costs time.
+    By default it returns large blocks to the system and requests them again each time, which is slow.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

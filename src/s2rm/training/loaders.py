@@ -37,11 +37,11 @@ def batches(dataset: Dataset[T], batch_size: int, seed: int, shuffle: bool) -> D
     """A loader of whole batches.
 
     Args:
-        dataset: indexed by keys `(rows, seed)`: the rows of the batch, and a seed for what is drawn at random, such as
-            crops. Its length is the number of rows.
-        batch_size: sequences in a batch.
+        dataset: indexed by keys `(rows, seed)`: the rows of the batch, and a seed for random choices such as crops. Its
+            length is the number of rows.
+        batch_size: sequences per batch.
         seed: seed of the order and of the keys.
-        shuffle: draw another order each epoch.
+        shuffle: draw a new order for each epoch.
     """
     keys = Batches(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
     return DataLoader(dataset, sampler=keys, batch_size=None)

@@ -25,7 +25,7 @@ REPEATS = 3
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor computes products in bfloat16; another would convert numbers to and fro."""
+    """Whether the processor computes products in bfloat16 natively, without converting numbers."""
     found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 

@@ -1,5 +1,4 @@
-"""How to train and on what machines. The command line shows these settings, so this module imports neither torch nor
-Lightning."""
+"""Settings of training and machines. The command line shows them, so neither torch nor Lightning is imported here."""
 
 from __future__ import annotations
 
@@ -26,33 +25,34 @@ class Training:
     """How to train. The defaults are the paper's (E.4.3)."""
 
     learning_rate: float = 3e-4
-    """initial learning rate of Adam; halved when the validation loss has not fallen by 0.01 % for 5 epochs, or, with a
-    number of updates, falling to 0 along a cosine"""
+    """initial learning rate of Adam. With a number of updates it follows a cosine schedule to 0; otherwise it is halved
+    when the validation loss has not fallen by 0.01 % for 5 epochs"""
     batch_size: int = 32
-    """sequences in a batch, over all processes"""
+    """sequences per batch, over all processes"""
     updates: int | None = None
-    """number of updates of the weights, over all sessions of a run; default: no limit"""
+    """total number of updates of the weights, including resumed sessions; if not given, no limit"""
     epochs: int | None = None
-    """maximum number of passes over the training sequences; default: 100 where there is no other limit"""
+    """maximum number of passes over the training sequences; if not given, 100 if there is no other limit"""
     minutes: float | None = None
-    """wall-clock budget for training, over all sessions of a run; default: none"""
+    """wall-clock budget for training, including resumed sessions; if not given, none"""
     patience: int = 20
     """stop when the validation loss has not fallen for this many epochs"""
     gradient_norm: float | None = None
-    """clip the gradient to this norm; default: no clipping"""
+    """clip the gradient to this norm; if not given, no clipping"""
     weight_decay: float = 0.0
-    """weight decay of AdamW; with 0 it is Adam"""
+    """weight decay of AdamW; 0 is Adam"""
     average: float | None = None
-    """decay of an exponential moving average of the weights, which is validated and saved; default: no averaging"""
+    """decay of an exponential moving average of the weights, which is validated and saved; if not given, no
+    averaging"""
     unit_variance: bool = False
     """before the first update, scale the layers of encoder and decoder to unit variance on the first batch; helps with
-    sparse views, whose signal otherwise nearly vanishes on the way to the prediction"""
+    sparse views, whose signal otherwise nearly vanishes"""
     recompute: int | None = None
-    """for long sequences: keep the states of every n-th time step only, and compute those between again in the backward
-    pass, which saves memory and costs time; default: keep all"""
+    """for long sequences: keep only the state of every n-th time step and recompute the others in the backward pass,
+    which saves memory and costs time; if not given, keep all"""
     precision: str = "32-true"
-    """precision of matrix products, as in Lightning: 32-true; bf16-mixed, autocast to bfloat16; or auto, the latter
-    where the processor has such products and a trial on the first batch shows them to be faster"""
+    """precision of matrix products, as in Lightning: 32-true; bf16-mixed (autocast to bfloat16); or auto, which selects
+    bf16-mixed if the processor supports it and a trial on the first batch is faster"""
     seed: int = 0
     """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
 
@@ -85,21 +85,21 @@ class Training:
 
     @property
     def max_epochs(self) -> int:
-        """Passes over the training sequences, -1 for any number of them."""
+        """Maximum number of passes over the training sequences, -1 for no limit."""
         return self.epochs or (-1 if self.updates or self.minutes else 100)
 
     def rate_at(self, update: int) -> float:
-        """The learning rate of an update, where their number is given."""
+        """The learning rate at an update, if `updates` is given."""
         assert self.updates is not None
         return self.learning_rate * (1 + math.cos(math.pi * min(1, update / self.updates))) / 2
 
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines to train on, one process a device. The result does not depend on their number."""
+    """The machines to train on, with one process per device. The result does not depend on their number."""
 
     devices: int = 1
-    """GPUs of each machine; processes on the CPU, where there is no GPU"""
+    """number of GPUs per machine, or of processes on the CPU if there is no GPU"""
     num_nodes: int = 1
     """number of machines; with several, torchrun or SLURM starts the processes"""
     strategy: str = "auto"

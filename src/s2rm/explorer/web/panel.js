@@ -173,7 +173,7 @@ export class Panel {
     this.pen.putImageData(this.image, 0, 0);
     this.layers.enclaves.style.display = settings.enclaves ? "" : "none";
     const mean = this.milliseconds.reduce((a, b) => a + b, 0) / this.milliseconds.length;
-    this.numbers.innerHTML = `${this.world.words.score} <b>${Number.isNaN(score) ? "–" : score.toFixed(3)}</b> · ${mean.toFixed(1)} ms a step`;
+    this.numbers.innerHTML = `${this.world.words.score} <b>${Number.isNaN(score) ? "–" : score.toFixed(3)}</b> · ${mean.toFixed(1)} ms per step`;
     this.showHearing();
     this.showMarks();
     this.attend();

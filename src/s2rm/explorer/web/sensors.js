@@ -17,7 +17,7 @@ export class Sensors {
     Object.assign(this, { scene, page, ground: "map", rows: scene.rows, columns: scene.columns, silent: new Set(), moved: new Map(), top: null });
     this.words = {
       intro: "A forecaster sees only what the ringed stations report. The picture is its forecast, everywhere. Click any place to see the forecast there, click a station to silence it, drag one to another place.",
-      marks: "Stations", one: "station", sees: "what the stations report", group: "Stations", score: "Error", simple: "last value of the station, or of the nearest that was heard",
+      marks: "Stations", one: "station", sees: "what the stations report", group: "Stations", score: "Error", simple: "last value of the station, or of the nearest station that reported",
       history: "Mean absolute error of the next values at the stations, silent ones too", truth: "next observations in the rings", add: "Let one report", drop: "Silence one",
       adds: "let the station report that was silenced last", moves: "choose a station and move it; Enter silences it", drops: "silence the chosen station, or the last",
     };

@@ -46,26 +46,26 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Seeing:
-    """How a world is seen; what is not given is found from its arrays.
+    """How a world is viewed; defaults depend on its arrays.
 
     Raises:
         ValueError: a number out of its range.
     """
 
     crop: int | None = None
-    """frames: side of a view, pixels; default: 11, or the frame's shorter side where that is less"""
+    """frames: side of a view in pixels; default: 11, or the frame's shorter side if that is less"""
     num_views: int = 10
-    """frames without positions: views at each step, at random places"""
+    """frames without positions: number of views per step, at random positions"""
     clip: int | None = None
-    """steps of a training clip, cut from a sequence at random; default: 20, or all where there are fewer"""
+    """steps of a training clip, cut from a sequence at random; default: 20, or all if there are fewer"""
     extent: tuple[tuple[float, float], ...] | None = None
-    """the box in which positions lie, one (low, high) a coordinate; default: that of the positions in training"""
+    """the box of the positions, one (low, high) per coordinate; default: that of the positions in training"""
 
     def __post_init__(self) -> None:
         for name, least in (("crop", 1), ("num_views", 1), ("clip", 2)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
-                raise ValueError(f"world: {name} must be a whole number of at least {least}, got {value!r}; mend it")
+                raise ValueError(f"world: {name} must be a whole number of at least {least}, got {value!r}; fix it")
         if any(len(side) != 2 or not -np.inf < side[0] < side[1] < np.inf for side in self.extent or ()):
             raise ValueError(
                 f"world: extent must be pairs (low, high) with low < high, got {list(self.extent or ())}; give one for "
@@ -87,7 +87,7 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
     .zarr, else of .npy files.
 
     Raises:
-        ValueError: the folder is there already, or holds something else.
+        ValueError: the folder exists already, or has other content.
         ImportError: Zarr is not installed.
         OSError: it cannot be written.
     """
@@ -101,7 +101,7 @@ def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
         write_whole(path, content.getvalue())
         return
     if path.exists() and (not path.is_dir() or any(each.suffix != ".part" for each in path.iterdir())):
-        raise ValueError(f"world: {path} is there already; choose another path")
+        raise ValueError(f"world: {path} exists already; choose another path")
     with only_writer(path, "world"):
         if path.suffix == ZARR:
             return _write_zarr(path, arrays, settings)

@@ -1,4 +1,4 @@
-"""From arrays to a world: written to a file, opened, checked, and its channels measured in the training part."""
+"""Worlds from arrays: written to a file, opened, checked, and standardised by the training part."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ SAMPLE = 256
 
 
 def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Episode, **seeing: Any) -> ArrayWorld:
-    """Write your own world to a file that every command takes, and open it.
+    """Write your own world to a file that every command accepts, and open it.
 
     Args:
-        path: a file that ends in .npz, or else a new folder, from which only what is needed is read: of
-            .npy files, or of Zarr where it ends in .zarr.
+        path: a file that ends in .npz, or a new folder, from which only what is needed is read: a Zarr folder if it
+            ends in .zarr, otherwise a folder of .npy files.
         arrays: by name, of N sequences of T steps each. One of
 
-            - `frames` `(N, T, H, W)` or `(N, T, C, H, W)`: bytes, booleans, or numbers from 0 to 1; beside them
-              `positions` `(N, T, A, 2)`, the (row, column) of crops in pixels, where these are not to be drawn at
-              random, and their `mask`;
-            - `points` `(N, T, P, n)`: the positions of up to P bodies or agents, each in a slot of its own; beside them
-              `features` `(N, T, P, *shape)`, `actions` `(N, T, P, K)`, which are not predicted, `rewards` and `ends`
-              `(N, T, P)`, which are only kept, and a `mask` `(N, T, P)`, True where a point is there;
+            - `frames` `(N, T, H, W)` or `(N, T, C, H, W)`: bytes, booleans, or numbers from 0 to 1; optionally with
+              `positions` `(N, T, A, 2)`, the (row, column) of crops in pixels (by default drawn at random), and their
+              `mask`;
+            - `points` `(N, T, P, n)`: the positions of up to P bodies or agents, each in its own slot; optionally with
+              `features` `(N, T, P, *shape)`; `actions` `(N, T, P, K)`, which are not predicted; `rewards` and `ends`
+              `(N, T, P)`, which are only stored; and a `mask` `(N, T, P)`, True where a point is present;
             - `positions` `(N, T, A, n)` and `values` `(N, T, A, *shape)` with their `mask`, or `Views` of that batch:
-              views as they are, predicted at the positions at which they are.
+              your own views, predicted at their positions.
 
-            `part` `(N,)` says which sequences train (0), validate (1) and test (2); by default a tenth each of all,
-            drawn at random, validates and tests. NaN within features and values stands for what was not measured.
+            `part` `(N,)` assigns sequences to training (0), validation (1) and test (2); by default a tenth of all,
+            drawn at random, is used for each of validation and test. NaN in features and values means not measured.
         seeing: the fields of [`Seeing`][s2rm.tasks.arrays.files.Seeing]: `crop`, `num_views`, `clip`, `extent`.
 
     Raises:
-        TypeError: no such field.
-        ValueError: arrays that do not fit each other, values out of range, a mask that hides all; a folder that is
-            there already. Nothing is written then.
+        TypeError: an unknown field.
+        ValueError: arrays that do not fit each other, values out of range, a mask that hides everything, or a folder
+            that exists already. Nothing is written then.
     """
     how, plain = _seeing(**seeing), named_arrays(arrays)
     world = _facts(path, plain, how)
@@ -91,7 +91,7 @@ def _seeing(**given: Any) -> Seeing:
 
 
 def open_world(path: str | Path) -> ArrayWorld:
-    """The world in a file or folder, after a look at all of its content.
+    """The world in a file or folder, whose whole content is checked.
 
     Raises:
         ValueError: no world there, or one that `write_world` would refuse.

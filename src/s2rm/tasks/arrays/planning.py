@@ -1,4 +1,4 @@
-"""Planning with a trained model: the cross-entropy method, whose rollouts a reward of the user's judges."""
+"""Planning with a trained model by the cross-entropy method, with a reward function of the user's."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ from s2rm.tasks.worlds import at_least
 from s2rm.views import Views
 
 KEPT = 0.2
-"""share of the former law of the actions that each round keeps, so that no action is ruled out too early"""
+"""share of the previous distribution of actions that each round keeps, so that no action is ruled out too early"""
 SAMPLE = 256
 """training sequences whose actions are looked at"""
 
 Reward = Callable[[Ahead], Tensor]
-"""from what is expected of B rollouts at one step ahead to the reward of each, `(B,)`"""
+"""from the predictions of B rollouts at one step to the reward of each, `(B,)`"""
 Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], dict[str, object]]
 
 
 class Plan(NamedTuple):
-    """What to do, and what is expected then."""
+    """A sequence of actions, and its expected outcome."""
 
     actions: Float[Tensor, "H P K"]
-    """from the one that is taken now on"""
+    """the actions, starting with the current step"""
     positions: Float[Tensor, "H P n"]
-    """where each point is expected one step after each of them"""
+    """the expected position of each point one step after each action"""
     reward: float
-    """the sum over these steps"""
+    """the expected reward, summed over these steps"""
 
 
 @dataclass(frozen=True)
 class Planner:
-    r"""Finds the actions that a model expects to be rewarded most, by the cross-entropy method.
+    r"""Searches for the actions with the highest reward under a model, by the cross-entropy method.
 
-    Plans are drawn from a law of independent actions, at first that of training. The model rolls all of them out; the
-    law is fitted to the best ones, and plans are drawn anew. Actions that are one-hot in training are drawn as such;
-    others from normal distributions within the bounds that they have in training. An agent that plans anew at each step
-    is controlled by model-predictive control. Source: Rubinstein, 1999.
+    Plans are sampled from a distribution of independent actions, at first that of training. The model rolls all of them
+    out, the distribution is fitted to the best ones, and plans are sampled again. Actions that are one-hot in training
+    are sampled as such; others from normal distributions within the bounds of training. Planning again at each step is
+    model-predictive control. Source: Rubinstein, 1999.
 
     Args:
         model: trained on the world.
         world: of points with actions.
-        reward: of one step of rollouts, from what the model expects.
-        steps: H, how far each plan looks ahead.
-        candidates: plans that are drawn in each round.
-        elites: of these, the best ones, to which the law is fitted.
-        rounds: how often.
+        reward: of one step of rollouts, from the model's predictions.
+        steps: H, the planning horizon.
+        candidates: number of plans sampled in each round.
+        elites: number of best plans to which the distribution is fitted.
+        rounds: number of rounds.
 
     Raises:
         ValueError: a world without actions; a number below 1, or more elites than candidates.
@@ -106,18 +106,18 @@ class Planner:
 
     @torch.no_grad()
     def plan(self, views: Views, seed: int = 0) -> Plan:
-        """The best plan that was drawn.
+        """The best plan that was sampled.
 
         Args:
-            views: what was seen so far, `(1, T, P, ...)`, as from `episodes`; the actions in the last of them are not
-                looked at, since they are the first that are planned.
-            seed: of the plans that are drawn.
+            views: the views so far, `(1, T, P, ...)`, as from `episodes`; the actions in the last of them are ignored,
+                since they are the first to be planned.
+            seed: seed of the sampled plans.
 
         Raises:
             ValueError: several sequences; a reward of another shape or that is not finite.
         """
         if views.batch_size != 1:
-            raise ValueError(f"plan: expected the views of one sequence, got {views.batch_size}; plan each apart")
+            raise ValueError(f"plan: expected the views of one sequence, got {views.batch_size}; plan each separately")
         generator = torch.Generator().manual_seed(seed)
         memory, before, number = self._trivial.memory(views), None, self.candidates
         for step in range(views.num_steps):
@@ -136,6 +136,7 @@ class Planner:
             predictor.see(with_actions(self.world, now, actions[:, None, 0]))
             own = OfSlots(self.world, memory.mean, now)
             own.at, own.values, own.ago = (self._each(part) for part in (memory.at, memory.values, memory.ago))
+            own.actions = actions[:, 0]
             later = torch.cat([actions[:, 1:], actions[:, -1:]], 1)  # from the last step nothing follows any more
             total, places = torch.zeros(number), []
             for made in go_on(predictor, own, self._trivial, self.steps, plan=later):
@@ -172,13 +173,16 @@ class Planner:
             )
         return reward
 
-    def policy(self, position: Callable[[Any, str], ArrayLike]) -> Policy:
+    def policy(
+        self, position: Callable[[Any, str], ArrayLike], observation: Callable[[Any], ArrayLike] = np.asarray
+    ) -> Policy:
         """A policy for one episode of an environment with PettingZoo's parallel API: it plans anew at each step.
 
-        The agents have the slots of the recorded episodes, in the order in which the environment lists them at first.
+        The agents take the slots of the recorded episodes, in the order in which the environment first lists them.
 
         Args:
             position: from the environment and an agent's name to its position, as it was recorded.
+            observation: converts an agent's observation to an array, as it was recorded.
         """
         slots: list[str] = []
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -197,10 +201,11 @@ class Planner:
                     "for each episode"
                 )
             there = [agent in environment.agents for agent in slots]
-            first = next(iter(observations.values()))
+            known = {agent: np.asarray(observation(each)) for agent, each in observations.items()}
+            blank = np.zeros_like(next(iter(known.values())))
             points = [position(environment, a) if here else [0.0] * len(self.world.extent)
                       for a, here in zip(slots, there, strict=True)]  # fmt: skip
-            found = [observations[a] if here else np.zeros_like(first) for a, here in zip(slots, there, strict=True)]
+            found = [known[a] if here else blank for a, here in zip(slots, there, strict=True)]
             seen.append(tuple(torch.from_numpy(np.array(part)) for part in (points, found, there)))  # type: ignore[arg-type]
             taken.append(torch.zeros(len(slots), self.world.num_actions))
             places, features, mask = (torch.stack(parts)[None] for parts in zip(*seen, strict=True))

@@ -1,4 +1,4 @@
-"""Predictors of any world that need no training: what was last seen, persistence, constant velocity, the mean."""
+"""Simple predictors of any world: last seen, persistence, constant velocity, the mean."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 
-from s2rm.tasks.arrays.world import ArrayWorld, Source
+from s2rm.tasks.arrays.world import ArrayWorld, Source, actions_of
 from s2rm.tasks.crops import Canvas
 from s2rm.views import Episode, Views
 
 LEVELS = 16
-"""into so many parts probabilities are counted"""
+"""number of bins of probabilities"""
 SAMPLE = 64
 """training sequences from which frequencies and spreads are"""
 LEAST = 1e-4
@@ -56,7 +56,7 @@ class OfFrames:
 
 
 class OfSlots:
-    """The last view of each slot. Points are asked for where they were last seen."""
+    """The last view of each slot, and its action. Points are asked for where they were last seen."""
 
     def __init__(self, world: ArrayWorld, mean: Tensor, views: Views):
         batch, _, slots = views.mask.shape
@@ -64,11 +64,14 @@ class OfSlots:
         self.at = views.positions.new_zeros(batch, slots, views.positions.shape[-1])
         self.values = views.values.new_full((batch, slots, *world.target_shape), torch.nan)
         self.ago = torch.zeros(batch, slots, dtype=torch.long)
+        self.actions = views.values.new_zeros(batch, slots, world.num_actions)
 
     def see(self, views: Views) -> None:
         seen = views.mask[:, 0]
         values = views.values[:, 0]
-        values = values[:, :, : self.world.target_shape[0]] if self.world.num_actions else values
+        if self.world.num_actions:
+            values = values[:, :, : self.world.target_shape[0]]
+            self.actions = actions_of(self.world, views)[:, 0]
         self.at = torch.where(seen[..., None], views.positions[:, 0], self.at)
         wide = seen.reshape(*seen.shape, *[1] * (values.ndim - 2))
         self.values = torch.where(wide & ~values.isnan(), values, self.values)
@@ -112,11 +115,11 @@ class OfSlots:
 
 @dataclass(frozen=True)
 class Trivial:
-    """The predictors of a world that need no training, with what they need of its training part.
+    """The simple predictors of a world, with the statistics of its training part that they need.
 
-    *static scene*: the mean training frame. *last seen*: what was last seen at each pixel, or at the nearest place.
-    *persistence*: the last view of the same slot; points stay where they were last seen. *constant velocity*: points go
-    on as they last moved. *mean*: the training mean; points are at the mean position.
+    *static scene*: the mean training frame. *last seen*: the last value seen at each pixel, or at the nearest place.
+    *persistence*: the last view of the same slot; points stay where they were last seen. *constant velocity*: points
+    keep their last velocity. *mean*: the training mean; points are at the mean position.
     """
 
     world: ArrayWorld
@@ -223,14 +226,16 @@ class Trivial:
         return expected.flatten(-len(self.world.target_shape)) if self.world.target_shape else expected.unsqueeze(-1)
 
     def guessed(self, episode: Episode) -> Episode:
-        """The episode with the best guess as its context, zeros at step 0."""
-        known = self.context(self.each_step(self.world.guess, episode))
-        return Episode(episode.views, episode.targets, torch.nn.functional.pad(known, (0, 0, 0, 0, 1, 0)))
+        """The episode with the best guess as its context, before what that has already; zeros at step 0."""
+        guess = self.context(self.each_step(self.world.guess, episode))
+        known = torch.nn.functional.pad(guess, (0, 0, 0, 0, 1, 0))
+        known = known if episode.context is None else torch.cat([known, episode.context], -1)
+        return Episode(episode.views, episode.targets, known)
 
 
 Guess = Callable[[Memory, Tensor], Tensor]
 
 
 def best_guess(world: ArrayWorld) -> str:
-    """The predictor of a world that needs no training and has the least error one step ahead, in training."""
+    """The simple predictor with the least error one step ahead in the training part."""
     return Trivial(world).best

@@ -23,18 +23,18 @@ from s2rm.views import Views
 
 LABELS = {
     "error": "error", "feature_error": "error of features", "f1": "F1",
-    "log_likelihood": "log-likelihood (nats a value)",
+    "log_likelihood": "log-likelihood (nats per value)",
 }  # fmt: skip
 SENTENCES = {
     "error": "Root mean square in your own units; lower is better. In rollouts each predictor sees only its own "
     "predictions after the prompt.",
     "feature_error": "Root mean square over all features, in your own units; lower is better.",
-    "f1": "Of the values that are 1; higher is better, 1 is perfect.",
-    "log_likelihood": "In the units of the model; higher is better. It also rewards well calibrated spreads.",
+    "f1": "F1 of the values that are 1; higher is better, 1 is perfect.",
+    "log_likelihood": "In the units of the model; higher is better. It also rewards a well calibrated uncertainty.",
 }
 LOWER = {"error", "feature_error"}
 OF = {
-    "frames": "crops of every frame", "points": "points that move", "views": "local views",
+    "frames": "crops of every frame", "points": "moving points", "views": "local views",
 }  # fmt: skip
 MOST_ROLLOUTS = 3
 """columns of the moving picture"""
@@ -44,18 +44,18 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: ArrayWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`."""
+    """Write the page; arguments as for `Task.write_report`."""
     lead = (
-        f"Each model saw {OF[world.kind]}, and learned to predict them one step ahead. In the test it saw "
+        f"Each model saw {OF[world.kind]} and learned to predict them one step ahead. In the test it saw "
         f"{world.prompt} steps, and then only its own predictions for {world.steps_ahead} steps."
     )
     box = " x ".join(f"{low:g} to {high:g}" for low, high in world.extent)
     train, val, test = world.sequences
     seen = (
-        f"World: {Path(world.path).name} (SHA-256 {world.digest[:12]}), {world.num_views} views a step of shape "
+        f"World: {Path(world.path).name} (SHA-256 {world.digest[:12]}), {world.num_views} views per step of shape "
         f"{list(world.value_shape)} in {box}; {world.num_steps} steps. Training: {train:,} sequences in clips of "
-        f"{world.clip} steps; validation: {val:,}; test: {test:,}, the same for every predictor. What models may "
-        f"correct: {world.guess}."
+        f"{world.clip} steps; validation: {val:,}; test: {test:,}, the same for every predictor. Models with "
+        f"corrections correct: {world.guess}."
     )
     models = {entry.label: entry.model for entry in entries}
     pictures = [*_pictures(entries, models, rows, world, seed), *more.pictures]
@@ -83,13 +83,13 @@ def _pictures(
         metric: LABELS[metric] for metric in ("error", "feature_error", "f1") if metric in whole[0]
     }
     sentence = (
-        "A model has learned how the world moves only where it is better than the broken lines, without training."
+        "A model has learned how the world moves only where it is better than the broken lines, the simple predictors."
     )
-    yield drawn("How rollouts hold", metrics(whole, "ahead", labels, "steps ahead"), sentence)
+    yield drawn("Errors over a rollout", metrics(whole, "ahead", labels, "steps ahead"), sentence)
     if (moving := animate(models, world, seed)) is not None:
         colours = " Grey dots are the truth, blue ones the predictions." if world.kind == "points" else ""
         sentence = f"After {world.prompt} steps of true views each row sees only its own predictions.{colours}"
-        yield Picture("Rollouts, moving", "image/gif", moving, sentence)
+        yield Picture("Rollouts, animated", "image/gif", moving, sentence)
     yield learning(entries)
     if len(world.extent) == 2:
         views = next(windows(world, seed)).views.rows([0])

@@ -1,4 +1,4 @@
-"""Closed-loop rollouts in any world: models, and predictors that need no training, see only what they predict."""
+"""Closed-loop rollouts in any world, of models and simple predictors, which see only their own predictions."""
 
 from __future__ import annotations
 
@@ -37,10 +37,13 @@ class OfModel:
         self.state = self.model.last(self.model.observe(views, self.state))
 
     def predict(self, positions: Tensor, memory: Memory) -> Distribution:
-        context = None
+        known = []
         if self.model.signature.corrects:
-            context = self.trivial.context(self.trivial.raw(self.trivial.world.guess, memory, positions))
-        return self.model.predict(self.state, positions, context)
+            known.append(self.trivial.context(self.trivial.raw(self.trivial.world.guess, memory, positions)))
+        # Models that were trained by earlier versions are not told the actions.
+        if self.model.context_size > sum(part.shape[-1] for part in known) and isinstance(memory, OfSlots):
+            known.append(memory.actions)
+        return self.model.predict(self.state, positions, torch.cat(known, -1) if known else None)
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Ahead:
     values: Tensor
     """the expected values of views or the features of points, `(B, Q, ...)`, in the user's units"""
     positions: Tensor
-    """`(B, Q, n)`: of the queries; of points where they are expected to be"""
+    """`(B, Q, n)`: the positions of the queries, or the expected positions of points"""
 
 
 @torch.no_grad()
@@ -77,20 +80,20 @@ def roll_out(
     predictor: Predictor, trivial: Trivial, prompt: Views, steps: int, queries: Tensor | None = None,
     mask: Tensor | None = None, plan: Tensor | None = None,
 ) -> Iterator[Ahead]:  # fmt: skip
-    """Predict many steps ahead; what is predicted at each step is the view of the next one.
+    """Predict many steps ahead; the prediction at each step is the view of the next one.
 
     Args:
-        predictor: which has seen nothing yet.
-        trivial: of the world.
+        predictor: in its initial state.
+        trivial: the simple predictors of the world.
         prompt: true views, `(B, T, A, ...)`.
         steps: number of steps.
-        queries: positions `(B, steps, Q, n)`; of points None, since these are asked for where they are expected.
-        mask: `(B, steps, Q)`, which queries there are. Default: all.
-        plan: actions `(B, steps, P, K)` at each of the steps predicted, where views have actions. The actions from
-            which the first step follows are in the last views of the prompt.
+        queries: positions `(B, steps, Q, n)`; None for points, which are queried at their expected positions.
+        mask: `(B, steps, Q)`, which queries are present. Default: all.
+        plan: actions `(B, steps, P, K)` at each predicted step, if views have actions. The first step follows from the
+            actions in the last views of the prompt.
 
     Raises:
-        ValueError: a world with actions and no plan, or the other way round.
+        ValueError: a world with actions and no plan, or a plan in a world without actions.
     """
     world = trivial.world
     if (plan is None) == bool(world.num_actions):
@@ -111,7 +114,7 @@ def go_on(
     predictor: Predictor, memory: Memory, trivial: Trivial, steps: int, queries: Tensor | None = None,
     mask: Tensor | None = None, plan: Tensor | None = None,
 ) -> Iterator[Ahead]:  # fmt: skip
-    """As `roll_out`, of a predictor and a memory that have seen the prompt."""
+    """As `roll_out`, with a predictor and a memory that have seen the prompt."""
     world = trivial.world
     for step in range(steps):
         own = memory.places()
@@ -147,19 +150,19 @@ def rollout(
     model: WorldModel[Any], world: ArrayWorld, prompt: Views, steps: int, *,
     queries: Tensor | None = None, plan: Tensor | None = None,
 ) -> Iterator[Ahead]:  # fmt: skip
-    """A closed-loop rollout of a model in its world: of points, what each does next, and then, and if they act so.
+    """A closed-loop rollout of a model in its world; agents follow a plan of actions.
 
     Args:
         model: trained on the world.
         world: that of the prompt.
         prompt: views as from `episodes`, `(B, T, A, ...)`.
-        steps, queries, plan: as of `roll_out`.
+        steps, queries, plan: as for `roll_out`.
 
     Returns:
-        An iterator over what is expected at each step.
+        An iterator over the predictions at each step.
 
     Raises:
-        ValueError: as of `roll_out`.
+        ValueError: as `roll_out`.
     """
     trivial = Trivial(world)
     return roll_out(OfModel(model, trivial), trivial, prompt, steps, queries, None, plan)

@@ -1,4 +1,4 @@
-"""How well any world is predicted, one step ahead and in closed-loop rollouts, beside predictors without training."""
+"""Scores in any world, one step ahead and in closed-loop rollouts, of models and simple predictors."""
 
 from __future__ import annotations
 
@@ -129,15 +129,15 @@ def score(
     models: Models, world: ArrayWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Scores of closed-loop rollouts of models and of the predictors without training; arguments as of `Task.score`.
+    """Scores of closed-loop rollouts of models and of the simple predictors; arguments as for `Task.score`.
 
     Rows have `predictor`, `views`, the share of the prompt's views that are seen, `ahead`, the number of steps, and
-    `error`, a root mean square: of points the distance of their position, else the difference of a value, in the user's
-    units. Points with features also have `feature_error`, binary values `f1`, and one step ahead there is the
-    `log_likelihood` (nats a value in the units of models).
+    `error`, a root mean square in the user's units: the distance for points, otherwise the difference of values. Points
+    with features also have `feature_error`, binary values `f1`, and one step ahead there is the `log_likelihood` (nats
+    per value in the units of models).
 
     Raises:
-        ValueError: a model that cannot roll out, or whose file was changed since.
+        ValueError: a model that cannot roll out, or a world whose file has changed.
     """
     refuse_oracles(models)
     world.check_file()

@@ -1,4 +1,4 @@
-"""A world that is a file of arrays: what a run keeps of it, its sequences, and its episodes."""
+"""A world from a file of arrays: its description, its sequences, and its episodes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from s2rm.tasks.arrays.files import SPLITS, Arrays, Kind, digest, read_arrays
 from s2rm.tasks.crops import crops
@@ -22,11 +23,12 @@ STEPS_AHEAD, PROMPT = 10, 20
 
 @dataclass(frozen=True)
 class ArrayWorld:
-    """What there is in a file of arrays, how it is seen, and which state of the file it was.
+    """The content of a file of arrays, how it is viewed, and a digest of the file.
 
     Views are what models take. Of *frames* they are crops, `(crop, crop)` or `(C, crop, crop)`, of values from 0 to 1.
     Of *points* they are velocities, features and actions side by side; predicted are the displacement from where a
-    point was last seen, and its features. All continuous values are in units of `scale` from `centre`, by channel.
+    point was last seen, and its features. Where points act, the context of each target is the action of its point at
+    the step before. All continuous values are in units of `scale` from `centre`, by channel.
     """
 
     path: str
@@ -52,7 +54,7 @@ class ArrayWorld:
     white: int = 1
     """the number that stands for 1 in frames: 255 where they are bytes"""
     guess: str = ""
-    """the best of the predictors that need no training, one step ahead, in training; it is what models may correct"""
+    """the simple predictor that is best one step ahead in the training part; models with `corrects` correct it"""
 
     @property
     def side(self) -> float:
@@ -90,11 +92,11 @@ class ArrayWorld:
         return {
             "value_shape": list(self.value_shape), "target_shape": list(self.target_shape),
             "num_coordinates": len(self.extent), "extent": [list(side) for side in self.extent],
-            "likelihood": self.likelihood, "codec": "cnn" if images else "mlp",
+            "likelihood": self.likelihood, "codec": "cnn" if images else "mlp", "context_size": self.num_actions,
         }  # fmt: skip
 
     def scaled(self, values: Tensor, back: bool = False) -> Tensor:
-        """Values `(B, T, A, *shape)` of views or predictions in the units that models take, or back in the user's."""
+        """Values `(B, T, A, *shape)` of views or predictions, standardised for models, or `back` in user units."""
         if not self.scale:
             return values
         known = values.shape[3] if len(self.target_shape) in (1, 3) else 1
@@ -110,7 +112,7 @@ class ArrayWorld:
         if (now := digest(self.path)) != self.digest:
             raise ValueError(
                 f"world: {self.path} was changed since the run began, its SHA-256 is {now[:12]}, was "
-                f"{self.digest[:12]}; put the former file back, or train anew"
+                f"{self.digest[:12]}; put the former file back, or train again"
             )
         return arrays
 
@@ -153,7 +155,9 @@ class Source:
         mask = read["mask"].bool() if "mask" in read else torch.ones(places.shape[:3], dtype=torch.bool)
         seen = mask if isinstance(share, float) and share == 1 else kept(mask, share, generator)
         if world.kind == "points":
-            return Episode(*tracked(world, places, read.get("features"), read.get("actions"), mask, seen))
+            views, targets = tracked(world, places, read.get("features"), read.get("actions"), mask, seen)
+            known = actions_of(world, views.steps(None, -1)) if world.num_actions else None
+            return Episode(views, targets, None if known is None else pad(known, (0, 0, 0, 0, 1, 0)))
         targets = Views(places, world.scaled(read["values"]), mask)
         return Episode(targets if seen is mask else targets.keep(seen), targets)
 
@@ -205,11 +209,18 @@ def with_actions(world: ArrayWorld, views: Views, actions: Float[Tensor, "B T P 
     return Views(views.positions, beside(actions, values, after=True), views.mask)
 
 
+def actions_of(world: ArrayWorld, views: Views) -> Float[Tensor, "B T P K"]:
+    """The actions in views, zeros where a point is not seen."""
+    values = views.values[:, :, :, world.target_shape[0] :]
+    # In images they are the same at every pixel.
+    return torch.where(views.mask[..., None], values.flatten(4)[..., 0] if values.ndim > 4 else values, 0.0)
+
+
 def last_before(seen: Bool[Tensor, "B T P"]) -> tuple[Tensor, Tensor]:
     """The last step before each at which a point was seen, -1 if never, and how many steps ago that was, at least 1."""
     steps = torch.arange(seen.shape[1])[:, None]
     when = torch.where(seen, steps, -1).cummax(1).values
-    before = torch.nn.functional.pad(when, (0, 0, 1, 0), value=-1)[:, :-1]
+    before = pad(when, (0, 0, 1, 0), value=-1)[:, :-1]
     return before, torch.where(before >= 0, steps - before, 1)
 
 

@@ -29,12 +29,12 @@ SEQUENCES = 16
 """rollouts for each number of balls"""
 EXPLORED = 160
 """frames of an episode in the explorer"""
-LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats a pixel)"}
+LABELS = {"f1": "F1", "balanced_accuracy": "balanced accuracy", "log_likelihood": "log-likelihood (nats per pixel)"}
 TITLES = {"f1": "F1", "balanced_accuracy": "Balanced accuracy", "log_likelihood": "Log-likelihood"}
 SENTENCES = {
-    "f1": "Higher is better; 1 is perfect. A model has learned motion only where it is above both trivial predictors.",
+    "f1": "Higher is better; 1 is perfect. A model has learned motion only where it is above both simple predictors.",
     "balanced_accuracy": "The mean of recall and specificity: higher is better, 0.5 is chance.",
-    "log_likelihood": "Nats a pixel; closer to 0 is better. It also rewards well calibrated probabilities.",
+    "log_likelihood": "Nats per pixel; closer to 0 is better. It also rewards well calibrated probabilities.",
 }
 
 
@@ -42,19 +42,19 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`."""
-    seen = "every frame whole, and learned to predict the next one"
+    """Write the page; arguments as for `Task.write_report`."""
+    seen = "whole frames and learned to predict the next one"
     if not world.whole:
         number = f"{world.num_views} small crop{'s' * (world.num_views > 1)}"
-        seen = f"{number} of every frame, at random places, and learned to predict the crops of the next frame"
+        seen = f"{number} of every frame, at random positions, and learned to predict the crops of the next frame"
     lead = (
         f"Each model saw {seen}. It was trained on {world.num_balls} moving balls and tested, without further "
         "training, on 1 to 6."
     )
     seen = (
         f"World: {world.arena} x {world.arena} pixels, balls of radius {world.radius:g} px at {world.slowest:g} to "
-        f"{world.fastest:g} px a frame at the start, one more ball fixed in the centre; {world.num_views} views of "
-        f"{world.crop} x {world.crop} px a frame. Training: {world.train_sequences:,} sequences in clips of "
+        f"{world.fastest:g} px per frame at the start, one more ball fixed in the centre; {world.num_views} views of "
+        f"{world.crop} x {world.crop} px per frame. Training: {world.train_sequences:,} sequences in clips of "
         f"{world.clip} frames, mirrored at random. Test: {world.test_sequences:,} sequences of {world.num_frames} "
         "frames for each number of balls, the same crops for every predictor."
     )
@@ -75,12 +75,12 @@ def _table(rows: Sequence[Row], metric: str, views: float) -> Table:
 def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, seed: int) -> Iterator[Picture]:
     rollouts = rollouts_by_balls({entry.label: entry.model for entry in entries}, world, (1, 3, 5), SEQUENCES, seed)
     sentence = (
-        f"After {PROMPT_STEPS} steps of true views each model sees only its own predictions, at random places. Compare "
-        "each row with the truth at the top: the moving balls should keep moving as discs, not smear and fade. "
+        f"After {PROMPT_STEPS} steps of true views each model sees only its own predictions, at random positions. "
+        "Compare each row with the truth at the top: the moving balls should keep moving as discs, not smear and fade. "
         "Blue-grey lines are pixels between the 4 x 4 queried crops."
     )
-    yield Picture("Rollouts, moving", "image/gif", rollout_animation(rollouts), sentence)
-    sentence = "The same rollout, every third step. A model that tracks keeps as many bright discs as the truth has."
+    yield Picture("Rollouts, animated", "image/gif", rollout_animation(rollouts), sentence)
+    sentence = "The same rollout, every third step. A model that tracks the balls shows as many discs as the truth."
     for heading, part in rollouts.items():
         yield drawn(f"Rollout, {heading}", rollout_strip(part), sentence)
     sentence = (
@@ -88,15 +88,15 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, 
         "still knows where the moving balls are."
     )
     scores = {heading: part.f1() for heading, part in rollouts.items()}
-    yield drawn("How long rollouts hold", rollout_scores(scores), sentence)
+    yield drawn("F1 over a rollout", rollout_scores(scores), sentence)
     sentence = f"All models were trained on {world.num_balls} balls (grey line); all other numbers are new to them."
     yield drawn("One step ahead, by number of balls", scores_by_balls(rows, world.num_balls), sentence)
     sentence = (
         "The share of the ten views that a model sees grows from left to right; in training it saw all of them. A "
-        "panel that stays bright towards the left needs few views."
+        "model whose panel stays bright towards the left needs few views."
     )
     for metric in ("f1", "balanced_accuracy"):
-        yield drawn(f"{TITLES[metric]}, when views are dropped", heat_maps(rows, metric), sentence)
+        yield drawn(f"{TITLES[metric]}, with views dropped", heat_maps(rows, metric), sentence)
     yield learning(entries)
     views = episodes_to_test(replace(world, test_sequences=4), world.num_balls, 0)[0].views
     yield from module_pictures(entries, cells(world.arena), views)

@@ -1,4 +1,4 @@
-"""Predictions of the balls and how good they are: trivial predictors, one-step scores, closed-loop rollouts."""
+"""Predictions of the balls and how good they are: simple predictors, one-step scores, closed-loop rollouts."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def episodes(
 
 @torch.no_grad()
 def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: float = 1.0) -> Row:
-    """F1, balanced accuracy, log-likelihood (nats a pixel) and calibration of one-step-forward prediction.
+    """F1, balanced accuracy, log-likelihood (nats per pixel) and calibration of one-step-forward prediction.
 
     Pixels are binned by the tenth in which their probability lies. The expected calibration error is the mean distance,
     over pixels, between the mean probability and the frequency of 1 in their bin; `reliability` holds for each bin the
@@ -158,9 +158,9 @@ def score(
     models: Models, world: BallsWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """One-step scores of models and of both trivial predictors, with 1 to 6 balls, by share of the views.
+    """One-step scores of models and of both simple predictors, with 1 to 6 balls, by share of the views.
 
-    Arguments as of `Task.score`, rows as from `one_step_table`; by default a tenth of the views is seen, two tenths,
+    Arguments as for `Task.score`, rows as from `one_step_table`; by default a tenth of the views is seen, two tenths,
     and so on to all.
     """
     trivial = TrivialPredictors(world, seed)
@@ -203,7 +203,7 @@ def roll_out(
 
     Every model sees the same crops for `prompt` steps. From then on its views are its own predictions at random pixels,
     the same for all models, thresholded. At each step it is also queried on a 4 x 4 grid, from which whole frames are
-    stitched. The trivial predictors repeat their prediction of the first step. The seed is that of the test sequences,
+    stitched. The simple predictors repeat their prediction of the first step. The seed is that of the test sequences,
     the crops and the pixels that are fed back.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The report of runs on the skirmish: tables by scenario, a battle from above, silent agents, modules."""
+"""The report of runs on the skirmish: tables by scenario, a battle from above, shares of agents, modules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SENTENCES = {
     "unit_type_f1": "Mean F1 over the types of units that occur; 1 is perfect.",
     "friendly_f1": "F1 of the friendly marker, over all pixels.",
     "negative_mse": "Minus the mean squared error of health, energy, cooldown and shield; closer to 0 is better.",
-    "log_likelihood": "Minus the loss, nats and squared error a pixel; closer to 0 is better.",
+    "log_likelihood": "Minus the loss, nats and squared error per pixel; closer to 0 is better.",
 }
 SHOWN = "5s3z"
 """scenario of the battle that is drawn from above"""
@@ -52,7 +52,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`."""
+    """Write the page; arguments as for `Task.write_report`."""
     lead = (
         "Each model observed the surroundings of the living units of one team, as polar images, and their actions, and "
         f"learned to predict their next observations. It was trained on {', '.join(world.train_scenarios)} (c "
@@ -98,9 +98,9 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorl
     yield drawn("A battle from above", from_above(models, world, battle, SHARE, moments(battle), seed), sentence)
     sentence = (
         "The training scenarios; the share of the agents that report grows from left to right, and all agents are "
-        "queried. Dashed: the two predictors that know nothing of tactics."
+        "queried. Dashed: the two simple predictors, which know nothing of tactics."
     )
-    yield drawn("When agents fall silent", scores_by_reporting(rows), sentence)
+    yield drawn("With fewer agents reporting", scores_by_reporting(rows), sentence)
     yield learning(entries)
     grid = cells(world.map_size).flip(-1).flip(0) + 0.5  # (east, north) of cells' middles, north up as from above
     yield from module_pictures(entries, grid, observations(battle, world.grid).views)

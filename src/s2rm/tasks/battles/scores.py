@@ -173,7 +173,7 @@ class TrivialPredictors:
 
 
 def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:
-    """The trivial predictors of a world, from at most 120 of its training battles."""
+    """The simple predictors of a world, from at most 120 of its training battles."""
     few = replace(world, train_battles=min(world.train_battles, 120))
     return TrivialPredictors(world.grid, battles(few, "train", seed))
 
@@ -278,7 +278,7 @@ def score(
     models: Models, world: SkirmishWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """One-step scores of models and of both trivial predictors; arguments as of `Task.score`.
+    """One-step scores of models and of both simple predictors; arguments as for `Task.score`.
 
     On the validation battles by share of the agents that report (Figure 8, Tables 4 to 7), by default two tenths, three
     tenths, to all; and on test battles of every scenario with all agents reporting (Table 1). Rows have `predictor`,

@@ -32,7 +32,7 @@ SENTENCES = {
     "f1_trains": "The four channels of trains, by the direction that they face. Higher is better; 1 is perfect.",
     "f1_other_trains": "The same without the centre of each view, where the train itself is.",
     "f1": "Trains, tracks and stations. Tracks and stations do not change: what was last seen there predicts them.",
-    "log_likelihood": "Nats a channel of a cell; closer to 0 is better. It also rewards well calibrated probabilities.",
+    "log_likelihood": "Nats per channel of a cell; closer to 0 is better. It also rewards calibrated probabilities.",
 }
 SIDES = ("north", "east", "south", "west")
 ORANGE = (0.85, 0.45, 0.05)
@@ -43,7 +43,7 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: RailwayWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`. Raises what `collected` does, too."""
+    """Write the page; arguments as for `Task.write_report`. Raises what `collected` does, too."""
     test = collected(world, "test", seed, folder)
     last_seen = trivial_predictors(world, seed, folder).last_seen
     predictors = {entry.label: model_predictor(entry.model, last_seen) for entry in entries}

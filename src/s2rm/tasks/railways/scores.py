@@ -57,7 +57,7 @@ class TrivialPredictors:
 
 
 def trivial_predictors(world: RailwayWorld, seed: int = 0, folder: str | Path | None = None) -> TrivialPredictors:
-    """The trivial predictors of a world, from all of its training episodes; see `collected` for the folder."""
+    """The simple predictors of a world, from all of its training episodes; see `collected` for the folder."""
     return TrivialPredictors(in_chunks(world, collected(world, "train", seed, folder)))
 
 
@@ -98,8 +98,8 @@ def seen_before(episode: Episode) -> tuple[Bool[Tensor, "B T Q C v v"], Bool[Ten
 def one_step_scores(predict: Predictor, episodes: Iterable[Episode], reporting: float = 1.0) -> dict[str, float]:
     """F1 over all channels, those of trains, and those of trains outside the centre of the view; log-likelihood.
 
-    The log-likelihood is in nats a channel of a cell. All are over the views of all trains. The predictor sees those of
-    a share of the trains, `reporting`, rounded; at least one train.
+    The log-likelihood is in nats per channel of a cell. All scores are over the views of all trains. The predictor sees
+    the views of a share of the trains, `reporting`, rounded to at least one train.
     """
     counts = {name: torch.zeros(3, dtype=torch.long) for name in ("f1", "f1_trains", "f1_other_trains")}
     log_likelihood, total = 0.0, 0
@@ -125,9 +125,9 @@ def score(
     models: Models, world: RailwayWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """One-step scores of models and of both trivial predictors, by share of the trains that report.
+    """One-step scores of models and of both simple predictors, by share of the trains that report.
 
-    Arguments as of `Task.score`; by default all trains report. Raises what `collected` does. Rows have `predictor`,
+    Arguments as for `Task.score`; by default all trains report. Raises what `collected` does. Rows have `predictor`,
     `reporting`, and the scores of `one_step_scores`.
     """
     test = collected(world, "test", seed, folder)

@@ -16,10 +16,10 @@ TASKS = (
         "copying", Copying, partial(named, copying.PRESETS, world="copying"), episodes, score,
         report_of(
             "Digits recalled after a pause",
-            "Each model saw digits, then blanks, and at a mark had to recall the digits in their order.",
+            "Each model saw digits, then blanks, and at a marker had to recall the digits in order.",
             "blanks",
         ),
-        Headline("Cross-entropy of the digits that are recalled, nats", "cross_entropy", "size", "blanks", lower=True),
+        Headline("Cross-entropy of the recalled digits, nats", "cross_entropy", "size", "blanks", lower=True),
         share=None,
     ),
     Task(
@@ -35,11 +35,11 @@ TASKS = (
     Task(
         "mnist", Mnist, partial(named, mnist.PRESETS, world="mnist"), episodes, score,
         report_of(
-            "Digits recognised from their pixels, one a step",
+            "Digits recognised from their pixels, one per step",
             "Each model saw the pixels of an image one by one, row by row, and had to say which digit it shows.",
-            "pixels a side",
+            "pixels per side",
         ),
-        Headline("Share of digits that are recognised", "accuracy", "size", "pixels a side"),
+        Headline("Share of digits recognised", "accuracy", "size", "pixels per side"),
         share=None, with_files=mnist.with_files,
     ),
 )  # fmt: skip

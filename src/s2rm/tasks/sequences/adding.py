@@ -1,4 +1,4 @@
-"""Adding: of a long sequence of numbers the two that are marked are to be added."""
+"""Adding: add the two marked numbers of a long sequence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copying: digits are shown, then nothing for long, then they are to be recalled in their order."""
+"""Copying: recall digits in order after a long pause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequential MNIST: a digit is to be recognised from its pixels, one a step, at new resolutions in the test."""
+"""Sequential MNIST: recognise a digit from its pixels, one per step, at new resolutions in the test."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from s2rm.tasks.worlds import at_least
 
 @dataclass(frozen=True)
 class Mnist(SequenceWorld):
-    """The pixels of an image, row by row, one a step, rescaled to the nearest pixel and then 0 or 1.
+    """The pixels of an image, row by row, one per step, rescaled to the nearest pixel and binarised.
 
-    Every tenth of the training images is for validation. Without files the images are scikit-learn's digits, and
-    without files to test every fifth of the others, which is then left out of training.
+    Every tenth training image is used for validation. Without files the images are scikit-learn's digits; without test
+    files every fifth of the other images is used for the test and excluded from training.
 
     Source:
         RIMs, section 4.1.
@@ -59,7 +59,7 @@ class Mnist(SequenceWorld):
         return min(super().num_sequences(split), len(self.digits(split).labels))
 
     def digits(self, split: str) -> Digits:
-        """The images of a split, all of them; errors as of `read_digits`."""
+        """The images of a split, all of them; errors as for `read_digits`."""
         train, test = read_digits(self.train_files), None
         if self.test_files:
             test = read_digits(self.test_files)

@@ -27,8 +27,8 @@ class Words(NamedTuple):
 
 
 SENTENCES = {
-    "cross_entropy": "Nats a target; lower is better, 0 is perfect.",
-    "accuracy": "The share of targets that the most probable class is right for; 1 is perfect.",
+    "cross_entropy": "Nats per target; lower is better, 0 is perfect.",
+    "accuracy": "The share of targets for which the most probable class is correct; 1 is perfect.",
     "squared_error": "Lower is better, 0 is perfect.",
 }
 LABELS = {"cross_entropy": "cross-entropy", "accuracy": "accuracy", "squared_error": "squared error"}
@@ -41,10 +41,10 @@ def write_report(
     path: str | Path, entries: Sequence[Entry], rows: Sequence[Row], world: SequenceWorld, seed: int = 0,
     folder: Path | None = None, more: More = More(), *, words: Words,  # noqa: B008
 ) -> None:  # fmt: skip
-    """Write the page; arguments as of `Task.write_report`, and what it says of the task."""
+    """Write the page; arguments as for `Task.write_report`, and what it says of the task."""
     seen = (
         f"{world.num_sequences('train'):,} sequences an epoch for training, {world.num_sequences('test'):,} of each "
-        "size for the test, the same for every predictor. The constant predictor does not look at its input."
+        "size for the test, the same for every predictor. The constant predictor ignores its input."
     )
     found = {metric: label for metric, label in LABELS.items() if metric in rows[0]}
     heads = {size: f"{size:,} {words.size}" for size in world.test_sizes}
@@ -55,8 +55,8 @@ def write_report(
         )
         for metric, label in found.items()
     ]  # fmt: skip
-    sentence = "The first size is that of training, the others are new. The dashed line does not look at its input."
-    curves = drawn("Sizes that were not trained on", metrics(rows, "size", found, words.size), sentence)
+    sentence = "The first size is that of training, the others are new. Dashed: the constant predictor."
+    curves = drawn("Scores by size", metrics(rows, "size", found, words.size), sentence)
     pictures = [curves, learning(entries), *_modules(entries, world, seed)]
     tables, pictures = [*tables, *more.tables], [*pictures, *more.pictures]
     write_page(path, words.title, words.lead, entries, seen, tables, pictures, more.verdict)

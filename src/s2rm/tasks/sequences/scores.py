@@ -64,7 +64,7 @@ def score(
     models: Mapping[str, SequenceModel], world: SequenceWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Scores of models and of the constant predictor at each size that is tested; arguments as of `Task.score`.
+    """Scores of models and of the constant predictor at each size that is tested; arguments as for `Task.score`.
 
     Rows have `predictor`, `size`, and what `scores` returns.
     """
