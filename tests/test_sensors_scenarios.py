@@ -1,4 +1,4 @@
-"""Scenarios keep the forecast's mean and spread, and hang together as past errors did; ensembles are scored right."""
+"""Scenarios keep the forecast's mean and spread, and hang together as past errors did."""
 
 import json
 from dataclasses import replace
