@@ -36,6 +36,7 @@ results: setup
 	$(BIN)/python experiments/family.py
 	$(BIN)/python experiments/rollouts.py
 	$(BIN)/python experiments/ablations.py
+	$(BIN)/python experiments/variational.py
 	$(BIN)/python experiments/long.py
 	$(BIN)/python experiments/pretrained.py
 	$(BIN)/python experiments/pretrained_field.py
@@ -45,6 +46,7 @@ results: setup
 	for data in molene rain ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/positions_sensors.py
 	$(BIN)/python experiments/known_ahead.py
+	$(BIN)/python experiments/scenarios.py
 	$(BIN)/python experiments/leave_one_out.py
 	$(BIN)/python experiments/irish_wind.py
 	$(BIN)/python experiments/aqi36.py

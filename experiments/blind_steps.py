@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,13 +33,10 @@ from s2rm.tasks.balls.scores import (
 from s2rm.tasks.balls.world import BallsWorld, grid_positions, videos
 from s2rm.tasks.crops import stitch
 from s2rm.tasks.task import model_predictor
-from s2rm.tasks.worlds import Drawn, kept
+from s2rm.tasks.worlds import Drawn, blinded, kept
 from s2rm.training import Training, batches, fit, provenance
 from s2rm.views import Episode
 from ways_to_roll_out import patches
-
-LEAST_SEEN = 5
-"""steps of a clip that are seen at least"""
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,6 @@ class BlindSteps:
     """the scores"""
 
 
-def blind(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the clips see nothing from a random step on."""
-    length = mask.shape[1]
-    until = torch.randint(LEAST_SEEN, length, (len(mask), 1, 1), generator=generator)
-    until = torch.where(torch.rand(len(mask), 1, 1, generator=generator) < 0.5, until, length)
-    return mask & (torch.arange(length)[:, None] < until)
-
-
 def dropped(mask: Tensor, generator: torch.Generator) -> Tensor:
     """Half of the clips see a random share of their views, one at least."""
     share = torch.rand(len(mask), 1, 1, generator=generator)
@@ -77,22 +67,21 @@ def dropped(mask: Tensor, generator: torch.Generator) -> Tensor:
     return kept(mask, share, generator)
 
 
-WAYS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "trained on": lambda mask, _: mask,
-    "with blind steps": blind,
-    "with dropped views": dropped,
-}
-
-
-def seen(world: BallsWorld, split: str, seed: int, way: str) -> Drawn[Episode]:
-    """The episodes of a split, of which a way sees a part; the targets stay."""
-    source = episodes(world, split, seed)
+def with_fewer(source: Drawn[Episode]) -> Drawn[Episode]:
+    """The same episodes, seen so; the targets stay."""
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
         part = source.draw(rows, generator)
-        return Episode(part.views.keep(WAYS[way](part.views.mask, generator)), part.targets)
+        return Episode(part.views.keep(dropped(part.views.mask, generator)), part.targets)
 
     return Drawn(len(source), draw)
+
+
+WAYS: dict[str, Callable[[Drawn[Episode]], Drawn[Episode]]] = {
+    "trained on": lambda source: source,
+    "with blind steps": partial(blinded, share=0.5),
+    "with dropped views": with_fewer,
+}
 
 
 def scores(model: WorldModel, label: str, recipe: BlindSteps, world: BallsWorld, seed: int) -> list[Row]:
@@ -139,8 +128,8 @@ def main(recipe: BlindSteps) -> None:
             continue
         model, folder = run.load_model().train(), recipe.runs / way.replace(" ", "-")
         assert isinstance(model, WorldModel)
-        train = batches(seen(world, "train", seed, way), recipe.batch_size, seed + 1, True)
-        validation = batches(seen(world, "val", seed, way), 32, seed + 2, False)
+        train = batches(WAYS[way](episodes(world, "train", seed)), recipe.batch_size, seed + 1, True)
+        validation = batches(WAYS[way](episodes(world, "val", seed)), 32, seed + 2, False)
         ended = fit(model, train, validation, folder, training)
         about = {"label": way, "seed": seed, "learning_rate": recipe.learning_rate, "parameters": model.num_parameters}
         add(recipe.out, [{**about, **ended, **provenance()}], scores(model.eval(), way, recipe, world, seed), seed=seed)

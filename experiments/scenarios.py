@@ -1,10 +1,13 @@
-"""Scenarios beside independent draws: whether futures hang together over places and lead times as what came did.
+"""Scenarios beside independent draws: whether futures hang together over places, lead times and values as truth does.
 
 All ensembles have the same marginals, mean and standard deviation of the forecast, and differ in their dependence:
-none, the copula of `Forecaster.scenarios`, that of the observed past (the Schaake shuffle), and, as the best that is in
-reach, a copula fitted to the errors of the very test. Scores are of vectors: a value at one place over all lead times,
-at one lead time over all places, and over both; and of means over regions and over the horizon. A second truth, drawn
-from the copula, shows by how much a score would fall if the copula were true. Writes `results/scenarios.json`.
+none; the copula of `Forecaster.scenarios`; the same with a size that all errors of a scenario share; the ranks of
+observations of the past (the Schaake shuffle), or of the errors of forecasts of the past, both for stations that were
+there; and, as the best that is in reach for a copula of that form, one fitted to the errors of the very test. Scores
+are of vectors: the course at one station over all lead times, the map at one lead time of all stations, and the whole
+of both; of one value, and of all values together, in standard deviations of each. Further scores are of means over
+regions and over the horizon. A second truth, drawn from the copula, shows by how much a score would fall if the copula
+were true. Writes `results/scenarios.json`.
 """
 
 from __future__ import annotations
@@ -19,23 +22,27 @@ import tyro
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from rich.progress import track
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
+from scoringrules import crps_ensemble, es_ensemble, vs_ensemble
 
 import common
 from presets import PRESETS
 from s2rm.files import Row
 from s2rm.models.named import LABELS
 from s2rm.sensors.dependence import Dependence, Hindcast
-from s2rm.sensors.ensembles import energy_score, ensemble_crps, variogram_score
 from s2rm.sensors.fitting import SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import gaussian_crps, split
 from s2rm.sensors.reports import Places, Reports, difference
 from s2rm.sensors.settings import Fit
 
-NONE, COPULA, SCHAAKE, ORACLE = "independent draws", "scenarios", "Schaake shuffle", "copula of the test's errors"
+NONE, COPULA, SIZE = "independent draws", "scenarios", "scenarios of a common size"
+SCHAAKE, ERRORS, ORACLE = "Schaake shuffle", "ranks of past errors", "copula of the test's errors"
 REGION, MOST = 8, 100
 """stations of a region, and components that the variogram score compares"""
+AHEAD = (1, 3, 6, 12, 24)
+"""lead times at which maps are scored"""
+SEEN, WITHHELD, ALL = "seen", "held out", "all"
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ class Case(NamedTuple):
 
 
 def case_of(forecaster: Forecaster, reports: Reports, withheld: Bool[NDArray, " S"], origin: int, num: int) -> Case:
-    """The forecast from an origin, without the withheld stations, at all stations that report later."""
+    """The forecast from an origin, without the withheld stations, at all stations that report later; no scenarios if
+    `num` is 0."""
     leads = np.arange(1, forecaster.horizon + 1)
     asked = reports.where(np.isin(reports.step, origin + leads))
     sensor, first, place = np.unique(asked.sensor, return_index=True, return_inverse=True)
@@ -83,79 +91,131 @@ def case_of(forecaster: Forecaster, reports: Reports, withheld: Bool[NDArray, " 
     places = Places(asked.positions[first], asked.covariates[first], names)
     known = reports.of(~withheld)
     mean, stddev = (part[0] for part in forecaster.forecast(known, places, [origin]))
-    drawn = forecaster.scenarios(known, places, [origin], num=num)[0]
+    drawn = forecaster.scenarios(known, places, [origin], num=num)[0] if num else mean[None]
     truth = np.full(mean.shape, np.nan)
     truth[asked.step - origin - 1, place] = asked.values
     where = forecaster.scaling.coordinates(places.positions).double().numpy()
     return Case(origin, sensor, where, ~withheld[sensor], mean, stddev, truth, (drawn - mean) / stddev)
 
 
-def shuffled(case: Case, train: Reports, num: int, seed: int) -> Float[NDArray, "N H Q C"]:
-    """Deviations with the ranks of observations at the same hours of earlier days; at random where there are none."""
-    horizon, generator = len(case.mean), np.random.default_rng((seed, case.origin))
-    starts = np.arange(train.num_steps - horizon)
-    hours = np.abs((starts - case.origin + 12) % 24 - 12) + generator.random(len(starts)) / 2
-    table = np.full((train.num_steps, len(train.sensors), train.values.shape[1]), np.nan)
-    table[train.step, train.sensor] = train.values
-    past = np.stack(
-        [table[start + 1 : start + 1 + horizon][:, case.sensor] for start in np.sort(np.argsort(hours)[:num])]
-    )
+class Past(NamedTuple):
+    """What came after earlier origins."""
+
+    origins: Int[NDArray, " O"]
+    values: Float[NDArray, "O H S C"]
+    """what was observed"""
+    errors: Float[NDArray, "O H S C"]
+    """of the forecasts, in standard deviations"""
+
+    @classmethod
+    def of(cls, forecaster: Forecaster, train: Reports, every: int) -> Past:
+        """Of origins that often in the training part, for the stations that are seen."""
+        origins = np.arange(forecaster.context, train.num_steps - forecaster.horizon, every)
+        shape = (len(origins), forecaster.horizon, len(train.sensors), train.values.shape[1])
+        values, errors, none = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(len(train.sensors), bool)
+        circular = np.array(train.columns.is_circular)
+        for row, origin in enumerate(track(origins, "past")):
+            case = case_of(forecaster, train, none, int(origin), 0)
+            values[row][:, case.sensor] = case.truth
+            errors[row][:, case.sensor] = difference(case.truth, case.mean, circular) / case.stddev
+        return cls(origins, values, errors)
+
+    @property
+    def spread_of_sizes(self) -> float:
+        """The standard deviation of the logarithm of the errors' size between origins."""
+        return float(np.log(np.sqrt(np.nanmean(np.square(self.errors), (1, 2)))).std(0).mean())
+
+
+def shuffled(case: Case, past: Past, of: NDArray, num: int, seed: int) -> Float[NDArray, "N H Q C"]:
+    """Deviations with the ranks of what came after earlier origins at the same hours; at random where nothing came."""
+    generator = np.random.default_rng((seed, case.origin))
+    hours = np.abs((past.origins - case.origin + 12) % 24 - 12) + generator.random(len(past.origins)) / 2
+    some = of[np.resize(np.argsort(hours)[:num], num)][:, :, case.sensor]
     # What is missing takes the value of another day, and where there is none any rank.
-    filled = np.where(np.isnan(past), np.take_along_axis(past, generator.integers(num, size=past.shape), 0), past)
-    filled = np.where(np.isnan(filled), generator.standard_normal(past.shape), filled)
-    rank = (filled + 1e-6 * generator.standard_normal(past.shape)).argsort(0).argsort(0)
-    return ndtri((rank + 0.5) / num) / np.sqrt(np.square(ndtri((np.arange(num) + 0.5) / num)).mean())
+    filled = np.where(np.isnan(some), np.take_along_axis(some, generator.integers(num, size=some.shape), 0), some)
+    filled = np.where(np.isnan(filled), generator.standard_normal(some.shape), filled)
+    return standardised(gaussian_ranks(filled + 1e-6 * generator.standard_normal(some.shape)))
 
 
-def white(case: Case, num: int, seed: int) -> Float[NDArray, "N H Q C"]:
-    """Independent deviations, of mean 0 and mean square 1 over the draws, as those of scenarios."""
-    drawn = np.random.default_rng((seed, case.origin)).standard_normal((num, *case.mean.shape))
-    drawn -= drawn.mean(0)
+def gaussian_ranks(drawn: Float[NDArray, " N *batch"]) -> Float[NDArray, " N *batch"]:
+    return ndtri((drawn.argsort(0).argsort(0) + 0.5) / len(drawn))
+
+
+def standardised(drawn: Float[NDArray, " N *batch"]) -> Float[NDArray, " N *batch"]:
+    """Of mean 0 and mean square 1 over the draws, as the deviations of scenarios."""
+    drawn = drawn - drawn.mean(0)
     return drawn / np.sqrt(np.square(drawn).mean(0))
 
 
-def vectors(case: Case, seen: bool) -> dict[str, list[NDArray]]:
-    """Which components `(H, Q)` make the vectors that are scored, by name; those of one value."""
-    grid = np.arange(case.mean[..., 0].size).reshape(case.mean.shape[:2])[:, case.seen == seen]
-    ahead = [step - 1 for step in (1, 3, 6, 12, 24) if step <= len(grid)]
-    return {"lead times": [*grid.T], "places": [*grid[ahead]], "both": [grid.ravel()]}
+def white(case: Case, num: int, seed: int) -> Float[NDArray, "N H Q C"]:
+    """Independent deviations."""
+    return standardised(np.random.default_rng((seed, case.origin)).standard_normal((num, *case.mean.shape)))
 
 
-def regions(case: Case, seen: bool) -> dict[str, list[NDArray]]:
+def of_a_size(case: Case, spread: float, seed: int) -> Float[NDArray, "N H Q C"]:
+    """The deviations of scenarios times a number that is one for each whole scenario, as in a t copula, and back to a
+    Gaussian one by one."""
+    number = len(case.drawn)
+    sizes = np.exp(spread * ndtri((np.random.default_rng((seed, case.origin)).permutation(number) + 0.5) / number))
+    nodes, grid = np.exp(spread * ndtri((np.arange(100) + 0.5) / 100)), np.linspace(-9, 9, 2000)
+    shares = ndtr(grid[:, None] / nodes).mean(1).clip(1e-9, 1 - 1e-9)
+    return standardised(ndtri(np.interp(case.drawn * sizes[:, None, None, None], grid, shares)))
+
+
+def vectors(grid: Int[NDArray, "H Q C"]) -> dict[str, list[NDArray]]:
+    """Which components make the vectors that are scored, by name."""
+    ahead = [step - 1 for step in AHEAD if step <= len(grid)]
+    courses, maps = [grid[:, place].ravel() for place in range(grid.shape[1])], [grid[step].ravel() for step in ahead]
+    return {"lead times": courses, "places": maps, "both": [grid.ravel()]}
+
+
+def regions(grid: Int[NDArray, "H Q 1"], places: Float[NDArray, "Q n"]) -> dict[str, list[NDArray]]:
     """Of which components means are taken: of a station and its nearest ones, of all, and of a station's horizon."""
-    grid = np.arange(case.mean[..., 0].size).reshape(case.mean.shape[:2])[:, case.seen == seen]
-    places = case.places[case.seen == seen]
     near = [np.argsort(np.linalg.norm(places - place, axis=-1))[:REGION] for place in places]
-    ahead = [step - 1 for step in (1, 3, 6, 12, 24) if step <= len(grid)]
-    by_region = [grid[step, some] for step in ahead for some in near[:: max(1, len(near) // 20)]]
-    return {"mean of a region": by_region, "mean of all places": [*grid[ahead]], "mean of the horizon": [*grid.T]}
+    ahead = [step - 1 for step in AHEAD if step <= len(grid)]
+    by_region = [grid[step, some, 0] for step in ahead for some in near[:: max(1, len(near) // 20)]]
+    maps, courses = [grid[step, :, 0] for step in ahead], [*grid[..., 0].T]
+    return {"mean of a region": by_region, "mean of all places": maps, "mean of the horizon": courses}
 
 
-def scored(case: Case, errors: NDArray, value: int, seen: bool, truth: NDArray, generator: np.random.Generator) -> Row:
-    """Scores of an ensemble of deviations, of one value at one group of stations, in standard deviations of the value's
-    mean spread; a mean over the vectors of each kind."""
-    mean, stddev = case.mean[..., value].ravel(), case.stddev[..., value].ravel()
-    members = mean + errors[..., value].reshape(len(errors), -1) * stddev
-    y, row = truth[..., value].ravel(), {}
-    for name, kinds in vectors(case, seen).items():
-        known = [some[~np.isnan(y[some])] for some in kinds]
-        known = [some for some in known if len(some) > 1]
-        if not known:
+def scored(
+    case: Case, errors: NDArray, values: list[int], chosen: Bool[NDArray, " Q"], unit: NDArray, truth: NDArray,
+    generator: np.random.Generator,
+) -> Row:  # fmt: skip
+    """Scores of an ensemble of deviations, of some values at some stations, means over the vectors of each kind.
+
+    Args:
+        values: which; of several there are no means over regions.
+        unit: what is 1 of each of them.
+        truth: what came, `(H, Q, C)`.
+        generator: of the components that the variogram score compares.
+    """
+    part = np.ix_(range(len(case.mean)), chosen.nonzero()[0], values)
+    mean, stddev, y = case.mean[part] / unit, case.stddev[part] / unit, (truth[part] / unit).ravel()
+    members = (mean + errors[(slice(None), *part)] * stddev).reshape(len(errors), -1)
+    grid, row = np.arange(y.size).reshape(mean.shape), {}
+
+    def known(kinds: list[NDArray]) -> list[NDArray]:
+        there = [some[~np.isnan(y[some])] for some in kinds]
+        return [some for some in there if len(some) > 1]
+
+    for name, kinds in vectors(grid).items():
+        there = known(kinds)
+        if not there:
             continue
-        few = [generator.permutation(some)[:MOST] for some in known]
-        row[f"energy, {name}"] = np.mean([energy_score(members[:, some], y[some]) / len(some) ** 0.5 for some in known])
-        row[f"variogram, {name}"] = np.mean([variogram_score(members[:, some], y[some]) for some in few])
-    for name, kinds in regions(case, seen).items():
-        known = [some[~np.isnan(y[some])] for some in kinds]
-        known = [some for some in known if len(some) > 1]
-        if known:
-            means = [(members[:, some].mean(-1), y[some].mean(keepdims=True)[0]) for some in known]
-            row[f"crps, {name}"] = np.mean([ensemble_crps(drawn[:, None], np.array([one])) for drawn, one in means])
-    each = np.concatenate(vectors(case, seen)["lead times"])
-    each = each[~np.isnan(y[each])]
-    if len(each):
-        row["crps, each"] = ensemble_crps(members[:, each], y[each]).mean()
-        row["crps, Gaussian"] = gaussian_crps(y[each] - mean[each], stddev[each]).mean()
+        each = [es_ensemble(y[some], members[:, some], estimator="fair") / len(some) ** 0.5 for some in there]
+        row[f"energy, {name}"] = float(np.mean(each))
+        few = [generator.permutation(some)[:MOST] for some in there]
+        each = [vs_ensemble(y[some], members[:, some]) / (len(some) * (len(some) - 1)) for some in few]
+        row[f"variogram, {name}"] = float(np.mean(each))
+    for name, kinds in regions(grid, case.places[chosen]).items() if len(values) == 1 else ():
+        if there := known(kinds):
+            means = [crps_ensemble(y[some].mean(), members[:, some].mean(-1)) for some in there]
+            row[f"crps, {name}"] = float(np.mean(means))
+    each = ~np.isnan(y)
+    if each.any():
+        row["crps, each"] = float(crps_ensemble(y[each], members[:, each], m_axis=0).mean())
+        row["crps, Gaussian"] = float(gaussian_crps(y - mean.ravel(), stddev.ravel())[each].mean())
     return row
 
 
@@ -173,39 +233,51 @@ def compared(name: str, recipe: Scenarios) -> tuple[Row, list[Row]]:
     cases = [case_of(forecaster, reports, parts.withheld, int(origin), recipe.num) for origin in track(origins, name)]
     horizon, circular = len(cases[0].mean), np.array(reports.columns.is_circular)
     errors = [difference(case.truth, case.mean, circular) / case.stddev for case in cases]
-    past = [
+    tested = [
         Hindcast(case.places, case.seen, np.arange(1, horizon + 1), one)
         for case, one in zip(cases, errors, strict=True)
     ]
-    oracle = Dependence.of(past, forecaster.scaling.extent)
+    oracle, own = Dependence.of(tested, forecaster.scaling.extent), forecaster.dependence
     assert oracle is not None
-    assert forecaster.dependence is not None
-    ahead = range(1, horizon + 1)
+    assert own is not None
+    past, ahead, (num, seed) = (
+        Past.of(forecaster, parts.train, preset.every),
+        range(1, horizon + 1),
+        (recipe.num, recipe.seed),
+    )
     ensembles: dict[str, Callable[[Case], NDArray]] = {
-        NONE: lambda case: white(case, recipe.num, recipe.seed),
+        NONE: lambda case: white(case, num, seed),
         COPULA: lambda case: case.drawn,
-        SCHAAKE: lambda case: shuffled(case, parts.train, recipe.num, recipe.seed),
-        ORACLE: lambda case: oracle.draw(case.places, case.seen, ahead, recipe.num, (recipe.seed, case.origin)),
+        SIZE: lambda case: of_a_size(case, past.spread_of_sizes, seed),
+        SCHAAKE: lambda case: shuffled(case, past, past.values, num, seed),
+        ERRORS: lambda case: shuffled(case, past, past.errors, num, seed),
+        ORACLE: lambda case: oracle.draw(case.places, case.seen, ahead, num, (seed, case.origin)),
     }
-    found: dict[tuple[str, str, int, bool], list[Row]] = {}
+    straight, unit = np.flatnonzero(~circular).tolist(), np.nanstd(parts.train.values, 0)
+    names = reports.columns.values
+    asked = [(names[value], [value], np.ones(1), group) for value in straight for group in (SEEN, WITHHELD)]
+    asked += [(ALL, straight, unit[straight], group) for group in (SEEN, ALL)]
+    found: dict[tuple[str, str, str], list[Row]] = {}
     for case in track(cases, f"{name}, scores"):
-        possible = forecaster.dependence.draw(case.places, case.seen, ahead, 1, (recipe.seed + 1, case.origin))[0]
+        possible = own.draw(case.places, case.seen, ahead, 1, (seed + 1, case.origin))[0]
         possible = np.where(np.isnan(case.truth), np.nan, case.mean + possible * case.stddev)
+        groups = {SEEN: case.seen, WITHHELD: ~case.seen, ALL: np.ones_like(case.seen)}
         for label, draw in ensembles.items():
             drawn = draw(case)
-            for value in np.flatnonzero(~circular):
-                for seen in (True, False) if label != SCHAAKE else (True,):
-                    for kind, truth in (("", case.truth), (", if true", possible)):
-                        if kind and label not in (NONE, COPULA):
-                            continue
-                        generator = np.random.default_rng((recipe.seed, case.origin, value))
-                        row = scored(case, drawn, value, seen, truth, generator)
-                        found.setdefault((label, kind, value, seen), []).append(row)
+            for title, values, units, group in asked:
+                if group != SEEN and label in (SCHAAKE, ERRORS):
+                    continue
+                for kind, truth in (("", case.truth), (", if true", possible)):
+                    if kind and (label not in (NONE, COPULA) or group != ALL):
+                        continue
+                    generator = np.random.default_rng((seed, case.origin, values[0]))
+                    row = scored(case, drawn, values, groups[group], units, truth, generator)
+                    found.setdefault((label + kind, title, group), []).append(row)
     rows = []
-    for (label, kind, value, seen), few in found.items():
-        about = {"predictor": label + kind, "data": name, "value": reports.columns.values[value]}
+    for (label, value, group), few in found.items():
         means = {key: float(np.mean([row[key] for row in few if key in row])) for key in few[0]}
-        rows.append({**about, "sensors": "seen" if seen else "held out", **means, "origins": len(few)})
+        about = {"predictor": label, "data": name, "value": value, "sensors": group}
+        rows.append({**about, **means, "origins": len(few)})
     summary = common.read(folder / SUMMARY)
     run = {"label": f"{LABELS[how.model]}, {name}", "learning_rate": how.training.learning_rate, **summary}
     return {**run, "dependence": str(forecaster.dependence)}, rows
@@ -221,7 +293,7 @@ def main(recipe: Scenarios) -> None:
         base = {(row["value"], row["sensors"]): row for row in rows if row["predictor"] == NONE}
         for row in rows:
             one = base[row["value"], row["sensors"]]
-            ratios = {key: round(row[key] / one[key], 3) for key in row if key.startswith(("energy", "crps"))}
+            ratios = {key: round(row[key] / one[key], 4) for key in row if key.startswith(("energy", "crps"))}
             print(name, row["value"], row["sensors"], row["predictor"], ratios)
 
 

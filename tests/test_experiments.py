@@ -660,32 +660,38 @@ def test_scenarios_are_scored_beside_independent_draws(script, tmp_path):
     options = ["--data", "field", "--updates", 1, "--num", 6, "--origins", 2, "--runs", tmp_path / "runs"]
     script(EXPERIMENTS / "scenarios.py", *options, "--out", tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
-    rows = {(row["predictor"], row["sensors"]): row for row in result["rows"]}
-    assert len(rows) == len(result["rows"]) == 11
-    for (name, _), row in rows.items():
-        assert row["value"] == "tracer", "a direction has no energy score"
+    rows = {(row["predictor"], row["value"], row["sensors"]): row for row in result["rows"]}
+    names = {name for name, *_ in rows}
+    assert names == {
+        "independent draws", "scenarios", "scenarios of a common size", "Schaake shuffle", "ranks of past errors",
+        "copula of the test's errors", "independent draws, if true", "scenarios, if true",
+    }  # fmt: skip
+    for (name, value, sensors), row in rows.items():
+        assert value in ("tracer", "all"), "a direction has no energy score"
         assert row["crps, each"] == pytest.approx(row["crps, Gaussian"], rel=0.2), name
         assert row["energy, lead times"] > 0
-    assert {name for name, sensors in rows if sensors == "seen"} == {
-        "independent draws", "scenarios", "Schaake shuffle", "copula of the test's errors",
-        "independent draws, if true", "scenarios, if true",
-    }  # fmt: skip
+        assert sensors == "seen" or name not in ("Schaake shuffle", "ranks of past errors")
+    assert len(rows) == len(result["rows"]) == 4 * 4 + 2 * 2 + 2
+    mean, unit = (rows["scenarios", value, "seen"]["crps, Gaussian"] for value in ("tracer", "all"))
+    assert mean != pytest.approx(unit), "values together are in standard deviations of each"
 
 
 def test_blind_rollouts_of_a_variational_model_are_scored(script, tmp_path):
+    run = Run.create(tmp_path / "start", Settings(training=Training(updates=1, batch_size=4)), "balls", preset("tiny"))
+    run.train(progress=False)
     script(
-        EXPERIMENTS / "variational.py", "--size", "tiny", "--updates", 2, "--sequences", 3, "--samples", 4,
-        "--steps", 2, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--figures", tmp_path,
+        EXPERIMENTS / "variational.py", "--run", tmp_path / "start", "--updates", 2, "--sequences", 3, "--samples", 4,
+        "--steps", 4, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json", "--figures", tmp_path,
     )  # fmt: skip
-    rows = {(row["predictor"], row["step"]): row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
-    assert {name for name, _ in rows} == {"S2GRU", "S2GRU, variational", "static scene", "last seen"}
-    for step in range(3):
-        plain, latent = rows["S2GRU", step], rows["S2GRU, variational", step]
+    made = json.loads((tmp_path / "out.json").read_text())
+    rows = {(row["predictor"], row["step"]): row for row in made["rows"]}
+    assert {run["label"] for run in made["runs"]} == {"S2GRU", "S2GRU, variational", "S2GRU, shipped"}
+    for step in range(5):
+        plain, sampled = rows["S2GRU", step], rows["S2GRU, variational", step]
         assert plain["log_likelihood"] == pytest.approx(plain["of_a_sample"])
-        assert latent["log_likelihood"] >= latent["of_a_sample"] - 1e-6, "Jensen"
-    assert rows["S2GRU, variational", 0]["log_likelihood"] == pytest.approx(
-        rows["S2GRU, variational", 0]["of_the_mean_frame"]
-    )
+        assert plain["f1_of_two_samples"] == 1 or not plain["f1_of_a_sample"]
+        assert sampled["log_likelihood"] >= sampled["of_a_sample"] - 1e-6, "Jensen"
+        assert step or sampled["log_likelihood"] == pytest.approx(sampled["of_the_mean_frame"])
     assert is_png(tmp_path / "variational.png")
 
 

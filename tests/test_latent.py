@@ -1,5 +1,6 @@
 """S2RMs with latent variables: means by default, samples in training and in rollouts without views."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,14 +8,15 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from conftest import COORDINATES, VALUE_SHAPE, make_s2rm, some_views
-from s2rm import Episode, load
+from s2rm import Episode, Views, load
 from s2rm.export import StreamingStep
-from s2rm.nn import latent
-from s2rm.nn.latent import Beliefs, divergence, moments
+from s2rm.nn.latent import Answered, Beliefs, divergence, moments
 from s2rm.runs import Run
 from s2rm.sensors import Fit
 from s2rm.settings import Settings
+from s2rm.tasks.balls.scores import episodes
 from s2rm.tasks.balls.world import preset
+from s2rm.tasks.worlds import LEAST_SEEN, blinded
 from s2rm.training import Training
 
 CELLS = ("gru", "lstm", "rmc")
@@ -72,15 +74,13 @@ def test_the_loss_gains_a_divergence_whose_parts_add_up_and_reaches_all_weights(
     torch.testing.assert_close((whole.total, whole.count), (parts.total, parts.count))
 
 
-def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free(monkeypatch):
-    monkeypatch.setattr(latent, "FREE", 0.0)
+def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free():
     prior, posterior = torch.randn(2, 3, 5, 14, dtype=torch.float64).unbind(0)
     seen = torch.tensor([True, False, True])
-    got = divergence([Beliefs(prior, posterior, seen)] * 2)
+    got = divergence([Beliefs(prior, posterior, seen)] * 2, 0.0)
     wanted = kl_divergence(Normal(*moments(posterior)), Normal(*moments(prior)))[seen].sum()
     torch.testing.assert_close(got, 2 * wanted)
-    monkeypatch.setattr(latent, "FREE", 0.7)
-    torch.testing.assert_close(divergence([Beliefs(prior, prior, seen)]).item(), 0.7 * 2 * 5)
+    torch.testing.assert_close(divergence([Beliefs(prior, prior, seen)], 0.7).item(), 0.7 * 2 * 5)
 
 
 def test_a_step_without_views_takes_the_prior():
@@ -94,6 +94,36 @@ def test_a_step_without_views_takes_the_prior():
         assert torch.equal(made.seen, views.mask[:, step].any(-1))
         same = (made.prior == made.posterior).flatten(1).all(1)
         assert torch.equal(same, ~made.seen)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_training_does_not_show_is_read_by_the_posterior_alone(cell):
+    model, views = make(cell).double().eval(), some_views(steps=6)
+    shown = views.keep(torch.arange(6)[:, None] < 3)
+    values = views.values.clone()
+    values[:, 4] = 1 - values[:, 4]
+
+    def states(values):
+        episode = Answered.of(Episode(shown, Views(views.positions, values, views.mask)))
+        with model.latents.collecting(answers=views.mask.shape[-1]):
+            return leaf(model.observe(episode.views))
+
+    one, other, alone = states(views.values), states(values), leaf(model.observe(shown))
+    assert torch.equal(one[:, :4], other[:, :4])
+    assert (one[:, 4:] != other[:, 4:]).any(-1).any(-1).all()
+    torch.testing.assert_close(one[:, :3], alone[:, :3], msg="what is shown is read as ever")
+    torch.nn.init.zeros_(model.latents.to_inputs.weight)
+    torch.testing.assert_close(states(views.values), leaf(model.observe(shown)), msg="z is the only way in")
+
+
+def test_the_loss_reads_what_it_does_not_show():
+    model, views = make().double().eval(), some_views(steps=6)
+    shown = views.keep(torch.arange(6)[:, None] < 3)
+    whole, parts = (model.loss_terms(Episode(shown, views), how) for how in (None, 2))
+    for name in whole:
+        torch.testing.assert_close((whole[name].total, whole[name].count), (parts[name].total, parts[name].count))
+    few = model.loss_terms(Episode(shown, views.keep(torch.arange(6)[:, None] > 3)))
+    assert whole["kl"].total > few["kl"].total > model.loss_terms(Episode(shown))["kl"].total
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -117,7 +147,7 @@ def test_saved_removed_and_more_modules(cell, tmp_path):
 def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
     def ended(name, *epochs):
         for number in epochs:
-            settings = Settings("s2gru", latent_size=3, training=Training(epochs=number))
+            settings = Settings("s2gru", latent_size=3, blind_steps=0.5, training=Training(epochs=number))
             if number == epochs[0]:
                 run = Run.create(tmp_path / name, settings, "balls", preset("tiny")).train(progress=False)
             else:
@@ -128,8 +158,27 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
     assert ended("whole", 3) == ended("parts", 1, 3)
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 20, 44), (1.0, 64, 64)])
+def test_a_share_of_the_sequences_shows_nothing_from_a_random_step_on(share, least, most):
+    world = replace(preset("tiny"), clip=12)
+    rows = list(range(8)) * 8
+    whole, part = (source[rows, 7] for source in (episodes(world, "train"), blinded(episodes(world, "train"), share)))
+    seen = part.views.mask.any(-1)
+    assert torch.equal(part.targets.values, whole.targets.values)
+    assert part.targets.mask.all()
+    assert (seen[:, 1:] <= seen[:, :-1]).all(), "blind until the end"
+    assert seen[:, :LEAST_SEEN].all()
+    assert least <= (~seen).any(1).sum() <= most
+
+
 def test_options_and_what_is_refused():
     world = preset("tiny")
+    for wrong, said in (
+        ({"blind_steps": 1.5}, "at most 1, got 1.5"),
+        ({"blind_steps": 0.5, "corrects": True}, "hides"),
+    ):
+        with pytest.raises(ValueError, match=f"train: blind_steps .*{said}"):
+            Settings(**wrong).check(world)
     assert Settings("s2gru", latent_size=8).build(world).latents is not None
     assert Settings("s2gru").build(world).latents is None
     with pytest.raises(ValueError, match="train: latent_size is an option of S2RMs, not of lstm; leave it out"):

@@ -1,4 +1,4 @@
-"""Scenarios keep the forecast's mean and spread, and hang together as past errors did; ensembles are scored right."""
+"""Scenarios keep the forecast's mean and spread, and hang together as past errors did."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,6 @@ import pytest
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, grid, stations, to_frame
 from s2rm.sensors.dependence import Dependence, Hindcast
-from s2rm.sensors.ensembles import energy_score, ensemble_crps, variogram_score
 from s2rm.sensors.outputs import Forecasts
 from s2rm.training import Training
 
@@ -153,13 +152,3 @@ def test_a_column_named_as_a_scenario():
     )
     assert made.table()["t_s01_"].tolist() == ["a"]
     assert made.table()["t_s01"].tolist() == [1]
-
-
-def test_scores_of_ensembles_by_hand():
-    members, truth = np.array([[0.0, 0.0], [3.0, 4.0]]), np.array([0.0, 4.0])
-    # Distances to the truth are 4 and 3, that of the members 5.
-    assert energy_score(members, truth) == pytest.approx(3.5 - 2 * 5 / (2 * 4))
-    np.testing.assert_allclose(ensemble_crps(members, truth), [1.5 - 0.75, 2 - 1])
-    assert variogram_score(members, truth, 1.0) == pytest.approx((4 - 0.5) ** 2)
-    drawn = np.random.default_rng(0).standard_normal((4000, 1))
-    assert energy_score(drawn[:50], np.array([0.3])) == pytest.approx(ensemble_crps(drawn[:50, 0], np.array(0.3)))

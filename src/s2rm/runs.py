@@ -23,7 +23,7 @@ from s2rm.settings import Settings
 from s2rm.tasks import arrays, balls, battles, railways, sequences
 from s2rm.tasks.robustness import Trained, check, more, robustness
 from s2rm.tasks.task import Task, verdict
-from s2rm.tasks.worlds import Progress, World
+from s2rm.tasks.worlds import Drawn, Progress, World, blinded
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
 from s2rm.training.fitting import resumable
 from s2rm.training.records import Summary
@@ -158,6 +158,10 @@ class Run:
         train, validation = (
             self.task.episodes(self.world, split, seed, folder, **chosen) for split in ("train", "val")
         )
+        if share := self.settings.blind_steps:
+            assert isinstance(train, Drawn)
+            assert isinstance(validation, Drawn)
+            train, validation = blinded(train, share), blinded(validation, share)
         loaders = batches(train, size, seed, shuffle=True), batches(validation, size, seed + 1, shuffle=False)
         resume = resume and (folder / LAST).is_file()
         about = {"parameters": model.num_parameters, "seed": seed, **origin}

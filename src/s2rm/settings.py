@@ -52,6 +52,9 @@ class Settings:
     drop_views: float = 0.0
     """in training, drop up to this share of the views of each sequence at random; all are predicted all the same. For
     models that will see fewer views than they were trained on"""
+    blind_steps: float = 0.0
+    """in training, this share of the sequences shows no view from a random step on; all are predicted all the same. For
+    rollouts without views, in particular of models with latent variables"""
     batch_norm: bool = True
     """baselines only: normalise the summed representation of the views before the core, unlike the paper"""
     ablate: tuple[Term, ...] = ()
@@ -67,8 +70,15 @@ class Settings:
     def check(self, world: World) -> None:
         """Refuse options that a model of this world does not have, and would ignore, with a ValueError."""
         spatial = self.model in SPATIAL
-        if not 0 <= self.drop_views < 1:
-            raise ValueError(f"train: drop_views must be at least 0 and below 1, got {self.drop_views}; give a share")
+        if self.blind_steps and self.corrects:
+            raise ValueError(
+                "train: blind_steps hides views that a model which corrects what was last seen is given; "
+                "leave one of both out"
+            )
+        for name, most in (("drop_views", "below"), ("blind_steps", "at most")):
+            share = getattr(self, name)
+            if not (0 <= share < 1 or (share == 1 and most == "at most")):
+                raise ValueError(f"train: {name} must be at least 0 and {most} 1, got {share}; give a share")
         if world.side is None:
             return self._check_sequential()
         if self.core != Core():

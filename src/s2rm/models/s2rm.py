@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from s2rm.likelihoods import Mean
 from s2rm.models.inputs import Arguments
 from s2rm.models.variants import CELLS, check_variants
-from s2rm.models.world_model import WorldModel
+from s2rm.models.world_model import WorldModel, by_numbers
 from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
-from s2rm.nn.latent import Latents, divergence
+from s2rm.nn.latent import Answered, Latents
 from s2rm.nn.over_time import map_state, over_time, under_functorch
-from s2rm.views import Views
+from s2rm.views import Episode, Views
 
 DENSE_PAIRS = 128 * 128
 """up to this many pairs of modules and views a step, computing all is faster than finding those that interact"""
@@ -95,11 +95,7 @@ class S2RM(WorldModel[State]):
         }  # fmt: skip
         own |= {"latent_size": latent_size} if latent_size else {}  # others are saved as they were
         super().__init__(inputs, own, hidden_size, has_kernel=True)
-        if num_modules < 1 or hidden_size < 1:
-            raise ValueError(
-                f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}"
-            )
-        check_variants(cell, carry, normalise, ablate, latent_size)
+        check_variants(cell, carry, normalise, ablate, num_modules, hidden_size, latent_size)
         self.num_modules, self.hidden_size, self.carry, self.normalise = num_modules, hidden_size, carry, normalise
         start = self.embedding(uniform_positions(num_modules, self.space.start))
         self.modules_on_sphere = ModulePlaces(start, bandwidth, truncation, straight_through=normalise == "all")
@@ -160,15 +156,22 @@ class S2RM(WorldModel[State]):
         with self.sampling():
             return super().imagine(nothing, state)
 
+    def loss_terms(self, episode: Episode, recompute: int | None = None) -> dict[str, Mean]:
+        alike = self.latents is not None and self.target_shape == self.value_shape
+        if alike and not (by_numbers(mask := episode.views.mask) and mask.any(-1).all()):
+            self.check_loss(episode, recompute)
+            episode = Answered.of(episode)
+        return super().loss_terms(episode, recompute)
+
     def _terms_of(
         self, views: Views, targets: Views, context: Tensor | None, state: State | None
     ) -> tuple[dict[str, Mean], State]:
         if self.latents is None:
             return super()._terms_of(views, targets, context, state)
-        with self.latents.collecting() as beliefs:
+        answers = targets.mask.shape[-1] if isinstance(views, Answered) else 0
+        with self.latents.collecting(answers) as beliefs:
             terms, after = super()._terms_of(views, targets, context, state)
-            # Over as many values as the likelihood: both make the evidence lower bound of a value.
-            return {**terms, "kl": Mean(divergence(beliefs), next(iter(terms.values())).count)}, after
+            return {**terms, "kl": self.latents.term(beliefs, next(iter(terms.values())).count)}, after
 
     def _queries_and_keys(self) -> list[Tensor]:
         """The maps of the modules' messages to the queries of both attentions, and to the keys of the second."""

@@ -23,8 +23,12 @@ CELLS: dict[str, Callable[[int, int, int, bool], nn.Module]] = {
 }
 
 
-def check_variants(cell: str, carry: str, normalise: str, ablate: Sequence[str], latent_size: int) -> None:
-    """Raise a ValueError for unknown or incompatible variants."""
+def check_variants(
+    cell: str, carry: str, normalise: str, ablate: Sequence[str], num_modules: int, hidden_size: int, latent_size: int
+) -> None:  # fmt: skip
+    """Raise a ValueError for sizes out of range, and for unknown or incompatible variants."""
+    if num_modules < 1 or hidden_size < 1:
+        raise ValueError(f"S2RM: num_modules and hidden_size must be at least 1, got {num_modules} and {hidden_size}")
     if latent_size < 0:
         raise ValueError(f"S2RM: latent_size must be at least 0, got {latent_size}")
     if cell not in CELLS:

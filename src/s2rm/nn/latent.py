@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from s2rm.likelihoods import Mean
+from s2rm.views import Episode, Views
+
 WIDTH, LEAST_SPREAD = 64, 1e-2
 """of the hidden layers, and the least standard deviation"""
-FREE = 0.5
-"""nats of a module at a step up to which its divergence costs nothing more"""
+FREE, WEIGHT = 0.05, 0.1
+"""nats of a module at a step up to which its divergence costs nothing more, and the weight of the divergence in the
+loss; weighing less, it lets latent variables tell something before the modules have learned to do without"""
+NARROW = -2.0
+"""bias of what standard deviations are made from: 0.14 at the start, so that a latent variable tells something"""
 
 
 class Beliefs(NamedTuple):
@@ -24,7 +31,22 @@ class Beliefs(NamedTuple):
     prior: Tensor
     posterior: Tensor
     seen: Bool[Tensor, " B"]
-    """whether there is any view"""
+    """whether there is any view, or what would have been seen"""
+
+
+class Answered(Views):
+    """Views whose last slots hold, in steps without any view, what would have been seen; only a posterior reads it."""
+
+    @classmethod
+    def of(cls, episode: Episode) -> Episode:
+        """The episode with its targets in the last slots of the views, in steps without any."""
+        views, targets = episode.views, episode.targets
+        return replace(episode, views=cls.then_slots(views, targets.keep(~views.mask.any(-1, keepdim=True))))
+
+    @classmethod
+    def then_slots(cls, views: Views, others: Views) -> Answered:
+        pairs = ((views.positions, others.positions), (views.values, others.values), (views.mask, others.mask))
+        return cls._unchecked(*(torch.cat(pair, 2) for pair in pairs))  # type: ignore[return-value]
 
 
 class Latents(nn.Module):
@@ -34,6 +56,9 @@ class Latents(nn.Module):
     u' = u + W z$$
 
     h is what others read of the module's state before the step. Both have one hidden layer; all modules share them.
+
+    Where training shows no view at a step, the posterior reads what would have been seen, but u' is W z: z is then
+    the only way in which the state learns of it, and a rollout, which draws z from the prior, goes on likewise.
 
     Args:
         size: H, of h and of u.
@@ -48,8 +73,12 @@ class Latents(nn.Module):
         self.from_state, self.from_views = nn.Linear(size, 2 * WIDTH), nn.Linear(size, WIDTH, bias=False)
         self.prior, self.posterior = (nn.Linear(WIDTH, 2 * latent_size) for _ in range(2))
         self.to_inputs = nn.Linear(latent_size, size, bias=False)
+        with torch.no_grad():
+            for layer in (self.prior, self.posterior):
+                layer.bias[latent_size:] = NARROW
 
-        self._samples, self._collected = False, list[list[Beliefs]]()
+        self.free, self.weight = FREE, WEIGHT
+        self._samples, self._collected, self._answers = False, list[list[Beliefs]](), 0
 
     def steps(self, mask: Bool[Tensor, "B T A"], num_modules: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
         """What happens at each of T steps: from h and u, `(B, M, H)` each, to u'.
@@ -62,14 +91,16 @@ class Latents(nn.Module):
             num_modules: M.
         """
         seen, weight, noise = mask.any(-1), self.to_inputs.weight, None
+        told = [None] * mask.shape[1] if not self._answers else mask[..., : -self._answers].any(-1).unbind(1)
         if self.training or self._samples:
             shape = (*mask.shape[:2], num_modules, weight.shape[1])
             noise = torch.randn(shape, dtype=weight.dtype, device=weight.device)
-        return [partial(self._step, now, drawn) for now, drawn in zip(
-            seen.unbind(1), [None] * seen.shape[1] if noise is None else noise.unbind(1), strict=True
-        )]  # fmt: skip
+        drawn = [None] * mask.shape[1] if noise is None else noise.unbind(1)
+        return [partial(self._step, *now) for now in zip(seen.unbind(1), told, drawn, strict=True)]
 
-    def _step(self, seen: Tensor, noise: Tensor | None, hidden: Tensor, inputs: Tensor) -> Tensor:
+    def _step(
+        self, seen: Tensor, told: Tensor | None, noise: Tensor | None, hidden: Tensor, inputs: Tensor
+    ) -> Tensor:  # fmt: skip
         for_prior, for_posterior = self.from_state(hidden).chunk(2, -1)
         prior = self.prior(for_prior.relu())
         posterior = self.posterior((for_posterior + self.from_views(inputs)).relu())
@@ -77,7 +108,14 @@ class Latents(nn.Module):
         mean, spread = moments(posterior)
         for beliefs in self._collected:
             beliefs.append(Beliefs(prior, posterior, seen))
+        if told is not None:  # what would have been seen tells the posterior only
+            inputs = torch.where(told[:, None, None], inputs, 0.0)
         return inputs + self.to_inputs(mean if noise is None else torch.addcmul(mean, spread, noise))
+
+    def term(self, beliefs: Sequence[Beliefs], count: Int[Tensor, ""]) -> Mean:
+        """The divergence as a term of the loss, over as many values as the likelihood: with a weight of 1 both make the
+        evidence lower bound of a value."""
+        return Mean(self.weight * divergence(beliefs, self.free), count)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -89,13 +127,15 @@ class Latents(nn.Module):
             self._samples = before
 
     @contextmanager
-    def collecting(self) -> Iterator[list[Beliefs]]:
-        """The distributions at each step that is taken within."""
+    def collecting(self, answers: int = 0) -> Iterator[list[Beliefs]]:
+        """The distributions at each step that is taken within, of views whose last slots are `Answered`."""
+        before, self._answers = self._answers, answers
         self._collected.append([])
         try:
             yield self._collected[-1]
         finally:
             self._collected.pop()
+            self._answers = before
 
 
 def moments(parameters: Float[Tensor, "*batch P"]) -> tuple[Float[Tensor, "*batch Z"], Float[Tensor, "*batch Z"]]:
@@ -104,15 +144,15 @@ def moments(parameters: Float[Tensor, "*batch P"]) -> tuple[Float[Tensor, "*batc
     return mean, softplus(spread) + LEAST_SPREAD
 
 
-def divergence(beliefs: Sequence[Beliefs]) -> Float[Tensor, ""]:
+def divergence(beliefs: Sequence[Beliefs], free: float) -> Float[Tensor, ""]:
     r"""The divergence of the posterior from the prior, in nats, summed over modules and all steps with views.
 
     With $\rho = \sigma_q / \sigma_p$ that of a module at a step is
-    $\sum_z (\rho^2 + (\mu_q - \mu_p)^2 / \sigma_p^2 - 1) / 2 - \log \rho$; it counts as at least `FREE` (free bits;
+    $\sum_z (\rho^2 + (\mu_q - \mu_p)^2 / \sigma_p^2 - 1) / 2 - \log \rho$; it counts as at least `free` (free bits;
     Kingma et al. 2016).
     """
     priors, posteriors, seen = (torch.stack(part) for part in zip(*beliefs, strict=True))
     (of_prior, spread), (mean, of_posterior) = moments(priors), moments(posteriors)
     ratio = of_posterior / spread
     each = (ratio.square() + ((mean - of_prior) / spread).square() - 1) / 2 - ratio.log()
-    return torch.where(seen[..., None], each.sum(-1).clamp(min=FREE), 0.0).sum()
+    return torch.where(seen[..., None], each.sum(-1).clamp(min=free), 0.0).sum()

@@ -27,6 +27,8 @@ T = TypeVar("T")
 W = TypeVar("W")
 MOST_VALUES = 1e12
 """of all views of a split; the papers' worlds have some 1e10"""
+LEAST_SEEN = 5
+"""steps of a sequence that are seen at least, where those that follow are not"""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 """wraps what is iterated over, to show how far it is"""
 
@@ -106,6 +108,19 @@ def with_fewer(episode: Episode, drop: float, generator: torch.Generator) -> Epi
         return episode
     mask = kept(episode.views.mask, shares(episode.batch_size, drop, generator), generator)
     return Episode(episode.views.keep(mask), episode.targets)
+
+
+def blinded(source: Drawn[Episode], share: float) -> Drawn[Episode]:
+    """Episodes of which a share sees nothing from a random step on, `LEAST_SEEN` at the earliest; the targets stay."""
+
+    def draw(rows: Tensor, generator: torch.Generator) -> Episode:
+        part = source.draw(rows, generator)
+        views, length = part.views, part.views.num_steps
+        until = torch.randint(min(LEAST_SEEN, length - 1), length, (len(rows), 1, 1), generator=generator)
+        until = torch.where(torch.rand(len(rows), 1, 1, generator=generator) < share, until, length)
+        return Episode(views.keep(torch.arange(length)[:, None] < until), part.targets)
+
+    return Drawn(len(source), draw)
 
 
 def random_clip(batch_size: int, length: int, clip: int, generator: torch.Generator) -> Tensor:

@@ -245,15 +245,21 @@ def render(world: BallsWorld, centres: Float[Tensor, "N T K 2"], radii: Float[Te
     return Videos(torch.cat(packed), world.arena)
 
 
-def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
-    """The sequences of a split, "train", "val" or "test"; no two splits share any. `num_balls`: the world's if None."""
+def trajectories(
+    world: BallsWorld, split: str, seed: int, num_balls: int | None = None
+) -> tuple[Float[Tensor, "N T K 2"], Float[Tensor, "N K"]]:
+    """Centres and radii of the balls in the sequences of a split; arguments as of `videos`."""
     splits = {"train": world.train_sequences, "val": world.val_sequences, "test": world.test_sequences}
     size, num_balls = named(splits, split, "balls", "split"), world.num_balls if num_balls is None else num_balls
     if num_balls < 1:
         raise ValueError(f"bouncing balls: expected at least 1 moving ball, got {num_balls}")
     own_seed = ((seed * 3 + list(splits).index(split)) * 1000 + num_balls) % 2**64
-    centres, sizes = simulate(world, size, num_balls, own_seed), radii(world, size, num_balls, own_seed)
-    return render(world, centres, sizes)
+    return simulate(world, size, num_balls, own_seed), radii(world, size, num_balls, own_seed)
+
+
+def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
+    """The sequences of a split, "train", "val" or "test"; no two splits share any. `num_balls`: the world's if None."""
+    return render(world, *trajectories(world, split, seed, num_balls))
 
 
 def random_positions(
