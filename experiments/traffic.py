@@ -43,7 +43,7 @@ class Traffic:
     """of a sequence, five seconds each"""
     loops: int = 24
     """streets with a loop, of 48"""
-    updates: int = 800
+    updates: int = 300
     """of each model"""
     corrects: bool = False
     """whether models predict corrections to the best predictor without training"""
