@@ -24,7 +24,7 @@ ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
 PAGES = ("results", "sensors-results", "agents-results", "rims-results", "speed")
 ANCHORED = {
     "README.md": ("results",), "docs/sensors.md": ("packing", "rain", "known ahead", "scenarios", "how well"),
-    "docs/worlds.md": ("springs", "planning", "variational"),
+    "docs/worlds.md": ("springs", "traffic", "planning", "variational"),
 }  # fmt: skip
 """files with tables, each between `<!-- name -->` and `<!-- end -->`, and those names"""
 WITHHELD = {"held out": "withheld"}

@@ -46,7 +46,7 @@ class Planning:
 
     recorded: int = 1000
     """episodes of random actions, each held for a few steps"""
-    updates: int = 1500
+    updates: int = 1000
     """of S2GRU, which corrects the best predictor without training"""
     episodes: int = 20
     """test episodes of each policy"""

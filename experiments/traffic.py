@@ -43,10 +43,8 @@ class Traffic:
     """of a sequence, five seconds each"""
     loops: int = 24
     """streets with a loop, of 48"""
-    updates: int = 800
+    updates: int = 300
     """of each model"""
-    corrects: bool = False
-    """whether models predict corrections to the best predictor without training"""
     models: tuple[ModelName, ...] = ("s2gru", "lstm")
     """what is trained"""
     runs: Path = Path("runs/traffic")
@@ -159,9 +157,13 @@ def main(recipe: Traffic) -> None:
         arrays.write_world(path, simulate(recipe, recipe.runs), extent=[side, side], clip=min(20, recipe.steps))
     world = arrays.open_world(path)
     training = Training(updates=recipe.updates, batch_size=8, learning_rate=2e-3, gradient_norm=1.0)
-    how = {"corrects": recipe.corrects, "rotation": float(STREET), "drop_views": 0.5}
     runs = [
-        Run.finished(recipe.runs / model, Settings(model, training=training, **how), arrays.TASK.name, world)
+        Run.finished(
+            recipe.runs / model,
+            Settings(model, rotation=float(STREET), drop_views=0.5, training=training),
+            arrays.TASK.name,
+            world,
+        )
         for model in recipe.models
     ]
     write_json(recipe.out, score(runs, drop=(0.3, 0.5)))

@@ -438,3 +438,22 @@ def test_the_model_on_springs_is_better_than_every_simple_predictor_as_the_page_
         for model in (True, False)
     )  # fmt: skip
     assert all(our < other for our, other in zip(ours, best, strict=True)), "at each of ten steps"
+
+
+def test_plans_are_better_than_random_actions_and_than_none_as_the_page_says():
+    path = Path(__file__).parent.parent / "results" / "planning.json"
+    means = {row["predictor"]: row for row in json.loads(path.read_text())["means"]}
+    assert means["planned"]["gain"]["low"] > means["still"]["gain"]["high"] > 0, "of 20 episodes each"
+    assert means["planned"]["high"] > means["assigned"]["low"], "the intervals of the rule and of the plans overlap"
+
+
+def test_models_of_traffic_are_better_than_every_simple_predictor_as_the_page_says():
+    path = Path(__file__).parent.parent / "results" / "traffic.json"
+    errors: dict[tuple[float, int], dict[str, float]] = {}
+    for row in json.loads(path.read_text())["robustness"]:
+        errors.setdefault((row["dropped"], row["ahead"]), {})[row["predictor"]] = row["error"]
+    assert {dropped for dropped, _ in errors} == {0, 0.3, 0.5}
+    for case in errors.values():
+        simple = [case.pop(name) for name in ("mean", "persistence", "last seen")]
+        assert set(case) == {"S2GRU", "LSTM"}
+        assert max(case.values()) < min(simple)

@@ -56,7 +56,7 @@ def _pixels(frame: Tensor) -> np.ndarray:
 def points_moving(shown: Mapping[str, Shown], world: ArrayWorld) -> bytes:
     """A GIF of points: predictions in rows over the truth in grey, rollouts in columns.
 
-    Views that stay where they are have the colour of their first value instead.
+    Views have the colour of their first value instead, where it was measured.
     """
     truth = shown["truth"]
     predicted = {name: part for name, part in shown.items() if name != "truth"}
@@ -84,8 +84,9 @@ def points_moving(shown: Mapping[str, Shown], world: ArrayWorld) -> bytes:
             if moving:
                 under.set_offsets(truth.positions[column, step][there][:, :2].numpy())
             over.set_offsets(rows[name].positions[column, step][there][:, :2].numpy())
-            if not moving:
-                over.set_array(_colours(rows[name], column)[step][there.numpy()])
+            if not moving:  # nothing is drawn where the first number is not measured
+                measured = ~np.isnan(_colours(truth, column)[step])
+                over.set_array(np.where(measured, _colours(rows[name], column)[step], np.nan)[there.numpy()])
 
     return animation(made, truth.positions.shape[1], draw)
 
