@@ -49,7 +49,7 @@ FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
-LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread")
+LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "trust")
 """fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
@@ -177,7 +177,7 @@ def fingerprint_of(
 ) -> str:
     """A digest of all that a forecaster is, down to its weights."""
     kind = type(model).__name__, to_plain(model.arguments)
-    about = [meaning(columns), _told(scaling), to_plain(guess), context, horizon, *kind]
+    about = [meaning(columns), _told(scaling), _told(guess), context, horizon, *kind]
     return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
 
 
