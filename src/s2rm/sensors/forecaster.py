@@ -113,7 +113,7 @@ class Forecaster:
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
-        for name in ("values", "covariates", "ahead", "circular", "step", "position"):
+        for name in ("values", "covariates", "ahead", "flow", "circular", "step", "position"):
             own, got = getattr(self.columns, name), getattr(reports.columns, name)
             if own != got:
                 raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")

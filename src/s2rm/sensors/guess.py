@@ -107,11 +107,14 @@ class FirstGuess:
     spread_shift: Table = ()
     trust: Table = ()
     """empty where all values are Gaussian, and of earlier versions: they are not pulled"""
+    carry: float = 0.0
+    fading: float = 0.0
+    """see `Ways`"""
 
     @property
     def ways(self) -> Ways:
         """How neighbours count."""
-        return Ways(self.ageing, self.tilt, self.reach, self.nugget)
+        return Ways(self.ageing, self.tilt, self.reach, self.nugget, self.carry, self.fading)
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:
@@ -156,13 +159,14 @@ class FirstGuess:
         guess, spread = self.mixed(cases, values_of_channels(scaling))
         ahead = asked.leads.shape[-1]
 
+        of_now = OF_NOW if asked.gone is None else (*OF_NOW, len(CANDIDATES))
         missing = asked.covariates.isnan().float()
         near = got.nearest.nan_to_num(posinf=1.0)
         some = got.nearest.isfinite().float()
         features = [
             guess, torch.zeros(*guess.shape[:-1], missing.shape[-1]),
             # Others would tell the level of a window, and with it of a return to the mean of the training part.
-            (got.values[..., OF_NOW] - guess[..., None]).nan_to_num().flatten(4),
+            (got.values[..., of_now] - guess[..., None]).nan_to_num().flatten(4),
             spread.log(), cases.own.float(), cases.stale / 3,
             *(part[..., None, :].expand(*part.shape[:3], ahead, -1) for part in (
                 got.old.log1p() / 3, got.doubt, some, (1e-4 + near / scaling.extent).log() * some,
@@ -250,7 +254,7 @@ MIXING = ("logits", "staleness", "spread", "spread_stale", "spread_doubt")
 def context_size(scaling: Scaling) -> int:
     """F, the number of context features of a query."""
     channels, covariates = scaling.num_channels, len(scaling.covariate_mean)
-    each = 8 + len(OF_NOW) + 2 * len(TRENDS) + scaling.num_coordinates + covariates
+    each = 8 + len(OF_NOW) + bool(scaling.flow) + 2 * len(TRENDS) + scaling.num_coordinates + covariates
     return channels * each + 3 * covariates + 5 + FEATURES * len(scaling.ahead_mean)
 
 
@@ -294,7 +298,7 @@ def mixture(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Guess and spread `(..., D)` of cases; the equations are those of `FirstGuess`."""
     wanted = at_knots(logits, knots, cases.own, cases.leads, value_of)
-    late = torch.zeros(len(CANDIDATES))
+    late = torch.zeros(wanted.shape[-1])
     late[list(FROM_LAST)] = 1.0
     wanted = wanted - (staleness[value_of] * cases.stale)[..., None] * late
     there = ~cases.values.isnan()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ TILT = (0.0, 1.0, 10.0)
 """the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
 REACH, NUGGET = (1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)
 """the choices for the covariance of kriging, the first as shares of the extent"""
+CARRIES, FINER = torch.logspace(-6, 0.5, 14, 2).tolist(), torch.linspace(0.75, 1.33, 8).tolist()
+"""the choices for how far the flow moves in a horizon, as shares of the extent, and around the best of them"""
 MOST_CYCLES = 7
 CASES, SILENT = 30_000, 0.1
 """of a sample, and the share of the sensors that fall silent within a window of it"""
@@ -71,6 +73,8 @@ def tuned(windows: Windows) -> FirstGuess:
         (("reach", "nugget"), "kriging", [(extent * share, nugget) for share, nugget in product(REACH, NUGGET)]),
     ):
         guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
+    if windows.scaling.flow:
+        guess = _carried(windows, guess)
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
     cases, truth, moment = sample(windows, guess, 32, False)
     fitted = mixed_best(guess, cases, truth, moment, *about)
@@ -92,7 +96,7 @@ def _trust(
     table = torch.zeros(2, int(value_of.max()) + 1, len(guess.knots), len(TRUST))
     ends = moment.double().quantile(torch.linspace(0, 1, FOLDS + 1).double())
     climate, known = cases.values[..., CANDIDATES.index("climatology")], ~truth.isnan()
-    for low, high in zip(ends[:-1], ends[1:], strict=True):
+    for low, high in pairwise(ends):
         mine, far = (moment >= low) & (moment <= high), (moment < low - apart) | (moment > high + apart)
         few = Cases(*(part[far] for part in cases))
         other = mixed_best(guess, few, truth[far], moment[far], value_of, marginals)
@@ -119,6 +123,33 @@ def _best_ways(
     return replace(guess, **chosen)  # type: ignore[arg-type]
 
 
+def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
+    """The guess that moves with the flow as lowers the error of any channel most, by what it is without one."""
+
+    def errors(carry: float, fading: float) -> Float[Tensor, " D"]:
+        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8, False)
+        return (cases.values[cases.leads > 0][..., -1] - truth[cases.leads > 0]).abs().nanmean(0)
+
+    assert windows.known is not None
+    path, extent = windows.known.tables.path, windows.scaling.extent
+    span = min(windows.horizon, len(path) - 1)
+    whole = (path[span:] - path[: len(path) - span]).norm(dim=-1).mean().item()
+    if not whole > 0:
+        return guess
+    # At first the latest reports alone count.
+    best, fading = 0.0, extent * AGEING[0]
+    still = errors(best, fading)
+    for choices in (CARRIES, FINER):
+        tried = [(best or extent / whole) * share for share in choices]
+        ratios = [(errors(carry, fading) / still).nan_to_num(torch.inf).min().item() for carry in tried]
+        if min(ratios) >= 1:
+            break
+        best = tried[int(np.argmin(ratios))]
+    fadings = [extent * share for share in AGEING]
+    ratios = [(errors(best, each) / still).nan_to_num(torch.inf).min().item() for each in fadings]
+    return replace(guess, carry=best, fading=fadings[int(np.argmin(ratios))])
+
+
 def sample(
     windows: Windows, guess: FirstGuess, number: int, now: bool
 ) -> tuple[Cases, Float[Tensor, "N D"], Int[Tensor, " N"]]:
@@ -134,7 +165,7 @@ def sample(
     cut = torch.where(torch.rand(number, sensors, generator=generator) < SILENT, ends, windows.history.num_steps)
     origin = starts[:, None] + torch.arange(windows.first, windows.length) - 1
     asked, row, wanted = windows.asked(
-        origin, cut, max(1, (CASES // (8 if now else 1)) // origin.numel()), None, generator, now
+        origin, cut, max(1, (CASES // (8 if number < 16 else 1)) // origin.numel()), None, generator, now
     )
     target = (asked.origin[..., None, None] + asked.leads).clamp(max=windows.history.num_steps - 1)
     got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling)
