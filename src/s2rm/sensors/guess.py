@@ -198,7 +198,7 @@ class FirstGuess:
 
     def pulled(
         self, mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], climate: Float[Tensor, "*batch D"],
-        trust: Float[Tensor, "*#batch #D"],
+        trust: Float[Tensor, ...],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Mean and spread of scores, pulled to those of the climatology but for a share `trust`."""
         # All scores together have a variance of 1, of which that of the hours' means is a part.

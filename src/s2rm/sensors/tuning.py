@@ -80,10 +80,10 @@ def tuned(windows: Windows) -> FirstGuess:
     fitted = mixed_best(guess, cases, truth, moment, *about)
     if not any(about[1]):
         return fitted
-    return replace(fitted, trust=_trust(guess, cases, truth, moment, *about, apart=windows.horizon))
+    return replace(fitted, trust=trusted(guess, cases, truth, moment, *about, windows.horizon))
 
 
-def _trust(
+def trusted(
     guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
     value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], apart: int,
 ) -> Table:  # fmt: skip
@@ -91,7 +91,7 @@ def _trust(
 
     A short past has few spells of rain, and a mixture that is fitted to them is too sure of itself in others. Of
     `FOLDS` parts of the past each is guessed by a mixture that is fitted to the others, without those nearer than
-    `apart` steps; the trust of least CRPS is chosen for each value, group of places and knot.
+    `apart` steps; the trust of least CRPS is found for each value, group of places and knot.
     """
     table = torch.zeros(2, int(value_of.max()) + 1, len(guess.knots), len(TRUST))
     ends = moment.double().quantile(torch.linspace(0, 1, FOLDS + 1).double())
@@ -105,8 +105,10 @@ def _trust(
         for index, trust in enumerate(TRUST):
             made = guess.pulled(*mixed, climate[mine], trust)
             _sum_at(table[..., index], where, crps_in_units(*made, truth[mine].nan_to_num(), marginals), known[mine])
+    # The past is short: half of the pull is kept.
+    trust = (1 + TRUST[_chosen(table)]) / 2
     wanted = torch.zeros(table.shape[1], dtype=torch.bool).index_fill(0, value_of[shaped(marginals)], True)
-    return table_of(torch.where(wanted[:, None], TRUST[_chosen(table)], 1.0))
+    return table_of(torch.where(wanted[:, None], trust, 1.0))
 
 
 def _best_ways(
