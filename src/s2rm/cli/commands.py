@@ -207,6 +207,8 @@ class FitTable:
     """a table, NetCDF or Zarr of its own with the columns of --ahead, of the time and of the position, but for the last
     where it holds everywhere; if not given, they are in the table itself"""
     how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
+    machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
+    """on what to train; the same command on other machines goes on with a fit that was killed"""
     test: float = 0.15
     """share of the steps, the last ones, that are withheld from the fit and on which it is scored"""
     held_out: float = 0.1

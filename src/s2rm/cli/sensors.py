@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypedDict, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool, Int
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -39,8 +40,9 @@ from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
-from s2rm.training import Provenance
+from s2rm.training import Machines, Provenance
 from s2rm.training.records import Summary, history
+from s2rm.training.settings import is_first_process
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,7 +62,13 @@ def fit_table(command: FitTable) -> None:
     for name in ("test", "held_out"):
         if not 0 < getattr(command, name) <= 0.5:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
-    _is_fitted(command)
+    if command.refit and command.machines.devices * command.machines.num_nodes > 1:
+        raise ValueError("fit: --refit trains in one process, got several; leave it out, or --devices and --num-nodes")
+    if command.machines != Machines():
+        command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
+    first = is_first_process()
+    if first:
+        _is_fitted(command)
     reports = read_reports(command.table, command.columns, ahead=command.ahead_table)
     if command.start is not None:
         Forecaster.load(command.start).check(reports)
@@ -70,6 +78,10 @@ def fit_table(command: FitTable) -> None:
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
         f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
     )
+    if not first:  # it trains beside the first one, and ends there
+        if not _has_forecaster(command.out):
+            _fitted(command, reports, split(reports, command.test, command.held_out, command.how.training.seed).train)
+        return
     # Again with the folder to itself: what another fit left in the meantime counts.
     with locked(command.out, "fit"):
         finish(command.out)
@@ -199,8 +211,8 @@ def pack_tables(command: Pack) -> None:
 
 
 def _say(text: str) -> None:
-    """Print a line, whatever is in the names of the user's."""
-    console.print(one_line(text), soft_wrap=True)
+    """Print a line, once, whatever is in the names of the user's."""
+    rank_zero_only(console.print)(one_line(text), soft_wrap=True)
 
 
 def _say_silent(reports: Reports, places: Places) -> None:
@@ -245,25 +257,31 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
         raise ValueError(
             f"fit: {folder} holds a fit, without a report, of another state of {command.table}; choose another --out"
         )
+    return _has_forecaster(folder)
+
+
+def _has_forecaster(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (FORECASTER, SUMMARY))
 
 
 def _settings(command: FitTable, reports: Reports | None) -> Row:
     """The command as JSON, without the folder, and a digest of the reports."""
-    settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume")}
+    settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume", "machines")}
     digest = reports and fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
     return json.loads(json.dumps({**settings, "reports": digest}, default=str))
 
 
 def _fitted(command: FitTable, reports: Reports, train: Reports) -> Forecaster:
     settings = command.out / SETTINGS
-    write_json(settings, _settings(command, reports))
+    if is_first_process():
+        write_json(settings, _settings(command, reports))
     try:
         start = Forecaster.load(command.start) if command.start else None
-        return Forecaster.fit(train, command.out, command.how, start=start)
+        return Forecaster.fit(train, command.out, command.how, start=start, machines=command.machines)
     except ValueError:
         # Nothing can be fitted with these settings: the folder is free for others.
-        settings.unlink()
+        if is_first_process():
+            settings.unlink()
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several
+from s2rm.training.settings import Machines, is_first_process
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -80,7 +82,7 @@ class Forecaster:
     @classmethod
     def fit(
         cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True,
-        start: Forecaster | None = None, whole: bool = False,
+        start: Forecaster | None = None, whole: bool = False, machines: Machines | None = None,
     ) -> Forecaster:  # fmt: skip
         """Fit a model to reports, and leave weights, scaling, logs and a summary in a folder.
 
@@ -90,15 +92,17 @@ class Forecaster:
         With `progress`, stderr shows what positions are taken for, and how the training goes. A forecaster that is in
         the folder already stays until the new one is whole. A fit that was killed goes on where the same reports are
         fitted in the same way again, and else begins again.
+        On several `machines` or devices every process calls it with the same reports, best of one store, and trains on
+        its share of each batch. Processes other than the first end here, with the training.
 
         Raises:
             ValueError: fewer steps than context and horizon need, a value that does not change in the training part or
                 is hardly observed there, reports far from the others in time, a folder in use by another fit, or a
                 training without a finite loss.
         """
-        with locked(folder, "fit"):
+        with locked(folder, "fit") if is_first_process() else nullcontext():
             trusted = cls.load(folder).guess if whole else None
-            fit_model(how or Fit(), reports, Path(folder), progress, start, trusted)
+            fit_model(how or Fit(), reports, Path(folder), progress, start, trusted, machines)
             return cls.load(folder)
 
     @classmethod
