@@ -34,7 +34,7 @@ class Prior(NamedTuple):
 
 def mixed_best(
     guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
-    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None],
+    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], batch: int = BATCH,
 ) -> FirstGuess:  # fmt: skip
     r"""The guess with the mixture of least absolute error and the spread of least CRPS; of normal scores both are those
     of least CRPS.
@@ -48,6 +48,7 @@ def mixed_best(
         cases, truth, moment: M cases, what was observed, and the step of each one's origin.
         value_of: the value that each channel is of.
         marginals: of each channel, None where it is no normal score.
+        batch: cases in each update.
     """
     knots, number = len(guess.knots), int(value_of.max()) + 1
     start = prior(cases, truth, moment, value_of, guess.knots)
@@ -66,7 +67,7 @@ def mixed_best(
     for update in range(UPDATES):
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * (1 - update / UPDATES)
-        some = torch.randint(len(truth), (min(BATCH, len(truth)),), generator=generator)
+        some = torch.randint(len(truth), (min(batch, len(truth)),), generator=generator)
         few = Cases(*(part[some] for part in cases))
         mean, spread = mixture(few, value_of, guess.knots, **_positive(tables))
         loss = _error(mean, spread, truth[some], marginals)

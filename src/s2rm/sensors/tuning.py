@@ -15,7 +15,7 @@ from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
 from s2rm.sensors.marginals import Marginal
-from s2rm.sensors.mixing import crps_in_units, error_of, mixed_best, shaped, table_of
+from s2rm.sensors.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.times import steps_a_cycle, steps_a_day
@@ -99,7 +99,7 @@ def trusted(
     for low, high in pairwise(ends):
         mine, far = (moment >= low) & (moment <= high), (moment < low - apart) | (moment > high + apart)
         few = Cases(*(part[far] for part in cases))
-        other = mixed_best(guess, few, truth[far], moment[far], value_of, marginals)
+        other = mixed_best(guess, few, truth[far], moment[far], value_of, marginals, BATCH // 4)
         mixed = other.mixed(Cases(*(part[mine] for part in cases)), value_of)
         where = _cells(guess, cases.own[mine], cases.leads[mine], value_of)
         for index, trust in enumerate(TRUST):
