@@ -139,6 +139,7 @@ def _carried(
         latest = row.amax(-1).clamp(min=0)
         place = history.rows.positions[latest] + (0.0 if noise is None else noise[0])
         gone = asked.flow.gone(history.rows.step[latest], asked.origin[..., None], latest)
+        assert gone is not None
         there.append(upstream(place, -ways.carry * gone[..., None, :])[..., 0, :])
         rows.append(row)
         whens.append(when)
