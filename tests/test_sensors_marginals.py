@@ -257,7 +257,7 @@ def test_a_gaussian_table_is_scaled_as_before():
     np.testing.assert_allclose(back[:, 0], reports.values[:, 0], atol=2e-2)
 
 
-def of_the_own_value(signs):
+def of_the_own_value(signs, apart=10):
     """Cases whose truth is the own last value, or its opposite, in each of the parts of the past."""
     marginal, generator = Marginal.of(RAIN, 0, None, whole=False), torch.Generator().manual_seed(0)
     number = 1000 * len(signs)
@@ -269,12 +269,13 @@ def of_the_own_value(signs):
     moment = torch.arange(number)
     truth = own * torch.tensor(signs, dtype=torch.float)[moment // 1000, None]
     guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), ((0.0,),), (0, 1, 6))
-    return torch.tensor(trusted(guess, cases, truth, moment, torch.tensor([0]), [marginal], 10))[1, 0, 1]
+    return torch.tensor(trusted(guess, cases, truth, moment, torch.tensor([0]), [marginal], apart))[1, 0, 1]
 
 
 def test_a_guess_is_trusted_beside_the_climatology_as_far_as_it_held_in_other_parts_of_the_past():
     assert of_the_own_value([1, 1, 1, 1]) == 1
     assert of_the_own_value([1, -1, 1, -1]) < 0.8
+    assert of_the_own_value([1, -1, 1, -1], apart=9000) == 1, "where nothing is far enough, nothing is known of it"
 
 
 def test_scores_are_pulled_to_those_of_the_climatology():

@@ -98,6 +98,8 @@ def trusted(
     climate, known = cases.values[..., CANDIDATES.index("climatology")], ~truth.isnan()
     for low, high in pairwise(ends):
         mine, far = (moment >= low) & (moment <= high), (moment < low - apart) | (moment > high + apart)
+        if not (known[far].any(0).all() and known[mine].any()):  # a short past, of long lead times
+            continue
         few = Cases(*(part[far] for part in cases))
         other = mixed_best(guess, few, truth[far], moment[far], value_of, marginals, BATCH // 4)
         mixed = other.mixed(Cases(*(part[mine] for part in cases)), value_of)
