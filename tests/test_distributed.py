@@ -1,5 +1,6 @@
 """Two processes on a CPU must do what one does with the whole batch."""
 
+import json
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from conftest import make_gqn, some_views
 from s2rm import Episode
 from s2rm.runs import Run
+from s2rm.sensors import FieldWorld, Fit, Forecaster, pack, read_reports, to_frame
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import LAST, Lesson, Machines, Training, history
@@ -87,6 +89,7 @@ def test_every_kind_of_model_trains_in_two_processes(tmp_path):
     script.write_text(f"""
 from pathlib import Path
 from s2rm.runs import Run
+from s2rm.sensors import FieldWorld, Fit, Forecaster, pack, read_reports, to_frame
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import Machines, Training
@@ -103,6 +106,74 @@ for model in {models}:
             Run.open(tmp_path / model),
             Run.create(tmp_path / "alone" / model, settings, world=WORLD).train(progress=False),
         )
+
+
+FITTED = Fit(num_modules=2, hidden_size=4, context=12, horizon=6, training=Training(epochs=2, batch_size=4))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A small store."""
+    reports = FieldWorld(num_stations=6, num_movers=0, num_steps=90).reports()
+    folder = tmp_path_factory.mktemp("packed") / "store"
+    pack([to_frame(reports)], reports.columns, folder)
+    return folder
+
+
+def test_two_processes_fit_a_forecaster_to_one_store_as_one_does(store, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import json
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+import s2rm.sensors.fitting as fitting
+from s2rm.sensors import Fit, Forecaster, read_reports
+from s2rm.sensors.mapped import is_mapped
+from s2rm.training import Machines, Training
+
+here, reports, train = Path(__file__).parent, read_reports({str(store)!r}), fitting.fit
+
+def told(model, *given, **options):
+    ended = train(model, *given, **options)
+    about = {{"mapped": is_mapped(reports.values), "file": str(reports.values.filename)}}
+    (here / f"{{rank_zero_only.rank}}.json").write_text(json.dumps(about))
+    torch.save(model.state_dict(), here / f"{{rank_zero_only.rank}}.pt")
+    return ended
+
+fitting.fit = told
+how = Fit(num_modules=2, hidden_size=4, context=12, horizon=6, training=Training(epochs=2, batch_size=4))
+Forecaster.fit(reports, here / "run", how, progress=False, machines=Machines(devices=2))
+print("ended")
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["ended"], "only the first process goes on after the fit"
+    about = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert about[0] == about[1]
+    assert about[0]["mapped"]
+    assert str(store) in about[0]["file"]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    alone = Forecaster.fit(read_reports(store), tmp_path / "alone", FITTED, progress=False)
+    both = Forecaster.load(tmp_path / "run")
+    for name, weights in alone.model.state_dict().items():
+        torch.testing.assert_close(both.model.state_dict()[name], weights, rtol=0, atol=1e-5, msg=name)
+    assert both.guess.logits == alone.guess.logits
+    assert history(tmp_path / "run")[-1]["val_loss"] == pytest.approx(history(tmp_path / "alone")[-1]["val_loss"])
+
+
+def test_the_command_fits_on_several_devices_and_speaks_once(store, tmp_path):
+    command = ["fit", store, "--out", tmp_path / "run", "--context", "12", "--horizon", "6", "--num-modules", "2"]
+    command += ["--hidden-size", "4", "--epochs", "1", "--batch-size", "4"]
+    output = finish(s2rm(*command, "--devices", "2"))
+    for said in ("observations of 6 stations", "epoch 0: ", "scores: ", "report: "):
+        assert output.count(said) == 1, output
+    assert "devices" not in (tmp_path / "run" / "fit.json").read_text(), "how it is run is not what is fitted"
+    Forecaster.load(tmp_path / "run")
 
 
 def test_ctrl_c_ends_all_processes(tmp_path):

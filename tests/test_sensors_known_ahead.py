@@ -1,23 +1,30 @@
 """What is known ahead: read from tables and grids, sampled, given to a fit, and refused where it ends too early."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas
 import pytest
 import torch
 import xarray
+from safetensors.torch import save
 
 from s2rm.cli.commands import Forecast
 from s2rm.cli.sensors import forecast
+from s2rm.files import read_safetensors
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
+from s2rm.sensors.candidates import upstream
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
+from s2rm.sensors.reports import on_sphere
 from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.tuning import first_guess, sample, tuned
+from s2rm.sensors.windows import Windows
 from s2rm.training import Training
 
 COLUMNS = Columns("time", ("x", "y"), ("tracer", "direction"), "sensor", circular=("direction",), globe=False,
-                  ahead=("wind_x", "wind_y"))  # fmt: skip
+                  ahead=("wind_x", "wind_y"), flow=("wind_x", "wind_y"))  # fmt: skip
 WORLD = FieldWorld(num_stations=6, num_movers=2, num_steps=100)
 HOUR = np.timedelta64(1, "h")
 
@@ -57,10 +64,11 @@ def test_from_a_table_of_its_own_or_the_same(reports, wind, tmp_path):
     assert own.num_steps == reports.num_steps
     wind.to_csv(tmp_path / "wind.csv", index=False)
     np.testing.assert_allclose(read_reports(frame, COLUMNS, True, tmp_path / "wind.csv").ahead.values, own.ahead.values)
-    both = frame[frame.time < frame.time.min() + 60 * pandas.Timedelta("1h")].merge(wind, how="outer", on="time")
+    plain = frame.dropna(subset="sensor").drop(columns=["wind_x", "wind_y"])
+    both = plain[plain.time < plain.time.min() + 60 * pandas.Timedelta("1h")].merge(wind, how="outer", on="time")
     both["x"], both["y"] = both.x.fillna(0.0), both.y.fillna(0.0)
-    for to_fit in (True, False):
-        same = read_reports(both, COLUMNS, to_fit)
+    for table, to_fit in product((both, to_frame(reports.between(0, 60))), (True, False)):
+        same = read_reports(table, COLUMNS, to_fit)
         assert same.num_steps == 60, "rows without values tell of the future, and of no silence"
         assert len(same.ahead.positions) == 1, "the same at all sensors"
         np.testing.assert_allclose(same.ahead.values, own.ahead.values)
@@ -144,6 +152,68 @@ def test_forecasts_depend_on_what_is_known_ahead(forecaster, reports):
     np.testing.assert_allclose(ahead, same[0], rtol=1e-3, atol=1e-3)
     rows = judge({"mine": forecaster}, reports, [60, 80], [1, 6], [False] * len(reports.sensors), (0.0,))
     assert len(rows) == 4
+
+
+def test_a_saved_stream_keeps_what_is_known_ahead(forecaster, reports, tmp_path):
+    stream = forecaster.step(None, reports.between(0, 61))
+    stream.save(tmp_path / "stream.safetensors")
+    again = forecaster.load_stream(tmp_path / "stream.safetensors")
+    assert again.recent.ahead.last == stream.recent.ahead.last
+    places = stations(reports.between(0, 61))
+    for ours, expected in zip(*(forecaster.forecast_from(each, places) for each in (again, stream)), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    for name, change in (("values", lambda part: part[:, :, :1]), ("positions", lambda part: part[:, :1])):
+        spoiled, about = read_safetensors(tmp_path / "stream.safetensors")
+        spoiled[f"ahead.{name}"] = change(spoiled[f"ahead.{name}"]).contiguous()
+        (tmp_path / "spoiled.safetensors").write_bytes(save(spoiled, about))
+        with pytest.raises(ValueError, match=r"was not saved by this forecaster \(the (sizes|places) of what is known"):
+            forecaster.load_stream(tmp_path / "spoiled.safetensors")
+
+
+# A flow that carries the values.
+
+
+def test_what_a_flow_carries_is_found_where_it_comes_from():
+    world = FieldWorld(
+        num_stations=30, num_movers=0, num_steps=90, wind=2.0, wind_turn=40.0, turn=1e6, decay=1e-3, partial=0.0,
+        dropout=0.0, noise=0.0, diffusivity=0.0, release_every=1e4, without_direction=0.0,
+    )  # fmt: skip
+    reports = world.reports(wind_ahead=True)
+    scaling = Scaling.of(reports)
+    assert scaling.flow == (0, 1)
+    guess = tuned(Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6))
+    assert guess.carry * scaling.side == pytest.approx(1, rel=0.1), "the field moves as far as its wind says"
+    cases, truth, _ = sample(Windows(reports, scaling, guess, 13, 6), guess, 8, False)
+    far = cases.leads >= 5
+    error = (cases.values[far, 0] - truth[far, :1]).abs().nanmean(0)
+    assert error[-1] < 0.5 * error[:-1].nan_to_num(torch.inf).min(), "by far the best of all candidates"
+    still = replace(reports, ahead=replace(reports.ahead, values=0 * reports.ahead.values))
+    assert not tuned(Windows(still, scaling, first_guess(still, scaling, 12, 6), 13, 6)).carry, "a calm carries nothing"
+
+
+def test_upstream_is_against_the_flow_on_planes_and_on_the_globe():
+    plane = upstream(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[[0.5, -1.0]]]]]))
+    assert plane.flatten().tolist() == [0.5, 3.0]
+    degrees = np.array([[10.0, 60.0]])
+    there = torch.from_numpy(on_sphere(degrees)).float()[None, None]
+    gone = torch.deg2rad(torch.tensor([[[[[0.5, 0.0], [0.0, 1.0]]]]]))  # half a degree of the great circle is one here
+    came = upstream(there, gone)[0, 0, 0].double().numpy()
+    np.testing.assert_allclose(came, on_sphere(np.array([[9.0, 60.0], [10.0, 59.0]])), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flow": ("wind_x",)}, r"flow must have a speed along each of \['x', 'y'\], got \['wind_x'\]"),
+        (
+            {"flow": ("wind_x", "rain")},
+            r"flow must be among what is known ahead, \['wind_x', 'wind_y'\], got \['rain'\]",
+        ),
+    ],
+)
+def test_a_flow_that_is_none_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(COLUMNS, **change)
 
 
 def test_a_future_that_ends_before_the_horizon_is_refused(forecaster, reports):

@@ -10,11 +10,14 @@ import torch
 from scipy.special import ndtr, ndtri
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
+from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.export import ForecastStep
+from s2rm.sensors.guess import Cases, FirstGuess
 from s2rm.sensors.judging import BASELINES, LEVELS, gaussian_crps, member_scores
 from s2rm.sensors.marginals import FARTHEST, Marginal
 from s2rm.sensors.mixing import crps_in_units
 from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.tuning import trusted
 from s2rm.training import Training
 
 RAIN = np.maximum(np.random.default_rng(0).normal(-0.5, 1, 5000), 0.0) ** 3
@@ -252,3 +255,39 @@ def test_a_gaussian_table_is_scaled_as_before():
     assert torch.equal(own[:, 1:].nan_to_num(), other[:, 1:].nan_to_num())
     back, _ = declared.units(own, torch.full_like(own, 1e-4))
     np.testing.assert_allclose(back[:, 0], reports.values[:, 0], atol=2e-2)
+
+
+def of_the_own_value(signs, apart=10):
+    """Cases whose truth is the own last value, or its opposite, in each of the parts of the past."""
+    marginal, generator = Marginal.of(RAIN, 0, None, whole=False), torch.Generator().manual_seed(0)
+    number = 1000 * len(signs)
+    own = torch.randn(number, 1, generator=generator)
+    values = torch.full((number, 1, len(CANDIDATES)), torch.nan)
+    values[..., 0], values[..., CANDIDATES.index("climatology")] = own, 0.0
+    alike = torch.ones(number, 1)
+    cases = Cases(values, alike > 0, 0 * alike, 0 * alike, alike[:, 0])
+    moment = torch.arange(number)
+    truth = own * torch.tensor(signs, dtype=torch.float)[moment // 1000, None]
+    guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), ((0.0,),), (0, 1, 6))
+    return torch.tensor(trusted(guess, cases, truth, moment, torch.tensor([0]), [marginal], apart))[1, 0, 1]
+
+
+def test_a_guess_is_trusted_beside_the_climatology_as_far_as_it_held_in_other_parts_of_the_past():
+    assert of_the_own_value([1, 1, 1, 1]) == 1
+    assert of_the_own_value([1, -1, 1, -1]) < 0.8
+    assert of_the_own_value([1, -1, 1, -1], apart=9000) == 1, "where nothing is far enough, nothing is known of it"
+
+
+def test_scores_are_pulled_to_those_of_the_climatology():
+    guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), ((-0.6,), (0.6,)), (0, 1))
+    mean, spread = guess.pulled(
+        torch.tensor([[2.0]]), torch.tensor([[0.4]]), torch.tensor([[-0.6]]), torch.tensor(0.25)
+    )
+    assert mean.item() == pytest.approx(0.05)
+    assert spread.item() == pytest.approx(0.7), "0.8 is left of a variance of 1 where the hours' means have 0.36"
+
+
+def test_what_is_known_to_be_right_is_not_pulled(forecaster):
+    trust = torch.tensor(forecaster.guess.trust)
+    assert ((trust >= 0.5) & (trust <= 1)).all()
+    assert (trust[:, 1] == 1).all(), "a direction is no normal score"

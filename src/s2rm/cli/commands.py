@@ -209,6 +209,8 @@ class FitTable:
     """a separate table, NetCDF or Zarr with the columns of --ahead, the time and the position (without positions it
     holds everywhere); if not given, the columns are in the table itself"""
     how: OmitArgPrefixes[Fit] = field(default_factory=Fit)
+    machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
+    """on what to train; the same command on other machines goes on with a fit that was killed"""
     test: float = 0.15
     """share of the steps, the last ones, withheld from the fit and used to score it"""
     held_out: float = 0.1

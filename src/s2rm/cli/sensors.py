@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypedDict, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool, Int
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -41,8 +42,9 @@ from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
-from s2rm.training import Provenance
+from s2rm.training import Machines, Provenance
 from s2rm.training.records import Summary, history
+from s2rm.training.settings import is_first_process
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,7 +66,13 @@ def fit_table(command: FitTable) -> None:
     for name in ("test", "held_out"):
         if not 0 < getattr(command, name) <= 0.5:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
-    _is_fitted(command)
+    if command.refit and command.machines.devices * command.machines.num_nodes > 1:
+        raise ValueError("fit: --refit trains in one process, got several; leave it out, or --devices and --num-nodes")
+    if command.machines != Machines():
+        command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
+    first = is_first_process()
+    if first:
+        _is_fitted(command)
     reports = read_reports(command.table, command.columns, ahead=command.ahead_table)
     if command.start is not None:
         Forecaster.load(command.start).check(reports)
@@ -74,6 +82,10 @@ def fit_table(command: FitTable) -> None:
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
         f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
     )
+    if not first:  # it trains beside the first one, and ends there
+        if not _has_forecaster(command.out):
+            _fitted(command, reports, *_parts(command, reports))
+        return
     # Again with the folder to itself: what another fit left in the meantime counts.
     with locked(command.out, "fit"):
         finish(command.out)
@@ -86,8 +98,7 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
         return _refit(command, reports)
     if fitted:
         _say(f"{folder}: fitted already; going on with the scores and the report")
-    before = None if command.start is None else parts_of(command.start)
-    parts = divided(reports, command.test, command.held_out, command.how.training.seed, before)
+    parts, before = _parts(command, reports)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts, before)
     (about,) = kept_rows(folder / SUMMARY, Summary)
     summary = {**about, "learning_rate": command.how.training.learning_rate}
@@ -234,8 +245,8 @@ def pack_tables(command: Pack) -> None:
 
 
 def _say(text: str) -> None:
-    """Print a line, whatever is in the names of the user's."""
-    console.print(one_line(text), soft_wrap=True)
+    """Print a line, once, whatever is in the names of the user's."""
+    rank_zero_only(console.print)(one_line(text), soft_wrap=True)
 
 
 def _say_silent(reports: Reports, places: Places) -> None:
@@ -280,25 +291,37 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
         raise ValueError(
             f"fit: {folder} holds a fit, without a report, of another state of {command.table}; choose another --out"
         )
+    return _has_forecaster(folder)
+
+
+def _has_forecaster(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (FORECASTER, SUMMARY))
 
 
 def _settings(command: FitTable, reports: Reports | None) -> Row:
     """The command as JSON, without the folder, and a digest of the reports."""
-    settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume")}
+    settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume", "machines")}
     digest = None if reports is None else digest_of(reports)
     return json.loads(json.dumps({**settings, "reports": digest}, default=str))
 
 
+def _parts(command: FitTable, reports: Reports) -> tuple[Split, Parts | None]:
+    """How the table is divided, and what the forecaster that it starts from was given."""
+    before = None if command.start is None else parts_of(command.start)
+    return divided(reports, command.test, command.held_out, command.how.training.seed, before), before
+
+
 def _fitted(command: FitTable, reports: Reports, parts: Split, before: Parts | None) -> Forecaster:
-    write_json(command.out / SETTINGS, _settings(command, reports))
-    Parts.of(reports, parts, before).write(command.out)
+    first = is_first_process()
+    if first:
+        write_json(command.out / SETTINGS, _settings(command, reports))
+        Parts.of(reports, parts, before).write(command.out)
     try:
         start = Forecaster.load(command.start) if command.start else None
-        return Forecaster.fit(parts.train, command.out, command.how, start=start)
+        return Forecaster.fit(parts.train, command.out, command.how, start=start, machines=command.machines)
     except ValueError:
         # Nothing can be fitted with these settings: the folder is free for others.
-        for name in (SETTINGS, PARTS):
+        for name in (SETTINGS, PARTS) if first else ():
             (command.out / name).unlink()
         raise
 

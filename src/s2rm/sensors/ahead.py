@@ -15,7 +15,7 @@ from torch import Tensor
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import FirstGuess, values_of_channels
-from s2rm.sensors.known_ahead import AheadTables
+from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, clock, slots, views_of
 from s2rm.views import Views
@@ -67,7 +67,7 @@ def forecast_ahead(
     positions, covariates = scaling.coordinates(places.positions), scaling.known(places.covariates)
     origin, each = torch.tensor([[recent.num_steps - 1]]), max(1, MOST_QUERIES // max(1, number))
     known, parts = origin[..., None].expand(-1, -1, history.num_sensors), []
-    tables = None if recent.ahead is None else AheadTables.of(recent.ahead, scaling, recent.start)
+    flow = None if recent.ahead is None else Flow.of(recent.ahead, scaling, recent.start, recent.positions)
     weights = () if recent.ahead is None else recent.ahead.weights(places.positions, scaling.globe)
     place = (positions[None, None], covariates[None, None], torch.from_numpy(own)[None, None])
     for begin in range(0, len(leads), each):
@@ -77,10 +77,12 @@ def forecast_ahead(
         hours = clock(times) * torch.tensor([1, 1, scaling.seasons, scaling.seasons])
         hours = hours.expand(1, 1, number, -1, -1)
         coming = None
-        if tables is not None:
+        if flow is not None:
             # (1, 1, Q, J) places and lead times
-            which = (part[None, None, :, None].expand(-1, -1, -1, len(ahead), -1) for part in weights)
-            coming = tables.features(origin[..., None, None], origin[..., None, None] + asked.leads, *which)
+            which = tuple(part[None, None, :, None].expand(-1, -1, -1, len(ahead), -1) for part in weights)
+            then = origin[..., None, None], origin[..., None, None] + asked.leads
+            coming = flow.tables.features(*then, *which)
+            asked = asked._replace(gone=flow.tables.gone(*then, *which), flow=flow)
         context = guess.context(history, asked, hours, guess.climate_at(hours), scaling, known=coming)
         where = positions[:, None].expand(-1, len(ahead), -1).flatten(0, 1)[None]
         predicted = model.predict(state, where, context.features[:, 0])

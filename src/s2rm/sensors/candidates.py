@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from s2rm.sensors.history import History
+from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.weights import NEIGHBOURS, kriging, plane
 
 OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")
@@ -16,11 +17,13 @@ OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual chan
           "nearest, usual value", "climatology")  # fmt: skip
 CANDIDATES = OWN + OTHERS
 """K of them. A cycle is a day, a week where a step is a day, or a year where it is longer; usual values are means over
-some cycles"""
+some cycles. Where a flow is known there is one more, the last: what kriging says of the place from which it comes"""
 FROM_LAST = (0, 4)
 """those that count less the older the sensor's own last value is"""
 OF_NOW = (0, 4, 5, 6, 7, 8)
 """those that follow the level of what was last reported"""
+BACK = (0, 3, 6, 9, 12)
+"""the steps of which reports are carried to where the flow has brought what they saw"""
 TRENDS = (1, 3, 6)
 """steps over which changes are looked at"""
 
@@ -39,6 +42,10 @@ class Asked(NamedTuple):
     leads: Int[Tensor, "B L P J"]
     alone: Bool[Tensor, "B L P"] | bool = False
     """whether the sensor's own values are left out"""
+    gone: Float[Tensor, "B L P J n"] | None = None
+    """how far a flow that is known goes until then, in its units times steps; None where none is"""
+    flow: Flow | None = None
+    """that which carries what was reported"""
 
 
 class Ways(NamedTuple):
@@ -51,6 +58,10 @@ class Ways(NamedTuple):
     reach: tuple[float, ...]
     nugget: tuple[float, ...]
     """of the covariance of kriging"""
+    carry: float = 0.0
+    """what a unit of the flow moves in a step, in the model's coordinates"""
+    fading: float = 0.0
+    """the distance that counts as much as a step of age of a report that is carried"""
 
 
 class Found(NamedTuple):
@@ -105,7 +116,75 @@ def found(
         for channel in range(rows.shape[-1])
     ]  # fmt: skip
     values, *others = zip(*parts, strict=True)
+    if asked.gone is not None:
+        carried = _carried(history, asked, ways, memory, noise)
+        values = tuple(torch.cat([part, carried[..., channel, None]], -1) for channel, part in enumerate(values))
     return Found(torch.stack(values, -2), *(torch.stack(part, 3) for part in others))
+
+
+def _carried(
+    history: History, asked: Asked, ways: Ways, memory: int, noise: tuple[Tensor, Tensor] | None
+) -> Float[Tensor, "B L P J D"]:
+    """What kriging says, at the origin, of the places from which the flow comes to each query.
+
+    The reports of some steps before count too, at the places to which the flow has carried what they saw.
+    """
+    assert asked.gone is not None
+    assert asked.flow is not None
+    rows: list[Tensor] = []
+    whens: list[Tensor] = []
+    there: list[Tensor] = []
+    for back in BACK:
+        row, when = _last(history, asked, memory, back)
+        if whens:  # once, however long a sensor is silent
+            when = torch.where(when == torch.stack(whens).amax(0), -1, when)
+        latest = row.amax(-1).clamp(min=0)
+        place = history.rows.positions[latest] + (0.0 if noise is None else noise[0])
+        gone = asked.flow.gone(history.rows.step[latest], asked.origin[..., None], latest)
+        assert gone is not None
+        there.append(upstream(place, -ways.carry * gone[..., None, :])[..., 0, :])
+        rows.append(row)
+        whens.append(when)
+    row, when, places = torch.cat(rows, 2), torch.cat(whens, 2), torch.cat(there, 2)
+    came = upstream(asked.positions, ways.carry * asked.gone)
+    distance = torch.cdist(came.flatten(2, 3), places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    alone = torch.as_tensor(asked.alone).expand(asked.sensor.shape)[..., None]
+    itself = alone & (asked.sensor[..., None] == torch.arange(history.num_sensors).repeat(len(BACK)))
+    distance = distance.masked_fill(itself.repeat_interleave(asked.gone.shape[3], 2), torch.inf)
+    values = []
+    for channel in range(row.shape[-1]):
+        chosen, _, known, away = _neighbours(ways.fading, when[..., channel], places, came.flatten(2, 3), distance)
+        weight, _ = kriging(away, known, ways.reach[channel], ways.nugget[channel])
+        last = history.rows.channels[row[..., channel].clamp(min=0), channel]
+        value = torch.where(known, _gathered(last[..., None], chosen)[..., 0], 0.0)
+        values.append(torch.where(known[..., 0], (weight * value).sum(-1), torch.nan))
+    return torch.stack(values, -1).unflatten(2, came.shape[2:4])
+
+
+def upstream(positions: Float[Tensor, "B L P n"], gone: Float[Tensor, "B L P J m"]) -> Float[Tensor, "B L P J n"]:
+    """The places from which a flow comes that goes so far, `m` is `n`, or, on the globe, 2: eastward and northward."""
+    if gone.shape[-1] == positions.shape[-1]:
+        return positions[..., None, :] - gone
+    x, y, z = positions[..., None, :].unbind(-1)
+    ring = (x**2 + y**2).sqrt().clamp(min=1e-6)
+    east, north = torch.stack([-y, x, 0 * z], -1) / ring[..., None], torch.stack([-z * x, -z * y, ring**2], -1)
+    moved = positions[..., None, :] - gone[..., :1] * east - gone[..., 1:] * north / ring[..., None]
+    return moved / moved.norm(dim=-1, keepdim=True)
+
+
+def _neighbours(
+    ageing: float, when: Int[Tensor, "B L S"], places: Float[Tensor, "B L S n"], positions: Float[Tensor, "B L P n"],
+    distance: Float[Tensor, "B L P S"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Those of each place: which sensors, their squared distance, whether they are there, and how far they are off."""
+    age = (when.amax(-1, keepdim=True) - when) * ageing
+    cost = torch.where((when < 0)[:, :, None], torch.inf, distance + (age**2)[:, :, None])
+    # Not by min, so that an export with more sensors than neighbours has a fixed number of them.
+    least, chosen = cost.topk(NEIGHBOURS if cost.shape[-1] >= NEIGHBOURS else cost.shape[-1], largest=False)
+    there = least.isfinite()
+    away = _gathered(torch.cat([places, age[..., None]], -1), chosen)
+    away[..., :-1] -= positions[..., None, :]
+    return chosen, least, there, torch.where(there[..., None], away, 0.0)
 
 
 def _last(
@@ -138,14 +217,7 @@ def _channel(
     climate: Float[Tensor, "B L P J"], extent: float, trend: Float[Tensor, "B L S E"],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
-    age = (when.amax(-1, keepdim=True) - when) * ways.ageing[channel]
-    cost = torch.where((when < 0)[:, :, None], torch.inf, distance + (age**2)[:, :, None])
-    # Not by min, so that an export with more sensors than neighbours has a fixed number of them.
-    least, chosen = cost.topk(NEIGHBOURS if cost.shape[-1] >= NEIGHBOURS else cost.shape[-1], largest=False)
-    there = least.isfinite()
-    away = _gathered(torch.cat([places, age[..., None]], -1), chosen)
-    away[..., :-1] -= asked.positions[..., None, :]
-    away = torch.where(there[..., None], away, 0.0)
+    chosen, least, there, away = _neighbours(ways.ageing[channel], when, places, asked.positions, distance)
     closeness = 1 / (least + (1e-4 * extent) ** 2)
     level = closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12)
     tilted = plane(level, away[..., :-1] / extent, ways.tilt[channel])

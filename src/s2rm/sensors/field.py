@@ -229,7 +229,7 @@ class FieldWorld:
         middle = np.tile(_pairs(np.array([self._middle])), (self.num_steps, 1))
         wind = self.flow(np.arange(self.num_steps), middle)[:, None].astype(np.float32)
         known = KnownAhead(START, np.timedelta64(1, "h"), middle[:1], wind)
-        columns = replace(COLUMNS, ahead=("wind_x", "wind_y"))
+        columns = replace(COLUMNS, ahead=("wind_x", "wind_y"), flow=("wind_x", "wind_y"))
         return Reports(columns, START, self.num_steps, tuple(names), *rows, known)
 
 

@@ -39,7 +39,8 @@ from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import DAY, in_steps, step_microseconds, steps_a_day
 from s2rm.sensors.tuning import first_guess, gated, tuned
 from s2rm.sensors.windows import Windows
-from s2rm.training import LAST, MODEL, batches, fit, provenance
+from s2rm.training import LAST, MODEL, Machines, batches, fit, provenance
+from s2rm.training.settings import is_first_process
 
 if TYPE_CHECKING:
     from s2rm.sensors.forecaster import Forecaster
@@ -49,7 +50,7 @@ FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
-LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread")
+LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "flow", "carry", "fading", "trust")
 """fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
@@ -113,7 +114,7 @@ def build_model(how: Fit, scaling: Scaling, train: Reports, context: int) -> Wor
 
 def fit_model(
     how: Fit, reports: Reports, folder: Path, progress: bool, start: Forecaster | None = None,
-    trusted: FirstGuess | None = None,
+    trusted: FirstGuess | None = None, machines: Machines | None = None,
 ) -> None:  # fmt: skip
     """Fit a scaling and a model, and write everything that `Forecaster.load` reads, logs and a summary to a folder.
 
@@ -123,6 +124,8 @@ def fit_model(
 
     The fit works in a separate folder, `FITTING`, and is moved into place when complete, so that an earlier forecaster
     is kept until then. An interrupted fit to the same reports with the same settings resumes from its last checkpoint.
+
+    Of several processes each trains on its share of every batch; the first one alone writes. The others end with it.
 
     Raises:
         ValueError: reports that no model can be fitted to, or training that found no weights.
@@ -142,21 +145,26 @@ def fit_model(
         hidden = np.zeros_like(hidden)
     train, validation = reports.of(~hidden).between(0, spans[2]), reports.between(spans[2], reports.num_steps)
     check_learnable(train, validation)
-    if progress:
+    first = is_first_process()
+    if progress and first:
         for line in filter(None, (reports.columns.geometry, kinds_in_words(train))):
             print(one_line(line), file=sys.stderr, flush=True)
-    finish(folder)
+    if first:
+        finish(folder)
     started, staged = {"of": _fingerprint_of_fit(how, reports, start, trusted is not None)}, folder / FITTING
-    resume = (staged / LAST).is_file() and (staged / STARTED).is_file() and read_json(staged / STARTED) == started
-    if not resume:
+    # In this order: where another process has just begun anew, the checkpoint is gone before the file is there.
+    same = (staged / STARTED).is_file() and read_json(staged / STARTED) == started
+    resume = same and (staged / LAST).is_file()
+    if first and not resume:
         shutil.rmtree(staged, ignore_errors=True)
         write_json(staged / STARTED, started)
     try:
-        _train(how, reports, hidden, spans, staged, resume, progress, start, trusted)
+        _train(how, reports, hidden, spans, staged, resume, progress, start, trusted, machines)
         if trusted is not None:
             write_json(staged / SUMMARY, {**read_json(staged / SUMMARY), WHOLE: True})
     except ValueError:
-        shutil.rmtree(staged, ignore_errors=True)
+        if first:
+            shutil.rmtree(staged, ignore_errors=True)
         raise
     finish(folder)
 
@@ -177,7 +185,7 @@ def fingerprint_of(
 ) -> str:
     """A digest of all that a forecaster is, down to its weights."""
     kind = type(model).__name__, to_plain(model.arguments)
-    about = [meaning(columns), _told(scaling), to_plain(guess), context, horizon, *kind]
+    about = [meaning(columns), _told(scaling), _told(guess), context, horizon, *kind]
     return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
 
 
@@ -201,7 +209,7 @@ def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, wh
 
 def _train(
     how: Fit, reports: Reports, hidden: Bool[NDArray, " S"], spans: tuple[int, int, int], staged: Path,
-    resume: bool, progress: bool, start: Forecaster | None, trusted: FirstGuess | None,
+    resume: bool, progress: bool, start: Forecaster | None, trusted: FirstGuess | None, machines: Machines | None,
 ) -> None:  # fmt: skip
     """Fit to the training part, and leave all that makes a forecaster in a folder; `FORECASTER` comes last."""
     (context, horizon, since), training = spans, how.training
@@ -226,7 +234,9 @@ def _train(
         at_random=False,
     )  # fmt: skip
     both = batches(windows, size, training.seed, True), batches(later, size, training.seed + 1, False)
-    ended = fit(model, *both, staged, training, resume=resume, progress=progress)
+    ended = fit(model, *both, staged, training, machines=machines, resume=resume, progress=progress)
+    if not is_first_process():
+        raise SystemExit  # what follows is done once
     if not (staged / MODEL / WEIGHTS).is_file():
         raise ValueError(
             "fit: training found no weights with a finite loss; take a lower learning rate, or check the values"

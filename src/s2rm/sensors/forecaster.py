@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several
+from s2rm.training.settings import Machines, is_first_process
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -80,7 +82,7 @@ class Forecaster:
     @classmethod
     def fit(
         cls, reports: Reports, folder: str | Path, how: Fit | None = None, progress: bool = True,
-        start: Forecaster | None = None, whole: bool = False,
+        start: Forecaster | None = None, whole: bool = False, machines: Machines | None = None,
     ) -> Forecaster:  # fmt: skip
         """Fit a model to reports, and write weights, scaling, logs and a summary to a folder.
 
@@ -89,16 +91,18 @@ class Forecaster:
         the number of updates that was best in the earlier fit in the folder, and keeps the same share of the
         correction. With `progress`, stderr shows how positions are interpreted and the progress of training. An earlier
         forecaster in the folder is kept until the new one is complete. The same call resumes an interrupted fit; with
-        other reports or settings it starts again.
+        other reports or settings it starts again. On several `machines` or devices every process makes this call with
+        the same reports, best from one store, and trains on its share of each batch; processes other than the first end
+        with the training.
 
         Raises:
             ValueError: fewer steps than context and horizon need; a value that is constant or hardly observed in the
                 training part; reports far from the others in time; a folder in use by another fit; or training without
                 a finite loss.
         """
-        with locked(folder, "fit"):
+        with locked(folder, "fit") if is_first_process() else nullcontext():
             trusted = cls.load(folder).guess if whole else None
-            fit_model(how or Fit(), reports, Path(folder), progress, start, trusted)
+            fit_model(how or Fit(), reports, Path(folder), progress, start, trusted, machines)
             return cls.load(folder)
 
     @classmethod
@@ -113,7 +117,7 @@ class Forecaster:
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
-        for name in ("values", "covariates", "ahead", "circular", "step", "position"):
+        for name in ("values", "covariates", "ahead", "flow", "circular", "step", "position"):
             own, got = getattr(self.columns, name), getattr(reports.columns, name)
             if own != got:
                 raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")

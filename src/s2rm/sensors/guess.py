@@ -48,6 +48,7 @@ class Context(NamedTuple):
     now: Bool[Tensor, "B L Q D"]
     """whether the sensor itself reports what is asked for"""
     leads: Float[Tensor, "B L Q"]
+    climate: Float[Tensor, "B L Q D"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class FirstGuess:
     others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
 
     $$\mu = g + \lambda \sigma m, \quad \log \sigma_\mu = \log \sigma + \kappa \log r + b$$
+
+    Of a value that is no Gaussian, the normal scores are pulled to those of the climatology, whose mean at the hour is
+    $c_h$ and whose spread $s_h$, by as much as parts of the past showed that others had not been fitted to, with the
+    `trust` $\tau$ from 0 to 1:
+
+    $$\mu' = c_h + \tau (\mu - c_h), \quad \sigma_\mu' = s_h + \tau (\sigma_\mu - s_h)$$
     """
 
     cycle: int | None
@@ -98,16 +105,22 @@ class FirstGuess:
     share: Table = ()
     spread_share: Table = ()
     spread_shift: Table = ()
+    trust: Table = ()
+    """empty where all values are Gaussian, and of earlier versions: they are not pulled"""
+    carry: float = 0.0
+    fading: float = 0.0
+    """see `Ways`"""
 
     @property
     def ways(self) -> Ways:
         """How neighbours count."""
-        return Ways(self.ageing, self.tilt, self.reach, self.nugget)
+        return Ways(self.ageing, self.tilt, self.reach, self.nugget, self.carry, self.fading)
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:
         """All that is fitted, as tensors; the logits with the candidates last."""
-        names = ("staleness", "spread", "spread_stale", "spread_doubt", "share", "spread_share", "spread_shift")
+        names = ("staleness", "spread", "spread_stale", "spread_doubt", "share", "spread_share", "spread_shift",
+                 "trust")  # fmt: skip
         return {"logits": torch.tensor(self.logits).movedim(0, -1)} | {
             name: torch.tensor(getattr(self, name)) for name in names
         }
@@ -146,13 +159,14 @@ class FirstGuess:
         guess, spread = self.mixed(cases, values_of_channels(scaling))
         ahead = asked.leads.shape[-1]
 
+        of_now = OF_NOW if asked.gone is None else (*OF_NOW, len(CANDIDATES))
         missing = asked.covariates.isnan().float()
         near = got.nearest.nan_to_num(posinf=1.0)
         some = got.nearest.isfinite().float()
         features = [
             guess, torch.zeros(*guess.shape[:-1], missing.shape[-1]),
             # Others would tell the level of a window, and with it of a return to the mean of the training part.
-            (got.values[..., OF_NOW] - guess[..., None]).nan_to_num().flatten(4),
+            (got.values[..., of_now] - guess[..., None]).nan_to_num().flatten(4),
             spread.log(), cases.own.float(), cases.stale / 3,
             *(part[..., None, :].expand(*part.shape[:3], ahead, -1) for part in (
                 got.old.log1p() / 3, got.doubt, some, (1e-4 + near / scaling.extent).log() * some,
@@ -162,8 +176,8 @@ class FirstGuess:
             asked.leads.float().log1p()[..., None] / 3, clock, *([] if known is None else [known]),
         ]  # fmt: skip
         whole, own, leads = torch.cat(features, -1), cases.own, asked.leads.float()
-        flat = [part.flatten(2, 3) for part in (whole, guess, spread, own, is_now(cases), leads)]
-        return Context(flat[0], flat[1], flat[2], flat[3], flat[4], flat[5])
+        flat = [part.flatten(2, 3) for part in (whole, guess, spread, own, is_now(cases), leads, climate)]
+        return Context(*flat)
 
     def corrected(
         self, mean: Float[Tensor, "*batch D"], stddev: Float[Tensor, "*batch D"], context: Context,
@@ -176,7 +190,20 @@ class FirstGuess:
         )
         share, of_spread, shift = (torch.where(context.now, 0.0, part) for part in (share, of_spread, shift))
         log = context.spread.log() + of_spread * stddev.log() + shift
-        return context.guess + share * context.spread * mean, log.exp()
+        made = context.guess + share * context.spread * mean, log.exp()
+        if not self.trust:
+            return made
+        trust = at_knots(self.tables["trust"], self.knots, context.own, context.leads, value_of)
+        return self.pulled(*made, context.climate, torch.where(context.now, 1.0, trust))
+
+    def pulled(
+        self, mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], climate: Float[Tensor, "*batch D"],
+        trust: Float[Tensor, ...],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Mean and spread of scores, pulled to those of the climatology but for a share `trust`."""
+        # All scores together have a variance of 1, of which that of the hours' means is a part.
+        usual = (1 - torch.tensor(self.climate).square().mean(0)).clamp(min=LEAST_SPREAD).sqrt()
+        return torch.lerp(climate, mean, trust), torch.lerp(usual.expand_as(spread), spread, trust)
 
 
 def part_of_day(clock: Float[Tensor, "*batch 4"], parts: int) -> Int[Tensor, "*batch"]:
@@ -227,7 +254,7 @@ MIXING = ("logits", "staleness", "spread", "spread_stale", "spread_doubt")
 def context_size(scaling: Scaling) -> int:
     """F, the number of context features of a query."""
     channels, covariates = scaling.num_channels, len(scaling.covariate_mean)
-    each = 8 + len(OF_NOW) + 2 * len(TRENDS) + scaling.num_coordinates + covariates
+    each = 8 + len(OF_NOW) + bool(scaling.flow) + 2 * len(TRENDS) + scaling.num_coordinates + covariates
     return channels * each + 3 * covariates + 5 + FEATURES * len(scaling.ahead_mean)
 
 
@@ -271,7 +298,7 @@ def mixture(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Guess and spread `(..., D)` of cases; the equations are those of `FirstGuess`."""
     wanted = at_knots(logits, knots, cases.own, cases.leads, value_of)
-    late = torch.zeros(len(CANDIDATES))
+    late = torch.zeros(wanted.shape[-1])
     late[list(FROM_LAST)] = 1.0
     wanted = wanted - (staleness[value_of] * cases.stale)[..., None] * late
     there = ~cases.values.isnan()

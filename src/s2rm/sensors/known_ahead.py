@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,6 +44,11 @@ class KnownAhead:
         """The last time at which each of the quantities is known somewhere."""
         known = ~np.isnan(self.values).all(1)
         return self.start + min(int(np.flatnonzero(each)[-1]) for each in known.T) * self.step
+
+    def since(self, start: np.datetime64) -> KnownAhead:
+        """The same without the steps before a time, but for the last one."""
+        before = min(max(0, self.offset(start)), len(self.values) - 1)
+        return replace(self, start=self.start + before * self.step, values=self.values[before:])
 
     def steps_after(self, time: np.datetime64) -> int:
         """The number of steps after a time that are known."""
@@ -87,6 +92,8 @@ class AheadTables(NamedTuple):
     missing: Float[Tensor, "T P G"]
     total: Float[Tensor, "U P G"]
     """the sum of the values before each step"""
+    path: Float[Tensor, "T P n"]
+    """how far the flow has gone since step 0, in its own units times steps; without a flow, n is 0"""
 
     @classmethod
     def of(cls, known: KnownAhead, scaling: Scaling, start: np.datetime64) -> AheadTables:
@@ -94,7 +101,22 @@ class AheadTables(NamedTuple):
         scaled = torch.from_numpy((known.values - np.array(scaling.ahead_mean)) / np.array(scaling.ahead_spread))
         values = scaled.nan_to_num()
         total = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
-        return cls(known.offset(start), values.float(), scaled.isnan().float(), total)
+        speed = torch.from_numpy(known.values[..., list(scaling.flow)]).double().nan_to_num()
+        # The mean of the speeds at its ends is that of a step.
+        path = torch.cat([torch.zeros_like(speed[:1]), ((speed[:-1] + speed[1:]) / 2).cumsum(0)])
+        return cls(known.offset(start), values.float(), scaled.isnan().float(), total, path)
+
+    def gone(
+        self, origin: Int[Tensor, "*#batch"], target: Int[Tensor, "*#batch"], index: Int[Tensor, "*#batch K"],
+        weight: Float[Tensor, "*#batch K"],
+    ) -> Float[Tensor, "*batch n"] | None:  # fmt: skip
+        """How far the flow at places of these weights goes from the origin to the target; None without a flow."""
+        if not self.path.shape[-1]:
+            return None
+        last = len(self.path) - 1
+        here, there = ((step + self.offset).clamp(0, last)[..., None] for step in (origin, target))
+        passed = self.path[there, index] - self.path[here, index]
+        return (passed * weight[..., None]).sum(-2).float()
 
     def features(
         self, origin: Int[Tensor, "*#batch"], target: Int[Tensor, "*batch"], index: Int[Tensor, "*#batch K"],
@@ -116,3 +138,27 @@ class AheadTables(NamedTuple):
         parts = [now * (1 - missing), at(self.values, here), mean.float(), missing]
         shape = torch.broadcast_shapes(*(part.shape for part in parts))
         return torch.cat([part.expand(shape) for part in parts], -1)
+
+
+class Flow(NamedTuple):
+    """What is known ahead at the R rows of a history."""
+
+    tables: AheadTables
+    known_at: Int[Tensor, "R K"]
+    weight: Float[Tensor, "R K"]
+
+    @classmethod
+    def of(
+        cls, known: KnownAhead, scaling: Scaling, start: np.datetime64, positions: Float64[NDArray, "R n"]
+    ) -> Flow:  # fmt: skip
+        """That of a history that begins at a time, whose rows have these positions."""
+        places, place = np.unique(positions, axis=0, return_inverse=True)
+        index, weight = known.weights(places, scaling.globe)
+        row = torch.from_numpy(place.ravel())
+        return cls(AheadTables.of(known, scaling, start), index[row], weight[row])
+
+    def gone(
+        self, origin: Int[Tensor, "*#batch"], target: Int[Tensor, "*#batch"], row: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch n"] | None:
+        """As `AheadTables.gone`, at the places of rows."""
+        return self.tables.gone(origin, target, self.known_at[row], self.weight[row])

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
 from s2rm.sensors.marginals import Marginal
 
@@ -35,7 +34,7 @@ class Prior(NamedTuple):
 
 def mixed_best(
     guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
-    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None],
+    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], batch: int = BATCH,
 ) -> FirstGuess:  # fmt: skip
     r"""The guess with the mixture of least absolute error and the spread of least CRPS; of normal scores both are those
     of least CRPS.
@@ -49,6 +48,7 @@ def mixed_best(
         cases, truth, moment: M cases, what was observed, and the step of each one's origin.
         value_of: the value that each channel is of.
         marginals: of each channel, None where it is no normal score.
+        batch: cases in each update.
     """
     knots, number = len(guess.knots), int(value_of.max()) + 1
     start = prior(cases, truth, moment, value_of, guess.knots)
@@ -67,7 +67,7 @@ def mixed_best(
     for update in range(UPDATES):
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * (1 - update / UPDATES)
-        some = torch.randint(len(truth), (min(BATCH, len(truth)),), generator=generator)
+        some = torch.randint(len(truth), (min(batch, len(truth)),), generator=generator)
         few = Cases(*(part[some] for part in cases))
         mean, spread = mixture(few, value_of, guess.knots, **_positive(tables))
         loss = _error(mean, spread, truth[some], marginals)
@@ -100,7 +100,7 @@ def prior(
     ridge is $\nu^2$, with $\nu$ the standard error of $(e_k - e) / e$ over `BLOCKS` parts of the past by the jackknife,
     the median over the candidates whose error is at most half as large again as the least.
     """
-    number, channels = int(value_of.max()) + 1, truth.shape[1]
+    number, channels, candidates = int(value_of.max()) + 1, *cases.values.shape[1:]
     knot = (cases.leads.log1p()[:, None] - torch.tensor(knots).float().log1p()).abs().argmin(-1)
     order = torch.linspace(0, BLOCKS, len(moment) + 1)[:-1].long()
     block = torch.empty_like(order)
@@ -109,7 +109,7 @@ def prior(
         part[:, None].expand(len(truth), channels) for part in (knot, block)
     ))  # fmt: skip
     error = (cases.values - truth[..., None]).abs()
-    sums, counts = torch.zeros(2, 2, number, len(knots), BLOCKS, len(CANDIDATES))
+    sums, counts = torch.zeros(2, 2, number, len(knots), BLOCKS, candidates)
     sums.index_put_(where, error.nan_to_num(), accumulate=True)
     counts.index_put_(where, (~error.isnan()).float(), accumulate=True)
     # A cell with hardly a case is as all lead times together.
@@ -125,7 +125,7 @@ def prior(
     best = ratio.argmin(-1)[:, :, :, None, None].expand(*left.shape[:-1], 1)
     apart = (left - left.gather(-1, best)) / least[:, :, :, None]
     noise = ((BLOCKS - 1) * apart.var(3, correction=0)).sqrt()
-    rivals = known & (ratio < 1.5) & (torch.arange(len(CANDIDATES)) != best[:, :, :, 0])
+    rivals = known & (ratio < 1.5) & (torch.arange(candidates) != best[:, :, :, 0])
     doubt = torch.where(rivals, noise, torch.nan).nanmedian(-1).values.nan_to_num(0.0)
     padded = torch.nn.functional.pad(doubt.square(), (1, 1), mode="replicate")
     return Prior(-POWER * ratio.log(), (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3)

@@ -64,6 +64,8 @@ class Scaling:
     ahead_mean: tuple[float, ...] = ()
     ahead_spread: tuple[float, ...] = ()
     """mean and standard deviation of each quantity that is known ahead, 1 where it is the same throughout"""
+    flow: tuple[int, ...] = ()
+    """the places among these quantities of those that carry the values along"""
 
     @classmethod
     def of(cls, reports: Reports) -> Scaling:
@@ -80,6 +82,7 @@ class Scaling:
             middle=(), extent=1.0,
             seasons=bool(reports.num_steps * reports.step_length > np.timedelta64(366, "D")),
             marginals=marginals_of(reports), **_scaling_ahead(reports),
+            flow=tuple(reports.columns.ahead.index(name) for name in reports.columns.flow),
         )  # fmt: skip
         places = scaling.coordinates(reports.places)
         middle = places.mean(0)

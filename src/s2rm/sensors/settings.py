@@ -80,6 +80,9 @@ class Columns:
     """values with outliers many standard deviations away"""
     ahead: tuple[str, ...] = ()
     """quantities that change in time and are known beyond the last observation, such as a weather model's wind"""
+    flow: tuple[str, ...] = ()
+    """those of them that carry the values along, as a wind does: its speed along each coordinate of the position, in
+    this order, in any unit; on the globe eastward and northward"""
     step: str = "1h"
     """the time step, a pandas duration; observations are binned to it"""
     globe: bool | None = None
@@ -112,12 +115,22 @@ class Columns:
                     raise ValueError(f"columns: {kind} must be among the values, {list(self.values)}, got [{name!r}]")
                 if kinds.setdefault(name, kind) != kind:
                     raise ValueError(f"columns: {name!r} is named as {kinds[name]} and as {kind}; a value has one kind")
+        self._check_flow()
         if self.globe and len(self.position) != 2:
             raise ValueError(
                 f"columns: positions on the globe are a longitude and a latitude, got {self.position}; name these two "
                 "columns, or set globe to False"
             )
         self._check_notation()
+
+    def _check_flow(self) -> None:
+        if absent := [name for name in self.flow if name not in self.ahead]:
+            raise ValueError(f"columns: flow must be among what is known ahead, {list(self.ahead)}, got {absent}")
+        if self.flow and len(self.flow) != len(self.position):
+            raise ValueError(
+                f"columns: flow must have a speed along each of {list(self.position)}, got {list(self.flow)}; name one "
+                "for each, in this order"
+            )
 
     def _check_notation(self) -> None:
         """Bring separator and codes to one form, and refuse what is no notation."""

@@ -79,7 +79,9 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
     about = described(folder)
     if columns is not None:
         asked = replace(columns, globe=columns.on_the_globe)
-        for name in (field.name for field in fields(Columns) if field.name not in (*NOTATION, *RANGES, "ahead")):
+        for name in (
+            field.name for field in fields(Columns) if field.name not in (*NOTATION, *RANGES, "ahead", "flow")
+        ):
             own, got = getattr(about.columns, name), getattr(asked, name)
             same = step_microseconds(own) == step_microseconds(got) if name == "step" else own == got
             if not same:

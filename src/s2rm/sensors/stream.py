@@ -16,9 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from s2rm.files import read_safetensors, write_whole
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.checks import check_clock, when
+from s2rm.sensors.known_ahead import KnownAhead
 from s2rm.sensors.reports import ROWS, Reports, merge
 from s2rm.sensors.settings import Columns
 
+AHEAD, KNOWN = "ahead.", ("positions", "values")
+"""how the names of what is known ahead begin in a file, and what it is"""
 SILENCE = 15
 """times the context: a longer silence ends a stream, since a clock may be wrong and nothing before it would count"""
 
@@ -37,7 +40,13 @@ class Stream(NamedTuple):
         """Write it to a file, for `Forecaster.load_stream` in another process."""
         tensors = {f"model.{number}": leaf.contiguous() for number, leaf in enumerate(tree_leaves(self.model))}
         tensors |= {name: torch.from_numpy(np.ascontiguousarray(getattr(self.recent, name))) for name in ROWS}
-        recent = {"start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors}
+        recent: dict[str, object] = {
+            "start": str(self.recent.start), "steps": self.recent.num_steps, "sensors": self.recent.sensors,
+        }  # fmt: skip
+        if self.recent.ahead is not None:
+            known = self.recent.ahead.since(self.recent.start)
+            recent["ahead"] = str(known.start)
+            tensors |= {f"{AHEAD}{name}": torch.from_numpy(getattr(known, name).copy()) for name in KNOWN}
         about = {"recent": json.dumps(recent), "forecaster": self.forecaster}
         write_whole(path, safetensors.torch.save(tensors, about))
 
@@ -62,6 +71,10 @@ def read_stream(path: Path, model: WorldModel[Any], columns: Columns, forecaster
         model.check_state(state, start)
         reports = Reports(columns, np.datetime64(recent["start"]), recent["steps"], tuple(recent["sensors"]), **rows)
         _check_rows(reports)
+        if "ahead" in recent:
+            known = {name: tensors[f"{AHEAD}{name}"].numpy() for name in KNOWN}
+            reports = replace(reports, ahead=KnownAhead(np.datetime64(recent["ahead"]), reports.step_length, **known))
+            _check_ahead(reports)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"stream: {path} was not saved by this forecaster ({error}); start from None") from error
     return Stream(state, reports, forecaster)
@@ -77,6 +90,15 @@ def _check_rows(reports: Reports) -> None:
         numbers = getattr(reports, name)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < number:
             raise ValueError(f"a report has a {name} that does not exist")
+
+
+def _check_ahead(reports: Reports) -> None:
+    columns, known = reports.columns, reports.ahead
+    assert known is not None
+    if known.positions.ndim != 2 or known.positions.shape[1] != len(columns.position) or not len(known.values):
+        raise ValueError("the places of what is known ahead are others")
+    if known.values.shape[1:] != (len(known.positions), len(columns.ahead)):
+        raise ValueError("the sizes of what is known ahead are others")
 
 
 def joined(recent: Reports, new: Reports, context: int) -> tuple[Reports, int]:

@@ -74,7 +74,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
                 f"{', '.join(columns.ahead)}, got none; give one"
             )
         beside = read_known_ahead(ahead, columns, reports.step_length)
-        return replace(reports, columns=replace(reports.columns, ahead=columns.ahead), ahead=beside)
+        return replace(reports, columns=replace(reports.columns, ahead=columns.ahead, flow=columns.flow), ahead=beside)
     if columns is None:
         raise ValueError("read: expected the columns of a table, got none; only a store says what its columns mean")
     require("tables")
@@ -82,7 +82,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
 
     length = step_microseconds(columns.step)
     columns = replace(columns, globe=columns.on_the_globe)
-    opened = open_source(source, columns if ahead is None else replace(columns, ahead=()))
+    opened = open_source(source, columns if ahead is None else replace(columns, ahead=(), flow=()))
     if opened.columns.notation != columns.notation:
         print(one_line(f"{opened.name}: read with {opened.columns.notation}"), file=sys.stderr, flush=True)
     # Separator and encoding are plain in each table; these need not be in a short one.
@@ -95,7 +95,10 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     if to_fit and len(sensors) < 2:
         raise ValueError(f"read: expected at least 2 sensors in {cells.name}, got only {sensors[0]!r}; add another")
     heard = to_fit or there.all() or bool(opened.columns.ahead)  # rows of the future are no silence
-    silent = np.empty(0, np.int64) if heard else silent_times(opened.where(~there), columns.time)
+    nothing = ~there
+    if columns.ahead and columns.sensor and not heard:  # what is known ahead is of no sensor
+        nothing &= ~opened.empty(columns.sensor)
+    silent = np.empty(0, np.int64) if heard else silent_times(opened.where(nothing), columns.time)
     times, step, start, num_steps = bins(cells, columns, length, silent)
     if to_fit and not step.any():
         raise ValueError(f"read: all of {cells.name} is in one step of {columns.step!r}; {of_one_step(start)}")
@@ -171,8 +174,10 @@ def read_places(source: object, columns: Columns) -> Places:
 
 
 def to_frame(reports: Reports) -> DataFrame:
-    """Reports as a long table, a pandas DataFrame with the columns they were read from; times are the starts of
-    steps."""
+    """Reports as a long table, a pandas DataFrame with the columns they were read from; times are the starts of steps.
+
+    What is known ahead follows in rows of its own, without a sensor and without values.
+    """
     require("tables")
     import pandas as pd
 
@@ -184,7 +189,15 @@ def to_frame(reports: Reports) -> DataFrame:
     data.update(zip(columns.position, reports.positions.T, strict=True))
     data.update(zip(columns.values, reports.values.T, strict=True))
     data.update(zip(columns.covariates, reports.covariates.T, strict=True))
-    return pd.DataFrame(data)
+    frame = pd.DataFrame(data)
+    if reports.ahead is None:
+        return frame
+    known = reports.ahead
+    step, place = np.nonzero(~np.isnan(known.values).all(-1))
+    later: dict[str, object] = {columns.time: pd.DatetimeIndex(known.start + step * known.step).tz_localize("UTC")}
+    later.update(zip(columns.position, known.positions[place].T, strict=True))
+    later.update(zip(columns.ahead, known.values[step, place].T, strict=True))
+    return pd.concat([frame, pd.DataFrame(later)], ignore_index=True)
 
 
 def full_turns(columns: Columns, west: float, east: float) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import CANDIDATES
-from s2rm.sensors.guess import Cases, FirstGuess, cases_of, values_of_channels
-from s2rm.sensors.mixing import crps_in_units, error_of, mixed_best, table_of
+from s2rm.sensors.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
+from s2rm.sensors.marginals import Marginal
+from s2rm.sensors.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.times import steps_a_cycle, steps_a_day
@@ -26,11 +27,15 @@ TILT = (0.0, 1.0, 10.0)
 """the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
 REACH, NUGGET = (1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)
 """the choices for the covariance of kriging, the first as shares of the extent"""
+CARRIES, FINER = torch.logspace(-6, 0.5, 14, 2).tolist(), torch.linspace(0.75, 1.33, 8).tolist()
+"""the choices for how far the flow moves in a horizon, as shares of the extent, and around the best of them"""
 MOST_CYCLES = 7
 CASES, SILENT = 30_000, 0.1
 """of a sample, and the share of the sensors that fall silent within a window of it"""
 SHARES, SHIFTS = torch.linspace(0, 1, 21), torch.linspace(-0.4, 0.4, 17)
 """the choices for what is kept of a correction, and for the logarithm of a factor of the spread"""
+TRUST, FOLDS = torch.tensor([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0]), 4
+"""the choices for how far scores are trusted beside the climatology, and the parts of the past that judge it"""
 REPEATS = 3
 """draws of the queries of each validation window"""
 LEAST_GAIN = 0.005
@@ -68,8 +73,44 @@ def tuned(windows: Windows) -> FirstGuess:
         (("reach", "nugget"), "kriging", [(extent * share, nugget) for share, nugget in product(REACH, NUGGET)]),
     ):
         guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
+    if windows.scaling.flow:
+        guess = _carried(windows, guess)
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
-    return mixed_best(guess, *sample(windows, guess, 32, False), *about)
+    cases, truth, moment = sample(windows, guess, 32, False)
+    fitted = mixed_best(guess, cases, truth, moment, *about)
+    if not any(about[1]):
+        return fitted
+    return replace(fitted, trust=trusted(guess, cases, truth, moment, *about, windows.horizon))
+
+
+def trusted(
+    guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
+    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], apart: int,
+) -> Table:  # fmt: skip
+    """How far the scores of values that are no Gaussian are trusted beside the climatology: 1 for all others.
+
+    A short past has few spells of rain, and a mixture that is fitted to them is too sure of itself in others. Of
+    `FOLDS` parts of the past each is guessed by a mixture that is fitted to the others, without those nearer than
+    `apart` steps; the trust of least CRPS is found for each value, group of places and knot.
+    """
+    table = torch.zeros(2, int(value_of.max()) + 1, len(guess.knots), len(TRUST))
+    ends = moment.double().quantile(torch.linspace(0, 1, FOLDS + 1).double())
+    climate, known = cases.values[..., CANDIDATES.index("climatology")], ~truth.isnan()
+    for low, high in pairwise(ends):
+        mine, far = (moment >= low) & (moment <= high), (moment < low - apart) | (moment > high + apart)
+        if not (known[far].any(0).all() and known[mine].any()):  # a short past, of long lead times
+            continue
+        few = Cases(*(part[far] for part in cases))
+        other = mixed_best(guess, few, truth[far], moment[far], value_of, marginals, BATCH // 4)
+        mixed = other.mixed(Cases(*(part[mine] for part in cases)), value_of)
+        where = _cells(guess, cases.own[mine], cases.leads[mine], value_of)
+        for index, trust in enumerate(TRUST):
+            made = guess.pulled(*mixed, climate[mine], trust)
+            _sum_at(table[..., index], where, crps_in_units(*made, truth[mine].nan_to_num(), marginals), known[mine])
+    # The past is short: half of the pull is kept.
+    trust = (1 + TRUST[_chosen(table)]) / 2
+    wanted = torch.zeros(table.shape[1], dtype=torch.bool).index_fill(0, value_of[shaped(marginals)], True)
+    return table_of(torch.where(wanted[:, None], trust, 1.0))
 
 
 def _best_ways(
@@ -84,6 +125,33 @@ def _best_ways(
     best = torch.stack(errors).nan_to_num(torch.inf).argmin(0).tolist()
     chosen = {name: tuple(choices[index][place] for index in best) for place, name in enumerate(names)}
     return replace(guess, **chosen)  # type: ignore[arg-type]
+
+
+def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
+    """The guess that moves with the flow as lowers the error of any channel most, by what it is without one."""
+
+    def errors(carry: float, fading: float) -> Float[Tensor, " D"]:
+        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8, False)
+        return (cases.values[cases.leads > 0][..., -1] - truth[cases.leads > 0]).abs().nanmean(0)
+
+    assert windows.known is not None
+    path, extent = windows.known.tables.path, windows.scaling.extent
+    span = min(windows.horizon, len(path) - 1)
+    whole = (path[span:] - path[: len(path) - span]).norm(dim=-1).mean().item()
+    if not whole > 0:
+        return guess
+    # At first the latest reports alone count.
+    best, fading = 0.0, extent * AGEING[0]
+    still = errors(best, fading)
+    for choices in (CARRIES, FINER):
+        tried = [(best or extent / whole) * share for share in choices]
+        ratios = [(errors(carry, fading) / still).nan_to_num(torch.inf).min().item() for carry in tried]
+        if min(ratios) >= 1:
+            break
+        best = tried[int(np.argmin(ratios))]
+    fadings = [extent * share for share in AGEING]
+    ratios = [(errors(best, each) / still).nan_to_num(torch.inf).min().item() for each in fadings]
+    return replace(guess, carry=best, fading=fadings[int(np.argmin(ratios))])
 
 
 def sample(
@@ -101,7 +169,7 @@ def sample(
     cut = torch.where(torch.rand(number, sensors, generator=generator) < SILENT, ends, windows.history.num_steps)
     origin = starts[:, None] + torch.arange(windows.first, windows.length) - 1
     asked, row, wanted = windows.asked(
-        origin, cut, max(1, (CASES // (8 if now else 1)) // origin.numel()), None, generator, now
+        origin, cut, max(1, (CASES // (8 if number < 16 else 1)) // origin.numel()), None, generator, now
     )
     target = (asked.origin[..., None, None] + asked.leads).clamp(max=windows.history.num_steps - 1)
     got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling)
@@ -126,18 +194,15 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
     mean, ratio, base, spread, truth, own, leads = (torch.cat(part) for part in zip(*parts, strict=True))
     value_of, values = values_of_channels(windows.scaling), len(windows.scaling.mean)
     marginals = windows.scaling.of_channels
-    places = torch.tensor(guess.knots).float().log1p()
-    knot = (leads.log1p()[:, None] - places).abs().argmin(-1)
-    known = ~truth.isnan()
-    truth, shares = truth.nan_to_num(), torch.zeros(3, 2, values, len(places))
-    table = torch.zeros(2, values, len(places), len(SHARES))
-    where = (own.long(), value_of.expand_as(own), knot[:, None].expand_as(own))
+    known, where = ~truth.isnan(), _cells(guess, own, leads, value_of)
+    truth, shares = truth.nan_to_num(), torch.zeros(3, 2, values, len(guess.knots))
+    table = torch.zeros(2, values, len(guess.knots), len(SHARES))
     for index, share in enumerate(SHARES):
         _sum_at(table[..., index], where, error_of(torch.lerp(base, mean, share), spread, truth, marginals), known)
     shares[0] = SHARES[_chosen(table)]
     kept = torch.lerp(base, mean, shares[0][where])
     choices = [(0.0, 0.0), *product((0.0, 0.5, 1.0), SHIFTS.tolist())]
-    table = torch.zeros(2, values, len(places), len(choices))
+    table = torch.zeros(2, values, len(guess.knots), len(choices))
     for index, (of_spread, shift) in enumerate(choices):
         log = spread.log() + of_spread * ratio.log() + shift
         _sum_at(table[..., index], where, crps_in_units(kept, log.exp(), truth, marginals), known)
@@ -165,6 +230,14 @@ def _cases_of_model(model: WorldModel, windows: Windows, rows: list[int], seed: 
 
 def _split(number: int, size: int) -> list[list[int]]:
     return [list(range(begin, min(begin + size, number))) for begin in range(0, number, size)]
+
+
+def _cells(
+    guess: FirstGuess, own: Bool[Tensor, "N D"], leads: Float[Tensor, " N"], value_of: Int[Tensor, " D"]
+) -> tuple[Tensor, ...]:
+    """Group of places, value, and nearest knot of the lead time of each case."""
+    knot = (leads.log1p()[:, None] - torch.tensor(guess.knots).float().log1p()).abs().argmin(-1)
+    return own.long(), value_of.expand_as(own), knot[:, None].expand_as(own)
 
 
 def _sum_at(table: Tensor, where: tuple[Tensor, ...], errors: Tensor, known: Bool[Tensor, "N D"]) -> None:

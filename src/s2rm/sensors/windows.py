@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import Context, FirstGuess, climatology, part_of_day
-from s2rm.sensors.known_ahead import AheadTables
+from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.mapped import parts, room, tensor
 from s2rm.sensors.mixing import shaped
 from s2rm.sensors.reports import Reports
@@ -66,12 +66,9 @@ class Windows(Dataset[Episode]):
         # That of few days before says little of how often it rains.
         self._climates = torch.where(shaped(scaling.of_channels), self.climate, self._climates)
         self._chunk = chunk
-        self.known: tuple[AheadTables, Tensor, Tensor] | None = None
+        self.known: Flow | None = None
         if reports.ahead is not None:
-            tables = AheadTables.of(reports.ahead, scaling, reports.start)
-            places, place = np.unique(reports.positions, axis=0, return_inverse=True)
-            index, weight = reports.ahead.weights(places, scaling.globe)
-            self.known = tables, index[torch.from_numpy(place)], weight[torch.from_numpy(place)]
+            self.known = Flow.of(reports.ahead, scaling, reports.start, reports.positions)
         self.pools = [self._pool(reports, which) for which in (~self.hidden, self.hidden)]
 
     def _pool(self, reports: Reports, sensors: Bool[Tensor, " S"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " U"]]:
@@ -236,8 +233,16 @@ class Windows(Dataset[Episode]):
         positions, covariates = reports.positions[row], reports.covariates[row]
         if noise is not None:
             positions, covariates = positions + noise[0][sensor], covariates + noise[1][sensor]
+        gone = None
+        if self.known is not None:
+            until = target[..., None].clamp(max=self.history.num_steps - 1)
+            gone = self.known.gone(origin[..., None, None], until, row[..., None])
         known = torch.minimum(origin[..., None], cut[:, None])
-        return Asked(known, origin, positions, covariates, sensor, lead[..., None], alone), row, wanted
+        return (
+            Asked(known, origin, positions, covariates, sensor, lead[..., None], alone, gone, self.known),
+            row,
+            wanted,
+        )
 
 
 def _drawn(share: Float[Tensor, "*batch"], end: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -94,6 +94,13 @@ class Training:
         return self.learning_rate * (1 + math.cos(math.pi * min(1, update / self.updates))) / 2
 
 
+def is_first_process() -> bool:
+    """Whether this is the first, or only, of the processes that train together."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 @dataclass(frozen=True)
 class Machines:
     """The machines to train on, with one process per device. The result does not depend on their number."""
