@@ -11,8 +11,7 @@ import torch
 
 from s2rm.cli import main
 from s2rm.cli.forecasters import _open as opened_of
-from s2rm.cli.parts import Parts, divided
-from s2rm.cli.sensors import judged_leads
+from s2rm.cli.parts import Parts, divided, judged_leads
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Forecaster
 from s2rm.sensors.field import FieldWorld

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import Evaluate, FitTable, NextSensor, Report
-from s2rm.cli.parts import Parts
+from s2rm.cli.parts import Parts, digest_of, judged_leads, spread_out
 from s2rm.cli.sensors import (
     REPORT,
     SCORES,
@@ -22,14 +22,11 @@ from s2rm.cli.sensors import (
     Scored,
     as_csv,
     console,
-    digest_of,
     judged,
-    judged_leads,
     kept_rows,
     parts_of,
     places_of,
     say_scores,
-    spread_out,
     write_page,
 )
 from s2rm.extras import require

@@ -1,4 +1,4 @@
-"""Which stations and steps of its table a fit was given, written beside it: tables grow, and are replaced."""
+"""What a fit was given of its table, written beside it, as tables grow and are replaced; and what a report covers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
 from s2rm.files import read_json, write_json
+from s2rm.folders import fingerprint
 from s2rm.records import from_plain, to_plain
 from s2rm.sensors.judging import Split, split
-from s2rm.sensors.reports import Reports
+from s2rm.sensors.reports import ROWS, Reports
 
 PARTS = "parts.json"
+LEADS = (0, 1, 3, 6, 12, 24)
+"""the usual lead times of a report, in steps; twice as long ones follow where the horizon is longer"""
+NUM_ORIGINS = 40
+"""initialisation times of a report, at most"""
 
 
 @dataclass(frozen=True)
@@ -109,3 +114,26 @@ def divided(reports: Reports, test: float, withheld: float, seed: int, before: P
             stacklevel=2,
         )
     return made
+
+
+def judged_leads(horizon: int, later: int) -> list[int]:
+    """The lead times of a report, in steps, for a horizon and a table with so many `later` steps than those of the fit.
+
+    They end with the horizon. Those beyond the usual ones need twice as many later steps, since every forecast that is
+    judged begins so long before the end.
+    """
+    longest = min(horizon, max(min(LEADS[-1], later - 1), later // 2))
+    leads = [lead for lead in LEADS if lead <= longest]
+    while 2 * leads[-1] <= longest and longest > LEADS[-1]:
+        leads.append(2 * leads[-1])
+    return leads if longest < horizon else [*(lead for lead in leads if lead < 0.75 * horizon), horizon]
+
+
+def spread_out(first: int, last: int) -> Int[NDArray, " O"]:
+    """Initialisation times at equal distances."""
+    return np.unique(np.linspace(first, last, NUM_ORIGINS).round().astype(np.int64))
+
+
+def digest_of(reports: Reports) -> str:
+    """A digest by which the reports of a table are known again."""
+    return fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})

@@ -22,10 +22,10 @@ from rich.table import Column, Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast, Pack
-from s2rm.cli.parts import PARTS, Parts, divided
+from s2rm.cli.parts import PARTS, Parts, digest_of, divided, judged_leads, spread_out
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
-from s2rm.folders import fingerprint, locked
+from s2rm.folders import locked
 from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
 from s2rm.records import from_plain
@@ -38,7 +38,7 @@ from s2rm.sensors.outputs import last_observations, write_netcdf
 from s2rm.sensors.packing import pack
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import write_sensor_report
-from s2rm.sensors.reports import ROWS, Places, Reports, grid, stations
+from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 
 # Names of the user's are no markup: wind [m/s] stays what it is.
 console = Console(stderr=True, markup=False, emoji=False)
-LEADS = (0, 1, 3, 6, 12, 24)
-"""the usual lead times of a report, in steps; twice as long ones follow where the horizon is longer"""
-NUM_ORIGINS = 40
-"""initialisation times of a report, at most"""
 SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
 
 
@@ -134,29 +130,6 @@ def _refit(command: FitTable, reports: Reports) -> None:
 def parts_of(folder: Path) -> Parts | None:
     """What the forecaster in a folder was fitted to, and what was kept from it."""
     return Parts.read(folder, whole=WHOLE in kept_rows(folder / SUMMARY, Summary)[0])
-
-
-def judged_leads(horizon: int, later: int) -> list[int]:
-    """The lead times of a report, in steps, for a horizon and a table with so many `later` steps than those of the fit.
-
-    They end with the horizon. Those beyond the usual ones need twice as many later steps, since every forecast that is
-    judged begins so long before the end.
-    """
-    longest = min(horizon, max(min(LEADS[-1], later - 1), later // 2))
-    leads = [lead for lead in LEADS if lead <= longest]
-    while 2 * leads[-1] <= longest and longest > LEADS[-1]:
-        leads.append(2 * leads[-1])
-    return leads if longest < horizon else [*(lead for lead in leads if lead < 0.75 * horizon), horizon]
-
-
-def spread_out(first: int, last: int) -> Int[NDArray, " O"]:
-    """Initialisation times at equal distances."""
-    return np.unique(np.linspace(first, last, NUM_ORIGINS).round().astype(np.int64))
-
-
-def digest_of(reports: Reports) -> str:
-    """A digest by which the reports of a table are known again."""
-    return fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
 
 
 def judged(
