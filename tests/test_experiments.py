@@ -725,7 +725,15 @@ def test_the_shipped_forecaster(script, tmp_path):
 
 def test_every_recipe_and_benchmark_is_run_by_a_test():
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    parts = {"claims.py", "claims_sequences.py", "common.py", "detectors.py", "page.py", "presets.py"}  # of others
+    parts = {
+        "claims.py",
+        "claims_sensors.py",
+        "claims_sequences.py",
+        "common.py",
+        "detectors.py",
+        "page.py",
+        "presets.py",
+    }  # of others
     parts |= {"chaos.py", "explorer.py"}  # tested by what they import, and by what they measure in a browser
     scripts = {path.name for folder in (EXPERIMENTS, BENCHMARKS) for path in folder.glob("*.py")}
     assert parts < scripts

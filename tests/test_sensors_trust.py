@@ -414,7 +414,7 @@ def test_the_command_goes_on_with_a_fit_that_was_killed(tmp_path, monkeypatch, c
         patch.setattr(WorldModel, "save", killed)
         with pytest.raises(Killed):
             main(command)
-    assert {path.name for path in out.iterdir()} == {"fit.json", "fitting"}
+    assert {path.name for path in out.iterdir()} == {"fit.json", "parts.json", "fitting"}
     with pytest.raises(SystemExit):
         main([*command, "--seed", "3"])
     assert "holds a fit of other settings" in capsys.readouterr().err
