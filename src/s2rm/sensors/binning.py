@@ -66,7 +66,9 @@ def warn_of_steps(
     sensor where others hold one, as of months that are not all as long. Tables are told that become means."""
     gaps = np.diff(np.unique(step))
     if len(gaps) >= FEW and np.median(gaps) >= 2:
-        usual, most = (in_words(int(gap) * length) for gap in np.quantile(gaps, [0.05, 0.5], method="lower"))
+        shorter, median = np.quantile(gaps, [0.05, 0.5], method="lower")
+        longer = shorter if shorter > 1 else median  # a gap of one step is no longer step
+        usual, most = (in_words(int(gap) * length) for gap in (longer, median))
         warnings.warn(
             f"read: most steps of {columns.step!r} are without any row of {name}, whose times are mostly {most} apart; "
             f"name a longer step, such as --step {usual}",
