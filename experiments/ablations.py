@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import tyro
 
 from common import Recipe, add, by_balls, draw, read
 from s2rm.files import Row
-from s2rm.models.variants import TERMS
+from s2rm.models.named import Term
 from s2rm.report.figures import TRIVIAL, lines, png, side_by_side
 from s2rm.tasks.balls.scores import FRACTIONS
 
@@ -35,6 +35,8 @@ class Ablations(Recipe):
     """where the run folders are"""
     seeds: int = 3
     """seeds of each"""
+    terms: tuple[Term | None, ...] = (None, *get_args(Term))
+    """which term to leave out, or none"""
     balls: tuple[int, ...] = (1, 3, 6)
     """numbers of moving balls"""
     fractions: tuple[float, ...] = FRACTIONS
@@ -50,7 +52,7 @@ def main(recipe: Ablations) -> None:
     if not read(recipe.out):
         take(recipe)
     for seed in range(recipe.seeds):
-        for term in (None, *TERMS):
+        for term in recipe.terms:
             label, ablate = ("all terms", ()) if term is None else (f"without {term.replace('_', ' ')}", (term,))
             recipe.add(recipe.out, label, "s2gru", seed, balls=recipe.balls, fractions=recipe.fractions, ablate=ablate)
     draw(recipe.figures, ablations=png(scores_by_views(read(recipe.out)["rows"])))
