@@ -91,3 +91,13 @@ def forecast_ahead(
         parts.append([part.unflatten(2, (number, len(ahead)))[:, 0].transpose(1, 2) for part in made])
     means, stddevs = zip(*parts, strict=True)
     return torch.cat(means, 1), torch.cat(stddevs, 1)
+
+
+def finite(mean: Tensor, stddev: Tensor) -> tuple[Tensor, Tensor]:
+    """The same channels; a ValueError where one is not finite."""
+    if not (mean.isfinite().all() and stddev.isfinite().all()):
+        raise ValueError(
+            "forecast: the model's forecast is not finite; check the reports for values far from all others, "
+            "or fit again"
+        )
+    return mean, stddev

@@ -176,6 +176,16 @@ class _Pairs(NamedTuple):
     partner: Tensor
 
 
+def found(dependence: Dependence | None) -> Dependence:
+    """The dependence of a fit; a ValueError where it found none."""
+    if dependence is None:
+        raise ValueError(
+            "scenarios: the fit did not find how errors depend on each other, as one of an earlier version or of a "
+            "short table; fit again, to a longer table"
+        )
+    return dependence
+
+
 def _pairs(past: Sequence[Hindcast], value: int) -> Tensor:
     """Pairs of one value, `(N, 8)`, the columns of `_Pairs`: at one place, at one lead time, and any."""
     generator, made = np.random.default_rng(0), [np.empty((0, 8))]

@@ -17,8 +17,8 @@ from torch import Tensor
 from s2rm.folders import locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import checks
-from s2rm.sensors.ahead import context_views, forecast_ahead, own_sensors
-from s2rm.sensors.dependence import Dependence
+from s2rm.sensors.ahead import context_views, finite, forecast_ahead, own_sensors
+from s2rm.sensors.dependence import Dependence, found
 from s2rm.sensors.fitting import fingerprint_of, fit_model
 from s2rm.sensors.guess import FirstGuess
 from s2rm.sensors.kept import read_parts
@@ -274,9 +274,9 @@ class Forecaster:
         """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
         steps = horizon_steps(horizon, self.columns.step, self.horizon)
         self._check_stream(state)
-        places = checks.check_places(places, self.columns, self.scaling)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
+        places = checks.check_places(places, self.columns, self.scaling)
         mean, stddev = self.scaling.units(*self._ahead(state.model, state.recent, places, range(1, steps + 1)))
         return mean[0], stddev[0]
 
@@ -308,17 +308,12 @@ class Forecaster:
         number_and_seed: tuple[int, int],
     ) -> NDArray[np.float64]:  # fmt: skip
         """`(O, N, H, Q, C)`, from the channels of forecasts, `(O, H, Q, D)`."""
-        if self.dependence is None:
-            raise ValueError(
-                "scenarios: the fit did not find how errors depend on each other, as one of an earlier version or of a "
-                "short table; fit again, to a longer table"
-            )
-        (number, seed), leads = number_and_seed, range(1, channels[0].shape[1] + 1)
-        where, drawn = self.scaling.coordinates(places.positions).double().numpy(), []
+        dependence, (number, seed), drawn = found(self.dependence), number_and_seed, []
+        where = self.scaling.coordinates(places.positions).double().numpy()
         for origin in origins.tolist():
             recent = reports.between(max(0, origin + 1 - self.memory), origin + 1)
             own = np.isin(own_sensors(recent, places, self.scaling), recent.sensor)
-            drawn.append(self.dependence.draw(where, own, leads, number, (seed, origin)))
+            drawn.append(dependence.draw(where, own, range(1, channels[0].shape[1] + 1), number, (seed, origin)))
         mean, stddev = (part[:, None] for part in channels)
         return self.scaling.value(mean, stddev, np.stack(drawn))
 
@@ -352,10 +347,4 @@ class Forecaster:
         """Mean and standard deviation of the channels `(1, H, Q, D)`, from the state after the last step."""
         checks.check_known_ahead(recent, self.columns, max(leads))
         mine = own_sensors(recent, places, self.scaling) if own is None else own
-        mean, stddev = forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine)
-        if not (mean.isfinite().all() and stddev.isfinite().all()):
-            raise ValueError(
-                "forecast: the model's forecast is not finite; check the reports for values far from all others, "
-                "or fit again"
-            )
-        return mean, stddev
+        return finite(*forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine))
