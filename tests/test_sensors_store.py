@@ -333,6 +333,15 @@ def test_how_a_text_is_written_is_found_in_its_first_rows(small, tmp_path, capsy
     check_equal(read_reports(tmp_path / "store"), made)
 
 
+def test_sensors_in_another_unit_are_named_when_packed(small, tmp_path):
+    frame = table()
+    frame["temp"] = 280 + frame["temp"] % 5
+    first = sorted(set(frame["station"]))[0]
+    frame.loc[frame["station"] == first, "temp"] -= 273.15
+    with pytest.warns(UserWarning, match=f"'temp' of the tables is .* 1 of .* sensors, such as '{first}', far from"):
+        pack([write(frame, tmp_path / "t.csv")], COLUMNS, tmp_path / "store")
+
+
 def test_warnings_of_all_batches_are_shown_once(small, tmp_path):
     frame = table().fillna({"temp": -999.0})
     again = pandas.concat([frame, frame.assign(lat=frame["lat"] + 1)])

@@ -75,19 +75,32 @@ def warn_of_strays(table: str, name: str, values: NDArray[np.float64]) -> None:
             )
 
 
+def ranges(
+    values: NDArray[np.floating], sensor: NDArray[np.int64], number: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The smallest and the largest value of each of a number of sensors; infinities where one has none.
+
+    Args:
+        values, sensor: of each row, and the index of its sensor.
+        number: of sensors.
+    """
+    known = ~np.isnan(values)
+    low, high = np.full(number, np.inf), np.full(number, -np.inf)
+    np.minimum.at(low, sensor[known], values[known])
+    np.maximum.at(high, sensor[known], values[known])
+    return low, high
+
+
 def warn_of_units(
-    table: str, name: str, values: NDArray[np.float64], sensor: NDArray[np.int64], sensors: NDArray[np.object_]
+    table: str, name: str, low: NDArray[np.float64], high: NDArray[np.float64], sensors: NDArray[np.object_]
 ) -> None:
     """Warn of sensors all of whose values a wide gap parts from those of the others, as where units are mixed up.
 
     Args:
         table, name: of the column, for the message.
-        values, sensor: of each row, and its index in the names `sensors`.
+        low, high: the ranges of the sensors.
+        sensors: their names.
     """
-    known = ~np.isnan(values)
-    low, high = np.full(len(sensors), np.inf), np.full(len(sensors), -np.inf)
-    np.minimum.at(low, sensor[known], values[known])
-    np.maximum.at(high, sensor[known], values[known])
     there = np.flatnonzero(low <= high)
     order = there[np.argsort(low[there], kind="stable")]
     if len(order) < FEWEST:

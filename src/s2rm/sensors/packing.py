@@ -26,7 +26,7 @@ from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.batches import batches
 from s2rm.sensors.binning import MAX_STEPS, at_several_places, averaged, of_one_turn, place_names, silent_times
-from s2rm.sensors.codes import warn_of_codes
+from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_units
 from s2rm.sensors.mapped import Moments, moments
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.settings import Columns
@@ -208,6 +208,7 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
             f"has at most {MAX_STEPS:,}; mend these times or take a longer step"
         )
     names, found = seen.names, list[Moments]()
+    of_sensors = np.stack([np.full((len(columns.values), len(names)), end) for end in (np.inf, -np.inf)], 1)
     widths = (), (), *([len(each)] for each in (columns.position, columns.values, columns.covariates))
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in ROWS}
@@ -216,10 +217,16 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
             for writer, array in zip(writers, made, strict=True):
                 writer.append(array)
             found.append(moments(made[3]))
+            for own, column in zip(of_sensors, made[3].T, strict=True):
+                least, most = ranges(column, made[1], len(names))
+                own[:] = np.minimum(own[0], least), np.maximum(own[1], most)
         for writer in writers:
             writer.finish()
     for path in runs:
         path.unlink()
+    for name, circular, own in zip(columns.values, columns.is_circular, of_sensors, strict=True):
+        if not circular:
+            warn_of_units("the tables", name, own[0], own[1], np.sort(names))
     low, high = (
         tuple(None if np.isnan(x) else x for x in end.reduce([getattr(part, name) for part in found], 0).tolist())
         for end, name in ((np.fmin, "low"), (np.fmax, "high"))

@@ -22,7 +22,7 @@ from s2rm.sensors.binning import (
     warn_of_several_values,
     warn_of_steps,
 )
-from s2rm.sensors.codes import warn_of_codes, warn_of_radians, warn_of_strays, warn_of_units
+from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_radians, warn_of_strays, warn_of_units
 from s2rm.sensors.marginals import out_of_range, with_found
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
@@ -108,7 +108,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
         warn_of_steps(cells.name, times, step, sensor, columns, length)
         for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
             if not circular:
-                warn_of_units(cells.name, name, column, sensor, sensors)
+                warn_of_units(cells.name, name, *ranges(column, sensor, len(sensors)), sensors)
     warn_of_several_values(cells, columns, key, order, times, values, names)
     if columns.sensor is not None:
         warn_of_several_places(cells, key, order, times, positions, names)
