@@ -58,7 +58,7 @@ def test_the_tree_of_the_readme_is_the_tree():
     assert packages | modules == named | {"__init__.py"}
 
 
-def test_the_three_numbers_of_the_readme_are_those_of_the_results():
+def test_the_numbers_of_the_readme_are_those_of_the_results():
     def value(file: str, metric: str, **row: object) -> str:
         rows = json.loads((ROOT / "results" / file).read_text())["rows"]
         (found,) = (candidate for candidate in rows if row.items() <= candidate.items())
@@ -69,11 +69,19 @@ def test_the_three_numbers_of_the_readme_are_those_of_the_results():
 
     def shares(file: str, name: str) -> list[float]:
         """Errors relative to the best simple predictor, in each case."""
-        cases: dict[tuple, dict[str, float]] = {}
+        cases: dict[tuple, dict[str, list[float]]] = {}
         for row in json.loads((ROOT / "results" / file).read_text())["rows"]:
             if not row["silent"]:
-                cases.setdefault((row["value"], row["lead"], row["sensors"]), {})[row["predictor"]] = row["mae"]
-        return [case[name] / min(case[other] for other in case.keys() - models) for case in cases.values()]
+                case = cases.setdefault((row["value"], row["lead"], row["sensors"]), {})
+                case.setdefault(row["predictor"], []).append(row["mae"])
+        means = [{name: np.mean(seeds) for name, seeds in case.items()} for case in cases.values()]
+        return [case[name] / min(case[other] for other in case.keys() - models) for case in means]
+
+    def of_six(name: str) -> str:
+        rows = json.loads((ROOT / "results" / "family.json").read_text())["rows"]
+        seeds = [row["f1"] for row in rows if (row["predictor"], row["balls"], row["views"]) == (name, 6, 1.0)]
+        assert len(seeds) == 3
+        return f"{np.mean(seeds):.2f}"
 
     land, sea = (shares(f"sensors-{name}.json", "S2GRU") for name in ("molene", "ndbc"))
     assert len(land) == len(sea) == 22
@@ -84,6 +92,7 @@ def test_the_three_numbers_of_the_readme_are_those_of_the_results():
         value("demo.json", "f1", predictor="S2GRU", **balls),
         value("demo.json", "f1", predictor="last seen", **balls),
         value("demo.json", "f1", predictor="LSTM", **balls),
+        *map(of_six, ("S2GRU", "last seen", "LSTM", "RIMs")),
         *(f"{np.mean(each):.2f}" for each in (land, shares("sensors-molene.json", "LSTM"), sea)),
         value("streaming.json", "milliseconds", case="step and prediction, onnxruntime"),
         value("streaming.json", "milliseconds", case="step and prediction"),
