@@ -2,7 +2,7 @@
 
 Trains S2GRU with 10 modules and scores it beside two predictors that know nothing of motion; with `--corrects` it
 predicts corrections to one of them, what was last seen. Episodes and training are kept in the run's folder. Writes
-`results/railways-rotated.json` or `results/railways-corrected.json`, and two pictures.
+`results/railways.json` or `results/railways-corrected.json`, and two pictures.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(recipe: Recipe) -> None:
         learning_rate=recipe.learning_rate, batch_size=16, updates=recipe.updates, patience=1000,
         gradient_norm=1.0, seed=seed, unit_variance=True,
     )  # fmt: skip
-    name = "railways-corrected" if recipe.corrects else "railways-rotated"
+    name = "railways-corrected" if recipe.corrects else "railways"
     folder = recipe.runs / name / f"{recipe.size}-{seed}"
     run = Run.finished(folder, Settings("s2gru", training=training, corrects=recipe.corrects), "railways", world)
     rows = score([run], None, lambda cases: track(list(cases), run.label))["rows"]

@@ -2,7 +2,7 @@
 
 The battles are not StarCraft II, and so not the paper's data. Every model trains for the same processor time at
 the same learning rate, from layers of unit variance. With `--corrects` they predict corrections to what was last seen.
-Writes `results/skirmish-rotated.json` or `results/skirmish-corrected.json` after every run, so that the command
+Writes `results/skirmish.json` or `results/skirmish-corrected.json` after every run, so that the command
 continues where it was stopped, and pictures.
 """
 
@@ -59,7 +59,7 @@ def main(recipe: Skirmish) -> None:
     """Train and score what is missing, write the scores, draw the pictures."""
     world = TASK.preset(recipe.size)
     trained: dict[str, Run] = {}
-    name = "skirmish-corrected" if recipe.corrects else "skirmish-rotated"
+    name = "skirmish-corrected" if recipe.corrects else "skirmish"
     out = recipe.out or Path(f"results/{name}.json")
     for seed in range(recipe.seeds):
         for model in recipe.models:

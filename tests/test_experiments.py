@@ -371,8 +371,8 @@ def test_the_railway_is_collected_and_trained_on_once(run, script, tmp_path):
     assert all(0 <= row[name] <= 1 for row in rows.values() for name in ("f1", "f1_trains", "f1_other_trains"))
     assert rows["mean view"]["log_likelihood"] < rows["last seen"]["log_likelihood"] < 0
     assert len(first["neighbours_of_each_module"]) == 10
-    assert is_png(tmp_path / "railways-rotated-enclaves.png")
-    assert is_png(tmp_path / "railways-rotated-views.png")
+    assert is_png(tmp_path / "railways-enclaves.png")
+    assert is_png(tmp_path / "railways-views.png")
     with pytest.raises((SystemExit, ValueError), match="holds a run of other settings; delete it or choose another"):
         script(EXPERIMENTS / "railways.py", "--size", "tiny", "--updates", 2, *options)
 
@@ -389,7 +389,7 @@ def test_skirmishes_are_trained_on_scored_and_drawn(run, tmp_path):
     assert len(rows) == len(set(rows)) == 4 * (2 + 5)
     assert {row[0] for row in rows} == {"S2GRU", "LSTM", "nobody moves", "last seen"}
     for name in ("from-above", "reporting"):
-        assert is_png(tmp_path / f"skirmish-rotated-{name}.png")
+        assert is_png(tmp_path / f"skirmish-{name}.png")
 
 
 def test_corrections_are_another_result(run, tmp_path):
