@@ -7,19 +7,29 @@ import pandas as pd
 from claims import TRIVIAL, Decision, Result, holds, where
 
 
-def mae_of(result: Result, sensors: str, silent: float = 0.0) -> pd.DataFrame:
-    """MAE, a mean over the seeds, by value and lead (rows) of each predictor (columns)."""
-    rows = where(result.rows, sensors=sensors, silent=silent)
+def mae_of(result: Result, sensors: str, silent: float = 0.0, model: str = "S2GRU") -> pd.DataFrame:
+    """MAE, a mean over the seeds of a model, by value and lead (rows) of each predictor (columns)."""
+    rows = where(of_seeds_of(result.rows, model), sensors=sensors, silent=silent)
     return rows.pivot_table(index=["value", "lead"], columns="predictor", values="mae").sort_index()
+
+
+def of_seeds_of(rows: pd.DataFrame, model: str) -> pd.DataFrame:
+    """The rows of the seeds of a model: a seed draws the withheld stations, so that errors of others differ."""
+    if "seed" not in rows:
+        return rows
+    return rows[rows["seed"].isin(rows["seed"][rows["predictor"] == model])]
 
 
 def against_the_obvious(result: Result, metric: str) -> pd.DataFrame:
     """Errors, means over the seeds, over that of the best simple predictor in the test, by value,
     stations and lead (rows) of each model (columns); all stations that are not withheld report."""
     rows = where(result.rows, silent=0.0)
-    errors = rows.pivot_table(index=["value", "sensors", "lead"], columns="predictor", values=metric)
-    simple = [name for name in errors if name in TRIVIAL]
-    return errors.drop(columns=simple).div(errors[simple].min(axis=1), axis=0)
+    ratios = {}
+    for model in sorted(set(rows["predictor"]) - set(TRIVIAL)):
+        own = of_seeds_of(rows, model)
+        errors = own.pivot_table(index=["value", "sensors", "lead"], columns="predictor", values=metric)
+        ratios[model] = errors[model] / errors[[name for name in errors if name in TRIVIAL]].min(axis=1)
+    return pd.DataFrame(ratios).rename_axis(columns="predictor")
 
 
 def nowhere_worse(result: Result, metric: str, most: float) -> Decision:
@@ -30,14 +40,14 @@ def nowhere_worse(result: Result, metric: str, most: float) -> Decision:
 
 
 def loses_no_more(result: Result, peer: str) -> Decision:
-    growth = (mae_of(result, "held out", 0.5) / mae_of(result, "held out") - 1).mean()
+    growth = (mae_of(result, "held out", 0.5, peer) / mae_of(result, "held out", model=peer) - 1).mean()
     said = f"MAE at withheld stations grows by {growth['S2GRU']:.1%}, {peer}'s by {growth[peer]:.1%}"
     return holds(growth["S2GRU"] <= growth[peer]), said
 
 
 def lower_in_most(result: Result, peer: str) -> Decision:
     by_cell = ["value", "lead", "sensors", "silent"]
-    cells = result.rows.pivot_table(index=by_cell, columns="predictor", values="mae")
+    cells = of_seeds_of(result.rows, peer).pivot_table(index=by_cell, columns="predictor", values="mae")
     mae = cells[["S2GRU", peer]].dropna()
     lower = int((mae["S2GRU"] < mae[peer]).sum())
     return holds(2 * lower > len(mae)), f"in {lower} of {len(mae)}"
