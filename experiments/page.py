@@ -142,8 +142,8 @@ def ways_over_the_obvious(result: Result) -> pd.DataFrame:
     the best simple predictor."""
     rows = result.rows.assign(seed=result.rows["seed"].fillna(-1))
     parts = []
-    for (data, _), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):
-        simple = rows[(rows["data"] == data) & (rows["seed"] < 0)]
+    for (data, seed), tried in rows[rows["seed"] >= 0].groupby(["data", "seed"], sort=False):
+        simple = rows[(rows["data"] == data) & (rows["seed"] < 0)].assign(seed=seed)
         for metric in ("mae", "crps"):
             ratio = claims_sensors.against_the_obvious(Result("", {}, result.runs, pd.concat([simple, tried])), metric)
             mean = ratio.groupby("sensors").mean().stack().rename("ratio").reset_index()
