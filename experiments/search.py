@@ -26,7 +26,7 @@ from s2rm.training import Training
 class Search:
     """What to try."""
 
-    updates: int = 500
+    updates: int = 300
     """updates of S2GRU; the other models make as many as take the same processor time"""
     times: Path = Path("results/updates.json")
     """what `benchmarks/updates.py` measured"""
@@ -50,6 +50,14 @@ def main(search: Search) -> None:
     def found(model: ModelName) -> dict[float, Row]:
         return {run["learning_rate"]: run for run in read(search.out).get("runs", []) if run["label"] == LABELS[model]}
 
+    for model in search.models:
+        updates = same_time(model, search.updates, search.times)
+        others = {run["updates"] for run in found(model).values()} - {updates}
+        if others:
+            raise SystemExit(
+                f"search: {search.out} holds {LABELS[model]} after {min(others)} updates, got {updates}, which is no "
+                "fair comparison; name the same --updates or another --out"
+            )
     # A rate for all models before the next, so that a search that is cut short is still a fair one.
     for rate in sorted(search.learning_rates, reverse=True):
         for model in search.models:

@@ -415,6 +415,8 @@ def test_the_search_tries_all_and_goes_on_where_it_was(run, tmp_path):
         ("LSTM", 1e-3), ("LSTM", 2e-3), ("TTO", 1e-3), ("TTO", 2e-3),
     ]  # fmt: skip
     assert all(run["val_loss"] > 0 and run["commit"] for run in runs)
+    with pytest.raises(SystemExit, match="no fair comparison; name the same --updates or another --out"):
+        run("search.py", "--models", "lstm", "--updates", 50, "--out", tmp_path / "out.json")
 
 
 def test_positions_enter_in_every_way_and_it_goes_on_where_it_was(script, tmp_path):

@@ -81,6 +81,18 @@ def test_the_skill_against_the_trivial_predictors(page):
     assert cells(withheld) == ["NDBC, heat", "0.75 / 0.50 (-50%)", "0.75 / 0.50 (-50%)"]
 
 
+def test_a_model_is_compared_with_simple_predictors_on_its_own_seeds(page):
+    rows = [
+        {"predictor": name, "seed": seed, "value": "heat", "lead": 1, "sensors": "seen", "silent": 0.0, "mae": mae}
+        for name, maes in (("S2GRU", (1.0, 3.0)), ("MSA", (1.5,)), ("persistence", (2.0, 4.0)))
+        for seed, mae in enumerate(maes)
+    ]
+    result = page.read("", {"runs": [], "rows": rows})
+    ratios = page.claims_sensors.against_the_obvious(result, "mae").iloc[0]
+    assert ratios.to_dict() == {"MSA": 0.75, "S2GRU": pytest.approx(2 / 3)}  # 1.5 / 2, and (1 + 3) / (2 + 4)
+    assert page.claims_sensors.lower_in_most(result, "MSA") == ("holds", "in 1 of 1")  # 1.0 against 1.5, both of seed 0
+
+
 def test_ways_of_a_forecaster_are_divided_by_the_best_simple_predictor_of_each_case(page):
     case = {"value": "heat", "sensors": "seen", "silent": 0.0, "data": "ndbc"}
     rows = [
