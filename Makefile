@@ -35,8 +35,6 @@ results: setup
 	$(BIN)/python experiments/positions.py
 	$(BIN)/python experiments/family.py
 	$(BIN)/python experiments/rollouts.py
-	$(BIN)/python experiments/rollouts.py --runs runs/family/s2gru-2 runs/family/rims-2 runs/family/lstm-2 \
-		runs/family/rmc-2 --out results/rollouts-family.json --figures runs/rollouts-family
 	$(BIN)/python experiments/ablations.py
 	$(BIN)/python experiments/variational.py
 	$(BIN)/python experiments/long.py
