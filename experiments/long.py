@@ -27,10 +27,12 @@ KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
 class Long(Recipe):
     """What to run."""
 
-    updates: int = 20_000
+    updates: int = 28_000
     """updates of S2GRU; the other models make as many as take the same processor time"""
     batch_size: int = 16
     """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    """as in `s2rm demo` where it is faster"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = tuple(KINDS)

@@ -188,7 +188,7 @@ def _trained(command: Demo) -> list[Run]:
     world, runs = TASKS["balls"].preset(command.size), []
     updates = None if command.minutes else command.updates
     training = Training(
-        learning_rate=2e-3, gradient_norm=1.0, updates=updates, minutes=command.minutes, precision="auto",
+        learning_rate=4e-3, gradient_norm=1.0, updates=updates, minutes=command.minutes, precision="auto",
         seed=command.seed,
     )  # fmt: skip
     budget = f"{command.minutes:g} minutes" if command.minutes else f"{updates:,} updates"
