@@ -53,8 +53,8 @@ class Recipe:
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
         rate = min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3
         training = Training(
-            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates, seed=seed,
-            precision=self.precision,
+            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates,
+            precision=self.precision, seed=seed,
         )  # fmt: skip
         return Settings(model, training=training, **settings)
 
