@@ -42,6 +42,8 @@ class Recipe:
     """where the run folders are"""
     times: Path = Path("results/updates.json")
     """what `benchmarks/updates.py` measured: how long an update of each model takes"""
+    learning_rate: float | None = None
+    """of Adam, at the start; if not given, as the search found"""
     search: Path = Path("results/search.json")
     """what `search.py` found: a model trains at its best learning rate, or at 2e-3 if it was not searched"""
     figures: Path = Path("docs/figures")
@@ -51,7 +53,7 @@ class Recipe:
         """The settings of a run."""
         updates = same_time(model, self.updates, self.times)
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
-        rate = min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3
+        rate = self.learning_rate or (min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3)
         training = Training(
             learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates,
             precision=self.precision, seed=seed,

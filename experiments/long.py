@@ -33,6 +33,8 @@ class Long(Recipe):
     """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     """as in `s2rm demo` where it is faster"""
+    learning_rate: float | None = 2e-3
+    """the best rate of short runs, 4e-3, fell back to the static scene after 1,250 updates"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = tuple(KINDS)
