@@ -228,8 +228,11 @@ def test_directions_in_radians_are_named():
     frame["temp"] = np.linspace(1, 359, len(frame))
     columns = replace(COLUMNS, circular=("temp",))
     read_reports(frame, columns)
-    with pytest.warns(UserWarning, match="the directions 'temp' of the table are all within 0.0175 to 6.27; if these"):
-        read_reports(frame.assign(temp=np.radians(frame.temp)), columns)
+    for to_fit in (True, False):
+        with pytest.warns(
+            UserWarning, match="the directions 'temp' of the table are all within 0.0175 to 6.27; if these"
+        ):
+            read_reports(frame.assign(temp=np.radians(frame.temp)), columns, to_fit=to_fit)
 
 
 def test_different_values_at_one_time_are_named(capsys):

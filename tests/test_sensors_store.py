@@ -344,14 +344,15 @@ def test_sensors_in_another_unit_are_named_when_packed(small, tmp_path):
 
 def test_warnings_of_all_batches_are_shown_once(small, tmp_path):
     frame = table().fillna({"temp": -999.0})
-    again = pandas.concat([frame, frame.assign(lat=frame["lat"] + 1)])
+    again = pandas.concat([frame, frame.assign(lat=frame["lat"] + 1, temp=frame["temp"] + 1)])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pack([write(again, tmp_path / "t.csv")], COLUMNS, tmp_path / "store")
     said = [str(each.message) for each in caught]
-    assert len(said) == 2
+    assert len(said) == 3
     assert "'temp' of t.csv is -999 in" in said[0]
     assert "is at several places at one time" in said[1]
+    assert "has different values at one time" in said[2]
 
 
 def test_sums_by_parts_are_sums(monkeypatch):

@@ -38,6 +38,17 @@ from s2rm.sensors.times import step_microseconds
 RUN_BYTES = 1 << 26
 """of the rows that are sorted in memory, and of those that are merged at once"""
 _NUMBER = re.compile(r"(?<![\w'])-?\d[\d.,e+-]*")
+ELSEWHERE = (
+    "is at several places",
+    "their mean is taken, at a place between them; where they are different sensors, or depths, give them different "
+    "names",
+)
+DIFFERENT = (
+    "has different values",
+    "their mean is taken; where these are different quantities or depths, give them columns or names of their own; "
+    "where clocks were put back, give times in UTC",
+)
+"""what two rows of one sensor can be, and what to do about it"""
 STAGED = "rows-"
 """how the folders of arrays begin, in that of a store"""
 
@@ -244,7 +255,7 @@ def _merged(
     """The binned rows of the runs, some steps at a time; what `Reports` holds of them. `begin` is the first step."""
     rank = np.empty(len(names), np.int64)
     rank[np.argsort(names)] = np.arange(len(names))
-    at, each, warned = [0] * len(runs), max(1, RUN_BYTES // seen.dtype.itemsize // len(runs)), False
+    at, each, warned = [0] * len(runs), max(1, RUN_BYTES // seen.dtype.itemsize // len(runs)), set[str]()
 
     def step_of(run: NDArray, row: int) -> int:
         return int(run["time"][row]) // seen.length
@@ -264,17 +275,19 @@ def _merged(
         first = np.diff(key[order], prepend=-1) > 0
         columns, numbers, kept = seen.columns, rows["numbers"], order[first]
         ends = np.cumsum([len(columns.position), len(columns.values)])
-        if columns.sensor is not None and not warned:
-            elsewhere = at_several_places(key, order, numbers[:, : ends[0]], lambda some, rows=rows: rows["time"][some])  # type: ignore[misc]
-            warned = len(elsewhere) > 0
-            if warned:
-                name, when = names[rows["sensor"][elsewhere[0]]], rows["time"][elsewhere[0]].astype("datetime64[us]")
-                warnings.warn(
-                    f"pack: sensor {name!r} is at several places at one time, first at {when.astype('datetime64[s]')}; "
-                    "their mean is taken, at a place between them; where they are different sensors, or depths, give "
-                    "them different names",
-                    stacklevel=5,
-                )
+        place, value, _ = np.split(numbers, ends, 1)
+        if columns.sensor is None:
+            place = place[:, :0]  # sensors are places
+        for block, what, remedy in ((place, *ELSEWHERE), (value, *DIFFERENT)):
+            if what not in warned:
+                odd = at_several_places(key, order, block, lambda some, rows=rows: rows["time"][some])  # type: ignore[misc]
+                if len(odd):
+                    warned.add(what)
+                    name, when = names[rows["sensor"][odd[0]]], rows["time"][odd[0]].astype("datetime64[us]")
+                    warnings.warn(
+                        f"pack: sensor {name!r} {what} at one time, first at {when.astype('datetime64[s]')}; {remedy}",
+                        stacklevel=5,
+                    )
         turns = full_turns(columns, seen.west, seen.east)
         positions, values, covariates = np.split(averaged(numbers[order], first, turns), ends, 1)
         yield step[kept], sensor[kept], positions, values.astype(np.float32), covariates.astype(np.float32)

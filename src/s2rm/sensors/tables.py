@@ -220,8 +220,7 @@ def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.f
             low, high = TURN
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
-            if to_fit:
-                warn_of_radians(cells.name, name, column)
+            warn_of_radians(cells.name, name, column)
         wrong, expected = out_of_range(column, kind)
         cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
         if kind == "counts":
