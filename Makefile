@@ -32,10 +32,14 @@ docs: setup
 .PHONY: results results-page results-check
 results: setup
 	$(BIN)/python experiments/search.py
+	$(BIN)/python experiments/learning.py
 	$(BIN)/python experiments/positions.py
 	$(BIN)/python experiments/family.py
 	$(BIN)/python experiments/rollouts.py
 	$(BIN)/python experiments/ablations.py
+	$(BIN)/python experiments/six_balls.py
+	$(BIN)/python experiments/blind_steps.py
+	$(BIN)/python experiments/ways_to_roll_out.py
 	$(BIN)/python experiments/variational.py
 	$(BIN)/python experiments/long.py
 	$(BIN)/python experiments/pretrained.py
@@ -43,6 +47,7 @@ results: setup
 	$(BIN)/python experiments/removed_modules.py
 	$(BIN)/python experiments/enclaves.py
 	$(BIN)/python experiments/sensor_checks.py
+	$(BIN)/python experiments/first_guess.py
 	for data in molene rain ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/positions_sensors.py
 	$(BIN)/python experiments/known_ahead.py
