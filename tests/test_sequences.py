@@ -207,6 +207,37 @@ def test_a_model_comes_back_and_no_other_kind_is_taken_for_it(model, tmp_path):
             load_any(tmp_path)
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_gates_remember_at_first(core):
+    sizes = {"input_size": 3, "num_classes": 7, "core": core, "hidden_size": 48, "embedding_size": 5}
+    made, kept = [], []
+    for memory in (None, 100):
+        torch.manual_seed(0)
+        model = SequenceModel(**sizes, memory=memory)
+        inputs = torch.rand(64, 21, 3)
+        inputs[1::2, 1:] = inputs[::2, 1:]  # pairs differ in their first step alone
+        with torch.no_grad():
+            outputs, _ = model.core(model.encoder(inputs))
+        apart = (outputs[1::2] - outputs[::2]).norm(dim=-1).mean(0)
+        kept.append(float(apart[-1] / apart[0]))
+        made.append(dict(model.core.named_parameters()))
+    shifted = {name: made[1][name] - made[0][name] for name in made[0]}
+    shifted = {name: shift.detach() for name, shift in shifted.items() if shift.any()}
+    assert len(shifted) == 1
+    for shift in shifted.values():
+        assert 0.9 * math.log(99) < shift.max() <= math.log(99) + 1e-5
+        assert core == "gru" or -shift.min() == pytest.approx(float(shift.max()), abs=1e-5)
+    if core in ("lstm", "gru"):  # modules that are not active keep what they hold, and so does an attention to slots
+        assert kept[1] > 0.1 > 100 * kept[0]
+    torch.manual_seed(1)
+    model.reset_parameters()
+    torch.manual_seed(1)
+    for one, other in zip(model.parameters(), SequenceModel(**sizes, memory=100).parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="memory must be at least 1, got 0"):
+        SequenceModel(**sizes, memory=0)
+
+
 def test_real_targets_are_scored_by_their_squared_error():
     model = SequenceModel(input_size=3, num_classes=None, core="gru", hidden_size=12)
     batch = Sequences(torch.rand(4, 9, 3), torch.rand(4, 1))

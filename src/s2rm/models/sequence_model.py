@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from s2rm.likelihoods import Mean
 from s2rm.models.model import Model
 from s2rm.nn.core import a_weight
-from s2rm.nn.memory import RelationalMemory
+from s2rm.nn.memory import GroupedRelationalMemoryCell, RelationalMemory
+from s2rm.nn.recurrent import GroupedLSTMCell
 from s2rm.nn.rims import RIMs
 from s2rm.sequences import Sequences
 
@@ -34,6 +35,8 @@ class SequenceModel(Model[Sequences]):
         core: "rims", "rmc" (relational memory, 4 slots, 3 heads), "lstm" or "gru".
         hidden_size: H, size of the core's state. Default: the paper's 600.
         embedding_size: size of an encoded input. Default: the hidden size.
+        memory: number of steps that the gates remember at first, each unit its own number below it; see `remember`. If
+            not given, the gates are drawn like all other weights.
         num_modules, num_active, communication_heads: of RIMs, see [`RIMs`][s2rm.nn.rims.RIMs]; other cores ignore them.
             The sizes of the attentions are proportional to that of a module, and are the paper's for 100 units.
 
@@ -46,22 +49,24 @@ class SequenceModel(Model[Sequences]):
         torch.Size([2, 4, 8])
 
     Source:
-        Goyal et al. 2019, "Recurrent Independent Mechanisms", section 4.1. Relative to the paper: no dropout.
+        Goyal et al. 2019, "Recurrent Independent Mechanisms", section 4.1. Relative to the paper: no dropout, and the
+        gates' first memory.
     """
 
     def __init__(
         self, *, input_size: int, num_classes: int | None, core: str = "rims", hidden_size: int = 600,
-        embedding_size: int | None = None, num_modules: int = 6, num_active: int = 4, communication_heads: int = 4,
+        embedding_size: int | None = None, memory: int | None = None, num_modules: int = 6, num_active: int = 4,
+        communication_heads: int = 4,
     ):  # fmt: skip
         super().__init__()
         if core not in CORES:
             raise ValueError(f"SequenceModel: core must be one of {', '.join(CORES)}, got {core!r}")
         sizes = {"input_size": input_size, "num_classes": num_classes, "hidden_size": hidden_size}
-        for name, size in {**sizes, "embedding_size": embedding_size}.items():
+        for name, size in {**sizes, "embedding_size": embedding_size, "memory": memory}.items():
             if size is not None and size < 1:
                 raise ValueError(f"SequenceModel: {name} must be at least 1, got {size}")
         self.own: dict[str, object] = {
-            **sizes, "core": core, "embedding_size": embedding_size, "num_modules": num_modules,
+            **sizes, "core": core, "embedding_size": embedding_size, "memory": memory, "num_modules": num_modules,
             "num_active": num_active, "communication_heads": communication_heads,
         }  # fmt: skip
         self.input_size, self.num_classes = input_size, num_classes
@@ -81,6 +86,8 @@ class SequenceModel(Model[Sequences]):
         else:
             self.core = {"lstm": nn.LSTM, "gru": nn.GRU}[core](width, hidden_size, batch_first=True)
         self.decoder = nn.Linear(hidden_size, num_classes or 1)
+        if memory is not None:
+            remember(self.core, memory)
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -144,3 +151,37 @@ class SequenceModel(Model[Sequences]):
                 )
         if recompute is not None and recompute < 1:
             raise ValueError(f"loss: recompute must be at least 1 step, got {recompute}")
+
+
+@torch.no_grad()
+def remember(core: nn.Module, steps: int) -> None:
+    """Shift the biases of the gates of an LSTM, a GRU, RIMs or a relational memory so that its units keep what they
+    hold for times drawn uniformly from 1 to a number of steps, and take in as little of each step.
+
+    Source:
+        Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2, where it is named chrono
+        initialisation.
+    """
+
+    def shift(keep: Tensor, take: Tensor | None = None) -> None:
+        bias = torch.log(torch.empty_like(keep).uniform_(1, max(2, steps - 1)))
+        keep += bias
+        if take is not None:
+            take -= bias
+
+    for part in core.modules():
+        if isinstance(part, nn.LSTM):
+            for name, bias in part.named_parameters():
+                if name.startswith("bias_hh"):
+                    take, keep, *_ = bias.chunk(4, -1)
+                    shift(keep, take)
+        elif isinstance(part, nn.GRU):
+            for name, bias in part.named_parameters():
+                if name.startswith("bias_hh"):
+                    shift(bias.chunk(3, -1)[1])
+        elif isinstance(part, GroupedLSTMCell):
+            take, keep, *_ = part.bias_hidden.chunk(4, -1)
+            shift(keep, take)
+        elif isinstance(part, GroupedRelationalMemoryCell) and part.gate_style is not None:
+            take, keep = part.memory_gate[1].chunk(2, -1)
+            shift(keep, take)

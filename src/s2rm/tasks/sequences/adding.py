@@ -48,7 +48,7 @@ class Adding(SequenceWorld):
         return max(self.length, *self.test_lengths), 3
 
     def model_arguments(self) -> dict[str, object]:
-        return {"input_size": 3, "num_classes": None, "hidden_size": self.hidden_size}
+        return {"input_size": 3, "num_classes": None, "hidden_size": self.hidden_size, "memory": self.length}
 
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         length, batch, half = size or self.length, torch.arange(len(rows)), (size or self.length) // 2

@@ -43,7 +43,10 @@ class Copying(SequenceWorld):
         return 2 * self.digits + max(self.blank, *self.test_blanks), self.SYMBOLS + 2
 
     def model_arguments(self) -> dict[str, object]:
-        return {"input_size": self.SYMBOLS + 2, "num_classes": self.SYMBOLS, "hidden_size": self.hidden_size}
+        return {
+            "input_size": self.SYMBOLS + 2, "num_classes": self.SYMBOLS, "hidden_size": self.hidden_size,
+            "memory": 2 * self.digits + self.blank,
+        }  # fmt: skip
 
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         """One-hot inputs: channel 0 is blank, the last one the mark."""

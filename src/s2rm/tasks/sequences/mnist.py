@@ -53,7 +53,7 @@ class Mnist(SequenceWorld):
         return max(self.pixels, *self.test_pixels) ** 2, 1
 
     def model_arguments(self) -> dict[str, object]:
-        return {"input_size": 1, "num_classes": 10, "hidden_size": self.hidden_size}
+        return {"input_size": 1, "num_classes": 10, "hidden_size": self.hidden_size, "memory": self.pixels**2}
 
     def num_sequences(self, split: str) -> int:
         return min(super().num_sequences(split), len(self.digits(split).labels))
