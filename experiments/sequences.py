@@ -25,12 +25,15 @@ from s2rm.tasks.sequences import episodes
 from s2rm.training import Training
 
 RATES = {"copying": 2e-3, "adding": 1e-3, "mnist": 1e-3}
-ABLATIONS = {
-    "RIMs without communication": Core(communication_heads=0),
-    "RIMs without selection": Core(num_active=6),
-    "RIMs, one head": Core(communication_heads=1),
+ABLATIONS: dict[str, tuple[ModelName, Core]] = {
+    "RIMs without communication": ("rims", Core(communication_heads=0)),
+    "RIMs without selection": ("rims", Core(num_active=6)),
+    "RIMs, one head": ("rims", Core(communication_heads=1)),
+    "RIMs, gates as drawn": ("rims", Core(remember=False)),
+    "LSTM, gates as drawn": ("lstm", Core(remember=False)),
 }
-"""of Table 4 and Figures 15 and 16; "without selection" all six modules are active"""
+"""of Table 4 and Figures 15 and 16; "without selection" all six modules are active; and ours, of the gates' first
+memory"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Recipe:
     task: tyro.conf.Positional[Literal["copying", "adding", "mnist"]] = "copying"
     models: tuple[ModelName, ...] = ("rims", "lstm", "gru", "rmc")
     ablations: bool = False
-    """the ablations of RIMs instead"""
+    """the ablations instead"""
     seeds: int = 3
     """of each model"""
     updates: int = 6000
@@ -69,7 +72,7 @@ def main(recipe: Recipe) -> None:
         world = task.with_files(world, recipe.train_files, recipe.test_files)
     kinds: dict[str, tuple[ModelName, Core]] = {LABELS[model]: (model, Core()) for model in recipe.models}
     if recipe.ablations:
-        kinds = {label: ("rims", core) for label, core in ABLATIONS.items()}
+        kinds = ABLATIONS
     for seed in range(recipe.seeds):
         for label, (model, core) in kinds.items():
             if (label, seed) in {(run["label"], run["seed"]) for run in read(out).get("runs", [])}:

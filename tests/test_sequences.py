@@ -236,6 +236,10 @@ def test_gates_remember_at_first(core):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     with pytest.raises(ValueError, match="memory must be at least 1, got 0"):
         SequenceModel(**sizes, memory=0)
+    found = [
+        Settings(core, core=Core(remember=each)).build(Copying(hidden_size=24)).arguments for each in (True, False)
+    ]
+    assert [arguments["memory"] for arguments in found] == [70, None]
 
 
 def test_real_targets_are_scored_by_their_squared_error():

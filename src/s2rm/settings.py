@@ -26,6 +26,8 @@ class Core:
     """RIMs: number of modules active at each step; as many as num_modules for no selection"""
     communication_heads: int = 4
     """RIMs: number of heads with which a module reads from the others; 0 for no communication"""
+    remember: bool = True
+    """start with gates that remember for up to the length of a training sequence, unlike the paper"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Settings:
         others = [each.name for each in fields(self) if getattr(self, each.name) != getattr(usual, each.name)]
         if others:
             raise ValueError(f"train: {', '.join(others)} is of models of views, not of sequences; leave it out")
-        if self.model != "rims" and self.core != Core(self.core.hidden_size):
+        if self.model != "rims" and self.core != Core(self.core.hidden_size, remember=self.core.remember):
             raise ValueError(f"train: modules and their communication are of rims, not of {self.model}; leave them out")
 
     def build(self, world: World) -> Model:
@@ -107,7 +109,10 @@ class Settings:
         torch.manual_seed(self.training.seed)
         if world.side is None:
             sizes = {name: value for name, value in asdict(self.core).items() if value is not None}
-            return build_sequential(self.model, **{**world.model_arguments(), **sizes})
+            arguments = {**world.model_arguments(), **sizes}
+            if not arguments.pop("remember"):
+                arguments["memory"] = None
+            return build_sequential(self.model, **arguments)
         own = (
             {"ablate": self.ablate, "latent_size": self.latent_size}
             if self.model in SPATIAL
