@@ -21,7 +21,7 @@ from s2rm.training import Training, provenance
 KEYS = (
     "predictor", "seed", "fold", "balls", "views", "step", "removed", "scenario", "reporting", "value", "lead",
     "sensors", "silent", "data", "task", "module", "loss", "commit", "size", "ahead", "dropped",
-    "episode",
+    "episode", "way",
 )  # fmt: skip
 """the columns that identify a row; all others are what was measured"""
 

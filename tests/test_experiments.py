@@ -466,10 +466,12 @@ def test_ways_of_learning_see_as_many_frames(script, tmp_path):
 
 def test_quality_is_counted_to_the_first_validation_that_reaches_it(script, tmp_path):
     options = ["--size", "tiny", "--models", "lstm", "--updates", 3, "--runs", tmp_path, "--out", tmp_path / "out"]
-    for _ in range(2):
-        script(BENCHMARKS / "quality.py", *options, "--losses", 0.72, 0.001)
+    for rate in (2e-3, 4e-3, 4e-3):
+        script(BENCHMARKS / "quality.py", *options, "--losses", 0.72, 0.001, "--learning-rate", rate)
     rows = json.loads((tmp_path / "out").read_text())["rows"]
-    assert [(row["loss"], row["reached"]) for row in rows] == [(0.72, True), (0.001, False)] * 2
+    assert [(row["way"].split(", ")[1], row["loss"], row["reached"]) for row in rows] == [
+        (f"rate {rate}", loss, loss > 0.5) for rate in (0.002, 0.004) for loss in (0.72, 0.001)
+    ]  # fmt: skip
     assert rows[0]["updates"] == 1
     assert rows[0]["processor_seconds"] > 0
 
