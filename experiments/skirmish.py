@@ -71,10 +71,7 @@ def main(recipe: Skirmish) -> None:
                 learning_rate=recipe.learning_rate, batch_size=16, gradient_norm=1.0, patience=1000, seed=seed,
                 unit_variance=True, updates=same_time(model, recipe.updates, recipe.times),
             )  # fmt: skip
-            # Units are a map unit or two apart, which wavelengths from half the map's side resolve too slowly.
-            waves = {"shortest": world.side / 4, "longest": 4 * world.side}
-            settings = Settings(model, training=training, corrects=recipe.corrects, **waves)
-            run = Run.finished(folder, settings, TASK.name, world)
+            run = Run.finished(folder, Settings(model, training=training, corrects=recipe.corrects), TASK.name, world)
             if seed == 0:
                 trained[label] = run
             if (label, seed) not in known:
