@@ -55,6 +55,7 @@ results: setup
 	$(BIN)/python experiments/leave_one_out.py
 	$(BIN)/python experiments/irish_wind.py
 	$(BIN)/python experiments/aqi36.py
+	$(BIN)/python experiments/wavelengths.py
 	$(BIN)/python experiments/skirmish.py
 	$(BIN)/python experiments/skirmish.py --corrects --updates 1500
 	$(BIN)/python experiments/railways.py

@@ -464,6 +464,17 @@ def test_ways_of_learning_see_as_many_frames(script, tmp_path):
     assert all(run["processor_seconds"] > 0 for run in result["runs"])
 
 
+def test_wavelengths_are_those_of_the_kernel(script, tmp_path):
+    options = ["--size", "tiny", "--updates", 1, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json"]
+    for sides in ([0.5], [0.5, 1.0]):
+        script(EXPERIMENTS / "wavelengths.py", *options, "--sides", *sides)
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert [run["sides"] for run in runs] == [0.5, 1.0]
+    side = TASKS["skirmish"].preset("tiny").side
+    waves = [Run.open(tmp_path / "runs" / f"{sides:g}-0").load_model().arguments for sides in (0.5, 1.0)]
+    assert [(each["shortest"], each["longest"]) for each in waves] == [(side / 2, 8 * side), (side, 16 * side)]
+
+
 def test_quality_is_counted_to_the_first_validation_that_reaches_it(script, tmp_path):
     options = ["--size", "tiny", "--models", "lstm", "--updates", 3, "--runs", tmp_path, "--out", tmp_path / "out"]
     for rate in (2e-3, 4e-3, 4e-3):
