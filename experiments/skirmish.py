@@ -71,7 +71,10 @@ def main(recipe: Skirmish) -> None:
                 learning_rate=recipe.learning_rate, batch_size=16, gradient_norm=1.0, patience=1000, seed=seed,
                 unit_variance=True, updates=same_time(model, recipe.updates, recipe.times),
             )  # fmt: skip
-            run = Run.finished(folder, Settings(model, training=training, corrects=recipe.corrects), TASK.name, world)
+            # Modules that see further than the usual half of the map learn more, see `wavelengths.py`.
+            waves = {"shortest": world.side, "longest": 16 * world.side}
+            settings = Settings(model, training=training, corrects=recipe.corrects, **waves)
+            run = Run.finished(folder, settings, TASK.name, world)
             if seed == 0:
                 trained[label] = run
             if (label, seed) not in known:

@@ -23,7 +23,7 @@ from s2rm.training import Training
 class Wavelengths:
     """What to try."""
 
-    sides: tuple[float, ...] = (0.25, 0.5, 1.0)
+    sides: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     """shortest wavelengths, in sides of the map; the longest is 16 times that"""
     updates: int = 500
     """of each run"""
