@@ -169,7 +169,7 @@ def ragged(world, agent):
         (
             World(["ab"] * 9, spaces={"a": SimpleNamespace(seed=lambda seed: None, sample=lambda: 0.5)}),
             {"with_actions": True},
-            "expected Discrete or Box actions, got .* for 'a'",
+            "expected Discrete or Box actions of real numbers, got .* for 'a'",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
 from s2rm.tasks.arrays.world import Source, displacement, tracked
-from s2rm.tasks.worlds import kept
+from s2rm.tasks.worlds import blinded, kept, with_fewer
 
 N, T, P = 7, 13, 5
 
@@ -119,6 +119,36 @@ def test_constant_velocity_is_right_where_it_holds(tmp_path, random):
     middle = points[Source(world, "train").rows].mean((0, 1, 2))
     away = np.square(points[test, 14] - middle).sum(-1).mean() ** 0.5
     assert rows["mean", 1] == pytest.approx(away, rel=1e-4)
+
+
+def test_constant_velocity_goes_on_after_points_were_out_of_sight(tmp_path, random):
+    mask = np.ones((N, 24, P), bool)
+    mask[:, 11:14] = False  # nobody is seen at the last steps of the prompt
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random, 24), "mask": mask})
+    for shares in (None, (0.5,)):
+        rows = [row for row in arrays.score({}, world, shares=shares) if row["predictor"] == "constant velocity"]
+        assert max(row["error"] for row in rows) < 1e-4
+
+
+@pytest.mark.parametrize("nowhere", [np.nan, -1, 100])
+def test_what_stands_where_no_crop_is_seen_has_no_effect(tmp_path, random, nowhere):
+    frames = random.integers(0, 2, (N, T, 8, 8)).astype(np.uint8)
+    mask, places = random.random((N, T, 3)) < 0.7, random.integers(0, 8, (N, T, 3, 2)).astype(float)
+    seen = []
+    for hidden in (0, nowhere):
+        content = {"frames": frames, "positions": np.where(mask[..., None], places, hidden), "mask": mask}
+        episode = arrays.episodes(arrays.write_world(tmp_path / "world.npz", content, crop=3), "train")[[0, 1], 0]
+        seen.append(episode.views.values[episode.views.mask])
+    assert torch.equal(*seen)
+
+
+def test_actions_stay_beside_targets_whose_views_are_hidden(tmp_path, random):
+    content = {"points": straight(random), "actions": random.random((N, T, P, 3))}
+    source = arrays.episodes(arrays.write_world(tmp_path / "world.npz", content), "train")
+    whole = source[[0, 1], 0]
+    for part in (blinded(source, 1.0)[[0, 1], 0], with_fewer(whole, 0.5, torch.Generator())):
+        assert part.views.mask.sum() < whole.views.mask.sum()
+        assert torch.equal(part.context, whole.context)
 
 
 def test_last_seen_is_right_where_nothing_moves(tmp_path, random):
@@ -246,6 +276,9 @@ REFUSED = {
     "texts": (some(points=np.full((4, 3, 2, 2), "a")), {}, "points must hold numbers, got <U1"),
     "small frames": ({"frames": FRAMES}, {"crop": 11}, "at least the crop's 11 x 11 pixels in .*, got 9 x 9; take"),
     "outside": (some(points=np.ones((4, 3, 2, 2))), {"extent": [(0, 2), (0, 0.5)]}, "got 24 outside, the first"),
+    "beyond the last pixel": (
+        {"frames": FRAMES, "positions": np.full((4, 3, 2, 2), 9.0)}, {"crop": 1}, "got 24 outside.* pixels count",
+    ),
     "coordinates": (some(), {"extent": [(0, 2)]}, "for each of 2 coordinates in .*, got 1"),
     "no box": (some(), {"extent": [(0, 2), (2, 2)]}, "extent must be pairs"),
     "all hidden": (some(mask=NOWHERE), {}, "hides the part 'train' at all but 0 steps"),

@@ -126,6 +126,12 @@ def test_packed_outputs_keep_the_order_of_the_input(make):
         (lambda core, x: core([x[0], x[1, :2]]), "got a list; sequences of unequal length need .*pack_sequence.* mask"),
         (lambda core, x: core(x[..., :3]), r"expected inputs of \(batch, time, 5\) .* got \(2, 4, 3\)"),
         (lambda core, x: core(x[:, :0]), "at least one step"),
+        (lambda core, x: core(x[0, 0]), r"expected inputs of \(batch, time, 5\) .* got \(5,\)"),
+        (
+            lambda core, x: core(x[None, None, None]),
+            r"expected inputs of .* got \(1, 1, 1, 2, 4, 5\)",
+        ),
+        (lambda core, x: type(core)(5, 12, dropout=1.5), "dropout must be a probability from 0 to 1, got 1.5"),
         (lambda core, x: core(x.double()), "the weights are torch.float32 on cpu, the inputs torch.float64 on cpu"),
         (
             lambda core, x: core(x, mask=torch.ones(2, 3, dtype=torch.bool)),

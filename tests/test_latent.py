@@ -74,6 +74,11 @@ def test_the_loss_gains_a_divergence_whose_parts_add_up_and_reaches_all_weights(
     torch.testing.assert_close((whole.total, whole.count), (parts.total, parts.count))
 
 
+def test_nothing_measured_costs_nothing():
+    views = some_views()
+    assert make().double().loss(Episode(views, views.keep(torch.tensor(False)))).item() == 0
+
+
 def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free():
     prior, posterior = torch.randn(2, 3, 5, 14, dtype=torch.float64).unbind(0)
     seen = torch.tensor([True, False, True])

@@ -199,6 +199,46 @@ def test_recomputing_keeps_less():
     assert kept(5) < kept(None) / 3
 
 
+def test_context_is_asked_for_and_read_only_where_a_target_is():
+    for make in (MODELS["s2gru"], MODELS["lstm"]):
+        model, views = make(context_size=2).double(), some_views()
+        targets = views.keep(torch.rand(views.mask.shape) < 0.5)
+        for size in (None, 3):
+            context = None if size is None else torch.rand(*views.mask.shape, size).double()
+            with pytest.raises(ValueError, match=r"expected context of shape \(2, 4, 7, 2\), got"):
+                model.loss(Episode(views, targets, context))
+        found = []
+        for fill in (0.0, torch.nan):
+            for nothing in (targets, views.keep(torch.tensor(False))):
+                context = torch.ones(*views.mask.shape, 2).double()
+                context[~nothing.mask] = fill
+                model.zero_grad()
+                model.loss(Episode(views, nothing, context)).backward()
+                found.append([weight.grad.clone() for weight in model.decoder.parameters() if weight.grad is not None])
+        torch.testing.assert_close(found[:2], found[2:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["s2gru", "s2rmc"])
+def test_positions_have_a_time_as_their_states_have(name):
+    model, views = MODELS[name]().double(), some_views(batch=5)
+    states = model.observe(views)
+    with pytest.raises(ValueError, match=r"expected positions \(batch, time, queries, n\) for this state, got 3 dim"):
+        model.predict(states, views.positions[:, 0])
+    with pytest.raises(ValueError, match=r"expected positions \(batch, queries, n\) for this state, got 4 dim"):
+        model.predict(model.last(states), views.positions)
+
+
+@pytest.mark.parametrize("name", ["s2gru", "lstm", "gru", "rims"])
+def test_states_go_on_under_autocast(name):
+    model, views = MODELS[name]().float(), some_views().to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.loss(Episode(views), recompute=2).isfinite()
+        state = model.last(model.observe(views))
+        model.step(views.steps(0, 1), state)
+        *_, last = model.rollout(views, views.positions[:, :3], 3)
+        assert last.mean.isfinite().all()
+
+
 def test_rollouts_feed_back_or_stay_blind(model):
     views = some_views()
     queries = 7 * torch.rand(2, 3, 4, 2, dtype=torch.float64)

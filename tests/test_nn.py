@@ -150,6 +150,14 @@ def test_starting_positions_fill_the_box():
     assert positions.amax(0).tolist() == pytest.approx([3, 11], abs=0.05)
 
 
+def test_batch_norm_of_what_hardly_varies():
+    norm, vectors = BatchNorm(8), 300 + 0.1 * torch.randn(32, 40, 8)
+    for _ in range(200):  # until the running mean is there
+        normalised = norm(vectors, torch.ones(32, 40, dtype=torch.bool))
+    spread = vectors.double().var((0, 1), correction=0)
+    torch.testing.assert_close(normalised.double().std((0, 1)), (spread / (spread + 1e-5)).sqrt(), rtol=1e-3, atol=0)
+
+
 def test_batch_norm_by_hand():
     norm = BatchNorm(2).double()
     vectors = torch.tensor([[[1.0, 5.0], [3.0, 5.0]], [[100.0, 100.0], [5.0, 8.0]]], dtype=torch.float64)

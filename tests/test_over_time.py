@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck
+from torch.autograd import forward_ad, gradcheck
 
+from s2rm import RelationalMemory
 from s2rm.nn.over_time import over_time
 
 
@@ -90,3 +91,18 @@ def test_a_pass_without_the_weight_leaves_no_sums_behind():
     (ours,) = torch.autograd.grad(loss, weight)
     (expected,) = torch.autograd.grad((inputs @ weight).square().sum(), weight)
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_tangents_of_weights_are_kept_where_nothing_is_learned():
+    core, inputs = RelationalMemory(5, 12, batch_first=True), torch.randn(2, 4, 5)
+    weights = {name: weight.detach() for name, weight in core.named_parameters()}
+    tangents = {name: torch.randn_like(weight) for name, weight in weights.items()}
+
+    def outputs(given):
+        return torch.func.functional_call(core, given, (inputs,))[0]
+
+    _, wanted = torch.func.jvp(outputs, (weights,), (tangents,))
+    with forward_ad.dual_level():
+        made = outputs({name: forward_ad.make_dual(weights[name], tangents[name]) for name in weights})
+        torch.testing.assert_close(forward_ad.unpack_dual(made).tangent, wanted)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from s2rm import RIMs
 
@@ -197,6 +198,20 @@ def test_a_trace_records_every_module_of_every_layer():
     alone.layers[0].load_state_dict(rims.layers[1].state_dict())
     _, (turned,) = alone.trace(inputs.flip(0))
     assert torch.equal(turned.active.flip(1), traces[1].active)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_no_module_is_active_at_a_step_that_is_not_there(batch_first):
+    rims = RIMs(7, 12, bidirectional=True, batch_first=batch_first, num_modules=4, num_active=3)
+    inputs, lengths = torch.randn(3, 5, 7), torch.tensor([2, 5, 3])
+    there = torch.arange(5) < lengths[:, None]
+    given = (inputs, there) if batch_first else (inputs.transpose(0, 1), there.T)
+    packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+    for traces in (rims.trace(given[0], mask=given[1])[1], rims.trace(packed)[1]):
+        for trace in traces:
+            assert torch.equal(trace.active.sum(-1), 3 * there)
+    (trace, _) = rims.trace(inputs[0], mask=there[0])[1]
+    assert trace.active.sum(-1).tolist() == [[3, 3, 0, 0, 0]]
 
 
 def test_a_masked_module_is_never_active_and_never_read():

@@ -242,6 +242,12 @@ def test_gates_remember_at_first(core):
     assert [arguments["memory"] for arguments in found] == [70, None]
 
 
+@pytest.mark.parametrize("last", [0, 10])
+def test_answers_are_of_steps_that_are_there(model, last):
+    with pytest.raises(ValueError, match=f"last must be in 1 to the 9 steps of the inputs, got {last}"):
+        model.predict(torch.rand(4, 9, 3).double(), last)
+
+
 def test_real_targets_are_scored_by_their_squared_error():
     model = SequenceModel(input_size=3, num_classes=None, core="gru", hidden_size=12)
     batch = Sequences(torch.rand(4, 9, 3), torch.rand(4, 1))

@@ -58,6 +58,8 @@ def test_slices_and_edits_are_new_views():
     views = Views(*parts(steps=3))
     assert views.steps(1, None).num_steps == 2
     assert torch.equal(views.at(-1).values, views.values[:, 2:])
+    with pytest.raises(ValueError, match="expected a mask of bool, got torch.int64"):
+        views.keep(torch.arange(5))
     fewer = views.keep(torch.arange(5) < 2)
     assert fewer.mask.sum() == 2 * 3 * 2
     assert views.mask.all()

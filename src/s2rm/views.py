@@ -118,6 +118,8 @@ class Views:
 
     def keep(self, mask: Tensor) -> Views:
         """Only the views for which `mask` (bool, broadcastable to `(B, T, A)`) is True as well."""
+        if mask.dtype != torch.bool:
+            raise ValueError(f"keep: expected a mask of bool, got {mask.dtype}; compare it, or convert it with .bool()")
         return self._unchecked(self.positions, self.values, self.mask & mask)
 
     def to(self, *args, **kwargs) -> Views:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Unpack
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils._pytree import tree_map
 
 from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel
@@ -101,7 +102,9 @@ class GQN(WorldModel[CoreState]):
         return CoreState(zeros, () if self.is_oracle else (zeros[None], zeros[None]))
 
     def advance(self, views: Views, state: CoreState) -> CoreState:
-        return CoreState(*self.core(self.summed(views), state.memory))
+        kind = a_weight(self).dtype  # autocast's own would not be a state to go on from
+        after: CoreState = tree_map(lambda part: part.to(kind), CoreState(*self.core(self.summed(views), state.memory)))
+        return after
 
     def summed(self, views: Views) -> Float[Tensor, "B T H"]:
         r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29), normalised."""

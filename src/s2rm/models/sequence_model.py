@@ -110,7 +110,12 @@ class SequenceModel(Model[Sequences]):
             inputs: of T steps.
             last: S, number of steps.
             recompute: as for `loss`.
+
+        Raises:
+            ValueError: `last` below 1, or more than there are steps.
         """
+        if not 1 <= last <= inputs.shape[1]:
+            raise ValueError(f"predict: last must be in 1 to the {inputs.shape[1]} steps of the inputs, got {last}")
         encoded, outputs, state = self.encoder(inputs), [], None
         for part in encoded.split(recompute or inputs.shape[1], 1):
             if recompute is None:

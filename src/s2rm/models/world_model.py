@@ -144,14 +144,18 @@ class WorldModel(Model[Episode], Generic[State]):
             ValueError: positions of another dtype or device; context that is missing or of another size.
         """
         self._check_kind("positions", positions)
+        self._check_context(positions, context)
+        embedded = self.embedding(positions)
+        return self.decode(self._turned(self.read(states, embedded), positions, back=True), embedded, context)
+
+    def _check_context(self, positions: Tensor, context: Tensor | None) -> None:
+        """Raise a ValueError for context that is missing, or not a row for each query."""
         expected = (*positions.shape[:-1], self.context_size) if self.context_size else None
         got = None if context is None else tuple(context.shape)
         if got != expected:
             raise ValueError(
                 f"{type(self).__name__}: expected context of shape {expected}, got {got}; give one row to each query"
             )
-        embedded = self.embedding(positions)
-        return self.decode(self._turned(self.read(states, embedded), positions, back=True), embedded, context)
 
     def _turned(self, vectors: Tensor, positions: Tensor, back: bool = False) -> Tensor:
         """Vectors turned by positions, or back, in a model with a rotation; unchanged in others."""
@@ -203,6 +207,9 @@ class WorldModel(Model[Episode], Generic[State]):
         """The loss terms of `targets`, one step after each of `views` but the last, and the state after those."""
         states, mask = self.states_before_targets(views, state), targets.mask
         positions = torch.where(mask[..., None], targets.positions, 0.0)
+        self._check_context(positions, context)
+        if context is not None:
+            context = torch.where(mask[..., None], context, 0.0)
         if not is_worth_packing(mask):
             predicted = self.predict(states, positions, context)
             return self.likelihood.terms(predicted, targets.values, mask), self.last(states)
@@ -252,7 +259,7 @@ class WorldModel(Model[Episode], Generic[State]):
             seen = nothing
             if closed_loop:
                 fed = distribution if feedback is None else self.predict(state, fed_at[:, step])
-                seen = Views(fed_at[:, step, None], self.likelihood.feedback(fed)[:, None])
+                seen = Views(fed_at[:, step, None], self.likelihood.feedback(fed)[:, None].to(fed_at.dtype))
             state = self.step(seen, state) if closed_loop else self.imagine(seen, state)
 
     def imagine(self, nothing: Views, state: State) -> State:
@@ -304,9 +311,9 @@ class WorldModel(Model[Episode], Generic[State]):
         kinds = [[(part.shape, part.dtype, part.device) for part in parts] for parts in (got, expected)]
         if kinds[0] != kinds[1]:
             raise ValueError(
-                f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]} on "
-                f"{expected[0].device}, got {[tuple(part.shape) for part in got]} on {got[0].device}; start from "
-                "initial_state(batch_size), or move it"
+                f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]}, "
+                f"{expected[0].dtype} on {expected[0].device}, got {[tuple(part.shape) for part in got]}, "
+                f"{got[0].dtype} on {got[0].device}; start from initial_state(batch_size), or move it"
             )
 
 

@@ -58,6 +58,9 @@ class RecurrentCore(nn.Module):
         input_size, num_layers, batch_first, dropout, bidirectional: as with `torch.nn.LSTM`.
     """
 
+    most_dimensions = 3
+    """of a batch of inputs"""
+
     def __init__(
         self, make_layer: Callable[[int], Layer], input_size: int, hidden_size: int, num_layers: int,
         batch_first: bool, dropout: float, bidirectional: bool,
@@ -68,6 +71,8 @@ class RecurrentCore(nn.Module):
                 f"{type(self).__name__}: input_size, hidden_size and num_layers must be at least 1, got {input_size}, "
                 f"{hidden_size} and {num_layers}"
             )
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{type(self).__name__}: dropout must be a probability from 0 to 1, got {dropout}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.directions = 2 if bidirectional else 1
@@ -112,6 +117,8 @@ class RecurrentCore(nn.Module):
                 f"{type(self).__name__}: expected one tensor or a PackedSequence, got a {type(input).__name__}; "
                 "sequences of unequal length need torch.nn.utils.rnn.pack_sequence, or padding and a mask"
             )
+        if input.ndim < 2:
+            self._check(input, None, None)
         if input.ndim == 2:
             state = None if state is None else tuple(part.unsqueeze(1) for part in state)
             outputs, state = self._run(input[None], state, None if mask is None else mask[None])
@@ -166,7 +173,7 @@ class RecurrentCore(nn.Module):
 
     def _check(self, inputs: Tensor, state: State | None, mask: Tensor | None) -> None:
         name, weight = type(self).__name__, a_weight(self)
-        if inputs.ndim < 3 or inputs.shape[-1] != self.input_size or inputs.shape[1] < 1:
+        if not 3 <= inputs.ndim <= self.most_dimensions or inputs.shape[-1] != self.input_size or inputs.shape[1] < 1:
             raise ValueError(
                 f"{name}: expected inputs of (batch, time, {self.input_size}) with at least one step, got "
                 f"{tuple(inputs.shape)} (batch first); create the core with this input_size"

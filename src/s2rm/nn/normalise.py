@@ -47,14 +47,15 @@ class BatchNorm(nn.Module):
 
     def _statistics(self, vectors: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the vectors that are there, with which the running ones are updated."""
-        kept = torch.where(there[..., None], vectors, 0.0).flatten(0, -2)
-        kept = kept.to(torch.promote_types(kept.dtype, torch.float32))
+        # Squares of what is left after the running mean lose fewer digits than those of the vectors.
+        near = self.running_mean.to(torch.promote_types(vectors.dtype, torch.float32))
+        kept = torch.where(there[..., None], vectors - near, 0.0).flatten(0, -2)
         sums = torch.cat([kept.sum(0), kept.square().sum(0), there.sum().to(kept.dtype)[None]])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             sums = _OverProcesses.apply(sums)
         size = vectors.shape[-1]
         means = sums[:-1] / sums[-1].clamp(min=1)
-        mean, variance = means[:size], (means[size:] - means[:size].square()).clamp(min=0)
+        mean, variance = near + means[:size], (means[size:] - means[:size].square()).clamp(min=0)
         with torch.no_grad():
             weight = torch.where(sums[-1] > 0, self.momentum, 0.0).to(mean.dtype)
             self.running_mean.lerp_(mean.to(self.running_mean), weight.to(self.running_mean))

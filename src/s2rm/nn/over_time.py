@@ -106,7 +106,9 @@ class Summed:
         self.sums = Sums(*learns)
         self.token = _Collect.apply(weight, bias, self.sums) if any(learns) else None
         """an input of every node that calls `sums.add`, so that `_Collect.backward` runs after all of them"""
-        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.weight, self.bias = weight, bias
+        if self.token is not None:
+            self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return self.product(inputs) if self.token is None else _Apply.apply(inputs, self, self.token)

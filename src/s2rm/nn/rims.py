@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import dropout, pad, scaled_dot_product_attention
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from s2rm.nn.core import Layer, RecurrentCore, State
 from s2rm.nn.over_time import LinearMap, by_autograd
@@ -26,7 +26,7 @@ class Trace(NamedTuple):
     """The modules' activity and attention weights at each step."""
 
     active: Bool[Tensor, "B T M"]
-    """which modules were active"""
+    """which modules were active; none at absent steps"""
     input_weights: Float[Tensor, "B T K M rows"]
     """each module's attention to the rows of the input; row 0 is the null row, where there is one"""
     communication_weights: Float[Tensor, "B T K M M"]
@@ -221,6 +221,8 @@ class RIMs(RecurrentCore):
         input heads the selection averages their weights.
     """
 
+    most_dimensions = 4  # of a set of inputs at each step
+
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, *,
         batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
@@ -278,11 +280,22 @@ class RIMs(RecurrentCore):
             for number, layer in enumerate(layers):
                 trace = Trace(*(torch.stack(parts, 1) for parts in zip(*layer.records or (), strict=True)))
                 backward = number % self.directions == 1
-                traces.append(Trace(*(part.flip(1) for part in trace)) if backward else trace)
+                trace = Trace(*(part.flip(1) for part in trace)) if backward else trace
+                steps = self._steps_there(input, mask, trace.active)
+                traces.append(trace if steps is None else trace._replace(active=trace.active & steps[..., None]))
             return outputs, traces
         finally:
             for layer in layers:
                 layer.records = None
+
+    def _steps_there(self, input: Tensor | PackedSequence, mask: Tensor | None, active: Tensor) -> Tensor | None:
+        """Which steps are there, `(B, T)`; None where all are. In others modules keep their state."""
+        if isinstance(input, PackedSequence):
+            lengths = pad_packed_sequence(input)[1].to(active.device)
+            return torch.arange(active.shape[1], device=active.device) < lengths[:, None]
+        if mask is None or mask.ndim == 1:
+            return None if mask is None else mask[None]
+        return mask if self.batch_first else mask.T
 
     @contextmanager
     def masked(self, present: Bool[Tensor, " M"]) -> Iterator[None]:

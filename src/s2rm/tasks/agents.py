@@ -203,8 +203,9 @@ class _Reader:
         space = self.environment.action_space(agent)
         num_actions, shape = getattr(space, "n", None), getattr(space, "shape", None)
         discrete = isinstance(num_actions, int | np.integer)
-        if not discrete and not (isinstance(shape, tuple) and shape):
-            wrong = f"expected Discrete or Box actions, got {space} for {agent!r}"
+        continuous = np.issubdtype(getattr(space, "dtype", None) or np.float32, np.floating)
+        if not discrete and not (isinstance(shape, tuple) and shape and continuous):
+            wrong = f"expected Discrete or Box actions of real numbers, got {space} for {agent!r}"
             raise ValueError(f"parallel: {wrong}; drop with_actions")
         size = int(num_actions or 0) if discrete else int(np.prod(shape or ()))
         self.num_actions = self.num_actions or size

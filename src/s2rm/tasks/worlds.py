@@ -107,7 +107,7 @@ def with_fewer(episode: Episode, drop: float, generator: torch.Generator) -> Epi
     if not drop:
         return episode
     mask = kept(episode.views.mask, shares(episode.batch_size, drop, generator), generator)
-    return Episode(episode.views.keep(mask), episode.targets)
+    return Episode(episode.views.keep(mask), episode.targets, episode.context)
 
 
 def blinded(source: Drawn[Episode], share: float) -> Drawn[Episode]:
@@ -118,7 +118,7 @@ def blinded(source: Drawn[Episode], share: float) -> Drawn[Episode]:
         views, length = part.views, part.views.num_steps
         until = torch.randint(min(LEAST_SEEN, length - 1), length, (len(rows), 1, 1), generator=generator)
         until = torch.where(torch.rand(len(rows), 1, 1, generator=generator) < share, until, length)
-        return Episode(views.keep(torch.arange(length)[:, None] < until), part.targets)
+        return Episode(views.keep(torch.arange(length)[:, None] < until), part.targets, part.context)
 
     return Drawn(len(source), draw)
 

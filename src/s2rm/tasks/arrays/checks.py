@@ -93,8 +93,11 @@ def check_frames(path: str | Path, frames: Array) -> tuple[bool, int]:
     return binary, 255 if frames.dtype == np.uint8 and highest > 1 else 1
 
 
-def check_positions(path: str | Path, positions: Array, mask: Array | None, box: Box | None) -> Box:
-    """The extent: as declared, or else that of all positions and a twentieth of each side around it."""
+def check_positions(
+    path: str | Path, positions: Array, mask: Array | None, box: Box | None, pixels: bool = False
+) -> Box:
+    """The extent: as declared, or else that of all positions and a twentieth of each side around it. Of `pixels` it is
+    the size of the frames, whose upper ends are beyond the last pixels."""
     n = positions.shape[-1]
     if box is not None and len(box) != n:
         raise ValueError(
@@ -110,11 +113,12 @@ def check_positions(path: str | Path, positions: Array, mask: Array | None, box:
         lowest, highest = np.minimum(lowest, there.min(0)), np.maximum(highest, there.max(0))
         if box is not None:
             low, high = np.array(box).T
-            outside = ((there < low) | (there > high)).any(1)
+            outside = ((there < low) | (there >= high if pixels else there > high)).any(1)
             if outside.any():
                 raise ValueError(
                     f"world: expected positions within the extent {[list(side) for side in box]} in {path}, got "
-                    f"{outside.sum():,} outside, the first {there[outside][0].round(6).tolist()}; declare a larger one"
+                    f"{outside.sum():,} outside, the first {there[outside][0].round(6).tolist()}; "
+                    + ("rows and columns of pixels count from 0" if pixels else "declare a larger one")
                 )
     if box is not None:
         return tuple((float(low), float(high)) for low, high in box)

@@ -120,7 +120,7 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
     if kind == "frames":
         extent = tuple((0.0, float(side)) for side in arrays["frames"].shape[-2:])
     if positions is not None:
-        extent = check_positions(path, positions, mask, extent)
+        extent = check_positions(path, positions, mask, extent, kind == "frames")
     assert extent is not None
     channels = _of_frames(path, arrays["frames"], seeing.crop) if kind == "frames" else _channels(path, arrays, part)
     if kind != "frames":

@@ -138,6 +138,11 @@ def go_on(
         if own is None and isinstance(predictor, Untrained):
             continue  # it remembers what was seen, not what it expected
         fed = expected.round() if world.binary else expected
+        if own is not None:
+            assert isinstance(memory, OfSlots)
+            # Predictions are of how far a point moved since it was last seen, views of how fast.
+            moved, rest = fed.split([len(world.extent), fed.shape[2] - len(world.extent)], 2)
+            fed = torch.cat([moved / memory.ago.clamp(min=1).view(*memory.ago.shape, *[1] * (fed.ndim - 2)), rest], 2)
         if plan is not None:
             fed = beside(plan[:, step, None].to(fed.dtype), fed[:, None], after=True)[:, 0]
         there = torch.ones(where.shape[:2], dtype=torch.bool) if there is None else there

@@ -149,6 +149,8 @@ class Source:
         if world.kind == "frames":
             frames = self.read("frames", rows, starts, length)
             places = read.get("positions", self._places(len(rows), length, generator))
+            if "mask" in read:  # what stands where nothing is seen has no effect
+                places = torch.where(read["mask"].bool()[..., None], places, 0.0)
             values = crops(frames, places, world.crop)
             read |= {"positions": places, "values": values if world.white == 1 else values / world.white}
         places = read["points" if world.kind == "points" else "positions"]
