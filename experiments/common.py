@@ -34,8 +34,6 @@ class Recipe:
     """updates of S2GRU; the other models make as many as take the same processor time"""
     batch_size: int = 32
     """clips in a batch"""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """of matrix products, as in Lightning: bf16-mixed is faster on processors that have its products"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
     runs: Path = Path("runs/family")
@@ -55,8 +53,7 @@ class Recipe:
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
         rate = self.learning_rate or (min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3)
         training = Training(
-            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates,
-            precision=self.precision, seed=seed,
+            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates, seed=seed
         )  # fmt: skip
         return Settings(model, training=training, **settings)
 

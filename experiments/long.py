@@ -27,12 +27,10 @@ KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
 class Long(Recipe):
     """What to run."""
 
-    updates: int = 28_000
+    updates: int = 20_000
     """updates of S2GRU; the other models make as many as take the same processor time"""
     batch_size: int = 16
     """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
-    """as in `s2rm demo` where it is faster"""
     learning_rate: float | None = 2e-3
     """the best rate of short runs, 4e-3, fell back to the static scene after 1,250 updates"""
     runs: Path = Path("runs/long")

@@ -74,6 +74,34 @@ def test_from_a_table_of_its_own_or_the_same(reports, wind, tmp_path):
         np.testing.assert_allclose(same.ahead.values, own.ahead.values)
 
 
+def test_values_that_differ_at_one_time_need_positions(reports, wind):
+    twice = pandas.concat([wind, wind.assign(wind_x=wind.wind_x + 1)])
+    told = (
+        "expected one value of 'wind_x' at a time in .*, which has no column 'x', got 2 rows at .*; name its position"
+    )
+    with pytest.raises(ValueError, match=told):
+        read_reports(to_frame(reports), COLUMNS, ahead=twice)
+    read_reports(to_frame(reports), COLUMNS, ahead=pandas.concat([wind, wind]))
+
+
+def test_a_newer_forecast_of_what_is_known_ahead_takes_the_place_of_the_older():
+    old, places = np.ones((6, 1, 1), np.float32), [[0.0, 0.0]]
+    earlier = known(old, places)
+    new = np.array([7, np.nan, 7], np.float32)[:, None, None]
+    for shift, wanted in (
+        (1, [1, 7, 1, 7, 1, 1]),
+        (-2, [7, np.nan, 7, 1, 1, 1, 1, 1]),
+        (5, [1, 1, 1, 1, 1, 7, np.nan, 7]),
+    ):
+        later = replace(known(new, places), start=earlier.start + shift * HOUR)
+        both = earlier.updated(later)
+        np.testing.assert_array_equal(both.values.ravel(), np.array(wanted, np.float32))
+        assert both.start == min(earlier.start, later.start)
+    elsewhere = known(new, [[1.0, 1.0]])
+    assert earlier.updated(elsewhere) is elsewhere
+    assert earlier.updated(None) is earlier
+
+
 def test_from_a_grid_linear_in_space_and_time():
     time = pandas.date_range("2000-01-01", periods=5, freq="3h")
     x, y = np.arange(4.0), np.arange(3.0)

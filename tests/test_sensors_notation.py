@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from s2rm.sensors import Columns, read_reports
-from s2rm.sensors.codes import warn_of_strays
+from s2rm.sensors.codes import warn_of_codes, warn_of_strays
 from s2rm.sensors.tables import read_places
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
@@ -211,6 +211,24 @@ def test_values_far_outside_the_rest_are_counted():
         UserWarning, match="1 value of 'temp' of the table, such as 812.5, is far from the others, 9.01 to"
     ):
         read_reports(frame, COLUMNS)
+
+
+def test_half_a_day_that_would_be_ignored_is_refused():
+    with pytest.raises(
+        ValueError, match=r"expected hours of a half day, %I, beside %p in time_format, got '%d.%m.%Y %H %p'"
+    ):
+        replace(COLUMNS, time_format="%d.%m.%Y %H %p")
+    replace(COLUMNS, time_format="%d.%m.%Y %I:%M %p")
+
+
+def test_a_code_that_is_not_all_nines_is_named():
+    generator = np.random.default_rng(0)
+    plain = generator.normal(20, 5, 1000)
+    with pytest.warns(UserWarning, match=r"'v' of t is -200 in 80 rows, far from the others, .* \(--missing -200\)"):
+        warn_of_codes("t", "v", np.where(np.arange(1000) % 25 < 2, -200.0, plain))
+    rain = np.where(generator.random(1000) < 0.8, 0.0, generator.exponential(3, 1000))
+    for usual in (plain, rain, np.where(np.arange(1000) % 25 < 2, 60.0, plain), np.repeat([0.0, 1.0, 2.0], 300)):
+        assert not warn_of_codes("t", "v", usual)
 
 
 def test_sensors_in_other_units_are_named():

@@ -342,6 +342,29 @@ def test_sensors_in_another_unit_are_named_when_packed(small, tmp_path):
         pack([write(frame, tmp_path / "t.csv")], COLUMNS, tmp_path / "store")
 
 
+def test_times_of_later_rows_are_written_as_those_of_the_first(small, tmp_path):
+    frame = table()
+    frame["time"] = frame["time"].dt.strftime("%Y-%m-%dT%H:%M")
+    frame.loc[len(frame) - 9 :, "time"] += "+02:00"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(
+        ValueError, match="(expected times without an offset from UTC|without an offset from UTC, as in)"
+    ):
+        pack([tmp_path / "t.csv"], COLUMNS, tmp_path / "store")
+
+
+def test_means_of_counts_are_refused(small, tmp_path):
+    frame = table().assign(temp=2)
+    columns = replace(COLUMNS, counts=("temp",))
+    pack([write(frame, tmp_path / "t.csv")], columns, tmp_path / "store")
+    twice = pandas.concat([frame, frame.assign(temp=frame.temp + 1)])
+    told = "expected counts 'temp' of .* once in each step of '1h' of a sensor, got several that differ"
+    with pytest.raises(ValueError, match=told), pytest.warns(UserWarning, match="different values of 'temp'"):
+        read_reports(twice, columns)
+    with pytest.raises(ValueError, match=told), pytest.warns(UserWarning, match="has different values"):
+        pack([write(twice, tmp_path / "t.csv")], columns, tmp_path / "other")
+
+
 def test_warnings_of_all_batches_are_shown_once(small, tmp_path):
     frame = table().fillna({"temp": -999.0})
     again = pandas.concat([frame, frame.assign(lat=frame["lat"] + 1, temp=frame["temp"] + 1)])

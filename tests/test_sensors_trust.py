@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from s2rm.cli.parts import digest_of
 from s2rm.folders import fingerprint, locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Columns, Fit, Forecaster, Places, Reports, grid, judge, stations
+from s2rm.sensors.ahead import own_sensors
 from s2rm.sensors.checks import (
     check_clock,
     check_leads,
@@ -29,7 +31,7 @@ from s2rm.sensors.fitting import finish, periods
 from s2rm.sensors.given import mask_of, numbers, whole_number
 from s2rm.sensors.judging import split
 from s2rm.sensors.predictors import Persistence
-from s2rm.sensors.reports import ROWS
+from s2rm.sensors.reports import ROWS, merge
 from s2rm.sensors.scaling import Scaling
 from s2rm.training import Training
 
@@ -207,6 +209,52 @@ def test_silence_before_an_origin_is_told(fitted):
     with pytest.warns(UserWarning, match="no observation in the 12 steps until 2020-05-04T07:00:00"):
         assert np.isfinite(made.forecast(reports, stations(reports))[0]).all()
     assert np.isfinite(made.forecast(reports, stations(reports), origins=[70])[0]).all()
+
+
+def test_the_silence_of_one_value_is_told(fitted):
+    made, _ = fitted
+    reports = river()
+    reports.values[reports.step > 40, 0] = np.nan
+    with pytest.warns(
+        UserWarning, match="no value of 'level' in the 12 steps until .*; the forecast is that of an aver"
+    ):
+        made.forecast(reports, stations(reports))
+
+
+def test_a_place_is_a_sensors_by_its_name_or_where_that_last_reported(fitted):
+    made, _ = fitted
+    reports, scaling = river(), made.scaling
+    there, covariates = np.array([[0.0, 0.0], [10.0, 1.0], [20.0, 4.0]]), np.full((3, 1), np.nan, np.float32)
+    assert own_sensors(reports, Places(there, covariates), scaling).tolist() == [0, 1, 2]
+    assert own_sensors(reports, Places(there, covariates, ("new", "g1", "other")), scaling).tolist() == [0, 1, 2]
+    with pytest.warns(
+        UserWarning, match="2 places, first 'g1', are far from the sensors of their names, which have not"
+    ):
+        assert own_sensors(reports, Places(there, covariates, ("g1", "g0", "g2")), scaling).tolist() == [0, 1, 2]
+    drifting = replace(reports, positions=reports.positions + 0.1 * reports.step[:, None])
+    asked = Places(there + 7, covariates, ("g1", "g0", "g2"))
+    assert own_sensors(drifting, asked, scaling).tolist() == [1, 0, 2], "what moves may be asked for anywhere"
+
+
+def test_two_deliveries_of_one_step_add_up():
+    reports = river()
+    before, last = reports.between(0, 59), reports.between(59, 60)
+    parts = [replace(last, values=last.values.copy()) for _ in range(2)]
+    for index, part in enumerate(parts):
+        part.values[:, index] = np.nan
+    whole = merge(before, last)
+    for order in (parts, parts[::-1]):
+        both = merge(merge(before, order[0]), order[1])
+        np.testing.assert_array_equal(both.values, whole.values)
+        np.testing.assert_array_equal(both.step, whole.step)
+    corrected = replace(last, values=last.values + 1)
+    np.testing.assert_array_equal(merge(whole, corrected).values[-3:], last.values + 1)
+
+
+def test_the_digest_of_a_table_is_of_its_times_too():
+    reports = river()
+    others = [reports, replace(reports, start=reports.start + np.timedelta64(1, "h")), replace(reports, num_steps=61)]
+    assert len({digest_of(each) for each in others}) == 3
 
 
 def test_the_last_report_of_a_wrong_clock_is_no_origin(fitted):

@@ -136,4 +136,6 @@ def spread_out(first: int, last: int) -> Int[NDArray, " O"]:
 
 def digest_of(reports: Reports) -> str:
     """A digest by which the reports of a table are known again."""
-    return fingerprint(reports.sensors, {name: getattr(reports, name) for name in ROWS})
+    known = {} if reports.ahead is None else {"known ahead": reports.ahead.values}
+    about = [*reports.sensors, str(reports.start), str(reports.num_steps)]
+    return fingerprint(about, {name: getattr(reports, name) for name in ROWS} | known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,7 +22,9 @@ from s2rm.sensors.scaling import Scaling, Slots, clock, slots, views_of
 from s2rm.views import Views
 
 SAME_PLACE = 1e-4
-"""a share of the extent, within which a place without a name is that of a sensor"""
+"""a share of the extent, within which a place is that of a sensor"""
+ELSEWHERE = 0.01
+"""a share of the extent, beyond which a place is not that of the sensor of its name, if that has not moved"""
 MOST_QUERIES = 20_000
 """places times lead times that are forecast at once"""
 
@@ -35,17 +38,42 @@ def context_views(recent: Reports, context: int, scaling: Scaling) -> Views:
 
 
 def own_sensors(reports: Reports, places: Places, scaling: Scaling) -> Int[NDArray, " Q"]:
-    """The sensor at each place, by its name or, without names, by where it last reported; -1 where there is none, or
-    several are at one place."""
-    if places.names is not None:
-        index = {name: number for number, name in enumerate(reports.sensors)}
-        return np.array([index.get(name, -1) for name in places.names], np.int64)
+    """The sensor at each place: that of its name, or else the one that last reported there. -1 where there is none, or
+    several last reported there.
+
+    A place that is far from the sensor of its name, which has not moved, is another place: this is warned of.
+    """
     if not len(reports):
-        return np.full(len(places.positions), -1)
+        return _by_name(reports, places)
     sensors, last = np.unique(reports.sensor[::-1], return_index=True)
-    there = cKDTree(scaling.coordinates(reports.positions[::-1][last]).numpy())
-    near = there.query_ball_point(scaling.coordinates(places.positions).numpy(), SAME_PLACE * scaling.extent)
-    return np.array([sensors[found[0]] if len(found) == 1 else -1 for found in near], np.int64)
+    there = scaling.coordinates(reports.positions[::-1][last]).numpy()
+    asked = scaling.coordinates(places.positions).numpy()
+    near = cKDTree(there).query_ball_point(asked, SAME_PLACE * scaling.extent)
+    by_place = np.array([sensors[found[0]] if len(found) == 1 else -1 for found in near], np.int64)
+    named = _by_name(reports, places)
+    where = np.append(np.full(len(reports.sensors), -1), -1)
+    where[sensors] = np.arange(len(sensors))
+    far = where[named] >= 0
+    far[far] = np.linalg.norm(asked[far] - there[where[named[far]]], axis=-1) > ELSEWHERE * scaling.extent
+    for place in np.flatnonzero(far):
+        own = reports.positions[reports.sensor == named[place]]
+        far[place] = len(own) > 1 and not np.ptp(own, 0).any()
+    if far.any():
+        name = places.names[int(far.argmax())] if places.names else ""
+        warnings.warn(
+            f"forecast: {int(far.sum())} places, first {name!r}, are far from the sensors of their names, which have "
+            "not moved, and are taken for other places; give them other names, or the positions of the sensors",
+            stacklevel=3,
+        )
+    return np.where((named >= 0) & ~far, named, by_place)
+
+
+def _by_name(reports: Reports, places: Places) -> Int[NDArray, " Q"]:
+    """The sensor of the name of each place, -1 where there is none."""
+    if places.names is None:
+        return np.full(len(places.positions), -1)
+    index = {name: number for number, name in enumerate(reports.sensors)}
+    return np.array([index.get(name, -1) for name in places.names], np.int64)
 
 
 @torch.no_grad()

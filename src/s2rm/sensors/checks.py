@@ -223,15 +223,19 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
 
 
 def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> None:
-    """Warn where no report lies within the context that ends at an origin."""
-    until = np.append(0, np.bincount(reports.step, minlength=reports.num_steps).cumsum())
-    silent = origins[until[origins + 1] == until[np.maximum(origins + 1 - context, 0)]]
-    if len(silent):
-        warnings.warn(
-            f"forecast: no observation in the {context} steps until {when(reports, int(silent[0]))}; nothing is known, "
-            "and the forecast is that of an average day",
-            stacklevel=4,
-        )
+    """Warn where no report, or none of a value, lies within the context that ends at an origin."""
+    names = reports.columns.values
+    counts = np.zeros((len(names), reports.num_steps + 1), np.int64)
+    for part in reports.parts:
+        for count, column in zip(counts, reports.values[part].T, strict=True):
+            count += np.bincount(reports.step[part][~np.isnan(column)] + 1, minlength=len(count))
+    until, last = counts.cumsum(1), origins + 1
+    silent = until[:, last] == until[:, np.maximum(last - context, 0)]
+    cases = [("observation", silent.all(0)), *zip([f"value of {name!r}" for name in names], silent, strict=True)]
+    for what, where in cases[:1] if cases[0][1].any() else cases:
+        if where.any():
+            gap = f"in the {context} steps until {when(reports, int(origins[where.argmax()]))}"
+            warnings.warn(f"forecast: no {what} {gap}; the forecast is that of an average day", stacklevel=4)
 
 
 def check_known_ahead(reports: Reports, columns: Columns, longest: int) -> None:

@@ -23,7 +23,8 @@ LEAST, SAMPLE = 50, 1_000
 
 
 def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> bool:
-    """Whether the smallest or largest values are codes of missing ones, further from the rest than it is wide: warned.
+    """Whether the smallest or largest values are codes of missing ones, further from the rest than it is wide, or
+    values that are repeated far from all others: warned.
 
     Codes of three digits or more, and repeated negative ones where nothing else is negative, need be further only than
     the rest's values are from each other; where nothing else is negative, one of two digits is far enough, and any
@@ -31,7 +32,7 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
     """
     codes, rest = _apart(values)
     if not codes or len(rest) < FEWEST:
-        return False
+        return not circular and _warn_of_repeated(table, name, values)
     warned = False
     low, high = rest.min(), rest.max()
     widest = float(np.diff(np.sort(rest)).max())
@@ -47,7 +48,25 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
                 stacklevel=4,
             )
             warned = True
-    return warned
+    return warned or (not circular and _warn_of_repeated(table, name, values))
+
+
+def _warn_of_repeated(table: str, name: str, values: NDArray[np.float64]) -> bool:
+    """Whether the smallest or largest value is there several times, and far from all others: warned."""
+    known = values[~np.isnan(values)]
+    if len(known) < LEAST:
+        return False
+    for end in (known.min(), known.max()):
+        rest = known[known != end]
+        count = len(known) - len(rest)
+        if FEWEST <= count < len(rest) and min(abs(rest.min() - end), abs(end - rest.max())) > APART * np.ptp(rest) > 0:
+            warnings.warn(
+                f"read: {name!r} of {table} is {end:g} in {count} rows, far from the others, {rest.min():g} to "
+                f"{rest.max():g}; if that means missing, name it as such (--missing {end:g})",
+                stacklevel=5,
+            )
+            return True
+    return False
 
 
 def warn_of_strays(table: str, name: str, values: NDArray[np.float64]) -> None:

@@ -50,6 +50,20 @@ class KnownAhead:
         before = min(max(0, self.offset(start)), len(self.values) - 1)
         return replace(self, start=self.start + before * self.step, values=self.values[before:])
 
+    def updated(self, later: KnownAhead | None) -> KnownAhead:
+        """With what is known later, which takes precedence; of other places, or in other steps, the later alone."""
+        if later is None:
+            return self
+        if self.step != later.step or not np.array_equal(self.positions, later.positions):
+            return later
+        shift = self.offset(later.start)
+        begin, end = min(0, shift), max(len(self.values), shift + len(later.values))
+        values = np.full((end - begin, *self.values.shape[1:]), np.nan, np.float32)
+        values[-begin : len(self.values) - begin] = self.values
+        new = values[shift - begin : shift - begin + len(later.values)]
+        new[:] = np.where(np.isnan(later.values), new, later.values)
+        return replace(self, start=self.start + begin * self.step, values=values)
+
     def steps_after(self, time: np.datetime64) -> int:
         """The number of steps after a time that are known."""
         return int((self.last - time) / self.step)

@@ -32,7 +32,7 @@ from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells
 from s2rm.sensors.store import DTYPES, FORMAT, STORE, Described, read_store
-from s2rm.sensors.tables import full_turns, measured, positions_of
+from s2rm.sensors.tables import check_counts, full_turns, measured, positions_of
 from s2rm.sensors.times import step_microseconds
 
 RUN_BYTES = 1 << 26
@@ -196,7 +196,16 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
         waiting.clear()
 
     for number, table in enumerate(tables):
+        zoned: bool | None = None
         for cells in batches(table, asked):
+            now = cells.zoned(columns.time)
+            if zoned is not None and now is not None and zoned != now:
+                expected = f"times {'with' if zoned else 'without'} an offset from UTC, as in the first rows"
+                raise ValueError(
+                    f"pack: expected {expected} of {cells.name}, got others from row {cells.rows[0]} on; write all of "
+                    "them in UTC"
+                )
+            zoned = now if zoned is None else zoned
             if cells.rows[0] == 1 and cells.columns.notation != asked.notation:
                 print(one_line(f"{cells.name}: read with {cells.columns.notation}"), file=sys.stderr, flush=True)
             if not number:  # as the first table is written, later ones may be
@@ -290,6 +299,7 @@ def _merged(
                     )
         turns = full_turns(columns, seen.west, seen.east)
         positions, values, covariates = np.split(averaged(numbers[order], first, turns), ends, 1)
+        check_counts("the tables", columns, values)
         yield step[kept], sensor[kept], positions, values.astype(np.float32), covariates.astype(np.float32)
 
 

@@ -203,7 +203,7 @@ def from_components(values: NDArray) -> NDArray:
 
 
 def merge(earlier: Reports, later: Reports) -> Reports:
-    """The reports of both, with the same columns; `later` takes precedence for the same sensor and step."""
+    """The reports of both, with the same columns; what `later` holds of a sensor and step takes precedence."""
     if earlier.columns != later.columns:
         raise ValueError(f"merge: expected reports of the same columns, {earlier.columns}, got {later.columns}")
     start, sensors = min(earlier.start, later.start), tuple(sorted({*earlier.sensors, *later.sensors}))
@@ -217,12 +217,15 @@ def merge(earlier: Reports, later: Reports) -> Reports:
     # Stable: of equal keys the report of `later` comes last, and stays.
     order = np.lexsort((rows["sensor"], rows["step"]))
     keys = np.stack([rows["step"], rows["sensor"]])[:, order]
-    order = order[np.append((np.diff(keys) != 0).any(0), True)[: len(order)]]
-    kept = {name: part[order] for name, part in rows.items()}
-    kept["ahead"] = max(
-        (part.ahead for part in (earlier, later) if part.ahead), key=lambda each: each.last, default=None
-    )
-    return replace(earlier, start=start, sensors=sensors, num_steps=max(part.num_steps for part in both), **kept)
+    again = np.flatnonzero(~np.append((np.diff(keys) != 0).any(0), True)[: len(order)])
+    for name in ("values", "covariates"):
+        own, before = rows[name][order[again + 1]], rows[name][order[again]]
+        rows[name][order[again + 1]] = np.where(np.isnan(own), before, own)
+    order = np.delete(order, again)
+    kept: dict[str, Any] = {name: part[order] for name, part in rows.items()}
+    ahead = later.ahead if earlier.ahead is None else earlier.ahead.updated(later.ahead)
+    most = max(part.num_steps for part in both)
+    return replace(earlier, start=start, sensors=sensors, num_steps=most, ahead=ahead, **kept)
 
 
 class Places(NamedTuple):

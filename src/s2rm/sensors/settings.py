@@ -152,6 +152,11 @@ class Columns:
             then, read = datetime(2024, 12, 31, tzinfo=UTC), None
             with suppress(ValueError):
                 read = datetime.strptime(then.strftime(self.time_format), self.time_format)
+            if "%H" in self.time_format and "%p" in self.time_format:
+                raise ValueError(
+                    f"columns: expected hours of a half day, %I, beside %p in time_format, got {self.time_format!r}, "
+                    "in which %p would be ignored"
+                )
             if read is None or read.date() != then.date():
                 raise ValueError(
                     f"columns: time_format must have a day, month and year, as %d.%m.%Y, got {self.time_format!r}"

@@ -248,6 +248,12 @@ class Cells:
                 self.refuse((zoned != zoned[0])[codes], name, expected, texts, "write all of them in UTC")
         return moments.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)[codes]
 
+    def zoned(self, name: str) -> bool | None:
+        """Whether the first time has an offset from UTC; None where times are not texts."""
+        if self.frame[name].dtype.kind in "biufM" or not len(self.frame):
+            return None
+        return bool(_ZONE.search(self.texts(name)[0]))
+
     def empty(self, name: str) -> NDArray[np.bool_]:
         """`(rows,)`: which cells are empty or blank text."""
         import pandas as pd

@@ -121,6 +121,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     ends = np.cumsum([positions.shape[1], values.shape[1]])
     positions, values, covariates = np.split(averaged(blocks[order], first, turns), ends, 1)
     kept = order[first]
+    check_counts(cells.name, columns, values)
     for name, column in zip(columns.values, values.T, strict=True):
         low, high = np.nanmin(column, initial=np.inf), np.nanmax(column, initial=-np.inf)
         if to_fit:
@@ -232,6 +233,16 @@ def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.f
     for name in filter(None, (columns.time, columns.sensor)):
         few.expect_filled(name, few.empty(name))
     return values[there], there
+
+
+def check_counts(what: str, columns: Columns, values: NDArray[np.float64]) -> None:
+    """Refuse counts that are means over the rows of a sensor within a step: they would be no counts."""
+    for name, column, kind in zip(columns.values, values.T, columns.kinds, strict=True):
+        if kind == "counts" and (column % 1 > 0).any():
+            raise ValueError(
+                f"read: expected counts {name!r} of {what} once in each step of {columns.step!r} of a sensor, got "
+                "several that differ, whose mean is no count; sum them, take a shorter step, or declare nonnegative"
+            )
 
 
 def positions_of(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], NDArray[np.object_]]:

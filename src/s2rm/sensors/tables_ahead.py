@@ -65,6 +65,8 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
     at = few.times(columns.time) // length
     placed = columns.position[0] in few.frame
     positions = np.round(few.numbers(columns.position), 6) if placed else np.zeros((len(at), len(columns.position)))
+    if not placed:
+        _expect_one_each(few, columns, quantities)
     for name, column in zip(columns.position, positions.T, strict=True):
         few.expect_filled(name, np.isnan(column), " that holds what is known ahead")
     number, begin = int(np.ptp(at)) + 1, int(at.min())
@@ -86,6 +88,23 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     start = np.datetime64(begin * length, "us")
     return KnownAhead(start, step, places, _filled(means).astype(np.float32))
+
+
+def _expect_one_each(few: Cells, columns: Columns, quantities: Float[NDArray, "rows G"]) -> None:
+    """Refuse several values of a quantity at one time, which a table without positions cannot have."""
+    times, index = np.unique(few.times(columns.time), return_inverse=True)
+    low, high = np.full((2, len(times), quantities.shape[1]), np.nan)
+    np.fmin.at(low, index, quantities)
+    np.fmax.at(high, index, quantities)
+    several = np.argwhere(low < high)
+    if len(several):
+        time, quantity = several[0]
+        raise ValueError(
+            f"read: expected one value of {columns.ahead[quantity]!r} at a time in {few.name}, which has no column "
+            f"{columns.position[0]!r}, got {(index == time).sum()} rows at "
+            f"{times[time].astype('datetime64[us]').astype('datetime64[s]')}; name its position "
+            f"{' and '.join(map(repr, columns.position))}, as in the observations"
+        )
 
 
 def _filled(values: Float[NDArray, "T P G"]) -> Float[NDArray, "T P G"]:
