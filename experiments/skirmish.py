@@ -2,8 +2,8 @@
 
 The battles are not StarCraft II, and so not the paper's data. Every model trains for the same processor time at
 the same learning rate, from layers of unit variance. With `--corrects` they predict corrections to what was last seen.
-Writes `results/skirmish.json` or `results/skirmish-corrected.json` after every run, so that the command
-continues where it was stopped, and pictures.
+With `--drop-views` they are trained on fewer views. Writes `results/skirmish.json` (`-corrected`, `-fewer`) after every
+run, so that the command continues where it was stopped, and pictures.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Skirmish:
     """models to train"""
     corrects: bool = False
     """predict corrections to what was last seen"""
+    drop_views: float = 0.0
+    """in training, drop up to this share of the views of each battle at random, as where agents fall silent"""
     seeds: int = 1
     """of worlds and weights"""
     learning_rate: float = 2e-3
@@ -59,7 +61,7 @@ def main(recipe: Skirmish) -> None:
     """Train and score what is missing, write the scores, draw the pictures."""
     world = TASK.preset(recipe.size)
     trained: dict[str, Run] = {}
-    name = "skirmish-corrected" if recipe.corrects else "skirmish"
+    name = "skirmish" + "-corrected" * recipe.corrects + "-fewer" * (recipe.drop_views > 0)
     out = recipe.out or Path(f"results/{name}.json")
     for seed in range(recipe.seeds):
         for model in recipe.models:
@@ -73,7 +75,9 @@ def main(recipe: Skirmish) -> None:
             )  # fmt: skip
             # Modules that see further than the usual half of the map learn more, see `wavelengths.py`.
             waves = {"shortest": world.side, "longest": 16 * world.side}
-            settings = Settings(model, training=training, corrects=recipe.corrects, **waves)
+            settings = Settings(
+                model, training=training, corrects=recipe.corrects, drop_views=recipe.drop_views, **waves
+            )  # fmt: skip
             run = Run.finished(folder, settings, TASK.name, world)
             if seed == 0:
                 trained[label] = run
