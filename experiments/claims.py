@@ -278,9 +278,9 @@ def no_better(result: Result, metric: str) -> str:
     return f"; not above the better simple predictor with all agents: {low}" if low else ""
 
 
-def above(result: Result, scenario: str, others: Sequence[str]) -> Decision:
-    """S2GRU is above those of the others that were scored, on all four metrics, all agents reporting."""
-    rows = where(result.rows, scenario=scenario, reporting=1.0)
+def above(result: Result, scenario: str, others: Sequence[str], reporting: float = 1.0) -> Decision:
+    """S2GRU is above those of the others that were scored, on all four metrics, a share of the agents reporting."""
+    rows = where(result.rows, scenario=scenario, reporting=reporting)
     there = [name for name in others if name in set(rows["predictor"])]
     if not there:
         raise KeyError("others")
