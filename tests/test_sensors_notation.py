@@ -213,6 +213,21 @@ def test_values_far_outside_the_rest_are_counted():
         read_reports(frame, COLUMNS)
 
 
+def test_points_that_may_mark_thousands_are_refused(tmp_path):
+    frame = table()
+    counts = np.random.default_rng(0).integers(300, 2500, len(frame))
+    frame["temp"] = [f"{count:,}".replace(",", ".") for count in counts]
+    frame.to_csv(tmp_path / "t.csv", sep=";", index=False)
+    with pytest.raises(
+        ValueError, match=r"'temp' of t.csv, got '[12]\.\d{3}' beside whole numbers such as '\d{3}', so that"
+    ):
+        read_reports(tmp_path / "t.csv", COLUMNS)
+    read_reports(tmp_path / "t.csv", replace(COLUMNS, decimal="."))
+    for plain in (counts / 1000, np.where(counts < 1000, 2.0, counts / 1000), counts / 10, 0.001 * counts % 1):
+        frame.assign(temp=plain).to_csv(tmp_path / "t.csv", sep=";", index=False)
+        read_reports(tmp_path / "t.csv", COLUMNS)
+
+
 def test_half_a_day_that_would_be_ignored_is_refused():
     with pytest.raises(
         ValueError, match=r"expected hours of a half day, %I, beside %p in time_format, got '%d.%m.%Y %H %p'"

@@ -74,6 +74,24 @@ def decimal_of(texts: Iterable[str], numbers: Iterable[NDArray]) -> str | None:
     return None if points or any((column % 1 > 0).any() for column in numbers) else ","
 
 
+def may_have_thousands(numbers: NDArray[np.float64]) -> bool:
+    """Whether numbers may be some whose points mark thousands, 2.171 for 2171, beside others below a thousand: those
+    with decimals have three, and are far below those without."""
+    known = np.abs(numbers[~np.isnan(numbers)])
+    whole = known % 1 == 0
+    parts, rest = known[~whole], known[whole & (known > 0)]
+    if not len(parts) or not len(rest) or rest.max() >= 1000 or parts.min() < 1 or parts.max() >= 1000:
+        return False
+    three = np.abs(1000 * parts - np.round(1000 * parts)) < 1e-6 * parts
+    return bool(three.all() and np.median(rest) > 10 * np.median(parts))
+
+
+def has_thousands(texts: Iterable[str]) -> bool:
+    """Whether all texts with a point have groups of three digits after it, as thousands have."""
+    pointed = [text for text in map(str.strip, texts) if "." in text]
+    return bool(pointed) and all(_THOUSANDS.fullmatch(text) for text in pointed)
+
+
 def has_marks(cell: object) -> bool:
     """Whether a cell would be a number, but for the sign of its decimals or marks of thousands."""
     return isinstance(cell, str) and bool(re.fullmatch(r"[+-]?[\d.,]*\d", cell.strip()))

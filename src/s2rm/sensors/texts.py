@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from s2rm.names import one_line
 from s2rm.safety import Unpacked
-from s2rm.sensors.notation import BLANK, cells_of, decimal_of, encoding_error, encoding_of, separator_of
+from s2rm.sensors.notation import (
+    BLANK,
+    cells_of,
+    decimal_of,
+    encoding_error,
+    encoding_of,
+    has_thousands,
+    may_have_thousands,
+    separator_of,
+)
 from s2rm.sensors.settings import Columns
 
 if TYPE_CHECKING:
@@ -145,9 +154,24 @@ def _read(
         decimal = decimal_of((text for column in texts for text in column.dropna().unique()), parsed)
         decimal = decimal or (kept if texts else None)
         frame = read(decimal) if decimal else frame
+        for column in there if decimal is None else ():
+            if column.dtype.kind == "f" and may_have_thousands(column.to_numpy()):
+                with _opened(path) as file:
+                    again = pd.read_csv(file, nrows=rows, usecols=[column.name], **(options | {"dtype": str}))
+                _refuse_thousands(again[column.name].dropna().tolist(), f"{column.name!r} of {path.name}")
     separator = options["sep"]
     found = None if separator == "," else BLANK if separator == r"\s+" else separator
     return frame, replace(columns, separator=found, decimal=decimal)
+
+
+def _refuse_thousands(texts: Sequence[str], where: str) -> None:
+    """Refuse texts whose points may mark thousands."""
+    if has_thousands(texts):
+        marked, plain = (next(text for text in texts if ("." in text) == pointed) for pointed in (True, False))
+        raise ValueError(
+            f"read: expected numbers of one notation in {where}, got {marked!r} beside whole numbers such as {plain!r}, so "
+            "that the point may mark thousands; name the decimal sign (--decimal . or ,), and write thousands without marks"
+        )
 
 
 def expect_columns(named: Sequence[str], found: list[object], name: str) -> None:
