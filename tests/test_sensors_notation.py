@@ -219,7 +219,7 @@ def test_points_that_may_mark_thousands_are_refused(tmp_path):
     frame["temp"] = [f"{count:,}".replace(",", ".") for count in counts]
     frame.to_csv(tmp_path / "t.csv", sep=";", index=False)
     with pytest.raises(
-        ValueError, match=r"'temp' of t.csv, got '[12]\.\d{3}' beside whole numbers such as '\d{3}', so that"
+        ValueError, match=r"'temp' of t.csv, got '[12]\.\d{3}' beside whole numbers such as '\d{3}'; if the"
     ):
         read_reports(tmp_path / "t.csv", COLUMNS)
     read_reports(tmp_path / "t.csv", replace(COLUMNS, decimal="."))

@@ -169,8 +169,9 @@ def _refuse_thousands(texts: Sequence[str], where: str) -> None:
     if has_thousands(texts):
         marked, plain = (next(text for text in texts if ("." in text) == pointed) for pointed in (True, False))
         raise ValueError(
-            f"read: expected numbers of one notation in {where}, got {marked!r} beside whole numbers such as {plain!r}, so "
-            "that the point may mark thousands; name the decimal sign (--decimal . or ,), and write thousands without marks"
+            f"read: expected numbers of one notation in {where}, got {marked!r} beside whole numbers such as {plain!r}; "
+            "if the point marks thousands, write them without marks, or name the comma (--decimal ,), else the point "
+            "(--decimal .)"
         )
 
 
