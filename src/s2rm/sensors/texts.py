@@ -169,9 +169,8 @@ def _refuse_thousands(texts: Sequence[str], where: str) -> None:
     if has_thousands(texts):
         marked, plain = (next(text for text in texts if ("." in text) == pointed) for pointed in (True, False))
         raise ValueError(
-            f"read: expected numbers of one notation in {where}, got {marked!r} beside whole numbers such as {plain!r}; "
-            "if the point marks thousands, write them without marks, or name the comma (--decimal ,), else the point "
-            "(--decimal .)"
+            f"read: expected numbers of one notation in {where}, got {marked!r} beside numbers such as {plain!r}, "
+            "as where points mark thousands; write those without marks, or name the decimal sign (--decimal .)"
         )
 
 
