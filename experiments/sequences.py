@@ -80,8 +80,8 @@ def main(recipe: Recipe) -> None:
             if (label, seed) in {(run["label"], run["seed"]) for run in read(out).get("runs", [])}:
                 continue
             training = Training(
-                learning_rate=recipe.learning_rate or RATES[recipe.task], batch_size=32, updates=recipe.updates, patience=1000,
-                gradient_norm=1.0, seed=seed,
+                learning_rate=recipe.learning_rate or RATES[recipe.task], batch_size=32, updates=recipe.updates,
+                patience=1000, gradient_norm=1.0, seed=seed,
             )  # fmt: skip
             name = "-".join(label.lower().replace(",", "").split())
             folder = recipe.runs / recipe.task / f"{recipe.size}-{name}-{seed}"
