@@ -61,7 +61,7 @@ results: setup
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects --updates 250
 	for size in frames curtain masses; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
-	$(BIN)/python experiments/sequences.py copying --models rims --updates 16000 --learning-rate 5e-3
+	$(BIN)/python experiments/sequences.py copying --models rims --updates 12000
 	for task in copying adding mnist; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
 	$(BIN)/python experiments/sequences.py copying --ablations
 	$(BIN)/python experiments/picking.py

@@ -48,8 +48,6 @@ class Recipe:
     """of each model"""
     updates: int = 6000
     """of each model, over which the learning rate falls along a cosine"""
-    learning_rate: float | None = None
-    """of Adam, at the start; if not given, the task's"""
     size: str = "small"
     """preset of the task: "paper" has a core of 600"""
     train_files: tuple[Path, ...] = ()
@@ -80,8 +78,8 @@ def main(recipe: Recipe) -> None:
             if (label, seed) in {(run["label"], run["seed"]) for run in read(out).get("runs", [])}:
                 continue
             training = Training(
-                learning_rate=recipe.learning_rate or RATES[recipe.task], batch_size=32, updates=recipe.updates,
-                patience=1000, gradient_norm=1.0, seed=seed,
+                learning_rate=RATES[recipe.task], batch_size=32, updates=recipe.updates, patience=1000,
+                gradient_norm=1.0, seed=seed,
             )  # fmt: skip
             name = "-".join(label.lower().replace(",", "").split())
             folder = recipe.runs / recipe.task / f"{recipe.size}-{name}-{seed}"
