@@ -1,6 +1,7 @@
 """Any world from a file of arrays: its format, its episodes, simple predictors, rollouts, commands."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -463,14 +464,20 @@ def test_an_oracle_cannot_roll_out(tmp_path, random):
 
 
 def test_the_model_on_springs_is_better_than_every_simple_predictor_as_the_page_says():
-    path = Path(__file__).parent.parent / "results" / "springs.json"
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["views"] == 1]
+    result = json.loads((Path(__file__).parent.parent / "results" / "springs.json").read_text())
+    rows = [row for row in result["rows"] if row["views"] == 1]
     ours, best = (
         [min(row["error"] for row in rows if row["ahead"] == step and (row["predictor"] == "S2GRU") == model)
          for step in range(1, 11)]
         for model in (True, False)
     )  # fmt: skip
     assert all(our < other for our, other in zip(ours, best, strict=True)), "at each of ten steps"
+    errors = {
+        (row["predictor"], row["dropped"], row["removed"], row["ahead"]): row["error"] for row in result["robustness"]
+    }
+    for dropped, steps in product((0.1, 0.3, 0.5), (1, 10)):
+        assert errors["S2GRU", dropped, 0, steps] < errors["persistence", dropped, 0, steps]
+    assert errors["S2GRU", 0.0, 3, 10] > errors["persistence", 0.0, 0, 10]
 
 
 def test_plans_are_better_than_random_actions_and_than_none_as_the_page_says():
