@@ -1,4 +1,5 @@
-"""The weights that are shipped: S2GRU of `long.py`, the LSTM of `family.py`, and S2GRU of `skirmish.py --corrects`.
+"""The weights that are shipped: S2GRU of `long.py`, the LSTM of `family.py`, and for battles S2GRU of `skirmish.py
+--corrects --drop-views 0.8`.
 
 Writes run folders with half-precision weights, their scores and SHA-256 sums into the package.
 """
@@ -25,7 +26,7 @@ class Pretrained:
     """finished run of S2GRU"""
     lstm: Path = Path("runs/family/lstm-0")
     """finished run of the LSTM, on the same world"""
-    battles: Path = Path("runs/skirmish/skirmish-corrected/s2gru-0")
+    battles: Path = Path("runs/skirmish/skirmish-corrected-fewer/s2gru-0")
     """finished run of S2GRU on skirmishes"""
     out: Path = PRETRAINED
     """the folder in the package"""
