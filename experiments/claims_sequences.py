@@ -9,6 +9,8 @@ from claims import HOLDS, NOT, UNDECIDED, Decision, Result, where
 
 SEEDS = 5
 """of each model, with which a comparison can hold"""
+LEAST_SEEDS = 3
+"""with which RIMs can be said to reach a limit"""
 
 
 def reaches(result: Result, metric: str, limits: Mapping[str, float], best: Literal["max", "min"] = "min") -> Decision:
@@ -28,7 +30,10 @@ def reaches(result: Result, metric: str, limits: Mapping[str, float], best: Lite
         said.append(f"{found['mean']:.4f} at {size}, where {limit:g} is asked for")
     verdict = next(verdict for verdict in (NOT, UNDECIDED, HOLDS) if verdict in verdicts)
     count = int(scores["count"].min())
-    return verdict, f"{', '.join(said)}; {count} seed{'s' if count > 1 else ''}"
+    told = f"{', '.join(said)}; {count} seed{'s' if count > 1 else ''}"
+    if verdict == HOLDS and count < LEAST_SEEDS:
+        return UNDECIDED, f"{told}, and {LEAST_SEEDS} are asked for"
+    return verdict, told
 
 
 def generalises_better(result: Result, metric: str, size: int, other: str = "LSTM") -> Decision:

@@ -32,7 +32,7 @@ class Long(Recipe):
     batch_size: int = 16
     """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""
     learning_rate: float | None = 2e-3
-    """the best rate of short runs, 4e-3, fell back to the static scene after 1,250 updates"""
+    """at 4e-3, the best rate of short runs, a long one fell back to the static scene"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = tuple(KINDS)

@@ -29,11 +29,10 @@ ABLATIONS: dict[str, tuple[ModelName, Core]] = {
     "RIMs without communication": ("rims", Core(communication_heads=0)),
     "RIMs without selection": ("rims", Core(num_active=6)),
     "RIMs, one head": ("rims", Core(communication_heads=1)),
-    "RIMs, gates as drawn": ("rims", Core(remember=False)),
-    "LSTM, gates as drawn": ("lstm", Core(remember=False)),
+    "RIMs without chrono initialisation": ("rims", Core(remember=False)),
+    "LSTM without chrono initialisation": ("lstm", Core(remember=False)),
 }
-"""of Table 4 and Figures 15 and 16; "without selection" all six modules are active; and ours, of the gates' first
-memory"""
+"""of Table 4 and Figures 15 and 16; "without selection" all six modules are active; and ours, of the gates"""
 
 
 @dataclass(frozen=True)

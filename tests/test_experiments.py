@@ -637,8 +637,8 @@ def test_sequences_are_trained_and_a_second_call_trains_what_is_missing(run, tmp
         assert is_png(tmp_path / "figures" / f"copying-{name}.png")
     run("sequences.py", "copying", *options, "--ablations", "--out", tmp_path / "without.json")
     labels = [
-        "RIMs without communication", "RIMs without selection", "RIMs, one head", "RIMs, gates as drawn",
-        "LSTM, gates as drawn",
+        "RIMs without communication", "RIMs without selection", "RIMs, one head",
+        "RIMs without chrono initialisation", "LSTM without chrono initialisation",
     ]  # fmt: skip
     assert [run["label"] for run in json.loads((tmp_path / "without.json").read_text())["runs"]] == labels
     cores = [

@@ -51,13 +51,16 @@ def own_sensors(reports: Reports, places: Places, scaling: Scaling) -> Int[NDArr
     near = cKDTree(there).query_ball_point(asked, SAME_PLACE * scaling.extent)
     by_place = np.array([sensors[found[0]] if len(found) == 1 else -1 for found in near], np.int64)
     named = _by_name(reports, places)
-    where = np.append(np.full(len(reports.sensors), -1), -1)
+    where = np.full(len(reports.sensors) + 1, -1)  # the last one is that of no name
     where[sensors] = np.arange(len(sensors))
     far = where[named] >= 0
     far[far] = np.linalg.norm(asked[far] - there[where[named[far]]], axis=-1) > ELSEWHERE * scaling.extent
-    for place in np.flatnonzero(far):
-        own = reports.positions[reports.sensor == named[place]]
-        far[place] = len(own) > 1 and not np.ptp(own, 0).any()
+    if far.any():
+        low, high = np.full((2, len(reports.sensors), reports.positions.shape[1]), np.inf)
+        np.minimum.at(low, reports.sensor, reports.positions)
+        np.minimum.at(high, reports.sensor, -reports.positions)
+        stays = (low == -high).all(1) & (np.bincount(reports.sensor, minlength=len(low)) > 1)
+        far &= stays[named]
     if far.any():
         name = places.names[int(far.argmax())] if places.names else ""
         warnings.warn(

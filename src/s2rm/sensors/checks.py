@@ -224,12 +224,13 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
 
 def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> None:
     """Warn where no report, or none of a value, lies within the context that ends at an origin."""
-    names = reports.columns.values
-    counts = np.zeros((len(names), reports.num_steps + 1), np.int64)
-    for part in reports.parts:
-        for count, column in zip(counts, reports.values[part].T, strict=True):
-            count += np.bincount(reports.step[part][~np.isnan(column)] + 1, minlength=len(count))
-    until, last = counts.cumsum(1), origins + 1
+    names, start = reports.columns.values, max(0, int(origins.min()) + 1 - context)
+    few = reports.between(start, int(origins.max()) + 1)
+    counts = np.zeros((len(names), few.num_steps + 1), np.int64)
+    for part in few.parts:
+        for count, column in zip(counts, few.values[part].T, strict=True):
+            count += np.bincount(few.step[part][~np.isnan(column)] + 1, minlength=len(count))
+    until, last = counts.cumsum(1), origins + 1 - start
     silent = until[:, last] == until[:, np.maximum(last - context, 0)]
     cases = [("observation", silent.all(0)), *zip([f"value of {name!r}" for name in names], silent, strict=True)]
     for what, where in cases[:1] if cases[0][1].any() else cases:
