@@ -375,14 +375,15 @@ def test_claims_on_sequences_are_decided_by_the_numbers(page, claims):
         return claims.decide({"rule": rule, "arguments": arguments}, page.read("", {"runs": [], "rows": rows}))
 
     asked = ("reaches", {"metric": "cross_entropy", "limits": {"50": 0.05, "200": 0.2}})
-    assert decided(*asked, RIMs=[0.01, 0.04]) == (
-        "holds", "0.0250 at 50, where 0.05 is asked for, 0.1000 at 200, where 0.2 is asked for; 2 seeds",
+    assert decided(*asked, RIMs=[0.01, 0.04, 0.025]) == (
+        "holds", "0.0250 at 50, where 0.05 is asked for, 0.1000 at 200, where 0.2 is asked for; 3 seeds",
     )  # fmt: skip
+    assert decided(*asked, RIMs=[0.01, 0.04])[0] == "not decided", "two seeds are too few"
     assert decided(*asked, RIMs=[0.01, 0.06])[0] == "not decided", "the mean is below, one seed is not"
     assert decided(*asked, RIMs=[0.06])[0] == "does not hold"
     assert decided(*asked, LSTM=[0.01]) == ("not decided", "not run yet: RIMs")
     high = ("reaches", {"metric": "cross_entropy", "limits": {"50": 0.05}, "best": "max"})
-    assert [decided(*high, RIMs=seeds)[0] for seeds in ([0.06], [0.09, 0.04], [0.04])] == [
+    assert [decided(*high, RIMs=seeds)[0] for seeds in ([0.06] * 3, [0.09, 0.04], [0.04])] == [
         "holds", "not decided", "does not hold",
     ]  # fmt: skip
     better = ("generalises_better", {"metric": "cross_entropy", "size": 200})
