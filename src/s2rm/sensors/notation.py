@@ -87,9 +87,10 @@ def may_have_thousands(numbers: NDArray[np.float64]) -> bool:
 
 
 def has_thousands(texts: Iterable[str]) -> bool:
-    """Whether all texts with a point have groups of three digits after it, as thousands have."""
-    pointed = [text for text in map(str.strip, texts) if "." in text]
-    return bool(pointed) and all(_THOUSANDS.fullmatch(text) for text in pointed)
+    """Whether all texts with a point have groups of three digits after it, as thousands have, and some have none."""
+    texts = [*map(str.strip, texts)]
+    pointed = [text for text in texts if "." in text]
+    return 0 < len(pointed) < len(texts) and all(_THOUSANDS.fullmatch(text) for text in pointed)
 
 
 def has_marks(cell: object) -> bool:
