@@ -222,7 +222,13 @@ def test_points_that_may_mark_thousands_are_refused(tmp_path):
         read_reports(tmp_path / "t.csv", COLUMNS)
     read_reports(tmp_path / "t.csv", replace(COLUMNS, decimal="."))
     three_decimals = [f"{count}.000" if count < 1000 else f"{count / 1000:.3f}" for count in counts]
-    for plain in (three_decimals, counts / 1000, np.where(counts < 1000, 2.0, counts / 1000), counts / 10, 0.001 * counts % 1):
+    for plain in (
+        three_decimals,
+        counts / 1000,
+        np.where(counts < 1000, 2.0, counts / 1000),
+        counts / 10,
+        0.001 * counts % 1,
+    ):
         frame.assign(temp=plain).to_csv(tmp_path / "t.csv", sep=";", index=False)
         read_reports(tmp_path / "t.csv", COLUMNS)
 

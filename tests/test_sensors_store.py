@@ -353,6 +353,14 @@ def test_times_of_later_rows_are_written_as_those_of_the_first(small, tmp_path):
         pack([tmp_path / "t.csv"], COLUMNS, tmp_path / "store")
 
 
+def test_a_batch_may_begin_with_a_row_without_a_time(small, tmp_path):
+    frame = table()
+    frame["time"] = frame["time"].dt.strftime("%Y-%m-%dT%H:%M+00:00")
+    frame.loc[37, ["time", "temp", "wind"]] = None  # the first row of the second batch
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    check_equal(pack([tmp_path / "t.csv"], COLUMNS, tmp_path / "store"), read_reports(tmp_path / "t.csv", COLUMNS))
+
+
 def test_means_of_counts_are_refused(small, tmp_path):
     frame = table().assign(temp=2)
     columns = replace(COLUMNS, counts=("temp",))

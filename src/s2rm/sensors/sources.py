@@ -250,9 +250,11 @@ class Cells:
 
     def zoned(self, name: str) -> bool | None:
         """Whether the first time has an offset from UTC; None where times are not texts."""
-        if self.frame[name].dtype.kind in "biufM" or not len(self.frame):
-            return None
-        return bool(_ZONE.search(self.texts(name)[0]))
+        column = self.frame[name]
+        first = None
+        if column.dtype.kind not in "biufM":
+            first = next((text for text in map(str, column.dropna()) if text.strip(BLANKS)), None)
+        return None if first is None else bool(_ZONE.search(first.strip(BLANKS)))
 
     def empty(self, name: str) -> NDArray[np.bool_]:
         """`(rows,)`: which cells are empty or blank text."""
