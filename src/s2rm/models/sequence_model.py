@@ -135,7 +135,7 @@ class SequenceModel(Model[Sequences]):
             total = (read - targets).square().sum()
         else:
             total = cross_entropy(read.flatten(0, 1), targets.flatten(), reduction="sum")
-        return {"nll": Mean(total, torch.tensor(targets.numel(), device=total.device))}
+        return {"nll": Mean(total, torch.full((), targets.numel(), device=total.device))}
 
     def _check(self, batch: Sequences, recompute: int | None) -> None:
         weight, inputs, targets = a_weight(self), batch.inputs, batch.targets

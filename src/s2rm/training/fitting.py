@@ -35,6 +35,7 @@ from s2rm.training.callbacks import (
     StopBetweenBatches,
     WholeFiles,
 )  # fmt: skip
+from s2rm.training.captured import Captured
 from s2rm.training.precision import settled
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
@@ -61,6 +62,7 @@ class Lesson(L.LightningModule, Generic[B]):
     def __init__(self, model: Model[B], training: Training):
         super().__init__()
         self.model, self.training_options = model, training
+        self.captured: Captured[B] | None = None
 
     def loss(self, split: str, batch: B) -> torch.Tensor:
         """The loss on this process's rows, weighted such that its mean over processes is the loss of the whole batch.
@@ -72,12 +74,15 @@ class Lesson(L.LightningModule, Generic[B]):
         logged = {f"{split}_loss": loss}
         if len(values) > 1 and not self.training:
             logged |= {f"{split}_{name}": value for name, value in values.items()}
-        for name, value in logged.items():
+        self._log_means(logged, batch)
+        return loss
+
+    def _log_means(self, values: dict[str, torch.Tensor], batch: B) -> None:
+        for name, value in values.items():
             self.log(
-                name, value, on_step=False, on_epoch=True, prog_bar=value is loss,
+                name, value, on_step=False, on_epoch=True, prog_bar=name.endswith("_loss"),
                 batch_size=batch.batch_size, sync_dist=True,
             )  # fmt: skip
-        return loss
 
     def _terms(self, batch: B) -> dict[str, Mean]:
         """The loss terms of this process's share of the rows."""
@@ -100,6 +105,8 @@ class Lesson(L.LightningModule, Generic[B]):
         return Mean(mean.total * processes, count).value
 
     def on_fit_start(self) -> None:
+        alone, keeps_all = self.trainer.world_size == 1, self.training_options.recompute is None
+        self.captured = Captured(self.model) if self.device.type == "cuda" and alone and keeps_all else None
         # The first epoch logs its training loss last, after a checkpoint. For a new column the logger would write its
         # file anew, in place, and a kill would lose what is in it.
         for logger in self.trainer.loggers:
@@ -119,7 +126,11 @@ class Lesson(L.LightningModule, Generic[B]):
             torch.set_rng_state(checkpoint[NOISE])
 
     def training_step(self, batch: B, batch_index: int) -> torch.Tensor:
-        return self.loss("train", batch)
+        if self.captured is None:
+            return self.loss("train", batch)
+        loss = self.captured.loss(batch)
+        self._log_means({"train_loss": loss}, batch)
+        return loss
 
     def validation_step(self, batch: B, batch_index: int) -> None:
         self.loss("val", batch)
@@ -140,7 +151,8 @@ class Lesson(L.LightningModule, Generic[B]):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         options = self.training_options
         parameters, rate = self.model.parameters(), options.learning_rate
-        optimizer = torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay)
+        fused = self.device.type == "cuda"  # one kernel; on the CPU it would round differently
+        optimizer = torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay, fused=fused or None)
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
