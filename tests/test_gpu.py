@@ -30,6 +30,7 @@ def test_a_gpu_computes_what_the_cpu_does(name):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("name", MODELS)
 def test_an_update_never_waits_for_the_gpu(name):
     model, episode = MODELS[name]().cuda(), Episode(some_views()).to("cuda", torch.float32)
