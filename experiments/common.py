@@ -14,7 +14,7 @@ from s2rm.runs import Run
 from s2rm.settings import Settings
 from s2rm.tasks.balls.report import balls
 from s2rm.tasks.balls.scores import FRACTIONS, NUM_BALLS, TrivialPredictors, one_step_table
-from s2rm.tasks.balls.world import preset
+from s2rm.tasks.balls.world import BallsWorld, preset
 from s2rm.tasks.task import Predictor, model_predictor
 from s2rm.training import Training, provenance
 
@@ -47,6 +47,11 @@ class Recipe:
     figures: Path = Path("docs/figures")
     """where the pictures go"""
 
+    @property
+    def world(self) -> BallsWorld:
+        """The world in which models are trained and scored."""
+        return preset(self.size)
+
     def settings(self, model: ModelName, seed: int = 0, **settings: Any) -> Settings:
         """The settings of a run."""
         updates = same_time(model, self.updates, self.times)
@@ -75,8 +80,7 @@ class Recipe:
         runs = read(out).get("runs", [])
         if (label, seed) in {(run["label"], run["seed"]) for run in runs}:
             return
-        run = self.run(model, seed, label.lower().replace(" ", "-"), **settings)
-        world = preset(self.size)
+        run, world = self.run(model, seed, label.lower().replace(" ", "-"), **settings), self.world
         predictors: dict[str, Predictor] = {label: model_predictor(run.load_model())}
         if seed not in {run["seed"] for run in read(out).get("runs", [])}:
             predictors |= TrivialPredictors(world, seed).by_name
@@ -89,7 +93,7 @@ class Recipe:
     def run(self, model: ModelName, seed: int = 0, name: str | None = None, **settings: Any) -> Run:
         """A trained run."""
         folder = self.runs / f"{name or model}-{seed}"
-        return Run.finished(folder, self.settings(model, seed, **settings), "balls", preset(self.size))
+        return Run.finished(folder, self.settings(model, seed, **settings), "balls", self.world)
 
 
 def same_time(model: ModelName, updates: int, times: Path) -> int:

@@ -47,6 +47,8 @@ class Recipe:
     """of each model"""
     updates: int = 6000
     """of each model, over which the learning rate falls along a cosine"""
+    batch_size: int = 32
+    """sequences in a batch"""
     size: str = "small"
     """preset of the task: "paper" has a core of 600"""
     train_files: tuple[Path, ...] = ()
@@ -77,7 +79,7 @@ def main(recipe: Recipe) -> None:
             if (label, seed) in {(run["label"], run["seed"]) for run in read(out).get("runs", [])}:
                 continue
             training = Training(
-                learning_rate=RATES[recipe.task], batch_size=32, updates=recipe.updates, patience=1000,
+                learning_rate=RATES[recipe.task], batch_size=recipe.batch_size, updates=recipe.updates, patience=1000,
                 gradient_norm=1.0, seed=seed,
             )  # fmt: skip
             name = "-".join(label.lower().replace(",", "").split())

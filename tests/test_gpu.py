@@ -19,13 +19,13 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_gpu_computes_what_the_cpu_does(name):
-    model, episode = MODELS[name]().double(), Episode(some_views())
+    model, episode = MODELS[name]().double().train(), Episode(some_views())
     results = []
     for device in ("cpu", "cuda"):
         model.to(device).zero_grad()
         loss = model.loss(episode.to(device))
         loss.backward()
-        results.append([loss.detach().cpu(), *(parameter.grad.cpu() for parameter in model.parameters())])
+        results.append([loss.detach().cpu(), *(parameter.grad.cpu().clone() for parameter in model.parameters())])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
 
@@ -33,7 +33,7 @@ def test_a_gpu_computes_what_the_cpu_does(name):
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("name", MODELS)
 def test_an_update_never_waits_for_the_gpu(name):
-    model, episode = MODELS[name]().cuda(), Episode(some_views()).to("cuda", torch.float32)
+    model, episode = MODELS[name]().cuda().train(), Episode(some_views()).to("cuda", torch.float32)
     model.loss(episode).backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -53,14 +53,12 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
 def test_a_replayed_update_has_the_gradients_of_the_model_s_own(name, fast):
     """With new numbers in each batch, and batches of two shapes in turn."""
     model = MODELS[name]().to("cuda", torch.float32 if fast else torch.float64).train()
-    replayed, tolerance = Captured(model), {"rtol": 1e-4, "atol": 1e-5} if fast else {"rtol": 1e-9, "atol": 1e-11}
+    replayed, tolerance = Captured(model), {"rtol": 1e-2, "atol": 1e-4} if fast else {"rtol": 1e-9, "atol": 1e-11}
     for number in range(2 * WARM_UP + 6):
         episode = Episode(some_views(steps=4 + number % 2)).to("cuda", next(model.parameters()).dtype)
         with torch.autocast("cuda", torch.bfloat16, enabled=fast):
-            expected = model.loss(episode)
-            expected = gradients(model, expected)
-            ours = replayed.loss(episode)
-        torch.testing.assert_close(gradients(model, ours), expected, **tolerance)
+            expected = gradients(model, model.loss(episode))
+            torch.testing.assert_close(gradients(model, replayed.loss(episode)), expected, **tolerance)
     assert len(replayed.graphs) == 2
     assert replayed.possible
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Core:
-    """The recurrent core of a sequence model; other models have the sizes of their papers."""
+    """The size of the recurrent part, and of sequence models what else their core is."""
 
     hidden_size: int | None = None
-    """size of the state, a multiple of 12; if not given, as the task's --size"""
+    """size of the state: of each module in an S2RM, of the core in others, where sequence tasks take a multiple of 12;
+    if not given, as in the papers, and in sequence tasks as --size"""
     num_modules: int = 6
     """RIMs: number of modules, which divide the hidden size among them"""
     num_active: int = 4
@@ -65,7 +66,7 @@ class Settings:
     """S2RM only: size of a latent variable of each module at each step, so that rollouts without views are samples of
     possible futures; 0 for none"""
     core: Core = field(default_factory=Core)
-    """sequence tasks only: the recurrent core"""
+    """the recurrent core, of which models of views take the size only"""
     training: Training = field(default_factory=Training)
     """how to train"""
 
@@ -83,8 +84,8 @@ class Settings:
                 raise ValueError(f"train: {name} must be at least 0 and {most} 1, got {share}; give a share")
         if world.side is None:
             return self._check_sequential()
-        if self.core != Core():
-            raise ValueError("train: the core's sizes are options of the tasks of sequences; leave them out")
+        if self.core != Core(self.core.hidden_size):
+            raise ValueError("train: of the core, models of views take hidden_size only; leave the others out")
         wrong = [name for name in ("ablate", "latent_size") if getattr(self, name)]
         if wrong if not spatial else not self.batch_norm:
             option, others = ("batch_norm", "the baselines") if spatial else (wrong[0], "S2RMs")
@@ -128,6 +129,8 @@ class Settings:
         }  # fmt: skip
         usual: dict[str, object] = {"num_coordinates": 2, "extent": [[0.0, world.side]] * 2}
         given = {name: value for name, value in own.items() if value is not None}
+        if self.core.hidden_size is not None:
+            given["hidden_size"] = self.core.hidden_size
         arguments = {**usual, **world.model_arguments(), **given}
         if self.corrects:
             target = arguments.get("target_shape", arguments["value_shape"])

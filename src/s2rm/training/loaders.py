@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -9,6 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 T = TypeVar("T")
+WORKERS = 4
+"""processes that make batches for a GPU, which would wait for them; a CPU has no time to spare"""
 
 
 class Batches(Sampler[tuple[list[int], int]]):
@@ -44,4 +47,5 @@ def batches(dataset: Dataset[T], batch_size: int, seed: int, shuffle: bool) -> D
         shuffle: draw a new order for each epoch.
     """
     keys = Batches(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
-    return DataLoader(dataset, sampler=keys, batch_size=None)
+    workers = min(WORKERS, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0
+    return DataLoader(dataset, sampler=keys, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
