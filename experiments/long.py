@@ -21,7 +21,7 @@ from s2rm.tasks.balls.world import BallsWorld
 
 KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
     "S2GRU": ("s2gru", {}),
-    "S2GRU wide": ("s2gru", {"core": Core(hidden_size=256)}),
+    "S2GRU 256": ("s2gru", {"core": Core(hidden_size=256)}),
     "S2GRU kernel only": ("s2gru", {"inject_positions": False}),
     "RIMs": ("rims", {}),
     "LSTM": ("lstm", {}),
@@ -40,7 +40,7 @@ class Long(Recipe):
     """at 4e-3, the best rate of short runs, a long one fell back to the static scene"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
-    labels: tuple[str, ...] = tuple(label for label in KINDS if label != "S2GRU wide")
+    labels: tuple[str, ...] = tuple(label for label in KINDS if label != "S2GRU 256")
     """models to train"""
     train_sequences: int = 4000
     """from which clips are cut"""

@@ -197,8 +197,9 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The model's name in tables and pictures."""
-        return LABELS[self.settings.model]
+        """The model's name in tables and pictures, with the size of its state if that was chosen."""
+        size = self.settings.core.hidden_size
+        return f"{LABELS[self.settings.model]}{'' if size is None else f' {size}'}"
 
     def load_model(self) -> Model:
         """The best weights so far."""
