@@ -213,7 +213,8 @@ def keeps_track(result: Result) -> Decision:
     below = (lead < lead.iloc[0] / 2).to_numpy()
     said = ", ".join(f"{name} {value:.3f}" for name, value in last.items())
     until = f"; half of its lead on the static scene is lost after {below.argmax()} steps" if below.any() else ""
-    kept = not below.any() and last["S2GRU"] > last.drop("S2GRU").max()
+    others = last[~last.index.str.startswith("S2GRU")]
+    kept = not below.any() and last["S2GRU"] > others.max()
     return holds(kept), f"F1 of the frames at step {len(lead)}: {said}{until}"
 
 

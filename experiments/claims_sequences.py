@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from claims import HOLDS, NOT, UNDECIDED, Decision, Result, where
+from claims import HOLDS, NOT, TRIVIAL, UNDECIDED, Decision, Result, where
 
 SEEDS = 5
 """of each model, with which a comparison can hold"""
@@ -34,6 +34,18 @@ def reaches(result: Result, metric: str, limits: Mapping[str, float], best: Lite
     if verdict == HOLDS and count < LEAST_SEEDS:
         return UNDECIDED, f"{told}, and {LEAST_SEEDS} are asked for"
     return verdict, told
+
+
+def above_the_simple(result: Result, steps: int) -> Decision:
+    """RIMs' F1 in rollouts is above each simple predictor's at each of the first steps, for all numbers of balls."""
+    rows = result.rows[result.rows["step"] <= steps]
+    f1 = rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1")
+    simple = f1.columns.intersection(TRIVIAL)
+    lead = f1["RIMs"] - f1[simple].max(axis=1)
+    balls, step = lead.idxmin()
+    seeds = rows["seed"].nunique() if "seed" in rows else 1
+    said = f"smallest lead in F1 {lead.min():+.3f}, with {balls} balls at step {step}; {seeds} seed{'s' * (seeds > 1)}"
+    return (HOLDS if lead.min() > 0 else NOT), said
 
 
 def generalises_better(result: Result, metric: str, size: int, other: str = "LSTM") -> Decision:

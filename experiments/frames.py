@@ -41,7 +41,7 @@ class Frames:
     models: tuple[ModelName, ...] = ("rims", "lstm")
     balls: tuple[int, ...] = (3, 4, 5, 6)
     """numbers of moving balls; models are trained on three"""
-    updates: int = 2500
+    updates: int = 3000
     """of each model"""
     batch_size: int = 16
     sequences: int = 100

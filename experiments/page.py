@@ -124,7 +124,9 @@ def trained(*runs: pd.DataFrame) -> str:
     """On what, at which commits and by which commands runs were trained."""
     all_ = pd.concat(runs)
     commands = ", ".join(f"`{one}`" for one in all_["command"].unique())
-    return f"{all_['hardware'].iloc[0]} at commit {', '.join(all_['commit'].unique())} by {commands}"
+    gpus = all_["accelerator"] if "accelerator" in all_ else pd.Series(index=all_.index, dtype=object)
+    machines = " and ".join(gpus.fillna(all_["hardware"]).unique())
+    return f"{machines} at commit {', '.join(all_['commit'].unique())} by {commands}"
 
 
 def skill(mae: pd.DataFrame, other: str) -> pd.DataFrame:

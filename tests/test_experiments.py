@@ -72,15 +72,17 @@ def test_the_family_is_trained_with_what_was_found_and_goes_on_where_it_was(run,
 
 
 def test_rollouts_are_of_finished_runs_on_one_world(run, script, tmp_path):
-    run("long.py", "--runs", tmp_path, "--out", tmp_path / "long.json", "--labels", "S2GRU", "LSTM")
+    train = ["--runs", tmp_path, "--out", tmp_path / "long.json", "--labels"]
+    run("long.py", *train, "S2GRU", "LSTM")
+    run("long.py", *train, "S2GRU 256", "--train-sequences", 64)
     options = ["--balls", 1, 5, "--sequences", 8, "--out", tmp_path / "out.json", "--figures", tmp_path / "figures"]
-    recipe, runs = EXPERIMENTS / "rollouts.py", [tmp_path / "s2gru-0", tmp_path / "lstm-0"]
+    recipe, runs = EXPERIMENTS / "rollouts.py", [tmp_path / "s2gru-0", tmp_path / "lstm-0", tmp_path / "s2gru-256-0"]
     script(recipe, *options, "--runs", *runs)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [(row["predictor"], row["balls"], row["step"]) for row in rows] == [
         (name, balls, step)
         for balls in (1, 5)
-        for name in ("S2GRU", "LSTM", "static scene", "last seen")
+        for name in ("S2GRU", "LSTM", "S2GRU 256", "static scene", "last seen")
         for step in range(1, 26)
     ]
     for name in ("rollout-1", "rollout-5", "rollout-f1"):

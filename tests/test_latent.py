@@ -13,7 +13,7 @@ from s2rm.export import StreamingStep
 from s2rm.nn.latent import Answered, Beliefs, divergence, moments
 from s2rm.runs import Run
 from s2rm.sensors import Fit
-from s2rm.settings import Settings
+from s2rm.settings import Core, Settings
 from s2rm.tasks.balls.scores import episodes
 from s2rm.tasks.balls.world import preset
 from s2rm.tasks.worlds import LEAST_SEEN, blinded
@@ -188,6 +188,10 @@ def test_options_and_what_is_refused():
     assert Settings("s2gru").build(world).latents is None
     with pytest.raises(ValueError, match="train: latent_size is an option of S2RMs, not of lstm; leave it out"):
         Settings("lstm", latent_size=8).check(world)
+    for model in ("s2gru", "lstm"):
+        assert Settings(model, core=Core(hidden_size=24)).build(world).arguments["hidden_size"] == 24
+    with pytest.raises(ValueError, match="train: of the core, models of views take hidden_size only"):
+        Settings(core=Core(num_active=2)).check(world)
     with pytest.raises(ValueError, match="fit: latent_size is an option of s2gru, .* not of msa; leave it out"):
         Fit(model="msa", latent_size=8)
     with pytest.raises(ValueError, match="latent_size must be at least 0, got -1"):

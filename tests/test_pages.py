@@ -395,6 +395,20 @@ def test_claims_on_sequences_are_decided_by_the_numbers(page, claims):
     )  # fmt: skip
 
 
+def test_rims_in_whole_frames_are_compared_at_every_step(page, claims):
+    def decided(*leads):
+        rows = [
+            {"predictor": name, "balls": 3, "step": step, "f1": 0.5 + (lead if name == "RIMs" else 0)}
+            for step, lead in enumerate(leads, 1)
+            for name in ("RIMs", "LSTM", "static scene", "last seen")
+        ]
+        asked = {"rule": "above_the_simple", "arguments": {"steps": 2}}
+        return claims.decide(asked, page.read("", {"runs": [], "rows": rows}))
+
+    assert decided(0.3, 0.1, -0.1) == ("holds", "smallest lead in F1 +0.100, with 3 balls at step 2; 1 seed")
+    assert decided(-0.1, 0.1)[0] == "does not hold"
+
+
 def test_the_page_of_rims_has_the_papers_numbers_without_results_and_ours_with_them(page):
     text = page.render("rims-results", {})
     assert "There are no results yet" in text
