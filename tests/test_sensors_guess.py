@@ -9,7 +9,7 @@ import torch
 from s2rm.sensors import Columns, FieldWorld, Reports
 from s2rm.sensors.candidates import CANDIDATES, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
-from s2rm.sensors.guess import Cases, at_knots, climatology, context_size, values_of_channels
+from s2rm.sensors.guess import LEAST_SPREAD, Cases, at_knots, climatology, context_size, mixture, values_of_channels
 from s2rm.sensors.history import History
 from s2rm.sensors.mixing import POWER, crps_of, prior
 from s2rm.sensors.scaling import Scaling
@@ -127,6 +127,19 @@ def test_a_table_is_linear_between_knots_and_level_beyond():
     own, leads = torch.tensor([[False], [True], [True]]), torch.tensor([0.0, 3.0, 99.0])
     got = at_knots(table, (0, 1, 7), own, leads, torch.tensor([0]))
     torch.testing.assert_close(got.flatten(), torch.tensor([0.0, 4.5, 5.0]))
+
+
+def test_no_place_is_surer_than_a_sensor_that_has_just_reported():
+    far = torch.tensor([-9.0, 0.0])  # a place beside a sensor, and one far from all
+    cases = Cases(torch.ones(2, 1, len(CANDIDATES)), torch.zeros(2, 1).bool(), torch.zeros(2, 1), far[:, None],
+                  torch.full((2,), 3.0))  # fmt: skip
+    knots, tables = (0, 3), {"logits": torch.zeros(2, 1, 2, len(CANDIDATES)), "staleness": torch.zeros(1)}
+    tables |= {"spread": torch.tensor([[[0.0, 0.5]], [[-3.0, -0.5]]]), "spread_stale": torch.ones(1)}
+    tables |= {"spread_doubt": torch.ones(1)}
+    _, spread = mixture(cases, torch.tensor([0]), knots, **tables)
+    _, own = mixture(cases._replace(own=torch.ones(2, 1).bool()), torch.tensor([0]), knots, **tables)
+    torch.testing.assert_close(own.flatten(), torch.tensor([-0.5, -0.5]).exp() + LEAST_SPREAD)
+    torch.testing.assert_close(spread.flatten(), torch.tensor([-0.5, 0.5]).exp() + LEAST_SPREAD)
 
 
 def test_the_crps_of_a_normal_distribution():

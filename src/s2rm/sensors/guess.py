@@ -65,7 +65,8 @@ class FirstGuess:
 
     $$\log \sigma = s + \gamma \log(1 + a) + \delta \log v$$
 
-    with s as u, and v the variance that kriging states, which counts where there is no own value.
+    with s as u, and v the variance that kriging states, which counts where there is no own value. There the spread is
+    at least that of a place whose own value is new.
 
     A model predicts how far the truth is off, in units of that spread: with its mean m and spread r the correction is
     $\sigma m$. Of both the share that helped on the validation part is kept, at sensors that training never saw and at
@@ -308,4 +309,7 @@ def mixture(
     guess = torch.where(is_now(cases), cases.values[..., 0].nan_to_num(), guess)
     doubt = torch.where(cases.own, 0.0, spread_doubt[value_of] * cases.doubt)
     log = at_knots(spread, knots, cases.own, cases.leads, value_of) + spread_stale[value_of] * cases.stale + doubt
+    # No place is surer than a sensor that has just reported: near to one, kriging's variance knows no change in time.
+    least = at_knots(spread, knots, torch.ones_like(cases.own), cases.leads, value_of)
+    log = torch.where(cases.own, log, torch.maximum(log, least))
     return guess, log.exp() + LEAST_SPREAD
