@@ -57,6 +57,14 @@ def known(values, positions):
 # Reading.
 
 
+def test_directions_that_are_known_ahead_are_named(reports, wind):
+    turned = wind.assign(wind_dir=np.linspace(0, 359, len(wind)))
+    columns = replace(COLUMNS, ahead=("wind_dir",), flow=())
+    with pytest.warns(UserWarning, match="'wind_dir' of the table seems to .*; give its sine and cosine instead"):
+        read_reports(to_frame(replace(reports, ahead=None, columns=replace(COLUMNS, ahead=(), flow=()))), columns,
+                     ahead=turned)  # fmt: skip
+
+
 def test_from_a_table_of_its_own_or_the_same(reports, wind, tmp_path):
     frame = to_frame(reports)
     own = read_reports(frame, COLUMNS, ahead=wind)

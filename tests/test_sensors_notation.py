@@ -1,6 +1,7 @@
 """Tables as people have them: separators, decimal signs, encodings, dates and codes, found or declared."""
 
 import gzip
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -271,6 +272,21 @@ def test_directions_in_radians_are_named():
             UserWarning, match="the directions 'temp' of the table are all within 0.0175 to 6.27; if these"
         ):
             read_reports(frame.assign(temp=np.radians(frame.temp)), columns, to_fit=to_fit)
+
+
+@pytest.mark.parametrize("name", ["wind_dir", "windDirection", "WD", "dd", "course (deg)"])
+def test_directions_that_are_not_declared_are_named(name):
+    frame = table().rename(columns={"temp": name})
+    frame[name] = np.linspace(1, 359, len(frame))
+    columns = replace(COLUMNS, values=(name,))
+    told = (
+        rf"'{re.escape(name)}' of the table seems to hold directions .*; declare it, with --circular {re.escape(name)}"
+    )
+    with pytest.warns(UserWarning, match=told):
+        read_reports(frame, columns)
+    read_reports(frame, replace(columns, circular=(name,)))
+    read_reports(frame.assign(**{name: frame[name] / 10}), columns)  # a speed, or an index
+    read_reports(frame.rename(columns={name: "added"}), replace(columns, values=("added",)))
 
 
 def test_different_values_at_one_time_are_named(capsys):

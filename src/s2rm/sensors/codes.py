@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -18,6 +19,8 @@ FEWEST = 3
 STRAYS, APART = 0.01, 5.0
 """the share of the values up to which those beyond a gap are strays, and how many times as wide as the range of all
 others the gap is"""
+DIRECTION = re.compile(r"(?:^|[\W_])(?:w|wind)?(?:dir|direction|drct|dd|wd|heading|course|bearing)(?:$|[\W_])", re.I)
+"""names of directions"""
 LEAST, SAMPLE = 50, 1_000
 """values of which some can be strays, and how many are looked at before all are"""
 
@@ -147,6 +150,25 @@ def warn_of_radians(table: str, name: str, values: NDArray[np.float64]) -> None:
         warnings.warn(
             f"read: the directions {name!r} of {table} are all within {known.min():.3g} to {known.max():.3g}; if these "
             "are radians, convert them to degrees",
+            stacklevel=4,
+        )
+
+
+def warn_of_directions(table: str, name: str, values: NDArray[np.float64], remedy: str) -> None:
+    """Warn of numbers that by their name and range are directions in degrees, where they are taken as plain numbers.
+
+    Args:
+        table, name: of the column.
+        values: the column.
+        remedy: what makes directions of them, for the message.
+    """
+    known = values[~np.isnan(values)]
+    if len(known) < LEAST or not DIRECTION.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)):
+        return
+    if known.min() >= 0 and 180 < known.max() <= 360:
+        warnings.warn(
+            f"read: {name!r} of {table} seems to hold directions in degrees, but is taken as plain numbers, so that "
+            f"the mean of 350 and 10 is 180; {remedy}",
             stacklevel=4,
         )
 

@@ -22,7 +22,7 @@ from s2rm.sensors.binning import (
     warn_of_several_values,
     warn_of_steps,
 )
-from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_radians, warn_of_strays, warn_of_units
+from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_directions, warn_of_radians, warn_of_strays, warn_of_units
 from s2rm.sensors.marginals import out_of_range, with_found
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
@@ -222,6 +222,8 @@ def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.f
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
             warn_of_radians(cells.name, name, column)
+        else:
+            warn_of_directions(cells.name, name, column, f"declare it, with --circular {name}")
         wrong, expected = out_of_range(column, kind)
         cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
         if kind == "counts":
