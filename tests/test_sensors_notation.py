@@ -289,6 +289,18 @@ def test_directions_that_are_not_declared_are_named(name):
     read_reports(frame.rename(columns={name: "added"}), replace(columns, values=("added",)))
 
 
+def test_local_midnights_that_are_the_day_before_in_utc_are_named():
+    days = pandas.date_range("2024-03-01", periods=60, tz="Europe/Berlin")
+    frame = pandas.DataFrame({"t": days, "x": 0.0, "y": 0.0, "v": np.sin(np.arange(60.0))})
+    frame = pandas.concat([frame, frame.assign(x=1.0)], ignore_index=True)
+    columns = Columns("t", ("x", "y"), ("v",), step="1D", globe=False)
+    with pytest.warns(UserWarning, match="all times of the table are about 23:00 UTC, and count to that day in UTC"):
+        read_reports(frame, columns, to_fit=True)
+    for zone in (None, "America/New_York"):
+        days = frame["t"].dt.tz_localize(None).dt.tz_localize(zone)
+        read_reports(frame.assign(t=days), columns, to_fit=True)
+
+
 def test_different_values_at_one_time_are_named(capsys):
     frame = table()
     read_reports(pandas.concat([frame, frame]), COLUMNS)

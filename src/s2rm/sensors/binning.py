@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from s2rm.names import one_line
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells
+from s2rm.sensors.times import DAY
 
 MAX_STEPS = 10_000_000
+HOUR = 3_600_000_000
+"""microseconds"""
 FEW, MOSTLY = 5, 0.75
 """times from which it can be said how far they are apart, and a share of a step from which a sensor mostly reports once
 within it"""
@@ -63,7 +66,16 @@ def warn_of_steps(
     length: int,
 ) -> None:  # fmt: skip
     """Warn of steps that do not suit the times, in microseconds: most of them are empty, or some hold two reports of a
-    sensor where others hold one, as of months that are not all as long. Tables are told that become means."""
+    sensor where others hold one, as of months that are not all as long; or those of days, where all times may be local
+    midnights. Tables are told that become means."""
+    clock = np.unique(times % DAY)
+    if length % DAY == 0 and 2 * clock[0] >= DAY and np.ptp(clock) <= HOUR:
+        hour, minute = divmod(int(clock[-1]) // 60_000_000, 60)
+        warnings.warn(
+            f"read: all times of {name} are about {hour}:{minute:02} UTC, and count to that day in UTC; where they are "
+            "midnights of the next day in local time, give dates without a zone",
+            stacklevel=4,
+        )
     gaps = np.diff(np.unique(step))
     if len(gaps) >= FEW and np.median(gaps) >= 2:
         shorter, median = np.quantile(gaps, [0.05, 0.5], method="lower")
