@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Reports
-from s2rm.sensors.candidates import CANDIDATES, OWN, TRENDS, Asked, Ways, found
+from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
 from s2rm.sensors.guess import LEAST_SPREAD, Cases, at_knots, climatology, context_size, mixture, values_of_channels
 from s2rm.sensors.history import History
@@ -84,6 +84,16 @@ def test_what_is_not_known_is_not_used():
     assert silent["climatology"] == 7
     assert sum(not np.isnan(value) for value in silent.values()) == 1
     assert more.nearest.isinf().all()
+
+
+def test_a_silent_sensor_follows_its_neighbours():
+    """By as much as those near it have changed since it last reported, and had reported then too."""
+    values = [[1.0, 10.0, 4.0, np.nan], [2.0, 20.0, 5.0, np.nan], [np.nan, 30.0, 6.0, 7.0]]
+    got, _ = candidates(on_a_line(values, [0.0, 1.0, 3.0, 0.5]), 0, 2, 5)
+    assert got[FOLLOWING] == pytest.approx(2.0 + (0.9 * 10.0 + 0.1 * 1.0), abs=1e-2)
+    assert candidates(on_a_line(values, [0.0, 1.0, 3.0, 0.5]), 1, 2, 5)[0][FOLLOWING] == 30.0, "it has just reported"
+    quiet = [[1.0, 10.0], [2.0, np.nan], [np.nan, np.nan]]
+    assert candidates(on_a_line(quiet, [0.0, 1.0]), 0, 2, 5)[0][FOLLOWING] == 2.0, "no neighbour has reported since"
 
 
 def test_the_same_hour_of_the_days_before():
@@ -221,8 +231,8 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
     guess = tuned(windows)
     assert guess.ageing[1] == max(AGEING) * scaling.extent, "the latest reports are the best, wherever they come from"
     weights = guess.tables["logits"].softmax(-1)
-    own = CANDIDATES.index("own last value")
-    alike = weights[1, 0, :, : len(OWN)].sum(-1)
+    own, following = CANDIDATES.index("own last value"), CANDIDATES.index(FOLLOWING)  # neighbours do not change either
+    alike = weights[1, 0, :, [*range(len(OWN)), following]].sum(-1)
     assert alike.min() > 0.99, "a station's own values of any day are the best guess of what lasts"
     assert weights[1, 1, 1, own] < 0.5
     cases, truth, _ = sample(windows, guess, 16, False)
@@ -236,7 +246,7 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
     assert not guess.tables["share"].any()
     short = lasting_and_passing(70)  # less than three days, so that the last value is the only own one
     alone = tuned(Windows(short, scaling, first_guess(short, scaling, 12, 6), 13, 6))
-    assert alone.tables["logits"].softmax(-1)[1, 0, 1:, own].min() > 0.99
+    assert alone.tables["logits"].softmax(-1)[1, 0, 1:, [own, following]].sum(-1).min() > 0.99
 
 
 def test_only_a_correction_that_helps_is_kept(fitted):

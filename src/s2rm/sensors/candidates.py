@@ -15,12 +15,13 @@ from s2rm.sensors.weights import NEIGHBOURS, kriging, plane
 OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")
 OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",
           "nearest, usual value", "climatology")  # fmt: skip
-CANDIDATES = OWN + OTHERS
+FOLLOWING = "own last and neighbours' change"
+CANDIDATES = (*OWN, *OTHERS, FOLLOWING)
 """K of them. A cycle is a day, a week where a step is a day, or a year where it is longer; usual values are means over
 some cycles. Where a flow is known there is one more, the last: what kriging says of the place from which it comes"""
 FROM_LAST = (0, 4)
 """those that count less the older the sensor's own last value is"""
-OF_NOW = (0, 4, 5, 6, 7, 8)
+OF_NOW = (0, 4, 5, 6, 7, 8, 12)
 """those that follow the level of what was last reported"""
 BACK = (0, 3, 6, 9, 12)
 """the steps of which reports are carried to where the flow has brought what they saw"""
@@ -86,7 +87,7 @@ class Found(NamedTuple):
 
 def found(
     history: History, asked: Asked, ways: Ways, climate: Float[Tensor, "B L P J D"], memory: int, extent: float,
-    noise: tuple[Tensor, Tensor] | None = None,
+    noise: tuple[Tensor, Tensor] | None = None, follows: bool = True,
 ) -> Found:  # fmt: skip
     """The candidates of all queries.
 
@@ -99,6 +100,7 @@ def found(
         memory: the age from which a report no longer counts, in steps.
         extent: of the positions.
         noise: a displacement of each sensor's positions `(S, n)` and covariates `(S, F)`.
+        follows: whether the last candidate is there; it was not in earlier versions.
     """
     rows, when = _last(history, asked, memory)
     latest = rows.amax(-1).clamp(min=0)
@@ -112,10 +114,12 @@ def found(
     trend = _trends(history, asked, rows, when, memory)
     parts = [
         _channel(channel, history, asked, ways, rows[..., channel], when[..., channel], places, described, distance,
-                 climate[..., channel], extent, trend[..., channel, :])
+                 climate[..., channel], extent, trend[..., channel, :], memory)
         for channel in range(rows.shape[-1])
     ]  # fmt: skip
     values, *others = zip(*parts, strict=True)
+    if not follows:
+        values = tuple(part[..., :-1] for part in values)
     if asked.gone is not None:
         carried = _carried(history, asked, ways, memory, noise)
         values = tuple(torch.cat([part, carried[..., channel, None]], -1) for channel, part in enumerate(values))
@@ -214,7 +218,7 @@ def _trends(
 def _channel(
     channel: int, history: History, asked: Asked, ways: Ways, rows: Int[Tensor, "B L S"], when: Int[Tensor, "B L S"],
     places: Float[Tensor, "B L S n"], described: Float[Tensor, "B L S F"], distance: Float[Tensor, "B L P S"],
-    climate: Float[Tensor, "B L P J"], extent: float, trend: Float[Tensor, "B L S E"],
+    climate: Float[Tensor, "B L P J"], extent: float, trend: Float[Tensor, "B L S E"], memory: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
     chosen, least, there, away = _neighbours(ways.ageing[channel], when, places, asked.positions, distance)
@@ -262,7 +266,11 @@ def _channel(
         ]  # fmt: skip
     flat = [torch.where(anyone, (weight * value).sum(-1), torch.nan)[..., None].expand_as(climate)
             for weight in (level, tilted)]  # fmt: skip
-    candidates += [*flat, krigged, *around, climate]
+    before = _before(channel, history, asked, own_when, when, chosen, there, memory)
+    counts = level * ~before.isnan()
+    change = (counts * (value - before).nan_to_num()).sum(-1) / counts.sum(-1).clamp(min=1e-12)
+    following = own + change[..., None]
+    candidates += [*flat, krigged, *around, climate, following]
     own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
     offset = (level[..., None] * away[..., :-1]).sum(-2) / extent
     unlike = asked.covariates.nan_to_num()
@@ -274,6 +282,19 @@ def _channel(
     moved = torch.cat([changed, (level[..., None] * around_changed).sum(-2)], -1)
     return (torch.stack(candidates, -1), own_age, least[..., 0].sqrt(), old, variance.log(), moved, offset,
             anyone[..., None] * unlike)  # fmt: skip
+
+
+def _before(
+    channel: int, history: History, asked: Asked, own_when: Int[Tensor, "B L P"], when: Int[Tensor, "B L S"],
+    chosen: Int[Tensor, "B L P K"], there: Bool[Tensor, "B L P K"], memory: int,
+) -> Float[Tensor, "B L P K"]:  # fmt: skip
+    """What each neighbour had reported when the sensor itself last did; NaN where it has not reported since, or where
+    that is too long ago."""
+    row = history.last[(own_when[..., None] + 1).clamp(min=0), chosen, channel].long()
+    step = torch.where(row >= 0, history.rows.step[row.clamp(min=0)], -1)
+    new = _gathered(when[..., None], chosen)[..., 0] > own_when[..., None]
+    known = there & new & (step >= 0) & (own_when >= 0)[..., None] & (asked.origin[..., None, None] - step < memory)
+    return torch.where(known, history.rows.channels[row.clamp(min=0), channel], torch.nan)
 
 
 def _mean(weight: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K J"]) -> Float[Tensor, "*batch J"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from s2rm.export import StreamingStep, free_axes, save_onnx
-from s2rm.sensors.candidates import TRENDS, Asked
+from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import values_of_channels
 from s2rm.sensors.history import History, Rows, means_over_cycles
 from s2rm.sensors.scaling import Scaling
@@ -130,7 +130,7 @@ class ForecastStep(nn.Module):
     def history(
         self, past: Float[Tensor, "T S D"], places: Float[Tensor, "S n"], covariates: Float[Tensor, "S F"]
     ) -> History:
-        """The history of the last steps, at least as many as the longest of `TRENDS`; only the last is ever an origin.
+        """The history of the last steps; only the last is ever an origin.
 
         There are `NEIGHBOURS` sensors more, which never report, so that a guess finds as many neighbours.
         """
@@ -143,14 +143,11 @@ class ForecastStep(nn.Module):
             torch.arange(steps)[:, None].expand(-1, sensors).flatten(), torch.arange(sensors).repeat(steps),
             places.repeat(steps, 1), past.flatten(0, 1), covariates.repeat(steps, 1),
         )  # fmt: skip
-        rows_of = torch.where(past.isnan(), -1, number[..., None])
-        # Of all steps only those are looked at from which changes up to the origin are counted, and the origin.
-        looked_at = sorted(steps - back for back in (0, *TRENDS))
-        between = [0, *(step + 1 for step in looked_at)]
-        last = torch.cat([
-            part for start, step in zip(between[:-1], looked_at, strict=True)
-            for part in (torch.full_like(past[start:step], -1).long(), rows_of[:step].amax(0, keepdim=True))
-        ])  # fmt: skip
+        last = pad(torch.where(past.isnan(), -1, number[..., None]), (0, 0, 0, 0, 1, 0), value=-1)
+        reach = 1
+        while reach <= steps:  # the greatest row of all steps before: files know no cumulative maximum
+            last = torch.maximum(last, pad(last[:-reach], (0, 0, 0, 0, reach, 0), value=-1))
+            reach *= 2
         fresh = usual = past[:0]
         if guess.cycle is not None:
             fresh = past

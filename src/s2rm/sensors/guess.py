@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.candidates import CANDIDATES, FROM_LAST, OF_NOW, TRENDS, Asked, Found, Ways, found
+from s2rm.sensors.candidates import FROM_LAST, OF_NOW, TRENDS, Asked, Found, Ways, found
 from s2rm.sensors.history import History, Rows
 from s2rm.sensors.known_ahead import FEATURES
 from s2rm.sensors.mapped import parts as slices
@@ -111,6 +111,9 @@ class FirstGuess:
     carry: float = 0.0
     fading: float = 0.0
     """see `Ways`"""
+    follows: bool = False
+    """whether the neighbours' change since the own last value makes a candidate; in those of earlier versions it does
+    not"""
 
     @property
     def ways(self) -> Ways:
@@ -143,7 +146,7 @@ class FirstGuess:
         noise: tuple[Tensor, Tensor] | None = None,
     ) -> Found:  # fmt: skip
         """The candidates of all queries; `climate` are the means of the channels at the target times."""
-        return found(history, asked, self.ways, climate, self.memory, scaling.extent, noise)
+        return found(history, asked, self.ways, climate, self.memory, scaling.extent, noise, self.follows)
 
     def mixed(self, cases: Cases, value_of: Int[Tensor, " D"]) -> tuple[Tensor, Tensor]:
         """Guess and spread of each case, `(..., D)`."""
@@ -160,7 +163,8 @@ class FirstGuess:
         guess, spread = self.mixed(cases, values_of_channels(scaling))
         ahead = asked.leads.shape[-1]
 
-        of_now = OF_NOW if asked.gone is None else (*OF_NOW, len(CANDIDATES))
+        of_now = OF_NOW if self.follows else OF_NOW[:-1]
+        of_now = of_now if asked.gone is None else (*of_now, got.values.shape[-1] - 1)
         missing = asked.covariates.isnan().float()
         near = got.nearest.nan_to_num(posinf=1.0)
         some = got.nearest.isfinite().float()

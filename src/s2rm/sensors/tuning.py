@@ -56,7 +56,7 @@ def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) ->
     return FirstGuess(
         cycle, cycles, max(context, 12), (scaling.extent * AGEING[1],) * number, (TILT[0],) * number,
         (scaling.extent * REACH[1],) * number, (NUGGET[1],) * number,
-        ((0.0,) * number,) * parts, (0, *map(int, knots)),
+        ((0.0,) * number,) * parts, (0, *map(int, knots)), follows=True,
     )  # fmt: skip
 
 
