@@ -60,7 +60,7 @@ results: setup
 	$(BIN)/python experiments/skirmish.py --corrects --updates 1500
 	$(BIN)/python experiments/skirmish.py --corrects --drop-views 0.8 --updates 1500 --models s2gru lstm
 	$(BIN)/python experiments/railways.py
-	$(BIN)/python experiments/railways.py --corrects --updates 250
+	$(BIN)/python experiments/railways.py --corrects
 	for size in frames curtain masses; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
 	$(BIN)/python experiments/sequences.py copying --models rims --updates 12000
 	for task in copying adding mnist; do $(BIN)/python experiments/sequences.py $$task || exit 1; done

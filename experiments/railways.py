@@ -33,7 +33,7 @@ from s2rm.training import Training
 class Recipe:
     """How long to train, and on what."""
 
-    updates: int = 1500
+    updates: int = 800
     """updates of the model"""
     size: Literal["paper", "small", "tiny"] = "small"
     """preset of the world"""
