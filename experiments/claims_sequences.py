@@ -27,7 +27,9 @@ def reaches(result: Result, metric: str, limits: Mapping[str, float], best: Lite
             verdicts.append(NOT)
         elif sign * found[worst] >= sign * limit:
             verdicts.append(UNDECIDED)
-        said.append(f"{found['mean']:.4f} at {size}, where {limit:g} is asked for")
+        within = (sign * rows[rows["size"] == int(size)][metric] < sign * limit).sum()
+        few = "" if within in (0, found["count"]) else f" and {within} of {found['count']:.0f} seeds reach"
+        said.append(f"{found['mean']:.4f} at {size}, where {limit:g} is asked for{few}")
     verdict = next(verdict for verdict in (NOT, UNDECIDED, HOLDS) if verdict in verdicts)
     count = int(scores["count"].min())
     told = f"{', '.join(said)}; {count} seed{'s' if count > 1 else ''}"
@@ -53,7 +55,9 @@ def generalises_better(result: Result, metric: str, size: int, other: str = "LST
     scores = where(result.rows, size=size).groupby("predictor")[metric].agg(["mean", "min", "max", "count"])
     ours, theirs = scores.loc["RIMs"], scores.loc[other]
     seeds = f"{ours['count']:.0f} and {theirs['count']:.0f} seeds"
-    said = f"at {size}: RIMs {ours['mean']:.4f}, {other} {theirs['mean']:.4f}; {seeds}"
+    rows = where(result.rows, predictor="RIMs", size=size)[metric]
+    better = f"{(rows < theirs['min']).sum()} of RIMs' are below each of the {other}'s"
+    said = f"at {size}: RIMs {ours['mean']:.4f}, {other} {theirs['mean']:.4f}; {seeds}, {better}"
     if min(ours["count"], theirs["count"]) < SEEDS:
         return UNDECIDED, f"{said}, and {SEEDS} of each are asked for"
     if ours["mean"] >= theirs["mean"]:
