@@ -394,8 +394,8 @@ def test_claims_on_sequences_are_decided_by_the_numbers(page, claims):
     assert decided(*better, RIMs=[0.1] * 4 + [0.3], LSTM=[0.2] * 5)[0] == "not decided", "the seeds overlap"
     assert decided(*better, RIMs=[0.3] * 5, LSTM=[0.2] * 5)[0] == "does not hold"
     assert decided(*better, RIMs=[0.1], LSTM=[0.2]) == (
-        "not decided", "at 200: RIMs 0.4000, LSTM 0.8000; 1 and 1 seeds, 1 of RIMs' are below each of the LSTM's, and 5 of each are "
-        "asked for",
+        "not decided", "at 200: RIMs 0.4000, LSTM 0.8000; 1 and 1 seeds, 1 of RIMs' are below each of the LSTM's, "
+        "and 5 of each are asked for",
     )  # fmt: skip
 
 
