@@ -62,7 +62,8 @@ results: setup
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects
 	for size in frames curtain masses; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
-	$(BIN)/python experiments/sequences.py copying --models rims --updates 12000
+	$(BIN)/python experiments/sequences.py copying --models rims --seeds 5 --updates 12000
+	$(BIN)/python experiments/sequences.py copying --models lstm --seeds 5
 	for task in copying adding mnist; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
 	$(BIN)/python experiments/sequences.py copying --ablations
 	$(BIN)/python experiments/picking.py

@@ -50,6 +50,18 @@ def above_the_simple(result: Result, steps: int) -> Decision:
     return (HOLDS if lead.min() > 0 else NOT), said
 
 
+def below_the_simple(result: Result) -> str:
+    """From which step of a rollout on each model is below a simple predictor, in words, by number of balls."""
+    f1 = result.rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1")
+    simple = f1.columns.intersection(TRIVIAL)
+    said = []
+    for name in f1.columns.difference(simple, sort=False):
+        ahead = (f1[name] > f1[simple].max(axis=1)).unstack("step")
+        first = [next((str(step) for step, is_so in row.items() if not is_so), "none") for _, row in ahead.iterrows()]
+        said.append(f"{name} from step {', '.join(first)}")
+    return f"with {', '.join(map(str, f1.index.levels[0]))} balls {'; '.join(said)}"
+
+
 def generalises_better(result: Result, metric: str, size: int, other: str = "LSTM") -> Decision:
     """RIMs' error at a size is below another's with every seed of each; few seeds can decide against it only."""
     scores = where(result.rows, size=size).groupby("predictor")[metric].agg(["mean", "min", "max", "count"])

@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 import claims
 import claims_sensors
+import claims_sequences
 from claims import Result
 
 ROOT, HERE = Path(__file__).parent.parent, Path(__file__).parent
@@ -172,6 +173,7 @@ def render(name: str, found: Mapping[str, Result]) -> str:
         published=published,
         sources=sources,
         claims=claims,
+        sequences=claims_sequences,
         measured=claims_sensors,
         concat=pd.concat,
         **{one.__name__: one for one in names},

@@ -411,6 +411,14 @@ def test_rims_in_whole_frames_are_compared_at_every_step(page, claims):
 
     assert decided(0.3, 0.1, -0.1) == ("holds", "smallest lead in F1 +0.100, with 3 balls at step 2; 1 seed")
     assert decided(-0.1, 0.1)[0] == "does not hold"
+    rows = [
+        {"predictor": name, "balls": balls, "step": step, "f1": 0.5 + (0.1 * (balls - step) if name == "RIMs" else 0)}
+        for balls in (3, 9)
+        for step in (1, 2, 3, 4)
+        for name in ("RIMs", "static scene", "last seen")
+    ]
+    told = page.render.__globals__["claims_sequences"].below_the_simple(page.read("", {"runs": [], "rows": rows}))
+    assert told == "with 3, 9 balls RIMs from step 3, none"
 
 
 def test_the_page_of_rims_has_the_papers_numbers_without_results_and_ours_with_them(page):
