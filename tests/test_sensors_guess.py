@@ -15,7 +15,7 @@ from s2rm.sensors.mixing import POWER, crps_of, prior
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
 from s2rm.sensors.times import steps_a_cycle
-from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, tuned
+from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, silent, tuned
 from s2rm.sensors.weights import kriging, plane
 from s2rm.sensors.windows import Windows
 
@@ -143,7 +143,10 @@ def test_no_place_is_surer_than_a_sensor_that_has_just_reported():
     far = torch.tensor([-9.0, 0.0])  # a place beside a sensor, and one far from all
     cases = Cases(torch.ones(2, 1, len(CANDIDATES)), torch.zeros(2, 1).bool(), torch.zeros(2, 1), far[:, None],
                   torch.full((2,), 3.0))  # fmt: skip
-    knots, tables = (0, 3), {"logits": torch.zeros(2, 1, 2, len(CANDIDATES)), "staleness": torch.zeros(1)}
+    knots, tables = (
+        (0, 3),
+        {"logits": torch.zeros(2, 1, 2, len(CANDIDATES)), "staleness": torch.zeros(1), "silence": torch.zeros(1)},
+    )
     tables |= {"spread": torch.tensor([[[0.0, 0.5]], [[-3.0, -0.5]]]), "spread_stale": torch.ones(1)}
     tables |= {"spread_doubt": torch.ones(1)}
     _, spread = mixture(cases, torch.tensor([0]), knots, **tables)
@@ -180,7 +183,7 @@ def test_values_are_alike_after_a_day_a_week_or_a_year():
     guess = first_guess(months, scaling := Scaling.of(months), context=24, horizon=12)
     assert (guess.cycle, guess.cycles) == (13, 4)
     guess = tuned(Windows(months, scaling, guess, 25, 12))
-    cases, truth, _ = sample(Windows(months, scaling, guess, 25, 12), guess, 8, False)
+    cases, truth, _ = sample(Windows(months, scaling, guess, 25, 12), guess, 8)
     mean, _ = guess.mixed(cases, values_of_channels(scaling))
     off = (mean - truth).abs().mean() * scaling.spread[0]
     assert off < 1.2, "the noise alone is 0.8, and the mean of all months is off by 5"
@@ -235,7 +238,7 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
     alike = weights[1, 0, :, [*range(len(OWN)), following]].sum(-1)
     assert alike.min() > 0.99, "a station's own values of any day are the best guess of what lasts"
     assert weights[1, 1, 1, own] < 0.5
-    cases, truth, _ = sample(windows, guess, 16, False)
+    cases, truth, _ = sample(windows, guess, 16)
     error = (guess.mixed(cases, torch.arange(2))[0] - truth).abs()
     candidates = (cases.values - truth[..., None]).abs()
     mine = cases.own.all(-1) & (cases.leads > 0)
@@ -247,6 +250,30 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
     short = lasting_and_passing(70)  # less than three days, so that the last value is the only own one
     alone = tuned(Windows(short, scaling, first_guess(short, scaling, 12, 6), 13, 6))
     assert alone.tables["logits"].softmax(-1)[1, 0, 1:, [own, following]].sum(-1).min() > 0.99
+
+
+def test_a_silent_sensor_is_filled_from_its_last_value_the_less_the_longer_it_is_silent(fitted):
+    windows, _ = fitted
+    guess = tuned(windows)
+    cases, truth, _ = silent(windows, guess, 16)
+    assert cases.own.float().mean() > 0.9, "of all sensors but those that have not reported yet"
+    assert cases.stale[cases.own].min() == pytest.approx(np.log(2))
+    assert not cases.leads.any()
+    assert guess.silence[1] > 1 > guess.silence[0], "what passes grows old, what lasts does not"
+    error = (guess.mixed(cases, torch.arange(2))[0] - truth).abs().nanmean(0)
+    candidates = (cases.values - truth[..., None]).abs().nanmean(0).nan_to_num(torch.inf)
+    assert error[1] < candidates[1].min()
+
+
+def test_a_guess_of_an_earlier_version_fills_as_it_forecasts(fitted):
+    windows, _ = fitted
+    guess = tuned(windows)
+    cases = silent(windows, guess, 16).cases
+    cases.values[..., CANDIDATES.index(FOLLOWING)] = torch.nan  # which did not grow old
+    before, alike = replace(guess, silence=()), replace(guess, silence=guess.staleness)
+    earlier, now, other = (each.mixed(cases, torch.arange(2))[0] for each in (before, alike, guess))
+    torch.testing.assert_close(earlier, now)
+    assert (earlier - other).abs().max() > 1e-3
 
 
 def test_only_a_correction_that_helps_is_kept(fitted):

@@ -50,7 +50,8 @@ FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
-LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "flow", "carry", "fading", "trust", "follows")
+LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "flow", "carry", "fading", "trust", "follows",
+         "silence")  # fmt: skip
 """fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""

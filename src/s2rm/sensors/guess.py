@@ -61,7 +61,8 @@ class FirstGuess:
     $$g = \sum_k w_k c_k, \quad w = \mathrm{softmax}(u - \beta l \log(1 + a))$$
 
     with the logits u linear in log(1 + lead) between the `knots`, a the age of the own last value at the origin, and l
-    1 for candidates made of it, else 0. Its spread is
+    1 for candidates made of it, else 0; at the origin itself, where a silent sensor is filled in, $\beta$ is another
+    than ahead. Its spread is
 
     $$\log \sigma = s + \gamma \log(1 + a) + \delta \log v$$
 
@@ -99,7 +100,9 @@ class FirstGuess:
     logits: tuple[Table, ...] = ()
     """`[candidate][group][value][knot]`"""
     staleness: tuple[float, ...] = ()
-    """of each value"""
+    """of each value, ahead"""
+    silence: tuple[float, ...] = ()
+    """of each value, at the origin; empty in earlier versions, where it is as ahead"""
     spread: Table = ()
     spread_stale: tuple[float, ...] = ()
     spread_doubt: tuple[float, ...] = ()
@@ -123,8 +126,7 @@ class FirstGuess:
     @cached_property
     def tables(self) -> dict[str, Tensor]:
         """All that is fitted, as tensors; the logits with the candidates last."""
-        names = ("staleness", "spread", "spread_stale", "spread_doubt", "share", "spread_share", "spread_shift",
-                 "trust")  # fmt: skip
+        names = (*MIXING[1:], "share", "spread_share", "spread_shift", "trust")
         return {"logits": torch.tensor(self.logits).movedim(0, -1)} | {
             name: torch.tensor(getattr(self, name)) for name in names
         }
@@ -253,7 +255,7 @@ def climatology(
     return mean(total), mean(others)
 
 
-MIXING = ("logits", "staleness", "spread", "spread_stale", "spread_doubt")
+MIXING = ("logits", "staleness", "silence", "spread", "spread_stale", "spread_doubt")
 
 
 def context_size(scaling: Scaling) -> int:
@@ -298,14 +300,16 @@ def at_knots(
 
 def mixture(
     cases: Cases, value_of: Int[Tensor, " D"], knots: tuple[int, ...], logits: Float[Tensor, "2 C N K"],
-    staleness: Float[Tensor, " C"], spread: Float[Tensor, "2 C N"], spread_stale: Float[Tensor, " C"],
-    spread_doubt: Float[Tensor, " C"],
+    staleness: Float[Tensor, " C"], silence: Float[Tensor, " S"], spread: Float[Tensor, "2 C N"],
+    spread_stale: Float[Tensor, " C"], spread_doubt: Float[Tensor, " C"],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Guess and spread `(..., D)` of cases; the equations are those of `FirstGuess`."""
     wanted = at_knots(logits, knots, cases.own, cases.leads, value_of)
-    late = torch.zeros(wanted.shape[-1])
-    late[list(FROM_LAST)] = 1.0
-    wanted = wanted - (staleness[value_of] * cases.stale)[..., None] * late
+    ageing, late = staleness[value_of], torch.zeros(wanted.shape[-1])
+    if len(silence):
+        ageing = torch.where(cases.leads[..., None] == 0, silence[value_of], ageing)
+    late[list(FROM_LAST if len(silence) else FROM_LAST[:-1])] = 1.0
+    wanted = wanted - (ageing * cases.stale)[..., None] * late
     there = ~cases.values.isnan()
     weight = torch.where(there, wanted, -torch.inf).softmax(-1)
     guess = (weight * cases.values.nan_to_num()).sum(-1)

@@ -15,6 +15,8 @@ from torch.nn.functional import softplus
 from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
 from s2rm.sensors.marginals import Marginal
 
+AGEING = ("staleness", "silence")
+"""by how much old values count less, which is never below 0"""
 UPDATES, BATCH, LEARNING_RATE, SMOOTH = 200, 4096, 0.05, 1e-5
 """of the fit of a mixture; the last is the weight of the differences between neighbouring knots"""
 LEVELS = 31
@@ -41,7 +43,8 @@ def mixed_best(
 
     The mixture is the best one on a short past, in which few days of one kind may favour a candidate by chance. The
     logits u are therefore drawn to those of `prior`, with the weight $\nu^2$ that follows from how far the parts of the
-    past disagree: $\sum |g - y| / M + \sum_c \nu_c^2 |u_c - u^0_c|^2 / N$ over N cells c.
+    past disagree: $\sum |g - y| / M + (M_+ / M) \sum_c \nu_c^2 |u_c - u^0_c|^2 / N$ over N cells c, with $M_+$ the
+    cases that are not at the origin itself.
 
     Args:
         guess: with its knots.
@@ -54,9 +57,11 @@ def mixed_best(
     start = prior(cases, truth, moment, value_of, guess.knots)
     # The absolute error of rain favours those that say none, and is no start.
     kept = torch.ones(number).index_fill(0, value_of[shaped(marginals)], 0.0)[:, None]
-    start = Prior(start.logits * kept[..., None], start.ridge * kept)
+    # Those at the origin are of one knot, and leave fewer to each of the others.
+    start = Prior(start.logits * kept[..., None], start.ridge * kept * (cases.leads > 0).float().mean())
     tables = {
-        "logits": start.logits.clone(), "staleness": torch.full((number,), -3.0),
+        "logits": start.logits.clone(),
+        **{name: torch.full((number,), -3.0) for name in AGEING},
         "spread": torch.full((2, number, knots), -1.0), "spread_stale": torch.zeros(number),
         "spread_doubt": torch.zeros(number),
     }  # fmt: skip
@@ -84,7 +89,7 @@ def mixed_best(
     nothing = table_of(torch.zeros(2, number, knots))
     return replace(
         guess, logits=tuple(table_of(part) for part in final["logits"].unbind(-1)), spread=table_of(final["spread"]),
-        staleness=_row(final["staleness"]), spread_stale=_row(final["spread_stale"]),
+        staleness=_row(final["staleness"]), silence=_row(final["silence"]), spread_stale=_row(final["spread_stale"]),
         spread_doubt=_row(final["spread_doubt"]), share=nothing, spread_share=nothing, spread_shift=nothing,
     )  # fmt: skip
 
@@ -193,7 +198,7 @@ def table_of(table: Float[Tensor, "2 C N"]) -> Table:
 
 def _positive(tables: dict[str, Tensor]) -> dict[str, Tensor]:
     """Old values never count more than new ones."""
-    return tables | {name: softplus(tables[name]) for name in ("staleness",)}
+    return tables | {name: softplus(tables[name]) for name in AGEING}
 
 
 def _row(row: Float[Tensor, " C"]) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.candidates import CANDIDATES
+from s2rm.sensors.candidates import CANDIDATES, Asked
 from s2rm.sensors.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
 from s2rm.sensors.marginals import Marginal
 from s2rm.sensors.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
@@ -40,6 +41,14 @@ REPEATS = 3
 """draws of the queries of each validation window"""
 LEAST_GAIN = 0.005
 """a share of the error by which a correction must lower it"""
+
+
+class Sample(NamedTuple):
+    """M cases, what was observed, and the steps of their origins."""
+
+    cases: Cases
+    truth: Float[Tensor, "M D"]
+    moment: Int[Tensor, " M"]
 
 
 def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) -> FirstGuess:
@@ -76,7 +85,7 @@ def tuned(windows: Windows) -> FirstGuess:
     if windows.scaling.flow:
         guess = _carried(windows, guess)
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
-    cases, truth, moment = sample(windows, guess, 32, False)
+    cases, truth, moment = _both(sample(windows, guess, 32), silent(windows, guess, 32))
     fitted = mixed_best(guess, cases, truth, moment, *about)
     if not any(about[1]):
         return fitted
@@ -120,7 +129,7 @@ def _best_ways(
     number, errors = windows.scaling.num_channels, []
     for choice in choices:
         tried = replace(guess, **{name: (part,) * number for name, part in zip(names, choice, strict=True)})  # type: ignore[arg-type]
-        cases, truth, _ = sample(windows, tried, 8, True)
+        cases, truth, _ = sample(windows, tried, 8, now=True)
         errors.append((cases.values[..., candidate] - truth).abs().nanmean(0))
     best = torch.stack(errors).nan_to_num(torch.inf).argmin(0).tolist()
     chosen = {name: tuple(choices[index][place] for index in best) for place, name in enumerate(names)}
@@ -131,7 +140,7 @@ def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     """The guess that moves with the flow as lowers the error of any channel most, by what it is without one."""
 
     def errors(carry: float, fading: float) -> Float[Tensor, " D"]:
-        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8, False)
+        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8)
         return (cases.values[cases.leads > 0][..., -1] - truth[cases.leads > 0]).abs().nanmean(0)
 
     assert windows.known is not None
@@ -154,27 +163,54 @@ def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     return replace(guess, carry=best, fading=fadings[int(np.argmin(ratios))])
 
 
-def sample(
-    windows: Windows, guess: FirstGuess, number: int, now: bool
-) -> tuple[Cases, Float[Tensor, "N D"], Int[Tensor, " N"]]:
-    """Cases of some windows, their truth and the steps of their origins.
-
-    Half of them are without the sensors' own values, or, `now`, all of them, at the origins themselves. Windows at the
-    beginning of a long table lack its cycles and are left out.
+def sample(windows: Windows, guess: FirstGuess, number: int, now: bool = False) -> Sample:
+    """Cases of some windows, half of which are without the sensors' own values; or, `now`, all of them, at the origins
+    themselves. Windows at the beginning of a long table lack its cycles and are left out.
     """
+    generator, origin = torch.Generator().manual_seed(0), _origins(windows, guess, number)
+    until = windows.length * torch.rand(number, windows.history.num_sensors, generator=generator)
+    fails = torch.rand(until.shape, generator=generator) < SILENT
+    cut = torch.where(fails, origin[:, :1] + 1 - windows.first + until.long(), windows.history.num_steps)
+    queries = max(1, (CASES // (8 if number < 16 else 1)) // origin.numel())
+    asked, row, wanted = windows.asked(origin, cut, queries, None, generator, *((1.0, 1.0) if now else (0.1, 0.5)))
+    return _cases(windows, guess, asked, row, wanted)
+
+
+def silent(windows: Windows, guess: FirstGuess, number: int) -> Sample:
+    """Cases of sensors that have been silent for a while, half of them at the origins themselves.
+
+    Sensors fail together, with their neighbours: at each origin a share of them is silent, drawn uniformly. The time
+    since is drawn uniformly by its logarithm.
+    """
+    origin = _origins(windows, guess, number).view(-1, 1)
+    generator, sensors = torch.Generator().manual_seed(1), windows.history.num_sensors
+    share, since, each = torch.rand(3, len(origin), sensors, generator=generator)
+    cut = torch.where(
+        each < share[:, :1], (origin - (guess.memory**since).long()).clamp(min=-1), windows.history.num_steps
+    )
+    asked, row, wanted = windows.asked(origin, cut, max(1, CASES // len(origin)), None, generator, 1.0)
+    wanted &= asked.known.gather(2, asked.sensor) < origin[..., None]
+    return _cases(windows, guess, asked, row, wanted)
+
+
+def _origins(windows: Windows, guess: FirstGuess, number: int) -> Int[Tensor, "B L"]:
     begin = min(max(guess.steps_kept(0), windows.end // 4), windows.end // 2)
     starts = torch.linspace(begin, windows.end, number).long()
-    generator, sensors = torch.Generator().manual_seed(0), windows.history.num_sensors
-    ends = starts[:, None] + (windows.length * torch.rand(number, sensors, generator=generator)).long()
-    cut = torch.where(torch.rand(number, sensors, generator=generator) < SILENT, ends, windows.history.num_steps)
-    origin = starts[:, None] + torch.arange(windows.first, windows.length) - 1
-    asked, row, wanted = windows.asked(
-        origin, cut, max(1, (CASES // (8 if number < 16 else 1)) // origin.numel()), None, generator, now
-    )
+    return starts[:, None] + torch.arange(windows.first, windows.length) - 1
+
+
+def _cases(
+    windows: Windows, guess: FirstGuess, asked: Asked, row: Int[Tensor, "B L P"], wanted: Bool[Tensor, "B L P"]
+) -> Sample:
     target = (asked.origin[..., None, None] + asked.leads).clamp(max=windows.history.num_steps - 1)
     got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling)
     cases = Cases(*(part[wanted].flatten(0, 1) for part in cases_of(got, asked.leads)))
-    return cases, windows.history.rows.channels[row][wanted], asked.origin[..., None].expand(row.shape)[wanted]
+    return Sample(cases, windows.history.rows.channels[row][wanted], asked.origin[..., None].expand(row.shape)[wanted])
+
+
+def _both(one: Sample, other: Sample) -> Sample:
+    cases = Cases(*map(torch.cat, zip(one.cases, other.cases, strict=True)))
+    return Sample(cases, torch.cat([one.truth, other.truth]), torch.cat([one.moment, other.moment]))
 
 
 def _rows(rows: Float[Tensor, "P D"]) -> tuple[tuple[float, ...], ...]:

@@ -200,20 +200,20 @@ class Windows(Dataset[Episode]):
 
     def asked(
         self, origin: Int[Tensor, "B L"], cut: Int[Tensor, "B S"], queries: int,
-        noise: tuple[Tensor, Tensor] | None, generator: torch.Generator, now: bool | None = None,
+        noise: tuple[Tensor, Tensor] | None, generator: torch.Generator, now: float = 0.1, alone: float = 0.0,
     ) -> tuple[Asked, Int[Tensor, "B L P"], Bool[Tensor, "B L P"]]:  # fmt: skip
         """Random queries, the rows of the reports that answer them, and which of them there are.
 
-        With `now` true or false, half of the queries, or all of them, which then are at the origins themselves, are
-        without the own values of their sensors.
+        A share `now` of the queries is at the origins themselves, and a share `alone` is without the own values of
+        its sensors.
         """
         shape, longest = (*origin.shape, queries), float(self.horizon)
         even, where = torch.rand(2, *shape, generator=generator)
         # Half of the lead times are spread evenly, half of them over their logarithms.
         lead = torch.where(even < 0.5, where * longest, (longest + 1) ** where - 1).long() + 1
         lead = lead.clamp(max=self.horizon)
-        lead = torch.where((even * 2 % 1 < 0.1) | (now is True), 0, lead)
-        alone = (where * 64 % 1 < 0.5) | (now is True) if now is not None else torch.zeros(shape, dtype=torch.bool)
+        lead = torch.where(even * 2 % 1 < now, 0, lead)
+        by_itself = where * 64 % 1 < alone
         target = origin[..., None] + lead
         pick, pool = torch.rand(2, *shape, generator=generator)
         row, wanted = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
@@ -229,7 +229,7 @@ class Windows(Dataset[Episode]):
         reports = self.history.rows
         sensor = reports.sensor[row]
         heard = cut.gather(1, sensor.flatten(1)).view_as(sensor) >= target
-        wanted &= (target < self.history.num_steps) & (target >= self.since) & ((lead > 0) | ~heard | alone)
+        wanted &= (target < self.history.num_steps) & (target >= self.since) & ((lead > 0) | ~heard | by_itself)
         positions, covariates = reports.positions[row], reports.covariates[row]
         if noise is not None:
             positions, covariates = positions + noise[0][sensor], covariates + noise[1][sensor]
@@ -239,7 +239,7 @@ class Windows(Dataset[Episode]):
             gone = self.known.gone(origin[..., None, None], until, row[..., None])
         known = torch.minimum(origin[..., None], cut[:, None])
         return (
-            Asked(known, origin, positions, covariates, sensor, lead[..., None], alone, gone, self.known),
+            Asked(known, origin, positions, covariates, sensor, lead[..., None], by_itself, gone, self.known),
             row,
             wanted,
         )
