@@ -31,6 +31,7 @@ from s2rm.models.named import LABELS
 from s2rm.sensors.fitting import SUMMARY, build_model
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.kriging import Kriging
+from s2rm.sensors.mixing import table_of
 from s2rm.sensors.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
@@ -240,6 +241,10 @@ def main(recipe: Imputation) -> None:
         if label not in known():
             run = {"label": f"{label}, forward", **read(recipe.runs / "forward" / SUMMARY)}
             keep(label, "past", np.maximum(filled(ahead, roots, step, sensor)[0], 0) ** 2, run)
+        if "first guess" not in known():
+            nothing = table_of(torch.zeros_like(torch.tensor(ahead.guess.share)))
+            alone = replace(ahead, guess=replace(ahead.guess, share=nothing))
+            keep("first guess", "past", np.maximum(filled(alone, roots, step, sensor)[0], 0) ** 2)
         turned = backward(table)
         parts = turned.between(month, last), turned.between(0, month)  # the same month chooses the weights
         pair = (ahead, trained(recipe, *parts, gaps[::-1].copy(), recipe.runs / "backward"))
