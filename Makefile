@@ -48,7 +48,8 @@ results: setup
 	$(BIN)/python experiments/enclaves.py
 	$(BIN)/python experiments/sensor_checks.py
 	$(BIN)/python experiments/first_guess.py
-	for data in molene rain ndbc argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
+	for data in molene ndbc; do $(BIN)/python experiments/sensors.py --data $$data --seeds 3 || exit 1; done
+	for data in rain argo; do $(BIN)/python experiments/sensors.py --data $$data || exit 1; done
 	$(BIN)/python experiments/positions_sensors.py
 	$(BIN)/python experiments/known_ahead.py
 	$(BIN)/python experiments/scenarios.py
