@@ -143,10 +143,8 @@ def test_no_place_is_surer_than_a_sensor_that_has_just_reported():
     far = torch.tensor([-9.0, 0.0])  # a place beside a sensor, and one far from all
     cases = Cases(torch.ones(2, 1, len(CANDIDATES)), torch.zeros(2, 1).bool(), torch.zeros(2, 1), far[:, None],
                   torch.full((2,), 3.0))  # fmt: skip
-    knots, tables = (
-        (0, 3),
-        {"logits": torch.zeros(2, 1, 2, len(CANDIDATES)), "staleness": torch.zeros(1), "silence": torch.zeros(1)},
-    )
+    knots, tables = (0, 3), {name: torch.zeros(1) for name in ("staleness", "silence")}
+    tables |= {"logits": torch.zeros(2, 1, 2, len(CANDIDATES))}
     tables |= {"spread": torch.tensor([[[0.0, 0.5]], [[-3.0, -0.5]]]), "spread_stale": torch.ones(1)}
     tables |= {"spread_doubt": torch.ones(1)}
     _, spread = mixture(cases, torch.tensor([0]), knots, **tables)

@@ -177,7 +177,7 @@ def sample(windows: Windows, guess: FirstGuess, number: int, now: bool = False) 
 
 
 def silent(windows: Windows, guess: FirstGuess, number: int) -> Sample:
-    """Cases of sensors that have been silent for a while, half of them at the origins themselves.
+    """Cases of sensors that have been silent for a while, asked for what they would report at the origins themselves.
 
     Sensors fail together, with their neighbours: at each origin a share of them is silent, drawn uniformly. The time
     since is drawn uniformly by its logarithm.
