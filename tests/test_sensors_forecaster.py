@@ -289,6 +289,7 @@ def test_a_late_report_enters_the_guess(forecaster, tmp_path):
     place = Places(*(part[late] for part in (reports.positions, reports.covariates)))
     before, after, whole = (made.forecast_from(state, place)[0] for state in (stream, better, made.step(None, reports)))
     late_by, left = (np.abs(each - whole)[0, 0, 0] for each in (before, after))
+    assert late_by > 1e-3
     assert left < late_by / 2, "what is left is the model's state"
     with pytest.raises(ValueError, match="expected a saved stream, found none"):
         made.load_stream(tmp_path / "none")
