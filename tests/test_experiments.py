@@ -652,14 +652,32 @@ def test_sequences_are_trained_and_a_second_call_trains_what_is_missing(run, tmp
 
 def test_an_object_is_picked_up_among_distractors(script, tmp_path):
     pytest.importorskip("sb3_contrib", reason='needs pip install ".[policies]"')
-    options = ["--frames", 32, "--environments", 2, "--steps", 16, "--hidden-size", 12, "--episodes", 2]
-    options += ["--cores", "RIMs", "--tested", 1, "--out", tmp_path / "out.json"]
+    options = ["--frames", 160, "--environments", 2, "--steps", 40, "--hidden-size", 12, "--episodes", 2]
+    options += [
+        "--cores",
+        "RIMs",
+        "no memory, not normalised",
+        "--tested",
+        1,
+        "--out",
+        tmp_path / "out.json",
+        "--figures",
+        tmp_path,
+    ]
     for seeds in (1, 2):
         script(EXPERIMENTS / "picking.py", *options, "--seeds", seeds)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert [(row["predictor"], row["seed"], row["data"], row["size"]) for row in rows] == [
-        (name, seed, which, 1) for seed in (0, 1) for name in ("RIMs", "random") for which in ("as in training", "new")
+    tested = [(row["predictor"], row["seed"], row["data"], row["size"]) for row in rows if "step" not in row]
+    assert tested == [
+        (name, seed, which, 1)
+        for seed in (0, 1)
+        for name in ("RIMs", "no memory, not normalised", "random")
+        for which in ("as in training", "new")
     ]
+    during = [row for row in rows if "step" in row]
+    assert {row["predictor"] for row in during} == {"RIMs", "no memory, not normalised"}
+    assert all(0 < row["step"] <= 160 and row["data"] == "during training" for row in during)
+    assert (tmp_path / "picking.png").is_file()
     assert all(0 <= row["success"] <= 1 for row in rows)
 
 
