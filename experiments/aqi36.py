@@ -36,7 +36,7 @@ from s2rm.sensors.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import RANGES, Fit, ForecastModel
-from s2rm.sensors.tuning import first_guess, gated, tuned
+from s2rm.sensors.tuning import first_guess, gated, tuned, with_dynamics
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
 
@@ -131,7 +131,9 @@ def missing(reports: Reports) -> NDArray:
     return gone
 
 
-def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArray, folder: Path) -> Forecaster:
+def trained(
+    recipe: Imputation, table: Reports, train: Reports, validation: Reports, gaps: NDArray, folder: Path
+) -> Forecaster:
     """A forecaster trained to fill gaps; the one that is there, where training ended before, else it goes on."""
     scaling, length = Scaling.of(train), recipe.context + 1
     guess = tuned(Windows(train, scaling, first_guess(train, scaling, recipe.context, 6), length, 6))
@@ -147,7 +149,8 @@ def trained(recipe: Imputation, train: Reports, validation: Reports, gaps: NDArr
         ended = fit(model, *both, folder, training, resume=(folder / LAST).is_file())
         write_json(folder / SUMMARY, {**ended, "parameters": model.num_parameters, "seed": recipe.seed, **provenance()})
     model, few = load(folder / MODEL), Gaps(gaps, 48, validation, scaling, guess, length)
-    return Forecaster(train.columns, scaling, gated(guess, model, few, 16), recipe.context, 6, model)
+    whole = with_dynamics(gated(guess, model, few, 16), table, scaling)
+    return Forecaster(train.columns, scaling, whole, recipe.context, 6, model)
 
 
 def filled(forecaster: Forecaster, visible: Reports, step: NDArray, sensor: NDArray) -> NDArray:
@@ -237,7 +240,9 @@ def main(recipe: Imputation) -> None:
     if recipe.updates:
         gaps, month = missing(train), min(720, train.num_steps // 6 // 24 * 24)
         first, last = train.num_steps - month, train.num_steps
-        ahead = trained(recipe, table.between(0, first), table.between(first, last), gaps, recipe.runs / "forward")
+        ahead = trained(
+            recipe, table, table.between(0, first), table.between(first, last), gaps, recipe.runs / "forward"
+        )
         if label not in known():
             run = {"label": f"{label}, forward", **read(recipe.runs / "forward" / SUMMARY)}
             keep(label, "past", np.maximum(filled(ahead, roots, step, sensor)[0], 0) ** 2, run)
@@ -247,7 +252,7 @@ def main(recipe: Imputation) -> None:
             keep("first guess", "past", np.maximum(filled(alone, roots, step, sensor)[0], 0) ** 2)
         turned = backward(table)
         parts = turned.between(month, last), turned.between(0, month)  # the same month chooses the weights
-        pair = (ahead, trained(recipe, *parts, gaps[::-1].copy(), recipe.runs / "backward"))
+        pair = (ahead, trained(recipe, turned, *parts, gaps[::-1].copy(), recipe.runs / "backward"))
         if f"{label}, both directions" not in known():
             run = {"label": f"{label}, backward", **read(recipe.runs / "backward" / SUMMARY)}
             sharp = sharpness(pair, table.between(first, last), gaps[first - month : first])

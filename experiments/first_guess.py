@@ -21,7 +21,7 @@ from s2rm.sensors.judging import BASELINES, judge, split
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
-from s2rm.sensors.tuning import first_guess, tuned
+from s2rm.sensors.tuning import first_guess, tuned, with_dynamics
 from s2rm.sensors.windows import Windows
 
 NAME = "first guess"
@@ -48,6 +48,7 @@ def untrained(train: Reports, seed: int) -> Forecaster:
     known, scaling = train.of(~hidden_sensors(train, how.validation, seed)), Scaling.of(train.between(0, since))
     start = first_guess(known, scaling, context, horizon)
     guess = tuned(Windows(known, scaling, start, context + 1, horizon))
+    guess = with_dynamics(guess, train, scaling)
     return Forecaster(train.columns, scaling, guess, context, horizon, build_model(how, scaling, train, context))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2rm.sensors import Columns, FieldWorld, Reports
-from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, OWN, TRENDS, Asked, Ways, found
+from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, LINEAR, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
 from s2rm.sensors.guess import LEAST_SPREAD, Cases, at_knots, climatology, context_size, mixture, values_of_channels
 from s2rm.sensors.history import History
@@ -236,7 +236,7 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
     alike = weights[1, 0, :, [*range(len(OWN)), following]].sum(-1)
     assert alike.min() > 0.99, "a station's own values of any day are the best guess of what lasts"
     assert weights[1, 1, 1, own] < 0.5
-    cases, truth, _ = sample(windows, guess, 16)
+    cases, truth, _ = sample(windows, guess, 16, alone=0.5)
     error = (guess.mixed(cases, torch.arange(2))[0] - truth).abs()
     candidates = (cases.values - truth[..., None]).abs()
     mine = cases.own.all(-1) & (cases.leads > 0)
@@ -267,9 +267,10 @@ def test_a_guess_of_an_earlier_version_fills_as_it_forecasts(fitted):
     windows, _ = fitted
     guess = tuned(windows)
     cases = silent(windows, guess, 16).cases
-    cases.values[..., CANDIDATES.index(FOLLOWING)] = torch.nan  # which did not grow old
+    cases.values[..., [CANDIDATES.index(FOLLOWING), CANDIDATES.index(LINEAR)]] = torch.nan  # which did not grow old
     before, alike = replace(guess, silence=()), replace(guess, silence=guess.staleness)
-    earlier, now, other = (each.mixed(cases, torch.arange(2))[0] for each in (before, alike, guess))
+    unlike = replace(guess, silence=tuple(3 * slope for slope in guess.staleness))
+    earlier, now, other = (each.mixed(cases, torch.arange(2))[0] for each in (before, alike, unlike))
     torch.testing.assert_close(earlier, now)
     assert (earlier - other).abs().max() > 1e-3
 

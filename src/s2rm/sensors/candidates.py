@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from s2rm.sensors.dynamics import Filter, Outlook, outlook
 from s2rm.sensors.history import History
 from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.weights import NEIGHBOURS, kriging, plane
@@ -16,12 +17,13 @@ OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual
 OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",
           "nearest, usual value", "climatology")  # fmt: skip
 FOLLOWING = "own last and neighbours' change"
-CANDIDATES = (*OWN, *OTHERS, FOLLOWING)
+LINEAR = "linear dynamics"
+CANDIDATES = (*OWN, *OTHERS, FOLLOWING, LINEAR)
 """K of them. A cycle is a day, a week where a step is a day, or a year where it is longer; usual values are means over
 some cycles. Where a flow is known there is one more, the last: what kriging says of the place from which it comes"""
 FROM_LAST = (0, 4, 12)
 """those that count less the older the sensor's own last value is; the last one does not in earlier versions"""
-OF_NOW = (0, 4, 5, 6, 7, 8, 12)
+OF_NOW = (0, 4, 5, 6, 7, 8, 12, 13)
 """those that follow the level of what was last reported"""
 BACK = (0, 3, 6, 9, 12)
 """the steps of which reports are carried to where the flow has brought what they saw"""
@@ -87,7 +89,8 @@ class Found(NamedTuple):
 
 def found(
     history: History, asked: Asked, ways: Ways, climate: Float[Tensor, "B L P J D"], memory: int, extent: float,
-    noise: tuple[Tensor, Tensor] | None = None, follows: bool = True,
+    noise: tuple[Tensor, Tensor] | None = None, number: int = len(CANDIDATES), dynamics: Filter | None = None,
+    horizon: int = 0,
 ) -> Found:  # fmt: skip
     """The candidates of all queries.
 
@@ -100,7 +103,8 @@ def found(
         memory: the age from which a report no longer counts, in steps.
         extent: of the positions.
         noise: a displacement of each sensor's positions `(S, n)` and covariates `(S, F)`.
-        follows: whether the last candidate is there; it was not in earlier versions.
+        number: how many of `CANDIDATES` there are; earlier versions had fewer.
+        dynamics, horizon: of the sensors, if they are known, and the longest lead time, in steps.
     """
     rows, when = _last(history, asked, memory)
     latest = rows.amax(-1).clamp(min=0)
@@ -112,14 +116,19 @@ def found(
     itself = asked.sensor[..., None] == torch.arange(history.num_sensors)
     distance = distance.masked_fill(itself, torch.inf)
     trend = _trends(history, asked, rows, when, memory)
+    linear = None
+    if dynamics is not None:
+        linear = outlook(
+            dynamics, history, asked.known, asked.origin, asked.positions, asked.sensor, asked.leads, asked.alone,
+            memory, horizon, displaced=noise is not None,
+        )  # fmt: skip
     parts = [
         _channel(channel, history, asked, ways, rows[..., channel], when[..., channel], places, described, distance,
-                 climate[..., channel], extent, trend[..., channel, :], memory)
+                 climate[..., channel], extent, trend[..., channel, :], memory, linear)
         for channel in range(rows.shape[-1])
     ]  # fmt: skip
     values, *others = zip(*parts, strict=True)
-    if not follows:
-        values = tuple(part[..., :-1] for part in values)
+    values = tuple(part[..., :number] for part in values)
     if asked.gone is not None:
         carried = _carried(history, asked, ways, memory, noise)
         values = tuple(torch.cat([part, carried[..., channel, None]], -1) for channel, part in enumerate(values))
@@ -219,6 +228,7 @@ def _channel(
     channel: int, history: History, asked: Asked, ways: Ways, rows: Int[Tensor, "B L S"], when: Int[Tensor, "B L S"],
     places: Float[Tensor, "B L S n"], described: Float[Tensor, "B L S F"], distance: Float[Tensor, "B L P S"],
     climate: Float[Tensor, "B L P J"], extent: float, trend: Float[Tensor, "B L S E"], memory: int,
+    linear: Outlook | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
     chosen, least, there, away = _neighbours(ways.ageing[channel], when, places, asked.positions, distance)
@@ -270,7 +280,16 @@ def _channel(
     counts = level * ~before.isnan()
     change = (counts * (value - before).nan_to_num()).sum(-1) / counts.sum(-1).clamp(min=1e-12)
     following = own + change[..., None]
-    candidates += [*flat, krigged, *around, climate, following]
+    candidates += [*flat, krigged, *around, climate, following, nothing]
+    if linear is not None:
+        site = linear.site.gather(1, chosen.flatten(1)).view_as(chosen)
+        coming = linear.of(torch.where(there, site, -1), channel)
+        coming = torch.where(coming.isnan(), value[..., None, :], coming)
+        mapped = torch.where(anyone[..., None], (krige[..., None, :] * coming).sum(-1), torch.nan)
+        # A sensor that is new changes as its neighbours do.
+        mapped = torch.where(own.isnan(), mapped, own + (mapped - krigged))
+        told = linear.of(linear.own, channel)
+        candidates[-1] = torch.where(told.isnan(), mapped, told)
     own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
     offset = (level[..., None] * away[..., :-1]).sum(-2) / extent
     unlike = asked.covariates.nan_to_num()

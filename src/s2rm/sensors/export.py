@@ -99,7 +99,7 @@ class ForecastStep(nn.Module):
         past = torch.cat([past[1:], now])
         last_places = torch.where(there[0, :, None], placed[0], last_places)
         last_known = torch.where(there[0, :, None] & ~known[0].isnan(), known[0], last_known)
-        history = self.history(past, last_places, last_known)
+        history = self.history(past, last_places, last_known, time)
 
         number, ahead = queries.shape[1], leads.shape[0]
         origin = torch.full((1, 1), len(past) - 1)
@@ -128,8 +128,9 @@ class ForecastStep(nn.Module):
         return round(pd.Timedelta(self.forecaster.columns.step).total_seconds())
 
     def history(
-        self, past: Float[Tensor, "T S D"], places: Float[Tensor, "S n"], covariates: Float[Tensor, "S F"]
-    ) -> History:
+        self, past: Float[Tensor, "T S D"], places: Float[Tensor, "S n"], covariates: Float[Tensor, "S F"],
+        time: Int[Tensor, ""],
+    ) -> History:  # fmt: skip
         """The history of the last steps; only the last is ever an origin.
 
         There are `NEIGHBOURS` sensors more, which never report, so that a guess finds as many neighbours.
@@ -155,7 +156,9 @@ class ForecastStep(nn.Module):
                 earlier = pad(past[: steps - age], (0, 0, 0, 0, age, 0), value=torch.nan)
                 fresh = torch.where(fresh.isnan(), earlier, fresh)
             usual = means_over_cycles(fresh, guess.cycle, guess.cycles)
-        return History(rows, torch.arange(steps + 1), last, guess.cycle, fresh, usual)
+        days = self.seconds / 86_400
+        begins = (time % 86_400).double() / 86_400 - (steps - 1) * days
+        return History(rows, torch.arange(steps + 1), last, guess.cycle, fresh, usual, begins, days)
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the step as an ONNX file with these `inputs` and `outputs`, complete or not at all.

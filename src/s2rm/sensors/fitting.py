@@ -37,7 +37,7 @@ from s2rm.sensors.reports import ROWS, Places, Reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import DAY, in_steps, step_microseconds, steps_a_day
-from s2rm.sensors.tuning import first_guess, gated, tuned
+from s2rm.sensors.tuning import first_guess, gated, tuned, with_dynamics
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Machines, batches, fit, provenance
 from s2rm.training.settings import is_first_process
@@ -51,7 +51,7 @@ FITTING, STARTED = "fitting", "started.json"
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
 LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "flow", "carry", "fading", "trust", "follows",
-         "silence")  # fmt: skip
+         "silence", "linear", "dynamics")  # fmt: skip
 """fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
@@ -225,7 +225,11 @@ def _train(
     known = reports.of(~hidden)
     # So that a climatology of the same steps is a standard normal score.
     scaling = scaling if start else replace(scaling, marginals=marginals_of(known))
-    guess = tuned(Windows(known, scaling, trusted or first_guess(known, scaling, context, horizon), length, horizon))
+    guess = trusted or first_guess(known, scaling, context, horizon)
+    if start:  # its model was given so many candidates
+        guess = replace(guess, follows=start.guess.follows, linear=start.guess.linear)
+    # Without dynamics until they are fitted to these steps.
+    guess = tuned(Windows(known, scaling, replace(guess, dynamics=()), length, horizon))
     noise = NOISE * scaling.spacing(train.places)
     number = min(EPOCH * size, max(LEAST_WINDOWS, train.num_steps - length))
     windows = Windows(train, scaling, guess, length, horizon, noise=noise, number=number)
@@ -248,6 +252,7 @@ def _train(
     else:  # the validation part has been trained on
         shares = {name: getattr(trusted, name) for name in ("share", "spread_share", "spread_shift")}
         guess = replace(guess, **shares)  # type: ignore[arg-type]
+    guess = with_dynamics(guess, reports, scaling)
     about = {"parameters": model.num_parameters, "seed": training.seed, **provenance()}
     write_json(staged / SUMMARY, {**ended, **about})
     parts = {

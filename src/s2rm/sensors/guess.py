@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.candidates import FROM_LAST, OF_NOW, TRENDS, Asked, Found, Ways, found
+from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, FROM_LAST, LINEAR, OF_NOW, TRENDS, Asked, Found, Ways, found
+from s2rm.sensors.dynamics import Dynamics, Filter, filter_of
 from s2rm.sensors.history import History, Rows
 from s2rm.sensors.known_ahead import FEATURES
 from s2rm.sensors.mapped import parts as slices
@@ -117,11 +118,26 @@ class FirstGuess:
     follows: bool = False
     """whether the neighbours' change since the own last value makes a candidate; in those of earlier versions it does
     not"""
+    linear: bool = False
+    """whether there is a candidate of linear dynamics, if only where they could be fitted; not in earlier versions"""
+    dynamics: tuple[Dynamics, ...] = ()
+    """those of the sensors; while a forecaster is fitted, also those of each half of the steps"""
 
     @property
     def ways(self) -> Ways:
         """How neighbours count."""
         return Ways(self.ageing, self.tilt, self.reach, self.nugget, self.carry, self.fading)
+
+    @property
+    def number(self) -> int:
+        """K, how many of `CANDIDATES` there are."""
+        lacking = [name for name, there in ((FOLLOWING, self.follows), (LINEAR, self.linear)) if not there]
+        return min([len(CANDIDATES), *map(CANDIDATES.index, lacking)])
+
+    @cached_property
+    def filter(self) -> Filter:
+        """The dynamics, as tensors."""
+        return filter_of(self.dynamics)
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:
@@ -145,10 +161,31 @@ class FirstGuess:
 
     def found(
         self, history: History, asked: Asked, climate: Float[Tensor, "B L P J D"], scaling: Scaling,
-        noise: tuple[Tensor, Tensor] | None = None,
+        noise: tuple[Tensor, Tensor] | None = None, fair: bool = False,
     ) -> Found:  # fmt: skip
-        """The candidates of all queries; `climate` are the means of the channels at the target times."""
-        return found(history, asked, self.ways, climate, self.memory, scaling.extent, noise, self.follows)
+        """The candidates of all queries; `climate` are the means of the channels at the target times.
+
+        If `fair`, the steps are those to which the guess is fitted, and each half of them is told by the dynamics of
+        the other one.
+        """
+        dynamics = None
+        if self.dynamics:
+            fit = torch.zeros_like(asked.origin[:, 0])
+            if fair:
+                fit = torch.where(asked.origin[:, 0] < self.dynamics[1].steps[1], 2, 1)
+            dynamics = self.filter.of(fit)
+        return found(
+            history,
+            asked,
+            self.ways,
+            climate,
+            self.memory,
+            scaling.extent,
+            noise,
+            self.number,
+            dynamics,
+            self.knots[-1],
+        )
 
     def mixed(self, cases: Cases, value_of: Int[Tensor, " D"]) -> tuple[Tensor, Tensor]:
         """Guess and spread of each case, `(..., D)`."""
@@ -157,15 +194,17 @@ class FirstGuess:
     def context(
         self, history: History, asked: Asked, clock: Float[Tensor, "B L P J 4"], climate: Float[Tensor, "B L P J D"],
         scaling: Scaling, noise: tuple[Tensor, Tensor] | None = None, known: Float[Tensor, "B L P J G4"] | None = None,
+        fair: bool = False,
     ) -> Context:  # fmt: skip
         """Context features of every query `(B, L, P * J)`, the first guess, and its spread; `clock` is that of the
-        target times, `climate` are the means of the channels at them, `known` is what is known ahead."""
-        got = self.found(history, asked, climate, scaling, noise)
+        target times, `climate` are the means of the channels at them, `known` is what is known ahead; `fair` as for
+        `found`."""
+        got = self.found(history, asked, climate, scaling, noise, fair)
         cases = cases_of(got, asked.leads)
         guess, spread = self.mixed(cases, values_of_channels(scaling))
         ahead = asked.leads.shape[-1]
 
-        of_now = OF_NOW if self.follows else OF_NOW[:-1]
+        of_now = tuple(index for index in OF_NOW if index < self.number)
         of_now = of_now if asked.gone is None else (*of_now, got.values.shape[-1] - 1)
         missing = asked.covariates.isnan().float()
         near = got.nearest.nan_to_num(posinf=1.0)
@@ -308,7 +347,8 @@ def mixture(
     ageing, late = staleness[value_of], torch.zeros(wanted.shape[-1])
     if len(silence):
         ageing = torch.where(cases.leads[..., None] == 0, silence[value_of], ageing)
-    late[list(FROM_LAST if len(silence) else FROM_LAST[:-1])] = 1.0
+    from_last = FROM_LAST if len(silence) else FROM_LAST[:-1]
+    late[[index for index in from_last if index < len(late)]] = 1.0
     wanted = wanted - (ageing * cases.stale)[..., None] * late
     there = ~cases.values.isnan()
     weight = torch.where(there, wanted, -torch.inf).softmax(-1)

@@ -47,6 +47,10 @@ class History:
     """values at each step, or just before; NaN where there is none. Empty without a cycle"""
     usual: Float[Tensor, "V S D"]
     """the means of `fresh` at a step and at the same hour of the days before. Empty without a cycle"""
+    begins: Float[Tensor, ""]
+    """days from a midnight to the first step"""
+    days: float
+    """length of a step"""
 
     @classmethod
     def of(cls, reports: Reports, scaling: Scaling, cycle: int | None, cycles: int) -> History:
@@ -61,9 +65,12 @@ class History:
         shape = (reports.num_steps, max(1, len(reports.sensors)), scaling.num_channels)
         last = tensor(_last_rows(reports, rows, shape))
         first = torch.searchsorted(rows.step.contiguous(), torch.arange(shape[0] + 1))
+        day = np.timedelta64(1, "D")
+        when = (reports.start - reports.start.astype("datetime64[D]")) / day, float(reports.step_length / day)
+        begins, days = torch.tensor(when[0], dtype=torch.float64), when[1]
         if cycle is None:
             nothing = torch.empty(0, *shape[1:])
-            return cls(rows, first, last, cycle, nothing, nothing)
+            return cls(rows, first, last, cycle, nothing, nothing, begins, days)
         fresh, usual = (tensor(room(reports.step, shape, np.float32)) for _ in range(2))
         for part in parts(shape[0], shape[1] * shape[2]):
             known = last[1:][part]
@@ -73,7 +80,11 @@ class History:
             fresh[part] = torch.where((known >= 0) & (age <= cycle // 24), values, torch.nan)
         for part in parts(shape[0], shape[1] * shape[2]):
             usual[part] = means_over_cycles(fresh[: part.stop], cycle, cycles, part.start)
-        return cls(rows, first, last, cycle, fresh, usual)
+        return cls(rows, first, last, cycle, fresh, usual, begins, days)
+
+    def part_of_day(self, step: Int[Tensor, "*batch"], parts: int) -> Int[Tensor, "*batch"]:
+        """In which of so many equal parts of the day a step begins."""
+        return ((self.begins + step * self.days) % 1 * parts + 1e-3).long() % parts
 
     @property
     def num_steps(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import CANDIDATES, Asked
+from s2rm.sensors.dynamics import fitted
 from s2rm.sensors.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
 from s2rm.sensors.marginals import Marginal
 from s2rm.sensors.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
@@ -31,8 +32,9 @@ REACH, NUGGET = (1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)
 CARRIES, FINER = torch.logspace(-6, 0.5, 14, 2).tolist(), torch.linspace(0.75, 1.33, 8).tolist()
 """the choices for how far the flow moves in a horizon, as shares of the extent, and around the best of them"""
 MOST_CYCLES = 7
-CASES, SILENT = 30_000, 0.1
-"""of a sample, and the share of the sensors that fall silent within a window of it"""
+CASES, SILENT, TURNS = 30_000, 0.1, 16
+"""of a sample, the share of the sensors that fall silent within a window of it, and how many groups of sensors are
+withheld in turn"""
 SHARES, SHIFTS = torch.linspace(0, 1, 21), torch.linspace(-0.4, 0.4, 17)
 """the choices for what is kept of a correction, and for the logarithm of a factor of the spread"""
 TRUST, FOLDS = torch.tensor([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0]), 4
@@ -65,7 +67,7 @@ def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) ->
     return FirstGuess(
         cycle, cycles, max(context, 12), (scaling.extent * AGEING[1],) * number, (TILT[0],) * number,
         (scaling.extent * REACH[1],) * number, (NUGGET[1],) * number,
-        ((0.0,) * number,) * parts, (0, *map(int, knots)), follows=True,
+        ((0.0,) * number,) * parts, (0, *map(int, knots)), follows=True, linear=True,
     )  # fmt: skip
 
 
@@ -84,12 +86,20 @@ def tuned(windows: Windows) -> FirstGuess:
         guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
     if windows.scaling.flow:
         guess = _carried(windows, guess)
+    if guess.linear:
+        guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, halves=True))
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
-    cases, truth, moment = _both(sample(windows, guess, 32), silent(windows, guess, 32))
-    fitted = mixed_best(guess, cases, truth, moment, *about)
+    cases, truth, moment = _together([draw(windows, guess, 32) for draw in (sample, withheld, silent)])
+    mixed = mixed_best(guess, cases, truth, moment, *about)
     if not any(about[1]):
-        return fitted
-    return replace(fitted, trust=trusted(guess, cases, truth, moment, *about, windows.horizon))
+        return mixed
+    return replace(mixed, trust=trusted(guess, cases, truth, moment, *about, windows.horizon))
+
+
+def with_dynamics(guess: FirstGuess, reports: Reports, scaling: Scaling) -> FirstGuess:
+    """The guess with the dynamics of all sensors and steps, those of the validation included, for forecasts."""
+    whole = fitted(guess.history(reports, scaling), len(guess.climate), scaling.extent) if guess.dynamics else ()
+    return replace(guess, dynamics=whole or guess.dynamics[:1])
 
 
 def trusted(
@@ -140,7 +150,7 @@ def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     """The guess that moves with the flow as lowers the error of any channel most, by what it is without one."""
 
     def errors(carry: float, fading: float) -> Float[Tensor, " D"]:
-        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8)
+        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8, alone=0.5)
         return (cases.values[cases.leads > 0][..., -1] - truth[cases.leads > 0]).abs().nanmean(0)
 
     assert windows.known is not None
@@ -163,17 +173,33 @@ def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     return replace(guess, carry=best, fading=fadings[int(np.argmin(ratios))])
 
 
-def sample(windows: Windows, guess: FirstGuess, number: int, now: bool = False) -> Sample:
-    """Cases of some windows, half of which are without the sensors' own values; or, `now`, all of them, at the origins
-    themselves. Windows at the beginning of a long table lack its cycles and are left out.
+def sample(windows: Windows, guess: FirstGuess, number: int, now: bool = False, alone: float = 0.0) -> Sample:
+    """Cases of some windows, a share `alone` of which is without the sensors' own values; or, `now`, all of them, and
+    at the origins themselves. Windows at the beginning of a long table lack its cycles and are left out.
     """
     generator, origin = torch.Generator().manual_seed(0), _origins(windows, guess, number)
     until = windows.length * torch.rand(number, windows.history.num_sensors, generator=generator)
     fails = torch.rand(until.shape, generator=generator) < SILENT
     cut = torch.where(fails, origin[:, :1] + 1 - windows.first + until.long(), windows.history.num_steps)
-    queries = max(1, (CASES // (8 if number < 16 else 1)) // origin.numel())
-    asked, row, wanted = windows.asked(origin, cut, queries, None, generator, *((1.0, 1.0) if now else (0.1, 0.5)))
+    queries = max(1, (CASES // (8 if number < 16 else 2)) // origin.numel())
+    asked, row, wanted = windows.asked(origin, cut, queries, None, generator, *((1.0, 1.0) if now else (0.1, alone)))
     return _cases(windows, guess, asked, row, wanted)
+
+
+def withheld(windows: Windows, guess: FirstGuess, number: int) -> Sample:
+    """Cases of sensors of which nothing is known. Each is withheld in its turn, a few at a time, so that the others
+    are nearly as dense as they are."""
+    generator, origin = torch.Generator().manual_seed(2), _origins(windows, guess, number)
+    sensors = windows.history.num_sensors
+    turns = min(TURNS, sensors)
+    turn = torch.randperm(sensors, generator=generator) % turns
+    queries, found = max(1, CASES // 2 // origin.numel() // turns), []
+    for each in range(turns):
+        mine = turn == each
+        cut = torch.where(mine, -1, windows.history.num_steps).expand(number, -1)
+        asked, row, wanted = windows.withholding(mine).asked(origin, cut, queries, None, generator)
+        found.append(_cases(windows, guess, asked, row, wanted))
+    return _together(found)
 
 
 def silent(windows: Windows, guess: FirstGuess, number: int) -> Sample:
@@ -203,14 +229,14 @@ def _cases(
     windows: Windows, guess: FirstGuess, asked: Asked, row: Int[Tensor, "B L P"], wanted: Bool[Tensor, "B L P"]
 ) -> Sample:
     target = (asked.origin[..., None, None] + asked.leads).clamp(max=windows.history.num_steps - 1)
-    got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling)
+    got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling, fair=True)
     cases = Cases(*(part[wanted].flatten(0, 1) for part in cases_of(got, asked.leads)))
     return Sample(cases, windows.history.rows.channels[row][wanted], asked.origin[..., None].expand(row.shape)[wanted])
 
 
-def _both(one: Sample, other: Sample) -> Sample:
-    cases = Cases(*map(torch.cat, zip(one.cases, other.cases, strict=True)))
-    return Sample(cases, torch.cat([one.truth, other.truth]), torch.cat([one.moment, other.moment]))
+def _together(samples: Sequence[Sample]) -> Sample:
+    cases = Cases(*map(torch.cat, zip(*(one.cases for one in samples), strict=True)))
+    return Sample(cases, torch.cat([one.truth for one in samples]), torch.cat([one.moment for one in samples]))
 
 
 def _rows(rows: Float[Tensor, "P D"]) -> tuple[tuple[float, ...], ...]:

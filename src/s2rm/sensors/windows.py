@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -69,14 +71,24 @@ class Windows(Dataset[Episode]):
         self.known: Flow | None = None
         if reports.ahead is not None:
             self.known = Flow.of(reports.ahead, scaling, reports.start, reports.positions)
-        self.pools = [self._pool(reports, which) for which in (~self.hidden, self.hidden)]
+        self.reports = reports
+        self.pools = [self._pool(which) for which in (~self.hidden, self.hidden)]
 
-    def _pool(self, reports: Reports, sensors: Bool[Tensor, " S"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " U"]]:
+    def withholding(self, sensors: Bool[Tensor, " S"]) -> Windows:
+        """The same windows, of which only these sensors are asked."""
+        other = copy(self)
+        other.pools = [self._pool(sensors)]
+        return other
+
+    def _pool(self, sensors: Bool[Tensor, " S"]) -> tuple[Int[Tensor, " N"], Int[Tensor, " U"]]:
         """The rows of some sensors, and the first of them at each step."""
         of, step = self.history.rows.sensor, self.history.rows.step
         ranges = [*parts(len(step))]
         number, end = sum(int(sensors[of[part]].sum()) for part in ranges), 0
-        rows, counts = tensor(room(reports.step, (number,), np.int64)), np.zeros(self.history.num_steps + 1, np.int64)
+        rows, counts = (
+            tensor(room(self.reports.step, (number,), np.int64)),
+            np.zeros(self.history.num_steps + 1, np.int64),
+        )
         for part in ranges:
             found = sensors[of[part]].nonzero().flatten() + part.start
             begin, end = end, end + len(found)
@@ -120,7 +132,7 @@ class Windows(Dataset[Episode]):
                 origin[..., None, None], target, index[row][..., None, :], weight[row][..., None, :]
             )
         context = self.guess.context(
-            self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise, known
+            self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise, known, fair=True
         )
         channels = self.scaling.num_channels
         context.features[..., :channels] += level[:, None, None]

@@ -1,0 +1,194 @@
+"""Linear dynamics of the sensors that stay in place, as a candidate of the first guess."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from s2rm.sensors import FieldWorld, Fit, Forecaster
+from s2rm.sensors import dynamics as subject
+from s2rm.sensors.candidates import CANDIDATES, LINEAR, Asked
+from s2rm.sensors.dynamics import Filter, filter_of, fitted
+from s2rm.sensors.history import History
+from s2rm.sensors.reports import Reports, stations
+from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.settings import Columns
+from s2rm.sensors.tuning import first_guess, tuned
+from s2rm.sensors.windows import Windows
+from s2rm.training import Training
+
+HOURLY = Columns("time", ("x", "y"), ("value",), "station", step="1h")
+MOVE = np.array([[0.6, 0.3, 0.0], [0.0, 0.6, 0.3], [0.3, 0.0, 0.6]])
+
+
+def table(values, places=None, moving=()):
+    """Reports of stations on a line, one column of values each, NaN where none reported; some of them move."""
+    steps, count = values.shape
+    step, sensor = np.nonzero(~np.isnan(values))
+    positions = np.zeros((steps, count, 2))
+    positions[..., 0] = np.arange(count) if places is None else places
+    for one in moving:
+        positions[:, one, 1] = np.linspace(0, 5, steps)
+    return Reports(
+        HOURLY, np.datetime64("2014-01-01T00", "ns"), steps, tuple(f"s{number}" for number in range(count)), step,
+        sensor, positions[step, sensor], np.float32(values)[step, sensor, None], np.zeros((len(step), 0), np.float32),
+    )  # fmt: skip
+
+
+def turning(steps, seed=0):
+    """What moves from each of three stations to the next, as of `MOVE`."""
+    generator, state, values = np.random.default_rng(seed), np.zeros(3), np.empty((steps, 3))
+    for step in range(steps):
+        state = MOVE @ state + 0.3 * generator.normal(size=3)
+        values[step] = state
+    return values
+
+
+def history_of(reports):
+    return History.of(reports, replace(Scaling.of(reports), mean=(0.0,), spread=(1.0,)), None, 0)
+
+
+def test_the_filter_is_the_gaussian_given_what_was_reported():
+    generator = np.random.default_rng(0)
+    steps, count = 5, 3
+    spread = generator.normal(size=(2, count, count))
+    shock, start = (part @ part.T + np.eye(count) for part in spread)
+    values = generator.normal(size=(steps, count))
+    values[generator.random(values.shape) < 0.4] = np.nan
+    # The joint covariance of all states, and conditioning on the values as one system.
+    joint = np.zeros((steps, steps, count, count))
+    joint[0, 0] = start
+    for step in range(1, steps):
+        for before in range(step):
+            joint[step, before] = MOVE @ joint[step - 1, before]
+            joint[before, step] = joint[step, before].T
+        joint[step, step] = MOVE @ joint[step - 1, step - 1] @ MOVE.T + shock
+    whole = joint.transpose(0, 2, 1, 3).reshape(steps * count, -1)
+    flat = values.ravel()
+    for last in range(steps):
+        seen = ~np.isnan(flat) & (np.arange(len(flat)) < (last + 1) * count)
+        within = whole[np.ix_(seen, seen)] + 0.1 * np.eye(seen.sum())
+        expected = whole[last * count : (last + 1) * count, seen] @ np.linalg.solve(within, flat[seen])
+        made = [torch.tensor(part)[None, None] for part in (MOVE, shock, start)]
+        filter_ = Filter(
+            torch.zeros(count, 2), torch.tensor(0.0), torch.zeros(1, 1, 1), torch.zeros(1, 1, count),
+            torch.full((1, 1), 0.1, dtype=torch.float64), *made,
+        )  # fmt: skip
+        got = subject._filtered(filter_, torch.tensor(values)[None, : last + 1, None], last + 1)
+        np.testing.assert_allclose(got[0, 0, 0].numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_fit_finds_what_moves_from_station_to_station_though_a_third_is_missing():
+    values = 5 + turning(4000)
+    values[np.random.default_rng(1).random(values.shape) < 0.33] = np.nan
+    (whole,) = fitted(history_of(table(values)), 1, 1.0)
+    order = np.argsort(np.array(whole.places)[:, 0])  # those that report most often come first
+    np.testing.assert_allclose(np.array(whole.move[0])[order][:, order], MOVE, atol=0.06)
+    np.testing.assert_allclose(np.array(whole.level[0]) + np.array(whole.usual)[0], 5, atol=0.15)
+    np.testing.assert_allclose(np.array(whole.shock[0]), 0.09 * np.eye(3), atol=0.03)
+
+
+def test_only_sensors_that_stay_and_report_often_have_a_place_each_once():
+    values = turning(240)
+    values = np.concatenate([values, values], 1)
+    values[30:, 2] = np.nan
+    history = history_of(table(values, [0, 1, 2, 3, 0, 4], moving=(1,)))
+    places = {place[0] for one in fitted(history, 1, 1.0) for place in one.places}
+    side = history.rows.positions[:, 0].max().item()
+    assert sorted(round(place / side * 4) for place in places) == [0, 3, 4]
+    assert [one.steps for one in fitted(history, 1, 1.0, halves=True)] == [(0, 240), (0, 120), (120, 240)]
+    assert fitted(history_of(table(values[:100])), 1, 1.0) == (), "too short"
+    assert fitted(history_of(table(values[:, [0]], [0], moving=(0,))), 1, 1.0) == (), "nobody stays"
+
+
+def linear(guess, reports, scaling, sensor, known, alone=False, lead=1):
+    """What the dynamics say of a station after the last step."""
+    history, origin = guess.history(reports, scaling), reports.num_steps - 1
+    place = scaling.coordinates(reports.positions[reports.sensor == sensor][:1])
+    asked = Asked(
+        torch.tensor([[known]]), torch.tensor([[origin]]), place[None, None], torch.zeros(1, 1, 1, 0),
+        torch.tensor([[[sensor]]]), torch.tensor([[[[lead]]]]), torch.tensor([[[alone]]]),
+    )  # fmt: skip
+    got = guess.found(history, asked, torch.zeros(1, 1, 1, 1, 1), scaling)
+    return got.values[0, 0, 0, 0, 0, CANDIDATES.index(LINEAR)].item()
+
+
+@pytest.fixture(scope="module")
+def guess():
+    """A guess with the dynamics of three stations, its scaling, and how its reports end."""
+    reports = table(turning(1000))
+    scaling = Scaling.of(reports)
+    made = first_guess(reports, scaling, 24, 6)
+    made = replace(made, dynamics=fitted(made.history(reports, scaling), len(made.climate), scaling.extent))
+    return made, scaling
+
+
+def test_each_station_is_told_by_all_others_and_one_that_is_withheld_by_its_neighbours_alone(guess):
+    made, scaling = guess
+    values = turning(60, seed=3)
+    reports, other = table(values), values.copy()
+    last = [59, 59, 59]
+    expected = MOVE @ values[-1]
+    for sensor in range(3):
+        got = linear(made, reports, scaling, sensor, last) * scaling.spread[0] + scaling.mean[0]
+        assert got == pytest.approx(expected[sensor], abs=0.25)
+    other[:, 0] += 3  # the station that is withheld or left out says nothing
+    for known, alone in (([-1, 59, 59], False), (last, True)):
+        without = linear(made, table(other), scaling, 0, [-1, 59, 59], alone)
+        assert linear(made, reports, scaling, 0, [-1, 59, 59], alone) == pytest.approx(without, abs=1e-5)
+        assert known
+        assert np.isfinite(without)
+    # A station that fell silent long ago is still told by what comes from the others.
+    silent = values.copy()
+    silent[50:, 0] = np.nan
+    got = linear(made, table(silent), scaling, 0, last) * scaling.spread[0] + scaling.mean[0]
+    assert got == pytest.approx(expected[0], abs=0.6)
+    later = values.copy()
+    later[-1, 1] += 2
+    moved = linear(made, table(later), scaling, 0, last) - linear(made, reports, scaling, 0, last)
+    assert moved * scaling.spread[0] == pytest.approx(2 * MOVE[0, 1], abs=0.15)
+
+
+def test_a_new_station_changes_as_its_neighbours_do(guess):
+    made, scaling = guess
+    values = turning(60, seed=4)
+    values = np.concatenate([values, values[:, :1] + 7], 1)
+    reports = table(values, [0, 1, 2, 0.2])
+    told, new = (linear(made, reports, scaling, sensor, [59] * 4) for sensor in (0, 3))
+    own = scaling.channels(np.float32(values[-1])[:, None])[:, 0]
+    assert new - own[3] == pytest.approx((told - own[0]).item(), abs=0.2)
+
+
+def test_dynamics_are_judged_on_the_half_to_which_they_were_not_fitted():
+    """Of noise nothing can be told: fitted to each other's half, the dynamics are given no weight."""
+    noise = np.random.default_rng(0).normal(size=(400, 12))
+    turned = np.stack([turning(400, seed) for seed in range(4)], -1).reshape(400, 12)
+    weights = []
+    for values in (noise, turned):
+        reports = table(values, np.arange(12))
+        scaling = Scaling.of(reports)
+        made = tuned(Windows(reports, scaling, first_guess(reports, scaling, 24, 6), 25, 6))
+        assert [one.steps for one in made.dynamics] == [(0, 400), (0, 200), (200, 400)]
+        weight = torch.tensor(made.logits)[:, 1, 0, 1].softmax(0)
+        weights.append(weight[CANDIDATES.index(LINEAR)].item())
+    assert weights[1] > 0.5 > 2 * weights[0]
+
+
+def test_a_forecaster_keeps_its_dynamics_and_exports_them(tmp_path):
+    reports = FieldWorld(num_stations=6, num_movers=0, num_steps=220).reports()
+    how = Fit(num_modules=2, hidden_size=4, context=12, horizon=4, training=Training(updates=2))
+    forecaster = Forecaster.fit(reports, tmp_path / "run", how, progress=False)
+    (kept,) = forecaster.guess.dynamics
+    assert kept.steps == (0, 220)
+    assert len(kept.places) == 6, "those of the validation too"
+    again = Forecaster.load(tmp_path / "run")
+    assert again.guess.dynamics == forecaster.guess.dynamics
+    assert again.fingerprint == forecaster.fingerprint
+    mean, _ = forecaster.forecast(reports, stations(reports))
+    without = replace(forecaster, guess=replace(forecaster.guess, dynamics=()))
+    assert not np.allclose(mean, without.forecast(reports, stations(reports))[0]), "they matter"
+    renamed = replace(reports, sensors=tuple(f"new {name}" for name in reports.sensors))
+    np.testing.assert_allclose(forecaster.forecast(renamed, stations(renamed))[0], mean, rtol=1e-5)
+    tables = filter_of(forecaster.guess.dynamics)
+    assert tables.move.shape == (1, forecaster.scaling.num_channels, 6, 6)
