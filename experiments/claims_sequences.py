@@ -62,16 +62,18 @@ def below_the_simple(result: Result) -> str:
     return f"with {', '.join(map(str, f1.index.levels[0]))} balls {'; '.join(said)}"
 
 
-def generalises_better(result: Result, metric: str, size: int, other: str = "LSTM") -> Decision:
-    """RIMs' error at a size is below another's with every seed of each; few seeds can decide against it only."""
-    scores = where(result.rows, size=size).groupby("predictor")[metric].agg(["mean", "min", "max", "count"])
-    ours, theirs = scores.loc["RIMs"], scores.loc[other]
-    seeds = f"{ours['count']:.0f} and {theirs['count']:.0f} seeds"
-    rows = where(result.rows, predictor="RIMs", size=size)[metric]
-    better = f"{(rows < theirs['min']).sum()} of RIMs' are below each of the {other}'s"
-    said = f"at {size}: RIMs {ours['mean']:.4f}, {other} {theirs['mean']:.4f}; {seeds}, {better}"
-    if min(ours["count"], theirs["count"]) < SEEDS:
+def generalises_better(
+    result: Result, metric: str, size: int, other: str = "LSTM", best: Literal["max", "min"] = "min", **about: str
+) -> Decision:
+    """RIMs are better than another at a size with every seed of each; few seeds can decide against it only."""
+    sign, side = (1, "below") if best == "min" else (-1, "above")
+    rows = where(result.rows, size=size, **about)
+    ours, theirs = (where(rows, predictor=name)[metric] for name in ("RIMs", other))
+    better = f"{(sign * ours < (sign * theirs).min()).sum()} of RIMs' are {side} each of the {other}'s"
+    seeds = f"{len(ours)} and {len(theirs)} seeds"
+    said = f"at {size}: RIMs {ours.mean():.4f}, {other} {theirs.mean():.4f}; {seeds}, {better}"
+    if min(len(ours), len(theirs)) < SEEDS:
         return UNDECIDED, f"{said}, and {SEEDS} of each are asked for"
-    if ours["mean"] >= theirs["mean"]:
+    if sign * ours.mean() >= sign * theirs.mean():
         return NOT, said
-    return (HOLDS if ours["max"] < theirs["min"] else UNDECIDED), said
+    return (HOLDS if (sign * ours).max() < (sign * theirs).min() else UNDECIDED), said

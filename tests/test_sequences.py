@@ -305,7 +305,7 @@ def test_a_task_is_trained_on_scored_and_shown(task, core, tmp_path, capsys):
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["rollout", str(run)])
-    assert "shows runs on the balls" in capsys.readouterr().err
+    assert "expected runs on the balls" in capsys.readouterr().err
 
 
 def test_digits_from_files_are_trained_on(digits, tmp_path):

@@ -58,7 +58,7 @@ def check_embedding(dim: int, num_coordinates: int, shortest: float, longest: fl
     if not 0 < shortest <= longest < math.inf:
         raise ValueError(
             f"positional embedding: wavelengths must hold 0 < shortest <= longest, got shortest {shortest} and longest "
-            f"{longest}; a good start is shortest = the world's extent, longest = 100 times that"
+            f"{longest}; a good start is shortest = half of the world's extent, longest = 8 times the extent"
         )
 
 

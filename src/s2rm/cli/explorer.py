@@ -46,7 +46,7 @@ def explore(command: Explore) -> None:
         worlds.append(of_forecasters("a synthetic field", field_reports()[1], {"S2GRU": field}))
     write_explorer(command.out, worlds, progress=lambda what: _say(f"explorer: {what}"))
     if not command.serve:
-        _say(f"explorer: {command.out}; open it with s2rm explore --serve, or publish the folder")
+        _say(f"explorer: {command.out}; give --serve to the same command to see it, or publish the folder")
         return
     with serve(command.out) as server:
         _say(f"explorer: http://127.0.0.1:{server.server_port}/ until Ctrl-C")

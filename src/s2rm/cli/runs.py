@@ -105,7 +105,9 @@ def rollout(command: Rollout) -> None:
     runs = _open(command.runs)
     task, world, _ = same_world(runs)
     if task.animate is None:
-        raise ValueError(f"rollout: the command shows runs on the balls, got runs on the {task.name}; see s2rm report")
+        raise ValueError(
+            f"rollout: expected runs on the balls or on your own world, got runs on the {task.name}; see s2rm report"
+        )
     if command.balls is not None and task is not TASKS["balls"]:
         raise ValueError(f"rollout: --balls is of runs on the balls, got runs on the {task.name}; leave it out")
     models = {run.label: run.load_model() for run in runs}

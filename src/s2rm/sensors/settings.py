@@ -243,10 +243,11 @@ class Fit:
     """S2RM only: size of a latent variable of each module at each step; 0 for none"""
     context: int | str | None = None
     """length of the period of observations before a forecast, a duration such as 36h or a number of steps; if not
-    given, 36 hours but at most 36 steps; a month for daily steps; 24 steps for longer ones; at least 12 steps"""
+    given, 36 hours but at most 36 steps; a month for daily steps; 24 steps for longer ones; at most a quarter of the
+    table and at least 12 steps"""
     horizon: int | str | None = None
     """longest lead time in training, a duration such as 24h or a number of steps; if not given, a day; two weeks for
-    daily steps; 12 steps for longer ones; at least 6 steps"""
+    daily steps; 12 steps for longer ones; at most a sixth of the table and at least 6 steps"""
     validation: float = 0.15
     """share of the steps (the last ones) and of the sensors that are withheld from training to choose the best weights
     and the share of the correction that is kept"""
