@@ -5,7 +5,7 @@ none, and the share of episodes in which the object is picked up in time. Writes
 so that the command goes on where it was stopped, and a picture. Needs the extra "policies".
 
 Observations are normalised over all that were seen: one-hot cells that hardly ever change are otherwise so faint beside
-those that always are there that the memory learns nothing.
+those that always are there that the memory learns next to nothing.
 """
 
 from __future__ import annotations
