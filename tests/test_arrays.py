@@ -248,6 +248,10 @@ def test_a_query_carries_the_action_of_its_point(tmp_path, random, corrects):
     model = Settings(corrects=corrects).build(world).eval()
     assert model.context_size == 3 + 2 * corrects
     episode = arrays.episodes(world, "val", guessed=corrects)[[0], 0]
+    actions[:, 4, 1] = np.nan  # where nobody is nothing counts
+    other = arrays.write_world(tmp_path / "other.npz", {"points": straight(random), "actions": actions, "mask": mask})
+    values = arrays.episodes(other, "val")[[0], 0].views.values
+    assert values[..., -3:].isfinite().all()
     taken = torch.from_numpy(np.where(mask[..., None], actions, 0)[Source(world, "val").rows[:1]])
     assert torch.equal(episode.context[:, 1:, :, -3:], taken[:, :-1]), (
         "the target at step t follows from the action at t-1"

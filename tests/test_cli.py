@@ -126,7 +126,9 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
         assert part in page
     assert page.count('src="data:image/png') == page.count("<figcaption>") == 6
     capsys.readouterr()
-    assert "expected runs on the balls or on your own world, got runs on the skirmish" in refused(capsys, "rollout", run)
+    assert "expected runs on the balls or on your own world, got runs on the skirmish" in refused(
+        capsys, "rollout", run
+    )
 
 
 def test_the_settings_of_a_run_come_back_and_those_of_old_ones_too(demo, tmp_path):

@@ -262,3 +262,34 @@ def test_a_fit_without_a_report_is_not_finished_with_another_table(fitted, tmp_p
     (copy / "fit.json").write_text(json.dumps({name: settings[name] for name in settings if name != "reports"}))
     main(fit)
     assert (copy / "report.html").is_file()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_positions_of_one_or_three_coordinates_have_a_report_without_maps(count, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    at = {f"x{number}": generator.uniform(0, 9, 8) for number in range(count)}
+    rows = [
+        {"time": f"2023-03-{1 + step // 24:02}T{step % 24:02}:00", "station": f"s{one}", "temp": one + step / 24,
+         **{name: places[one] for name, places in at.items()}}
+        for step in range(96) for one in range(8)
+    ]  # fmt: skip
+    pandas.DataFrame(rows).to_csv("t.csv", index=False)
+    few = ["--updates", "2", "--hidden-size", "4", "--num-modules", "2", "--context", "12", "--horizon", "6"]
+    main(["fit", "t.csv", "--time", "time", "--position", *at, "--values", "temp", "--sensor", "station", *few,
+          "--out", "run"])  # fmt: skip
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Errors by lead time" in page
+    assert "Enclaves" not in page
+    main(["next-sensor", "run", "t.csv", "--out", "next.csv"])
+    assert len(pandas.read_csv("next.csv")) in (900, 1000)
+    assert not (tmp_path / "next.png").exists()
+    capsys.readouterr()
+    for command in (
+        ["forecast", "run", "t.csv", "--out", "t.csv"],
+        ["evaluate", "run", "--table", "t.csv", "--out", "t.csv"],
+    ):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "is a file that is read; name another one" in capsys.readouterr().err
+    assert len(pandas.read_csv("t.csv")) == 768

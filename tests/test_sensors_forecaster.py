@@ -226,9 +226,16 @@ def test_durations_and_times_are_steps(forecaster):
 
 
 def test_a_duration_is_a_whole_number_of_steps():
-    assert [in_steps(part, "1h") for part in (6, np.int64(6), "6h", "1D", timedelta(minutes=120))] == [6, 6, 6, 24, 2]
+    assert [in_steps(part, "1h") for part in (6, "6", np.int64(6), "6h", "1D", timedelta(minutes=120))] == [
+        6,
+        6,
+        6,
+        6,
+        24,
+        2,
+    ]
     assert in_steps("1D", "7min 12s") == 200
-    for nonsense in ("6x", "", "NaT", "30min", "-6h", 0, -1, "24"):
+    for nonsense in ("6x", "", "NaT", "30min", "-6h", 0, -1, "0"):
         expected = f"horizon: expected a duration of at least a step, 1h, got '{nonsense}'; write for example 24h"
         with pytest.raises(ValueError, match=expected):
             in_steps(nonsense, "1h")

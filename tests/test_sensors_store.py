@@ -434,3 +434,8 @@ def test_rain_in_a_store_and_what_is_known_ahead_beside_it(tmp_path):
         read_reports(tmp_path / "store", with_ahead)
     with pytest.raises(ValueError, match="pack: expected no columns that are known ahead, got open"):
         pack([frame], with_ahead, tmp_path / "other")
+
+
+def test_a_code_that_was_not_taken_out_in_packing_is_refused(store):
+    with pytest.raises(ValueError, match="codes are taken out when a table is packed, so pack it again with --missing"):
+        read_reports(store, replace(read_reports(store).columns, missing=(-999.0,)))

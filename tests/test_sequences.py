@@ -372,3 +372,12 @@ def test_a_step_as_onnx_says_what_the_model_predicts(core, tmp_path):
     with torch.no_grad():
         expected = model.predict(inputs, last=10)
     torch.testing.assert_close(torch.stack(said, 1), expected, rtol=0, atol=1e-5)
+
+
+def test_classes_may_be_of_any_integers_and_batches_may_be_empty():
+    model = SequenceModel(input_size=8, num_classes=4, core="lstm", hidden_size=12)
+    inputs, targets = torch.randn(5, 3, 8), torch.randint(4, (5, 2))
+    torch.testing.assert_close(
+        model.loss(Sequences(inputs, targets.int())), model.loss(Sequences(inputs, targets)), rtol=0, atol=0
+    )
+    assert model.loss(Sequences(inputs[:0], targets[:0])) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import create_autospec
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -623,3 +624,8 @@ def test_a_loss_of_one_term_is_logged_once(tmp_path):
     fit(make_s2rm(), loader, loader, tmp_path, Training(epochs=1), progress=False)
     names = {name for name in history(tmp_path)[0] if name.startswith(("val", "train"))}
     assert names == {"train_loss", "val_loss"}
+
+
+def test_numbers_of_numpy_are_numbers():
+    training = Training(learning_rate=np.logspace(-3, -2, 2)[0], gradient_norm=np.float64(1))
+    assert {type(one) for one in (training.learning_rate, training.gradient_norm)} == {float}

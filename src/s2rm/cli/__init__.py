@@ -71,6 +71,10 @@ def _refuse_settings(given: Sequence[str]) -> None:
 def _kept(given: list[str]) -> object:
     """The fit that goes on, with the settings that it has; and the arguments of one from a forecaster, or to a store,
     as `given`."""
+    for name in ("--from", "--resume"):
+        for at, argument in enumerate(given):
+            if argument.startswith(f"{name}="):
+                given[at : at + 1] = [name, argument.removeprefix(f"{name}=")]
     stores = [argument for argument in given[1:2] if (Path(argument) / "store.json").is_file()]
     if given[:1] != ["fit"] or not {"--resume", "--from", *stores} & {*given} or {"-h", "--help"} & {*given}:
         return None

@@ -26,6 +26,7 @@ from s2rm.cli.sensors import (
     kept_rows,
     parts_of,
     places_of,
+    refuse_to_overwrite,
     say_scores,
     write_page,
 )
@@ -74,6 +75,8 @@ def evaluate(command: Evaluate) -> None:
     quiet()
     if command.drop_views or command.remove_modules:
         raise ValueError("evaluate: --drop-views and --remove-modules are for runs, got a forecaster; leave them out")
+    if command.out is not None:
+        refuse_to_overwrite("evaluate", command.out, command.table)
     opened = _open(command.runs[0], command.table, command.every)
     if not opened.later:
         warnings.warn(
@@ -94,8 +97,9 @@ def report(command: Report) -> None:
     """Write the page of a forecaster from its scores."""
     opened, folder = _open(command.runs[0], command.table, None), command.runs[0]
     scores = command.scores or folder / SCORES.replace(".", f"{opened.name}.")
+    given = f" --table {command.table}" if command.table else ""
     if not scores.is_file():
-        raise ValueError(f"report: found no scores at {scores}; make them with s2rm evaluate {folder}")
+        raise ValueError(f"report: found no scores at {scores}; make them with s2rm evaluate {folder}{given}")
     path = command.out or folder / REPORT.replace(".", f"{opened.name}.")
     rows, about = kept_rows(scores, Scored), read_json(scores)
     if about.get("reports", digest := digest_of(opened.reports)) != digest:
@@ -118,15 +122,19 @@ def place(command: NextSensor) -> None:
     from s2rm.sensors.maps import map_of_siting
     from s2rm.sensors.plots import sheet
 
+    refuse_to_overwrite("next-sensor", command.out, command.table, command.at, command.interest)
     forecaster = Forecaster.load(command.run_folder)
     reports = read_reports(command.table, forecaster.columns, to_fit=False)
-    candidates = places_of(command.at, reports, "next-sensor: --at", SIDE)
-    interest = places_of(command.interest, reports, "next-sensor: --interest", SIDE)
+    side = round(SIDE ** (2 / len(reports.columns.position)))  # as many places in one or three coordinates as in two
+    candidates = places_of(command.at, reports, "next-sensor: --at", side)
+    interest = places_of(command.interest, reports, "next-sensor: --interest", side)
     found = next_sensor(forecaster, reports, candidates, interest, command.num)
     table, picture = found.table(reports), command.out.with_suffix(".png")
-    write_whole(picture, png(sheet([map_of_siting(found, reports)])))
     write_whole(command.out, table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table))
-    lines = [f"{command.out}: {len(table):,} places ranked; map: {picture}"]
+    lines = [f"{command.out}: {len(table):,} places ranked"]
+    if len(reports.columns.position) == 2:
+        write_whole(picture, png(sheet([map_of_siting(found, reports)])))
+        lines[0] += f"; map: {picture}"
     for number, at in enumerate(found.chosen, 1):
         named = zip(reports.columns.position, candidates.positions[at], strict=True)
         where = ", ".join(f"{name} {x:g}" for name, x in named)

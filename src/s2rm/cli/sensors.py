@@ -182,11 +182,18 @@ def kept_rows(path: Path, kind: type) -> list[Row]:
     return rows
 
 
+def refuse_to_overwrite(command: str, out: Path, *read: object) -> None:
+    """Raise a ValueError where a file that is read would be written over."""
+    if out.resolve() in {Path(str(one)).resolve() for one in read if one is not None}:
+        raise ValueError(f"{command}: --out {out} is a file that is read; name another one")
+
+
 def forecast(command: Forecast) -> None:
     """Forecast from a table and write the forecast to a file."""
     require("tables")
     if not command.out.name.endswith((".csv", ".csv.gz", ".parquet", ".nc")):
         raise ValueError(f"forecast: --out must end in .csv, .csv.gz, .parquet or .nc, got {command.out}")
+    refuse_to_overwrite("forecast", command.out, command.table, command.ahead_table, command.at)
     forecaster = Forecaster.load(command.run_folder)
     reports = read_reports(command.table, forecaster.columns, False, command.ahead_table)
     if command.origin is not None:

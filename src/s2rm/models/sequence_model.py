@@ -134,7 +134,7 @@ class SequenceModel(Model[Sequences]):
         if self.num_classes is None:
             total = (read - targets).square().sum()
         else:
-            total = cross_entropy(read.flatten(0, 1), targets.flatten(), reduction="sum")
+            total = cross_entropy(read.flatten(0, 1), targets.flatten().long(), reduction="sum")
         return {"nll": Mean(total, torch.full((), targets.numel(), device=total.device))}
 
     def _check(self, batch: Sequences, recompute: int | None) -> None:
@@ -148,7 +148,9 @@ class SequenceModel(Model[Sequences]):
         if targets.is_floating_point() == (classes is not None):
             expected = "real values" if classes is None else "classes"
             raise ValueError(f"SequenceModel: expected targets that are {expected}, got {targets.dtype}; convert them")
-        if classes is not None and targets.device.type == "cpu":  # other devices would have to be waited for
+        if (
+            classes is not None and targets.numel() and targets.device.type == "cpu"
+        ):  # other devices would have to be waited for
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= classes:
                 raise ValueError(

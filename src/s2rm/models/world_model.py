@@ -167,7 +167,7 @@ class WorldModel(Model[Episode], Generic[State]):
         beside = [part for part in (embedded if self.inject_positions else None, context) if part is not None]
         parameters = self.decoder(vectors, torch.cat(beside, -1) if beside else None)
         if context is not None and self.signature.corrects:
-            guess = context[..., : self.correction.numel()].unflatten(-1, self.target_shape)
+            guess = context[..., : self.correction.numel()].reshape(*context.shape[:-1], *self.target_shape)
             first, *others = parameters.unbind(-1)
             parameters = torch.stack([torch.addcmul(guess, self.correction, first), *others], -1)
         return self.likelihood.distribution(parameters)

@@ -121,8 +121,6 @@ class GroupedRelationalMemoryCell(nn.Module):
     def state_from(self, given: Float[Tensor, "B M S D"]) -> Float[Tensor, "B M S D"]:
         """The memory to start from: the given one, but the initial one where that is all zeros, as code written for an
         `nn.LSTM` resets a state. Slots that are equal would stay equal, as if there were one only."""
-        if self.num_slots == 1:
-            return given
         blank = (given == 0).flatten(-2).all(-1)[..., None, None]
         return torch.where(blank, self.initial_state(given.shape[0]), given)
 

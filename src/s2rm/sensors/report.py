@@ -131,7 +131,9 @@ def _pictures(
     yield from panels("Errors by lead time", said, [plots.errors_by_lead(rows, *each, length) for each in found])
     said = "Each station's gain over the best simple predictor, over all lead times: blue is better, red is worse."
     kept = [value for value in values if any(maps.station_gains(rows, label, value, group) for group in GROUPS)]
-    yield from panels("Gain at each station", said, [maps.map_of_gains(rows, label, value, reports) for value in kept])
+    flat = len(reports.columns.position) == 2  # maps are drawn of two coordinates
+    gains = [maps.map_of_gains(rows, label, value, reports) for value in kept if flat]
+    yield from panels("Gain at each station", said, gains)
     shown, lead = reports.of(~held_out), min(6, forecaster.horizon)
     until, start = shown.between(0, origin + 1), _minute(reports, origin)
     span = range(origin + 1, origin + 1 + forecaster.horizon)
@@ -144,6 +146,8 @@ def _pictures(
         )
         series = plots.forecasts_in_time(forecaster, shown, reports, origin, value, chosen)
         yield from panels(f"{name}: forecasts and observations", said, series)
+    if not flat:
+        return
     for value, name in enumerate(values):
         said = f"Initialised at {start} UTC. Circles are the observations of that time, in the same colours."
         yield from panels(f"{name}: a forecast", said, maps.maps_of_forecast(forecaster, until, value, lead))

@@ -89,7 +89,8 @@ def next_sensor(
     """
     forecaster.check(reports)
     scaling, guess = forecaster.scaling, forecaster.guess
-    given = (grid(reports, SIDE) if places is None else places for places in (candidates, interest))
+    side = round(SIDE ** (2 / len(reports.columns.position)))
+    given = (grid(reports, side) if places is None else places for places in (candidates, interest))
     asked, where = (check_places(places, forecaster.columns, scaling) for places in given)
     many = whole_number(number)
     if many is None or not 1 <= many <= len(asked.positions) or not len(where.positions):

@@ -88,6 +88,11 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
                 raise ValueError(
                     f"read: {folder} was packed with {name} {own!r}, got {got!r}; name the same, or pack it again"
                 )
+        if not {*columns.missing} <= {*about.columns.missing}:
+            raise ValueError(
+                f"read: {folder} was packed with missing {about.columns.missing!r}, got {columns.missing!r}; codes are "
+                "taken out when a table is packed, so pack it again with --missing"
+            )
         # The kinds of values are not written into the arrays.
         columns = replace(about.columns, **{name: getattr(columns, name) for name in RANGES})
     else:

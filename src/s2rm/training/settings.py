@@ -57,6 +57,9 @@ class Training:
     """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if hasattr(value, "item"):  # a number of NumPy, which no checkpoint could be read with
+                object.__setattr__(self, name, value.item())
         positive = (
             "learning_rate",
             "batch_size",

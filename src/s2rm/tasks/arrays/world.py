@@ -156,6 +156,9 @@ class Source:
         places = read["points" if world.kind == "points" else "positions"]
         mask = read["mask"].bool() if "mask" in read else torch.ones(places.shape[:3], dtype=torch.bool)
         seen = mask if isinstance(share, float) and share == 1 else kept(mask, share, generator)
+        if "actions" in read:  # what stands where nobody is has no effect
+            present = mask.view(*mask.shape, *[1] * (read["actions"].ndim - mask.ndim))
+            read["actions"] = torch.where(present, read["actions"], 0.0)
         if world.kind == "points":
             views, targets = tracked(world, places, read.get("features"), read.get("actions"), mask, seen)
             known = actions_of(world, views.steps(None, -1)) if world.num_actions else None
