@@ -99,6 +99,8 @@ def test_only_sensors_that_stay_and_report_often_have_a_place_each_once():
     assert sorted(round(place / side * 4) for place in places) == [0, 3, 4]
     assert [one.steps for one in fitted(history, 1, 1.0, halves=True)] == [(0, 240), (0, 120), (120, 240)]
     assert fitted(history_of(table(values[:100])), 1, 1.0) == (), "too short"
+    many = np.tile(turning(240), 5)
+    assert fitted(history_of(table(many)), 1, 1.0) == (), "too few steps for fifteen stations"
     assert fitted(history_of(table(values[:, [0]], [0], moving=(0,))), 1, 1.0) == (), "nobody stays"
 
 

@@ -17,6 +17,9 @@ from s2rm.sensors.history import History
 MOST_SITES, LEAST_STEPS, LEAST_REPORTS = 64, 200, 50
 """the most places, those that report most often, and the fewest steps and reports of a place, of which dynamics are
 fitted"""
+EACH = 20
+"""steps for each place at least: of fewer, dynamics are fitted to noise, and made forecasts of 64 buoys by a month of
+hours worse"""
 MOST_STEPS, MOST_CELLS = 6_000, 8_000_000
 """of a fit, the latter steps times the square of the places; of more, the last steps are used"""
 STAYS = 1e-3
@@ -209,7 +212,7 @@ def fitted(history: History, parts: int, extent: float, halves: bool = False) ->
     """The dynamics of all steps; with `halves` also those of the first and of the second half of them, each of which
     foretells the other half as it foretells what is to come. Empty where no sensor stays in place for long enough."""
     places = _places(history, STAYS * extent)
-    if not len(places) or history.num_steps < LEAST_STEPS:
+    if not len(places) or history.num_steps < max(LEAST_STEPS, EACH * len(places)):
         return ()
     end, half, near = history.num_steps, history.num_steps // 2, STAYS * extent
     spans = [(0, end), *[(0, half), (half, end)] * halves]
