@@ -192,9 +192,3 @@ def test_a_pruned_layer_trains_and_stays_pruned(make, part, name):
         core(torch.ones(5, 2, 4))[0].square().sum().backward()
         optimizer.step()
     assert (getattr(pruned, name) == 0).float().mean() == 0.5
-
-
-@pytest.mark.parametrize("slots", [1, 2])
-def test_a_memory_that_is_reset_to_zeros_starts_anew(slots):
-    core, inputs, zeros = RelationalMemory(8, 12, num_slots=slots), torch.randn(5, 3, 8), torch.zeros(1, 3, 12)
-    torch.testing.assert_close(core(inputs, (zeros, zeros))[0], core(inputs)[0])

@@ -121,6 +121,8 @@ class GroupedRelationalMemoryCell(nn.Module):
     def state_from(self, given: Float[Tensor, "B M S D"]) -> Float[Tensor, "B M S D"]:
         """The memory to start from: the given one, but the initial one where that is all zeros, as code written for an
         `nn.LSTM` resets a state. Slots that are equal would stay equal, as if there were one only."""
+        if self.num_slots == 1:
+            return given
         blank = (given == 0).flatten(-2).all(-1)[..., None, None]
         return torch.where(blank, self.initial_state(given.shape[0]), given)
 
@@ -216,7 +218,8 @@ class RelationalMemory(RecurrentCore):
     """A relational memory core, called like `torch.nn.LSTM`.
 
     The output is the flattened memory. The state is `(h, c)`: c is the memory, and h, equal to it, is the last output.
-    A sequence whose c is all zeros starts from the identity, as without a state; slots of zeros would stay equal.
+    With several slots a sequence whose c is all zeros starts from the identity, as without a state, since slots of zeros
+    would stay equal; with one slot zeros are a state like others.
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:
