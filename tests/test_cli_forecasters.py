@@ -248,4 +248,7 @@ def test_what_is_no_forecaster(life, tmp_path, capsys):
     assert "expected one forecaster alone" in refused(capsys, "evaluate", life / "run", life / "run")
     assert "found no file" in refused(capsys, "evaluate", life / "run", "--table", tmp_path / "none.csv")
     assert "found no scores at" in refused(capsys, "report", life / "run", "--scores", tmp_path / "none.json")
+    for read in (life / "a.csv", life / "b.csv"):
+        said = refused(capsys, "evaluate", life / "run", "--table", life / "b.csv", "--out", read)
+        assert "is a file that is read; name another one" in said
     assert "every: expected a duration" in refused(capsys, "evaluate", life / "run", "--every", "often")

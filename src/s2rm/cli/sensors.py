@@ -39,6 +39,7 @@ from s2rm.sensors.packing import pack
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
+from s2rm.sensors.store import check_notation, is_store
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
@@ -64,6 +65,8 @@ def fit_table(command: FitTable) -> None:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     if command.refit and command.machines.devices * command.machines.num_nodes > 1:
         raise ValueError("fit: --refit trains in one process, got several; leave it out, or --devices and --num-nodes")
+    if is_store(command.table):
+        check_notation(command.table, command.columns)
     if command.machines != Machines():
         command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
     first = is_first_process()
