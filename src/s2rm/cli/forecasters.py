@@ -183,8 +183,8 @@ def with_columns(given: Sequence[str]) -> list[str]:
     forecaster, kept = Forecaster.load(folder), settings_of(folder)
     about = {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
     columns = forecaster.columns
-    if is_store(given[1]):  # how that is written was settled when it was packed
-        columns = replace(columns, **{name: getattr(described(Path(given[1])).columns, name) for name in NOTATION})
+    for store in filter(is_store, given[1:]):  # how that is written was settled when it was packed
+        columns = replace(columns, **{name: getattr(described(Path(store)).columns, name) for name in NOTATION})
     return _with(given, columns, **about)
 
 
