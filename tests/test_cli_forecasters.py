@@ -4,14 +4,17 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from s2rm.cli import main
+from s2rm.cli.commands import FitTable
 from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.parts import Parts, divided, judged_leads
+from s2rm.cli.sensors import _is_fitted, _settings
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Forecaster
 from s2rm.sensors.field import FieldWorld
@@ -72,6 +75,15 @@ def test_a_forecaster_is_scored_again_on_its_own_table(life, tmp_path):
     assert 0 < every < most, "2 origins, where 17 fit"
 
 
+def test_a_fit_keeps_its_tables_by_paths_that_hold_anywhere(life, tmp_path, monkeypatch):
+    monkeypatch.chdir(life)
+    command = FitTable(Path("a.csv"), Forecaster.load("run").columns, out=tmp_path, start=Path("run"))
+    kept = _settings(command, None)
+    assert (kept["table"], kept["start"], kept["ahead_table"]) == (str(life / "a.csv"), str(life / "run"), None)
+    (tmp_path / "fit.json").write_text(json.dumps({**kept, "table": "a.csv", "start": "run"}))
+    assert not _is_fitted(command), "the same settings as an earlier version kept them"
+
+
 def test_a_forecaster_is_scored_and_reported_on_another_table(life):
     run = life / "run"
     main(["evaluate", str(run), "--table", str(life / "b.csv")])
@@ -121,11 +133,22 @@ def test_what_a_fit_from_a_forecaster_refuses(life, tmp_path, capsys):
     assert "found no column 'tracer' in dust.csv" in refused(capsys, *fit, run)
     said = refused(capsys, *fit, run, "--values", "dust", "direction")
     assert "the model was fitted to values ('tracer', 'direction'), got ('dust', 'direction')" in said
-    assert "--from takes the model as it is, got --hidden-size; leave it out" in refused(
-        capsys, *fit, run, "--hidden-size=8"
-    )
+    for start in (["--from", run], [f"--from={run}"]):
+        said = refused(capsys, *fit[:-1], *start, "--hidden-size=8")
+        assert "--from takes the model as it is, got --hidden-size; leave it out" in said
     assert "found none at" in refused(capsys, *fit, tmp_path)
+    fit[1] = life / "b.csv"
+    said = refused(capsys, *fit, run, "--heavy-tailed", "tracer")
+    assert "the model was fitted to heavy_tailed (), got ('tracer',); name the same" in said
+    with pytest.raises(ValueError, match="fitted to globe False, got True; name the same columns"):
+        Forecaster.load(run).check(degrees(life / "b.csv", Forecaster.load(run)))
     assert not (tmp_path / "new").exists()
+
+
+def degrees(table, forecaster):
+    """A table whose positions are said to be degrees."""
+    reports = read_reports(table, forecaster.columns)
+    return replace(reports, columns=replace(reports.columns, globe=True))
 
 
 def test_a_fit_that_was_killed_goes_on_bit_for_bit_by_its_folder(life, tmp_path, monkeypatch, capsys):
@@ -248,4 +271,7 @@ def test_what_is_no_forecaster(life, tmp_path, capsys):
     assert "expected one forecaster alone" in refused(capsys, "evaluate", life / "run", life / "run")
     assert "found no file" in refused(capsys, "evaluate", life / "run", "--table", tmp_path / "none.csv")
     assert "found no scores at" in refused(capsys, "report", life / "run", "--scores", tmp_path / "none.json")
+    for read in (life / "a.csv", life / "b.csv"):
+        said = refused(capsys, "evaluate", life / "run", "--table", life / "b.csv", "--out", read)
+        assert "is a file that is read; name another one" in said
     assert "every: expected a duration" in refused(capsys, "evaluate", life / "run", "--every", "often")

@@ -281,6 +281,7 @@ def test_positions_of_one_or_three_coordinates_have_a_report_without_maps(count,
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Errors by lead time" in page
     assert "Enclaves" not in page
+    assert f"There are no maps: they need two coordinates, and there are {count}." in page
     main(["next-sensor", "run", "t.csv", "--out", "next.csv"])
     assert len(pandas.read_csv("next.csv")) in (900, 1000)
     assert not (tmp_path / "next.png").exists()

@@ -305,6 +305,17 @@ def test_a_late_report_enters_the_guess(forecaster, tmp_path):
         made.load_stream(tmp_path / "half")
 
 
+def test_a_step_in_parts_is_warned_of(forecaster):
+    made, _ = forecaster
+    reports = some_reports(30)
+    stream, last = made.step(None, reports), reports.between(29, 30)
+    made.step(stream, last)  # the same again
+    unknown = replace(last, values=np.full_like(last.values, np.nan))
+    made.step(stream, unknown)
+    with pytest.warns(UserWarning, match="stream: reports of the last step take the place of earlier ones"):
+        made.step(stream, replace(last, values=last.values + np.float32(0.5)))
+
+
 def test_a_forecaster_of_another_format_is_refused(tmp_path):
     ours = "not a fitted forecaster's"
     for content, told in (('{"format": 1}', "format 1, this version reads 4"), ('{"format": 4}', ours), ("{", ours)):

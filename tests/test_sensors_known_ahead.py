@@ -10,7 +10,8 @@ import torch
 import xarray
 from safetensors.torch import save
 
-from s2rm.cli.commands import Forecast
+from s2rm.cli.commands import Forecast, NextSensor
+from s2rm.cli.forecasters import place
 from s2rm.cli.sensors import forecast
 from s2rm.files import read_safetensors
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
@@ -19,6 +20,7 @@ from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
 from s2rm.sensors.reports import on_sphere
 from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.siting import next_sensor
 from s2rm.sensors.tuning import first_guess, sample, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import Training
@@ -130,6 +132,26 @@ def test_degrees_go_round():
     field = known(lon[None, :, None], np.column_stack([lon, np.tile([-1.0, 1.0], 4)]))
     index, weight = field.weights(np.array([[-7.5, 0.0], [2.5, 0.5], [357.0, 0.0]]), True)
     np.testing.assert_allclose((lon[index] * weight.numpy()).sum(-1), [352.5, 362.5, 357.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("west", [0, -180, 5])
+def test_a_grid_around_the_globe_has_no_seam(west):
+    lon, lat = (part.ravel() for part in np.meshgrid(west + np.arange(0.0, 360, 10), [40.0, 50.0, 60.0]))
+    heat = 10 * np.sin(np.radians(lon)) + lat
+    field = known(heat[None, :, None], np.column_stack([lon, lat]))
+    asked = np.arange(-190.0, 190, 0.7)
+    index, weight = field.weights(np.column_stack([asked, np.full(len(asked), 45.0)]), True)
+    got = (heat[index] * weight.numpy()).sum(-1)
+    np.testing.assert_allclose(got, 10 * np.sin(np.radians(asked)) + 45, atol=0.06)
+
+
+def test_a_grid_across_the_date_line_has_no_seam():
+    lon, lat = (part.ravel() for part in np.meshgrid([170.0, 175, 180, -175, -170], [0.0, 5.0]))
+    field = known((lon % 360)[None, :, None], np.column_stack([lon, lat]))
+    index, weight = field.weights(np.array([[178.0, 1.0], [-178.0, 1.0], [-170.0, 0.0], [0.0, 1.0]]), True)
+    got = ((lon % 360)[index] * weight.numpy()).sum(-1)
+    np.testing.assert_allclose(got[:3], [178, 182, 190], rtol=1e-6)
+    assert got[3] in (170, 190), "beyond it that of the nearest place"
 
 
 def moving(wind):
@@ -284,6 +306,15 @@ def test_the_command_takes_a_table_of_its_own(forecaster, reports, wind, tmp_pat
     wind[:84].to_csv(tmp_path / "wind.csv", index=False)
     with pytest.raises(ValueError, match="known ahead until 2000-01-04T13:00:00, got the last of 2000-01-04T11:00:00"):
         forecast(command)
+
+
+def test_the_next_sensor_needs_nothing_that_is_known_ahead(forecaster, reports, tmp_path, tmp_path_factory):
+    folder = next(tmp_path_factory.getbasetemp().glob("ahead*"))
+    to_frame(reports.between(0, 80)).drop(columns=["wind_x", "wind_y"]).to_csv(tmp_path / "t.csv", index=False)
+    command = NextSensor(folder, tmp_path / "t.csv", at="stations", interest="stations", out=tmp_path / "next.csv")
+    place(command)
+    found = next_sensor(forecaster, reports.between(0, 80), *2 * [stations(reports.between(0, 80))])
+    np.testing.assert_allclose(pandas.read_csv(tmp_path / "next.csv")["share"].max(), found.mean.max(), rtol=1e-4)
 
 
 def test_the_loaded_forecaster_is_the_same(forecaster, tmp_path_factory, reports):

@@ -439,3 +439,12 @@ def test_rain_in_a_store_and_what_is_known_ahead_beside_it(tmp_path):
 def test_a_code_that_was_not_taken_out_in_packing_is_refused(store):
     with pytest.raises(ValueError, match="codes are taken out when a table is packed, so pack it again with --missing"):
         read_reports(store, replace(read_reports(store).columns, missing=(-999.0,)))
+
+
+def test_signs_other_than_those_of_the_packing_are_refused(store, tmp_path, capsys):
+    for option, sign in (("separator", ";"), ("time-format", "%d.%m.%Y")):
+        with pytest.raises(SystemExit):
+            main(["fit", str(store), f"--{option}", sign, "--out", str(tmp_path / "run")])
+        said = capsys.readouterr().err
+        assert f"was packed with {option.replace('-', '_')} None, got {sign!r}; leave it out, or pack" in said
+    assert not (tmp_path / "run").exists()

@@ -258,7 +258,8 @@ class Forecast:
     scenarios: int = 0
     """number of joint scenarios to add: possible futures that are consistent over places, lead times and values"""
     origin: str | None = None
-    """initialisation time, UTC; later observations are not used; if not given, the last time of the table"""
+    """initialisation time, UTC; all observations of the step that contains it are used, none of later steps; if not
+    given, the last time of the table"""
     out: Path = Path("forecast.csv")
     """the file: a table (.csv, .csv.gz or .parquet) or NetCDF (.nc)"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,10 +40,10 @@ from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import Split, split
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.settings import Columns
+from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.siting import SIDE, next_sensor
 from s2rm.sensors.sources import ENDINGS
-from s2rm.sensors.store import described
+from s2rm.sensors.store import described, is_store
 from s2rm.sensors.tables import read_reports
 from s2rm.sensors.times import in_steps
 from s2rm.training.records import Summary
@@ -76,7 +76,8 @@ def evaluate(command: Evaluate) -> None:
     if command.drop_views or command.remove_modules:
         raise ValueError("evaluate: --drop-views and --remove-modules are for runs, got a forecaster; leave them out")
     if command.out is not None:
-        refuse_to_overwrite("evaluate", command.out, command.table)
+        own = settings_of(command.runs[0])
+        refuse_to_overwrite("evaluate", command.out, command.table, own.table, own.ahead_table)
     opened = _open(command.runs[0], command.table, command.every)
     if not opened.later:
         warnings.warn(
@@ -122,9 +123,13 @@ def place(command: NextSensor) -> None:
     from s2rm.sensors.maps import map_of_siting
     from s2rm.sensors.plots import sheet
 
-    refuse_to_overwrite("next-sensor", command.out, command.table, command.at, command.interest)
+    for written in (command.out, command.out.with_suffix(".png")):
+        refuse_to_overwrite("next-sensor", written, command.table, command.at, command.interest)
     forecaster = Forecaster.load(command.run_folder)
-    reports = read_reports(command.table, forecaster.columns, to_fit=False)
+    # A map of now needs nothing that is known ahead; rows with only that are of the future.
+    reports = read_reports(command.table, replace(forecaster.columns, ahead=(), flow=()), to_fit=False)
+    if forecaster.columns.ahead:
+        reports = reports.between(0, 1 + int(reports.step.max(initial=-1)))
     side = round(SIDE ** (2 / len(reports.columns.position)))  # as many places in one or three coordinates as in two
     candidates = places_of(command.at, reports, "next-sensor: --at", side)
     interest = places_of(command.interest, reports, "next-sensor: --interest", side)
@@ -177,7 +182,10 @@ def with_columns(given: Sequence[str]) -> list[str]:
     folder = Path(given[place] if place < len(given) else "")
     forecaster, kept = Forecaster.load(folder), settings_of(folder)
     about = {"model": kept.how.model, "context": forecaster.context, "horizon": forecaster.horizon}
-    return _with(given, forecaster.columns, **about)
+    columns = forecaster.columns
+    for store in filter(is_store, given[1:]):  # how that is written was settled when it was packed
+        columns = replace(columns, **{name: getattr(described(Path(store)).columns, name) for name in NOTATION})
+    return _with(given, columns, **about)
 
 
 def of_store(given: Sequence[str]) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from os.path import abspath
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
-from s2rm.files import read_json, write_json
+from s2rm.files import Row, read_json, write_json
 from s2rm.folders import fingerprint
 from s2rm.records import from_plain, to_plain
 from s2rm.sensors.judging import Split, split
@@ -139,3 +140,10 @@ def digest_of(reports: Reports) -> str:
     known = {} if reports.ahead is None else {"known ahead": reports.ahead.values}
     about = [*reports.sensors, str(reports.start), str(reports.num_steps)]
     return fingerprint(about, {name: getattr(reports, name) for name in ROWS} | known)
+
+
+def from_anywhere(settings: Row) -> Row:
+    """The settings of a fit with absolute paths, which hold in any folder; earlier versions kept them as given."""
+    return settings | {
+        name: abspath(settings[name]) for name in ("table", "ahead_table", "start") if settings.get(name)
+    }

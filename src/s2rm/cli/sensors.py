@@ -22,7 +22,7 @@ from rich.table import Column, Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast, Pack
-from s2rm.cli.parts import PARTS, Parts, digest_of, divided, judged_leads, spread_out
+from s2rm.cli.parts import PARTS, Parts, digest_of, divided, from_anywhere, judged_leads, spread_out
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import locked
@@ -39,6 +39,8 @@ from s2rm.sensors.packing import pack
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
+from s2rm.sensors.settings import RANGES
+from s2rm.sensors.store import check_notation, is_store
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
@@ -64,6 +66,8 @@ def fit_table(command: FitTable) -> None:
             raise ValueError(f"fit: --{name.replace('_', '-')} must be in (0, 0.5], got {getattr(command, name)}")
     if command.refit and command.machines.devices * command.machines.num_nodes > 1:
         raise ValueError("fit: --refit trains in one process, got several; leave it out, or --devices and --num-nodes")
+    if is_store(command.table):
+        check_notation(command.table, command.columns)
     if command.machines != Machines():
         command.machines.trainer(logger=False)  # refuses machines that are not there before anything is written
     first = is_first_process()
@@ -71,7 +75,12 @@ def fit_table(command: FitTable) -> None:
         _is_fitted(command)
     reports = read_reports(command.table, command.columns, ahead=command.ahead_table)
     if command.start is not None:
-        Forecaster.load(command.start).check(reports)
+        start = Forecaster.load(command.start)
+        start.check(reports)
+        for kind in RANGES:  # those that the table alone suggests are no matter
+            own, got = getattr(start.columns, kind), getattr(command.columns, kind)
+            if not {*got} <= {*own}:
+                raise ValueError(f"fit: the model was fitted to {kind} {own}, got {got}; name the same, or fit anew")
     shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
     _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
@@ -260,8 +269,9 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
     if not (folder / SETTINGS).is_file() or ((folder / REPORT).exists() and not unfinished):
         raise ValueError(f"fit: {folder} exists already; choose another --out")
     kept, now = read_json(folder / SETTINGS), _settings(command, reports)
+    kept = from_anywhere(kept) if isinstance(kept, dict) else {}
     # Earlier versions kept no digest of the reports.
-    before, digest = kept.pop("reports", None) if isinstance(kept, dict) else None, now.pop("reports")
+    before, digest = kept.pop("reports", None), now.pop("reports")
     if kept != now:
         raise ValueError(
             f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
@@ -279,10 +289,10 @@ def _has_forecaster(folder: Path) -> bool:
 
 
 def _settings(command: FitTable, reports: Reports | None) -> Row:
-    """The command as JSON, without the folder, and a digest of the reports."""
+    """The command as JSON, without the folder, with paths that hold from any folder, and a digest of the reports."""
     settings = {name: value for name, value in asdict(command).items() if name not in ("out", "resume", "machines")}
     digest = None if reports is None else digest_of(reports)
-    return json.loads(json.dumps({**settings, "reports": digest}, default=str))
+    return from_anywhere(json.loads(json.dumps({**settings, "reports": digest}, default=str)))
 
 
 def _parts(command: FitTable, reports: Reports) -> tuple[Split, Parts | None]:

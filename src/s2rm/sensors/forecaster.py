@@ -45,7 +45,7 @@ class Forecaster:
     """A fitted model and everything that a forecast needs, returned by `Forecaster.fit` and `Forecaster.load`.
 
     A horizon is a duration, such as "24h", or a number of steps; by default that of the fit. Origins are initialisation
-    times or steps of the reports, by default the last one. A forecast uses only observations up to its origin.
+    times or steps of the reports, by default the last one. A forecast uses only observations up to its origin's step.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -117,7 +117,7 @@ class Forecaster:
 
     def check(self, reports: Reports) -> None:
         """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
-        for name in ("values", "covariates", "ahead", "flow", "circular", "step", "position"):
+        for name in ("values", "covariates", "ahead", "flow", "circular", "step", "position", "globe"):
             own, got = getattr(self.columns, name), getattr(reports.columns, name)
             if own != got:
                 raise ValueError(f"forecast: the model was fitted to {name} {own}, got {got}; name the same columns")
@@ -129,9 +129,9 @@ class Forecaster:
         """Mean and standard deviation of the values at places, for each lead time after each origin.
 
         Args:
-            reports: the observations; those after an origin are not used.
+            reports: the observations; those of steps after that of an origin are not used.
             places: Q places.
-            origins: O initialisation times, or steps of the reports; the last ones whose observations are used.
+            origins: O initialisation times, or steps of the reports. All of the step that contains one is used.
             horizon: the longest lead time, a duration or a number of steps H.
 
         Returns:
@@ -240,9 +240,9 @@ class Forecaster:
     def step(self, state: Stream | None, rows: object) -> Stream:
         """Update a stream with new observations of one or several steps.
 
-        Steps without observations between the last and the new ones advance time. A late observation, of a step before
-        the last, contributes to the first guess of later forecasts, but not to the model's state, which is past its
-        step.
+        Steps without observations between the last and the new ones advance time. A late observation, of the last step
+        or before, contributes to the first guess of later forecasts, but not to the model's state, which is past its
+        step. It takes the place of what its sensor had reported there, so that all rows of a step must come at once.
 
         Args:
             state: the stream so far; None at the start.

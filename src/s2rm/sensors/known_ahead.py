@@ -74,14 +74,13 @@ class KnownAhead:
         """Places, and their weights, that make the quantities at each of M positions."""
         from s2rm.sensors.reports import on_sphere
 
-        own, asked = self.positions, positions
+        own, asked, number = self.positions, positions, np.arange(len(self.positions))
         if len(own) == 1:
             return torch.zeros(len(asked), 1, dtype=torch.long), torch.ones(len(asked), 1)
         if globe:
-            west = own[:, 0].min()
-            asked = np.column_stack([west + (asked[:, 0] - west) % 360, asked[:, 1]])
+            own, asked, number = _around(own, asked)
         _, nearest = cKDTree(on_sphere(own) if globe else own).query(on_sphere(asked) if globe else asked)
-        index = np.repeat(nearest[:, None], own.shape[1] + 1, 1)
+        index = np.repeat(number[nearest][:, None], own.shape[1] + 1, 1)
         weight = np.zeros(index.shape)
         weight[:, 0] = 1
         if own.shape[1] == 2 and len(own) > 2:
@@ -92,8 +91,26 @@ class KnownAhead:
             found = triangles.find_simplex(asked)
             inside, to_weights = found >= 0, triangles.transform[found[found >= 0]]
             two = np.einsum("mij,mj->mi", to_weights[:, :2], asked[inside] - to_weights[:, 2])
-            index[inside], weight[inside] = triangles.simplices[found[inside]], np.c_[two, 1 - two.sum(1)]
+            index[inside], weight[inside] = number[triangles.simplices[found[inside]]], np.c_[two, 1 - two.sum(1)]
         return torch.from_numpy(index.astype(np.int64)), torch.from_numpy(weight).float()
+
+
+def _around(
+    own: Float64[NDArray, "P n"], asked: Float64[NDArray, "M n"]
+) -> tuple[Float64[NDArray, "R n"], Float64[NDArray, "M n"], Int[NDArray, " R"]]:
+    """Places and positions with longitudes that begin in the middle of the widest gap between places, and the number of
+    each place. If that gap is like the others, the places go all around: those beside it are there on both sides."""
+    east = np.unique(np.round(own[:, 0], 3) % 360)
+    gaps = np.diff(east, append=east[0] + 360)
+    widest = gaps.max()
+    seam = east[gaps.argmax()] + widest / 2
+    own, asked = (np.column_stack([seam + (each[:, 0] - seam) % 360, each[:, 1]]) for each in (own, asked))
+    number = np.arange(len(own))
+    if widest < min(180, 2 * np.median(gaps)):
+        first, last = own[:, 0] < seam + widest, own[:, 0] > seam + 360 - widest
+        own = np.concatenate([own, own[first] + [360, 0], own[last] - [360, 0]])
+        number = np.concatenate([number, number[first], number[last]])
+    return own, asked, number
 
 
 class AheadTables(NamedTuple):

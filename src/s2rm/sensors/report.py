@@ -54,6 +54,8 @@ def write_sensor_report(
             f" Lead times beyond {lead_time(longest, length)}, up to the {horizon} of the fit, are not judged: the "
             "table is too short."
         )
+    if len(reports.columns.position) != 2:
+        lead += f" There are no maps: they need two coordinates, and there are {len(reports.columns.position)}."
     world = (
         f"{len(reports):,} observations of {len(reports.reporting):,} stations, {int(held_out.sum())} of them "
         f"withheld, at {reports.num_steps:,} steps of {lead_time(1, length)} from "

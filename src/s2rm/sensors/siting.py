@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -87,7 +88,9 @@ def next_sensor(
         Krause, Singh and Guestrin 2008, "Near-optimal sensor placements in Gaussian processes", for the greedy choice;
         the criterion is A-optimality, the mean variance (Cressie 1993, "Statistics for Spatial Data", 4.6).
     """
-    forecaster.check(reports)
+    # With or without what is known ahead, which is no part of a map of now.
+    own, got = (replace(each.columns, ahead=(), flow=()) for each in (forecaster, reports))
+    replace(forecaster, columns=own).check(replace(reports, columns=got))
     scaling, guess = forecaster.scaling, forecaster.guess
     side = round(SIDE ** (2 / len(reports.columns.position)))
     given = (grid(reports, side) if places is None else places for places in (candidates, interest))

@@ -116,6 +116,17 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
     )  # fmt: skip
 
 
+def check_notation(folder: Path, columns: Columns) -> None:
+    """Refuse signs and formats other than those with which a store was packed: nothing is left to read with them."""
+    own = described(folder).columns
+    for name in NOTATION[:4]:
+        if (got := getattr(columns, name)) not in (None, kept := getattr(own, name)):
+            raise ValueError(
+                f"fit: {folder} was packed with {name} {kept!r}, got {got!r}; leave it out, or pack the table again "
+                f"with --{name.replace('_', '-')}"
+            )
+
+
 def _opened(folder: Path, about: Described, name: str, width: list[int]) -> NDArray[Any]:
     path, shape = folder / about.arrays / f"{name}.npy", (about.rows, *width)
     try:

@@ -135,8 +135,25 @@ def joined(recent: Reports, new: Reports, context: int) -> tuple[Reports, int]:
             f"{new.sensors[new.sensor[lone]]!r} of {when(new, int(new.step[lone]))}; correct their times",
             stacklevel=3,
         )
+    if _is_in_parts(recent, new, past - 1, ahead):
+        warnings.warn(
+            "stream: reports of the last step take the place of earlier ones of the same sensors, without a mean of "
+            "both; give all observations of a step at once",
+            stacklevel=3,
+        )
     both = merge(recent, new.between(begin, max(begin, new.num_steps)))
     return both, past + round((recent.start - both.start) / new.step_length)
+
+
+def _is_in_parts(recent: Reports, new: Reports, last: int, ahead: int) -> bool:
+    """Whether new reports differ from those of the same sensors in the last step; the new ones begin `ahead` of it."""
+    rows = np.flatnonzero(recent.step == last)
+    before = {recent.sensors[recent.sensor[row]]: recent.values[row] for row in rows}
+    for row in np.flatnonzero(new.step + ahead == last):
+        known = before.get(new.sensors[new.sensor[row]])
+        if known is not None and (np.abs(new.values[row] - known) > 0).any():  # not so where either is unknown
+            return True
+    return False
 
 
 def last_steps(reports: Reports, steps: int) -> Reports:

@@ -63,7 +63,7 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     Raises:
         ValueError: no duration, or less than a step; `name` says what it is.
     """
-    if isinstance(duration, str) and duration.strip().isdigit():
+    if isinstance(duration, str) and duration.strip().isdecimal():
         duration = int(duration)
     if isinstance(duration, int | np.integer) and not isinstance(duration, np.timedelta64):
         exact = float(duration)
