@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, cast
 
 from s2rm.models.named import SEQUENTIAL, SPATIAL, ModelName, Term, build, build_sequential
-from s2rm.training.settings import Training
+from s2rm.training.settings import Training, own_numbers
 
 if TYPE_CHECKING:
     from s2rm.models.model import Model
@@ -29,6 +29,9 @@ class Core:
     """RIMs: number of heads with which a module reads from the others; 0 for no communication"""
     remember: bool = True
     """start with gates that remember for up to the length of a training sequence, unlike the paper"""
+
+    def __post_init__(self) -> None:
+        own_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,9 @@ class Settings:
     """the recurrent core, of which models of views take the size only"""
     training: Training = field(default_factory=Training)
     """how to train"""
+
+    def __post_init__(self) -> None:
+        own_numbers(self)
 
     def check(self, world: World) -> None:
         """Refuse options that a model of this world does not have, and would ignore, with a ValueError."""
