@@ -11,7 +11,7 @@ import torch
 from s2rm import Episode, Views
 from s2rm.cli import main
 from s2rm.runs import Run
-from s2rm.settings import Settings
+from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
@@ -378,6 +378,7 @@ def test_a_plan_goes_where_the_reward_is(tmp_path, random):
     knowing = Settings().build(world)
     knowing.observe = lambda views, state=None: views.values[..., 2:].flatten(3)
     knowing.last = lambda states: states[:, -1]
+    knowing.initial_state = lambda batch_size: torch.zeros(batch_size, P, 4)
     knowing.predict = lambda state, positions, context=None: torch.distributions.Normal(
         state @ torch.from_numpy(ways).float() / world.scale[0], 1.0
     )
@@ -399,6 +400,18 @@ def test_a_plan_goes_where_the_reward_is(tmp_path, random):
         arrays.Planner(knowing, still, to_the_right)
     with pytest.raises(ValueError, match="elites must be at most 3 candidates, got 8"):
         arrays.Planner(knowing, world, to_the_right, candidates=3)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rims", "rmc", "s2lstm"])
+def test_plans_are_made_with_every_model(tmp_path, random, name):
+    actions = np.eye(3)[random.integers(0, 3, (N, T, P))]
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random), "actions": actions})
+    model = Settings(name, core=Core(hidden_size=24)).build(world).eval()
+    planner = arrays.Planner(
+        model, world, lambda expected: expected.positions[..., 0].mean(1), steps=2, candidates=6, elites=2, rounds=2
+    )
+    plan = planner.plan(arrays.episodes(world, "val")[[0], 0].views.steps(None, 6))
+    assert plan.actions.shape == (2, P, 3)
 
 
 def test_arrays_saved_by_numpy_are_a_world_too(tmp_path):
