@@ -10,9 +10,9 @@ from typing import get_args
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
+from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views, unchecked_shapes
 from s2rm import GQN, MSA, S2GRU, Episode, Views, load
 from s2rm.models import world_model
 from s2rm.models.inputs import Space
@@ -218,14 +218,15 @@ def test_context_is_asked_for_and_read_only_where_a_target_is():
         torch.testing.assert_close(found[:2], found[2:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["s2gru", "s2rmc"])
-def test_positions_have_a_time_as_their_states_have(name):
-    model, views = MODELS[name]().double(), some_views(batch=5)
+def test_positions_have_a_time_as_their_states_have(model):
+    views = some_views(batch=5)  # as many sequences as steps
     states = model.observe(views)
-    with pytest.raises(ValueError, match=r"expected positions \(batch, time, queries, n\) for this state, got 3 dim"):
+    with pytest.raises(ValueError, match=r"positions \(batch, time, queries, n\) .* first axes \(5, 5\), got \(5,\);"):
         model.predict(states, views.positions[:, 0])
-    with pytest.raises(ValueError, match=r"expected positions \(batch, queries, n\) for this state, got 4 dim"):
+    with pytest.raises(ValueError, match=r"positions \(batch, queries, n\) .* first axes \(5,\), got \(5, 5\); states"):
         model.predict(model.last(states), views.positions)
+    with pytest.raises(ValueError, match=r"first axes \(5, 5\), got \(5, 3\);"):
+        model.predict(states, views.positions[:, :3])
 
 
 @pytest.mark.parametrize("name", ["s2gru", "lstm", "gru", "rims"])
@@ -715,6 +716,15 @@ def test_a_state_of_another_batch_or_device_is_refused(model):
     away = tree_map(lambda part: part.to("meta"), model.initial_state(2))
     with pytest.raises(ValueError, match="expected a state of .* on cpu, got .* on meta"):
         model.step(views.at(0), away)
+
+
+def test_a_state_may_be_a_plain_tuple_of_its_parts(model):
+    views = some_views()
+    state = model.last(model.observe(views))
+    if isinstance(state, tuple):
+        with unchecked_shapes():
+            after = model.step(views.at(0), tuple(state))
+        assert_all_close(tree_leaves(after), tree_leaves(model.step(views.at(0), state)))
 
 
 def test_the_oracle_sees_the_step_that_it_predicts():
