@@ -7,6 +7,7 @@ import threading
 from functools import partial
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -268,6 +269,21 @@ def test_saved_and_loaded_is_the_same(make, likelihood, codec, tmp_path):
     queries = torch.rand(2, 5, 3, 2)
     ours, theirs = (m.predict(m.observe(views), queries).mean for m in (model, again))
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [(S2GRU, {"num_modules": np.int64(3)}), (GQN, {"batch_norm": np.bool_(True)}), (MSA, {"window": np.int64(3)})],
+)
+def test_models_made_with_numbers_of_numpy_are_saved(make, own, tmp_path):
+    with unchecked_shapes():
+        model = make(
+            value_shape=np.array([3]), target_shape=np.array([2]), hidden_size=12, likelihood="gaussian",
+            extent=np.array([[0, 7], [0, 7]]), context_size=np.int64(1), shortest=np.float32(2),
+            rotation=np.float32(1), **own,
+        )  # fmt: skip
+    model.save(tmp_path)
+    assert load(tmp_path).arguments == model.arguments
 
 
 def test_loading_refuses_what_was_not_saved(tmp_path):
@@ -857,6 +873,14 @@ def test_corrections_are_of_the_targets():
     predicted = model.predict(model.observe(views), targets.positions, context)
     torch.testing.assert_close(predicted.mean, context[..., :2])
     assert model.loss(Episode(views, targets, context)).isfinite()
+
+
+def test_corrections_may_be_of_single_numbers():
+    model, views = make_gqn(value_shape=(), likelihood="gaussian", context_size=1, corrects=True), some_views()
+    views = Views(views.positions, views.values[..., 0, 0], views.mask).to(torch.float32)
+    context = torch.randn(2, 5, 7, 1)
+    predicted = model.predict(model.observe(views), views.positions, context)
+    torch.testing.assert_close(predicted.mean, context[..., 0])
 
 
 def test_models_saved_before_targets_had_a_shape_are_loaded(tmp_path):

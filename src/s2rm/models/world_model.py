@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models.inputs import Arguments, records
+from s2rm.models.inputs import Arguments, plain, records
 from s2rm.models.model import Model
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import a_weight
@@ -49,7 +49,7 @@ class WorldModel(Model[Episode], Generic[State]):
         super().__init__()
         name = type(self).__name__
         signature, space = records(name, arguments, has_kernel)
-        self.signature, self.space, self.own = signature, space, own
+        self.signature, self.space, self.own = signature, space, plain(own)
         self.inject_positions = space.inject_positions
         self.value_shape = signature.value_shape
         self.target_shape = self.value_shape if signature.target_shape is None else signature.target_shape

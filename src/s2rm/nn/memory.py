@@ -218,8 +218,8 @@ class RelationalMemory(RecurrentCore):
     """A relational memory core, called like `torch.nn.LSTM`.
 
     The output is the flattened memory. The state is `(h, c)`: c is the memory, and h, equal to it, is the last output.
-    With several slots a sequence whose c is all zeros starts from the identity, as without a state, since slots of zeros
-    would stay equal; with one slot zeros are a state like others.
+    With several slots a sequence whose c is all zeros starts from the identity, as without a state, since slots of
+    zeros would stay equal; with one slot zeros are a state like others.
     [`GroupedRelationalMemoryCell`][s2rm.nn.memory.GroupedRelationalMemoryCell] has the equations.
 
     Args:

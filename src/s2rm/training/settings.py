@@ -21,7 +21,7 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 def own_numbers(record: object) -> None:
-    """Turn the numbers of NumPy in a frozen record into Python's: no checkpoint or JSON file could be read with them."""
+    """Turn the numbers of NumPy in a frozen record into Python's: no checkpoint can be read with others."""
     for name, value in vars(record).items():
         if hasattr(value, "item"):
             object.__setattr__(record, name, value.item())
