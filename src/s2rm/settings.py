@@ -84,6 +84,12 @@ class Settings:
                 "train: blind_steps hides views that a model which corrects what was last seen is given; "
                 "leave one of both out"
             )
+        shapes = world.model_arguments() if self.blind_steps and self.latent_size else {}
+        if shapes.get("target_shape", shapes.get("value_shape")) != shapes.get("value_shape"):
+            raise ValueError(
+                "train: blind_steps teach latent variables by targets that are views, got views that hold more, such "
+                "as actions; leave one of both out"
+            )
         for name, most in (("drop_views", "below"), ("blind_steps", "at most")):
             share = getattr(self, name)
             if not (0 <= share < 1 or (share == 1 and most == "at most")):
