@@ -13,6 +13,7 @@ from s2rm.cli import main
 from s2rm.runs import Run
 from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
+from s2rm.tasks.arrays import opening
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
@@ -310,6 +311,7 @@ REFUSED = {
     "idle crop": (some(), {"crop": 3}, "crop does not matter to points like these; leave it out"),
     "flat box": (some(), {"extent": (0, 1)}, r"extent must be pairs \(low, high\), got \(0, 1\)"),
     "endless box": (some(), {"extent": [(0, np.inf), (0, 1)]}, "extent must be pairs"),
+    "mask of nothing": ({"frames": FRAMES, "mask": np.ones((4, 3, 2), bool)}, {}, "got frames without; add them"),
     "no views": ({"frames": FRAMES}, {"num_views": 0}, "num_views must be a whole number of at least 1, got 0"),
 }  # fmt: skip
 
@@ -321,6 +323,28 @@ def test_what_is_no_world_is_refused_in_one_line_and_not_written(tmp_path, case)
         arrays.write_world(tmp_path / "world.npz", content, **seeing)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["world.npz", "world", "world.zarr"])
+def test_nothing_is_left_of_a_world_that_cannot_be_opened(tmp_path, name, monkeypatch):
+    def fail(world):
+        raise ValueError("no guess")
+
+    monkeypatch.setattr(opening, "best_guess", fail)
+    with pytest.raises(ValueError, match="no guess"):
+        arrays.write_world(tmp_path / name, some())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.bool_, np.uint8])
+def test_views_may_be_flags_and_bytes(tmp_path, random, kind):
+    flags, places = random.integers(0, 2, (N, T, P)).astype(kind), random.integers(0, 9, (N, T, P, 2)).astype(kind)
+    places[0, 0, :2] = [0, 0], [1, 1]
+    world = arrays.write_world(tmp_path / "world.npz", {"positions": places, "values": flags})
+    assert (world.value_shape, world.binary) == ((), True)
+    views = arrays.episodes(world, "val")[[0], 0].views
+    np.testing.assert_array_equal(views.values[0], flags[Source(world, "val").rows[0]])
+    assert Settings().build(world).loss(Episode(views)).isfinite()
 
 
 def test_a_path_with_another_ending_is_refused(tmp_path):
