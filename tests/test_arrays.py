@@ -11,8 +11,9 @@ import torch
 from s2rm import Episode, Views
 from s2rm.cli import main
 from s2rm.runs import Run
-from s2rm.settings import Settings
+from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
+from s2rm.tasks.arrays import opening
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
@@ -310,6 +311,7 @@ REFUSED = {
     "idle crop": (some(), {"crop": 3}, "crop does not matter to points like these; leave it out"),
     "flat box": (some(), {"extent": (0, 1)}, r"extent must be pairs \(low, high\), got \(0, 1\)"),
     "endless box": (some(), {"extent": [(0, np.inf), (0, 1)]}, "extent must be pairs"),
+    "mask of nothing": ({"frames": FRAMES, "mask": np.ones((4, 3, 2), bool)}, {}, "got frames without; add them"),
     "no views": ({"frames": FRAMES}, {"num_views": 0}, "num_views must be a whole number of at least 1, got 0"),
 }  # fmt: skip
 
@@ -321,6 +323,28 @@ def test_what_is_no_world_is_refused_in_one_line_and_not_written(tmp_path, case)
         arrays.write_world(tmp_path / "world.npz", content, **seeing)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["world.npz", "world", "world.zarr"])
+def test_nothing_is_left_of_a_world_that_cannot_be_opened(tmp_path, name, monkeypatch):
+    def fail(world):
+        raise ValueError("no guess")
+
+    monkeypatch.setattr(opening, "best_guess", fail)
+    with pytest.raises(ValueError, match="no guess"):
+        arrays.write_world(tmp_path / name, some())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.bool_, np.uint8])
+def test_views_may_be_flags_and_bytes(tmp_path, random, kind):
+    flags, places = random.integers(0, 2, (N, T, P)).astype(kind), random.integers(0, 9, (N, T, P, 2)).astype(kind)
+    places[0, 0, :2] = [0, 0], [1, 1]
+    world = arrays.write_world(tmp_path / "world.npz", {"positions": places, "values": flags})
+    assert (world.value_shape, world.binary) == ((), True)
+    views = arrays.episodes(world, "val")[[0], 0].views
+    np.testing.assert_array_equal(views.values[0], flags[Source(world, "val").rows[0]])
+    assert Settings().build(world).loss(Episode(views)).isfinite()
 
 
 def test_a_path_with_another_ending_is_refused(tmp_path):
@@ -378,6 +402,7 @@ def test_a_plan_goes_where_the_reward_is(tmp_path, random):
     knowing = Settings().build(world)
     knowing.observe = lambda views, state=None: views.values[..., 2:].flatten(3)
     knowing.last = lambda states: states[:, -1]
+    knowing.initial_state = lambda batch_size: torch.zeros(batch_size, P, 4)
     knowing.predict = lambda state, positions, context=None: torch.distributions.Normal(
         state @ torch.from_numpy(ways).float() / world.scale[0], 1.0
     )
@@ -399,6 +424,18 @@ def test_a_plan_goes_where_the_reward_is(tmp_path, random):
         arrays.Planner(knowing, still, to_the_right)
     with pytest.raises(ValueError, match="elites must be at most 3 candidates, got 8"):
         arrays.Planner(knowing, world, to_the_right, candidates=3)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rims", "rmc", "s2lstm"])
+def test_plans_are_made_with_every_model(tmp_path, random, name):
+    actions = np.eye(3)[random.integers(0, 3, (N, T, P))]
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random), "actions": actions})
+    model = Settings(name, core=Core(hidden_size=24)).build(world).eval()
+    planner = arrays.Planner(
+        model, world, lambda expected: expected.positions[..., 0].mean(1), steps=2, candidates=6, elites=2, rounds=2
+    )
+    plan = planner.plan(arrays.episodes(world, "val")[[0], 0].views.steps(None, 6))
+    assert plan.actions.shape == (2, P, 3)
 
 
 def test_arrays_saved_by_numpy_are_a_world_too(tmp_path):

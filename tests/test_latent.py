@@ -16,6 +16,7 @@ from s2rm.sensors import Fit
 from s2rm.settings import Core, Settings
 from s2rm.tasks.balls.scores import episodes
 from s2rm.tasks.balls.world import preset
+from s2rm.tasks.battles import skirmish
 from s2rm.tasks.worlds import LEAST_SEEN, blinded
 from s2rm.training import Training
 
@@ -184,6 +185,9 @@ def test_options_and_what_is_refused():
     ):
         with pytest.raises(ValueError, match=f"train: blind_steps .*{said}"):
             Settings(**wrong).check(world)
+    with pytest.raises(ValueError, match="train: blind_steps teach latent variables by targets that are views"):
+        Settings(latent_size=8, blind_steps=0.5).check(skirmish.preset("tiny"))
+    Settings(latent_size=8, blind_steps=0.5).check(world)
     assert Settings("s2gru", latent_size=8).build(world).latents is not None
     assert Settings("s2gru").build(world).latents is None
     with pytest.raises(ValueError, match="train: latent_size is an option of S2RMs, not of lstm; leave it out"):

@@ -7,12 +7,13 @@ import threading
 from functools import partial
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views
+from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views, unchecked_shapes
 from s2rm import GQN, MSA, S2GRU, Episode, Views, load
 from s2rm.models import world_model
 from s2rm.models.inputs import Space
@@ -218,14 +219,15 @@ def test_context_is_asked_for_and_read_only_where_a_target_is():
         torch.testing.assert_close(found[:2], found[2:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["s2gru", "s2rmc"])
-def test_positions_have_a_time_as_their_states_have(name):
-    model, views = MODELS[name]().double(), some_views(batch=5)
+def test_positions_have_a_time_as_their_states_have(model):
+    views = some_views(batch=5)  # as many sequences as steps
     states = model.observe(views)
-    with pytest.raises(ValueError, match=r"expected positions \(batch, time, queries, n\) for this state, got 3 dim"):
+    with pytest.raises(ValueError, match=r"positions \(batch, time, queries, n\) .* first axes \(5, 5\), got \(5,\);"):
         model.predict(states, views.positions[:, 0])
-    with pytest.raises(ValueError, match=r"expected positions \(batch, queries, n\) for this state, got 4 dim"):
+    with pytest.raises(ValueError, match=r"positions \(batch, queries, n\) .* first axes \(5,\), got \(5, 5\); states"):
         model.predict(model.last(states), views.positions)
+    with pytest.raises(ValueError, match=r"first axes \(5, 5\), got \(5, 3\);"):
+        model.predict(states, views.positions[:, :3])
 
 
 @pytest.mark.parametrize("name", ["s2gru", "lstm", "gru", "rims"])
@@ -267,6 +269,21 @@ def test_saved_and_loaded_is_the_same(make, likelihood, codec, tmp_path):
     queries = torch.rand(2, 5, 3, 2)
     ours, theirs = (m.predict(m.observe(views), queries).mean for m in (model, again))
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [(S2GRU, {"num_modules": np.int64(3)}), (GQN, {"batch_norm": np.bool_(True)}), (MSA, {"window": np.int64(3)})],
+)
+def test_models_made_with_numbers_of_numpy_are_saved(make, own, tmp_path):
+    with unchecked_shapes():
+        model = make(
+            value_shape=np.array([3]), target_shape=np.array([2]), hidden_size=12, likelihood="gaussian",
+            extent=np.array([[0, 7], [0, 7]]), context_size=np.int64(1), shortest=np.float32(2),
+            rotation=np.float32(1), **own,
+        )  # fmt: skip
+    model.save(tmp_path)
+    assert load(tmp_path).arguments == model.arguments
 
 
 def test_loading_refuses_what_was_not_saved(tmp_path):
@@ -717,6 +734,15 @@ def test_a_state_of_another_batch_or_device_is_refused(model):
         model.step(views.at(0), away)
 
 
+def test_a_state_may_be_a_plain_tuple_of_its_parts(model):
+    views = some_views()
+    state = model.last(model.observe(views))
+    if isinstance(state, tuple):
+        with unchecked_shapes():
+            after = model.step(views.at(0), tuple(state))
+        assert_all_close(tree_leaves(after), tree_leaves(model.step(views.at(0), state)))
+
+
 def test_the_oracle_sees_the_step_that_it_predicts():
     model, views = make_gqn("tto").double(), some_views()
     _, codes = model.encode(views)
@@ -847,6 +873,14 @@ def test_corrections_are_of_the_targets():
     predicted = model.predict(model.observe(views), targets.positions, context)
     torch.testing.assert_close(predicted.mean, context[..., :2])
     assert model.loss(Episode(views, targets, context)).isfinite()
+
+
+def test_corrections_may_be_of_single_numbers():
+    model, views = make_gqn(value_shape=(), likelihood="gaussian", context_size=1, corrects=True), some_views()
+    views = Views(views.positions, views.values[..., 0, 0], views.mask).to(torch.float32)
+    context = torch.randn(2, 5, 7, 1)
+    predicted = model.predict(model.observe(views), views.positions, context)
+    torch.testing.assert_close(predicted.mean, context[..., 0])
 
 
 def test_models_saved_before_targets_had_a_shape_are_loaded(tmp_path):

@@ -45,6 +45,8 @@ def some_queries(steps: int = 5, queries: int = 4) -> torch.Tensor:
         contract.test_loss_is_the_mean_over_what_is_there,
         contract.test_rollouts_feed_back_or_stay_blind,
         contract.test_views_of_another_world_are_refused,
+        contract.test_positions_have_a_time_as_their_states_have,
+        contract.test_a_state_may_be_a_plain_tuple_of_its_parts,
         contract.test_positions_of_another_world_are_refused,
         contract.test_a_state_of_another_batch_or_device_is_refused,
     ],

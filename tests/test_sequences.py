@@ -242,6 +242,11 @@ def test_gates_remember_at_first(core):
     assert [arguments["memory"] for arguments in found] == [70, None]
 
 
+def test_inputs_of_other_channels_are_refused(model):
+    with pytest.raises(ValueError, match="SequenceModel: expected inputs of 3 channels, .* got 7, .* make the model"):
+        model.predict(torch.zeros(2, 9, 7))
+
+
 @pytest.mark.parametrize("last", [0, 10])
 def test_answers_are_of_steps_that_are_there(model, last):
     with pytest.raises(ValueError, match=f"last must be in 1 to the 9 steps of the inputs, got {last}"):

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import pickle
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -19,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from conftest import make_s2rm, some_views
+from conftest import make_s2rm, some_views, unchecked_shapes
 from s2rm import Episode, load
 from s2rm.files import only_writer, write_whole
 from s2rm.runs import Run
-from s2rm.settings import Settings
+from s2rm.settings import Core, Settings
 from s2rm.tasks.balls import episodes
 from s2rm.tasks.balls.world import preset
 from s2rm.tasks.worlds import Drawn
@@ -33,6 +34,7 @@ from s2rm.training import (
     Diverged,
     KeepBest,
     Lesson,
+    Machines,
     Training,
     batches,
     fit,
@@ -629,3 +631,8 @@ def test_a_loss_of_one_term_is_logged_once(tmp_path):
 def test_numbers_of_numpy_are_numbers():
     training = Training(learning_rate=np.logspace(-3, -2, 2)[0], gradient_norm=np.float64(1))
     assert {type(one) for one in (training.learning_rate, training.gradient_norm)} == {float}
+    with unchecked_shapes():
+        machines = Machines(devices=np.int64(2))
+        settings = Settings(corrects=np.bool_(True), rotation=np.float32(2), core=Core(hidden_size=np.int64(24)))
+    assert type(machines.devices) is int
+    assert json.loads(json.dumps(asdict(settings)))["core"]["hidden_size"] == 24

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, cast
 
 from s2rm.models.named import SEQUENTIAL, SPATIAL, ModelName, Term, build, build_sequential
-from s2rm.training.settings import Training
+from s2rm.training.settings import Training, own_numbers
 
 if TYPE_CHECKING:
     from s2rm.models.model import Model
@@ -29,6 +29,9 @@ class Core:
     """RIMs: number of heads with which a module reads from the others; 0 for no communication"""
     remember: bool = True
     """start with gates that remember for up to the length of a training sequence, unlike the paper"""
+
+    def __post_init__(self) -> None:
+        own_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ class Settings:
     training: Training = field(default_factory=Training)
     """how to train"""
 
+    def __post_init__(self) -> None:
+        own_numbers(self)
+
     def check(self, world: World) -> None:
         """Refuse options that a model of this world does not have, and would ignore, with a ValueError."""
         spatial = self.model in SPATIAL
@@ -77,6 +83,12 @@ class Settings:
             raise ValueError(
                 "train: blind_steps hides views that a model which corrects what was last seen is given; "
                 "leave one of both out"
+            )
+        shapes = world.model_arguments() if self.blind_steps and self.latent_size else {}
+        if shapes.get("target_shape", shapes.get("value_shape")) != shapes.get("value_shape"):
+            raise ValueError(
+                "train: blind_steps teach latent variables by targets that are views, got views that hold more, such "
+                "as actions; leave one of both out"
             )
         for name, most in (("drop_views", "below"), ("blind_steps", "at most")):
             share = getattr(self, name)

@@ -125,4 +125,5 @@ class GQN(WorldModel[CoreState]):
         return CoreState(states.output[:, -1], states.memory)
 
     def read(self, states: CoreState, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
+        self.check_positions(embedded, states.output.shape[:-1])
         return states.output.unsqueeze(-2).expand(*embedded.shape[:-1], -1)

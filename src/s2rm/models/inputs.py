@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Required, TypedDict
+from typing import Any, Required, TypedDict, cast
+
+import numpy as np
 
 from s2rm.functional import TWO_PI
 
@@ -51,8 +53,8 @@ class Signature:
     @classmethod
     def of(cls, arguments: Arguments) -> Signature:
         """The record of a model's arguments, with defaults for those that are left out."""
-        value_shape, target_shape = tuple(arguments["value_shape"]), arguments.get("target_shape")
-        target_shape = None if target_shape is None else tuple(target_shape)
+        value_shape, target_shape = tuple(map(int, arguments["value_shape"])), arguments.get("target_shape")
+        target_shape = None if target_shape is None else tuple(map(int, target_shape))
         for name, shape in (("value_shape", value_shape), ("target_shape", target_shape)):
             if shape is not None and any(size < 0 for size in shape):
                 raise ValueError(f"model: {name} must be sizes of at least 0, got {list(shape)}")
@@ -142,4 +144,10 @@ def records(model: str, arguments: Arguments, has_kernel: bool) -> tuple[Signatu
         raise TypeError(f"{model}: got unexpected arguments {', '.join(sorted(unknown))}")
     if "value_shape" not in arguments:
         raise TypeError(f"{model}: expected value_shape, the shape of a view, got none")
+    arguments = cast(Arguments, plain(arguments))
     return Signature.of(arguments), Space.of(model, arguments, has_kernel)
+
+
+def plain(arguments: Mapping[str, Any]) -> dict[str, object]:
+    """The arguments with NumPy's numbers as Python's, which can be saved as JSON."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()}

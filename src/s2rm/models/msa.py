@@ -113,11 +113,11 @@ class MSA(WorldModel[Memory]):
         slots = torch.arange(self.window, device=tokens.device).repeat(batch_size, 1)
         return Memory(tokens, torch.zeros_like(tokens[..., 0], dtype=torch.bool), slots, torch.zeros_like(slots))
 
-    def check_state(self, state: Memory, start: Memory) -> None:
+    def check_state(self, state: Memory, start: Memory) -> Memory:
         """As in every model, but a state may hold any number of views per step."""
-        if isinstance(state, Memory) and state.mask.ndim == 3:
-            start = start.with_room(max(1, state.mask.shape[-1]))
-        super().check_state(state, start)
+        if len(state) == len(start) and state[1].ndim == 3:
+            start = start.with_room(max(1, state[1].shape[-1]))
+        return super().check_state(state, start)
 
     def advance(self, views: Views, state: Memory) -> Memory:
         new, there = self._tokens(views)
@@ -141,7 +141,7 @@ class MSA(WorldModel[Memory]):
         if views_at_t.num_steps != 1:
             return super().step(views_at_t, state)
         self._check_views("views", views_at_t, self.value_shape)
-        self.check_state(state, self.initial_state(views_at_t.batch_size))
+        state = self.check_state(state, self.initial_state(views_at_t.batch_size))
         (old, there), (new, seen) = (state.tokens, state.mask), self._tokens(views_at_t)
         width = max(there.shape[-1], seen.shape[-1])
         old, new = (pad(part, (0, 0, 0, width - part.shape[2])) for part in (old, new))
@@ -165,6 +165,7 @@ class MSA(WorldModel[Memory]):
         return Memory(torch.where(mask[..., None], tokens, 0.0), mask, slots, after.ages)
 
     def read(self, states: Memory, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
+        self.check_positions(embedded, states.slots.shape[:-1])
         one = states.slots.ndim == 2  # after one step the slots are the remembered steps themselves
         tokens, there = (states.tokens, states.mask & (states.ages > 0)[..., None]) if one else states.recall()
         frequencies = 2.0 ** torch.arange(-1, AGE_FREQUENCIES - 1, dtype=tokens.dtype, device=tokens.device)

@@ -242,12 +242,7 @@ class S2RM(WorldModel[State]):
     def read(self, states: State, embedded: Float[Tensor, "*batch Q d"]) -> Float[Tensor, "*batch Q H"]:
         """Output attention: `d_q = Σ_m Z(s_q, p_m) h_m` (Eq. 10)."""
         messages, places = self.cell.message(states), self.modules_on_sphere
-        if embedded.ndim != messages.ndim:
-            wanted = "(batch, queries, n)" if messages.ndim == 3 else "(batch, time, queries, n)"
-            raise ValueError(
-                f"{type(self).__name__}: expected positions {wanted} for this state, got {embedded.ndim} dimensions; "
-                "states of observe have a time, the state of step has none"
-            )
+        self.check_positions(embedded, messages.shape[:-2])
         if not self._is_sparse(embedded.shape[-2]):
             return places(embedded).transpose(-1, -2) @ messages
         sets = embedded.flatten(0, -3)

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from s2rm.likelihoods import Mean
+from s2rm.models.inputs import plain
 from s2rm.models.model import Model
 from s2rm.nn.core import a_weight
 from s2rm.nn.memory import GroupedRelationalMemoryCell, RelationalMemory
@@ -65,10 +66,10 @@ class SequenceModel(Model[Sequences]):
         for name, size in {**sizes, "embedding_size": embedding_size, "memory": memory}.items():
             if size is not None and size < 1:
                 raise ValueError(f"SequenceModel: {name} must be at least 1, got {size}")
-        self.own: dict[str, object] = {
+        self.own = plain({
             **sizes, "core": core, "embedding_size": embedding_size, "memory": memory, "num_modules": num_modules,
             "num_active": num_active, "communication_heads": communication_heads,
-        }  # fmt: skip
+        })  # fmt: skip
         self.input_size, self.num_classes = input_size, num_classes
         width = embedding_size or hidden_size
         self.encoder = nn.Linear(input_size, width)
@@ -112,8 +113,9 @@ class SequenceModel(Model[Sequences]):
             recompute: as for `loss`.
 
         Raises:
-            ValueError: `last` below 1, or more than there are steps.
+            ValueError: inputs of other channels, dtype or device; `last` below 1, or more than there are steps.
         """
+        self._check_inputs(inputs)
         if not 1 <= last <= inputs.shape[1]:
             raise ValueError(f"predict: last must be in 1 to the {inputs.shape[1]} steps of the inputs, got {last}")
         encoded, outputs, state = self.encoder(inputs), [], None
@@ -137,20 +139,22 @@ class SequenceModel(Model[Sequences]):
             total = cross_entropy(read.flatten(0, 1), targets.flatten().long(), reduction="sum")
         return {"nll": Mean(total, torch.full((), targets.numel(), device=total.device))}
 
-    def _check(self, batch: Sequences, recompute: int | None) -> None:
-        weight, inputs, targets = a_weight(self), batch.inputs, batch.targets
+    def _check_inputs(self, inputs: Tensor) -> None:
+        weight = a_weight(self)
         if inputs.shape[-1] != self.input_size or (inputs.dtype, inputs.device) != (weight.dtype, weight.device):
             raise ValueError(
                 f"SequenceModel: expected inputs of {self.input_size} channels, {weight.dtype} on {weight.device}, got "
                 f"{inputs.shape[-1]}, {inputs.dtype} on {inputs.device}; make the model for them, or move them"
             )
-        classes = self.num_classes
+
+    def _check(self, batch: Sequences, recompute: int | None) -> None:
+        self._check_inputs(batch.inputs)
+        targets, classes = batch.targets, self.num_classes
         if targets.is_floating_point() == (classes is not None):
             expected = "real values" if classes is None else "classes"
             raise ValueError(f"SequenceModel: expected targets that are {expected}, got {targets.dtype}; convert them")
-        if (
-            classes is not None and targets.numel() and targets.device.type == "cpu"
-        ):  # other devices would have to be waited for
+        # Other devices would have to be waited for.
+        if classes is not None and targets.numel() and targets.device.type == "cpu":
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= classes:
                 raise ValueError(

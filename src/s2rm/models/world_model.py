@@ -12,11 +12,11 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from s2rm.likelihoods import LIKELIHOODS, Mean
-from s2rm.models.inputs import Arguments, records
+from s2rm.models.inputs import Arguments, plain, records
 from s2rm.models.model import Model
 from s2rm.nn.codecs import CODECS
 from s2rm.nn.core import a_weight
@@ -49,7 +49,7 @@ class WorldModel(Model[Episode], Generic[State]):
         super().__init__()
         name = type(self).__name__
         signature, space = records(name, arguments, has_kernel)
-        self.signature, self.space, self.own = signature, space, own
+        self.signature, self.space, self.own = signature, space, plain(own)
         self.inject_positions = space.inject_positions
         self.value_shape = signature.value_shape
         self.target_shape = self.value_shape if signature.target_shape is None else signature.target_shape
@@ -109,9 +109,7 @@ class WorldModel(Model[Episode], Generic[State]):
         if not views.num_steps:
             raise ValueError(f"{type(self).__name__}: expected views of at least one step, got none; take more steps")
         start = self.initial_state(views.batch_size)
-        if state is not None:
-            self.check_state(state, start)
-        return self.advance(views, start if state is None else state)
+        return self.advance(views, start if state is None else self.check_state(state, start))
 
     def advance(self, views: Views, state: State) -> State:
         """As `observe`, for views and a state that were checked; a model defines this or `observe` itself."""
@@ -141,7 +139,8 @@ class WorldModel(Model[Episode], Generic[State]):
             A distribution over `(B, T, Q, *target_shape)` or `(B, Q, *target_shape)`.
 
         Raises:
-            ValueError: positions of another dtype or device; context that is missing or of another size.
+            ValueError: positions of another dtype or device, or of another batch or number of steps than the states;
+                context that is missing or of another size.
         """
         self._check_kind("positions", positions)
         self._check_context(positions, context)
@@ -305,8 +304,8 @@ class WorldModel(Model[Episode], Generic[State]):
                 f"{given.dtype} on {given.device}; move the {name} with .to(...)"
             )
 
-    def check_state(self, state: State, start: State) -> None:
-        """Raise a ValueError for a state that is not shaped like `start`, the initial state of this batch."""
+    def check_state(self, state: State, start: State) -> State:
+        """The state, its parts named as in `start`, the initial state of this batch; ValueError where it has others."""
         got, expected = tree_leaves(state), tree_leaves(start)
         kinds = [[(part.shape, part.dtype, part.device) for part in parts] for parts in (got, expected)]
         if kinds[0] != kinds[1]:
@@ -314,6 +313,16 @@ class WorldModel(Model[Episode], Generic[State]):
                 f"{type(self).__name__}: expected a state of {[tuple(part.shape) for part in expected]}, "
                 f"{expected[0].dtype} on {expected[0].device}, got {[tuple(part.shape) for part in got]}, "
                 f"{got[0].dtype} on {got[0].device}; start from initial_state(batch_size), or move it"
+            )
+        return tree_unflatten(got, tree_structure(start))
+
+    def check_positions(self, embedded: Tensor, expected: tuple[int, ...]) -> None:
+        """Raise a ValueError for embedded positions `(..., Q, d)` whose first axes are not `expected`, the states'."""
+        if (got := tuple(embedded.shape[:-2])) != tuple(expected):
+            wanted = "(batch, queries, n)" if len(expected) == 1 else "(batch, time, queries, n)"
+            raise ValueError(
+                f"{type(self).__name__}: expected positions {wanted} for this state, the first axes {tuple(expected)}, "
+                f"got {got}; states of observe have a time, the state of step has none"
             )
 
 

@@ -20,6 +20,13 @@ PRECISIONS = ("32-true", "bf16-mixed", "auto")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
+def own_numbers(record: object) -> None:
+    """Turn the numbers of NumPy in a frozen record into Python's: no checkpoint can be read with others."""
+    for name, value in vars(record).items():
+        if hasattr(value, "item"):
+            object.__setattr__(record, name, value.item())
+
+
 @dataclass(frozen=True)
 class Training:
     """How to train. The defaults are the paper's (E.4.3)."""
@@ -57,9 +64,7 @@ class Training:
     """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if hasattr(value, "item"):  # a number of NumPy, which no checkpoint could be read with
-                object.__setattr__(self, name, value.item())
+        own_numbers(self)
         positive = (
             "learning_rate",
             "batch_size",
@@ -116,6 +121,7 @@ class Machines:
     """strategy, as in Lightning: auto, ddp, or ddp_find_unused_parameters_true for a model with unused parameters"""
 
     def __post_init__(self) -> None:
+        own_numbers(self)
         for name in ("devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"machines: {name} must be at least 1, got {getattr(self, name)}")

@@ -251,6 +251,11 @@ def kind_of(arrays: Arrays, path: str | Path) -> Kind:
                     f"world: {path} has {', '.join(unknown)}, which a world of {kind} does not have; beside "
                     f"{' and '.join(names)} expected {', '.join(sorted({*KINDS[kind], 'part'} - set(names)))}"
                 )
+            if kind == "frames" and "mask" in arrays and "positions" not in arrays:
+                raise ValueError(
+                    f"world: expected the positions that the mask in {path} is of, got frames without; add them, or "
+                    "leave the mask out"
+                )
             return kind
     raise ValueError(
         f"world: expected frames, or points, or positions and values in {path}, got {', '.join(arrays) or 'nothing'}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,11 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
     if ignored := sorted(idle & {name for name, value in seeing.items() if value is not None}):
         raise ValueError(f"world: {ignored[0]} does not matter to {world.kind} like these; leave it out")
     write_arrays(path, plain, how)
-    return open_world(path)
+    try:
+        return open_world(path)
+    except Exception:  # what cannot be opened is no world
+        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink(missing_ok=True)
+        raise
 
 
 def _seeing(**given: Any) -> Seeing:

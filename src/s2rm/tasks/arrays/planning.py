@@ -124,7 +124,7 @@ class Planner:
             memory.see(views.at(step))
         assert isinstance(memory, OfSlots)
         if views.num_steps > 1:
-            before = self._each(self.model.last(self.model.observe(views.steps(None, -1))))
+            before = self._state_of_each(self.model.last(self.model.observe(views.steps(None, -1))))
         now = Views(*(self._each(part[:, -1:]) for part in (views.positions, views.values, views.mask)))
         shape = (self.steps, views.mask.shape[2], self.world.num_actions)
         mean, spread = (part.expand(shape) for part in (self._taken.mean(0), self._taken.std(0)))
@@ -154,6 +154,15 @@ class Planner:
     def _each(self, one: Any) -> Any:
         """The same for every candidate."""
         return tree_map(lambda part: part.expand(self.candidates, *part.shape[1:]), one)
+
+    def _state_of_each(self, state: Any) -> Any:
+        """The same state for every candidate; of the batch is the axis by which states of one and of two differ."""
+
+        def each(part: Tensor, one: Tensor, two: Tensor) -> Tensor:
+            axes = zip(one.shape, two.shape, strict=True)
+            return part.expand([-1 if size == other else self.candidates for size, other in axes])
+
+        return tree_map(each, state, self.model.initial_state(1), self.model.initial_state(2))
 
     def _draw(self, mean: Tensor, spread: Tensor, generator: torch.Generator) -> Float[Tensor, "N H P K"]:
         number, kinds = self.candidates, mean.shape[-1]

@@ -155,7 +155,7 @@ class Trivial:
                 mean[:n] = at.reshape(n, *[1] * (mean.ndim - 1))
             elif not self.world.scale:
                 targets = self.sample.targets
-                mean = torch.nanmean(targets.values[targets.mask].flatten(1), 1).mean().expand(self.world.target_shape)
+                mean = targets.values[targets.mask].nanmean().expand(self.world.target_shape)
             return mean
         train = Source(self.world, "train")
         rows = torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).round().long()

@@ -134,11 +134,13 @@ class Source:
         return len(self.rows)
 
     def read(self, name: str, rows: Tensor, starts: Tensor, length: int) -> Tensor:
-        """Some steps of some sequences of an array, `(B, length, ...)`: bytes and flags as they are, else float32."""
+        """Some steps of some sequences of an array, `(B, length, ...)`: float32, but frames and masks of bytes or flags
+        as they are."""
         array, numbers = self.arrays[name], self.rows[rows.numpy()]
         parts = [array[row, start : start + length] for row, start in zip(numbers, starts.tolist(), strict=True)]
         content = np.stack(parts)
-        return torch.from_numpy(content if content.dtype in (np.uint8, np.bool_) else content.astype(np.float32))
+        as_it_is = name in ("frames", "mask") and content.dtype in (np.uint8, np.bool_)
+        return torch.from_numpy(content if as_it_is else content.astype(np.float32))
 
     def episode(
         self, rows: Tensor, starts: Tensor, length: int, generator: torch.Generator, share: float | Tensor = 1.0
