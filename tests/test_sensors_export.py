@@ -147,6 +147,17 @@ def test_the_file_forecasts_as_the_forecaster_does(forecaster, session):
     assert streamed(forecaster, session, WORLD.reports(), 40) < 1e-5
 
 
+def test_linear_dynamics_are_in_the_file_too(tmp_path):
+    world = replace(WORLD, num_steps=220)
+    how = Fit(num_modules=3, hidden_size=4, context=12, horizon=5, training=Training(updates=2))
+    forecaster = trusted(Forecaster.fit(world.reports(), tmp_path / "fit", how, progress=False))
+    assert len(forecaster.guess.dynamics[0].places) == 7, "the two that move have none"
+    with unchecked_shapes():
+        ForecastStep(forecaster).save_onnx(tmp_path / "step.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "step.onnx")
+    assert streamed(forecaster, session, world.reports(), 40) < 1e-5
+
+
 def test_without_observations_and_with_one_module_left(forecaster, session):
     reports = WORLD.reports()
     silent = reports.where((reports.step < 3) | (reports.step > 6))

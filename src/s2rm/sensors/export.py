@@ -65,7 +65,8 @@ class ForecastStep(nn.Module):
                 "forecast with s2rm forecast, or fit without declaring them"
             )
         self.forecaster, self.step = forecaster, StreamingStep(forecaster.model)
-        forecaster.guess.tables  # noqa: B018  # kept from now on, and not only as what an export sees of them
+        # Kept from now on, and not only as what an export sees of them.
+        forecaster.guess.tables, forecaster.guess.filter  # noqa: B018
         self.model, self.num_modules = forecaster.model, self.step.num_modules
         given = ["modules"] * (self.num_modules > 0)
         states = range(len(self.initial_state(1, 1)))

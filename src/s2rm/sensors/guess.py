@@ -135,9 +135,9 @@ class FirstGuess:
         return min([len(CANDIDATES), *map(CANDIDATES.index, lacking)])
 
     @cached_property
-    def filter(self) -> Filter:
-        """The dynamics, as tensors."""
-        return filter_of(self.dynamics)
+    def filter(self) -> Filter | None:
+        """The dynamics as tensors, None where there are none."""
+        return filter_of(self.dynamics) if self.dynamics else None
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:
@@ -168,12 +168,12 @@ class FirstGuess:
         If `fair`, the steps are those to which the guess is fitted, and each half of them is told by the dynamics of
         the other one.
         """
-        dynamics = None
-        if self.dynamics:
+        dynamics = self.filter
+        if dynamics is not None:
             fit = torch.zeros_like(asked.origin[:, 0])
             if fair:
                 fit = torch.where(asked.origin[:, 0] < self.dynamics[1].steps[1], 2, 1)
-            dynamics = self.filter.of(fit)
+            dynamics = dynamics.of(fit)
         return found(
             history,
             asked,
