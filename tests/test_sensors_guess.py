@@ -9,8 +9,8 @@ import torch
 from s2rm.sensors import Columns, FieldWorld, Reports
 from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, LINEAR, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
-from s2rm.sensors.guess import LEAST_SPREAD, Cases, at_knots, climatology, context_size, mixture, values_of_channels
-from s2rm.sensors.history import History
+from s2rm.sensors.guess import LEAST_SPREAD, Cases, at_knots, context_size, mixture, values_of_channels
+from s2rm.sensors.history import History, climatology
 from s2rm.sensors.mixing import POWER, crps_of, prior
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit

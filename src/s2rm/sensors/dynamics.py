@@ -18,8 +18,7 @@ MOST_SITES, LEAST_STEPS, LEAST_REPORTS = 64, 200, 50
 """the most places, those that report most often, and the fewest steps and reports of a place, of which dynamics are
 fitted"""
 EACH = 20
-"""steps for each place at least: of fewer, dynamics are fitted to noise, and made forecasts of 64 buoys by a month of
-hours worse"""
+"""steps for each place at least: fitted to fewer, a month of hours of 64 buoys, dynamics made forecasts worse"""
 MOST_STEPS, MOST_CELLS = 6_000, 8_000_000
 """of a fit, the latter steps times the square of the places; of more, the last steps are used"""
 STAYS = 1e-3
@@ -60,6 +59,10 @@ class Dynamics:
     $$x_{t+1} = A x_t + e_t, \quad e_t \sim N(0, Q), \quad y_t = x_t + n_t, \quad n_t \sim N(0, \nu)$$
 
     so that a Kalman filter gives the state of all places from whatever was reported, however many are silent.
+
+    Source:
+        Shumway and Stoffer 1982, "An approach to time series smoothing and forecasting using the EM algorithm". Ours
+        are the draw of A to one memory for all places, and one noise for all.
     """
 
     places: Matrix
@@ -151,7 +154,8 @@ def outlook(
     )  # fmt: skip
 
 
-def _at_parts(usual: Float[Tensor, "E P D"], part: Int[Tensor, B * batch]) -> Float[Tensor, "B *batch D"]:
+def _at_parts(usual: Float[Tensor, "E P D"], part: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
+    """What is usual at parts of the day, whose first axis is the windows."""
     each = usual.expand(part.shape[0], -1, -1)
     return each.gather(1, part.flatten(1)[..., None].expand(-1, -1, usual.shape[-1])).view(*part.shape, -1)
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, FROM_LAST, LINEAR, OF_NOW, TRENDS, Asked, Found, Ways, found
 from s2rm.sensors.dynamics import Dynamics, Filter, filter_of
-from s2rm.sensors.history import History, Rows
+from s2rm.sensors.history import History
 from s2rm.sensors.known_ahead import FEATURES
-from s2rm.sensors.mapped import parts as slices
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 
@@ -175,17 +174,9 @@ class FirstGuess:
                 fit = torch.where(asked.origin[:, 0] < self.dynamics[1].steps[1], 2, 1)
             dynamics = dynamics.of(fit)
         return found(
-            history,
-            asked,
-            self.ways,
-            climate,
-            self.memory,
-            scaling.extent,
-            noise,
-            self.number,
-            dynamics,
+            history, asked, self.ways, climate, self.memory, scaling.extent, noise, self.number, dynamics,
             self.knots[-1],
-        )
+        )  # fmt: skip
 
     def mixed(self, cases: Cases, value_of: Int[Tensor, " D"]) -> tuple[Tensor, Tensor]:
         """Guess and spread of each case, `(..., D)`."""
@@ -255,43 +246,6 @@ class FirstGuess:
 def part_of_day(clock: Float[Tensor, "*batch 4"], parts: int) -> Int[Tensor, "*batch"]:
     """In which of so many equal parts of the day a clock shows."""
     return (torch.atan2(clock[..., 1], clock[..., 0]) / (2 * np.pi) % 1 * parts + 1e-3).long() % parts
-
-
-def climatology(
-    rows: Rows, part: Int[Tensor, " T"], parts: int, chunk: int, apart: int
-) -> tuple[Float[Tensor, "P D"], Float[Tensor, "N P D"]]:
-    """The mean of all values at each part of the day; and, for each of N chunks of steps, that of the chunks before it.
-
-    A mean that holds the very weather that it is compared with is better than it will be later on: a mixture that is
-    fitted to the second one gives it the weight that it deserves. For the first quarter of the chunks it is the mean of
-    all but those near.
-
-    Args:
-        rows: the reports.
-        part: the part of the day of each step.
-        parts: P, how many there are.
-        chunk: steps in a chunk.
-        apart: chunks just before, or on either side, that are left out as well.
-    """
-    number = -(-len(part) // chunk)
-    sums = rows.channels.new_zeros(2, number * parts, rows.channels.shape[1])
-    for few in slices(len(rows.step), rows.channels.shape[1]):
-        step, values = rows.step[few], rows.channels[few]
-        index = (step // chunk) * parts + part[step]
-        sums[0].index_add_(0, index, values.nan_to_num())
-        sums[1].index_add_(0, index, (~values.isnan()).float())
-    sums = sums.unflatten(1, (number, parts))
-    until = torch.cat([torch.zeros_like(sums[:, :1]), sums.cumsum(1)], 1)
-    chunks, total = torch.arange(number), sums.sum(1)
-    before = until[:, (chunks - apart).clamp(min=0)]
-    near = until[:, (chunks + apart + 1).clamp(max=number)] - before
-    others = torch.where((chunks < number // 4)[:, None, None], total[:, None] - near, before)
-    overall = total.sum(1)
-
-    def mean(part: Tensor) -> Tensor:
-        return torch.where(part[1] > 0.5, part[0] / part[1].clamp(min=1), overall[0] / overall[1].clamp(min=1))
-
-    return mean(total), mean(others)
 
 
 MIXING = ("logits", "staleness", "silence", "spread", "spread_stale", "spread_doubt")

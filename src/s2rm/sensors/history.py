@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s2rm.sensors.mapped import filled, parts, room, tensor
+from s2rm.sensors.mapped import filled, room, tensor
+from s2rm.sensors.mapped import parts as slices
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 
@@ -72,13 +73,13 @@ class History:
             nothing = torch.empty(0, *shape[1:])
             return cls(rows, first, last, cycle, nothing, nothing, begins, days)
         fresh, usual = (tensor(room(reports.step, shape, np.float32)) for _ in range(2))
-        for part in parts(shape[0], shape[1] * shape[2]):
+        for part in slices(shape[0], shape[1] * shape[2]):
             known = last[1:][part]
             index = known.clamp(min=0).long()
             age = torch.arange(part.start, part.stop)[:, None, None] - rows.step[index]
             values = rows.channels.gather(0, index.flatten(0, 1)).view(index.shape)
             fresh[part] = torch.where((known >= 0) & (age <= cycle // 24), values, torch.nan)
-        for part in parts(shape[0], shape[1] * shape[2]):
+        for part in slices(shape[0], shape[1] * shape[2]):
             usual[part] = means_over_cycles(fresh[: part.stop], cycle, cycles, part.start)
         return cls(rows, first, last, cycle, fresh, usual, begins, days)
 
@@ -127,10 +128,10 @@ def _last_rows(reports: Reports, rows: Rows, shape: tuple[int, int, int]) -> Int
     """The row of the last value before each step, -1 for none; `shape` is (T, S, D)."""
     number = len(rows.step)
     last = filled(reports.step, (shape[0] + 1, *shape[1:]), np.int32 if number < 2**31 else np.int64, -1)
-    for part in parts(number, shape[2]):
+    for part in slices(number, shape[2]):
         here = np.arange(part.start, part.stop)[:, None]
         last[rows.step[part].numpy() + 1, rows.sensor[part].numpy()] = np.where(rows.channels[part].isnan(), -1, here)
-    for part in parts(len(last), shape[1] * shape[2]):
+    for part in slices(len(last), shape[1] * shape[2]):
         before = slice(max(0, part.start - 1), part.stop)
         last[part] = np.maximum.accumulate(last[before], 0)[part.start - before.start :]
     return last
@@ -145,3 +146,40 @@ def means_over_cycles(fresh: Float[Tensor, "V S D"], cycle: int, cycles: int, si
         total[len(total) - len(earlier) :] += earlier.nan_to_num()
         count[len(count) - len(earlier) :] += ~earlier.isnan()
     return total / torch.where(count > 0, count, torch.nan)
+
+
+def climatology(
+    rows: Rows, part: Int[Tensor, " T"], parts: int, chunk: int, apart: int
+) -> tuple[Float[Tensor, "P D"], Float[Tensor, "N P D"]]:
+    """The mean of all values at each part of the day; and, for each of N chunks of steps, that of the chunks before it.
+
+    A mean that holds the very weather that it is compared with is better than it will be later on: a mixture that is
+    fitted to the second one gives it the weight that it deserves. For the first quarter of the chunks it is the mean of
+    all but those near.
+
+    Args:
+        rows: the reports.
+        part: the part of the day of each step.
+        parts: P, how many there are.
+        chunk: steps in a chunk.
+        apart: chunks just before, or on either side, that are left out as well.
+    """
+    number = -(-len(part) // chunk)
+    sums = rows.channels.new_zeros(2, number * parts, rows.channels.shape[1])
+    for few in slices(len(rows.step), rows.channels.shape[1]):
+        step, values = rows.step[few], rows.channels[few]
+        index = (step // chunk) * parts + part[step]
+        sums[0].index_add_(0, index, values.nan_to_num())
+        sums[1].index_add_(0, index, (~values.isnan()).float())
+    sums = sums.unflatten(1, (number, parts))
+    until = torch.cat([torch.zeros_like(sums[:, :1]), sums.cumsum(1)], 1)
+    chunks, total = torch.arange(number), sums.sum(1)
+    before = until[:, (chunks - apart).clamp(min=0)]
+    near = until[:, (chunks + apart + 1).clamp(max=number)] - before
+    others = torch.where((chunks < number // 4)[:, None, None], total[:, None] - near, before)
+    overall = total.sum(1)
+
+    def mean(part: Tensor) -> Tensor:
+        return torch.where(part[1] > 0.5, part[0] / part[1].clamp(min=1), overall[0] / overall[1].clamp(min=1))
+
+    return mean(total), mean(others)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from s2rm.sensors.candidates import Asked
-from s2rm.sensors.guess import Context, FirstGuess, climatology, part_of_day
+from s2rm.sensors.guess import Context, FirstGuess, part_of_day
+from s2rm.sensors.history import climatology
 from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.mapped import parts, room, tensor
 from s2rm.sensors.mixing import shaped
