@@ -72,7 +72,7 @@ def test_the_filter_is_the_gaussian_given_what_was_reported():
         expected = whole[last * count : (last + 1) * count, seen] @ np.linalg.solve(within, flat[seen])
         made = [torch.tensor(part)[None, None] for part in (MOVE, shock, start)]
         filter_ = Filter(
-            torch.zeros(count, 2), torch.tensor(0.0), torch.zeros(1, 1, 1), torch.zeros(1, 1, count),
+            torch.zeros(count, 2), torch.tensor(0.0), *[torch.zeros(1, 1, 1)] * 2, *[torch.zeros(1, 1, count)] * 2,
             torch.full((1, 1), 0.1, dtype=torch.float64), *made,
         )  # fmt: skip
         got = subject._filtered(filter_, torch.tensor(values)[None, : last + 1, None], last + 1)
@@ -97,10 +97,9 @@ def test_only_sensors_that_stay_and_report_often_have_a_place_each_once():
     places = {place[0] for one in fitted(history, 1, 1.0) for place in one.places}
     side = history.rows.positions[:, 0].max().item()
     assert sorted(round(place / side * 4) for place in places) == [0, 3, 4]
-    assert [one.steps for one in fitted(history, 1, 1.0, halves=True)] == [(0, 240), (0, 120), (120, 240)]
+    without = [one.without for one in fitted(history, 1, 1.0, folds=True)]
+    assert without == [(0, 0), (0, 60), (60, 120), (120, 180), (180, 240)]
     assert fitted(history_of(table(values[:100])), 1, 1.0) == (), "too short"
-    many = np.tile(turning(240), 5)
-    assert fitted(history_of(table(many)), 1, 1.0) == (), "too few steps for fifteen stations"
     assert fitted(history_of(table(values[:, [0]], [0], moving=(0,))), 1, 1.0) == (), "nobody stays"
 
 
@@ -162,8 +161,8 @@ def test_a_new_station_changes_as_its_neighbours_do(guess):
     assert new - own[3] == pytest.approx((told - own[0]).item(), abs=0.2)
 
 
-def test_dynamics_are_judged_on_the_half_to_which_they_were_not_fitted():
-    """Of noise nothing can be told: fitted to each other's half, the dynamics are given no weight."""
+def test_dynamics_are_judged_on_steps_to_which_they_were_not_fitted():
+    """Of noise nothing can be told: fitted to the other parts of the steps, the dynamics are given no weight."""
     noise = np.random.default_rng(0).normal(size=(400, 12))
     turned = np.stack([turning(400, seed) for seed in range(4)], -1).reshape(400, 12)
     weights = []
@@ -171,7 +170,7 @@ def test_dynamics_are_judged_on_the_half_to_which_they_were_not_fitted():
         reports = table(values, np.arange(12))
         scaling = Scaling.of(reports)
         made = tuned(Windows(reports, scaling, first_guess(reports, scaling, 24, 6), 25, 6))
-        assert [one.steps for one in made.dynamics] == [(0, 400), (0, 200), (200, 400)]
+        assert [one.without for one in made.dynamics][::4] == [(0, 0), (300, 400)]
         weight = torch.tensor(made.logits)[:, 1, 0, 1].softmax(0)
         weights.append(weight[CANDIDATES.index(LINEAR)].item())
     assert weights[1] > 0.5 > 2 * weights[0]
@@ -182,7 +181,7 @@ def test_a_forecaster_keeps_the_dynamics_of_all_stations(tmp_path):
     how = Fit(num_modules=2, hidden_size=4, context=12, horizon=4, training=Training(updates=2))
     forecaster = Forecaster.fit(reports, tmp_path / "run", how, progress=False)
     (kept,) = forecaster.guess.dynamics
-    assert kept.steps == (0, 220)
+    assert kept.without == (0, 0)
     assert len(kept.places) == 6, "those of the validation too"
     again = Forecaster.load(tmp_path / "run")
     assert again.guess.dynamics == forecaster.guess.dynamics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2rm.sensors.history import History
+from s2rm.sensors.state_space import Draw, chosen, maximised
 
-MOST_SITES, LEAST_STEPS, LEAST_REPORTS = 64, 200, 50
-"""the most places, those that report most often, and the fewest steps and reports of a place, of which dynamics are
-fitted"""
-EACH = 20
-"""steps for each place at least: fitted to fewer, a month of hours of 64 buoys, dynamics made forecasts worse"""
-MOST_STEPS, MOST_CELLS = 6_000, 8_000_000
-"""of a fit, the latter steps times the square of the places; of more, the last steps are used"""
+MOST_SITES, MOST_GROUPS = 64, 16
+"""places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""
+LEAST_STEPS, LEAST_REPORTS = 200, 50
+"""and reports of a place"""
+MOST_STEPS, MOST_CELLS, JUDGED = 6_000, 16_000_000, 2_000
+"""of a fit, the second steps times the squares of the places of all groups, and steps by which it is chosen how a fit
+is drawn; of more, the last steps are used"""
 STAYS = 1e-3
 """a share of the extent, within which a sensor has not moved"""
-ROUNDS, RIDGE, LEAST_NOISE = 5, 1e-2, 1e-4
-"""of the fit: its rounds, how strongly the motion is drawn to that of each place alone, and the least variance"""
+FOLDS = 4
+"""parts of the steps, each of which is told by the dynamics of the others while a guess is fitted"""
 WARM = 24
 """steps of reports, at most, of which the state at an origin is found"""
 
@@ -33,16 +35,18 @@ Matrix = tuple[Vector, ...]
 
 
 class Filter(NamedTuple):
-    """The dynamics of N places and D channels as tensors, one or several fits E."""
+    """The dynamics of K places, in G groups of N, and D channels as tensors, one or several fits E; C is D * G."""
 
-    places: Float[Tensor, "N n"]
+    places: Float[Tensor, "K n"]
     near: Float[Tensor, ""]
     usual: Float[Tensor, "E P D"]
-    level: Float[Tensor, "E D N"]
-    noise: Float[Tensor, "E D"]
-    move: Float[Tensor, "E D N N"]
-    shock: Float[Tensor, "E D N N"]
-    start: Float[Tensor, "E D N N"]
+    swing: Float[Tensor, "E P D"]
+    level: Float[Tensor, "E D K"]
+    share: Float[Tensor, "E D K"]
+    noise: Float[Tensor, "E C"]
+    move: Float[Tensor, "E C N N"]
+    shock: Float[Tensor, "E C N N"]
+    start: Float[Tensor, "E C N N"]
 
     def of(self, fit: Int[Tensor, " B"]) -> Filter:
         """A fit for each of B windows."""
@@ -51,36 +55,35 @@ class Filter(NamedTuple):
 
 @dataclass(frozen=True)
 class Dynamics:
-    r"""A linear state-space model of each channel at N places, fitted by expectation maximisation.
+    r"""A linear state-space model of each channel and group of neighbouring places.
 
-    With $y$ what the sensors there report, as anomalies from the `level` of each and from what is `usual` at that part
-    of the day,
+    With $y$ what the sensors there report, as anomalies from what is usual at each place and part of the day,
 
     $$x_{t+1} = A x_t + e_t, \quad e_t \sim N(0, Q), \quad y_t = x_t + n_t, \quad n_t \sim N(0, \nu)$$
 
-    so that a Kalman filter gives the state of all places from whatever was reported, however many are silent.
-
-    Source:
-        Shumway and Stoffer 1982, "An approach to time series smoothing and forecasting using the EM algorithm". Ours
-        are the draw of A to one memory for all places, and one noise for all.
+    so that a Kalman filter gives the state of all places from whatever was reported, however many are silent. Usual are
+    the `level` of the place, `usual` of the part of the day, and `swing` of the part of the day as far as the place has
+    its `share` in it: the sea's days differ less than the land's.
     """
 
     places: Matrix
-    """`[place][coordinate]`, in the model's coordinates"""
+    """`[place][coordinate]`, in the model's coordinates, group by group"""
     near: float
     """the distance within which a sensor is at a place"""
     usual: Matrix
+    swing: Matrix
     """`[part of the day][channel]`"""
     level: Matrix
+    share: Matrix
     """`[channel][place]`"""
     noise: Vector
-    """the variance of what a sensor adds, of each channel"""
+    """the variance of what a sensor adds, of each channel and group, those of a channel in a row"""
     move: tuple[Matrix, ...]
     shock: tuple[Matrix, ...]
     start: tuple[Matrix, ...]
-    """A, Q and the variance of a state of which nothing is known, `[channel][place][place]`"""
-    steps: tuple[int, int]
-    """those to which it was fitted"""
+    """A, Q and the variance of a state of which nothing is known, `[channel and group][place][place]`"""
+    without: tuple[int, int]
+    """the steps to which it was not fitted"""
 
 
 def filter_of(fits: Sequence[Dynamics]) -> Filter:
@@ -92,10 +95,12 @@ def filter_of(fits: Sequence[Dynamics]) -> Filter:
 class Outlook(NamedTuple):
     """What the dynamics say will be reported at each place after each origin."""
 
-    ahead: Float[Tensor, "B L H N D"]
-    """after 0 to H - 1 steps, without what is usual"""
+    ahead: Float[Tensor, "B L H K D"]
+    """after 0 to H - 1 steps, without what is usual at parts of the day"""
     usual: Float[Tensor, "B L P J D"]
-    """what is usual at the times that are asked for"""
+    swing: Float[Tensor, "B L P J D"]
+    """those at the times that are asked for"""
+    share: Float[Tensor, "B K D"]
     leads: Int[Tensor, "B L P J"]
     site: Int[Tensor, "B S"]
     """the place of each sensor, -1 for none"""
@@ -105,13 +110,15 @@ class Outlook(NamedTuple):
     def of(self, site: Int[Tensor, "B L P *K"], channel: int) -> Float[Tensor, "B L P J *K"]:
         """What one channel will be at places; NaN where there is none."""
         several, count = site.ndim > self.own.ndim, self.ahead.shape[3]
-        leads, usual, at = self.leads, self.usual[..., channel], site[:, :, :, None]
+        leads, usual, swing = self.leads, self.usual[..., channel], self.swing[..., channel]
+        at = site[:, :, :, None]
         if several:
-            leads, usual = leads[..., None], usual[..., None]
+            leads, usual, swing = leads[..., None], usual[..., None], swing[..., None]
         index = leads.clamp(max=self.ahead.shape[2] - 1) * count + at.clamp(min=0)
         flat = self.ahead[..., channel].flatten(2)
         found = flat.gather(2, index.flatten(2)).view_as(index)
-        return torch.where(at >= 0, found + usual, torch.nan)
+        share = self.share[..., channel].gather(1, at.clamp(min=0).flatten(1)).view_as(at)
+        return torch.where(at >= 0, found + usual + swing * share, torch.nan)
 
 
 def outlook(
@@ -140,18 +147,20 @@ def outlook(
     if not displaced:
         own = torch.where(own >= 0, own, _nearest(positions, filter_))
     values = _observed(history, steps, known[:, -1], site, len(filter_.places))
-    usual = _at_parts(filter_.usual, history.part_of_day(steps, parts))
-    values = values - filter_.level[:, None] - usual[..., None]
-    states = _filtered(filter_, values, warm)
+    part = history.part_of_day(steps, parts)
+    usual, swing = (_at_parts(table, part)[..., None] for table in (filter_.usual, filter_.swing))
+    values = values - filter_.level[:, None] - usual - swing * filter_.share[:, None]
+    groups = filter_.noise.shape[1], filter_.move.shape[-1]
+    states = _filtered(filter_, values.reshape(*values.shape[:2], *groups), warm)
     ahead = [states]
     for _ in range(horizon):
         ahead.append(torch.einsum("bdnm,bldm->bldn", filter_.move, ahead[-1]))
-    ahead = [part + filter_.level[:, None] for part in ahead]
-    target = history.part_of_day(origin[..., None, None] + leads, parts)
-    return Outlook(
-        torch.stack(ahead, 2).transpose(-1, -2), _at_parts(filter_.usual, target), leads, site,
-        torch.where(hidden, -1, own),
-    )  # fmt: skip
+    coming = torch.stack(ahead, 2).view(*states.shape[:2], horizon + 1, *filter_.level.shape[1:])
+    coming = (coming + filter_.level[:, None, None]).transpose(-1, -2)
+    part = history.part_of_day(origin[..., None, None] + leads, parts)
+    usual, swing = (_at_parts(table, part) for table in (filter_.usual, filter_.swing))
+    share = filter_.share.expand(len(known), -1, -1).transpose(-1, -2)
+    return Outlook(coming, usual, swing, share, leads, site, torch.where(hidden, -1, own))
 
 
 def _at_parts(usual: Float[Tensor, "E P D"], part: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch D"]:
@@ -186,7 +195,7 @@ def _observed(
     return total / torch.where(count > 0, count, torch.nan)
 
 
-def _filtered(filter_: Filter, values: Float[Tensor, "B T D N"], warm: int) -> Float[Tensor, "B L D N"]:
+def _filtered(filter_: Filter, values: Float[Tensor, "B T C N"], warm: int) -> Float[Tensor, "B L C N"]:
     """The means of the states at the steps from `warm` on, by a Kalman filter; NaN is what was not reported."""
     heard, kept = ~values.isnan(), []
     values = values.nan_to_num()
@@ -212,19 +221,22 @@ def _filtered(filter_: Filter, values: Float[Tensor, "B T D N"], warm: int) -> F
     return torch.stack(kept, 1)
 
 
-def fitted(history: History, parts: int, extent: float, halves: bool = False) -> tuple[Dynamics, ...]:
-    """The dynamics of all steps; with `halves` also those of the first and of the second half of them, each of which
-    foretells the other half as it foretells what is to come. Empty where no sensor stays in place for long enough."""
-    places = _places(history, STAYS * extent)
-    if not len(places) or history.num_steps < max(LEAST_STEPS, EACH * len(places)):
+def fitted(history: History, parts: int, extent: float, folds: bool = False) -> tuple[Dynamics, ...]:
+    """The dynamics of all steps; with `folds` also those without each of `FOLDS` parts of them, which foretell that
+    part as they foretell what is to come. Empty where no sensor stays in place for long enough."""
+    places, end = _places(history, STAYS * extent), history.num_steps
+    if not places.numel() or end < LEAST_STEPS:
         return ()
-    end, half, near = history.num_steps, history.num_steps // 2, STAYS * extent
-    spans = [(0, end), *[(0, half), (half, end)] * halves]
-    return tuple(_fit(history, span, places, near, parts) for span in spans)
+    ends = [end * part // FOLDS for part in range(FOLDS + 1)]
+    found, draws = [], None
+    for without in [(0, 0), *list(pairwise(ends)) * folds]:
+        one, draws = _fit(history, without, places, STAYS * extent, parts, draws)
+        found.append(one)
+    return tuple(found)
 
 
-def _places(history: History, near: float) -> Float[Tensor, "N n"]:
-    """The places of the sensors that have not moved and have reported most often, each once."""
+def _places(history: History, near: float) -> Float[Tensor, "G N n"]:
+    """The places of the sensors that have not moved and have reported most often, in groups of neighbours."""
     rows = history.rows
     low = torch.full((history.num_sensors, rows.positions.shape[1]), torch.inf)
     high, index = -low, rows.sensor[:, None].expand_as(rows.positions)
@@ -236,105 +248,79 @@ def _places(history: History, near: float) -> Float[Tensor, "N n"]:
     places = low[order[: int(stays.sum())]]
     later = torch.ones(len(places), len(places), dtype=torch.bool).triu()
     again = torch.cdist(places, places).masked_fill(later, torch.inf)
-    return places[(again > 2 * near).all(-1)][:MOST_SITES]
+    places = places[(again > 2 * near).all(-1)]
+    groups = 1
+    while len(places) > groups * MOST_SITES and groups < MOST_GROUPS:
+        groups *= 2
+    return _grouped(places[: groups * min(MOST_SITES, len(places) // groups)], groups).unflatten(0, (groups, -1))
 
 
-def _fit(history: History, span: tuple[int, int], places: Float[Tensor, "N n"], near: float, parts: int) -> Dynamics:
-    """The dynamics of some steps."""
-    number = min(MOST_STEPS, max(LEAST_STEPS // 2, MOST_CELLS // len(places) ** 2))
-    steps = torch.arange(max(span[0], span[1] - number), span[1])
-    filter_ = Filter(places, torch.tensor(near), *[torch.empty(0)] * 6)
+def _grouped(places: Float[Tensor, "K n"], groups: int) -> Float[Tensor, "K n"]:
+    """The places, neighbours in a row: halves along their widest axis, and halves of these."""
+    if groups < 2:
+        return places
+    axis = (places.amax(0) - places.amin(0)).argmax()
+    halves = places[places[:, axis].argsort(stable=True)].chunk(2)
+    return torch.cat([_grouped(half, groups // 2) for half in halves])
+
+
+def _fit(
+    history: History, without: tuple[int, int], places: Float[Tensor, "G N n"], near: float, parts: int,
+    draws: Sequence[Draw] | None,
+) -> tuple[Dynamics, Sequence[Draw]]:  # fmt: skip
+    """The dynamics without some steps, and how each channel was drawn, which is chosen where it is not given."""
+    groups, size, _ = places.shape
+    flat = places.flatten(0, 1)
+    number = min(MOST_STEPS, max(LEAST_STEPS // 2, MOST_CELLS // (groups * size**2)))
+    steps = torch.arange(max(0, history.num_steps - number - without[1] + without[0]), history.num_steps)
+    filter_ = Filter(flat, torch.tensor(near), *[torch.empty(0)] * 8)
     latest = history.last[-1].amax(-1)
     site = torch.where(latest >= 0, _nearest(history.rows.positions[latest.clamp(min=0).long()], filter_), -1)
     until = torch.full((1, history.num_sensors), history.num_steps)
-    values = _observed(history, steps[None], until, site[None], len(places))[0].double().numpy()
+    values = _observed(history, steps[None], until, site[None], len(flat))[0].double().numpy()
+    values[(steps >= without[0]) & (steps < without[1])] = np.nan
     part = history.part_of_day(steps, parts).numpy()
     level, usual = np.zeros(values.shape[1:]), np.zeros((parts, values.shape[1]))
     for _ in range(2):
         level += _mean(values - level - usual[part][..., None], (0,))
         for hour in range(parts):
             usual[hour] += _mean((values - level - usual[part][..., None])[part == hour], (0, 2))
-    anomalies = values - level - usual[part][..., None]
-    channels = [_maximised(anomalies[:, channel]) for channel in range(values.shape[1])]
-    noise, move, shock, start = zip(*channels, strict=True)
-    moving = {"move": move, "shock": shock, "start": start}
-    return Dynamics(
-        _plain(places.numpy()), near, _plain(usual), _plain(level), tuple(map(float, noise)), steps=span,
-        **{name: tuple(map(_plain, part)) for name, part in moving.items()},
+    values = values - level - usual[part][..., None]
+    swing, share = zip(*(_swing(values[:, channel], part, parts) for channel in range(values.shape[1])), strict=True)
+    swing, share = np.stack(swing, 1), np.stack(share)
+    values = (values - swing[part][..., None] * share).reshape(len(steps), -1, size)
+    away = torch.cdist(places, places).numpy()
+    alike = [np.exp(-each / max(np.median(each), 1e-12)) for each in away]
+    draws = draws or [chosen(values[-JUDGED:, first], alike[0]) for first in range(0, values.shape[1], groups)]
+    models = [maximised(values[:, row], alike[row % groups], draws[row // groups]) for row in range(values.shape[1])]
+    fit = Dynamics(
+        _plain(flat.numpy()), near, _plain(usual), _plain(swing), _plain(level), _plain(share),
+        tuple(one.noise for one in models), tuple(_plain(one.move) for one in models),
+        tuple(_plain(one.shock) for one in models), tuple(_plain(one.start) for one in models), without,
     )  # fmt: skip
+    return fit, draws
+
+
+def _swing(
+    values: Float[NDArray, "T K"], part: Int[NDArray, " T"], parts: int
+) -> tuple[Float[NDArray, " P"], Float[NDArray, " K"]]:
+    """That in which the days of places differ most from what is usual, and the share that each has in it, as far as
+    both halves of the steps agree."""
+    half = len(values) // 2
+    both = [
+        np.stack([_mean(values[some][part[some] == hour], (0,)) for hour in range(parts)])
+        for some in (slice(None), slice(half), slice(half, None))
+    ]
+    left, size, right = np.linalg.svd(both[0], full_matrices=False)
+    same = [np.vdot(each, np.outer(left[:, 0], right[0])) for each in both[1:]]
+    agreed = 2 * same[0] * same[1] / max(same[0] ** 2 + same[1] ** 2, 1e-12)
+    return left[:, 0] * size[0] * max(agreed, 0.0), right[0]
 
 
 def _mean(values: NDArray, axes: tuple[int, ...]) -> NDArray:
     """The mean of what is not NaN, 0 of nothing."""
     known = ~np.isnan(values)
     return np.where(known, values, 0).sum(axes) / np.maximum(known.sum(axes), 1)
-
-
-def _maximised(values: Float[NDArray, "T N"]) -> tuple[float, NDArray, NDArray, NDArray]:
-    """Noise, A, Q and the variance at the start, by expectation maximisation."""
-    known, count = ~np.isnan(values), values.shape[1]
-    times, same = np.arange(len(values)), np.eye(count)
-    whole = np.stack([
-        np.interp(times, times[seen], column[seen]) if seen.any() else np.zeros(len(values))
-        for column, seen in zip(values.T, known.T, strict=True)
-    ], 1)  # fmt: skip
-    start = whole.T @ whole / len(whole) + LEAST_NOISE * same
-    noise = 0.01 * max(float(np.mean(start.diagonal())), LEAST_NOISE)
-    moved = _moved(whole[:-1].T @ whole[:-1], whole[1:].T @ whole[:-1], whole[1:].T @ whole[1:], len(whole) - 1)
-    for _ in range(ROUNDS):
-        state, doubt, variance, last, lagged = _smoothed(values, known, noise, *moved, start)
-        left = np.where(known, (values - state) ** 2 + doubt, 0)
-        noise = max(float(left.sum() / max(known.sum(), 1)), LEAST_NOISE)
-        before, after = state[:-1], state[1:]
-        moved = _moved(
-            before.T @ before + variance - last[1], after.T @ before + lagged, after.T @ after + variance - last[0],
-            len(before),
-        )  # fmt: skip
-    return noise, *moved, start
-
-
-def _moved(before: NDArray, across: NDArray, after: NDArray, number: int) -> tuple[NDArray, NDArray]:
-    """A and Q, from sums of products of the states of a step, of a step and the one before, and of the next."""
-    count = len(before)
-    size = np.trace(before) / count
-    ridge = RIDGE * size * np.eye(count)
-    memory = np.trace(across) / max(np.trace(before), 1e-12)
-    move = np.linalg.solve(before + ridge + 1e-9 * np.eye(count), (across + memory * ridge).T).T
-    shock = (after - move @ across.T - across @ move.T + move @ before @ move.T) / number
-    return move, (shock + shock.T) / 2 + LEAST_NOISE * np.eye(count)
-
-
-def _smoothed(
-    values: NDArray, known: NDArray, noise: float, move: NDArray, shock: NDArray, start: NDArray
-) -> tuple[NDArray, NDArray, NDArray, tuple[NDArray, NDArray], NDArray]:
-    """Of the states given all values: their means, the variances of each place, the sum of their covariances, that of
-    the first and of the last one, and the sum of the covariances of each with the one before."""
-    steps, count = values.shape
-    states, variances = np.empty((steps, count)), np.empty((steps, count, count))
-    expected, doubts = np.empty_like(states), np.empty_like(variances)
-    state, variance = np.zeros(count), start
-    for step in range(steps):
-        if step:
-            state, variance = move @ state, move @ variance @ move.T + shock
-        expected[step], doubts[step] = state, variance
-        seen = np.flatnonzero(known[step])
-        if len(seen):
-            towards = variance[:, seen]
-            gain = np.linalg.solve(towards[seen] + noise * np.eye(len(seen)), towards.T).T
-            state = state + gain @ (values[step, seen] - state[seen])
-            variance = variance - gain @ towards.T
-            variance = (variance + variance.T) / 2
-        states[step], variances[step] = state, variance
-    total, lagged, each = variance.copy(), np.zeros_like(variance), np.empty_like(states)
-    last, each[-1] = variance, variance.diagonal()
-    for step in range(steps - 2, -1, -1):
-        back = np.linalg.solve(doubts[step + 1], move @ variances[step]).T
-        lagged += variance @ back.T
-        states[step] += back @ (states[step + 1] - expected[step + 1])
-        variance = variances[step] + back @ (variance - doubts[step + 1]) @ back.T
-        total += variance
-        each[step] = variance.diagonal()
-    return states, each, total, (variance, last), lagged
 
 
 def _plain(matrix: NDArray) -> Matrix:

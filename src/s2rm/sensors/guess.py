@@ -120,7 +120,7 @@ class FirstGuess:
     linear: bool = False
     """whether there is a candidate of linear dynamics, if only where they could be fitted; not in earlier versions"""
     dynamics: tuple[Dynamics, ...] = ()
-    """those of the sensors; while a forecaster is fitted, also those of each half of the steps"""
+    """those of the sensors; while a forecaster is fitted, also those without each part of the steps"""
 
     @property
     def ways(self) -> Ways:
@@ -164,14 +164,15 @@ class FirstGuess:
     ) -> Found:  # fmt: skip
         """The candidates of all queries; `climate` are the means of the channels at the target times.
 
-        If `fair`, the steps are those to which the guess is fitted, and each half of them is told by the dynamics of
-        the other one.
+        If `fair`, the steps are those to which the guess is fitted, and each part of them is told by the dynamics of
+        the others.
         """
         dynamics = self.filter
         if dynamics is not None:
             fit = torch.zeros_like(asked.origin[:, 0])
             if fair:
-                fit = torch.where(asked.origin[:, 0] < self.dynamics[1].steps[1], 2, 1)
+                ends = torch.tensor([one.without[1] for one in self.dynamics[1:-1]])
+                fit = 1 + torch.bucketize(asked.origin[:, 0].contiguous(), ends, right=True)
             dynamics = dynamics.of(fit)
         return found(
             history, asked, self.ways, climate, self.memory, scaling.extent, noise, self.number, dynamics,

@@ -87,7 +87,7 @@ def tuned(windows: Windows) -> FirstGuess:
     if windows.scaling.flow:
         guess = _carried(windows, guess)
     if guess.linear:
-        guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, halves=True))
+        guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, folds=True))
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
     cases, truth, moment = _together([draw(windows, guess, 32) for draw in (sample, withheld, silent)])
     mixed = mixed_best(guess, cases, truth, moment, *about)

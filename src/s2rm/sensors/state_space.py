@@ -1,0 +1,165 @@
+"""A linear state-space model of a table of numbers with gaps: fitted by expectation maximisation, how strongly it is
+drawn to a simpler one chosen by what is left out."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+ROUNDS, LEAST_NOISE = 5, 1e-4
+"""of the fit, and the least variance"""
+TRIED = 3
+"""rounds of the fits that choose how strongly one is drawn"""
+
+
+class Draw(NamedTuple):
+    """How strongly a fit is drawn to a simpler one."""
+
+    motion: float
+    """A to one memory for all: a share of the mean variance, added to each"""
+    shock: float
+    """the share of Q that follows from distances alone"""
+
+
+DRAWS = tuple(Draw(*each) for each in product((0.01, 0.1, 1.0, 10.0), (0.0, 0.3)))
+"""the choices"""
+
+
+class StateSpace(NamedTuple):
+    r"""$x_{t+1} = A x_t + e_t$, $e_t \sim N(0, Q)$, $y_t = x_t + n_t$, $n_t \sim N(0, \nu)$, of N series."""
+
+    noise: float
+    """nu"""
+    move: Float[NDArray, "N N"]
+    """A"""
+    shock: Float[NDArray, "N N"]
+    """Q"""
+    start: Float[NDArray, "N N"]
+    """the variance of a state of which nothing is known"""
+
+
+class Filtered(NamedTuple):
+    """What is known of each state from all values until then, and what was known without those of its own step."""
+
+    expected: Float[NDArray, "T N"]
+    doubts: Float[NDArray, "T N N"]
+    states: Float[NDArray, "T N"]
+    variances: Float[NDArray, "T N N"]
+    surprise: float
+    """minus twice the logarithm of the likelihood, but for a constant"""
+
+
+class Smoothed(NamedTuple):
+    """What is known of each state from all values."""
+
+    states: Float[NDArray, "T N"]
+    variances: Float[NDArray, "T N"]
+    total: Float[NDArray, "N N"]
+    """the sum of the covariances of all states"""
+    ends: tuple[Float[NDArray, "N N"], Float[NDArray, "N N"]]
+    """those of the first and of the last one"""
+    lagged: Float[NDArray, "N N"]
+    """the sum of the covariances of each with the one before"""
+
+
+def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Draw:
+    """That by which each half of the steps makes the other one likeliest.
+
+    Args:
+        values: NaN for those that are not known.
+        alike: the correlation of shocks that follows from distances.
+    """
+    first, second = values[: len(values) // 2], values[len(values) // 2 :]
+
+    def surprise(draw: Draw) -> float:
+        pairs = (first, second), (second, first)
+        total = sum(filtered(other, maximised(one, alike, draw, TRIED)).surprise for one, other in pairs)
+        return total if np.isfinite(total) else np.inf
+
+    return min(DRAWS, key=surprise)
+
+
+def maximised(
+    values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"], draw: Draw, rounds: int = ROUNDS
+) -> StateSpace:
+    """A fit by expectation maximisation, from what is linear in time in the gaps; the arguments are those of `chosen`.
+
+    Source:
+        Shumway and Stoffer 1982, "An approach to time series smoothing and forecasting using the EM algorithm". Ours
+        are that A and Q are drawn to simpler ones, and one noise for all series.
+    """
+    known, count = ~np.isnan(values), values.shape[1]
+    times, same = np.arange(len(values)), np.eye(count)
+    whole = np.stack([
+        np.interp(times, times[seen], column[seen]) if seen.any() else np.zeros(len(values))
+        for column, seen in zip(values.T, known.T, strict=True)
+    ], 1)  # fmt: skip
+    start = whole.T @ whole / len(whole) + LEAST_NOISE * same
+    noise = 0.01 * max(float(np.mean(start.diagonal())), LEAST_NOISE)
+    sums = whole[:-1].T @ whole[:-1], whole[1:].T @ whole[:-1], whole[1:].T @ whole[1:]
+    found = StateSpace(noise, *_moved(*sums, len(whole) - 1, alike, draw), start)
+    for _ in range(rounds):
+        state, variance, total, (first, last), lagged = smoothed(values, found)
+        left = np.where(known, (values - state) ** 2 + variance, 0)
+        noise = max(float(left.sum() / max(known.sum(), 1)), LEAST_NOISE)
+        before, after = state[:-1], state[1:]
+        sums = before.T @ before + total - last, after.T @ before + lagged, after.T @ after + total - first
+        found = StateSpace(noise, *_moved(*sums, len(before), alike, draw), start)
+    return found
+
+
+def _moved(
+    before: NDArray, across: NDArray, after: NDArray, number: int, alike: NDArray, draw: Draw
+) -> tuple[NDArray, NDArray]:
+    """A and Q, from sums of products of the states of a step, of a step and the one before, and of the next."""
+    count = len(before)
+    ridge = draw.motion * np.trace(before) / count * np.eye(count)
+    memory = np.trace(across) / max(np.trace(before), 1e-12)
+    move = np.linalg.solve(before + ridge + 1e-9 * np.eye(count), (across + memory * ridge).T).T
+    shock = (after - move @ across.T - across @ move.T + move @ before @ move.T) / number
+    size = np.sqrt(shock.diagonal().clip(0))
+    shock = (1 - draw.shock) * (shock + shock.T) / 2 + draw.shock * alike * size * size[:, None]
+    return move, shock + LEAST_NOISE * np.eye(count)
+
+
+def filtered(values: Float[NDArray, "T N"], model: StateSpace) -> Filtered:
+    """A Kalman filter; NaN is what is not known."""
+    steps, count = values.shape
+    expected, doubts, known = np.empty((steps, count)), np.empty((steps, count, count)), ~np.isnan(values)
+    states, variances, surprise = np.empty_like(expected), np.empty_like(doubts), 0.0
+    state, variance = np.zeros(count), model.start
+    for step in range(steps):
+        if step:
+            state, variance = model.move @ state, model.move @ variance @ model.move.T + model.shock
+        expected[step], doubts[step] = state, variance
+        seen = np.flatnonzero(known[step])
+        if len(seen):
+            towards, off = variance[:, seen], values[step, seen] - state[seen]
+            within = towards[seen] + model.noise * np.eye(len(seen))
+            solved = np.linalg.solve(within, np.column_stack([off, towards.T]))
+            surprise += np.linalg.slogdet(within)[1] + off @ solved[:, 0]
+            state = state + towards @ solved[:, 0]
+            variance = variance - towards @ solved[:, 1:]
+            variance = (variance + variance.T) / 2
+        states[step], variances[step] = state, variance
+    return Filtered(expected, doubts, states, variances, float(surprise))
+
+
+def smoothed(values: Float[NDArray, "T N"], model: StateSpace) -> Smoothed:
+    """A Kalman smoother; NaN is what is not known."""
+    expected, doubts, states, variances, _ = filtered(values, model)
+    variance = last = variances[-1]
+    total, lagged, each = variance.copy(), np.zeros_like(variance), np.empty_like(states)
+    each[-1] = variance.diagonal()
+    for step in range(len(values) - 2, -1, -1):
+        back = np.linalg.solve(doubts[step + 1], model.move @ variances[step]).T
+        lagged += variance @ back.T
+        states[step] += back @ (states[step + 1] - expected[step + 1])
+        variance = variances[step] + back @ (variance - doubts[step + 1]) @ back.T
+        total += variance
+        each[step] = variance.diagonal()
+    return Smoothed(states, each, total, (variance, last), lagged)
