@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from s2rm.sensors import FieldWorld, Fit, Forecaster
+from s2rm.sensors import FieldWorld, Fit, Forecaster, state_space
 from s2rm.sensors import dynamics as subject
 from s2rm.sensors.candidates import CANDIDATES, LINEAR, Asked
 from s2rm.sensors.dynamics import Filter, fitted
@@ -14,6 +14,7 @@ from s2rm.sensors.history import History
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.state_space import Draw, StateSpace, chosen, filtered, maximised, smoothed
 from s2rm.sensors.tuning import first_guess, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import Training
@@ -49,14 +50,15 @@ def history_of(reports):
     return History.of(reports, replace(Scaling.of(reports), mean=(0.0,), spread=(1.0,)), None, 0)
 
 
-def test_the_filter_is_the_gaussian_given_what_was_reported():
+@pytest.fixture(scope="module")
+def joint():
+    """Values with gaps, the variances of a state-space model, and the covariance of all of its states as one."""
     generator = np.random.default_rng(0)
     steps, count = 5, 3
     spread = generator.normal(size=(2, count, count))
     shock, start = (part @ part.T + np.eye(count) for part in spread)
     values = generator.normal(size=(steps, count))
     values[generator.random(values.shape) < 0.4] = np.nan
-    # The joint covariance of all states, and conditioning on the values as one system.
     joint = np.zeros((steps, steps, count, count))
     joint[0, 0] = start
     for step in range(1, steps):
@@ -64,8 +66,12 @@ def test_the_filter_is_the_gaussian_given_what_was_reported():
             joint[step, before] = MOVE @ joint[step - 1, before]
             joint[before, step] = joint[step, before].T
         joint[step, step] = MOVE @ joint[step - 1, step - 1] @ MOVE.T + shock
-    whole = joint.transpose(0, 2, 1, 3).reshape(steps * count, -1)
-    flat = values.ravel()
+    return values, shock, start, joint.transpose(0, 2, 1, 3).reshape(steps * count, -1)
+
+
+def test_the_filter_is_the_gaussian_given_what_was_reported(joint):
+    values, shock, start, whole = joint
+    (steps, count), flat = values.shape, values.ravel()
     for last in range(steps):
         seen = ~np.isnan(flat) & (np.arange(len(flat)) < (last + 1) * count)
         within = whole[np.ix_(seen, seen)] + 0.1 * np.eye(seen.sum())
@@ -77,6 +83,69 @@ def test_the_filter_is_the_gaussian_given_what_was_reported():
         )  # fmt: skip
         got = subject._filtered(filter_, torch.tensor(values)[None, : last + 1, None], last + 1)
         np.testing.assert_allclose(got[0, 0, 0].numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_smoother_and_the_likelihood_are_those_of_the_gaussian(joint):
+    values, shock, start, whole = joint
+    model, flat = StateSpace(0.1, MOVE, shock, start), values.ravel()
+    seen = ~np.isnan(flat)
+    within = whole[np.ix_(seen, seen)] + 0.1 * np.eye(seen.sum())
+    gain = np.linalg.solve(within, whole[seen]).T
+    got = smoothed(values, model)
+    np.testing.assert_allclose(got.states.ravel(), gain @ flat[seen], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(got.variances.ravel(), (whole - gain @ whole[seen]).diagonal(), rtol=1e-9)
+    expected = np.linalg.slogdet(within)[1] + flat[seen] @ np.linalg.solve(within, flat[seen])
+    assert filtered(values, model).surprise == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_fit_is_drawn_the_more_strongly_the_less_there_is_to_learn_from():
+    alike = np.eye(3)
+    few = chosen(turning(40), alike)
+    assert few.motion > chosen(turning(4000), alike).motion
+    alone = np.random.default_rng(0).normal(size=(60, 12))
+    drawn = maximised(alone, np.eye(12), chosen(alone, np.eye(12)))
+    free = maximised(alone, np.eye(12), Draw(0.01, 0.0))
+    off = ~np.eye(12, dtype=bool)
+    assert np.abs(drawn.move[off]).max() < np.abs(free.move[off]).max() / 3
+
+
+def test_neighbours_are_in_one_group_and_each_group_is_as_if_it_were_alone(monkeypatch):
+    values = np.concatenate([turning(300, seed) for seed in range(2)], 1)
+    reports = table(values, [0, 1, 2, 10, 11, 12])
+    monkeypatch.setattr(subject, "MOST_SITES", 3)
+    (pair,) = fitted(history_of(reports), 1, 1.0)
+    side = max(place[0] for place in pair.places)
+    assert [round(place[0] / side * 12) // 10 for place in pair.places] == [0, 0, 0, 1, 1, 1]
+    assert len(pair.move) == len(pair.noise) == 2
+    assert len(pair.move[0]) == 3
+    (alone,) = fitted(history_of(reports.of(np.arange(6) < 3)), 1, 1.0)
+    # Each group is drawn as the first one, whose usual values are those of all.
+    np.testing.assert_allclose(pair.move[0], alone.move[0], atol=0.05)
+    scaling = Scaling.of(reports)
+    made = first_guess(reports, scaling, 24, 6)
+    made = replace(made, dynamics=fitted(made.history(reports, scaling), len(made.climate), scaling.extent))
+    told = [linear(made, reports, scaling, sensor, [299] * 6) for sensor in range(6)]
+    expected = scaling.channels(np.float32(np.concatenate([MOVE @ values[-1, :3], MOVE @ values[-1, 3:]]))[:, None])
+    np.testing.assert_allclose(told, expected[:, 0], atol=0.35)
+
+
+def test_stations_have_their_share_in_the_swing_of_the_day():
+    """The land warms by day, the sea does not: each is told its own day."""
+    hours, share = np.arange(24 * 20), np.array([0.0, 0.5, 1.0, 2.0])
+    noise = 0.1 * np.random.default_rng(0).normal(size=(len(hours), 4))
+    values = np.sin(2 * np.pi * hours / 24)[:, None] * share + noise
+    reports = table(values, np.arange(4))
+    scaling = Scaling.of(reports)
+    made = first_guess(reports, scaling, 24, 12)
+    made = replace(made, dynamics=fitted(made.history(reports, scaling), len(made.climate), scaling.extent))
+    for lead in (0, 6, 12):
+        # The last step is at 23:00.
+        expected = share * np.sin(2 * np.pi * (23 + lead) / 24)
+        told = np.array([linear(made, reports, scaling, sensor, [479] * 4, lead=lead) for sensor in range(4)])
+        np.testing.assert_allclose(told * scaling.spread[0] + scaling.mean[0], expected, atol=0.25)
+    noise = np.random.default_rng(0).normal(size=(480, 4))
+    (whole,) = fitted(history_of(table(noise, np.arange(4))), 24, 1.0)
+    assert np.abs(np.outer(np.array(whole.swing)[:, 0], np.array(whole.share)[0])).max() < 0.1, "no swing in noise"
 
 
 def test_the_fit_finds_what_moves_from_station_to_station_though_a_third_is_missing():
@@ -161,8 +230,9 @@ def test_a_new_station_changes_as_its_neighbours_do(guess):
     assert new - own[3] == pytest.approx((told - own[0]).item(), abs=0.2)
 
 
-def test_dynamics_are_judged_on_steps_to_which_they_were_not_fitted():
-    """Of noise nothing can be told: fitted to the other parts of the steps, the dynamics are given no weight."""
+def test_dynamics_are_judged_on_steps_to_which_they_were_not_fitted(monkeypatch):
+    """Of noise nothing can be told: dynamics that are hardly drawn are given no weight."""
+    monkeypatch.setattr(state_space, "DRAWS", (Draw(1e-3, 0.0),))
     noise = np.random.default_rng(0).normal(size=(400, 12))
     turned = np.stack([turning(400, seed) for seed in range(4)], -1).reshape(400, 12)
     weights = []

@@ -307,14 +307,17 @@ def _swing(
     """That in which the days of places differ most from what is usual, and the share that each has in it, as far as
     both halves of the steps agree."""
     half = len(values) // 2
-    both = [
+    whole, first, second = (
         np.stack([_mean(values[some][part[some] == hour], (0,)) for hour in range(parts)])
         for some in (slice(None), slice(half), slice(half, None))
-    ]
-    left, size, right = np.linalg.svd(both[0], full_matrices=False)
-    same = [np.vdot(each, np.outer(left[:, 0], right[0])) for each in both[1:]]
-    agreed = 2 * same[0] * same[1] / max(same[0] ** 2 + same[1] ** 2, 1e-12)
-    return left[:, 0] * size[0] * max(agreed, 0.0), right[0]
+    )
+    agreed, size = 0.0, 1e-12
+    for one, other in ((first, second), (second, first)):
+        left, sizes, right = np.linalg.svd(one, full_matrices=False)
+        agreed, size = agreed + left[:, 0] @ other @ right[0], size + sizes[0]
+    left, sizes, right = np.linalg.svd(whole, full_matrices=False)
+    same = max(agreed / size, 0.0)
+    return left[:, 0] * sizes[0] * 2 * same / (1 + same), right[0]
 
 
 def _mean(values: NDArray, axes: tuple[int, ...]) -> NDArray:
