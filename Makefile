@@ -68,7 +68,7 @@ results: setup
 	$(BIN)/python experiments/sequences.py copying --models rims --seeds 5 --updates 12000
 	$(BIN)/python experiments/sequences.py copying --models lstm --seeds 5
 	for task in copying adding; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
-	$(BIN)/python experiments/sequences.py copying --ablations
+	$(BIN)/python experiments/sequences.py copying --ablations --updates 12000 --seeds 1
 	$(BIN)/python experiments/picking.py
 	$(BIN)/python experiments/springs.py
 	$(BIN)/python experiments/planning.py

@@ -4,7 +4,8 @@ The protocol is the published one: months 3, 6, 9 and 12 are the test and are ne
 benchmark withholds are hidden from every method, and the mean absolute error is over those of the test months. A model
 of the family is trained on the other months, whose last one chooses the weights: in each window the reports are hidden
 that were missing in another, so that gaps are as they are. Its first row has seen the present and the past. That of
-both directions weights it against a second model, which runs through time backward, by their spreads. Writes
+both directions weights it against a second model, which runs through time backward, by their spreads, and both against
+linear dynamics that have seen all, by the error in that month. Writes
 `results/aqi36.json` after each model, so that an interrupted command goes on where it stopped.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
@@ -36,6 +37,7 @@ from s2rm.sensors.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import RANGES, Fit, ForecastModel
+from s2rm.sensors.state_space import chosen, filtered, maximised, smoothed
 from s2rm.sensors.tuning import first_guess, gated, tuned, with_dynamics
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
@@ -113,6 +115,11 @@ def observations(recipe: Imputation) -> tuple[Reports, NDArray, NDArray]:
     return whole, withheld, test
 
 
+def rooted(reports: Reports) -> Reports:
+    """The reports with the square roots of their values."""
+    return replace(reports, values=np.sqrt(reports.values))
+
+
 def without(reports: Reports, steps: NDArray) -> Reports:
     """The reports without some steps, whole days, as if there had been no time between."""
     kept, place = reports.where(~steps[reports.step]), np.cumsum(~steps) - 1
@@ -170,10 +177,11 @@ def both_ways(forecasters: tuple[Forecaster, Forecaster], visible: Reports, step
     return np.stack([filled(ahead, visible, step, sensor), filled(back, backward(visible), last - step, sensor)])
 
 
-def weighted(found: NDArray, sharpness: float) -> NDArray:
-    """The mean of both directions, the one of less spread weighing more: $w = (s_b / s_f)^a / (1 + (s_b / s_f)^a)$."""
+def weighted(found: NDArray, whole: NDArray, sharpness: float, share: float) -> NDArray:
+    """The mean of both directions, the one of less spread weighing more, $w = (s_b / s_f)^a / (1 + (s_b / s_f)^a)$, and
+    with a share of what linear dynamics say from all."""
     weight = expit(sharpness * np.log(found[1, 1] / found[0, 1]))
-    return weight * found[0, 0] + (1 - weight) * found[1, 0]
+    return share * whole + (1 - share) * (weight * found[0, 0] + (1 - weight) * found[1, 0])
 
 
 def simple(visible: Reports, train: Reports, step: NDArray, sensor: NDArray) -> Iterator[tuple[str, str, NDArray]]:
@@ -195,6 +203,11 @@ def simple(visible: Reports, train: Reports, step: NDArray, sensor: NDArray) -> 
     }  # fmt: skip
     for (name, reads), way in ways.items():
         yield name, reads, way.fillna(table.mean()).to_numpy()[step, sensor]
+    for name, reads, roots in zip(
+        ("linear dynamics", "linear dynamics, both directions"), ("past", "both"),
+        linear(rooted(visible), rooted(train)), strict=True,
+    ):  # fmt: skip
+        yield name, reads, np.maximum(at(roots, visible, step, sensor), 0) ** 2
     places = stations(visible)
     index = {visible.sensors.index(name): row for row, name in enumerate(places.names or ())}
     row = np.array([index[one] for one in sensor.tolist()])
@@ -209,13 +222,44 @@ def simple(visible: Reports, train: Reports, step: NDArray, sensor: NDArray) -> 
         yield name, "past", guesses
 
 
-def sharpness(pair: tuple[Forecaster, Forecaster], month: Reports, gone: NDArray) -> float:
-    """The `weighted` with the least error in a month of the training part, at values `gone` `(T, S)`."""
+def at(table: NDArray, reports: Reports, step: NDArray, sensor: NDArray) -> NDArray:
+    """The entries of a table `(T, S)` whose columns are the stations in order."""
+    index = {reports.sensors.index(name): row for row, name in enumerate(stations(reports).names or ())}
+    return table[step, [index[one] for one in sensor.tolist()]]
+
+
+def linear(visible: Reports, train: Reports) -> tuple[NDArray, NDArray]:
+    """All roots `(T, S)` by a linear state-space model, from those that were reported until then, and from all."""
+    places = stations(visible)
+    order = [visible.sensors.index(name) for name in places.names or ()]
+    values, known = (np.full((part.num_steps, len(part.sensors)), np.nan) for part in (visible, train))
+    for table, part in ((values, visible), (known, train)):
+        table[part.step, part.sensor] = part.values[:, 0]
+    values, known = values[:, order], known[:, order]
+    level = np.nanmean(known, 0)
+    usual = np.stack([np.nanmean((known - level)[hour::24]) for hour in range(24)])
+    apart = np.linalg.norm(places.positions[:, None] - places.positions, axis=-1)
+    alike = np.exp(-apart / np.median(apart))
+    mean, offset = (level + usual[np.arange(len(table)) % 24, None] for table in (known, values))
+    model = maximised(known - mean, alike, chosen(known - mean, alike))
+    past, whole = filtered(values - offset, model).states, smoothed(values - offset, model).states
+    return past + offset, whole + offset
+
+
+def weights(
+    pair: tuple[Forecaster, Forecaster], earlier: Reports, month: Reports, gone: NDArray
+) -> tuple[float, float]:
+    """Those of `weighted` with the least error in a month of the training part, at values `gone` `(T, S)`."""
     hidden = gone[month.step, month.sensor]
     asked, rest = month.where(hidden), month.where(~hidden)
     tried, truth = both_ways(pair, rest, asked.step, asked.sensor), asked.values[:, 0].astype(np.float64) ** 2
-    found = minimize_scalar(lambda a: np.abs(weighted(tried, a) ** 2 - truth).mean(), bounds=(0, 8), method="bounded")
-    return float(found.x)
+    whole = at(linear(rest, earlier)[1], rest, asked.step, asked.sensor)
+
+    def error(of: NDArray) -> float:
+        return float(np.abs(weighted(tried, whole, *of) ** 2 - truth).mean())
+
+    found = minimize(error, (1.0, 0.5), method="Nelder-Mead", bounds=((0, 8), (0, 1)))
+    return tuple(map(float, found.x))
 
 
 def main(recipe: Imputation) -> None:
@@ -225,7 +269,7 @@ def main(recipe: Imputation) -> None:
     step, sensor, truth = asked.step, asked.sensor, asked.values[:, 0].astype(np.float64)
     visible, label = reports.where(~withheld), LABELS[recipe.model]
     train = without(visible, test)
-    roots, table = (replace(part, values=np.sqrt(part.values)) for part in (visible, train))
+    roots, table = rooted(visible), rooted(train)
 
     def known() -> set[str]:
         return {row["predictor"] for row in read(recipe.out).get("rows", [])}
@@ -255,8 +299,10 @@ def main(recipe: Imputation) -> None:
         pair = (ahead, trained(recipe, turned, *parts, gaps[::-1].copy(), recipe.runs / "backward"))
         if f"{label}, both directions" not in known():
             run = {"label": f"{label}, backward", **read(recipe.runs / "backward" / SUMMARY)}
-            sharp = sharpness(pair, table.between(first, last), gaps[first - month : first])
-            values = np.maximum(weighted(both_ways(pair, roots, step, sensor), sharp), 0) ** 2
+            whole = at(linear(roots, table)[1], roots, step, sensor)
+            chosen_ = weights(pair, table.between(0, first), table.between(first, last), gaps[first - month : first])
+            values = np.maximum(weighted(both_ways(pair, roots, step, sensor), whole, *chosen_), 0) ** 2
+            print(f"sharpness and share of linear dynamics: {chosen_}", flush=True)
             keep(f"{label}, both directions", "both", values, run)
     if recipe.baselines and "kriging" not in known():
         for found in simple(visible, train, step, sensor):
