@@ -304,9 +304,10 @@ def main(recipe: Imputation) -> None:
             values = np.maximum(weighted(both_ways(pair, roots, step, sensor), whole, *chosen_), 0) ** 2
             print(f"sharpness and share of linear dynamics: {chosen_}", flush=True)
             keep(f"{label}, both directions", "both", values, run)
-    if recipe.baselines and "kriging" not in known():
+    if recipe.baselines and not {"linear dynamics", "kriging"} <= known():
         for found in simple(visible, train, step, sensor):
-            keep(*found)
+            if found[0] not in known():
+                keep(*found)
 
 
 if __name__ == "__main__":
