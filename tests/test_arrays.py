@@ -108,6 +108,32 @@ def test_points_are_asked_for_where_they_were_last_seen(tmp_path, random):
     assert features.shape[-1] == 0
 
 
+@pytest.mark.parametrize("shape", [(), (3, 4)])
+@pytest.mark.parametrize("acts", [False, True])
+def test_points_of_blind_steps_are_asked_for_where_they_were_last_shown(tmp_path, random, shape, acts):
+    points, mask = straight(random), random.random((N, T, P)) < 0.8
+    given = {"points": points, "features": random.normal(size=(N, T, P, *shape)), "mask": mask}
+    given |= {"actions": random.normal(size=(N, T, P, 2))} if acts else {}
+    world = arrays.write_world(tmp_path / "world.npz", given)
+    source = arrays.episodes(world, "val")
+    whole, blind = source[[0], 3], blinded(source, 1.0)[[0], 3]
+    end = int(blind.views.mask[0].any(-1).sum())
+    assert 5 <= end < T
+    x, there = torch.from_numpy(points[Source(world, "val").rows[0]]).float(), whole.views.mask[0]
+    moved, features = displacement(world, blind.targets.values)
+    for step, point in product(range(1, T), range(P)):
+        shown = [t for t in range(min(step, end)) if there[t, point]]
+        assert blind.targets.mask[0, step, point] == bool(shown and there[step, point])
+        if blind.targets.mask[0, step, point]:
+            assert torch.equal(blind.targets.positions[0, step, point], x[shown[-1], point])
+            torch.testing.assert_close(moved[0, step, point], x[step, point] - x[shown[-1], point])
+    torch.testing.assert_close(features, displacement(world, whole.targets.values)[1])
+    torch.testing.assert_close(blind.targets.values[:, : end + 1], whole.targets.values[:, : end + 1])
+    assert (blind.context is None) != acts
+    if acts:
+        assert torch.equal(blind.context, whole.context), "a plan is known ahead"
+
+
 def test_constant_velocity_is_right_where_it_holds(tmp_path, random):
     points = straight(random, 24)
     world = arrays.write_world(tmp_path / "world.npz", {"points": points})
