@@ -362,6 +362,37 @@ def test_nothing_is_left_of_a_world_that_cannot_be_opened(tmp_path, name, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("broken", ["best_guess", "write_whole"])
+def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path, broken, monkeypatch):
+    path = tmp_path / "world.npz"
+    arrays.write_world(path, some())
+    before = path.read_bytes()
+
+    def fail(*given):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, broken, fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            arrays.write_world(path, some(points=np.ones((4, 3, 2, 2))))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    world = arrays.write_world(path, some(points=np.ones((4, 3, 2, 2))))
+    assert path.read_bytes() != before
+    assert world == arrays.open_world(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["world", "world.zarr"])
+def test_what_a_killed_process_left_of_a_world_is_overwritten(tmp_path, name):
+    staged = tmp_path / f".{name}.part" / name
+    staged.mkdir(parents=True)
+    (staged / "points.npy").write_bytes(b"no")
+    (tmp_path / name).mkdir()
+    assert arrays.write_world(tmp_path / name, some()) == arrays.open_world(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.bool_, np.uint8])
 def test_views_may_be_flags_and_bytes(tmp_path, random, kind):
     flags, places = random.integers(0, 2, (N, T, P)).astype(kind), random.integers(0, 9, (N, T, P, 2)).astype(kind)
