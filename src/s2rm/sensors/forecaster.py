@@ -87,18 +87,18 @@ class Forecaster:
         """Fit a model to reports, and write weights, scaling, logs and a summary to a folder.
 
         With `start`, the weights of that forecaster are fine-tuned to newer reports, or to other sensors, with the same
-        columns. With `whole`, the model is trained on all steps and sensors, including those used for validation, for
-        the number of updates that was best in the earlier fit in the folder, and keeps the same share of the
-        correction. With `progress`, stderr shows how positions are interpreted and the progress of training. An earlier
-        forecaster in the folder is kept until the new one is complete. The same call resumes an interrupted fit; with
-        other reports or settings it starts again. On several `machines` or devices every process makes this call with
-        the same reports, best from one store, and trains on its share of each batch; processes other than the first end
-        with the training.
+        columns and kinds of values. With `whole`, the model is trained on all steps and sensors, including those used
+        for validation, for the number of updates that was best in the earlier fit in the folder, and keeps the same
+        share of the correction. With `progress`, stderr shows how positions are interpreted and the progress of
+        training. An earlier forecaster in the folder is kept until the new one is complete. The same call resumes an
+        interrupted fit; with other reports or settings it starts again. On several `machines` or devices every process
+        makes this call with the same reports, best from one store, and trains on its share of each batch; processes
+        other than the first end with the training.
 
         Raises:
             ValueError: fewer steps than context and horizon need; a value that is constant or hardly observed in the
-                training part; reports far from the others in time; a folder in use by another fit; or training without
-                a finite loss.
+                training part; reports far from the others in time; other columns or kinds than those of `start`; a
+                folder in use by another fit; or training without a finite loss.
         """
         with locked(folder, "fit") if is_first_process() else nullcontext():
             trusted = cls.load(folder).guess if whole else None

@@ -88,7 +88,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     # Separator and encoding are plain in each table; these need not be in a short one.
     columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
     values, there = measured(opened, columns, to_fit)
-    columns = with_found(columns, values) if to_fit else columns
+    columns, found = with_found(columns, values) if to_fit else (columns, ())
     cells = opened.where(there)
     positions, names = positions_of(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
@@ -132,7 +132,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     if columns.ahead:
         unit = np.timedelta64(length, "us")
         known = known_ahead(opened, columns, unit) if ahead is None else read_known_ahead(ahead, columns, unit)
-    return Reports(columns, start, num_steps, tuple(sensors), *rows, known)
+    return Reports(columns, start, num_steps, tuple(sensors), *rows, known, found)
 
 
 def read_places(source: object, columns: Columns) -> Places:
