@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from s2rm.extras import require
 from s2rm.names import one_line
 from s2rm.sensors.binning import (
+    Spacing,
     averaged,
     bins,
     of_one_step,
@@ -20,7 +21,6 @@ from s2rm.sensors.binning import (
     silent_times,
     warn_of_several_places,
     warn_of_several_values,
-    warn_of_steps,
 )
 from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_directions, warn_of_radians, warn_of_strays, warn_of_units
 from s2rm.sensors.marginals import out_of_range, with_found
@@ -105,7 +105,9 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     if to_fit:
-        warn_of_steps(cells.name, times, step, sensor, columns, length)
+        spacing = Spacing(length, len(sensors))
+        spacing.add(times, sensor)
+        spacing.warn(cells.name, columns)
         for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
             if not circular:
                 warn_of_units(cells.name, name, *ranges(column, sensor, len(sensors)), sensors)
