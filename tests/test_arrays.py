@@ -108,6 +108,32 @@ def test_points_are_asked_for_where_they_were_last_seen(tmp_path, random):
     assert features.shape[-1] == 0
 
 
+@pytest.mark.parametrize("shape", [(), (3, 4)])
+@pytest.mark.parametrize("acts", [False, True])
+def test_points_of_blind_steps_are_asked_for_where_they_were_last_shown(tmp_path, random, shape, acts):
+    points, mask = straight(random), random.random((N, T, P)) < 0.8
+    given = {"points": points, "features": random.normal(size=(N, T, P, *shape)), "mask": mask}
+    given |= {"actions": random.normal(size=(N, T, P, 2))} if acts else {}
+    world = arrays.write_world(tmp_path / "world.npz", given)
+    source = arrays.episodes(world, "val")
+    whole, blind = source[[0], 3], blinded(source, 1.0)[[0], 3]
+    end = int(blind.views.mask[0].any(-1).sum())
+    assert 5 <= end < T
+    x, there = torch.from_numpy(points[Source(world, "val").rows[0]]).float(), whole.views.mask[0]
+    moved, features = displacement(world, blind.targets.values)
+    for step, point in product(range(1, T), range(P)):
+        shown = [t for t in range(min(step, end)) if there[t, point]]
+        assert blind.targets.mask[0, step, point] == bool(shown and there[step, point])
+        if blind.targets.mask[0, step, point]:
+            assert torch.equal(blind.targets.positions[0, step, point], x[shown[-1], point])
+            torch.testing.assert_close(moved[0, step, point], x[step, point] - x[shown[-1], point])
+    torch.testing.assert_close(features, displacement(world, whole.targets.values)[1])
+    torch.testing.assert_close(blind.targets.values[:, : end + 1], whole.targets.values[:, : end + 1])
+    assert (blind.context is None) != acts
+    if acts:
+        assert torch.equal(blind.context, whole.context), "a plan is known ahead"
+
+
 def test_constant_velocity_is_right_where_it_holds(tmp_path, random):
     points = straight(random, 24)
     world = arrays.write_world(tmp_path / "world.npz", {"points": points})
@@ -334,6 +360,37 @@ def test_nothing_is_left_of_a_world_that_cannot_be_opened(tmp_path, name, monkey
     with pytest.raises(ValueError, match="no guess"):
         arrays.write_world(tmp_path / name, some())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["best_guess", "write_whole"])
+def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path, broken, monkeypatch):
+    path = tmp_path / "world.npz"
+    arrays.write_world(path, some())
+    before = path.read_bytes()
+
+    def fail(*given):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, broken, fail)
+        with pytest.raises(OSError, match="the disk is full"):
+            arrays.write_world(path, some(points=np.ones((4, 3, 2, 2))))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    world = arrays.write_world(path, some(points=np.ones((4, 3, 2, 2))))
+    assert path.read_bytes() != before
+    assert world == arrays.open_world(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["world", "world.zarr"])
+def test_what_a_killed_process_left_of_a_world_is_overwritten(tmp_path, name):
+    staged = tmp_path / f".{name}.part" / name
+    staged.mkdir(parents=True)
+    (staged / "points.npy").write_bytes(b"no")
+    (tmp_path / name).mkdir()
+    assert arrays.write_world(tmp_path / name, some()) == arrays.open_world(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.bool_, np.uint8])

@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import runpy
 import shutil
+import sys
 from dataclasses import replace
 from typing import get_args
 
@@ -38,6 +40,19 @@ def refused(capsys, *arguments) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
+
+
+def test_the_package_runs_as_the_command_does(capsys, monkeypatch):
+    shown = []
+    for run in (main, lambda: runpy.run_module("s2rm", run_name="__main__", alter_sys=True)):
+        for arguments, code in ((["--help"], 0), (["report", "nowhere"], 2)):
+            monkeypatch.setattr(sys, "argv", ["s2rm" if run is main else "__main__.py", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                run()
+            assert ended.value.code == code
+            shown.append(capsys.readouterr())
+    assert shown[:2] == shown[2:]
+    assert "usage: s2rm " in shown[0].out
 
 
 def test_the_demo_leaves_scores_and_a_report(demo):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from s2rm.cli import main
-from s2rm.cli.commands import FitTable
+from s2rm.cli.commands import Evaluate, FitTable
 from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.parts import Parts, divided, judged_leads
 from s2rm.cli.sensors import _is_fitted, _settings
@@ -199,7 +199,7 @@ def test_a_fit_to_all_data_before_use(life, tmp_path, capsys, monkeypatch):
     assert summary["whole"] is True
     assert summary["updates"] <= json.loads((life / "run" / "summary.json").read_text())["updates"]
     assert "was fitted again to all of its table" in refused(capsys, "evaluate", out)
-    opened = opened_of(out, life / "b.csv", None)
+    opened = opened_of(Evaluate((out,), table=life / "b.csv"))
     assert not opened.withheld.any(), "it has seen all stations"
     assert opened.train.num_steps == 150
     assert opened.later
@@ -215,7 +215,7 @@ def test_scores_are_of_what_the_fit_was_not_given_when_its_table_has_grown(life,
     later = before.assign(time=before["time"] + pandas.Timedelta("150h"))
     new = later.assign(sensor="aaa " + later["sensor"], x=later["x"] + 0.5)
     pandas.concat([before, later, new]).to_csv(grown, index=False)
-    first, then = (opened_of(folder, None, None) for folder in (life / "run", run))
+    first, then = (opened_of(Evaluate((folder,))) for folder in (life / "run", run))
     for one, other in ((first.reports, then.reports), (first.train, then.train)):
         assert other.start == one.start
     assert then.train.num_steps == first.train.num_steps

@@ -1,11 +1,13 @@
 """Two processes on a CPU must do what one does with the whole batch."""
 
+import copy
 import json
 import re
 import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import lightning as L
@@ -14,13 +16,14 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 
-from conftest import make_gqn, some_views
+from conftest import make_gqn, make_s2rm, some_views
 from s2rm import Episode
 from s2rm.runs import Run
 from s2rm.sensors import FieldWorld, Fit, Forecaster, pack, read_reports, to_frame
 from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import LAST, Lesson, Machines, Training, history
+from test_msa import make_msa
 from test_training import finish, s2rm, wait_for
 
 # 8 training sequences: batches of 3, 3 and 2. 4 to validate: 3 and 1, of which the second process has none.
@@ -84,7 +87,8 @@ def test_torchrun_starts_the_processes(alone, tmp_path):
 
 
 def test_every_kind_of_model_trains_in_two_processes(tmp_path):
-    models = ("s2gru", "s2rmc", "rims", "rmc")
+    models = {name: {"model": name} for name in ("s2gru", "s2rmc", "rims", "rmc")}
+    models["latent"] = {"model": "s2gru", "latent_size": 3, "blind_steps": 0.5}
     script = tmp_path / "script.py"
     script.write_text(f"""
 from pathlib import Path
@@ -94,17 +98,17 @@ from s2rm.settings import Settings
 from s2rm.tasks.balls.world import preset
 from s2rm.training import Machines, Training
 
-for model in {models}:
-    settings = Settings(model=model, training=Training(epochs=1, batch_size=4))
-    Run.create(Path(__file__).parent / model, settings, world=preset("tiny")).train(machines=Machines(devices=2))
+for name, how in {models}.items():
+    settings = Settings(**how, training=Training(epochs=1, batch_size=4))
+    Run.create(Path(__file__).parent / name, settings, world=preset("tiny")).train(machines=Machines(devices=2))
 """)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    for model in models:
-        settings = replace(SETTINGS, model=model, training=Training(epochs=1, batch_size=4))
+    for name, how in models.items():
+        settings = replace(SETTINGS, **how, training=Training(epochs=1, batch_size=4))
         assert_same(
-            Run.open(tmp_path / model),
-            Run.create(tmp_path / "alone" / model, settings, world=WORLD).train(progress=False),
+            Run.open(tmp_path / name),
+            Run.create(tmp_path / "alone" / name, settings, world=WORLD).train(progress=False),
         )
 
 
@@ -212,6 +216,32 @@ def test_shares_add_up_to_the_whole_batch(processes, monkeypatch):
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
     assert logged == [5] * processes
+
+
+@pytest.mark.parametrize("recompute", [None, 2])
+@pytest.mark.parametrize("processes", [2, 3, 7])
+@pytest.mark.parametrize("make", [partial(make_s2rm, latent_size=4), make_msa], ids=["latent", "msa"])
+def test_shares_of_models_that_draw_add_up_to_the_whole_batch(make, processes, recompute):
+    model, views = make().double(), some_views(batch=5, steps=6)
+    episode = Episode(views.keep(torch.arange(6)[:, None] < 4), views)
+    count = next(iter(copy.deepcopy(model).loss_terms(episode).values())).count
+
+    def gradients(processes, rank):
+        """The loss of a process, its gradients, and what its generator draws next."""
+        own, strategy = copy.deepcopy(model), SimpleNamespace(reduce=lambda mine, reduce_op: count)
+        lesson = Lesson(own, Training(recompute=recompute))
+        lesson.log = lambda *given, **named: None
+        lesson._trainer = SimpleNamespace(world_size=processes, global_rank=rank, strategy=strategy)
+        torch.manual_seed(3)
+        loss = lesson.training_step(episode, 0)
+        return loss.detach(), torch.autograd.grad(loss, [*own.parameters()]), torch.rand(())
+
+    whole, expected, after = gradients(1, 0)
+    losses, made, later = zip(*(gradients(processes, rank) for rank in range(processes)), strict=True)
+    torch.testing.assert_close(torch.stack(losses).mean(), whole, rtol=1e-12, atol=0)
+    for ours, theirs in zip(zip(*made, strict=True), expected, strict=True):
+        torch.testing.assert_close(torch.stack(ours).mean(0), theirs, rtol=1e-9, atol=1e-13)
+    assert all(torch.equal(each, after) for each in later), "the generators of all processes stay alike"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """The examples in docstrings run and show what they promise."""
 
 import doctest
+import inspect
 import sys
 
 import pytest
 import torch
 
 from s2rm import S2GRU, RelationalMemory, RIMs, Views
+from s2rm.models.saved import load, load_any
 from s2rm.sensors import Forecaster
 
 
@@ -22,3 +24,11 @@ def test_examples_run(documented):
     assert test.examples
     results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
     assert not results.failed
+
+
+METHODS = [each for name, each in inspect.getmembers(Forecaster, callable) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("documented", [load, load_any, *METHODS], ids=lambda each: each.__qualname__)
+def test_what_may_be_refused_is_said(documented):
+    assert "Raises:\n" in inspect.getdoc(documented)

@@ -1,5 +1,7 @@
 """What is known ahead: read from tables and grids, sampled, given to a fit, and refused where it ends too early."""
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import product
 
@@ -10,9 +12,10 @@ import torch
 import xarray
 from safetensors.torch import save
 
-from s2rm.cli.commands import Forecast, NextSensor
+from s2rm.cli.commands import Evaluate, FitTable, Forecast, NextSensor
+from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.forecasters import place
-from s2rm.cli.sensors import forecast
+from s2rm.cli.sensors import _settings, forecast
 from s2rm.files import read_safetensors
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
 from s2rm.sensors.candidates import upstream
@@ -306,6 +309,34 @@ def test_the_command_takes_a_table_of_its_own(forecaster, reports, wind, tmp_pat
     wind[:84].to_csv(tmp_path / "wind.csv", index=False)
     with pytest.raises(ValueError, match="known ahead until 2000-01-04T13:00:00, got the last of 2000-01-04T11:00:00"):
         forecast(command)
+
+
+def test_another_table_is_judged_with_its_own_table_of_what_is_known_ahead(
+    forecaster, reports, wind, tmp_path, tmp_path_factory, capsys
+):
+    folder = tmp_path / "run"
+    shutil.copytree(next(tmp_path_factory.getbasetemp().glob("ahead*")), folder)
+    bare = to_frame(replace(reports, ahead=None, columns=replace(COLUMNS, ahead=(), flow=())))
+    bare.to_csv(tmp_path / "t.csv", index=False)
+    wind.to_csv(tmp_path / "wind.csv", index=False)
+    fitted = FitTable(tmp_path / "t.csv", COLUMNS, tmp_path / "wind.csv", out=folder)
+    (folder / "fit.json").write_text(json.dumps(_settings(fitted, None)))
+    week = pandas.Timedelta("168h")  # the wind of the fit is not that of the other table
+    bare.assign(time=bare.time + week).to_csv(tmp_path / "later.csv", index=False)
+    later = wind.assign(time=wind.time + week, wind_x=wind.wind_x + 1)
+    later.to_csv(tmp_path / "later_wind.csv", index=False)
+    full = pandas.concat([bare.assign(time=bare.time + week), later.assign(x=0.0, y=0.0)])
+    full.to_csv(tmp_path / "full.csv", index=False)
+    asked = Evaluate((folder,), table=tmp_path / "later.csv", ahead_table=tmp_path / "later_wind.csv")
+    for command in (asked, replace(asked, table=tmp_path / "full.csv", ahead_table=None)):
+        opened = opened_of(command)
+        np.testing.assert_allclose(opened.reports.ahead.values[:, 0, 0], later.wind_x, rtol=1e-5)
+        assert np.isfinite(opened.forecaster.forecast(opened.reports, stations(reports), opened.origins[:1])[0]).all()
+    with pytest.raises(ValueError, match="expected wind_x, wind_y, known ahead, in .*later.csv, got none; name") as e:
+        opened_of(replace(asked, ahead_table=None))
+    assert "\n" not in str(e.value)
+    with pytest.raises(ValueError, match="--ahead-table holds what is known ahead of --table, got no --table; leave"):
+        opened_of(replace(asked, table=None))
 
 
 def test_the_next_sensor_needs_nothing_that_is_known_ahead(forecaster, reports, tmp_path, tmp_path_factory):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas
@@ -153,6 +154,25 @@ def test_many_zeros_are_found_and_said(reports, tmp_path, capsys):
     share = (reports.values[:, 0] == 0).mean()
     assert "not Gaussian: tracer (nonnegative, " in capsys.readouterr().err
     assert share > 0.2
+
+
+def test_fine_tuning_keeps_the_kinds_of_the_start_and_refuses_others(forecaster, reports, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("s2rm.sensors.fitting._train", lambda how, reports, *_: given.append(reports.columns))
+    monkeypatch.setattr("s2rm.sensors.fitting.finish", lambda folder: None)
+    start = replace(forecaster, columns=replace(forecaster.columns, nonnegative=()))
+    monkeypatch.setattr(Forecaster, "load", lambda folder: start)
+    fit = partial(Forecaster.fit, folder=tmp_path, how=Fit(context=12, horizon=6), progress=False)
+    fit(replace(reports, columns=COLUMNS, found=()), start=forecaster)
+    fit(reports, start=forecaster)
+    fit(read_reports(rain(), start.columns), start=start)  # the table alone suggests another kind
+    assert [columns.nonnegative for columns in given] == [("tracer",), ("tracer",), ()]
+    declared = read_reports(rain(), replace(COLUMNS, nonnegative=("tracer",)))
+    heavy = replace(reports, columns=replace(COLUMNS, heavy_tailed=("tracer",)), found=())
+    for kind, other, of in (("nonnegative", declared, start), ("heavy_tailed", heavy, forecaster)):
+        with pytest.raises(ValueError, match=rf"fit: the model was fitted to {kind} \(\), got \('tracer',\); name the"):
+            fit(other, start=of)
+    assert len(given) == 3
 
 
 # Forecasts and scores.

@@ -386,6 +386,27 @@ def test_warnings_of_all_batches_are_shown_once(small, tmp_path):
     assert "has different values at one time" in said[2]
 
 
+HOURS = {"six hours": 6.0, "nine tenths": 0.9, "a tenth": 0.1, "days": 24.0}
+
+
+@pytest.mark.parametrize("apart", HOURS)
+def test_packing_warns_of_steps_as_reading_does(apart, small, tmp_path, capsys):
+    hour = np.repeat(np.arange(60), 6)
+    frame = pandas.DataFrame({
+        "time": pandas.Timestamp("2020-01-01T22:00") + pandas.to_timedelta(HOURS[apart] * hour, "h"),
+        "x": np.tile(np.arange(6.0), 60), "temp": np.random.default_rng(0).normal(size=360),
+    })  # fmt: skip
+    columns = Columns("time", ("x",), ("temp",), step="1D" if apart == "days" else "1h", globe=False)
+    path, told = write(frame, tmp_path / "t.csv"), []
+    for read in (lambda: read_reports(path, columns), lambda: pack([path], columns, tmp_path / "store")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read()
+        told.append([str(each.message) for each in caught] + capsys.readouterr().err.splitlines())
+    assert len(told[0]) == 1
+    assert told[1] == [told[0][0].replace("t.csv", "the tables")]
+
+
 def test_sums_by_parts_are_sums(monkeypatch):
     monkeypatch.setattr(mapped, "CELLS", 10)
     draw = np.random.default_rng(0)

@@ -91,6 +91,7 @@ def _kept(given: list[str]) -> object:
 def _parsed(given: Sequence[str]) -> object:
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
+        prog="s2rm",
         description="Spatially structured recurrent modules: world models for partially observed worlds.",
         args=given,
     )

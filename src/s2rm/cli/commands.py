@@ -133,6 +133,8 @@ class Evaluate:
     """also score with these numbers of modules removed at random from S2RMs, such as 1 3 5"""
     table: Path | None = None
     """score a forecaster on this table instead of its own; it needs the columns of the fit"""
+    ahead_table: Path | None = None
+    """the quantities known ahead of --table, if they are not in that table itself"""
     every: str | None = None
     """interval between the initialisation times of a forecaster, such as 6h; if not given, 40 times over the table"""
 
@@ -165,6 +167,8 @@ class Report:
     """the page; if not given, report.html in the first run's folder, report-TABLE.html with --table"""
     table: Path | None = None
     """the table on which a forecaster was scored, if not its own"""
+    ahead_table: Path | None = None
+    """the quantities known ahead of --table, if they are not in that table itself"""
 
 
 @dataclass(frozen=True)

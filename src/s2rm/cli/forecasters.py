@@ -77,8 +77,8 @@ def evaluate(command: Evaluate) -> None:
         raise ValueError("evaluate: --drop-views and --remove-modules are for runs, got a forecaster; leave them out")
     if command.out is not None:
         own = settings_of(command.runs[0])
-        refuse_to_overwrite("evaluate", command.out, command.table, own.table, own.ahead_table)
-    opened = _open(command.runs[0], command.table, command.every)
+        refuse_to_overwrite("evaluate", command.out, command.table, command.ahead_table, own.table, own.ahead_table)
+    opened = _open(command, command.every)
     if not opened.later:
         warnings.warn(
             f"evaluate: {command.table or 'the table'} holds observations of the stations and the period of the fit, "
@@ -96,9 +96,10 @@ def evaluate(command: Evaluate) -> None:
 
 def report(command: Report) -> None:
     """Write the page of a forecaster from its scores."""
-    opened, folder = _open(command.runs[0], command.table, None), command.runs[0]
+    opened, folder = _open(command), command.runs[0]
     scores = command.scores or folder / SCORES.replace(".", f"{opened.name}.")
     given = f" --table {command.table}" if command.table else ""
+    given += f" --ahead-table {command.ahead_table}" if command.ahead_table else ""
     if not scores.is_file():
         raise ValueError(f"report: found no scores at {scores}; make them with s2rm evaluate {folder}{given}")
     path = command.out or folder / REPORT.replace(".", f"{opened.name}.")
@@ -203,14 +204,18 @@ def _with(given: Sequence[str], columns: Columns, **more: object) -> list[str]:
     return made
 
 
-def _open(folder: Path, table: Path | None, every: str | None) -> Opened:
+def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     require("tables")
+    folder, table = command.runs[0], command.table
     forecaster, settings, kept = Forecaster.load(folder), settings_of(folder), parts_of(folder)
     (about,) = kept_rows(folder / SUMMARY, Summary)
     if table is None and WHOLE in about:
         raise ValueError(
             f"evaluate: {folder} was fitted again to all of its table; judge it on another one, with --table"
         )
+    if command.ahead_table and not (table and forecaster.columns.ahead):
+        lacks = "a forecaster without quantities known ahead" if table else "no --table"
+        raise ValueError(f"evaluate: --ahead-table holds what is known ahead of --table, got {lacks}; leave it out")
     own = read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table)
     if kept is None:  # of an earlier version
         parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
@@ -221,7 +226,7 @@ def _open(folder: Path, table: Path | None, every: str | None) -> Opened:
         parts = kept.divided(own, settings.table)
     reports, first = own, parts.first - 1
     if table is not None:
-        reports = read_reports(table, forecaster.columns, False, settings.ahead_table)
+        reports = _other(table, forecaster.columns, command.ahead_table)
         first = min(forecaster.context - 1, reports.num_steps - 2)
     if first + 1 >= reports.num_steps:
         raise ValueError(
@@ -238,6 +243,20 @@ def _open(folder: Path, table: Path | None, every: str | None) -> Opened:
     known = {*kept.seen} & {reports.sensors[index] for index in reports.reporting}
     later = not known or first + 1 >= kept.first_step(reports)
     return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later)
+
+
+def _other(table: Path, columns: Columns, ahead: Path | None) -> Reports:
+    """Another table than that of the fit, with what is known ahead of it: the fit's is of its own places and times."""
+    try:
+        return read_reports(table, columns, False, ahead)
+    except ValueError as error:
+        absent = [f"found no column {name!r}" for name in columns.ahead] + ["holds nothing that is known ahead"]
+        if ahead is not None or not any(said in str(error) for said in absent):
+            raise
+        raise ValueError(
+            f"evaluate: expected {', '.join(columns.ahead)}, known ahead, in {table}, got none; name their table with "
+            "--ahead-table, or add them"
+        ) from error
 
 
 def _stem(table: Path) -> str:

@@ -89,8 +89,8 @@ def evaluate(command: Evaluate) -> None:
         from s2rm.cli import forecasters
 
         return forecasters.evaluate(command)
-    if command.table or command.every:
-        raise ValueError("evaluate: --table and --every are for a forecaster, got runs; leave them out")
+    if command.table or command.ahead_table or command.every:
+        raise ValueError("evaluate: --table, --ahead-table and --every are for a forecaster, got runs; leave them out")
     runs = _open(command.runs)
     scores = _scored(runs, drop=command.drop_views, remove=command.remove_modules)
     path = command.out or runs[0].folder / SCORES
@@ -125,8 +125,8 @@ def report(command: Report) -> None:
         from s2rm.cli import forecasters
 
         return forecasters.report(command)
-    if command.table:
-        raise ValueError("report: --table is for a forecaster, got runs; leave it out")
+    if command.table or command.ahead_table:
+        raise ValueError("report: --table and --ahead-table are for a forecaster, got runs; leave them out")
     runs = _open(command.runs)
     path = command.scores or runs[0].folder / SCORES
     if not path.is_file():

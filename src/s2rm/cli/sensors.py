@@ -34,12 +34,12 @@ from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, lead_time
 from s2rm.sensors.mapped import number_known
+from s2rm.sensors.marginals import with_kinds
 from s2rm.sensors.outputs import last_observations, write_netcdf
 from s2rm.sensors.packing import pack
 from s2rm.sensors.predictors import SensorPredictor
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
-from s2rm.sensors.settings import RANGES
 from s2rm.sensors.store import check_notation, is_store
 from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.times import origin_steps
@@ -77,10 +77,7 @@ def fit_table(command: FitTable) -> None:
     if command.start is not None:
         start = Forecaster.load(command.start)
         start.check(reports)
-        for kind in RANGES:  # those that the table alone suggests are no matter
-            own, got = getattr(start.columns, kind), getattr(command.columns, kind)
-            if not {*got} <= {*own}:
-                raise ValueError(f"fit: the model was fitted to {kind} {own}, got {got}; name the same, or fit anew")
+        with_kinds(reports, start.columns)  # refuses others before anything is written
     shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
     _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "

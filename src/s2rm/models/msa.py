@@ -14,6 +14,7 @@ from s2rm.likelihoods import Mean, measured
 from s2rm.models.inputs import Arguments
 from s2rm.models.world_model import WorldModel, by_numbers
 from s2rm.nn.core import a_weight
+from s2rm.nn.noise import DrawsByRow
 from s2rm.views import Episode, Views
 
 AGE_FREQUENCIES = 6
@@ -48,7 +49,7 @@ class Memory(NamedTuple):
         return self._replace(tokens=tokens.clone(), mask=mask.clone())
 
 
-class MSA(WorldModel[Memory]):
+class MSA(WorldModel[Memory], DrawsByRow):
     r"""A transformer encoder whose tokens are the observations of the last steps and the queries.
 
     With linear maps $L$ of embedded positions and $A$ of sines and cosines of $\log(1 + a)$, an observation made $a$
@@ -247,7 +248,8 @@ class MSA(WorldModel[Memory]):
         count, part = there.sum(1, keepdim=True), torch.arange(self.steps_per_loss, device=there.device)
         within = torch.full((len(there), self.steps_per_loss), 0.5)
         if self.training:
-            within = torch.rand(within.shape, generator=torch.Generator().manual_seed(int(self.draws)))
+            drawn = torch.Generator().manual_seed(int(self.draws))
+            within = self.by_row(lambda rows: torch.rand(rows, self.steps_per_loss, generator=drawn), len(there))
             self.draws += 1
         rank = ((part + within.to(there.device)) * count / self.steps_per_loss).long()
         rank = torch.where(count > self.steps_per_loss, rank, part).minimum(count - 1)

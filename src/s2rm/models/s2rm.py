@@ -201,11 +201,10 @@ class S2RM(WorldModel[State]):
         return reads.mean(1), hears.mean(1)
 
     def _is_sparse(self, num_views: int) -> bool:
+        places, pairs = self.modules_on_sphere, self.num_modules * max(num_views, self.num_modules)
         # The search for pairs can be neither compiled nor done without numbers.
-        by_numbers = not (torch.compiler.is_compiling() or under_functorch() or self.modules_on_sphere.places.is_meta)
-        if self.normalise == "all" or not by_numbers or self.modules_on_sphere.present is not None:
-            return False
-        return self.num_modules * max(num_views, self.num_modules) > DENSE_PAIRS
+        by_numbers = not (torch.compiler.is_compiling() or under_functorch() or places.places.is_meta)
+        return by_numbers and self.normalise != "all" and places.present is None and pairs > DENSE_PAIRS
 
     def _views_near(self, embedded: Float[Tensor, "B T A d"], mask: Tensor) -> Local:
         """The kernel between the modules and the views of all steps, with the pairs that each softmax counts."""

@@ -61,7 +61,12 @@ def load(folder: str | Path) -> WorldModel:
 
 
 def load_any(folder: str | Path) -> Model:
-    """As `load`, for models of any kind, including [`SequenceModel`][s2rm.models.sequence_model.SequenceModel]."""
+    """As `load`, for models of any kind, including [`SequenceModel`][s2rm.models.sequence_model.SequenceModel].
+
+    Raises:
+        ValueError: no saved model, files of different models or of another version, or one that is written anew at each
+            attempt.
+    """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

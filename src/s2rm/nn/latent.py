@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from s2rm.likelihoods import Mean
+from s2rm.nn.noise import DrawsByRow
 from s2rm.views import Episode, Views
 
 WIDTH, LEAST_SPREAD = 64, 1e-2
@@ -49,7 +50,7 @@ class Answered(Views):
         return cls._unchecked(*(torch.cat(pair, 2) for pair in pairs))  # type: ignore[return-value]
 
 
-class Latents(nn.Module):
+class Latents(DrawsByRow):
     r"""A diagonal Gaussian variable $z$ of each module and step, which is added to the input u of the module's cell.
 
     $$p(z \mid h) = N(\mu_p(h), \sigma_p(h)^2), \quad q(z \mid h, u) = N(\mu_q(h, u), \sigma_q(h, u)^2), \quad
@@ -93,8 +94,10 @@ class Latents(nn.Module):
         seen, weight, noise = mask.any(-1), self.to_inputs.weight, None
         told = [None] * mask.shape[1] if not self._answers else mask[..., : -self._answers].any(-1).unbind(1)
         if self.training or self._samples:
-            shape = (*mask.shape[:2], num_modules, weight.shape[1])
-            noise = torch.randn(shape, dtype=weight.dtype, device=weight.device)
+            shape = (mask.shape[1], num_modules, weight.shape[1])
+            noise = self.by_row(
+                lambda rows: torch.randn(rows, *shape, dtype=weight.dtype, device=weight.device), mask.shape[0]
+            )
         drawn = [None] * mask.shape[1] if noise is None else noise.unbind(1)
         return [partial(self._step, *now) for now in zip(seen.unbind(1), told, drawn, strict=True)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import Asked
+from s2rm.sensors.dependence import Dependence
 from s2rm.sensors.guess import FirstGuess, values_of_channels
 from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.reports import Places, Reports
@@ -122,6 +123,19 @@ def forecast_ahead(
         parts.append([part.unflatten(2, (number, len(ahead)))[:, 0].transpose(1, 2) for part in made])
     means, stddevs = zip(*parts, strict=True)
     return torch.cat(means, 1), torch.cat(stddevs, 1)
+
+
+def scenarios_of(
+    dependence: Dependence, scaling: Scaling, channels: tuple[Tensor, Tensor], recent: Iterable[Reports],
+    origins: Int[NDArray, " O"], places: Places, number: int, seed: int,
+) -> Float[NDArray, "O N H Q C"]:  # fmt: skip
+    """Joint scenarios of forecasts, from their channels, `(O, H, Q, D)`, and the reports before each origin."""
+    where, drawn = scaling.coordinates(places.positions).double().numpy(), []
+    for origin, known in zip(origins.tolist(), recent, strict=True):
+        own = np.isin(own_sensors(known, places, scaling), known.sensor)
+        drawn.append(dependence.draw(where, own, range(1, channels[0].shape[1] + 1), number, (seed, origin)))
+    mean, stddev = (part[:, None] for part in channels)
+    return scaling.value(mean, stddev, np.stack(drawn))
 
 
 def finite(mean: Tensor, stddev: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,8 @@ HOUR = 3_600_000_000
 FEW, MOSTLY = 5, 0.75
 """times from which it can be said how far they are apart, and a share of a step from which a sensor mostly reports once
 within it"""
+NEVER, MOST_APART = -(2**62), 100_000
+"""the time before any, and how many distances between times are looked at in each part of a table"""
 
 
 def silent_times(cells: Cells, name: str) -> NDArray[np.int64]:
@@ -61,49 +63,71 @@ def of_one_step(start: np.datetime64) -> str:
     return "if these were numbers since 1970, give pandas.to_datetime their unit, unit='s' for seconds"
 
 
-def warn_of_steps(
-    name: str, times: NDArray[np.int64], step: NDArray[np.int64], sensor: NDArray[np.int64], columns: Columns,
-    length: int,
-) -> None:  # fmt: skip
-    """Warn of steps that do not suit the times, in microseconds: most of them are empty, or some hold two reports of a
-    sensor where others hold one, as of months that are not all as long; or those of days, where all times may be local
-    midnights. Tables are told that become means."""
-    clock = np.unique(times % DAY)
-    if length % DAY == 0 and 2 * clock[0] >= DAY and np.ptp(clock) <= HOUR:
-        hour, minute = divmod(int(clock[-1]) // 60_000_000, 60)
-        warnings.warn(
-            f"read: all times of {name} are about {hour}:{minute:02} UTC, and count to that day in UTC; where they are "
-            "midnights of the next day in local time, give dates without a zone",
-            stacklevel=4,
-        )
-    gaps = np.diff(np.unique(step))
-    if len(gaps) >= FEW and np.median(gaps) >= 2:
-        shorter, median = np.quantile(gaps, [0.05, 0.5], method="lower")
-        longer = shorter if shorter > 1 else median  # a gap of one step is no longer step
-        usual, most = (in_words(int(gap) * length) for gap in (longer, median))
-        warnings.warn(
-            f"read: most steps of {columns.step!r} are without any row of {name}, whose times are mostly {most} apart; "
-            f"name a longer step, such as --step {usual}",
-            stacklevel=4,
-        )
-    order = np.lexsort((times, sensor))
-    same = np.diff(sensor[order]) == 0
-    apart, again = np.diff(times[order])[same], np.diff(step[order])[same] == 0
-    if not again.any():
-        return
-    positive, number = apart[apart > 0], int((again & (apart > 0)).sum())
-    typical = float(np.median(positive)) if len(positive) >= FEW else 0.0
-    if number and typical > MOSTLY * length and positive.min() > typical / 2:
-        warnings.warn(
-            f"read: {number:,} observations of {name} share a step of {columns.step!r} with another one of their "
-            "sensor, and become one, while most steps hold one; name a step that is not longer than the shortest time "
-            f"between two, --step {in_words(int(positive.min()))}, or round the times to whole steps",
-            stacklevel=4,
-        )
-    else:
-        rows, left = f"{len(times):,} rows", f"{len(times) - int(again.sum()):,} observations"
-        said = f"{name}: {rows} become {left}, means over the rows of a sensor within a step of {columns.step}"
-        print(one_line(said), file=sys.stderr, flush=True)
+class Spacing:
+    """How far the times of a table are apart, of all its rows or of parts in order of their steps.
+
+    Args:
+        length: of a step, microseconds.
+        number: of sensors.
+    """
+
+    def __init__(self, length: int, number: int):
+        self.length, self.last = length, np.full(number, NEVER)
+        self.rows = self.again = self.shared = 0
+        self.early, self.late, self.shortest = DAY, -1, DAY * MAX_STEPS
+        self.steps, self.apart = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+
+    def add(self, times: NDArray[np.int64], sensor: NDArray[np.int64]) -> None:
+        """Some more rows: their times, microseconds, and sensors."""
+        clock, before = times % DAY, np.flatnonzero(self.last > NEVER)
+        self.early, self.late = min(self.early, int(clock.min())), max(self.late, int(clock.max()))
+        self.steps.append(np.unique(times // self.length))
+        of, at = np.append(before, sensor), np.append(self.last[before], times)
+        order = np.lexsort((at, of))
+        same = np.diff(of[order]) == 0
+        apart, again = np.diff(at[order])[same], np.diff(at[order] // self.length)[same] == 0
+        positive = apart[apart > 0]
+        self.rows, self.again = self.rows + len(times), self.again + int(again.sum())
+        self.shared += int((again & (apart > 0)).sum())
+        self.shortest = min(self.shortest, int(positive.min(initial=self.shortest)))
+        self.apart.append(positive[:: max(1, len(positive) // MOST_APART)])
+        np.maximum.at(self.last, sensor, times)
+
+    def warn(self, name: str, columns: Columns) -> None:
+        """Warn of steps that do not suit the times: most of them are empty, or some hold two reports of a sensor where
+        others hold one, as of months that are not all as long; or those of days, where all times may be local
+        midnights. Tables are told that become means."""
+        if self.length % DAY == 0 and 2 * self.early >= DAY and self.late - self.early <= HOUR:
+            hour, minute = divmod(self.late // 60_000_000, 60)
+            warnings.warn(
+                f"read: all times of {name} are about {hour}:{minute:02} UTC, and count to that day in UTC; where they "
+                "are midnights of the next day in local time, give dates without a zone",
+                stacklevel=4,
+            )
+        gaps, apart = np.diff(np.concatenate(self.steps)), np.concatenate(self.apart)
+        if len(gaps) >= FEW and np.median(gaps) >= 2:
+            shorter, median = np.quantile(gaps, [0.05, 0.5], method="lower")
+            longer = shorter if shorter > 1 else median  # a gap of one step is no longer step
+            usual, most = (in_words(int(gap) * self.length) for gap in (longer, median))
+            warnings.warn(
+                f"read: most steps of {columns.step!r} are without any row of {name}, whose times are mostly {most} "
+                f"apart; name a longer step, such as --step {usual}",
+                stacklevel=4,
+            )
+        if not self.again:
+            return
+        typical = float(np.median(apart)) if len(apart) >= FEW else 0.0
+        if self.shared and typical > MOSTLY * self.length and self.shortest > typical / 2:
+            warnings.warn(
+                f"read: {self.shared:,} observations of {name} share a step of {columns.step!r} with another one of "
+                "their sensor, and become one, while most steps hold one; name a step that is not longer than the "
+                f"shortest time between two, --step {in_words(self.shortest)}, or round the times to whole steps",
+                stacklevel=4,
+            )
+        else:
+            rows, left = f"{self.rows:,} rows", f"{self.rows - self.again:,} observations"
+            said = f"{name}: {rows} become {left}, means over the rows of a sensor within a step of {columns.step}"
+            print(one_line(said), file=sys.stderr, flush=True)
 
 
 def in_words(microseconds: int) -> str:

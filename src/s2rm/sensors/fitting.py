@@ -32,7 +32,7 @@ from s2rm.sensors.dependence import Dependence, hindcasts
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
 from s2rm.sensors.mapped import is_mapped, number_known
-from s2rm.sensors.marginals import kinds_in_words
+from s2rm.sensors.marginals import kinds_in_words, with_kinds
 from s2rm.sensors.reports import ROWS, Places, Reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
@@ -134,8 +134,7 @@ def fit_model(
     if start is not None:
         start.check(reports)
         check_alike(reports, start.scaling, "fit")
-        kinds = {kind: getattr(start.columns, kind) for kind in RANGES}
-        reports = replace(reports, columns=replace(reports.columns, **kinds))
+        reports = with_kinds(reports, start.columns)
         how = replace(how, context=how.context or start.context, horizon=how.horizon or start.horizon)
     check_clock(reports)
     spans = periods(how, reports)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +17,16 @@ from torch import Tensor
 from s2rm.folders import locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import checks
-from s2rm.sensors.ahead import context_views, finite, forecast_ahead, own_sensors
+from s2rm.sensors.ahead import context_views, finite, forecast_ahead, own_sensors, scenarios_of
 from s2rm.sensors.dependence import Dependence, found
 from s2rm.sensors.fitting import fingerprint_of, fit_model
 from s2rm.sensors.guess import FirstGuess
 from s2rm.sensors.kept import read_parts
 from s2rm.sensors.outputs import Forecasts, last_observations
 from s2rm.sensors.reports import Places, Reports
-from s2rm.sensors.scaling import Scaling, Slots, slots, views_of
+from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import QUANTILES, Columns, Fit
-from s2rm.sensors.stream import Stream, joined, last_steps, read_stream
-from s2rm.sensors.tables import read_reports
+from s2rm.sensors.stream import Stream, read_stream, stepped
 from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several
 from s2rm.training.settings import Machines, is_first_process
 
@@ -87,18 +86,18 @@ class Forecaster:
         """Fit a model to reports, and write weights, scaling, logs and a summary to a folder.
 
         With `start`, the weights of that forecaster are fine-tuned to newer reports, or to other sensors, with the same
-        columns. With `whole`, the model is trained on all steps and sensors, including those used for validation, for
-        the number of updates that was best in the earlier fit in the folder, and keeps the same share of the
-        correction. With `progress`, stderr shows how positions are interpreted and the progress of training. An earlier
-        forecaster in the folder is kept until the new one is complete. The same call resumes an interrupted fit; with
-        other reports or settings it starts again. On several `machines` or devices every process makes this call with
-        the same reports, best from one store, and trains on its share of each batch; processes other than the first end
-        with the training.
+        columns and kinds of values. With `whole`, the model is trained on all steps and sensors, including those used
+        for validation, for the number of updates that was best in the earlier fit in the folder, and keeps the same
+        share of the correction. With `progress`, stderr shows how positions are interpreted and the progress of
+        training. An earlier forecaster in the folder is kept until the new one is complete. The same call resumes an
+        interrupted fit; with other reports or settings it starts again. On several `machines` or devices every process
+        makes this call with the same reports, best from one store, and trains on its share of each batch; processes
+        other than the first end with the training.
 
         Raises:
             ValueError: fewer steps than context and horizon need; a value that is constant or hardly observed in the
-                training part; reports far from the others in time; a folder in use by another fit; or training without
-                a finite loss.
+                training part; reports far from the others in time; other columns or kinds than those of `start`; a
+                folder in use by another fit; or training without a finite loss.
         """
         with locked(folder, "fit") if is_first_process() else nullcontext():
             trusted = cls.load(folder).guess if whole else None
@@ -116,7 +115,11 @@ class Forecaster:
         return cls(**read_parts(Path(folder)))
 
     def check(self, reports: Reports) -> None:
-        """Refuse reports whose columns differ from those of the fit, or with values out of their range."""
+        """Refuse reports whose columns differ from those of the fit, or with values out of their range.
+
+        Raises:
+            ValueError: there are any.
+        """
         for name in ("values", "covariates", "ahead", "flow", "circular", "step", "position", "globe"):
             own, got = getattr(self.columns, name), getattr(reports.columns, name)
             if own != got:
@@ -145,7 +148,11 @@ class Forecaster:
         return self.scaling.units(*self._from_origins(reports, places, known, range(1, steps + 1)))
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
-        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as for `forecast`."""
+        """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as for `forecast`.
+
+        Raises:
+            ValueError: as `forecast`.
+        """
         known = checks.check_origins(origins, reports)
         places = checks.check_places(places, self.columns, self.scaling)
         mean, stddev = self.scaling.units(*self._from_origins(reports, places, known, [0]))
@@ -188,6 +195,9 @@ class Forecaster:
         as `_q05`, and scenarios such as `_s01`. If the places have names, there are also the sensor's column,
         `last_observation`, the time of its last report before the initialisation, and `silent`, whether that is more
         than three of its usual intervals ago.
+
+        Raises:
+            ValueError: as `scenarios`; also quantiles that are not probabilities in increasing order.
         """
         return self._forecasts(reports, places, horizon, origins, quantiles, scenarios).table()
 
@@ -201,6 +211,9 @@ class Forecaster:
         origins, `init_time` and `lead_time`; all three are coordinates in either case. The dimension of places is the
         sensor's column if they have names, the columns of the position (the last one first) if they form a regular
         grid, and otherwise `place`.
+
+        Raises:
+            ValueError: as `table`.
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
@@ -221,7 +234,11 @@ class Forecaster:
         return mean[0], stddev[0]
 
     def quantiles(self, *asked: Any, shares: Sequence[float]) -> NDArray[np.float64]:
-        """The quantiles `(P, K, Q, C)` of P probabilities, of what `predict` is asked with the same arguments."""
+        """The quantiles `(P, K, Q, C)` of P probabilities, of what `predict` is asked with the same arguments.
+
+        Raises:
+            ValueError: as `predict`.
+        """
         channels = self._asked(*asked)
         return np.stack([self.scaling.quantile(*channels, share)[0] for share in shares])
 
@@ -236,7 +253,6 @@ class Forecaster:
         own = checks.check_sensors(sensors, shown, len(places.positions))
         return self._from_origins(shown, places, np.array([step]), leads, own)
 
-    @torch.no_grad()
     def step(self, state: Stream | None, rows: object) -> Stream:
         """Update a stream with new observations of one or several steps.
 
@@ -253,27 +269,17 @@ class Forecaster:
             ValueError: a report so long after the last that a clock may be wrong; a stream of another forecaster; or
                 what `read_reports` refuses. The stream remains valid.
         """
-        if state is not None:
-            self._check_stream(state)
-            if isinstance(rows, Sized) and not isinstance(rows, Reports | str) and not len(rows):
-                return state
-        new = rows if isinstance(rows, Reports) else read_reports(rows, self.columns, to_fit=False)
-        self.check(new)
-        checks.check_alike(new, self.scaling)
-        new = replace(new, columns=self.columns)
-        state = state or Stream(self.model.initial_state(1), new.between(0, 0), self.fingerprint)
-        recent, passed = joined(state.recent, new, self.context)
-        seen, after = slots(recent, self.scaling), state.model
-        for step in range(passed, recent.num_steps):
-            now = Slots(*(part[None, step : step + 1] for part in seen))
-            after = self.model.step(views_of(now, torch.ones_like(now.sensor, dtype=torch.bool)), after)
-        return Stream(after, last_steps(recent, self.memory), self.fingerprint)
+        return stepped(self, state, rows)
 
     @torch.no_grad()
     def forecast_from(self, state: Stream, places: Places, horizon: Duration | None = None) -> MeanAndStddev:
-        """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream."""
+        """Mean and standard deviation at places, `(H, Q, C)`, for 1 to H steps after the last step of a stream.
+
+        Raises:
+            ValueError: a stream of another forecaster or without any step; else as `forecast`.
+        """
         steps = horizon_steps(horizon, self.columns.step, self.horizon)
-        self._check_stream(state)
+        state.check(self.fingerprint)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
         places = checks.check_places(places, self.columns, self.scaling)
@@ -281,12 +287,12 @@ class Forecaster:
         return mean[0], stddev[0]
 
     def load_stream(self, path: str | Path) -> Stream:
-        """The stream that `Stream.save` wrote; that of another forecaster is refused."""
-        return read_stream(Path(path), self.model, self.columns, self.fingerprint)
+        """The stream that `Stream.save` wrote.
 
-    def _check_stream(self, state: Stream) -> None:
-        if state.forecaster not in ("", self.fingerprint):
-            raise ValueError("stream: this is the stream of another forecaster; start from None")
+        Raises:
+            ValueError: no file, no stream, or one of another forecaster.
+        """
+        return read_stream(Path(path), self.model, self.columns, self.fingerprint)
 
     def _forecasts(
         self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None,
@@ -298,24 +304,17 @@ class Forecaster:
         places = checks.check_places(places, self.columns, self.scaling)
         channels = self._from_origins(reports, places, known, range(1, steps + 1))
         leads = (1 + np.arange(steps)) * reports.step_length
-        drawn = self._scenarios(channels, reports, places, known, (scenarios, seed)) if scenarios else None
+        drawn = None
+        if scenarios:
+            recent, dependence = (self._until(reports, origin) for origin in known), found(self.dependence)
+            drawn = scenarios_of(dependence, self.scaling, channels, recent, known, places, scenarios, seed)
         last = last_observations(reports, places.names, known) if places.names is not None else None
         moments, quantile = self.scaling.units(*channels), partial(self.scaling.quantile, *channels)
         return Forecasts(self.columns, places, reports.times[known], leads, *moments, shares, last, quantile, drawn)
 
-    def _scenarios(
-        self, channels: Channels, reports: Reports, places: Places, origins: NDArray[np.int64],
-        number_and_seed: tuple[int, int],
-    ) -> NDArray[np.float64]:  # fmt: skip
-        """`(O, N, H, Q, C)`, from the channels of forecasts, `(O, H, Q, D)`."""
-        dependence, (number, seed), drawn = found(self.dependence), number_and_seed, []
-        where = self.scaling.coordinates(places.positions).double().numpy()
-        for origin in origins.tolist():
-            recent = reports.between(max(0, origin + 1 - self.memory), origin + 1)
-            own = np.isin(own_sensors(recent, places, self.scaling), recent.sensor)
-            drawn.append(dependence.draw(where, own, range(1, channels[0].shape[1] + 1), number, (seed, origin)))
-        mean, stddev = (part[:, None] for part in channels)
-        return self.scaling.value(mean, stddev, np.stack(drawn))
+    def _until(self, reports: Reports, origin: int | np.integer) -> Reports:
+        """The reports on which a forecast from an origin depends."""
+        return reports.between(max(0, origin + 1 - self.memory), origin + 1)
 
     @torch.no_grad()
     def _from_origins(
@@ -329,7 +328,7 @@ class Forecaster:
         checks.check_seen(reports, origins, self.context)
         parts = []
         for origin in origins:
-            recent = reports.between(max(0, origin + 1 - self.memory), origin + 1)
+            recent = self._until(reports, origin)
             state = self.model.last(self.model.observe(context_views(recent, self.context, self.scaling)))
             parts.append(self._ahead(state, recent, places, leads, own))
         means, stddevs = zip(*parts, strict=True)

@@ -147,16 +147,30 @@ def out_of_range(values: Float[NDArray, "*batch"], kind: str | None) -> tuple[Bo
     return wrong, f"{whole} of at least {low:g}" if np.isinf(high) else f"{whole} from {low:g} to {high:g}"
 
 
-def with_found(columns: Columns, values: Float[NDArray, "R C"]) -> Columns:
-    """The columns with those of the values among `nonnegative` that are never negative and often 0."""
+def with_found(columns: Columns, values: Float[NDArray, "R C"]) -> tuple[Columns, tuple[str, ...]]:
+    """The columns with those of the values among `nonnegative` that are never negative and often 0, and their names."""
     kinds = zip(columns.values, columns.kinds, columns.is_circular, values.T, strict=True)
-    found = [
+    found = tuple(
         name
         for name, kind, turns, column in kinds
         if not (kind or turns or (column < 0).any())
         and (column == 0).sum() > MANY_ZEROS * max(LEAST_KNOWN, np.isfinite(column).sum())
-    ]
-    return replace(columns, nonnegative=(*columns.nonnegative, *found))
+    )
+    return replace(columns, nonnegative=(*columns.nonnegative, *found)), found
+
+
+def with_kinds(reports: Reports, columns: Columns) -> Reports:
+    """The reports with the kinds of values of an earlier fit; what their table alone suggests is no matter.
+
+    Raises:
+        ValueError: other kinds were declared.
+    """
+    for kind in RANGES:
+        own, got = getattr(columns, kind), getattr(reports.columns, kind)
+        if not {*got} - {*reports.found} <= {*own}:
+            raise ValueError(f"fit: the model was fitted to {kind} {own}, got {got}; name the same, or fit anew")
+    kinds = {kind: getattr(columns, kind) for kind in RANGES}
+    return replace(reports, columns=replace(reports.columns, **kinds))
 
 
 def kinds_in_words(reports: Reports) -> str:

@@ -25,7 +25,7 @@ from s2rm.folders import locked
 from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.batches import batches
-from s2rm.sensors.binning import MAX_STEPS, at_several_places, averaged, of_one_turn, place_names, silent_times
+from s2rm.sensors.binning import MAX_STEPS, Spacing, at_several_places, averaged, of_one_turn, place_names, silent_times
 from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_units
 from s2rm.sensors.mapped import Moments, moments
 from s2rm.sensors.reports import ROWS, Reports
@@ -228,12 +228,13 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
             f"has at most {MAX_STEPS:,}; mend these times or take a longer step"
         )
     names, found = seen.names, list[Moments]()
+    spacing = Spacing(seen.length, len(names))
     of_sensors = np.stack([np.full((len(columns.values), len(names)), end) for end in (np.inf, -np.inf)], 1)
     widths = (), (), *([len(each)] for each in (columns.position, columns.values, columns.covariates))
     with ExitStack() as stack:
         files = {name: stack.enter_context(open(folder / f"{name}.npy", "wb")) for name in ROWS}
         writers = [_Growing(files[name], DTYPES[name], width) for name, width in zip(ROWS, widths, strict=True)]
-        for made in _merged([np.memmap(path, seen.dtype, "r") for path in runs], seen, begin, names):
+        for made in _merged([np.memmap(path, seen.dtype, "r") for path in runs], seen, begin, names, spacing):
             for writer, array in zip(writers, made, strict=True):
                 writer.append(array)
             found.append(moments(made[3]))
@@ -244,6 +245,7 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
             writer.finish()
     for path in runs:
         path.unlink()
+    spacing.warn("the tables", columns)
     for name, circular, own in zip(columns.values, columns.is_circular, of_sensors, strict=True):
         if not circular:
             warn_of_units("the tables", name, own[0], own[1], np.sort(names))
@@ -259,7 +261,7 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
 
 
 def _merged(
-    runs: Sequence[NDArray], seen: _Seen, begin: int, names: NDArray[np.object_]
+    runs: Sequence[NDArray], seen: _Seen, begin: int, names: NDArray[np.object_], spacing: Spacing
 ) -> Iterator[tuple[NDArray, ...]]:
     """The binned rows of the runs, some steps at a time; what `Reports` holds of them. `begin` is the first step."""
     rank = np.empty(len(names), np.int64)
@@ -279,6 +281,7 @@ def _merged(
         rows = np.concatenate([run[first:last] for run, first, last in zip(runs, at, until, strict=True)])
         at = until
         step, sensor = rows["time"] // seen.length - begin, rank[rows["sensor"]]
+        spacing.add(rows["time"], sensor)
         key = step * len(names) + sensor
         order = np.argsort(key, kind="stable")
         first = np.diff(key[order], prepend=-1) > 0

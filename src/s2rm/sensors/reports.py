@@ -56,6 +56,8 @@ class Reports:
     """NaN where not known"""
     ahead: KnownAhead | None = None
     """quantities known ahead, in the past and the future, if the columns name any"""
+    found: tuple[str, ...] = ()
+    """those of `columns.nonnegative` that were not declared: the table alone suggests them"""
 
     def __post_init__(self) -> None:
         if self.columns.globe is None:

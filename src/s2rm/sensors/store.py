@@ -108,11 +108,11 @@ def read_store(folder: str | Path, columns: Columns | None, to_fit: bool) -> Rep
     if to_fit:  # the silent end of a table counts where it is forecast, not where it is fitted
         steps = int(rows["step"][-1]) + 1
         check_to_fit(folder.name, columns, about.sensors, steps, about.low, about.high)
-    columns = with_found(columns, rows["values"]) if to_fit else columns
+    columns, found = with_found(columns, rows["values"]) if to_fit else (columns, ())
     return Reports(
         columns, np.datetime64(about.start), steps, about.sensors,
         step=rows["step"], sensor=rows["sensor"], positions=rows["positions"],
-        values=rows["values"], covariates=rows["covariates"],
+        values=rows["values"], covariates=rows["covariates"], found=found,
     )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -15,10 +16,15 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from s2rm.files import read_safetensors, write_whole
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.checks import check_clock, when
+from s2rm.sensors.checks import check_alike, check_clock, when
 from s2rm.sensors.known_ahead import KnownAhead
 from s2rm.sensors.reports import ROWS, Reports, merge
+from s2rm.sensors.scaling import Slots, slots, views_of
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.tables import read_reports
+
+if TYPE_CHECKING:
+    from s2rm.sensors.forecaster import Forecaster
 
 AHEAD, KNOWN = "ahead.", ("positions", "values")
 """how the names of what is known ahead begin in a file, and what it is"""
@@ -35,6 +41,11 @@ class Stream(NamedTuple):
     """the reports of the last steps that forecasts depend on; the last step is now"""
     forecaster: str = ""
     """the fingerprint of the forecaster whose state this is"""
+
+    def check(self, forecaster: str) -> None:
+        """Refuse, with a ValueError, a stream of another forecaster than that of this fingerprint."""
+        if self.forecaster not in ("", forecaster):
+            raise ValueError("stream: this is the stream of another forecaster; start from None")
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, for `Forecaster.load_stream` in another process."""
@@ -101,6 +112,27 @@ def _check_ahead(reports: Reports) -> None:
         raise ValueError("the sizes of what is known ahead are others")
 
 
+@torch.no_grad()
+def stepped(forecaster: Forecaster, state: Stream | None, rows: object) -> Stream:
+    """The stream with new observations, as [`Forecaster.step`][s2rm.sensors.forecaster.Forecaster.step]."""
+    columns, scaling, model = forecaster.columns, forecaster.scaling, forecaster.model
+    if state is not None:
+        state.check(forecaster.fingerprint)
+        if isinstance(rows, Sized) and not isinstance(rows, Reports | str) and not len(rows):
+            return state
+    new = rows if isinstance(rows, Reports) else read_reports(rows, columns, to_fit=False)
+    forecaster.check(new)
+    check_alike(new, scaling)
+    new = replace(new, columns=columns)
+    state = state or Stream(model.initial_state(1), new.between(0, 0), forecaster.fingerprint)
+    recent, passed = joined(state.recent, new, forecaster.context)
+    seen, after = slots(recent, scaling), state.model
+    for step in range(passed, recent.num_steps):
+        now = Slots(*(part[None, step : step + 1] for part in seen))
+        after = model.step(views_of(now, torch.ones_like(now.sensor, dtype=torch.bool)), after)
+    return Stream(after, last_steps(recent, forecaster.memory), forecaster.fingerprint)
+
+
 def joined(recent: Reports, new: Reports, context: int) -> tuple[Reports, int]:
     """The recent and the new reports, and the number of their steps that are past.
 
@@ -133,13 +165,13 @@ def joined(recent: Reports, new: Reports, context: int) -> tuple[Reports, int]:
         warnings.warn(
             f"stream: {old.sum()} reports are too old to count and are set aside, the first of sensor "
             f"{new.sensors[new.sensor[lone]]!r} of {when(new, int(new.step[lone]))}; correct their times",
-            stacklevel=3,
+            stacklevel=5,
         )
     if _is_in_parts(recent, new, past - 1, ahead):
         warnings.warn(
             "stream: reports of the last step take the place of earlier ones of the same sensors, without a mean of "
             "both; give all observations of a step at once",
-            stacklevel=3,
+            stacklevel=5,
         )
     both = merge(recent, new.between(begin, max(begin, new.num_steps)))
     return both, past + round((recent.start - both.start) / new.step_length)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from s2rm.extras import require
 from s2rm.names import one_line
 from s2rm.sensors.binning import (
+    Spacing,
     averaged,
     bins,
     of_one_step,
@@ -20,7 +21,6 @@ from s2rm.sensors.binning import (
     silent_times,
     warn_of_several_places,
     warn_of_several_values,
-    warn_of_steps,
 )
 from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_directions, warn_of_radians, warn_of_strays, warn_of_units
 from s2rm.sensors.marginals import out_of_range, with_found
@@ -88,7 +88,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     # Separator and encoding are plain in each table; these need not be in a short one.
     columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
     values, there = measured(opened, columns, to_fit)
-    columns = with_found(columns, values) if to_fit else columns
+    columns, found = with_found(columns, values) if to_fit else (columns, ())
     cells = opened.where(there)
     positions, names = positions_of(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
@@ -105,7 +105,9 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     key = step * len(sensors) + sensor
     order = np.argsort(key, kind="stable")
     if to_fit:
-        warn_of_steps(cells.name, times, step, sensor, columns, length)
+        spacing = Spacing(length, len(sensors))
+        spacing.add(times, sensor)
+        spacing.warn(cells.name, columns)
         for name, column, circular in zip(columns.values, values.T, columns.is_circular, strict=True):
             if not circular:
                 warn_of_units(cells.name, name, *ranges(column, sensor, len(sensors)), sensors)
@@ -132,7 +134,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     if columns.ahead:
         unit = np.timedelta64(length, "us")
         known = known_ahead(opened, columns, unit) if ahead is None else read_known_ahead(ahead, columns, unit)
-    return Reports(columns, start, num_steps, tuple(sensors), *rows, known)
+    return Reports(columns, start, num_steps, tuple(sensors), *rows, known, found)
 
 
 def read_places(source: object, columns: Columns) -> Places:

@@ -75,10 +75,14 @@ class Drawn(Dataset[T]):
     Args:
         size: number of rows.
         draw: from rows `(B,)` and a generator for random choices to the batch.
+        hide: from a batch of episodes and the steps that are shown, `(B, T, 1)`, to the same with the views of these
+            only; default: the targets stay.
     """
 
-    def __init__(self, size: int, draw: Callable[[Tensor, torch.Generator], T]):
-        self.size, self.draw = size, draw
+    def __init__(
+        self, size: int, draw: Callable[[Tensor, torch.Generator], T], hide: Callable[[T, Tensor], T] | None = None
+    ):
+        self.size, self.draw, self.hide = size, draw, hide
 
     def __getitem__(self, key: tuple[list[int], int]) -> T:
         rows, seed = key
@@ -111,14 +115,18 @@ def with_fewer(episode: Episode, drop: float, generator: torch.Generator) -> Epi
 
 
 def blinded(source: Drawn[Episode], share: float) -> Drawn[Episode]:
-    """Episodes of which a share sees nothing from a random step on, `LEAST_SEEN` at the earliest; the targets stay."""
+    """Episodes of which a share sees nothing from a random step on, `LEAST_SEEN` at the earliest; the targets stay,
+    unless the source has its own way to hide views."""
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
         part = source.draw(rows, generator)
-        views, length = part.views, part.views.num_steps
+        length = part.views.num_steps
         until = torch.randint(min(LEAST_SEEN, length - 1), length, (len(rows), 1, 1), generator=generator)
         until = torch.where(torch.rand(len(rows), 1, 1, generator=generator) < share, until, length)
-        return Episode(views.keep(torch.arange(length)[:, None] < until), part.targets, part.context)
+        shown = torch.arange(length)[:, None] < until
+        if source.hide is not None:
+            return source.hide(part, shown)
+        return Episode(part.views.keep(shown), part.targets, part.context)
 
     return Drawn(len(source), draw)
 

@@ -1,5 +1,4 @@
-"""Training any model with Lightning: resumable, within a budget of updates or minutes, with the best weights
-saved."""
+"""Training any model with Lightning: resumable, within a budget, with the best weights saved."""
 
 from __future__ import annotations
 
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from s2rm.likelihoods import Mean
 from s2rm.models.model import B, Model
+from s2rm.nn.noise import share_rows
 from s2rm.records import from_plain
 from s2rm.training.callbacks import (
     Averaging,
@@ -44,7 +44,6 @@ from s2rm.training.start import unit_variance
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-
 
 OPTIONS, NOISE = "training", "noise"
 """what a checkpoint calls the options of its run, and the state of the generator of noise"""
@@ -90,18 +89,18 @@ class Lesson(L.LightningModule, Generic[B]):
         if self.trainer.world_size == 1:
             return self.model.loss_terms(batch, recompute)
         rows = list(range(batch.batch_size))[self.trainer.global_rank :: self.trainer.world_size]
-        if rows:
-            return self.model.loss_terms(batch.rows(rows), recompute)
+        share_rows(self.model, (rows or [0], batch.batch_size))  # until the next batch: a backward pass may draw again
         # Without a row of its own a process still takes part in each step, with a row in which nothing counts.
-        terms = self.model.loss_terms(batch.rows([0]).unseen(), recompute)
-        return {name: Mean(0 * mean.total, 0 * mean.count) for name, mean in terms.items()}
+        terms = self.model.loss_terms(batch.rows(rows) if rows else batch.rows([0]).unseen(), recompute)
+        return terms if rows else {name: Mean(0 * mean.total, 0 * mean.count) for name, mean in terms.items()}
 
     def _value(self, mean: Mean) -> torch.Tensor:
         """This process's part of a mean over all processes, times their number, since their mean is taken."""
         processes = self.trainer.world_size
         if processes == 1:
             return mean.value
-        count = self.trainer.strategy.reduce(mean.count, reduce_op="sum")
+        # A copy, since it is summed in place, and terms may share their count.
+        count = self.trainer.strategy.reduce(mean.count.clone(), reduce_op="sum")
         return Mean(mean.total * processes, count).value
 
     def on_fit_start(self) -> None:
@@ -321,6 +320,7 @@ def _run(
             trainer.strategy.launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
         raise
     finally:
+        share_rows(lesson.model, None)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 

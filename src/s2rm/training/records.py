@@ -73,9 +73,10 @@ def provenance() -> Provenance:
         code = ("src/*.py", "experiments", "benchmarks", "constraints.txt")
         commit = git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", *code) else "")
     # Folders of this machine do not belong in a record.
+    program = sys.argv[0].removesuffix("/__main__.py").removesuffix("/cli")
     arguments = [Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:]]
     return {
-        "command": " ".join(["s2rm" if sys.argv[0].endswith("s2rm") else Path(sys.argv[0]).name, *arguments]),
+        "command": " ".join(["s2rm" if program.endswith("s2rm") else Path(sys.argv[0]).name, *arguments]),
         "commit": commit or "not in a git checkout",
         "hardware": f"{cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from s2rm.extras import require
-from s2rm.files import only_writer, read_json, write_json, write_whole
+from s2rm.files import read_json, write_json, write_whole
 from s2rm.records import from_plain
 from s2rm.safety import expect_zarr
 from s2rm.views import Episode, Views
@@ -82,51 +82,51 @@ def check_path(path: Path) -> None:
         )
 
 
-def write_arrays(path: str | Path, arrays: Arrays, seeing: Seeing) -> None:
-    """Write the arrays of a world: to one file where the path ends in .npz, else to a folder, of Zarr where it ends in
-    .zarr, else of .npy files.
+def check_free(path: str | Path) -> None:
+    """Refuse a path that is none of a world to be written, or of a folder that exists already and is not empty."""
+    path = Path(path)
+    check_path(path)
+    if path.suffix != ".npz" and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"world: {path} exists already; choose another path")
+
+
+def write_arrays(path: Path, arrays: Arrays, seeing: Seeing) -> None:
+    """Write the arrays of a world: to one file where the path ends in .npz, else to a new folder, of Zarr where it ends
+    in .zarr, else of .npy files.
 
     Raises:
-        ValueError: the folder exists already, or has other content.
         ImportError: Zarr is not installed.
         OSError: it cannot be written.
     """
-    path = Path(path)
-    check_path(path)
     settings = {"format": FORMAT, **asdict(seeing)}
     if path.suffix == ".npz":
         content = io.BytesIO()
         entries: dict[str, Any] = {**arrays, SETTINGS: np.array(json.dumps(settings))}
         np.savez(content, **entries)
-        write_whole(path, content.getvalue())
-        return
-    if path.exists() and (not path.is_dir() or any(each.suffix != ".part" for each in path.iterdir())):
-        raise ValueError(f"world: {path} exists already; choose another path")
-    with only_writer(path, "world"):
-        if path.suffix == ZARR:
-            return _write_zarr(path, arrays, settings)
-        for name, array in arrays.items():
-            part = path / f".{name}.part"
-            with open(part, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path / f"{name}.npy")
-        write_json(path / f"{SETTINGS}.json", settings)  # last: without it the folder is no world
+        return write_whole(path, content.getvalue())
+    if path.suffix == ZARR:
+        return _write_zarr(path, arrays, settings)
+    path.mkdir()
+    for name, array in arrays.items():
+        with open(path / f"{name}.npy", "wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+    write_json(path / f"{SETTINGS}.json", settings)
 
 
 def _write_zarr(path: Path, arrays: Arrays, settings: dict[str, Any]) -> None:
     require("zarr")
     import zarr
 
-    group = zarr.open_group(path, mode="a")
+    group = zarr.open_group(path, mode="w-")
     for name, array in arrays.items():
         # A chunk holds the whole of one sequence, which is what is read of it.
         chunks = (1, *array.shape[1:]) if array.ndim > 1 else array.shape
         written = group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=chunks)
         for row in range(len(array)):
             written[row] = array[row]
-    group.attrs[SETTINGS] = settings  # last: without it the folder is no world
+    group.attrs[SETTINGS] = settings
 
 
 def _read_zarr(path: Path) -> tuple[dict[str, Any], object]:

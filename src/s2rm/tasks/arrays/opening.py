@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from s2rm.files import only_writer, write_whole
 from s2rm.tasks.arrays.checks import (
     check_frames,
     check_mask,
@@ -25,6 +27,7 @@ from s2rm.tasks.arrays.files import (
     Array,
     Arrays,
     Seeing,
+    check_free,
     digest,
     kind_of,
     named_arrays,
@@ -44,8 +47,8 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
     """Write your own world to a file that every command accepts, and open it.
 
     Args:
-        path: a file that ends in .npz, or a new folder, from which only what is needed is read: a Zarr folder if it
-            ends in .zarr, otherwise a folder of .npy files.
+        path: a file that ends in .npz, which takes the place of an earlier one, or a new folder, from which only what
+            is needed is read: a Zarr folder if it ends in .zarr, otherwise a folder of .npy files.
         arrays: by name, of N sequences of T steps each. One of
 
             - `frames` `(N, T, H, W)` or `(N, T, C, H, W)`: bytes, booleans, or numbers from 0 to 1; optionally with
@@ -63,8 +66,9 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
 
     Raises:
         TypeError: an unknown field.
-        ValueError: arrays that do not fit each other, values out of range, a mask that hides everything, or a folder
-            that exists already. Nothing is written then.
+        ValueError: arrays that do not fit each other, values out of range, a mask that hides everything, a folder that
+            exists already, or another process that writes the same world. Nothing is written then.
+        OSError: it cannot be written; an earlier file is as it was.
     """
     how, plain = _seeing(**seeing), named_arrays(arrays)
     world = _facts(path, plain, how)
@@ -72,12 +76,25 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
     idle = {"extent"} | fixed if world.kind == "frames" else {"crop", "num_views"}
     if ignored := sorted(idle & {name for name, value in seeing.items() if value is not None}):
         raise ValueError(f"world: {ignored[0]} does not matter to {world.kind} like these; leave it out")
-    write_arrays(path, plain, how)
-    try:
-        return open_world(path)
-    except Exception:  # what cannot be opened is no world
-        shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink(missing_ok=True)
-        raise
+    check_free(path)
+    path = Path(path).resolve()
+    beside = path.with_name(f".{path.name[:50]}.part")
+    with only_writer(beside, "world"):
+        # What cannot be opened is no world, and must not take the place of one.
+        try:
+            staged = beside / path.name
+            if staged.is_dir():  # of a process that was killed
+                shutil.rmtree(staged)
+            write_arrays(staged, plain, how)
+            world = open_world(staged)
+            if staged.is_file():
+                write_whole(path, staged.read_bytes())
+            else:
+                check_free(path)
+                os.replace(staged, path)
+        finally:
+            shutil.rmtree(beside)
+    return replace(world, path=str(path))
 
 
 def _seeing(**given: Any) -> Seeing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from s2rm.files import Row
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import Ahead, OfModel, Predictor, Untrained, roll_out
-from s2rm.tasks.arrays.world import ArrayWorld, Source, displacement
+from s2rm.tasks.arrays.world import ArrayWorld, Source, displacement, hidden
 from s2rm.tasks.task import Models
 from s2rm.tasks.worlds import Drawn, Progress, random_clip, shares
 from s2rm.views import Episode
@@ -36,7 +37,7 @@ def episodes(
         part = source.episode(rows, starts, length, generator, share)
         return part if trivial is None else trivial.guessed(part)
 
-    return Drawn(len(source), draw)
+    return Drawn(len(source), draw, partial(hidden, world))
 
 
 def pairs(world: ArrayWorld, sequences: int) -> Int[Tensor, "N 2"]:

@@ -197,17 +197,33 @@ def tracked(
     before (0 where it never was), then the features, then the action. Its target stands at $x_s$, the place where it
     was last seen, and holds the displacement $x_t - x_s$ and the features; points that were never seen have none.
     """
-    before, gap = last_before(seen)
-    known = before >= 0
     there = torch.where(mask[..., None], points, 0.0)
-    origin = there.gather(1, before.clamp(min=0)[..., None].expand_as(points))
-    moved = torch.where((known & mask)[..., None], there - origin, 0.0)
+    places, moved, gap, known = since_seen(there, mask, seen)
     views = world.scaled(beside(moved / gap[..., None], features))
     if actions is not None:
         views = beside(actions.float(), views, after=True)
-    targets = world.scaled(beside(moved, features))
-    places = torch.where(known[..., None], origin, there)
-    return Views(there, views, seen), Views(places, targets, mask & known)
+    return Views(there, views, seen), Views(places, world.scaled(beside(moved, features)), known)
+
+
+def hidden(world: ArrayWorld, episode: Episode, shown: Bool[Tensor, "B T 1"]) -> Episode:
+    """The episode with the views of some steps only; points are asked for where they were last shown."""
+    views, targets = episode.views.keep(shown), episode.targets
+    if world.kind == "points":
+        _, features = displacement(world, targets.values)
+        places, moved, _, known = since_seen(views.positions, targets.mask, views.mask)
+        targets = Views(places, world.scaled(beside(moved, features)), known)
+    return Episode(views, targets, episode.context)
+
+
+def since_seen(
+    points: Float[Tensor, "B T P n"], mask: Bool[Tensor, "B T P"], seen: Bool[Tensor, "B T P"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where points were last seen before each step, how far they moved since, how many steps ago it was, and for which
+    of those that are there this is known."""
+    before, gap = last_before(seen)
+    origin, known = points.gather(1, before.clamp(min=0)[..., None].expand_as(points)), (before >= 0)[..., None]
+    moved = torch.where(known & mask[..., None], points - origin, 0.0)
+    return torch.where(known, origin, points), moved, gap, known[..., 0] & mask
 
 
 def with_actions(world: ArrayWorld, views: Views, actions: Float[Tensor, "B T P K"]) -> Views:
