@@ -274,8 +274,8 @@ def test_gaps_are_filled_from_the_past_and_from_both_sides(script, tmp_path):
     assert results[0] == results[1], "nothing was trained or scored again"
     rows = {row["predictor"]: row for row in results[0]["rows"]}
     assert {name for name, row in rows.items() if row["reads"] == "past"} == {
-        "GRU", "first guess", "last value", "last difference from the mean of all", "linear dynamics", "inverse distance",
-        "kriging",
+        "GRU", "first guess", "last value", "last difference from the mean of all", "linear dynamics",
+        "inverse distance", "kriging",
     }  # fmt: skip
     assert {name for name, row in rows.items() if row["reads"] == "both"} == {
         "GRU, both directions", "mean of the station", "linear in time",
