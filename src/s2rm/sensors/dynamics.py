@@ -20,7 +20,7 @@ MOST_SITES, MOST_GROUPS = 64, 16
 """places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""
 LEAST_STEPS, LEAST_REPORTS = 200, 50
 """and reports of a place"""
-MOST_STEPS, MOST_CELLS, JUDGED = 6_000, 16_000_000, 2_000
+MOST_STEPS, MOST_CELLS, JUDGED = 6_000, 8_000_000, 2_000
 """of a fit, the second steps times the squares of the places of all groups, and steps by which it is chosen how a fit
 is drawn; of more, the last steps are used"""
 STAYS = 1e-3
@@ -272,7 +272,10 @@ def _fit(
     groups, size, _ = places.shape
     flat = places.flatten(0, 1)
     number = min(MOST_STEPS, max(LEAST_STEPS // 2, MOST_CELLS // (groups * size**2)))
-    steps = torch.arange(max(0, history.num_steps - number - without[1] + without[0]), history.num_steps)
+    # A gap that is longer than what is fitted to would only cost memory.
+    steps = torch.arange(history.num_steps)
+    steps = steps[(steps < without[0] + number // 4) | (steps >= without[1])]
+    steps = steps[-number - min(number // 4, without[1] - without[0]) :]
     filter_ = Filter(flat, torch.tensor(near), *[torch.empty(0)] * 8)
     latest = history.last[-1].amax(-1)
     site = torch.where(latest >= 0, _nearest(history.rows.positions[latest.clamp(min=0).long()], filter_), -1)
