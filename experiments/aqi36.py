@@ -300,9 +300,11 @@ def main(recipe: Imputation) -> None:
         if f"{label}, both directions" not in known():
             run = {"label": f"{label}, backward", **read(recipe.runs / "backward" / SUMMARY)}
             whole = at(linear(roots, table)[1], roots, step, sensor)
-            chosen_ = weights(pair, table.between(0, first), table.between(first, last), gaps[first - month : first])
-            values = np.maximum(weighted(both_ways(pair, roots, step, sensor), whole, *chosen_), 0) ** 2
-            print(f"sharpness and share of linear dynamics: {chosen_}", flush=True)
+            sharpness, share = weights(
+                pair, table.between(0, first), table.between(first, last), gaps[first - month : first]
+            )
+            values = np.maximum(weighted(both_ways(pair, roots, step, sensor), whole, sharpness, share), 0) ** 2
+            print(f"sharpness and share of linear dynamics: {sharpness:.2f}, {share:.2f}", flush=True)
             keep(f"{label}, both directions", "both", values, run)
     if recipe.baselines and not {"linear dynamics", "kriging"} <= known():
         for found in simple(visible, train, step, sensor):

@@ -14,7 +14,7 @@ from s2rm.sensors.history import History
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.state_space import Draw, StateSpace, chosen, filtered, maximised, smoothed
+from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, filtered, maximised, smoothed
 from s2rm.sensors.tuning import first_guess, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import Training
@@ -95,18 +95,18 @@ def test_the_smoother_and_the_likelihood_are_those_of_the_gaussian(joint):
     np.testing.assert_allclose(got.states.ravel(), gain @ flat[seen], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(got.variances.ravel(), (whole - gain @ whole[seen]).diagonal(), rtol=1e-9)
     expected = np.linalg.slogdet(within)[1] + flat[seen] @ np.linalg.solve(within, flat[seen])
-    assert filtered(values, model).surprise == pytest.approx(expected, rel=1e-10)
+    assert filtered(values, model).deviance == pytest.approx(expected, rel=1e-10)
 
 
-def test_a_fit_is_drawn_the_more_strongly_the_less_there_is_to_learn_from():
+def test_a_fit_is_shrunk_the_more_strongly_the_less_there_is_to_learn_from():
     alike = np.eye(3)
     few = chosen(turning(40), alike)
     assert few.motion > chosen(turning(4000), alike).motion
     alone = np.random.default_rng(0).normal(size=(60, 12))
-    drawn = maximised(alone, np.eye(12), chosen(alone, np.eye(12)))
-    free = maximised(alone, np.eye(12), Draw(0.01, 0.0))
+    shrunk = maximised(alone, np.eye(12), chosen(alone, np.eye(12)))
+    free = maximised(alone, np.eye(12), Shrinkage(0.01, 0.0))
     off = ~np.eye(12, dtype=bool)
-    assert np.abs(drawn.move[off]).max() < np.abs(free.move[off]).max() / 3
+    assert np.abs(shrunk.move[off]).max() < np.abs(free.move[off]).max() / 3
 
 
 def test_neighbours_are_in_one_group_and_each_group_is_as_if_it_were_alone(monkeypatch):
@@ -119,7 +119,7 @@ def test_neighbours_are_in_one_group_and_each_group_is_as_if_it_were_alone(monke
     assert len(pair.move) == len(pair.noise) == 2
     assert len(pair.move[0]) == 3
     (alone,) = fitted(history_of(reports.of(np.arange(6) < 3)), 1, 1.0)
-    # Each group is drawn as the first one, whose usual values are those of all.
+    # Each group is shrunk as the first one, whose usual values are those of all.
     np.testing.assert_allclose(pair.move[0], alone.move[0], atol=0.05)
     scaling = Scaling.of(reports)
     made = first_guess(reports, scaling, 24, 6)
@@ -231,8 +231,8 @@ def test_a_new_station_changes_as_its_neighbours_do(guess):
 
 
 def test_dynamics_are_judged_on_steps_to_which_they_were_not_fitted(monkeypatch):
-    """Of noise nothing can be told: dynamics that are hardly drawn are given no weight."""
-    monkeypatch.setattr(state_space, "DRAWS", (Draw(1e-3, 0.0),))
+    """Of noise nothing can be told: dynamics that are hardly shrunk are given no weight."""
+    monkeypatch.setattr(state_space, "SHRINKAGES", (Shrinkage(1e-3, 0.0),))
     noise = np.random.default_rng(0).normal(size=(400, 12))
     turned = np.stack([turning(400, seed) for seed in range(4)], -1).reshape(400, 12)
     weights = []

@@ -2,4 +2,5 @@
 
 from s2rm.cli import main
 
-main()
+if __name__ == "__main__":  # not in processes that are spawned
+    main()

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2rm.sensors.history import History
-from s2rm.sensors.state_space import Draw, chosen, maximised
+from s2rm.sensors.state_space import Shrinkage, chosen, maximised
 
 MOST_SITES, MOST_GROUPS = 64, 16
 """places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""
 LEAST_STEPS, LEAST_REPORTS = 200, 50
-"""and reports of a place"""
+"""the fewest steps of a table, and reports of a place, to which dynamics are fitted"""
 MOST_STEPS, MOST_CELLS, JUDGED = 6_000, 8_000_000, 2_000
-"""of a fit, the second steps times the squares of the places of all groups, and steps by which it is chosen how a fit
-is drawn; of more, the last steps are used"""
+"""the most steps of a fit, entries of all of its covariances, and steps by which its shrinkage is chosen; of more, the
+last ones are used"""
 STAYS = 1e-3
 """a share of the extent, within which a sensor has not moved"""
 FOLDS = 4
@@ -228,9 +228,9 @@ def fitted(history: History, parts: int, extent: float, folds: bool = False) -> 
     if not places.numel() or end < LEAST_STEPS:
         return ()
     ends = [end * part // FOLDS for part in range(FOLDS + 1)]
-    found, draws = [], None
+    found, shrinkages = [], None
     for without in [(0, 0), *list(pairwise(ends)) * folds]:
-        one, draws = _fit(history, without, places, STAYS * extent, parts, draws)
+        one, shrinkages = _fit(history, without, places, STAYS * extent, parts, shrinkages)
         found.append(one)
     return tuple(found)
 
@@ -266,9 +266,10 @@ def _grouped(places: Float[Tensor, "K n"], groups: int) -> Float[Tensor, "K n"]:
 
 def _fit(
     history: History, without: tuple[int, int], places: Float[Tensor, "G N n"], near: float, parts: int,
-    draws: Sequence[Draw] | None,
-) -> tuple[Dynamics, Sequence[Draw]]:  # fmt: skip
-    """The dynamics without some steps, and how each channel was drawn, which is chosen where it is not given."""
+    shrinkages: Sequence[Shrinkage] | None,
+) -> tuple[Dynamics, Sequence[Shrinkage]]:  # fmt: skip
+    """The dynamics without some steps, and the shrinkage of each channel, which the first group chooses for all groups
+    where it is not given."""
     groups, size, _ = places.shape
     flat = places.flatten(0, 1)
     number = min(MOST_STEPS, max(LEAST_STEPS // 2, MOST_CELLS // (groups * size**2)))
@@ -294,14 +295,15 @@ def _fit(
     values = (values - swing[part][..., None] * share).reshape(len(steps), -1, size)
     away = torch.cdist(places, places).numpy()
     alike = [np.exp(-each / max(np.median(each), 1e-12)) for each in away]
-    draws = draws or [chosen(values[-JUDGED:, first], alike[0]) for first in range(0, values.shape[1], groups)]
-    models = [maximised(values[:, row], alike[row % groups], draws[row // groups]) for row in range(values.shape[1])]
+    rows = range(values.shape[1])
+    shrinkages = shrinkages or [chosen(values[-JUDGED:, first], alike[0]) for first in rows[::groups]]
+    models = [maximised(values[:, row], alike[row % groups], shrinkages[row // groups]) for row in rows]
     fit = Dynamics(
         _plain(flat.numpy()), near, _plain(usual), _plain(swing), _plain(level), _plain(share),
         tuple(one.noise for one in models), tuple(_plain(one.move) for one in models),
         tuple(_plain(one.shock) for one in models), tuple(_plain(one.start) for one in models), without,
     )  # fmt: skip
-    return fit, draws
+    return fit, shrinkages
 
 
 def _swing(

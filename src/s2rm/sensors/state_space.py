@@ -1,5 +1,5 @@
-"""A linear state-space model of a table of numbers with gaps: fitted by expectation maximisation, how strongly it is
-drawn to a simpler one chosen by what is left out."""
+"""A linear state-space model of a table of numbers with gaps, fitted by expectation maximisation and shrunk towards a
+simpler one as strongly as values that are left out tell."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 ROUNDS, LEAST_NOISE = 5, 1e-4
 """of the fit, and the least variance"""
 TRIED = 3
-"""rounds of the fits that choose how strongly one is drawn"""
+"""rounds of the fits by which the shrinkage is chosen"""
 
 
-class Draw(NamedTuple):
-    """How strongly a fit is drawn to a simpler one."""
+class Shrinkage(NamedTuple):
+    """How strongly a fit is shrunk towards a simpler one."""
 
     motion: float
-    """A to one memory for all: a share of the mean variance, added to each"""
+    """of A, towards one memory for all: a ridge, in mean variances of the series"""
     shock: float
-    """the share of Q that follows from distances alone"""
+    """of Q: the share of it whose correlations follow from distances alone"""
 
 
-DRAWS = tuple(Draw(*each) for each in product((0.01, 0.1, 1.0, 10.0), (0.0, 0.3)))
+SHRINKAGES = tuple(Shrinkage(*each) for each in product((0.01, 0.1, 1.0, 10.0), (0.0, 0.3)))
 """the choices"""
 
 
@@ -49,7 +49,7 @@ class Filtered(NamedTuple):
     doubts: Float[NDArray, "T N N"]
     states: Float[NDArray, "T N"]
     variances: Float[NDArray, "T N N"]
-    surprise: float
+    deviance: float
     """minus twice the logarithm of the likelihood, but for a constant"""
 
 
@@ -66,7 +66,7 @@ class Smoothed(NamedTuple):
     """the sum of the covariances of each with the one before"""
 
 
-def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Draw:
+def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Shrinkage:
     """That by which each half of the steps makes the other one likeliest.
 
     Args:
@@ -75,22 +75,22 @@ def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Draw:
     """
     first, second = values[: len(values) // 2], values[len(values) // 2 :]
 
-    def surprise(draw: Draw) -> float:
+    def deviance(shrinkage: Shrinkage) -> float:
         pairs = (first, second), (second, first)
-        total = sum(filtered(other, maximised(one, alike, draw, TRIED)).surprise for one, other in pairs)
+        total = sum(filtered(other, maximised(one, alike, shrinkage, TRIED)).deviance for one, other in pairs)
         return total if np.isfinite(total) else np.inf
 
-    return min(DRAWS, key=surprise)
+    return min(SHRINKAGES, key=deviance)
 
 
 def maximised(
-    values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"], draw: Draw, rounds: int = ROUNDS
+    values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"], shrinkage: Shrinkage, rounds: int = ROUNDS
 ) -> StateSpace:
     """A fit by expectation maximisation, from what is linear in time in the gaps; the arguments are those of `chosen`.
 
     Source:
         Shumway and Stoffer 1982, "An approach to time series smoothing and forecasting using the EM algorithm". Ours
-        are that A and Q are drawn to simpler ones, and one noise for all series.
+        are that A and Q are shrunk towards simpler ones, and one noise for all series.
     """
     known, count = ~np.isnan(values), values.shape[1]
     times, same = np.arange(len(values)), np.eye(count)
@@ -101,28 +101,28 @@ def maximised(
     start = whole.T @ whole / len(whole) + LEAST_NOISE * same
     noise = 0.01 * max(float(np.mean(start.diagonal())), LEAST_NOISE)
     sums = whole[:-1].T @ whole[:-1], whole[1:].T @ whole[:-1], whole[1:].T @ whole[1:]
-    found = StateSpace(noise, *_moved(*sums, len(whole) - 1, alike, draw), start)
+    found = StateSpace(noise, *_moved(*sums, len(whole) - 1, alike, shrinkage), start)
     for _ in range(rounds):
         state, variance, total, (first, last), lagged = smoothed(values, found)
         left = np.where(known, (values - state) ** 2 + variance, 0)
         noise = max(float(left.sum() / max(known.sum(), 1)), LEAST_NOISE)
         before, after = state[:-1], state[1:]
         sums = before.T @ before + total - last, after.T @ before + lagged, after.T @ after + total - first
-        found = StateSpace(noise, *_moved(*sums, len(before), alike, draw), start)
+        found = StateSpace(noise, *_moved(*sums, len(before), alike, shrinkage), start)
     return found
 
 
 def _moved(
-    before: NDArray, across: NDArray, after: NDArray, number: int, alike: NDArray, draw: Draw
+    before: NDArray, across: NDArray, after: NDArray, number: int, alike: NDArray, shrinkage: Shrinkage
 ) -> tuple[NDArray, NDArray]:
     """A and Q, from sums of products of the states of a step, of a step and the one before, and of the next."""
     count = len(before)
-    ridge = draw.motion * np.trace(before) / count * np.eye(count)
+    ridge = shrinkage.motion * np.trace(before) / count * np.eye(count)
     memory = np.trace(across) / max(np.trace(before), 1e-12)
     move = np.linalg.solve(before + ridge + 1e-9 * np.eye(count), (across + memory * ridge).T).T
     shock = (after - move @ across.T - across @ move.T + move @ before @ move.T) / number
     size = np.sqrt(shock.diagonal().clip(0))
-    shock = (1 - draw.shock) * (shock + shock.T) / 2 + draw.shock * alike * size * size[:, None]
+    shock = (1 - shrinkage.shock) * (shock + shock.T) / 2 + shrinkage.shock * alike * size * size[:, None]
     return move, shock + LEAST_NOISE * np.eye(count)
 
 
@@ -130,7 +130,7 @@ def filtered(values: Float[NDArray, "T N"], model: StateSpace) -> Filtered:
     """A Kalman filter; NaN is what is not known."""
     steps, count = values.shape
     expected, doubts, known = np.empty((steps, count)), np.empty((steps, count, count)), ~np.isnan(values)
-    states, variances, surprise = np.empty_like(expected), np.empty_like(doubts), 0.0
+    states, variances, deviance = np.empty_like(expected), np.empty_like(doubts), 0.0
     state, variance = np.zeros(count), model.start
     for step in range(steps):
         if step:
@@ -141,12 +141,12 @@ def filtered(values: Float[NDArray, "T N"], model: StateSpace) -> Filtered:
             towards, off = variance[:, seen], values[step, seen] - state[seen]
             within = towards[seen] + model.noise * np.eye(len(seen))
             solved = np.linalg.solve(within, np.column_stack([off, towards.T]))
-            surprise += np.linalg.slogdet(within)[1] + off @ solved[:, 0]
+            deviance += np.linalg.slogdet(within)[1] + off @ solved[:, 0]
             state = state + towards @ solved[:, 0]
             variance = variance - towards @ solved[:, 1:]
             variance = (variance + variance.T) / 2
         states[step], variances[step] = state, variance
-    return Filtered(expected, doubts, states, variances, float(surprise))
+    return Filtered(expected, doubts, states, variances, float(deviance))
 
 
 def smoothed(values: Float[NDArray, "T N"], model: StateSpace) -> Smoothed:
