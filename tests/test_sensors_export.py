@@ -15,7 +15,7 @@ from browsing import Page, need_runtime, serving
 from conftest import unchecked_shapes
 from s2rm.cli.explorer import of_forecasters
 from s2rm.explorer import write_explorer
-from s2rm.sensors import FieldWorld, Fit, Forecaster, Places
+from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, dynamics
 from s2rm.sensors.export import ForecastStep, clock
 from s2rm.sensors.scaling import clock as clock_of_times
 from s2rm.training import Training
@@ -147,11 +147,15 @@ def test_the_file_forecasts_as_the_forecaster_does(forecaster, session):
     assert streamed(forecaster, session, WORLD.reports(), 40) < 1e-5
 
 
-def test_linear_dynamics_are_in_the_file_too(tmp_path):
+@pytest.mark.parametrize(("most", "groups", "places"), [(64, 1, 7), (4, 2, 6)])
+def test_linear_dynamics_are_in_the_file_too(most, groups, places, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamics, "MOST_SITES", most)
     world = replace(WORLD, num_steps=220)
     how = Fit(num_modules=3, hidden_size=4, context=12, horizon=5, training=Training(updates=2))
     forecaster = trusted(Forecaster.fit(world.reports(), tmp_path / "fit", how, progress=False))
-    assert len(forecaster.guess.dynamics[0].places) == 7, "the two that move have none"
+    (kept,) = forecaster.guess.dynamics
+    assert len(kept.places) == places, "the two that move have none"
+    assert len(kept.noise) == groups * forecaster.scaling.num_channels
     with unchecked_shapes():
         ForecastStep(forecaster).save_onnx(tmp_path / "step.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "step.onnx")
