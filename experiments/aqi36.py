@@ -242,7 +242,8 @@ def linear(visible: Reports, train: Reports) -> tuple[NDArray, NDArray]:
     alike = np.exp(-apart / np.median(apart))
     mean, offset = (level + usual[np.arange(len(table)) % 24, None] for table in (known, values))
     model = maximised(known - mean, alike, chosen(known - mean, alike))
-    past, whole = filtered(values - offset, model).states, smoothed(values - offset, model).states
+    past = np.stack([known.state for known, _ in filtered(values - offset, model)])
+    whole = smoothed(values - offset, model).states
     return past + offset, whole + offset
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2rm.sensors import Fit, Forecaster, Reports, mapped, read_reports, stations, tuning
+from s2rm.sensors import Fit, Forecaster, Reports, dynamics, mapped, read_reports, stations, tuning
 from s2rm.sensors.reports import ROWS
 from s2rm.training import Training, keep_freed_memory
 
@@ -37,7 +37,7 @@ def main(store: str, warm: str, more: int) -> None:
     """Fit under the limit."""
     # Small parts and samples, as the table is small.
     mapped.CELLS = mapped.SUMMED = 1 << 16
-    tuning.CASES = 3_000
+    tuning.CASES, dynamics.MOST_STEPS = 3_000, 600
     keep_freed_memory()  # what any fit needs is there for the second one
     fitted(read_reports(warm))
     limit(more)

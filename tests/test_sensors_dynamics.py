@@ -14,7 +14,7 @@ from s2rm.sensors.history import History
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, filtered, maximised, smoothed
+from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, deviance, maximised, smoothed
 from s2rm.sensors.tuning import first_guess, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import Training
@@ -95,7 +95,7 @@ def test_the_smoother_and_the_likelihood_are_those_of_the_gaussian(joint):
     np.testing.assert_allclose(got.states.ravel(), gain @ flat[seen], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(got.variances.ravel(), (whole - gain @ whole[seen]).diagonal(), rtol=1e-9)
     expected = np.linalg.slogdet(within)[1] + flat[seen] @ np.linalg.solve(within, flat[seen])
-    assert filtered(values, model).deviance == pytest.approx(expected, rel=1e-10)
+    assert deviance(values, model) == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_fit_is_shrunk_the_more_strongly_the_less_there_is_to_learn_from():

@@ -3,6 +3,7 @@ simpler one as strongly as values that are left out tell."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
@@ -29,6 +30,15 @@ SHRINKAGES = tuple(Shrinkage(*each) for each in product((0.01, 0.1, 1.0, 10.0), 
 """the choices"""
 
 
+class Known(NamedTuple):
+    """What is known of a state."""
+
+    state: Float[NDArray, " N"]
+    """its mean"""
+    variance: Float[NDArray, "N N"]
+    """its covariance"""
+
+
 class StateSpace(NamedTuple):
     r"""$x_{t+1} = A x_t + e_t$, $e_t \sim N(0, Q)$, $y_t = x_t + n_t$, $n_t \sim N(0, \nu)$, of N series."""
 
@@ -41,16 +51,9 @@ class StateSpace(NamedTuple):
     start: Float[NDArray, "N N"]
     """the variance of a state of which nothing is known"""
 
-
-class Filtered(NamedTuple):
-    """What is known of each state from all values until then, and what was known without those of its own step."""
-
-    expected: Float[NDArray, "T N"]
-    doubts: Float[NDArray, "T N N"]
-    states: Float[NDArray, "T N"]
-    variances: Float[NDArray, "T N N"]
-    deviance: float
-    """minus twice the logarithm of the likelihood, but for a constant"""
+    def ahead(self, known: Known) -> Known:
+        """What is known of the next state."""
+        return Known(self.move @ known.state, self.move @ known.variance @ self.move.T + self.shock)
 
 
 class Smoothed(NamedTuple):
@@ -75,12 +78,12 @@ def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Shrin
     """
     first, second = values[: len(values) // 2], values[len(values) // 2 :]
 
-    def deviance(shrinkage: Shrinkage) -> float:
+    def unlikely(shrinkage: Shrinkage) -> float:
         pairs = (first, second), (second, first)
-        total = sum(filtered(other, maximised(one, alike, shrinkage, TRIED)).deviance for one, other in pairs)
+        total = sum(deviance(other, maximised(one, alike, shrinkage, TRIED)) for one, other in pairs)
         return total if np.isfinite(total) else np.inf
 
-    return min(SHRINKAGES, key=deviance)
+    return min(SHRINKAGES, key=unlikely)
 
 
 def maximised(
@@ -126,40 +129,54 @@ def _moved(
     return move, shock + LEAST_NOISE * np.eye(count)
 
 
-def filtered(values: Float[NDArray, "T N"], model: StateSpace) -> Filtered:
-    """A Kalman filter; NaN is what is not known."""
-    steps, count = values.shape
-    expected, doubts, known = np.empty((steps, count)), np.empty((steps, count, count)), ~np.isnan(values)
-    states, variances, deviance = np.empty_like(expected), np.empty_like(doubts), 0.0
-    state, variance = np.zeros(count), model.start
-    for step in range(steps):
-        if step:
-            state, variance = model.move @ state, model.move @ variance @ model.move.T + model.shock
-        expected[step], doubts[step] = state, variance
-        seen = np.flatnonzero(known[step])
+def filtered(
+    values: Float[NDArray, "T N"], model: StateSpace, before: Known | None = None
+) -> Iterator[tuple[Known, float]]:
+    """A Kalman filter: what is known after each step, and how unlikely its values were.
+
+    Args:
+        values: NaN for what is not known.
+        model: the model.
+        before: what is known of the step before the first one; none is before the start.
+
+    Yields:
+        Of each step the mean and covariance of its state, and minus twice the logarithm of the likelihood of its
+        values, but for a constant.
+    """
+    known = ~np.isnan(values)
+    for step in range(len(values)):
+        state, variance = model.ahead(before) if before else Known(np.zeros(values.shape[1]), model.start)
+        unlikely, seen = 0.0, np.flatnonzero(known[step])
         if len(seen):
             towards, off = variance[:, seen], values[step, seen] - state[seen]
             within = towards[seen] + model.noise * np.eye(len(seen))
             solved = np.linalg.solve(within, np.column_stack([off, towards.T]))
-            deviance += np.linalg.slogdet(within)[1] + off @ solved[:, 0]
+            unlikely = float(np.linalg.slogdet(within)[1] + off @ solved[:, 0])
             state = state + towards @ solved[:, 0]
             variance = variance - towards @ solved[:, 1:]
             variance = (variance + variance.T) / 2
-        states[step], variances[step] = state, variance
-    return Filtered(expected, doubts, states, variances, float(deviance))
+        before = Known(state, variance)
+        yield before, unlikely
+
+
+def deviance(values: Float[NDArray, "T N"], model: StateSpace) -> float:
+    """Minus twice the logarithm of the likelihood, but for a constant; NaN is what is not known."""
+    return sum(unlikely for _, unlikely in filtered(values, model))
 
 
 def smoothed(values: Float[NDArray, "T N"], model: StateSpace) -> Smoothed:
     """A Kalman smoother; NaN is what is not known."""
-    expected, doubts, states, variances, _ = filtered(values, model)
-    variance = last = variances[-1]
-    total, lagged, each = variance.copy(), np.zeros_like(variance), np.empty_like(states)
-    each[-1] = variance.diagonal()
+    past = [known for known, _ in filtered(values, model)]
+    states, each = np.empty_like(values), np.empty_like(values)
+    later, last = past[-1], past[-1].variance
+    states[-1], each[-1] = later.state, last.diagonal()
+    total, lagged = last.copy(), np.zeros_like(last)
     for step in range(len(values) - 2, -1, -1):
-        back = np.linalg.solve(doubts[step + 1], model.move @ variances[step]).T
-        lagged += variance @ back.T
-        states[step] += back @ (states[step + 1] - expected[step + 1])
-        variance = variances[step] + back @ (variance - doubts[step + 1]) @ back.T
-        total += variance
-        each[step] = variance.diagonal()
-    return Smoothed(states, each, total, (variance, last), lagged)
+        expected, doubt = model.ahead(past[step])
+        back = np.linalg.solve(doubt, model.move @ past[step].variance).T
+        lagged += later.variance @ back.T
+        state = past[step].state + back @ (later.state - expected)
+        later = Known(state, past[step].variance + back @ (later.variance - doubt) @ back.T)
+        total += later.variance
+        states[step], each[step] = state, later.variance.diagonal()
+    return Smoothed(states, each, total, (later.variance, last), lagged)
