@@ -172,6 +172,23 @@ def test_only_sensors_that_stay_and_report_often_have_a_place_each_once():
     assert fitted(history_of(table(values[:, [0]], [0], moving=(0,))), 1, 1.0) == (), "nobody stays"
 
 
+def test_neighbours_in_a_town_on_the_globe_have_a_place_each():
+    """Unit vectors of places a street apart differ in their last digits only."""
+    draw, count = np.random.default_rng(0), 40
+    step, sensor = np.repeat(np.arange(240), count), np.tile(np.arange(count), 240)
+    places = np.array([-118.4, 34.0]) + 0.005 * np.stack([np.arange(count) % 8, np.arange(count) // 8], 1)
+    values = draw.normal(size=(len(step), 1)).astype(np.float32)
+    reports = Reports(
+        replace(HOURLY, position=("lon", "lat")), np.datetime64("2014-01-01T00", "ns"), 240,
+        tuple(f"{number:02d}" for number in range(count)), step, sensor, places[sensor], values,
+        np.zeros((len(step), 0), np.float32),
+    )  # fmt: skip
+    scaling = Scaling.of(reports)
+    assert scaling.num_coordinates == 3
+    (whole,) = fitted(first_guess(reports, scaling, 24, 6).history(reports, scaling), 1, scaling.extent)
+    assert len(whole.places) == count
+
+
 def linear(guess, reports, scaling, sensor, known, alone=False, lead=1):
     """What the dynamics say of a station after the last step."""
     history, origin = guess.history(reports, scaling), reports.num_steps - 1

@@ -176,8 +176,13 @@ def _taken(of: Shaped[Tensor, "B S"], sensor: Int[Tensor, "B L P"]) -> Shaped[Te
 def _nearest(positions: Float[Tensor, "*batch n"], filter_: Filter) -> Int[Tensor, "*batch"]:
     """The place within reach of each position, -1 for none."""
     flat = positions.flatten(0, -2)
-    away, nearest = torch.cdist(flat, filter_.places, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
+    away, nearest = _apart(flat, filter_.places).min(-1)
     return torch.where(away <= filter_.near, nearest, -1).view(positions.shape[:-1])
+
+
+def _apart(one: Float[Tensor, "*batch K n"], other: Float[Tensor, "*batch L n"]) -> Float[Tensor, "*batch K L"]:
+    """Distances, exact for neighbours on the globe too, whose unit vectors hardly differ."""
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _observed(
@@ -247,7 +252,7 @@ def _places(history: History, near: float) -> Float[Tensor, "G N n"]:
     order = torch.where(stays, count, -1).argsort(descending=True, stable=True)
     places = low[order[: int(stays.sum())]]
     later = torch.ones(len(places), len(places), dtype=torch.bool).triu()
-    again = torch.cdist(places, places).masked_fill(later, torch.inf)
+    again = _apart(places, places).masked_fill(later, torch.inf)
     places = places[(again > 2 * near).all(-1)]
     groups = 1
     while len(places) > groups * MOST_SITES and groups < MOST_GROUPS:
@@ -293,7 +298,7 @@ def _fit(
     swing, share = zip(*(_swing(values[:, channel], part, parts) for channel in range(values.shape[1])), strict=True)
     swing, share = np.stack(swing, 1), np.stack(share)
     values = (values - swing[part][..., None] * share).reshape(len(steps), -1, size)
-    away = torch.cdist(places, places).numpy()
+    away = _apart(places, places).numpy()
     alike = [np.exp(-each / max(np.median(each), 1e-12)) for each in away]
     rows = range(values.shape[1])
     shrinkages = shrinkages or [chosen(values[-JUDGED:, first], alike[0]) for first in rows[::groups]]

@@ -108,7 +108,8 @@ class OfSlots:
 
     def _nearest(self, positions: Tensor) -> Tensor:
         """The last view of the slot that was seen nearest to each position."""
-        gaps = torch.cdist(positions, self.at).masked_fill(~self.known[:, None], torch.inf)
+        gaps = torch.cdist(positions, self.at, compute_mode="donot_use_mm_for_euclid_dist")
+        gaps = gaps.masked_fill(~self.known[:, None], torch.inf)
         which = gaps.argmin(-1)
         return self.values[torch.arange(len(which))[:, None], which]
 
