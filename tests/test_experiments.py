@@ -254,7 +254,7 @@ def test_the_wind_is_known_ahead_in_one_of_two_fits(script, tmp_path):
 
 def test_stations_are_left_out_and_none_is_asked_twice(script, tmp_path):
     script(
-        EXPERIMENTS / "leave_one_out.py", "--data", "field", "--minutes", 0.003, "--folds", 2, "--runs", tmp_path,
+        EXPERIMENTS / "leave_one_out.py", "--data", "field", "--updates", 2, "--folds", 2, "--runs", tmp_path,
         "--out", tmp_path / "out.json", "--model", "gru",
     )  # fmt: skip
     result = json.loads((tmp_path / "out.json").read_text())
