@@ -304,7 +304,7 @@ def _fit(
     shrinkages = shrinkages or [chosen(values[-JUDGED:, first], alike[0]) for first in rows[::groups]]
     models = [maximised(values[:, row], alike[row % groups], shrinkages[row // groups]) for row in rows]
     fit = Dynamics(
-        _plain(flat.numpy()), near, _plain(usual), _plain(swing), _plain(level), _plain(share),
+        _plain(flat.numpy(), 9), near, _plain(usual), _plain(swing), _plain(level), _plain(share),
         tuple(one.noise for one in models), tuple(_plain(one.move) for one in models),
         tuple(_plain(one.shock) for one in models), tuple(_plain(one.start) for one in models), without,
     )  # fmt: skip
@@ -336,6 +336,6 @@ def _mean(values: NDArray, axes: tuple[int, ...]) -> NDArray:
     return np.where(known, values, 0).sum(axes) / np.maximum(known.sum(axes), 1)
 
 
-def _plain(matrix: NDArray) -> Matrix:
-    """As it is kept, to six digits."""
-    return tuple(tuple(float(f"{number:.6g}") for number in row) for row in matrix)
+def _plain(matrix: NDArray, digits: int = 6) -> Matrix:
+    """As it is kept; nine digits tell any two numbers of single precision apart."""
+    return tuple(tuple(float(f"{number:.{digits}g}") for number in row) for row in matrix)
