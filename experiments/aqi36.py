@@ -5,14 +5,15 @@ benchmark withholds are hidden from every method, and the mean absolute error is
 of the family is trained on the other months, whose last one chooses the weights: in each window the reports are hidden
 that were missing in another, so that gaps are as they are. Its first row has seen the present and the past. That of
 both directions weights it against a second model, which runs through time backward, by their spreads, and both against
-linear dynamics that have seen all, by the error in that month. Writes
-`results/aqi36.json` after each model, so that an interrupted command goes on where it stopped.
+linear dynamics that have seen all, by the error on the training part. Writes `results/aqi36.json` after each model, so
+that an interrupted command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ TEST = (3, 6, 9, 12)
 """the months of the test"""
 EPOCH = 640
 """windows between two validations"""
+PARTS = 4
+"""of the training part, by which the directions are weighted"""
 
 
 @dataclass(frozen=True)
@@ -247,20 +250,30 @@ def linear(visible: Reports, train: Reports) -> tuple[NDArray, NDArray]:
     return past + offset, whole + offset
 
 
-def weights(
-    pair: tuple[Forecaster, Forecaster], earlier: Reports, month: Reports, gone: NDArray
-) -> tuple[float, float]:
-    """Those of `weighted` with the least error in a month of the training part, at values `gone` `(T, S)`."""
-    hidden = gone[month.step, month.sensor]
-    asked, rest = month.where(hidden), month.where(~hidden)
-    tried, truth = both_ways(pair, rest, asked.step, asked.sensor), asked.values[:, 0].astype(np.float64) ** 2
-    whole = at(linear(rest, earlier)[1], rest, asked.step, asked.sensor)
+def weights(pair: tuple[Forecaster, Forecaster], table: Reports, gaps: NDArray) -> tuple[float, float]:
+    """Those of `weighted` with the least error on the training part, from which values are hidden as others were
+    missing, `gaps` `(T, S)`: each of `PARTS` by dynamics of the others, with the gaps of the one before."""
+    ends = [24 * (table.num_steps // 24 * part // PARTS) for part in range(PARTS + 1)]
+    tried, whole, truth = [], [], []
+    for begin, end in pairwise(ends):
+        steps = np.arange(table.num_steps)
+        others, part = without(table, (steps >= begin) & (steps < end)), table.between(begin, end)
+        hidden = np.roll(gaps, end - begin, 0)[begin:end][part.step, part.sensor]
+        asked, rest = part.where(hidden), part.where(~hidden)
+        ahead, back = (
+            replace(one, guess=with_dynamics(one.guess, known, one.scaling))
+            for one, known in zip(pair, (others, backward(others)), strict=True)
+        )
+        tried.append(both_ways((ahead, back), rest, asked.step, asked.sensor))
+        whole.append(at(linear(rest, others)[1], rest, asked.step, asked.sensor))
+        truth.append(asked.values[:, 0].astype(np.float64) ** 2)
+    found, smooth, values = np.concatenate(tried, -1), np.concatenate(whole), np.concatenate(truth)
 
     def error(of: NDArray) -> float:
-        return float(np.abs(weighted(tried, whole, *of) ** 2 - truth).mean())
+        return float(np.abs(weighted(found, smooth, *of) ** 2 - values).mean())
 
-    found = minimize(error, (1.0, 0.5), method="Nelder-Mead", bounds=((0, 8), (0, 1)))
-    return tuple(map(float, found.x))
+    best = minimize(error, (1.0, 0.5), method="Nelder-Mead", bounds=((0, 8), (0, 1)))
+    return tuple(map(float, best.x))
 
 
 def main(recipe: Imputation) -> None:
@@ -301,9 +314,7 @@ def main(recipe: Imputation) -> None:
         if f"{label}, both directions" not in known():
             run = {"label": f"{label}, backward", **read(recipe.runs / "backward" / SUMMARY)}
             whole = at(linear(roots, table)[1], roots, step, sensor)
-            sharpness, share = weights(
-                pair, table.between(0, first), table.between(first, last), gaps[first - month : first]
-            )
+            sharpness, share = weights(pair, table, gaps)
             values = np.maximum(weighted(both_ways(pair, roots, step, sensor), whole, sharpness, share), 0) ** 2
             print(f"sharpness and share of linear dynamics: {sharpness:.2f}, {share:.2f}", flush=True)
             keep(f"{label}, both directions", "both", values, run)
