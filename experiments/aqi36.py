@@ -259,7 +259,8 @@ def weights(pair: tuple[Forecaster, Forecaster], table: Reports, gaps: NDArray) 
         steps = np.arange(table.num_steps)
         others, part = without(table, (steps >= begin) & (steps < end)), table.between(begin, end)
         hidden = np.roll(gaps, end - begin, 0)[begin:end][part.step, part.sensor]
-        asked, rest = part.where(hidden), part.where(~hidden)
+        rest = part.where(~hidden)
+        asked = part.where(hidden & np.isin(part.sensor, rest.sensor))  # one without any report has no place
         ahead, back = (
             replace(one, guess=with_dynamics(one.guess, known, one.scaling))
             for one, known in zip(pair, (others, backward(others)), strict=True)
