@@ -129,21 +129,18 @@ def _moved(
     return move, shock + LEAST_NOISE * np.eye(count)
 
 
-def filtered(
-    values: Float[NDArray, "T N"], model: StateSpace, before: Known | None = None
-) -> Iterator[tuple[Known, float]]:
+def filtered(values: Float[NDArray, "T N"], model: StateSpace) -> Iterator[tuple[Known, float]]:
     """A Kalman filter: what is known after each step, and how unlikely its values were.
 
     Args:
         values: NaN for what is not known.
         model: the model.
-        before: what is known of the step before the first one; none is before the start.
 
     Yields:
         Of each step the mean and covariance of its state, and minus twice the logarithm of the likelihood of its
         values, but for a constant.
     """
-    known = ~np.isnan(values)
+    known, before = ~np.isnan(values), None
     for step in range(len(values)):
         state, variance = model.ahead(before) if before else Known(np.zeros(values.shape[1]), model.start)
         unlikely, seen = 0.0, np.flatnonzero(known[step])
