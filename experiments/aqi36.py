@@ -245,8 +245,8 @@ def linear(visible: Reports, train: Reports) -> tuple[NDArray, NDArray]:
     alike = np.exp(-apart / np.median(apart))
     mean, offset = (level + usual[np.arange(len(table)) % 24, None] for table in (known, values))
     model = maximised(known - mean, alike, chosen(known - mean, alike))
-    past = np.stack([known.state for known, _ in filtered(values - offset, model)])
-    whole = smoothed(values - offset, model).states
+    past = np.stack([known.state[: len(order)] for known in filtered(values - offset, model)])
+    whole = smoothed(values - offset, model).states[:, : len(order)]
     return past + offset, whole + offset
 
 

@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from s2rm.sensors import FieldWorld, Fit, Forecaster, state_space
+from s2rm.sensors import FieldWorld, Fit, Forecaster, outlook, state_space
 from s2rm.sensors import dynamics as subject
 from s2rm.sensors.candidates import CANDIDATES, LINEAR, Asked
-from s2rm.sensors.dynamics import Filter, fitted
+from s2rm.sensors.dynamics import fitted
 from s2rm.sensors.history import History
+from s2rm.sensors.outlook import Filter
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, deviance, maximised, smoothed
+from s2rm.sensors.state_space import (
+    LEADS,
+    Shrinkage,
+    StateSpace,
+    chosen,
+    errors_ahead,
+    filtered,
+    maximised,
+    smoothed,
+)  # fmt: skip
 from s2rm.sensors.tuning import first_guess, tuned
 from s2rm.sensors.windows import Windows
 from s2rm.training import Training
@@ -50,52 +60,90 @@ def history_of(reports):
     return History.of(reports, replace(Scaling.of(reports), mean=(0.0,), spread=(1.0,)), None, 0)
 
 
-@pytest.fixture(scope="module")
-def joint():
-    """Values with gaps, the variances of a state-space model, and the covariance of all of its states as one."""
-    generator = np.random.default_rng(0)
+@pytest.fixture(scope="module", params=[1, 2])
+def joint(request):
+    """Values with gaps, a state-space model of order 1 or 2, and the covariance of all of its states as one."""
+    generator, order = np.random.default_rng(0), request.param
     steps, count = 5, 3
-    spread = generator.normal(size=(2, count, count))
-    shock, start = (part @ part.T + np.eye(count) for part in spread)
+    size = order * count
+    shock, start = (
+        part @ part.T + np.eye(len(part)) for part in (generator.normal(size=(n, n)) for n in (count, size))
+    )
+    move = np.concatenate([MOVE, -0.4 * MOVE.T][:order], 1)
     values = generator.normal(size=(steps, count))
     values[generator.random(values.shape) < 0.4] = np.nan
-    joint = np.zeros((steps, steps, count, count))
-    joint[0, 0] = start
+    # All that is drawn, the first states and then the shocks, as a linear map of as many independent numbers.
+    maps = np.zeros((steps, size, size + (steps - 1) * count))
+    maps[0, :, :size] = np.linalg.cholesky(start)
     for step in range(1, steps):
-        for before in range(step):
-            joint[step, before] = MOVE @ joint[step - 1, before]
-            joint[before, step] = joint[step, before].T
-        joint[step, step] = MOVE @ joint[step - 1, step - 1] @ MOVE.T + shock
-    return values, shock, start, joint.transpose(0, 2, 1, 3).reshape(steps * count, -1)
+        first = size + (step - 1) * count
+        maps[step, :count] = move @ maps[step - 1]
+        maps[step, :count, first : first + count] += np.linalg.cholesky(shock)
+        maps[step, count:] = maps[step - 1, : size - count]
+    flat = maps[:, :count].reshape(steps * count, -1)
+    return values, StateSpace(0.1, move, shock, start), flat @ flat.T
 
 
 def test_the_filter_is_the_gaussian_given_what_was_reported(joint):
-    values, shock, start, whole = joint
+    values, model, whole = joint
     (steps, count), flat = values.shape, values.ravel()
+    known = list(filtered(values, model))
     for last in range(steps):
         seen = ~np.isnan(flat) & (np.arange(len(flat)) < (last + 1) * count)
         within = whole[np.ix_(seen, seen)] + 0.1 * np.eye(seen.sum())
         expected = whole[last * count : (last + 1) * count, seen] @ np.linalg.solve(within, flat[seen])
-        made = [torch.tensor(part)[None, None] for part in (MOVE, shock, start)]
+        np.testing.assert_allclose(known[last].state[:count], expected, rtol=1e-10, atol=1e-12)
+        made = [torch.tensor(part)[None, None] for part in (model.move, model.shock, model.start)]
         filter_ = Filter(
             torch.zeros(count, 2), torch.tensor(0.0), *[torch.zeros(1, 1, 1)] * 2, *[torch.zeros(1, 1, count)] * 2,
             torch.full((1, 1), 0.1, dtype=torch.float64), *made,
         )  # fmt: skip
-        got = subject._filtered(filter_, torch.tensor(values)[None, : last + 1, None], last + 1)
-        np.testing.assert_allclose(got[0, 0, 0].numpy(), expected, rtol=1e-10, atol=1e-12)
+        got = outlook._filtered(filter_, torch.tensor(values)[None, : last + 1, None], last + 1)
+        np.testing.assert_allclose(got[0, 0, 0, :count].numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_smoother_and_the_likelihood_are_those_of_the_gaussian(joint):
-    values, shock, start, whole = joint
-    model, flat = StateSpace(0.1, MOVE, shock, start), values.ravel()
+def test_the_smoother_is_that_of_the_gaussian(joint):
+    values, model, whole = joint
+    flat = values.ravel()
     seen = ~np.isnan(flat)
     within = whole[np.ix_(seen, seen)] + 0.1 * np.eye(seen.sum())
     gain = np.linalg.solve(within, whole[seen]).T
     got = smoothed(values, model)
-    np.testing.assert_allclose(got.states.ravel(), gain @ flat[seen], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(got.states[:, :3].ravel(), gain @ flat[seen], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(got.variances.ravel(), (whole - gain @ whole[seen]).diagonal(), rtol=1e-9)
-    expected = np.linalg.slogdet(within)[1] + flat[seen] @ np.linalg.solve(within, flat[seen])
-    assert deviance(values, model) == pytest.approx(expected, rel=1e-10)
+
+
+def swinging(steps, seed=0):
+    """Three stations that go on as they moved before, for a while."""
+    generator, values = np.random.default_rng(seed), np.zeros((steps, 3))
+    for step in range(2, steps):
+        pushed = generator.normal() + 0.1 * generator.normal(size=3)
+        values[step] = 1.8 * values[step - 1] - 0.85 * values[step - 2] + 0.1 * pushed
+    return values
+
+
+def test_what_goes_on_as_it_moved_before_is_of_order_2_and_nothing_else_is():
+    assert chosen(turning(600), np.eye(3)).order == 1
+    values, later = swinging(600), swinging(300, seed=1)
+    best = chosen(values, np.eye(3))
+    assert best.order == 2
+    model = maximised(values, np.eye(3), best)
+    np.testing.assert_allclose(model.move.reshape(3, 2, 3).sum(2), np.tile([1.8, -0.85], (3, 1)), atol=0.1)
+    of_order_1 = maximised(values, np.eye(3), best._replace(order=1))
+    assert errors_ahead(later, model)[0] < 0.6 * errors_ahead(later, of_order_1)[0]
+
+
+def test_errors_ahead_are_those_of_forecasts_from_each_step():
+    values, model = swinging(40), maximised(swinging(300), np.eye(3), Shrinkage(0.1, 0.0, 2))
+    values[7, 1] = np.nan
+    known, off = list(filtered(values, model)), []
+    for step in range(len(values) - 3):
+        for_ = known[step]
+        for _ in range(3):
+            for_ = model.ahead(for_)
+        off.append(np.abs(for_.state[:3] - values[step + 3]))
+    assert LEADS[1] == 3
+    assert errors_ahead(values, model)[1] == pytest.approx(np.nanmean(off), rel=1e-12)
 
 
 def test_a_fit_is_shrunk_the_more_strongly_the_less_there_is_to_learn_from():

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import cycle
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from s2rm.explorer import write_explorer
 from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, dynamics
 from s2rm.sensors.export import ForecastStep, clock
 from s2rm.sensors.scaling import clock as clock_of_times
+from s2rm.sensors.state_space import Shrinkage
 from s2rm.training import Training
 
 # What the tools of PyTorch themselves warn of.
@@ -150,12 +152,15 @@ def test_the_file_forecasts_as_the_forecaster_does(forecaster, session):
 @pytest.mark.parametrize(("most", "groups", "places"), [(64, 1, 7), (4, 2, 6)])
 def test_linear_dynamics_are_in_the_file_too(most, groups, places, tmp_path, monkeypatch):
     monkeypatch.setattr(dynamics, "MOST_SITES", most)
+    orders = cycle([2, 1])  # of each channel in turn
+    monkeypatch.setattr(dynamics, "chosen", lambda values, alike: Shrinkage(0.1, 0.3, next(orders)))
     world = replace(WORLD, num_steps=220)
     how = Fit(num_modules=3, hidden_size=4, context=12, horizon=5, training=Training(updates=2))
     forecaster = trusted(Forecaster.fit(world.reports(), tmp_path / "fit", how, progress=False))
     (kept,) = forecaster.guess.dynamics
     assert len(kept.places) == places, "the two that move have none"
     assert len(kept.noise) == groups * forecaster.scaling.num_channels
+    assert {len(start) * groups // places for start in kept.start} == {1, 2}
     with unchecked_shapes():
         ForecastStep(forecaster).save_onnx(tmp_path / "step.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "step.onnx")

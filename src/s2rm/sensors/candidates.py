@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from s2rm.sensors.dynamics import Filter, Outlook, outlook
 from s2rm.sensors.history import History
 from s2rm.sensors.known_ahead import Flow
+from s2rm.sensors.outlook import Filter, Outlook, outlook
 from s2rm.sensors.weights import NEIGHBOURS, kriging, plane
 
 OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")

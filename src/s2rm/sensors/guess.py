@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, FROM_LAST, LINEAR, OF_NOW, TRENDS, Asked, Found, Ways, found
-from s2rm.sensors.dynamics import Dynamics, Filter, filter_of
+from s2rm.sensors.dynamics import Dynamics, filter_of
 from s2rm.sensors.history import History
 from s2rm.sensors.known_ahead import FEATURES
+from s2rm.sensors.outlook import Filter
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 
