@@ -70,6 +70,18 @@ def test_adding_marks_one_number_of_each_half():
         assert set(marks.argmax(1).tolist()) == expected
 
 
+def test_batches_of_adding_have_many_lengths_in_training_and_one_elsewhere():
+    """Of one length alone, models learn to count its steps."""
+    adding, paper = Adding(length=9), Adding(shortest=9, length=9)
+    lengths = {split: {adding.draw(split, torch.arange(3), rng(seed)).inputs.shape[1] for seed in range(200)}
+               for split in ("train", "val")}  # fmt: skip
+    assert lengths == {"train": set(range(2, 10)), "val": {9}}
+    assert {paper.draw("train", torch.arange(3), rng(seed)).inputs.shape[1] for seed in range(20)} == {9}
+    assert adding.model_arguments()["memory"] == 200, "the longest of the test"
+    with pytest.raises(ValueError, match="expected length of at least 8, got 7"):
+        Adding(shortest=8, length=7)
+
+
 def test_pixels_are_those_of_the_nearest_old_one():
     image = torch.arange(9, dtype=torch.uint8).view(1, 3, 3)
     assert resized(image, 2)[0].tolist() == [[0, 2], [6, 8]]

@@ -19,20 +19,26 @@ class Adding(SequenceWorld):
     A step has three channels: the number, and two that are 1 where it is the first or the second number to add. The
     sum is read after the last step.
 
+    In training the sequences of a batch have one length, drawn uniformly. Models that only ever see one length count
+    its steps: they add something at each step and take all of it away at the end, so that their sums drift in longer
+    sequences. The gates remember at first the longest sequence that is asked for.
+
     Source:
-        RIMs, Table 5; Hochreiter and Schmidhuber 1997.
+        RIMs, Table 5; Hochreiter and Schmidhuber 1997. The paper trains on one length, `shortest` equal to `length`.
     """
 
     train_sequences: int = 30_000
     val_sequences: int = 10_000
     test_sequences: int = 20_000
+    shortest: int = 2
+    """the fewest steps of a sequence in training"""
     length: int = 50
-    """steps of a sequence in training"""
+    """the most"""
     test_lengths: tuple[int, ...] = (50, 200)
     """steps of a sequence in the test"""
 
     def __post_init__(self) -> None:
-        at_least("Adding", vars(self), length=2)
+        at_least("Adding", vars(self), shortest=2, length=self.shortest)
         super().__post_init__()
         if min(self.test_lengths) < 2:
             raise ValueError(
@@ -48,10 +54,13 @@ class Adding(SequenceWorld):
         return max(self.length, *self.test_lengths), 3
 
     def model_arguments(self) -> dict[str, object]:
-        return {"input_size": 3, "num_classes": None, "hidden_size": self.hidden_size, "memory": self.length}
+        return {"input_size": 3, "num_classes": None, "hidden_size": self.hidden_size, "memory": self.longest[0]}
 
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
-        length, batch, half = size or self.length, torch.arange(len(rows)), (size or self.length) // 2
+        if size is None:
+            least = self.shortest if split == "train" else self.length
+            size = int(torch.randint(least, self.length + 1, (), generator=generator))
+        length, batch, half = size, torch.arange(len(rows)), size // 2
         inputs = torch.zeros(len(rows), length, 3)
         inputs[..., 0] = torch.rand(len(rows), length, generator=generator)
         first = torch.randint(half, (len(rows),), generator=generator)

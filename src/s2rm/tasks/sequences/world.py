@@ -53,8 +53,7 @@ class SequenceWorld(ABC):
 
     @abstractmethod
     def model_arguments(self) -> dict[str, object]:
-        """Channels, classes and the usual hidden size of a model, and the steps that its gates remember at first, which
-        are those of a training sequence."""
+        """Channels, classes and the usual hidden size of a model, and the steps that its gates remember at first."""
 
     @abstractmethod
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
