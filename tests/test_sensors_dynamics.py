@@ -1,17 +1,19 @@
 """Linear dynamics of the sensors that stay in place, as a candidate of the first guess."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from s2rm.records import from_plain, to_plain
 from s2rm.sensors import FieldWorld, Fit, Forecaster, outlook, state_space
 from s2rm.sensors import dynamics as subject
 from s2rm.sensors.candidates import CANDIDATES, LINEAR, Asked
-from s2rm.sensors.dynamics import fitted
+from s2rm.sensors.dynamics import Dynamics, filter_of, fitted
 from s2rm.sensors.history import History
-from s2rm.sensors.outlook import Filter
+from s2rm.sensors.outlook import Filter, nearest
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
@@ -224,7 +226,7 @@ def test_neighbours_in_a_town_on_the_globe_have_a_place_each():
     """Unit vectors of places a street apart differ in their last digits only."""
     draw, count = np.random.default_rng(0), 40
     step, sensor = np.repeat(np.arange(240), count), np.tile(np.arange(count), 240)
-    places = np.array([-118.4, 34.0]) + 0.005 * np.stack([np.arange(count) % 8, np.arange(count) // 8], 1)
+    places = np.array([-118.4, 34.0]) + 0.002 * np.stack([np.arange(count) % 8, np.arange(count) // 8], 1)
     values = draw.normal(size=(len(step), 1)).astype(np.float32)
     reports = Reports(
         replace(HOURLY, position=("lon", "lat")), np.datetime64("2014-01-01T00", "ns"), 240,
@@ -235,6 +237,8 @@ def test_neighbours_in_a_town_on_the_globe_have_a_place_each():
     assert scaling.num_coordinates == 3
     (whole,) = fitted(first_guess(reports, scaling, 24, 6).history(reports, scaling), 1, scaling.extent)
     assert len(whole.places) == count
+    kept = from_plain(Dynamics, json.loads(json.dumps(to_plain(whole))))
+    assert nearest(scaling.coordinates(places), filter_of([kept])).sort().values.tolist() == [*range(count)]
 
 
 def linear(guess, reports, scaling, sensor, known, alone=False, lead=1):
