@@ -26,6 +26,7 @@ from s2rm.sensors.state_space import (
     filtered,
     maximised,
     smoothed,
+    steady,
 )  # fmt: skip
 from s2rm.sensors.tuning import first_guess, tuned
 from s2rm.sensors.windows import Windows
@@ -133,6 +134,19 @@ def test_what_goes_on_as_it_moved_before_is_of_order_2_and_nothing_else_is():
     np.testing.assert_allclose(model.move.reshape(3, 2, 3).sum(2), np.tile([1.8, -0.85], (3, 1)), atol=0.1)
     of_order_1 = maximised(values, np.eye(3), best._replace(order=1))
     assert errors_ahead(later, model)[0] < 0.6 * errors_ahead(later, of_order_1)[0]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_forecasts_do_not_grow_without_end(order):
+    growing = 1.05 ** np.arange(200)[:, None] * [1, 2, 3] + np.random.default_rng(0).normal(size=(200, 3))
+    model = maximised(growing, np.eye(3), Shrinkage(0.01, 0.0, order))
+    known, tops = list(filtered(growing, model))[-1], []
+    for _ in range(1000):
+        known = model.ahead(known)
+        tops.append(np.abs(known.state).max())
+    assert max(tops) < 3 * np.abs(growing).max()
+    steps = steady(np.array([[0.5, 0.1], [0.0, 0.9]]))
+    np.testing.assert_array_equal(steps, [[0.5, 0.1], [0.0, 0.9]])
 
 
 def test_errors_ahead_are_those_of_forecasts_from_each_step():

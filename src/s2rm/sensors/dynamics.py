@@ -17,7 +17,7 @@ from s2rm.sensors.history import History
 from s2rm.sensors.outlook import Filter, apart, nearest, observed
 from s2rm.sensors.state_space import Shrinkage, chosen, maximised
 
-MOST_SITES, MOST_GROUPS = 64, 16
+MOST_SITES, MOST_GROUPS = 40, 16
 """places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""
 LEAST_STEPS, LEAST_REPORTS = 200, 50
 """the fewest steps of a table, and reports of a place, to which dynamics are fitted"""

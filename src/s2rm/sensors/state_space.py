@@ -126,7 +126,7 @@ def maximised(
 
     Source:
         Shumway and Stoffer 1982, "An approach to time series smoothing and forecasting using the EM algorithm". Ours
-        are that A and Q are shrunk towards simpler ones, and one noise for all series.
+        are that A and Q are shrunk towards simpler ones, one noise for all series, and that no mode grows.
     """
     known, count, order = ~np.isnan(values), values.shape[1], shrinkage.order
     times = np.arange(len(values))
@@ -146,7 +146,14 @@ def maximised(
         before, after = state[:-1], state[1:]
         sums = before.T @ before + total - last, after.T @ before + lagged, after.T @ after + total - first
         found = StateSpace(noise, *_moved(*sums, len(before), alike, shrinkage), start)
-    return found
+    return found._replace(move=steady(found.move))
+
+
+def steady(move: Float[NDArray, "N M"]) -> Float[NDArray, "N M"]:
+    """A whose forecasts do not grow without end: of all its modes, slower by a factor where one of them would."""
+    count, size = move.shape
+    radius = np.abs(np.linalg.eigvals(np.concatenate([move, np.eye(size - count, size)]))).max()
+    return move / max(radius, 1.0) ** np.repeat(np.arange(1, size // count + 1), count)
 
 
 def _moved(
