@@ -83,10 +83,11 @@ class Smoothed(NamedTuple):
 
 
 def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Shrinkage:
-    """That by which each half of the steps foretells the other one best, of order 1 or, if that is better still, of
-    order 2, as strong or stronger: the least geometric mean of the absolute errors at all `LEADS`.
+    """That by which each half of the steps foretells the other one best: of least geometric mean of the absolute errors
+    at all `LEADS`. Of order 2 are the best of order 1 and one that is shrunk more strongly tried, and have to be better
+    by `LEAST_GAIN`.
 
-    The likelihood would favour what tells neighbours apart, and not what tells where all of them go.
+    The likelihood would favour what tells neighbours apart over what tells where all of them go.
 
     Args:
         values: NaN for those that are not known.
