@@ -33,7 +33,7 @@ class Adding(SequenceWorld):
     shortest: int = 2
     """the fewest steps of a sequence in training"""
     length: int = 50
-    """the most"""
+    """the most, and the steps of all sequences of the validation"""
     test_lengths: tuple[int, ...] = (50, 200)
     """steps of a sequence in the test"""
 
