@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from s2rm.models.inputs import Arguments
-from s2rm.models.world_model import WorldModel
+from s2rm.models.world_model import WorldModel, by_numbers
 from s2rm.nn.core import RecurrentCore, a_weight
 from s2rm.nn.memory import RelationalMemory
 from s2rm.nn.normalise import BatchNorm
@@ -109,7 +109,9 @@ class GQN(WorldModel[CoreState]):
     def summed(self, views: Views) -> Float[Tensor, "B T H"]:
         r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29), normalised."""
         _, encodings = self.encode(views)
-        summed = (encodings * views.mask[..., None]).sum(2)
+        if not by_numbers(views.mask) or not views.mask.any():  # else `encode` left out those that are not there
+            encodings = encodings * views.mask[..., None]
+        summed = encodings.sum(2)
         return self.norm(summed, views.mask.any(2)) if self.batch_norm else summed
 
     def states_before_targets(self, views: Views, state: CoreState | None = None) -> CoreState:

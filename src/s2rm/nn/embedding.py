@@ -179,7 +179,7 @@ class _Turn(torch.autograd.Function):
     def forward(context: Any, vectors: Tensor, angles: Tensor) -> Tensor:
         cosine, sine, half = angles.cos(), angles.sin(), angles.shape[-1]
         u, v = vectors[..., :half], vectors[..., half : 2 * half]
-        turned = torch.empty_like(vectors)
+        turned = torch.empty_like(vectors, memory_format=torch.contiguous_format)  # whatever was expanded
         turned[..., 2 * half :] = vectors[..., 2 * half :]
         torch.mul(u, cosine, out=turned[..., :half]).addcmul_(v, sine, value=-1)
         torch.mul(u, sine, out=turned[..., half : 2 * half]).addcmul_(v, cosine)
@@ -192,7 +192,7 @@ class _Turn(torch.autograd.Function):
         (cosine, sine, turned), (gradient,) = context.saved_tensors, gradients
         half = cosine.shape[-1]
         along_u, along_v = gradient[..., :half], gradient[..., half : 2 * half]
-        of_vectors = torch.empty_like(gradient)
+        of_vectors = torch.empty_like(gradient, memory_format=torch.contiguous_format)
         of_vectors[..., 2 * half :] = gradient[..., 2 * half :]
         torch.mul(along_u, cosine, out=of_vectors[..., :half]).addcmul_(along_v, sine)
         torch.mul(along_v, cosine, out=of_vectors[..., half : 2 * half]).addcmul_(along_u, sine, value=-1)
