@@ -57,7 +57,18 @@ def test_copying_shows_digits_blanks_a_mark_and_blanks():
     assert batch.inputs.shape == (4, 3 + 5 + 3, 10)
     torch.testing.assert_close(symbols[:, :3], batch.targets + 1)
     assert symbols[:, 3:].unique(dim=0).tolist() == [[0, 0, 0, 0, 0, 9, 0, 0]]
-    assert Copying(digits=3, blank=7).draw("train", torch.arange(1), rng()).inputs.shape == (1, 13, 10)
+    assert Copying(digits=3, fewest=7, blank=7).draw("train", torch.arange(1), rng()).inputs.shape == (1, 13, 10)
+
+
+def test_batches_of_copying_have_many_numbers_of_blanks_in_training_and_one_elsewhere():
+    """Of one number alone, models learn to count them."""
+    copying = Copying(digits=3, fewest=5, blank=9)
+    lengths = {split: {copying.draw(split, torch.arange(3), rng(seed)).inputs.shape[1] for seed in range(200)}
+               for split in ("train", "val")}  # fmt: skip
+    assert lengths == {"train": set(range(11, 16)), "val": {15}}
+    assert copying.model_arguments()["memory"] == 406, "the longest of the test"
+    with pytest.raises(ValueError, match="expected blank of at least 5, got 4"):
+        Copying(fewest=5, blank=4)
 
 
 def test_adding_marks_one_number_of_each_half():
@@ -251,7 +262,7 @@ def test_gates_remember_at_first(core):
     found = [
         Settings(core, core=Core(remember=each)).build(Copying(hidden_size=24)).arguments for each in (True, False)
     ]
-    assert [arguments["memory"] for arguments in found] == [70, None]
+    assert [arguments["memory"] for arguments in found] == [420, None]
 
 
 def test_inputs_of_other_channels_are_refused(model):
@@ -289,7 +300,7 @@ def test_what_does_not_look_has_the_entropy_of_the_targets():
 
 
 def test_rows_of_scores_are_of_every_size():
-    world = Copying(digits=2, blank=3, test_blanks=(3, 6), test_sequences=200)
+    world = Copying(digits=2, fewest=3, blank=3, test_blanks=(3, 6), test_sequences=200)
     model = SequenceModel(input_size=10, num_classes=8, core="gru", hidden_size=12).eval()
     rows = score({"GRU": model}, world, seed=3)
     assert [(row["predictor"], row["size"]) for row in rows] == [
@@ -363,7 +374,7 @@ def test_what_would_have_no_effect_or_make_no_model_is_refused(options, message,
 
 def test_settings_reach_the_core(tmp_path):
     settings = Settings("rims", core=Core(hidden_size=36, num_modules=3, num_active=2), training=Training(seed=5))
-    world = Copying(digits=2, blank=3, test_blanks=(3,))
+    world = Copying(digits=2, fewest=3, blank=3, test_blanks=(3,))
     run = Run.create(tmp_path / "run", settings, "copying", world)
     assert Run.open(tmp_path / "run") == run
     core = settings.build(world).core
