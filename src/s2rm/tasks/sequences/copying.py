@@ -69,7 +69,13 @@ PRESETS = {
     "paper": Copying(fewest=50),
     "small": Copying(hidden_size=240, train_sequences=6_400),
     "tiny": Copying(
-        hidden_size=24, train_sequences=64, val_sequences=32, test_sequences=32, digits=2, fewest=1, blank=3,
+        hidden_size=24,
+        train_sequences=64,
+        val_sequences=32,
+        test_sequences=32,
+        digits=2,
+        fewest=1,
+        blank=3,
         test_blanks=(3, 5),
-    ),  # fmt: skip
+    ),
 }
