@@ -109,7 +109,7 @@ class GQN(WorldModel[CoreState]):
     def summed(self, views: Views) -> Float[Tensor, "B T H"]:
         r"""The input of the core, $r_t = \sum_a E(O_a, P(x_a))$ (Eq. 29), normalised."""
         _, encodings = self.encode(views)
-        if not by_numbers(views.mask) or not views.mask.any():  # else `encode` left out those that are not there
+        if not (by_numbers(views.mask) and views.mask.all()):
             encodings = encodings * views.mask[..., None]
         summed = encodings.sum(2)
         return self.norm(summed, views.mask.any(2)) if self.batch_norm else summed
