@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from s2rm.sensors.history import History
 from s2rm.sensors.outlook import Filter, apart, nearest, observed
-from s2rm.sensors.state_space import Shrinkage, chosen, maximised
+from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, maximised
 
 MOST_SITES, MOST_GROUPS = 40, 16
 """places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""
@@ -156,13 +156,29 @@ def _fit(
     alike = [np.exp(-each / max(np.median(each), 1e-12)) for each in away]
     rows = range(values.shape[1])
     shrinkages = shrinkages or [chosen(values[-JUDGED:, first], alike[0]) for first in rows[::groups]]
-    models = [maximised(values[:, row], alike[row % groups], shrinkages[row // groups]) for row in rows]
+    near_by = np.stack([alike[row % groups] for row in rows])
+    models = _fits(values.swapaxes(0, 1), near_by, [shrinkages[row // groups] for row in rows])
     fit = Dynamics(
         _plain(flat.numpy(), 9), near, _plain(usual), _plain(swing), _plain(level), _plain(share),
-        tuple(one.noise for one in models), tuple(_plain(one.move) for one in models),
+        tuple(float(one.noise) for one in models), tuple(_plain(one.move) for one in models),
         tuple(_plain(one.shock) for one in models), tuple(_plain(one.start) for one in models), without,
     )  # fmt: skip
     return fit, shrinkages
+
+
+def _fits(
+    values: Float[NDArray, "R T N"], alike: Float[NDArray, "R N N"], shrinkages: Sequence[Shrinkage]
+) -> list[StateSpace]:
+    """The fit to each of R series, as many at once as fit into memory."""
+    found: dict[int, StateSpace] = {}
+    for order in {one.order for one in shrinkages}:
+        rows = [row for row, one in enumerate(shrinkages) if one.order == order]
+        many = max(1, MOST_CELLS // (values[0].size * values.shape[-1] * order**2))
+        for some in (rows[start : start + many] for start in range(0, len(rows), many)):
+            motion, shock = (np.array(part) for part in zip(*(shrinkages[row][:2] for row in some), strict=True))
+            fits = maximised(values[some], alike[some], Shrinkage(motion, shock, order))
+            found |= {row: StateSpace(*(np.asarray(part)[place] for part in fits)) for place, row in enumerate(some)}
+    return [found[row] for row in range(len(shrinkages))]
 
 
 def _swing(
