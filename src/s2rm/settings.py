@@ -28,8 +28,8 @@ class Core:
     communication_heads: int = 4
     """RIMs: number of heads with which a module reads from the others; 0 for no communication"""
     remember: bool = True
-    """start with gates that remember for as long as the longest sequence takes, of mnist as one of training, unlike the
-    papers"""
+    """initialise the gates to remember for the length of the longest test sequence (mnist: of a training sequence),
+    unlike the papers"""
 
     def __post_init__(self) -> None:
         own_numbers(self)
