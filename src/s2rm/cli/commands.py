@@ -52,9 +52,9 @@ class Train:
     """balls: an arena of 48 x 48 binary pixels; ten views per frame, 11 x 11 pixels at (row, column) in pixels.
     skirmish: two teams of up to nine units fight on a map of 32 x 32 units; each unit of one team sees polar images
     around it. railways: ten trains on a grid of 60 x 60 cells, each of which sees the 5 x 5 cells around it. Sequences
-    without positions, for --model rims, rmc, lstm or gru: copying, recall ten digits after up to 50 blanks; adding, add the
-    two marked numbers among up to 50; mnist, recognise a digit from its pixels. Or the path of your own world, a file or
-    folder that s2rm.tasks.arrays.write_world wrote"""
+    without positions, for --model rims, rmc, lstm or gru: copying, recall ten digits after up to 50 blanks; adding, add
+    the two marked numbers among up to 50; mnist, recognise a digit from its pixels. Or the path of your own world, a
+    file or folder that s2rm.tasks.arrays.write_world wrote"""
     size: str = "small"
     """preset of a built-in world: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps;
     railways: 8,000 episodes of 128 steps), small (balls: 4,000 of 50, clips of 20; skirmish: 3,000 of 64, clips of 20;
