@@ -2,7 +2,7 @@
 
 import shutil
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import jaxtyping
 import pytest
@@ -27,8 +27,8 @@ ARGUMENTS = {
 def simulated_once():
     """Worlds of the same settings and seed are simulated once for all tests, but for the tests of the worlds."""
     with pytest.MonkeyPatch.context() as patch:
-        for world in (balls, skirmish):
-            patch.setattr(world, "simulate", cache(world.simulate))
+        for world, name in ((balls, "simulate"), (skirmish, "simulate"), (balls, "trajectories"), (balls, "render")):
+            patch.setattr(world, name, lru_cache(32)(getattr(world, name)))
         yield
 
 

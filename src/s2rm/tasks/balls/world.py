@@ -166,33 +166,34 @@ def simulate(world: BallsWorld, num_sequences: int, num_balls: int, seed: int) -
     speeds = torch.rand(num_sequences, num_balls, generator=generator, dtype=torch.float64)
     speeds = world.slowest + (world.fastest - world.slowest) * speeds
     velocities = speeds[..., None] * torch.stack([angles.sin(), angles.cos()], -1)
-    x, v, sides = (list(part.unbind(1)) for part in (centres, velocities, sizes[..., None]))
-    frames = [centres]
+    frames, x, v = [centres], centres, velocities
     for _ in range(world.num_frames - 1):
         for _ in range(SUBSTEPS):
-            _advance(world, x, v, sides)
-        frames.append(torch.stack(x, 1))
+            x, v = _advance(world, x, v, sizes[..., None])
+        frames.append(x)
     return torch.stack(frames, 1).float()
 
 
-def _advance(world: BallsWorld, x: list[Tensor], v: list[Tensor], radii: list[Tensor]) -> None:
-    """Move balls at `x` with velocities `v`, `(N, 2)` each, and radii `(N, 1)` by one substep, in place."""
-    for i in range(len(x)):
-        low, high = radii[i], world.arena - radii[i]
-        x[i] = x[i] + v[i] / SUBSTEPS
-        beyond = (x[i] < low) | (x[i] > high)
-        x[i] = torch.where(x[i] < low, 2 * low - x[i], torch.where(x[i] > high, 2 * high - x[i], x[i]))
-        v[i] = torch.where(beyond, -v[i], v[i])
-        v[i] = v[i] - 2 * _approach(x[i] - world.arena / 2, v[i], radii[i] + world.radius)
-    for i, j in combinations(range(len(x)), 2):
-        exchanged = _approach(x[i] - x[j], v[i] - v[j], radii[i] + radii[j])
-        mass, other = radii[i].square(), radii[j].square()
-        v[i], v[j] = v[i] - 2 * other / (mass + other) * exchanged, v[j] + 2 * mass / (mass + other) * exchanged
+def _advance(world: BallsWorld, x: Tensor, v: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
+    """Balls at `x` with velocities `v`, `(N, K, 2)` each, and radii `(N, K, 1)`, one substep later."""
+    low, high = radii, world.arena - radii
+    x = x + v / SUBSTEPS
+    beyond = (x < low) | (x > high)
+    x = torch.where(x < low, 2 * low - x, torch.where(x > high, 2 * high - x, x))
+    v = torch.where(beyond, -v, v)
+    v = v - 2 * _approach(x - world.arena / 2, v, radii + world.radius)
+    places, sizes, moves = x.unbind(1), radii.unbind(1), list(v.unbind(1))
+    for i, j in combinations(range(len(moves)), 2):
+        exchanged = _approach(places[i] - places[j], moves[i] - moves[j], sizes[i] + sizes[j])
+        mass, other = sizes[i].square(), sizes[j].square()
+        moves[i] = moves[i] - 2 * other / (mass + other) * exchanged
+        moves[j] = moves[j] + 2 * mass / (mass + other) * exchanged
+    return x, torch.stack(moves, 1)
 
 
 def _approach(
-    offset: Float[Tensor, "N 2"], velocity: Float[Tensor, "N 2"], reach: Float[Tensor, "N 1"]
-) -> Float[Tensor, "N 2"]:
+    offset: Float[Tensor, "N *K 2"], velocity: Float[Tensor, "N *K 2"], reach: Float[Tensor, "N *K 1"]
+) -> Float[Tensor, "N *K 2"]:
     """The relative velocity along the line between two touching balls, where they approach; zero elsewhere."""
     squared = offset.square().sum(-1, keepdim=True)
     along = (offset * velocity).sum(-1, keepdim=True)
