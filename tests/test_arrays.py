@@ -17,7 +17,7 @@ from s2rm.tasks.arrays import opening
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
-from s2rm.tasks.arrays.world import Source, displacement, tracked
+from s2rm.tasks.arrays.world import Source, displacement, tracked, with_actions
 from s2rm.tasks.worlds import blinded, kept, with_fewer
 
 N, T, P = 7, 13, 5
@@ -267,6 +267,32 @@ def test_a_rollout_takes_a_plan_of_actions(tmp_path, random):
         next(arrays.rollout(model, world, views, 4))
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("views", {}, "a world of views takes queries, positions at each step ahead, got none"),
+        ("frames", {}, "a world of frames takes queries, positions at each step ahead, got none"),
+        ("views", {"queries": (1, P, 2)}, r"of shape \(1, 3, 5, 2\), .* got \(1, 5, 2\)"),
+        ("views", {"queries": (1, 2, P, 2)}, r"of shape \(1, 3, 5, 2\), .* got \(1, 2, 5, 2\)"),
+        ("views", {"queries": (1, 3, 2, 2)}, r"of shape \(1, 3, 5, 2\), .* got \(1, 3, 2, 2\)"),
+        ("frames", {"queries": (2, 3, 9, 2)}, r"of shape \(1, 3, any number, 2\), .* got \(2, 3, 9, 2\)"),
+        ("points", {"plan": (1, 3, P, 2), "queries": (1, 3, P, 2)}, "takes no queries, since points are asked for"),
+        ("points", {"plan": (1, 2, P, 2)}, r"expected plan of shape \(1, 3, 5, 2\), .* got \(1, 2, 5, 2\)"),
+        ("points", {"plan": (1, 3, 2, 2)}, r"expected plan of shape \(1, 3, 5, 2\), .* got \(1, 3, 2, 2\)"),
+    ],
+)  # fmt: skip
+def test_what_a_rollout_cannot_follow_is_refused(tmp_path, random, kind, given, message):
+    content = {
+        "views": {"positions": straight(random), "values": random.random((N, T, P, 3))},
+        "frames": {"frames": np.zeros((N, T, 9, 8))},
+        "points": {"points": straight(random), "actions": random.random((N, T, P, 2))},
+    }[kind]
+    world = arrays.write_world(tmp_path / "world.npz", content)
+    prompt = arrays.episodes(world, "val")[[0], 0].views.steps(None, 5)
+    with pytest.raises(ValueError, match=f"^rollout: .*{message}"):
+        next(arrays.rollout(Settings().build(world), world, prompt, 3, **{k: torch.zeros(v) for k, v in given.items()}))
+
+
 @pytest.mark.parametrize("corrects", [False, True])
 def test_a_query_carries_the_action_of_its_point(tmp_path, random, corrects):
     actions, mask = random.random((N, T, P, 3)).astype(np.float32), np.ones((N, T, P), bool)
@@ -493,6 +519,25 @@ def test_plans_are_made_with_every_model(tmp_path, random, name):
     )
     plan = planner.plan(arrays.episodes(world, "val")[[0], 0].views.steps(None, 6))
     assert plan.actions.shape == (2, P, 3)
+
+
+def test_what_a_plan_expects_is_its_rollout(tmp_path, random):
+    mask = np.ones((N, T, P), bool)
+    mask[:, 6, 1:3] = False
+    content = {"points": straight(random), "actions": random.random((N, T, P, 3)), "mask": mask}
+    world = arrays.write_world(tmp_path / "world.npz", content)
+    model = Settings(core=Core(hidden_size=16)).build(world).eval()
+    with torch.no_grad():
+        model.decoder.layers.first.weight.mul_(30)  # so that the context counts
+    views = arrays.episodes(world, "test")[[0], 0].views.steps(None, 7)
+    planner = arrays.Planner(
+        model, world, lambda made: made.positions.numpy().sum((1, 2)), steps=3, candidates=6, elites=2, rounds=1
+    )
+    plan = planner.plan(views)
+    prompt = views.steps(None, -1).then(with_actions(world, views.at(-1), plan.actions[None, None, 0]))
+    made = [*arrays.rollout(model, world, prompt, 3, plan=plan.actions[None, [1, 2, 2]])]
+    torch.testing.assert_close(plan.positions, torch.cat([each.positions for each in made]))
+    assert plan.reward == pytest.approx(float(plan.positions.sum()), rel=1e-4)
 
 
 def test_arrays_saved_by_numpy_are_a_world_too(tmp_path):
