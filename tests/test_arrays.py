@@ -10,7 +10,7 @@ import torch
 
 from s2rm import Episode, Views
 from s2rm.cli import main
-from s2rm.runs import Run
+from s2rm.runs import Run, score, write_report
 from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
 from s2rm.tasks.arrays import opening
@@ -19,6 +19,7 @@ from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
 from s2rm.tasks.arrays.world import Source, displacement, tracked, with_actions
 from s2rm.tasks.worlds import blinded, kept, with_fewer
+from s2rm.training import Training
 
 N, T, P = 7, 13, 5
 
@@ -345,6 +346,7 @@ REFUSED = {
     "infinite": (some(features=GAP.copy() * 0 + np.inf), {}, "only NaN where"),
     "bright": ({"frames": FRAMES + 2.0}, {}, "numbers from 0 to 1 in .*, got float64 from 2 to 2; scale"),
     "axes": ({"frames": FRAMES[0]}, {}, r"frames in .* must have 4 or 5 axes.*, got shape \(3, 9, 9\)"),
+    "deep": (some(features=np.zeros((4, 3, 2, 2, 2, 2, 2))), {}, "features in .* must have 3 or 4 or 5 or 6 axes"),
     "few": ({"frames": FRAMES[:2]}, {}, "expected at least 3 sequences.*, got 2 of 3; cut"),
     "empty": (some(points=np.zeros((4, 3, 0, 2))), {}, "holds nothing"),
     "parts": (some(part=np.zeros(4, int)), {}, r"part in .* with each of them, got shape \(4,\) with \[0\]"),
@@ -439,6 +441,8 @@ def test_targets_of_their_own_are_no_views():
     views = Views(torch.rand(3, 2, 1, 1), torch.rand(3, 2, 1, 1))
     with pytest.raises(ValueError, match="expected an Episode whose targets are its views"):
         arrays.write_world("nowhere.npz", Episode(views, views.keep(views.mask)))
+    with pytest.raises(ValueError, match="expected an Episode without context"):
+        arrays.write_world("nowhere.npz", Episode(views, context=torch.rand(3, 2, 1, 4)))
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
@@ -584,6 +588,36 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
         assert part in page
     assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")
+
+
+def test_short_episodes_in_long_arrays_are_scored(tmp_path, random, capsys):
+    points, mask = straight(random, 50), np.zeros((N, 50, P), bool)
+    mask[:, :14] = True
+    world = arrays.write_world(tmp_path / "short.npz", {"points": points, "mask": mask})
+    assert (world.num_steps, world.until, world.prompt, world.steps_ahead) == (50, 14, 7, 7)
+    assert arrays.write_world(tmp_path / "whole.npz", {"points": points}).until is None
+    rows = arrays.score({}, world)
+    assert {row["ahead"] for row in rows if "error" in row} == set(range(1, 8))
+    assert all(row["error"] < 1e-5 for row in rows if row["predictor"] == "constant velocity")
+    mask[:, 7:, 1:] = False
+    mask[:, :7, 0] = False
+    other = arrays.write_world(tmp_path / "other.npz", {"points": points, "mask": mask})
+    with pytest.raises(ValueError, match="nothing of the test part of .* that was seen in 7 steps is there in the 7"):
+        arrays.score({}, other)
+
+
+def test_a_report_leaves_out_what_could_not_be_scored(tmp_path, random):
+    frames, mask = np.zeros((N, 12, 7, 7), bool), np.ones((N, 12, P), bool)
+    mask[:, 8] = False
+    places = random.integers(0, 7, (N, 12, P, 2))
+    world = arrays.write_world(tmp_path / "w.npz", {"frames": frames, "positions": places, "mask": mask}, crop=3)
+    run = Run.create(tmp_path / "run", Settings(training=Training(updates=1)), "arrays", world).train(progress=False)
+    with pytest.raises(ValueError, match=r"must be above 0 and at most 1, got 2"):
+        score([run], shares=[2])
+    rows = score([run])["rows"]
+    assert any("f1" not in row for row in rows)
+    assert any("error" not in row for row in rows)
+    write_report(tmp_path / "report.html", [run], rows)
 
 
 def test_a_file_that_was_changed_is_refused(run, capsys, tmp_path):
