@@ -10,15 +10,16 @@ import torch
 
 from s2rm import Episode, Views
 from s2rm.cli import main
-from s2rm.runs import Run
+from s2rm.runs import Run, score, write_report
 from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
 from s2rm.tasks.arrays import opening
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
-from s2rm.tasks.arrays.world import Source, displacement, tracked
+from s2rm.tasks.arrays.world import Source, displacement, tracked, with_actions
 from s2rm.tasks.worlds import blinded, kept, with_fewer
+from s2rm.training import Training
 
 N, T, P = 7, 13, 5
 
@@ -267,6 +268,32 @@ def test_a_rollout_takes_a_plan_of_actions(tmp_path, random):
         next(arrays.rollout(model, world, views, 4))
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("views", {}, "a world of views takes queries, positions at each step ahead, got none"),
+        ("frames", {}, "a world of frames takes queries, positions at each step ahead, got none"),
+        ("views", {"queries": (1, P, 2)}, r"of shape \(1, 3, 5, 2\), .* got \(1, 5, 2\)"),
+        ("views", {"queries": (1, 2, P, 2)}, r"of shape \(1, 3, 5, 2\), .* got \(1, 2, 5, 2\)"),
+        ("views", {"queries": (1, 3, 2, 2)}, r"of shape \(1, 3, 5, 2\), .* got \(1, 3, 2, 2\)"),
+        ("frames", {"queries": (2, 3, 9, 2)}, r"of shape \(1, 3, any number, 2\), .* got \(2, 3, 9, 2\)"),
+        ("points", {"plan": (1, 3, P, 2), "queries": (1, 3, P, 2)}, "takes no queries, since points are asked for"),
+        ("points", {"plan": (1, 2, P, 2)}, r"expected plan of shape \(1, 3, 5, 2\), .* got \(1, 2, 5, 2\)"),
+        ("points", {"plan": (1, 3, 2, 2)}, r"expected plan of shape \(1, 3, 5, 2\), .* got \(1, 3, 2, 2\)"),
+    ],
+)  # fmt: skip
+def test_what_a_rollout_cannot_follow_is_refused(tmp_path, random, kind, given, message):
+    content = {
+        "views": {"positions": straight(random), "values": random.random((N, T, P, 3))},
+        "frames": {"frames": np.zeros((N, T, 9, 8))},
+        "points": {"points": straight(random), "actions": random.random((N, T, P, 2))},
+    }[kind]
+    world = arrays.write_world(tmp_path / "world.npz", content)
+    prompt = arrays.episodes(world, "val")[[0], 0].views.steps(None, 5)
+    with pytest.raises(ValueError, match=f"^rollout: .*{message}"):
+        next(arrays.rollout(Settings().build(world), world, prompt, 3, **{k: torch.zeros(v) for k, v in given.items()}))
+
+
 @pytest.mark.parametrize("corrects", [False, True])
 def test_a_query_carries_the_action_of_its_point(tmp_path, random, corrects):
     actions, mask = random.random((N, T, P, 3)).astype(np.float32), np.ones((N, T, P), bool)
@@ -319,6 +346,7 @@ REFUSED = {
     "infinite": (some(features=GAP.copy() * 0 + np.inf), {}, "only NaN where"),
     "bright": ({"frames": FRAMES + 2.0}, {}, "numbers from 0 to 1 in .*, got float64 from 2 to 2; scale"),
     "axes": ({"frames": FRAMES[0]}, {}, r"frames in .* must have 4 or 5 axes.*, got shape \(3, 9, 9\)"),
+    "deep": (some(features=np.zeros((4, 3, 2, 2, 2, 2, 2))), {}, "features in .* must have 3 or 4 or 5 or 6 axes"),
     "few": ({"frames": FRAMES[:2]}, {}, "expected at least 3 sequences.*, got 2 of 3; cut"),
     "empty": (some(points=np.zeros((4, 3, 0, 2))), {}, "holds nothing"),
     "parts": (some(part=np.zeros(4, int)), {}, r"part in .* with each of them, got shape \(4,\) with \[0\]"),
@@ -413,6 +441,8 @@ def test_targets_of_their_own_are_no_views():
     views = Views(torch.rand(3, 2, 1, 1), torch.rand(3, 2, 1, 1))
     with pytest.raises(ValueError, match="expected an Episode whose targets are its views"):
         arrays.write_world("nowhere.npz", Episode(views, views.keep(views.mask)))
+    with pytest.raises(ValueError, match="expected an Episode without context"):
+        arrays.write_world("nowhere.npz", Episode(views, context=torch.rand(3, 2, 1, 4)))
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
@@ -495,6 +525,25 @@ def test_plans_are_made_with_every_model(tmp_path, random, name):
     assert plan.actions.shape == (2, P, 3)
 
 
+def test_what_a_plan_expects_is_its_rollout(tmp_path, random):
+    mask = np.ones((N, T, P), bool)
+    mask[:, 6, 1:3] = False
+    content = {"points": straight(random), "actions": random.random((N, T, P, 3)), "mask": mask}
+    world = arrays.write_world(tmp_path / "world.npz", content)
+    model = Settings(core=Core(hidden_size=16)).build(world).eval()
+    with torch.no_grad():
+        model.decoder.layers.first.weight.mul_(30)  # so that the context counts
+    views = arrays.episodes(world, "test")[[0], 0].views.steps(None, 7)
+    planner = arrays.Planner(
+        model, world, lambda made: made.positions.numpy().sum((1, 2)), steps=3, candidates=6, elites=2, rounds=1
+    )
+    plan = planner.plan(views)
+    prompt = views.steps(None, -1).then(with_actions(world, views.at(-1), plan.actions[None, None, 0]))
+    made = [*arrays.rollout(model, world, prompt, 3, plan=plan.actions[None, [1, 2, 2]])]
+    torch.testing.assert_close(plan.positions, torch.cat([each.positions for each in made]))
+    assert plan.reward == pytest.approx(float(plan.positions.sum()), rel=1e-4)
+
+
 def test_arrays_saved_by_numpy_are_a_world_too(tmp_path):
     np.savez_compressed(tmp_path / "mine.npz", frames=np.zeros((5, 4, 9, 8)))
     world = arrays.open_world(tmp_path / "mine.npz")
@@ -539,6 +588,36 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
         assert part in page
     assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")
+
+
+def test_short_episodes_in_long_arrays_are_scored(tmp_path, random, capsys):
+    points, mask = straight(random, 50), np.zeros((N, 50, P), bool)
+    mask[:, :14] = True
+    world = arrays.write_world(tmp_path / "short.npz", {"points": points, "mask": mask})
+    assert (world.num_steps, world.until, world.prompt, world.steps_ahead) == (50, 14, 7, 7)
+    assert arrays.write_world(tmp_path / "whole.npz", {"points": points}).until is None
+    rows = arrays.score({}, world)
+    assert {row["ahead"] for row in rows if "error" in row} == set(range(1, 8))
+    assert all(row["error"] < 1e-5 for row in rows if row["predictor"] == "constant velocity")
+    mask[:, 7:, 1:] = False
+    mask[:, :7, 0] = False
+    other = arrays.write_world(tmp_path / "other.npz", {"points": points, "mask": mask})
+    with pytest.raises(ValueError, match="nothing of the test part of .* that was seen in 7 steps is there in the 7"):
+        arrays.score({}, other)
+
+
+def test_a_report_leaves_out_what_could_not_be_scored(tmp_path, random):
+    frames, mask = np.zeros((N, 12, 7, 7), bool), np.ones((N, 12, P), bool)
+    mask[:, 8] = False
+    places = random.integers(0, 7, (N, 12, P, 2))
+    world = arrays.write_world(tmp_path / "w.npz", {"frames": frames, "positions": places, "mask": mask}, crop=3)
+    run = Run.create(tmp_path / "run", Settings(training=Training(updates=1)), "arrays", world).train(progress=False)
+    with pytest.raises(ValueError, match=r"must be above 0 and at most 1, got 2"):
+        score([run], shares=[2])
+    rows = score([run])["rows"]
+    assert any("f1" not in row for row in rows)
+    assert any("error" not in row for row in rows)
+    write_report(tmp_path / "report.html", [run], rows)
 
 
 def test_a_file_that_was_changed_is_refused(run, capsys, tmp_path):

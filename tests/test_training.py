@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from conftest import make_s2rm, some_views, unchecked_shapes
+from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
 from s2rm import Episode, load
 from s2rm.files import only_writer, write_whole
 from s2rm.runs import Run
@@ -224,6 +224,22 @@ def test_the_average_is_the_running_mean_of_the_weights(tmp_path):
     assert any(not torch.equal(first[name], second[name]) for name in first)
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, 0.75 * first[name] + 0.25 * second[name])
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")
+def test_a_model_that_was_loaded_is_trained_in_training_mode(tmp_path):
+    make_gqn().save(tmp_path / "saved")
+    model, episode = load(tmp_path / "saved"), Episode(some_views(batch=4).to(torch.float32))
+    loader = batches(Drawn(4, lambda rows, _: episode.rows(rows.tolist())), batch_size=4, seed=0, shuffle=False)
+    fit(model, loader, loader, tmp_path / "run", Training(updates=1), progress=False)
+    assert model.norm.running_mean.abs().max() > 0  # of the batches, as in training mode
+    assert not model.training  # as before
+    model.train().encoder.eval()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda part, _: seen.append((model.training, part.training)))
+    fit(model, loader, loader, tmp_path / "again", Training(updates=1), progress=False)
+    assert seen[0] == (True, False)
+    assert model.training
 
 
 def test_a_budget_of_time_ends_training(tmp_path):

@@ -308,6 +308,9 @@ def score(
         return [{"predictor": row["predictor"], "seed": seed, **row} for row in rows]
 
     check(task, models, drop, remove)
+    shares = None if shares is None else tuple(shares)
+    if wrong := [share for share in shares or () if not 0 < share <= 1]:
+        raise ValueError(f"evaluate: shares of views that are seen must be above 0 and at most 1, got {wrong[0]}")
     about, rows = [run.about() for run in runs], scored(models, shares, progress)
     missing = {"robustness": robustness(task, models, scored, drop, remove, progress)} if drop or remove else {}
     return {**provenance(), "seed": seed, "runs": about, "rows": rows, **missing}

@@ -131,7 +131,9 @@ def key_beside(made: Figure, axes: Axes) -> Figure:
 
 
 def lines(axes: Axes, rows: Sequence[Row], across: str, metric: str) -> None:
-    """A line for each predictor: the mean over the rows of a point, and a band for their range."""
+    """A line for each predictor: the mean over the rows of a point, and a band for their range, where rows have the
+    metric."""
+    rows = [row for row in rows if metric in row]
     names = predictors(rows)
     for name in names:
         points: dict[float, list[float]] = {}

@@ -40,7 +40,7 @@ from s2rm.training.precision import settled
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
 from s2rm.training.settings import LAST, MODEL, Machines, Training
-from s2rm.training.start import unit_variance
+from s2rm.training.start import training_mode, unit_variance
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -169,7 +169,8 @@ def fit(
     With several machines or devices each process receives the same whole batches and takes its share of the rows.
 
     Args:
-        model: trained in place; afterwards it has the last weights, not the best.
+        model: trained in place, in training mode; afterwards it has the last weights, or their average, not the best,
+            and is in the mode in which it was.
         train, validation: whole batches, as from `batches`.
         folder: folder of the run, which all machines must share.
         training: how to train.
@@ -212,7 +213,7 @@ def fit(
         callbacks.append(StopAfterUpdates(training.updates))
     if progress:
         callbacks.append(ShowProgress(training, timer, sys.stdout.isatty()))
-    with _without_warnings():
+    with _without_warnings(), training_mode(model):
         trainer = _trainer(folder, training, machines, callbacks)
         try:
             _run(trainer, Lesson(model, training), train, validation, checkpoint)
@@ -244,10 +245,8 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
         weights = {f"model.{name}": value.shape for name, value in model.state_dict().items()}
-        if (
-            not content.keys() >= PARTS
-            or {name: value.shape for name, value in content["state_dict"].items()} != weights
-        ):
+        found = {name: value.shape for name, value in content["state_dict"].items()}
+        if not content.keys() >= PARTS or found != weights:
             raise ValueError("lacks parts, or is of another model")
         if not all(value.isfinite().all() for value in content["state_dict"].values()):
             raise ValueError("has weights that are not finite")

@@ -1,6 +1,9 @@
-"""Initial weights: layers of unit variance, so that the signal of the views reaches the prediction."""
+"""How training starts: in training mode, with layers of unit variance, so that the signal reaches the prediction."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,3 +55,17 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """A context in which a model that is in evaluation mode, as after loading, is in training mode: Lightning leaves
+    modes as they are. One in training mode may have parts in evaluation mode, which stay so."""
+    evaluated = not model.training
+    if evaluated:
+        model.train()
+    try:
+        yield
+    finally:
+        if evaluated:
+            model.eval()

@@ -11,8 +11,11 @@ from s2rm.tasks.arrays.files import KINDS, SPLITS, Array, Arrays, Kind
 from s2rm.tasks.worlds import check_amount
 
 Box = tuple[tuple[float, float], ...]
-RANKS = {"frames": (4, 5), "points": (4,), "actions": (4,), "rewards": (3,), "ends": (3,), "mask": (3,)}
-"""the number of axes of each array; features and values may have any"""
+RANKS = {
+    "frames": (4, 5), "points": (4,), "features": (3, 4, 5, 6), "actions": (4,), "rewards": (3,), "ends": (3,),
+    "mask": (3,),
+}  # fmt: skip
+"""the number of axes of each array; values may have any"""
 LARGEST = 1e18
 """of all numbers: their squares must not be infinite in single precision"""
 AT_ONCE = 2**24
@@ -59,8 +62,9 @@ def check_part(path: str | Path, part: Array, sequences: int) -> None:
         )
 
 
-def check_mask(path: str | Path, mask: Array, part: Array) -> None:
-    """In each part something is seen, and something is there at a later step to be predicted."""
+def check_mask(path: str | Path, mask: Array, part: Array) -> int:
+    """In each part something is seen, and something is there at a later step to be predicted; the number of steps after
+    which nothing is there in the test part."""
     steps = np.zeros((len(SPLITS), mask.shape[1]), bool)
     for rows in in_chunks(mask):
         given = np.asarray(mask[rows])
@@ -75,6 +79,7 @@ def check_mask(path: str | Path, mask: Array, part: Array) -> None:
                 f"world: the mask in {path} hides the part {name!r} at all but {seen} steps, at least 2 are needed; "
                 "set it to True where something was observed"
             )
+    return int(np.flatnonzero(steps[-1])[-1]) + 1
 
 
 def check_frames(path: str | Path, frames: Array) -> tuple[bool, int]:

@@ -59,7 +59,8 @@ class Seeing:
     clip: int | None = None
     """steps of a training clip, cut from a sequence at random; default: 20, or all if there are fewer"""
     extent: tuple[tuple[float, float], ...] | None = None
-    """the box of the positions, one (low, high) per coordinate; default: that of the positions in training"""
+    """the box of the positions, one (low, high) per coordinate; default: that of all positions, and a
+    twentieth of each side around it"""
 
     def __post_init__(self) -> None:
         for name, least in (("crop", 1), ("num_views", 1), ("clip", 2)):
@@ -145,9 +146,11 @@ def named_arrays(arrays: Mapping[str, ArrayLike] | Views | Episode) -> dict[str,
     """Arrays of numbers by name; those of views.
 
     Raises:
-        ValueError: sequences of unequal length, texts, or an episode with targets of its own.
+        ValueError: sequences of unequal length, texts, or an episode with targets of its own or context.
     """
     if isinstance(arrays, Episode):
+        if arrays.context is not None:
+            raise ValueError("world: expected an Episode without context, got one with it, which is not kept; drop it")
         if arrays.targets is not arrays.views:
             raise ValueError(
                 "world: expected an Episode whose targets are its views, got others; give points, features and actions "

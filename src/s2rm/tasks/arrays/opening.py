@@ -55,8 +55,9 @@ def write_world(path: str | Path, arrays: Mapping[str, ArrayLike] | Views | Epis
               `positions` `(N, T, A, 2)`, the (row, column) of crops in pixels (by default drawn at random), and their
               `mask`;
             - `points` `(N, T, P, n)`: the positions of up to P bodies or agents, each in its own slot; optionally with
-              `features` `(N, T, P, *shape)`; `actions` `(N, T, P, K)`, which are not predicted; `rewards` and `ends`
-              `(N, T, P)`, which are only stored; and a `mask` `(N, T, P)`, True where a point is present;
+              `features` `(N, T, P, *shape)` of up to three axes each; `actions` `(N, T, P, K)`, which are not
+              predicted; `rewards` and `ends` `(N, T, P)`, which are only stored; and a `mask` `(N, T, P)`, True where a
+              point is present;
             - `positions` `(N, T, A, n)` and `values` `(N, T, A, *shape)` with their `mask`, or `Views` of that batch:
               your own views, predicted at their positions.
 
@@ -130,8 +131,7 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
     sequences, steps = check_shapes(path, arrays, kind)
     part, mask = part_of(arrays, sequences), arrays.get("mask")
     check_part(path, part, sequences)
-    if mask is not None:
-        check_mask(path, mask, part)
+    until = steps if mask is None else check_mask(path, mask, part)
     for name in ("actions", "rewards"):
         if name in arrays:
             check_values(path, name, arrays[name], mask, gaps=False)
@@ -149,6 +149,7 @@ def _facts(path: str | Path, arrays: Arrays, seeing: Seeing) -> ArrayWorld:
         check_resolution(path, extent, channels["centre"], channels["scale"], kind)
     return ArrayWorld(
         path=str(path), digest="", kind=kind, num_steps=steps, clip=clip, extent=extent,
+        until=until if until < steps else None,
         sequences=tuple(int((part == number).sum()) for number in range(len(SPLITS))),
         num_views=seeing.num_views if positions is None else int(positions.shape[2]), **channels,
     )  # fmt: skip

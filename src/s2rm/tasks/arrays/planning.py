@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from s2rm.models.world_model import WorldModel
 from s2rm.tasks.arrays.predictors import OfSlots, Trivial
 from s2rm.tasks.arrays.rollouts import Ahead, OfModel, go_on
-from s2rm.tasks.arrays.world import ArrayWorld, Source, tracked, with_actions
+from s2rm.tasks.arrays.world import ArrayWorld, Source, actions_of, tracked, with_actions
 from s2rm.tasks.worlds import at_least
 from s2rm.views import Views
 
@@ -133,10 +133,11 @@ class Planner:
             actions = self._draw(mean, spread, generator)
             predictor = OfModel(self.model, self._trivial)
             predictor.state = before
-            predictor.see(with_actions(self.world, now, actions[:, None, 0]))
+            begun = with_actions(self.world, now, actions[:, None, 0])
+            predictor.see(begun)
             own = OfSlots(self.world, memory.mean, now)
             own.at, own.values, own.ago = (self._each(part) for part in (memory.at, memory.values, memory.ago))
-            own.actions = actions[:, 0]
+            own.actions = actions_of(self.world, begun)[:, 0]  # 0 where a point is not seen, as in training
             later = torch.cat([actions[:, 1:], actions[:, -1:]], 1)  # from the last step nothing follows any more
             total, places = torch.zeros(number), []
             for made in go_on(predictor, own, self._trivial, self.steps, plan=later):
@@ -173,7 +174,7 @@ class Planner:
         return drawn.clamp(self._taken.amin(0), self._taken.amax(0))
 
     def _rewarded(self, made: Ahead) -> Tensor:
-        reward = self.reward(made)
+        reward = torch.as_tensor(self.reward(made))
         if reward.shape != (self.candidates,) or not reward.isfinite().all():
             got = f"shape {tuple(reward.shape)}" if reward.shape != (self.candidates,) else "NaN or infinity"
             raise ValueError(

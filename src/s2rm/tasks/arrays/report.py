@@ -80,7 +80,7 @@ def _pictures(
 ) -> Iterator[Picture]:
     whole = [row for row in rows if row["views"] == 1]
     labels: dict[str, str] = {
-        metric: LABELS[metric] for metric in ("error", "feature_error", "f1") if metric in whole[0]
+        metric: LABELS[metric] for metric in ("error", "feature_error", "f1") if any(metric in row for row in whole)
     }
     sentence = (
         "A model has learned how the world moves only where it is better than the broken lines, the simple predictors."

@@ -93,7 +93,8 @@ def roll_out(
             actions in the last views of the prompt.
 
     Raises:
-        ValueError: a world with actions and no plan, or a plan in a world without actions.
+        ValueError: a world with actions and no plan, or a plan in a world without actions; queries of points, or none
+            of frames or views; queries or a plan of another shape. Views have a query for each slot of the prompt.
     """
     world = trivial.world
     if (plan is None) == bool(world.num_actions):
@@ -102,11 +103,34 @@ def roll_out(
             f"rollout: expected {wanted}, got {got}; a plan has the actions at each step ahead, (batch, steps, points, "
             f"{world.num_actions})"
         )
+    if (queries is None) == (world.kind != "points"):
+        own = "no queries, since points are asked for where they are expected, got some; leave them out"
+        wanted = own if queries is not None else "queries, positions at each step ahead, got none; give them"
+        raise ValueError(f"rollout: a world of {world.kind} takes {wanted}")
+    _check_shape("queries", queries, prompt, steps, len(world.extent), any_number=world.kind == "frames")
+    _check_shape("plan", plan, prompt, steps, world.num_actions)
     memory = trivial.memory(prompt)
     for step in range(prompt.num_steps):
         memory.see(prompt.at(step))
     predictor.see(prompt)
     yield from go_on(predictor, memory, trivial, steps, queries, mask, plan)
+
+
+def _check_shape(
+    name: str, given: Tensor | None, prompt: Views, steps: int, size: int, any_number: bool = False
+) -> None:  # fmt: skip
+    """Refuse what is not `(batch, steps, slots, size)`, where further steps have no effect."""
+    if given is None:
+        return
+    batch, _, slots = prompt.mask.shape
+    shape = tuple(given.shape)
+    fits = len(shape) == 4 and shape[1] >= steps and (shape[0], shape[3]) == (batch, size)
+    if not fits or (shape[2] != slots and not any_number):
+        number = "any number" if any_number else slots
+        raise ValueError(
+            f"rollout: expected {name} of shape ({batch}, {steps}, {number}, {size}), for each sequence, step and "
+            f"slot, got {shape}; give as many"
+        )
 
 
 @torch.no_grad()

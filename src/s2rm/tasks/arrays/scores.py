@@ -42,7 +42,7 @@ def episodes(
 
 def pairs(world: ArrayWorld, sequences: int) -> Int[Tensor, "N 2"]:
     """The sequence and the first step of each piece that `windows` cuts."""
-    starts = torch.arange(0, world.num_steps - world.prompt - world.steps_ahead + 1, world.steps_ahead)
+    starts = torch.arange(0, world.scored_steps - world.prompt - world.steps_ahead + 1, world.steps_ahead)
     every = torch.cartesian_prod(torch.arange(sequences), starts)
     return every[torch.linspace(0, len(every) - 1, min(MOST_WINDOWS, len(every))).round().long()]
 
@@ -138,7 +138,7 @@ def score(
     per value in the units of models).
 
     Raises:
-        ValueError: a model that cannot roll out, or a world whose file has changed.
+        ValueError: a model that cannot roll out, a world whose file has changed, or nothing to score.
     """
     refuse_oracles(models)
     world.check_file()
@@ -152,6 +152,11 @@ def score(
             predictor = OfModel(models[name], trivial) if name in models else Untrained(trivial, name)
             for step, made in enumerate(ahead(predictor, trivial, window)):
                 _add(tallies[step], world, window, step, made)
+        if not any(tally.squared["error"][1] for tally in tallies):
+            raise ValueError(
+                f"score: nothing of the test part of {world.path} that was seen in {world.prompt} steps is there in "
+                f"the {world.steps_ahead} steps after them; put longer sequences into the test part"
+            )
         rows += [
             {"predictor": name, "views": share, "ahead": step + 1, **tally.scores()}
             for step, tally in enumerate(tallies)

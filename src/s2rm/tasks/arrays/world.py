@@ -55,6 +55,8 @@ class ArrayWorld:
     """the number that stands for 1 in frames: 255 where they are bytes"""
     guess: str = ""
     """the simple predictor that is best one step ahead in the training part; models with `corrects` correct it"""
+    until: int | None = None
+    """the number of steps after which nothing is there in the test part any more; None: it ends with `num_steps`"""
 
     @property
     def side(self) -> float:
@@ -67,14 +69,19 @@ class ArrayWorld:
         return "gaussian" if self.scale else "bernoulli"
 
     @property
+    def scored_steps(self) -> int:
+        """Steps of the test sequences, of which rollouts are scored: short episodes in long arrays end earlier."""
+        return self.until or self.num_steps
+
+    @property
     def steps_ahead(self) -> int:
         """Steps of the rollouts that are scored."""
-        return min(STEPS_AHEAD, self.num_steps // 2)
+        return min(STEPS_AHEAD, self.scored_steps // 2)
 
     @property
     def prompt(self) -> int:
         """Steps of true views before such a rollout."""
-        return min(PROMPT, self.num_steps - self.steps_ahead)
+        return min(PROMPT, self.scored_steps - self.steps_ahead)
 
     @property
     def num_actions(self) -> int:
