@@ -96,6 +96,19 @@ def test_a_forecaster_is_scored_and_reported_on_another_table(life):
     assert (run / "report-b.html").is_file()
 
 
+def test_stations_of_other_names_than_those_of_the_fit_are_named(life, tmp_path, capsys):
+    other = pandas.read_csv(life / "a.csv")
+    other.assign(sensor=other.sensor.str.upper()).to_csv(tmp_path / "upper.csv", index=False)
+    asked = Evaluate((life / "run",), table=tmp_path / "upper.csv")
+    with pytest.warns(
+        UserWarning, match="no station of .*upper.csv, such as 'MOVER 0', has the name of one of the fit"
+    ):
+        assert not opened_of(asked).withheld.any()
+    other[:3].to_csv(tmp_path / "step.csv", index=False)
+    said = refused(capsys, "evaluate", life / "run", "--table", tmp_path / "step.csv")
+    assert said.startswith("s2rm: evaluate: expected at least 2 steps in")
+
+
 def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):
     before = Forecaster.load(life / "run")
     options = ["--learning-rate", "1e-9", "--epochs", "1", "--out", str(tmp_path / "tuned")]

@@ -60,6 +60,7 @@ def test_a_split_withholds_the_last_steps_and_some_of_the_stations_that_report()
     assert not withheld[train.sensor].any()
     assert len(train) == ((reports.step < 28) & ~withheld[reports.sensor]).sum()
     assert split(reports, 0.3, 0.01).withheld.sum() == 1
+    assert split(reports, 0.3, 0.25, seed=-1).withheld.sum() == 3, "a seed may be negative, as it may in training"
 
 
 @pytest.mark.parametrize(

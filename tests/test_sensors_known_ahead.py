@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -95,6 +96,25 @@ def test_values_that_differ_at_one_time_need_positions(reports, wind):
     with pytest.raises(ValueError, match=told):
         read_reports(to_frame(reports), COLUMNS, ahead=twice)
     read_reports(to_frame(reports), COLUMNS, ahead=pandas.concat([wind, wind]))
+
+
+def test_a_table_of_what_is_known_ahead_that_would_not_be_used_is_refused(reports, wind):
+    bare = replace(COLUMNS, ahead=(), flow=())
+    with pytest.raises(ValueError, match=r"read: expected no table of what is known ahead, .*; name them \(--ahead\)"):
+        read_reports(to_frame(reports), bare, ahead=wind)
+
+
+def test_codes_and_other_units_of_what_is_known_ahead_are_named(forecaster, reports, wind):
+    coded = wind.assign(wind_x=wind.wind_x.where(wind.index < 70, -9999))
+    with pytest.warns(UserWarning, match="'wind_x' of the table is -9999 in 30 rows, far from the others"):
+        read_reports(to_frame(reports), COLUMNS, ahead=coded)
+    known = replace(reports.ahead, values=reports.ahead.values * np.array([1000, 1], np.float32))
+    with pytest.warns(UserWarning, match="forecast: wind_x, known ahead, is far from what the fit saw"):
+        forecaster.forecast(replace(reports, ahead=known), stations(reports), origins=60)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        forecaster.forecast(reports, stations(reports), origins=60)
+    assert not any("known ahead" in str(each.message) for each in told)
 
 
 def test_a_newer_forecast_of_what_is_known_ahead_takes_the_place_of_the_older():

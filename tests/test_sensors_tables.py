@@ -128,10 +128,15 @@ class TestReading:
         check(reports)
         assert reports.sensors == ("10 50", "11 51")
 
-    def test_places_too_near_for_short_names(self):
+    def test_a_place_has_the_same_name_in_every_table(self):
         columns = Columns("time", ("x", "y"), ("temp",))
-        frame = table().assign(x=lambda t: 500_000.1 + 0.1 * t.alt / 100, y=-0.0)
-        assert read_reports(frame, columns).sensors == ("500000.1 0", "500000.2 0")
+        frame = table(3, 3).assign(x=lambda t: 500_000.1 + 0.1 * t.alt / 100, y=-0.0)
+        frame.loc[2::3, ["x", "y"]] = 412_350.25, 5_432_400.5
+        names = "412350.25 5432400.5", "500000.1 0", "500000.2 0"
+        assert read_reports(frame, columns).sensors == names
+        for left_out in range(3):  # whichever others are there
+            few = frame[np.arange(len(frame)) % 3 != left_out]
+            assert {*read_reports(few, columns).sensors} < {*names}
 
     def test_empty_cells_and_rows_without_values(self):
         frame = table(4)
@@ -680,7 +685,8 @@ class TestMeridian:
         reports = read_reports(
             table(2, 2).assign(lon=[181.0, 20.0, -179.0, 20.0], lat=50.0), replace(COLUMNS, sensor=None)
         )
-        assert reports.sensors == ("181 50", "20 50")
+        assert reports.sensors == ("-179 50", "20 50")
+        assert reports.positions[:, 0].tolist() == [181.0, 20.0, -179.0, 20.0]
         planar = replace(COLUMNS, sensor=None, globe=False)
         assert len(read_reports(table(2, 2).assign(lon=[181.0, 20.0, -179.0, 20.0], lat=50.0), planar).sensors) == 3
 

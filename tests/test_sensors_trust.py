@@ -515,6 +515,9 @@ def test_reports_unlike_those_of_the_fit_are_named(fitted):
     with pytest.warns(UserWarning, match="'level' is -999 in a report, far from what the fit saw"):
         made.forecast(odd, stations(odd), origins=40)
     made.forecast(odd, stations(odd), origins=20)
+    kelvin = reports.values + np.array([15 * made.scaling.width[0], 0], np.float32)  # 273, where they spread by 18
+    with pytest.warns(UserWarning, match="'level' is .* in a report, far from what the fit saw"):
+        made.forecast(replace(reports, values=kelvin), stations(reports), origins=40)
     with pytest.warns(UserWarning, match="reports come from places beyond twice the radius"):
         made.step(None, replace(reports, positions=reports.positions + 1000))
 

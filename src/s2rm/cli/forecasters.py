@@ -228,7 +228,7 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     if table is not None:
         reports = _other(table, forecaster.columns, command.ahead_table)
         first = min(forecaster.context - 1, reports.num_steps - 2)
-    if first + 1 >= reports.num_steps:
+    if reports.num_steps < 2:
         raise ValueError(
             f"evaluate: expected at least 2 steps in {table}, got {reports.num_steps}; give a longer table"
         )
@@ -241,6 +241,12 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     label, name = LABELS[settings.how.model], f"-{_stem(table)}" if table else ""
     withheld = kept.hidden(reports)
     known = {*kept.seen} & {reports.sensors[index] for index in reports.reporting}
+    if not known and not withheld.any():
+        warnings.warn(
+            f"evaluate: no station of {table}, such as {reports.sensors[0]!r}, has the name of one of the fit, such as "
+            f"{kept.seen[0]!r}, so that none is withheld; where they are the same stations, name them alike",
+            stacklevel=3,
+        )
     later = not known or first + 1 >= kept.first_step(reports)
     return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later)
 

@@ -99,7 +99,7 @@ def divided(reports: Reports, test: float, withheld: float, seed: int, before: P
         return made
     unseen = [index for index in reports.reporting.tolist() if reports.sensors[index] not in before.seen]
     if unseen:
-        chosen = np.random.default_rng(seed).permutation(unseen)[: made.withheld.sum()]
+        chosen = np.random.default_rng(seed % 2**64).permutation(unseen)[: made.withheld.sum()]
         mask = np.isin(np.arange(len(reports.sensors)), chosen)
         made = Split(reports.between(0, made.first).of(~mask), made.first, mask)
     else:

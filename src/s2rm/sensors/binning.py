@@ -200,7 +200,7 @@ def at_several_places(
 
 
 def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.object_]:
-    """The name of each row's place: as short as `%g`, or with all digits where two places would share a name.
+    """The name of each row's place: all of its digits, so that it is the same in every table.
 
     On the globe, longitudes a whole turn apart are one place.
     """
@@ -209,16 +209,14 @@ def place_names(positions: NDArray[np.float64], globe: bool) -> NDArray[np.objec
     places = of_one_turn(positions) if globe else positions
     codes = pd.DataFrame(places).groupby([*range(positions.shape[1])], sort=False).ngroup().to_numpy()
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
-    for digits in (6, 15, 17):
-        names = [" ".join(f"{x:.{digits}g}" for x in place) for place in positions[first].tolist()]
-        if len(set(names)) == len(names):
-            break
+    names = [" ".join(np.format_float_positional(x, trim="-") for x in place) for place in places[first]]
     return np.array(names, dtype=object)[codes]
 
 
 def of_one_turn(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions with longitudes in [0, 360), to six decimals."""
-    return np.column_stack([np.round(positions[:, 0] % 360, 6) % 360, positions[:, 1]])
+    """Positions with longitudes in [-180, 180), to six decimals."""
+    turned = np.round((positions[:, 0] + 180) % 360, 6) % 360 - 180
+    return np.column_stack([np.round(turned, 6), positions[:, 1]])
 
 
 def averaged(columns: NDArray[np.float64], first: NDArray[np.bool_], turns: Sequence[float]) -> NDArray[np.float64]:

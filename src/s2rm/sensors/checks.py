@@ -152,8 +152,7 @@ def _check_positions(train: Reports) -> None:
 def check_positions(positions: object, columns: Columns, what: str) -> NDArray[np.float64]:
     """Positions as an array; what is not `(Q, n)` finite numbers is refused, `what` first."""
     placed = table_of(positions, f"{what}: expected positions", columns.position).astype(np.float64, copy=False)
-    wrong = np.flatnonzero(~np.isfinite(placed).all(1))
-    if len(wrong):
+    if len(wrong := np.flatnonzero(~np.isfinite(placed).all(1))):
         raise ValueError(f"{what}: the position of place {wrong[0]} is {placed[wrong[0]]}; give each place one")
     return placed
 
@@ -206,14 +205,15 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
     ends = np.stack([np.fmin.reduce(reports.values, 0), np.fmax.reduce(reports.values, 0)], -1)
     lines = zip(reports.columns.values, ends, scaling.mean, scaling.width, scaling.circular, strict=True)
     for name, column, mean, spread, circular in lines:
-        away = np.abs(column - mean)
-        if not circular and (away > 2 * FAR * spread).any():
-            odd = column[away.argmax()]
+        away, nearest = np.abs(column - mean), np.clip(mean, *column)  # a single value, or all of them
+        if not circular and max(away.max() / 2, abs(nearest - mean)) > FAR * spread:
             warnings.warn(
-                f"{what}: {name!r} is {odd:g} in a report, far from what the fit saw, {mean:.3g} with a spread of "
-                f"{spread:.3g}; leave it out if it means missing, or give the units of the fit",
+                f"{what}: {name!r} is {column[away.argmax()]:g} in a report, far from what the fit saw, {mean:.3g} "
+                f"with a spread of {spread:.3g}; leave it out if it means missing, or give the units of the fit",
                 stacklevel=4,
             )
+    for name in np.array(reports.columns.ahead)[scaling.unlike_ahead(reports.ahead)]:
+        warnings.warn(f"{what}: {name}, known ahead, is far from what the fit saw; give its units", stacklevel=4)
     if scaling.beyond(reports.positions):
         warnings.warn(
             f"{what}: reports come from places beyond twice the radius of those in the fit; are the coordinates in the "

@@ -60,7 +60,7 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
     test, withheld = check_share(test, "split: test"), check_share(withheld, "split: withheld")
     check_clock(reports)
     first, reporting = round((1 - test) * reports.num_steps), reports.reporting
-    chosen = np.random.default_rng(seed).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
+    chosen = np.random.default_rng(seed % 2**64).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
     mask = np.isin(np.arange(len(reports.sensors)), chosen)
     return Split(reports.between(0, first).of(~mask), first, mask)
 

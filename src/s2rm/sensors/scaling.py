@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from scipy.special import ndtri
 from torch import Tensor
 
+from s2rm.sensors.known_ahead import KnownAhead
 from s2rm.sensors.mapped import filled, moments, parts, tensor
 from s2rm.sensors.marginals import Marginal, gaussian_value
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere, to_components
@@ -26,6 +27,8 @@ NOWHERE = 1e6
 """in the model's units, beyond all values"""
 FAR = 10.0
 """standard deviations of a covariate beyond which a forecast is an extrapolation"""
+SAMPLE = 100_000
+"""numbers by which a median is found"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,15 @@ class Scaling:
         mean = np.array(self.covariate_mean)
         least = np.where(self.used, FAR * np.array(self.covariate_spread), 1e-6 * np.abs(mean))
         return (np.abs(covariates - mean) > least).any(0)
+
+    def unlike_ahead(self, known: KnownAhead | None) -> Bool[NDArray, " G"]:
+        """Which quantities known ahead mostly differ by more than `FAR` standard deviations from the fit's mean."""
+        number = len(self.ahead_mean)
+        if known is None or not number:
+            return np.zeros(number, dtype=bool)
+        values = known.values.reshape(-1, number)
+        away = np.abs(values[:: max(1, len(values) // SAMPLE)] - np.array(self.ahead_mean))
+        return np.nanmedian(away, 0) > FAR * np.array(self.ahead_spread)
 
     @property
     def used(self) -> Bool[NDArray, " F"]:

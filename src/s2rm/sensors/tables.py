@@ -64,6 +64,11 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
             the row, counted from 1 without the header.
         ImportError: the extra `tables` is not installed.
     """
+    if ahead is not None and columns is not None and not columns.ahead:
+        raise ValueError(
+            "read: expected no table of what is known ahead, as no columns are named so, got one that would not be "
+            "used; name them (--ahead) when fitting, or leave the table out"
+        )
     if is_store(source):
         reports = read_store(cast(str, source), columns, to_fit)
         if columns is None or not columns.ahead:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from s2rm.sensors.codes import warn_of_directions
+from s2rm.sensors.codes import warn_of_codes, warn_of_directions
 from s2rm.sensors.known_ahead import KnownAhead
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.sources import Cells, open_source
@@ -60,6 +60,7 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
             raise ValueError(
                 f"read: expected {name!r}, known ahead, in {cells.name}, got none; fill it, or leave it out"
             )
+        warn_of_codes(cells.name, name, column)
         warn_of_directions(cells.name, name, column, "give its sine and cosine instead, or those of a wind's speed")
     there = np.asarray(~np.isnan(quantities).all(1))
     few, quantities = cells.where(there), quantities[there]
