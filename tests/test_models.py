@@ -219,6 +219,17 @@ def test_context_is_asked_for_and_read_only_where_a_target_is():
         torch.testing.assert_close(found[:2], found[2:], rtol=0, atol=0)
 
 
+def test_context_of_a_rollout_is_for_each_of_its_steps():
+    model, views = MODELS["s2gru"](context_size=2).double(), some_views()
+    queries, context = torch.rand(2, 3, 4, 2).double(), torch.rand(2, 3, 4, 2).double()
+    assert len([*model.rollout(views, queries, 3, context=context)]) == 3
+    for wrong in (context[:, :2], context[:, 0]):
+        with pytest.raises(ValueError, match=r"context must be \(batch, 3 steps, queries, features\), got shape \(2"):
+            next(model.rollout(views, queries, 3, context=wrong))
+    with pytest.raises(ValueError, match=r"the model is torch.float64 on cpu, the context features are torch.float32"):
+        next(model.rollout(views, queries, 3, context=context.float()))
+
+
 def test_positions_have_a_time_as_their_states_have(model):
     views = some_views(batch=5)  # as many sequences as steps
     states = model.observe(views)

@@ -70,6 +70,31 @@ def test_slices_and_edits_are_new_views():
         views.mask = None
 
 
+@pytest.mark.parametrize("shape", [(7,), (1, 2, 3, 5), (2, 3, 5, 5), (4, 1, 1)])
+def test_a_mask_of_other_views_keeps_none(shape):
+    views = Views(*parts())
+    with pytest.raises(ValueError, match=r"broadcasts to \(batch, time, views\), \(2, 3, 5\), got shape"):
+        views.keep(torch.ones(shape, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda context: context.double(), "a tensor like the targets, torch.float32 on cpu, got .torch.float64"),
+        (lambda context: context[:, 1:], r"\(2, 3, 5\), got shape \(2, 2, 5, 2\); give one row"),
+        (lambda context: torch.full_like(context, torch.nan), "finite where there is a target, got NaN"),
+    ],
+)
+def test_context_that_would_spoil_a_loss_is_refused(change, message):
+    views = Views(*parts())
+    with pytest.raises(ValueError, match=message):
+        Episode(views, context=change(torch.ones(2, 3, 5, 2)))
+    hidden = torch.full((2, 3, 5, 2), torch.nan)
+    hidden[:, 1:] = 0
+    hidden[0, 2, 1] = torch.nan
+    assert Episode(views, views.keep(~hidden[..., 0].isnan()), hidden).context is hidden
+
+
 def test_an_episode_predicts_its_own_views_unless_told_otherwise():
     views = Views(*parts())
     episode = Episode(views)

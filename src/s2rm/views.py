@@ -117,9 +117,20 @@ class Views:
         return self._unchecked(*(torch.cat(pair, 1) for pair in pairs))
 
     def keep(self, mask: Tensor) -> Views:
-        """Only the views for which `mask` (bool, broadcastable to `(B, T, A)`) is True as well."""
+        """Only the views for which `mask` (bool, broadcastable to `(B, T, A)`) is True as well.
+
+        Raises:
+            ValueError: a mask of another dtype or shape.
+        """
         if mask.dtype != torch.bool:
             raise ValueError(f"keep: expected a mask of bool, got {mask.dtype}; compare it, or convert it with .bool()")
+        try:
+            mask = mask.expand_as(self.mask)
+        except RuntimeError as error:
+            raise ValueError(
+                f"keep: expected a mask that broadcasts to (batch, time, views), {tuple(self.mask.shape)}, got shape "
+                f"{tuple(mask.shape)}; give one flag to each view, or axes of length 1"
+            ) from error
         return self._unchecked(self.positions, self.values, self.mask & mask)
 
     def to(self, *args, **kwargs) -> Views:
@@ -159,10 +170,13 @@ class Episode:
     Args:
         views: input of the model, `(B, T+1, A, ...)`.
         targets: views to predict, `(B, T+1, Q, ...)`. Default: `views`.
-        context: context features of each target, `(B, T+1, Q, F)`, known before its step; for models that take context.
+        context: context features of each target, `(B, T+1, Q, F)`, known before its step, with the dtype and device of
+            the targets; for models that take context. What stands where there is no target, and at step 0, has no
+            effect.
 
     Raises:
-        ValueError: targets of another batch or length; context of other targets; fewer than two time steps.
+        ValueError: targets of another batch or length; context of other targets, of another dtype or device, or, on the
+            CPU, not finite where there is a target; fewer than two time steps.
     """
 
     views: Views
@@ -178,15 +192,32 @@ class Episode:
                 f"Episode: targets must have the (batch, time) of the views, {tuple(expected)}, "
                 f"got {tuple(self.targets.positions.shape[:2])}; cut both to the same steps"
             )
-        if self.context is not None and self.context.shape[:-1] != self.targets.mask.shape:
-            raise ValueError(
-                f"Episode: context must begin with the (batch, time, targets) of the targets, "
-                f"{tuple(self.targets.mask.shape)}, got shape {tuple(self.context.shape)}; give one row to each target"
-            )
+        if self.context is not None:
+            self._check_context(self.context)
         if self.views.num_steps < 2:
             raise ValueError(
                 f"Episode: one-step prediction needs at least 2 time steps, got {self.views.num_steps}; "
                 "give a longer sequence"
+            )
+
+    def _check_context(self, context: Tensor) -> None:
+        values, mask = self.targets.values, self.targets.mask
+        kinds = [(part.dtype, part.device) if isinstance(part, Tensor) else type(part) for part in (context, values)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"Episode: context must be a tensor like the targets, {values.dtype} on {values.device}, got "
+                f"{kinds[0]}; convert it with torch.as_tensor and .to(...)"
+            )
+        if context.shape[:-1] != mask.shape:
+            raise ValueError(
+                f"Episode: context must begin with the (batch, time, targets) of the targets, {tuple(mask.shape)}, got "
+                f"shape {tuple(context.shape)}; give one row to each target"
+            )
+        # Another device would have to be waited for, and a meta tensor has no content.
+        if context.device.type == "cpu" and not context[:, 1:][mask[:, 1:]].isfinite().all():
+            raise ValueError(
+                "Episode: context must be finite where there is a target, got NaN or infinity; fill it, and add a "
+                "feature that says so"
             )
 
     @property

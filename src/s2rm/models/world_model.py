@@ -140,7 +140,7 @@ class WorldModel(Model[Episode], Generic[State]):
 
         Raises:
             ValueError: positions of another dtype or device, or of another batch or number of steps than the states;
-                context that is missing or of another size.
+                context that is missing, or of another size, dtype or device.
         """
         self._check_kind("positions", positions)
         self._check_context(positions, context)
@@ -155,6 +155,8 @@ class WorldModel(Model[Episode], Generic[State]):
             raise ValueError(
                 f"{type(self).__name__}: expected context of shape {expected}, got {got}; give one row to each query"
             )
+        if context is not None:
+            self._check_kind("context features", context)
 
     def _turned(self, vectors: Tensor, positions: Tensor, back: bool = False) -> Tensor:
         """Vectors turned by positions, or back, in a model with a rotation; unchanged in others."""
@@ -248,6 +250,9 @@ class WorldModel(Model[Episode], Generic[State]):
         fed_at = queries if feedback is None else for_each_step(feedback, steps)
         if context is not None and feedback is not None:
             raise ValueError("rollout: a model with context feeds back at its queries only; leave feedback out")
+        if context is not None and (context.ndim != 4 or context.shape[1] < steps):
+            wanted, got = f"(batch, {steps} steps, queries, features)", tuple(context.shape)
+            raise ValueError(f"rollout: context must be {wanted}, got shape {got}; give it for each step")
         state = self.last(self.observe(views))
         nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
         for step in range(steps):
