@@ -26,7 +26,7 @@ from s2rm.training import Training
 
 RATES = {"copying": 2e-3, "adding": 1e-3, "mnist": 1e-3}
 NORMS = {"copying": 0.1, "adding": 1.0, "mnist": 1.0}
-"""of the gradients, at most: on copying they become so small that a single one of norm 1 destroys what was learned"""
+"""of the gradients, at most: on copying they become so small that 1 would not stop a rare large one"""
 ABLATIONS: dict[str, tuple[ModelName, Core]] = {
     "RIMs without communication": ("rims", Core(communication_heads=0)),
     "RIMs without selection": ("rims", Core(num_active=6)),

@@ -27,6 +27,15 @@ def test_back_undoes_a_turn(size):
     assert rotation.frequencies.abs().max() <= torch.pi if size > 1 else rotation.frequencies.numel() == 0
 
 
+def test_what_is_read_from_one_state_by_all_queries_is_turned_in_order():
+    """Laid out by the zero strides of what was expanded, each pass over it would jump, and products would copy it."""
+    rotation = Rotation(6, 2, shortest=4.0, middle=(0.0, 0.0))
+    state, positions = torch.randn(2, 3, 1, 6, requires_grad=True), torch.randn(2, 3, 4, 2)
+    turned = rotation(state.expand(2, 3, 4, 6), positions)
+    assert turned.is_contiguous()
+    torch.testing.assert_close(turned, rotation(state.repeat(1, 1, 4, 1), positions), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_the_gradients_of_a_turn(back):
     rotation = Rotation(5, 2, shortest=4.0, middle=(1.0, 2.0)).double()

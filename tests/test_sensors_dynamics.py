@@ -11,7 +11,7 @@ from s2rm.records import from_plain, to_plain
 from s2rm.sensors import FieldWorld, Fit, Forecaster, outlook, state_space
 from s2rm.sensors import dynamics as subject
 from s2rm.sensors.candidates import CANDIDATES, LINEAR, Asked
-from s2rm.sensors.dynamics import Dynamics, filter_of, fitted
+from s2rm.sensors.dynamics import Dynamics, _fits, filter_of, fitted
 from s2rm.sensors.history import History
 from s2rm.sensors.outlook import Filter, nearest
 from s2rm.sensors.reports import Reports, stations
@@ -134,6 +134,24 @@ def test_what_goes_on_as_it_moved_before_is_of_order_2_and_nothing_else_is():
     np.testing.assert_allclose(model.move.reshape(3, 2, 3).sum(2), np.tile([1.8, -0.85], (3, 1)), atol=0.1)
     of_order_1 = maximised(values, np.eye(3), best._replace(order=1))
     assert errors_ahead(later, model)[0] < 0.6 * errors_ahead(later, of_order_1)[0]
+
+
+def test_fits_that_are_found_at_once_are_as_each_alone():
+    values = np.stack([swinging(150), turning(150), swinging(150, seed=2)])
+    values[np.random.default_rng(0).random(values.shape) < 0.3] = np.nan  # other gaps in each
+    values[1, 20:40] = values[2, :, 0] = np.nan
+    alike = np.stack([np.eye(3), np.full((3, 3), 0.5), np.eye(3)])
+    shrinkages = [Shrinkage(0.1, 0.3), Shrinkage(1.0, 0.0, 2), Shrinkage(10.0, 0.1)]
+    found = _fits(values, alike, shrinkages)
+    for one, series, near, shrinkage in zip(found, values, alike, shrinkages, strict=True):
+        for part, alone in zip(one, maximised(series, near, shrinkage), strict=True):
+            np.testing.assert_allclose(part, alone, rtol=1e-9, atol=1e-11)
+    both = maximised(values[0], np.eye(3), Shrinkage(np.array([0.1, 10.0]), np.array([0.3, 0.1])))
+    ahead = errors_ahead(swinging(90, seed=3), both)
+    for index, (motion, shock) in enumerate([(0.1, 0.3), (10.0, 0.1)]):
+        alone = maximised(values[0], np.eye(3), Shrinkage(motion, shock))
+        np.testing.assert_allclose(both.move[index], alone.move, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(ahead[index], errors_ahead(swinging(90, seed=3), alone), rtol=1e-9)
 
 
 @pytest.mark.parametrize("order", [1, 2])
