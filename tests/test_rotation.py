@@ -27,13 +27,15 @@ def test_back_undoes_a_turn(size):
     assert rotation.frequencies.abs().max() <= torch.pi if size > 1 else rotation.frequencies.numel() == 0
 
 
-def test_what_is_read_from_one_state_by_all_queries_is_turned_in_order():
-    """Laid out by the zero strides of what was expanded, each pass over it would jump, and products would copy it."""
+def test_states_that_lie_time_first_are_turned_in_order():
+    """As `nn.LSTM` makes them. Laid out as they are, each pass with the angles would jump, and products would copy."""
     rotation = Rotation(6, 2, shortest=4.0, middle=(0.0, 0.0))
-    state, positions = torch.randn(2, 3, 1, 6, requires_grad=True), torch.randn(2, 3, 4, 2)
-    turned = rotation(state.expand(2, 3, 4, 6), positions)
+    states, positions = torch.randn(3, 2, 6, requires_grad=True).transpose(0, 1), torch.randn(2, 3, 4, 2)
+    read = states.unsqueeze(2).expand(2, 3, 4, 6)
+    turned = rotation(read, positions)
+    assert not torch.empty_like(read).is_contiguous()
     assert turned.is_contiguous()
-    torch.testing.assert_close(turned, rotation(state.repeat(1, 1, 4, 1), positions), rtol=0, atol=0)
+    torch.testing.assert_close(turned, rotation(read.contiguous(), positions), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("back", [False, True])

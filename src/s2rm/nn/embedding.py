@@ -179,7 +179,7 @@ class _Turn(torch.autograd.Function):
     def forward(context: Any, vectors: Tensor, angles: Tensor) -> Tensor:
         cosine, sine, half = angles.cos(), angles.sin(), angles.shape[-1]
         u, v = vectors[..., :half], vectors[..., half : 2 * half]
-        turned = torch.empty_like(vectors, memory_format=torch.contiguous_format)  # the vectors may be expanded
+        turned = torch.empty_like(vectors, memory_format=torch.contiguous_format)  # nn.LSTM's lie time first
         turned[..., 2 * half :] = vectors[..., 2 * half :]
         torch.mul(u, cosine, out=turned[..., :half]).addcmul_(v, sine, value=-1)
         torch.mul(u, sine, out=turned[..., half : 2 * half]).addcmul_(v, cosine)
