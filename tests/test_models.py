@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views, unchecked_shapes
@@ -295,6 +296,42 @@ def test_models_made_with_numbers_of_numpy_are_saved(make, own, tmp_path):
         )  # fmt: skip
     model.save(tmp_path)
     assert load(tmp_path).arguments == model.arguments
+
+
+class Halved(torch.nn.Module):
+    """A parametrization that cannot be inverted."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.register_buffer("mask", (torch.rand(weight.shape) > 0.5).to(weight))
+
+    def forward(self, weight):
+        return weight * self.mask
+
+
+def test_parametrized_weights_are_saved_as_they_act(model, tmp_path):
+    for name, _ in [*model.named_parameters()]:
+        module, _, weight = name.rpartition(".")
+        part = model.get_submodule(module)
+        parametrize.register_parametrization(part, weight, Halved(getattr(part, weight)))
+    views = some_views()
+    expected, drawn = outputs(model.eval(), views), torch.get_rng_state()
+    model.save(tmp_path)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    loaded = load(tmp_path)
+    assert not any("parametrizations" in name for name in loaded.state_dict())
+    torch.testing.assert_close(outputs(loaded, views), expected)
+
+
+def test_weights_that_hooks_replace_are_not_saved(tmp_path):
+    model = make_gqn().double()
+    prune.random_unstructured(model.decoder.layers.first, "weight", 0.5)
+    with pytest.raises(ValueError, match=r"save: expected the weights of a new GQN, got .*weight.*prune.remove"):
+        model.save(tmp_path)
+    prune.remove(model.decoder.layers.first, "weight")
+    model.save(tmp_path)
+    views = some_views()
+    torch.testing.assert_close(outputs(load(tmp_path), views), outputs(model.eval(), views))
 
 
 def test_loading_refuses_what_was_not_saved(tmp_path):

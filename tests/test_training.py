@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.utils import parametrize, prune
 from torch.utils.data import DataLoader
 
 from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
@@ -55,6 +56,17 @@ SETTLE = ["--learning-rate", "1e-7", "--epochs", "24"]
 def once(tmp_path_factory) -> Run:
     """A run that has ended; a test that changes it takes a copy."""
     return Run.create(tmp_path_factory.mktemp("once") / "run", TINY, world=WORLD).train(progress=False)
+
+
+class Kept(torch.nn.Module):
+    """A parametrization by which pruned weights stay zero."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.register_buffer("kept", kept)
+
+    def forward(self, weight):
+        return weight * self.kept
 
 
 def s2rm(*arguments: str | Path) -> subprocess.Popen:
@@ -240,6 +252,19 @@ def test_a_model_that_was_loaded_is_trained_in_training_mode(tmp_path):
     fit(model, loader, loader, tmp_path / "again", Training(updates=1), progress=False)
     assert seen[0] == (True, False)
     assert model.training
+
+
+def test_a_pruned_model_is_trained_if_it_can_be_saved(tmp_path):
+    model, episode = make_s2rm(), Episode(some_views(batch=4).to(torch.float32))
+    loader = batches(Drawn(4, lambda rows, _: episode.rows(rows.tolist())), batch_size=4, seed=0, shuffle=False)
+    prune.random_unstructured(model.encoder.layers.first, "weight", 0.5)
+    with pytest.raises(ValueError, match="prune.remove"):
+        fit(model, loader, loader, tmp_path / "run", Training(updates=1), progress=False)
+    prune.remove(model.encoder.layers.first, "weight")
+    kept = model.encoder.layers.first.weight != 0
+    parametrize.register_parametrization(model.encoder.layers.first, "weight", Kept(kept))
+    fit(model, loader, loader, tmp_path / "run", Training(updates=3), progress=False)
+    assert torch.equal(load(tmp_path / "run" / "model").encoder.layers.first.weight != 0, kept)
 
 
 def test_a_budget_of_time_ends_training(tmp_path):

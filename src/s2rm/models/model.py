@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn import init
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from s2rm.files import write_json, write_whole
 from s2rm.likelihoods import Mean
@@ -20,6 +25,8 @@ WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 """the files of a saved model"""
 ARGUMENTS = "arguments"
 """what the metadata of the weights' file calls the arguments of their model"""
+DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.copy_, init.uniform_, init.kaiming_uniform_}
+"""what gives new weights their values"""
 
 
 @runtime_checkable
@@ -33,6 +40,22 @@ class Batch(Protocol):
 
 
 B = TypeVar("B", bound=Batch)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights are not drawn, which on the meta device takes most of the time."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """A context in which new models are on the meta device, where their weights have shapes but take no memory."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class Model(nn.Module, ABC, Generic[B]):
@@ -76,7 +99,7 @@ class Model(nn.Module, ABC, Generic[B]):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Reinitialise all weights in place. With the same seed they equal those of a new model."""
-        new = cast(Any, type(self))(**self.arguments)
+        new = cast(Any, self._kind)(**self.arguments)
         for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
             for old, value in zip(mine, drawn, strict=True):
                 old.copy_(value)
@@ -86,13 +109,44 @@ class Model(nn.Module, ABC, Generic[B]):
         """Number of trainable values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that `save` writes: those of `state_dict`, with parametrized ones as they act, under plain names.
+
+        Raises:
+            ValueError: weights that a new model of these arguments would not have, as those that hooks have replaced.
+        """
+        weights = self.state_dict()
+        for path, module in self.named_modules():
+            for name in module.parametrizations if parametrize.is_parametrized(module) else ():
+                at = f"{path}." if path else ""
+                of_it = f"{at}parametrizations.{name}."
+                weights = {key: value for key, value in weights.items() if not key.startswith(of_it)}
+                weights[at + name] = getattr(module, name).detach()
+        with without_memory():
+            plain = cast(Any, self._kind)(**self.arguments).state_dict()
+        if strange := sorted(weights.keys() ^ plain.keys()):
+            raise ValueError(
+                f"save: expected the weights of a new {self._kind.__name__}, got a model that has or lacks "
+                f"{strange[0]!r} and {len(strange) - 1} more; make hooks permanent, as by torch.nn.utils.prune.remove, "
+                "or use torch.nn.utils.parametrize"
+            )
+        return weights
+
+    @property
+    def _kind(self) -> type[Model]:
+        return parametrize.type_before_parametrizations(self)
+
     def save(self, folder: str | Path) -> None:
         """Write the weights (safetensors) and the constructor's arguments (JSON) to a folder, each file atomically.
 
         The weights' file contains the arguments too, so that `load` never mixes up the weights of different models.
+        A parametrized weight is written as it acts: the model that `load` returns has it as a plain weight.
+
+        Raises:
+            ValueError: see `weights`.
         """
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        weights = {name: tensor.contiguous() for name, tensor in self.weights().items()}
         content = safetensors.torch.save(weights, {ARGUMENTS: json.dumps(self.arguments)})
         write_whole(Path(folder) / WEIGHTS, content)
-        config = {"format": FORMAT, "model": type(self).__name__, "arguments": self.arguments}
+        config = {"format": FORMAT, "model": self._kind.__name__, "arguments": self.arguments}
         write_json(Path(folder) / CONFIG, config)

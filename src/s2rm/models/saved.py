@@ -14,13 +14,11 @@ import cattrs
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn import init
-from torch.overrides import TorchFunctionMode
 
 from s2rm.files import read_json, read_safetensors
 from s2rm.models.gqn import GQN
 from s2rm.models.inputs import Arguments
-from s2rm.models.model import ARGUMENTS, CONFIG, FORMAT, WEIGHTS, Model
+from s2rm.models.model import ARGUMENTS, CONFIG, FORMAT, WEIGHTS, Model, without_memory
 from s2rm.models.msa import MSA
 from s2rm.models.s2rm import S2RM
 from s2rm.models.sequence_model import SequenceModel
@@ -34,9 +32,6 @@ ATTEMPTS = 100
 PLAUSIBLE = 1_000_000
 """a number among a model's arguments may be this large whatever the size of its weights"""
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-
-DRAWS = {Tensor.uniform_, Tensor.normal_, Tensor.copy_, init.uniform_, init.kaiming_uniform_}
-"""what gives new weights their values"""
 
 
 class _Mismatch(ValueError):
@@ -154,22 +149,13 @@ def _without_numbers(path: Path, name: str, arguments: object, shapes: dict[str,
             limit = len(shapes) if key == "num_layers" else largest
             if isinstance(value, int) and value > limit:
                 raise ValueError(f"{key} is {value}, more than the weights have room for")
-        with torch.device("meta"), _Undrawn():
+        with without_memory():
             return KNOWN[name](**given)
     except cattrs.BaseValidationError as error:
         wrong = "; ".join(cattrs.transform_error(error, path="arguments"))
     except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError) as error:
         wrong = " ".join(str(error).split())
     raise ValueError(f"load: the arguments in {path} do not make a {name} ({wrong:.500}); save the model again")
-
-
-class _Undrawn(TorchFunctionMode):
-    """Weights are not drawn, which on the meta device takes most of the time."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
 
 
 @cache

@@ -180,9 +180,9 @@ def fit(
         progress: show a progress bar, or a line at each validation without a terminal.
 
     Raises:
-        ValueError: no episode to train or validate on; no checkpoint to resume from, one that training did not write,
-            or options other than those of the run; machines that do not exist; minutes that end before the first
-            validation.
+        ValueError: no episode to train or validate on; a model that cannot be saved; no checkpoint to resume from, one
+            that training did not write, or options other than those of the run; machines that do not exist; minutes
+            that end before the first validation.
         Diverged: a subclass of ValueError; the validation loss is not finite. The best weights so far are kept.
     """
     keep_freed_memory()
@@ -190,6 +190,7 @@ def fit(
     for name, loader in (("train", train), ("validation", validation)):
         if sized_len(loader) == 0:
             raise ValueError(f"fit: {name} holds no episode; give at least one")
+    model.weights()  # what could not be saved is refused now
     machines, checkpoint = machines or Machines(), None
     if resume:
         checkpoint, before = resumable(folder, model, training)

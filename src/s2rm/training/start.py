@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from s2rm.models.model import B, Model
 
@@ -21,7 +22,7 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
 
     PyTorch's own weights shrink the signal to about half in each layer, and to a tenth in the first one for sparse
     images. Little of it is left after encoder, core and decoder, and training can begin with a long plateau. Biases,
-    and the layers by which embedded positions scale and shift, are left unchanged.
+    parametrized weights, and the layers by which embedded positions scale and shift, are left unchanged.
 
     Args:
         model: changed in place.
@@ -39,6 +40,7 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
         if isinstance(layer, LAYERS) and "scale_and_shift" not in name
     ]
     wanted = dict.fromkeys((layer for _, layer in layers), 1.0) | {layers[-1][1]: last}
+    wanted = {layer: size for layer, size in wanted.items() if not parametrize.is_parametrized(layer, "weight")}
 
     def rescale(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """The new output of a layer, so that the next layer is scaled on it."""
