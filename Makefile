@@ -65,9 +65,9 @@ results: setup
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects
 	for size in frames curtain masses; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
-	$(BIN)/python experiments/sequences.py copying --models rims --seeds 5 --updates 12000
-	$(BIN)/python experiments/sequences.py copying --models lstm --seeds 5
-	for task in copying adding; do $(BIN)/python experiments/sequences.py $$task || exit 1; done
+	$(BIN)/python experiments/sequences.py copying --models rims lstm --seeds 5 --updates 12000
+	$(BIN)/python experiments/sequences.py copying --models gru rmc --updates 12000
+	$(BIN)/python experiments/sequences.py adding
 	$(BIN)/python experiments/sequences.py copying --ablations --updates 12000 --seeds 1
 	$(BIN)/python experiments/picking.py
 	$(BIN)/python experiments/springs.py

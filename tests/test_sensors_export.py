@@ -155,7 +155,7 @@ def test_linear_dynamics_are_in_the_file_too(most, groups, places, tmp_path, mon
     orders = cycle([2, 1])  # of each channel in turn
     monkeypatch.setattr(dynamics, "chosen", lambda values, alike: Shrinkage(0.1, 0.3, next(orders)))
     world = replace(WORLD, num_steps=220)
-    how = Fit(num_modules=3, hidden_size=4, context=12, horizon=5, training=Training(updates=2))
+    how = Fit(num_modules=3, hidden_size=4, context=6, horizon=5, training=Training(updates=2))
     forecaster = trusted(Forecaster.fit(world.reports(), tmp_path / "fit", how, progress=False))
     (kept,) = forecaster.guess.dynamics
     assert len(kept.places) == places, "the two that move have none"
