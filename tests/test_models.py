@@ -957,3 +957,18 @@ def test_recomputing_leaves_each_term_of_a_mixed_loss_as_it_is(recompute):
     torch.testing.assert_close(model.loss(episode, recompute), sum(mean.value for mean in terms.values()))
     fed = list(model.rollout(views, views.positions[:, 0], 3))
     assert fed[2].mean.shape == (2, 7, *shape)
+
+
+def test_a_loss_of_views_alone_says_what_is_missing(model):
+    with unchecked_shapes(), pytest.raises(ValueError, match=r"expected an Episode, got Views; take Episode\(views\)"):
+        model.loss(some_views())
+
+
+def test_frozen_modules_stay_frozen_without_others():
+    model = make_s2rm()
+    model.cell.requires_grad_(False)
+    model.modules_on_sphere.places.requires_grad_(False)
+    for other in (model.without_modules(1), model.with_module_copied(0, torch.ones(2))):
+        assert {name for name, one in other.named_parameters() if not one.requires_grad} == {
+            name for name, one in model.named_parameters() if not one.requires_grad
+        }

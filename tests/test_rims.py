@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from s2rm import RIMs
+from s2rm import RelationalMemory, RIMs
 
 
 def softmax(scores):
@@ -264,3 +264,25 @@ def test_without_heads_no_module_reads_from_another():
         found.append([outputs, *state, layer.cell.weight_hidden.grad, layer.input_query.grad, layer.input_value.grad])
     torch.testing.assert_close(*found)
     assert torch.equal(alone.trace(inputs)[1][0].active, silent.trace(inputs)[1][0].active)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input_heads": 0},
+        {"input_value_size": 0},
+        {"input_key_size": -1},
+        {"communication_heads": -1},
+        {"communication_key_size": 0},
+        {"communication_value_size": 0},
+    ],
+)
+def test_heads_of_no_size_are_refused(wrong):
+    with pytest.raises(ValueError, match="RIMs: heads and their key and value sizes must be at least 1"):
+        RIMs(3, 12, **wrong)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_memory_with_keys_of_no_size_is_refused(size):
+    with pytest.raises(ValueError, match="RelationalMemory: key_size must be at least 1"):
+        RelationalMemory(3, 12, key_size=size)

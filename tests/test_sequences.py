@@ -67,7 +67,7 @@ def test_batches_of_copying_have_many_numbers_of_blanks_in_training_and_one_else
                for split in ("train", "val")}  # fmt: skip
     assert lengths == {"train": set(range(11, 16)), "val": {15}}
     assert copying.model_arguments()["memory"] == 406, "the longest of the test"
-    with pytest.raises(ValueError, match="expected blank of at least 5, got 4"):
+    with pytest.raises(ValueError, match="expected fewest of at most blank, 4, got 5; lower it or raise blank"):
         Copying(fewest=5, blank=4)
 
 

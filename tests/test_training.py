@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize, prune
 from torch.utils.data import DataLoader
 
 from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
-from s2rm import Episode, load
+from s2rm import Episode, Views, load
 from s2rm.files import only_writer, write_whole
 from s2rm.runs import Run
 from s2rm.settings import Core, Settings
@@ -667,6 +667,43 @@ def test_a_loss_of_one_term_is_logged_once(tmp_path):
     fit(make_s2rm(), loader, loader, tmp_path, Training(epochs=1), progress=False)
     names = {name for name in history(tmp_path)[0] if name.startswith(("val", "train"))}
     assert names == {"train_loss", "val_loss"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"updates": 2.5}, "updates must be a whole number, got 2.5"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"seed": np.float64(1)}, "seed must be a whole number"),
+        ({"batch_size": True}, "batch_size must be a whole number"),
+        ({"minutes": "8"}, "minutes must be a number, got '8'"),
+        ({"unit_variance": 1}, "unit_variance must be True or False"),
+    ],
+)
+def test_options_of_another_type_are_refused(changes, told):
+    with unchecked_shapes(), pytest.raises(ValueError, match=f"^training: {told}"):
+        Training(**changes)
+
+
+def test_a_validation_in_which_nothing_is_predicted_is_refused(tmp_path):
+    views = some_views().to(torch.float32)
+    loader = DataLoader([Episode(views)], batch_size=None)
+    empty = DataLoader([Episode(Views(views.positions, views.values, torch.zeros_like(views.mask)))], batch_size=None)
+    with pytest.raises(ValueError, match="fit: expected something to predict in the validation"):
+        fit(make_gqn(), loader, empty, tmp_path, Training(updates=1), progress=False)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_algorithms_are_deterministic_afterwards_only_if_they_were_before(before, tmp_path):
+    loader = DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    torch.use_deterministic_algorithms(before)
+    try:
+        fit(make_gqn(), loader, loader, tmp_path, Training(updates=1), progress=False)
+        assert torch.are_deterministic_algorithms_enabled() == before
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -25,7 +25,7 @@ from s2rm.tasks.robustness import Trained, check, more, robustness
 from s2rm.tasks.task import Task, verdict
 from s2rm.tasks.worlds import Drawn, Progress, World, blinded
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
-from s2rm.training.fitting import resumable
+from s2rm.training.checkpoints import resumable
 from s2rm.training.records import Summary
 
 FORMAT = 2

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, cast
 
 from s2rm.models.named import SEQUENTIAL, SPATIAL, ModelName, Term, build, build_sequential
-from s2rm.training.settings import Training, own_numbers
+from s2rm.training.settings import Training, plain_fields
 
 if TYPE_CHECKING:
     from s2rm.models.model import Model
@@ -32,7 +32,7 @@ class Core:
     unlike the papers"""
 
     def __post_init__(self) -> None:
-        own_numbers(self)
+        plain_fields(self)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Settings:
     """how to train"""
 
     def __post_init__(self) -> None:
-        own_numbers(self)
+        plain_fields(self)
 
     def check(self, world: World) -> None:
         """Refuse options that a model of this world does not have, and would ignore, with a ValueError."""

@@ -303,10 +303,10 @@ class S2RM(WorldModel[State]):
     def _with_modules(self, modules: list[int], places: Float[Tensor, "M d"]) -> S2RM:
         other = copy.deepcopy(self)
         other.num_modules = other.cell.num_modules = other.own["num_modules"] = len(modules)
-        other.modules_on_sphere.places = nn.Parameter(places.clone())
+        other.modules_on_sphere.places = nn.Parameter(places.clone(), other.modules_on_sphere.places.requires_grad)
         for owner in other.cell.modules() if not self.share_parameters else ():
             for name, parameter in owner.named_parameters(recurse=False):
-                setattr(owner, name, nn.Parameter(parameter.detach()[modules].clone()))
+                setattr(owner, name, nn.Parameter(parameter.detach()[modules].clone(), parameter.requires_grad))
         return other
 
     def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, " M *batch"]:

@@ -285,6 +285,8 @@ class WorldModel(Model[Episode], Generic[State]):
     def check_loss(self, episode: Episode, recompute: int | None) -> None:
         """Raise a ValueError for targets of another shape, dtype or device than the model's, for values that its
         likelihood does not have, or `recompute` below 1."""
+        if not isinstance(episode, Episode):
+            raise ValueError(f"loss: expected an Episode, got {type(episode).__name__}; take Episode(views)")
         self._check_views("targets", episode.targets, self.target_shape)
         targets, _ = episode.to_predict(1, None)
         if not (torch.compiler.is_compiling() or under_functorch() or targets.values.is_meta):

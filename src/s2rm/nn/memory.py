@@ -255,6 +255,8 @@ class RelationalMemory(RecurrentCore):
                 f"{num_heads}, got {hidden_size}"
             )
         head_size = hidden_size // (num_slots * num_heads)
+        if key_size is not None and key_size < 1:
+            raise ValueError(f"RelationalMemory: key_size must be at least 1, got {key_size}; or leave it out")
         sizes = (num_slots, num_heads, head_size, key_size or head_size)
 
         def layer(inputs: int) -> RelationalMemoryLayer:

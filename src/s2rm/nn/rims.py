@@ -238,6 +238,13 @@ class RIMs(RecurrentCore):
                 f"RIMs: hidden_size must be a multiple of num_modules, {num_modules}, got {hidden_size}; take "
                 f"{round(hidden_size / num_modules) * num_modules or num_modules}"
             )
+        sizes = (input_heads, input_key_size, communication_key_size, communication_value_size)
+        if min(*sizes, 1 if input_value_size is None else input_value_size) < 1 or communication_heads < 0:
+            raise ValueError(
+                "RIMs: heads and their key and value sizes must be at least 1, communication_heads at least 0, got "
+                f"input {input_heads}, {input_key_size}, {input_value_size}, communication {communication_heads}, "
+                f"{communication_key_size}, {communication_value_size}"
+            )
         if cell not in ("lstm", "gru"):
             raise ValueError(f'RIMs: cell must be "lstm" or "gru", got {cell!r}')
         if selection not in ("zero_row", "across_modules"):

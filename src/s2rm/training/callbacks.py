@@ -1,8 +1,7 @@
-"""Lightning callbacks of a run, and its checkpoint files. Checkpoints know callbacks by the names of their classes."""
+"""Lightning callbacks of a run. Checkpoints know callbacks by the names of their classes."""
 
 from __future__ import annotations
 
-import io
 import math
 import signal
 import threading
@@ -11,11 +10,8 @@ from types import FrameType
 from typing import cast
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, Timer
-from lightning.pytorch.plugins import TorchCheckpointIO
 
-from s2rm.files import write_whole
 from s2rm.models.model import Model
 from s2rm.training.records import Ended
 
@@ -139,12 +135,3 @@ class StopAfterUpdates(Callback):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.done = state_dict["done"]
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Checkpoint files that are complete or absent (Lightning moves its own from another folder)."""
-
-    def save_checkpoint(self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_whole(path, content.getvalue())

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
-import pickle
 import signal
 import sys
 import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -26,29 +24,23 @@ from torch.utils.data import DataLoader
 from s2rm.likelihoods import Mean
 from s2rm.models.model import B, Model
 from s2rm.nn.noise import share_rows
-from s2rm.records import from_plain
 from s2rm.training.callbacks import (
     Averaging,
     KeepBest,
     RefuseDiverged,
     StopAfterUpdates,
     StopBetweenBatches,
-    WholeFiles,
 )  # fmt: skip
 from s2rm.training.captured import Captured
+from s2rm.training.checkpoints import NOISE, OPTIONS, WholeFiles, no_checkpoint, resumable
 from s2rm.training.precision import settled
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
-from s2rm.training.settings import LAST, MODEL, Machines, Training
+from s2rm.training.settings import MODEL, Machines, Training
 from s2rm.training.start import training_mode, unit_variance
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-
-OPTIONS, NOISE = "training", "noise"
-"""what a checkpoint calls the options of its run, and the state of the generator of noise"""
-PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step"}
-"""of a checkpoint of training"""
 
 
 class Lesson(L.LightningModule, Generic[B]):
@@ -62,13 +54,17 @@ class Lesson(L.LightningModule, Generic[B]):
         super().__init__()
         self.model, self.training_options = model, training
         self.captured: Captured[B] | None = None
+        self.validated = torch.zeros(())
 
     def loss(self, split: str, batch: B) -> torch.Tensor:
         """The loss on this process's rows, weighted such that its mean over processes is the loss of the whole batch.
 
         It is logged; in validation its terms are logged as well, where there are several.
         """
-        values = {name: self._value(mean) for name, mean in self._terms(batch).items()}
+        terms = self._terms(batch)
+        if split == "val":
+            self.validated += sum(mean.count.float() for mean in terms.values())
+        values = {name: self._value(mean) for name, mean in terms.items()}
         loss = torch.stack([*values.values()]).sum()
         logged = {f"{split}_loss": loss}
         if len(values) > 1 and not self.training:
@@ -134,9 +130,14 @@ class Lesson(L.LightningModule, Generic[B]):
     def validation_step(self, batch: B, batch_index: int) -> None:
         self.loss("val", batch)
 
+    def on_validation_epoch_start(self) -> None:
+        self.validated = torch.zeros((), device=self.device)
+
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
+        if not self.trainer.strategy.reduce(self.validated, reduce_op="sum"):
+            raise ValueError("fit: expected something to predict in the validation, got no view after a first step")
         schedule = self.lr_schedulers()
         if not self.training_options.updates:
             schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
@@ -221,7 +222,7 @@ def fit(
         except (KeyError, TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
             if checkpoint is None or diverging.started:
                 raise
-            raise _no_checkpoint(checkpoint) from error
+            raise no_checkpoint(checkpoint) from error
     if not math.isfinite(best.lowest):
         raise ValueError("fit: training ended before its first validation, so no weights were kept; take more minutes")
     # Of a run that had reached its limits, Lightning's `current_epoch` lacks the last epoch.
@@ -231,63 +232,6 @@ def fit(
         "val_loss": best.lowest, "epochs": epochs, "updates": updates, "minutes": minutes,
         "precision": str(trainer.precision),
     }  # fmt: skip
-
-
-def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Training]:
-    """The last checkpoint of a run of this model and these options, which can be read without unpickling, and the
-    options with which it was trained; errors as for `fit`."""
-    path = folder / LAST
-    if not path.is_file():
-        raise ValueError(f"fit: nothing to resume, found no {path}; the run ended before its first epoch did")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-                raise ValueError("unpacks to more than its size")
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        weights = {f"model.{name}": value.shape for name, value in model.state_dict().items()}
-        found = {name: value.shape for name, value in content["state_dict"].items()}
-        if not content.keys() >= PARTS or found != weights:
-            raise ValueError("lacks parts, or is of another model")
-        if not all(value.isfinite().all() for value in content["state_dict"].values()):
-            raise ValueError("has weights that are not finite")
-        _check_moments(content, [*model.parameters()])
-        before = from_plain(Training, content.get(OPTIONS, asdict(training)))
-    except (
-        pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, LookupError, ValueError, TypeError,
-        AttributeError,
-    ) as error:  # fmt: skip
-        raise _no_checkpoint(path) from error
-    # Not all of them could be taken: the optimiser and the callbacks come back as they were.
-    changed = [
-        f"{name} {getattr(training, name)} instead of {getattr(before, name)}"
-        for name in asdict(training)
-        if name not in ("updates", "epochs", "minutes")
-        and getattr(training, name) not in (getattr(before, name), "auto")
-    ]
-    if changed:
-        raise ValueError(
-            "fit: a run that is resumed keeps its options except updates, epochs and minutes, got "
-            f"{', '.join(changed)}; leave them as they were, or train again in another folder"
-        )
-    return path, before
-
-
-def _check_moments(content: dict[str, Any], parameters: Sequence[torch.Tensor]) -> None:
-    """Refuse a checkpoint whose optimiser lacks moments of its parameters, or has none that Adam could go on with."""
-    (optimiser,) = content["optimizer_states"]
-    if content["global_step"] < 0 or content["epoch"] < 0 or not optimiser["state"]:
-        raise ValueError("has made no update")
-    for index, state in optimiser["state"].items():
-        for moment in (state["exp_avg"], state["exp_avg_sq"]):
-            if moment.shape != parameters[index].shape or not moment.isfinite().all():
-                raise ValueError("has moments of other parameters, or that are not finite")
-
-
-def _no_checkpoint(path: Path) -> ValueError:
-    return ValueError(
-        f"fit: {path} is not a checkpoint that training wrote, and is not opened; start a new run in another folder"
-    )
 
 
 def _trainer(folder: Path, training: Training, machines: Machines, callbacks: list[Callback]) -> L.Trainer:

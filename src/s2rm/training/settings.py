@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import lightning
+    from _typeshed import DataclassInstance
 
 LAST = "checkpoints/last.ckpt"
 """the checkpoint from which a run resumes, in its folder"""
@@ -20,11 +21,24 @@ PRECISIONS = ("32-true", "bf16-mixed", "auto")
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
-def own_numbers(record: object) -> None:
-    """Turn the numbers of NumPy in a frozen record into Python's: no checkpoint can be read with others."""
-    for name, value in vars(record).items():
+def plain_fields(record: object) -> None:
+    """Turn the numbers of NumPy in a frozen record into Python's, since no checkpoint can be read with others.
+
+    Raises:
+        ValueError: a field with a value of another type, such as 2.5 where a whole number is expected.
+    """
+    kinds: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    for one in fields(cast("DataclassInstance", record)):
+        value = getattr(record, one.name)
         if hasattr(value, "item"):
-            object.__setattr__(record, name, value.item())
+            value = value.item()
+            object.__setattr__(record, one.name, value)
+        kind = str(one.type).removesuffix(" | None")
+        if kind not in kinds or (value is None and kind != one.type):
+            continue
+        if not isinstance(value, kinds[kind]) or (isinstance(value, bool) and kind != "bool"):
+            expected = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}[kind]
+            raise ValueError(f"{type(record).__name__.lower()}: {one.name} must be {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -64,17 +78,10 @@ class Training:
     """seed of initial weights, order and crops; on one CPU the same seed gives the same run"""
 
     def __post_init__(self) -> None:
-        own_numbers(self)
+        plain_fields(self)
         positive = (
-            "learning_rate",
-            "batch_size",
-            "updates",
-            "epochs",
-            "minutes",
-            "patience",
-            "gradient_norm",
-            "recompute",
-        )
+            "learning_rate", "batch_size", "updates", "epochs", "minutes", "patience", "gradient_norm", "recompute",
+        )  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -121,7 +128,7 @@ class Machines:
     """strategy, as in Lightning: auto, ddp, or ddp_find_unused_parameters_true for a model with unused parameters"""
 
     def __post_init__(self) -> None:
-        own_numbers(self)
+        plain_fields(self)
         for name in ("devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"machines: {name} must be at least 1, got {getattr(self, name)}")

@@ -62,12 +62,15 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
     """A context in which a model that is in evaluation mode, as after loading, is in training mode: Lightning leaves
-    modes as they are. One in training mode may have parts in evaluation mode, which stay so."""
+    modes as they are. One in training mode may have parts in evaluation mode, which stay so. Afterwards PyTorch's
+    algorithms are deterministic or not as before; Lightning changes that."""
     evaluated = not model.training
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if evaluated:
         model.train()
     try:
         yield
     finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
         if evaluated:
             model.eval()

@@ -36,7 +36,11 @@ class Copying(SequenceWorld):
     SYMBOLS = 8
 
     def __post_init__(self) -> None:
-        at_least("Copying", vars(self), digits=1, fewest=0, blank=self.fewest)
+        at_least("Copying", vars(self), digits=1, fewest=0)
+        if self.blank < self.fewest:
+            raise ValueError(
+                f"Copying: expected fewest of at most blank, {self.blank}, got {self.fewest}; lower it or raise blank"
+            )
         super().__post_init__()
 
     @property
