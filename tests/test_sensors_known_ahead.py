@@ -199,6 +199,36 @@ def test_what_cannot_be_sampled_is_refused(reports, wind, change, message):
     assert "\n" not in str(error.value)
 
 
+def on_a_grid(wind, west):
+    """The wind at the corners of a square with sides of 100, which begins here in the west."""
+    corners = [(west + 100.0 * i, 100.0 * j, wind.wind_x + i) for i, j in product(range(2), repeat=2)]
+    return pandas.concat([wind.assign(x=x, y=y, wind_x=speed) for x, y, speed in corners])
+
+
+@pytest.mark.filterwarnings("ignore:read. .x. of the table is 5000")
+def test_a_grid_of_another_region_is_refused_and_one_of_a_part_is_named(reports, wind):
+    table = to_frame(reports)
+    read_reports(table, COLUMNS, ahead=on_a_grid(wind, 0.0))  # without a warning
+    with pytest.raises(
+        ValueError, match="wind_x, wind_y known ahead where the sensors are, x .*, got it for x 1000 to"
+    ):
+        read_reports(table, COLUMNS, ahead=on_a_grid(wind, 1000.0))
+    first = reports.sensors[reports.sensor[0]]
+    far = table.assign(x=table.x.where(table.sensor != first, 5000.0), y=table.y.where(table.sensor != first, 0.0))
+    with pytest.warns(UserWarning, match=r"read: 1 of \d+ places are far outside of what is known ahead, x 0 to 100"):
+        read_reports(far, COLUMNS, ahead=on_a_grid(wind, 0.0))
+
+
+def test_what_is_known_ahead_of_another_time_is_refused_and_of_a_part_of_it_is_named(reports, wind):
+    table = to_frame(reports)
+    later = wind.assign(time=wind.time + pandas.Timedelta(days=60))
+    with pytest.raises(ValueError, match="wind_x, wind_y, known ahead, is there for 0% of the steps"):
+        read_reports(table, COLUMNS, ahead=later)
+    assert len(read_reports(table, COLUMNS, to_fit=False, ahead=later))  # of the future
+    with pytest.warns(UserWarning, match="known ahead, is there for 40% of the steps of the observations, from 2"):
+        read_reports(table, COLUMNS, ahead=wind[60:])
+
+
 # Features.
 
 

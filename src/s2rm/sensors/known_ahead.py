@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay, QhullError, cKDTree
 from torch import Tensor
@@ -67,6 +67,18 @@ class KnownAhead:
     def steps_after(self, time: np.datetime64) -> int:
         """The number of steps after a time that are known."""
         return int((self.last - time) / self.step)
+
+    def beyond(self, positions: Float64[NDArray, "M n"], globe: bool) -> Bool[NDArray, " M"]:
+        """Which positions lie outside the places, farther from all of them than twice their usual distance."""
+        from s2rm.sensors.reports import on_sphere
+
+        if len(self.positions) == 1:
+            return np.zeros(len(positions), bool)
+        own, asked = (on_sphere(each) if globe else each for each in (self.positions, positions))
+        tree = cKDTree(own)
+        usual = np.median(tree.query(own, 2)[0][:, 1])
+        _, weight = self.weights(positions, globe)
+        return (tree.query(asked)[0] > 2 * usual) & np.asarray(weight[:, 0] == 1)
 
     def weights(
         self, positions: Float64[NDArray, "M n"], globe: bool

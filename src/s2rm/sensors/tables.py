@@ -28,7 +28,7 @@ from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
 from s2rm.sensors.store import check_range, is_store, read_store
-from s2rm.sensors.tables_ahead import known_ahead, read_known_ahead
+from s2rm.sensors.tables_ahead import expect_known, known_ahead, read_known_ahead
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
                 f"{', '.join(columns.ahead)}, got none; give one"
             )
         beside = read_known_ahead(ahead, columns, reports.step_length)
-        return replace(reports, columns=replace(reports.columns, ahead=columns.ahead, flow=columns.flow), ahead=beside)
+        columns = replace(reports.columns, ahead=columns.ahead, flow=columns.flow)
+        return replace(reports, columns=columns, ahead=beside)
     if columns is None:
         raise ValueError("read: expected the columns of a table, got none; only a store says what its columns mean")
     require("tables")
@@ -139,7 +140,10 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     if columns.ahead:
         unit = np.timedelta64(length, "us")
         known = known_ahead(opened, columns, unit) if ahead is None else read_known_ahead(ahead, columns, unit)
-    return Reports(columns, start, num_steps, tuple(sensors), *rows, known, found)
+    reports = Reports(columns, start, num_steps, tuple(sensors), *rows, known, found)
+    if known is not None and len(reports):
+        expect_known(known, reports, to_fit)
+    return reports
 
 
 def read_places(source: object, columns: Columns) -> Places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from s2rm.sensors.codes import warn_of_codes, warn_of_directions
 from s2rm.sensors.known_ahead import KnownAhead
+from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.sources import Cells, open_source
 
@@ -17,6 +19,8 @@ MOST_CELLS = 60_000_000
 """steps times places times quantities of a table of what is known ahead"""
 LEAST_FILLED = 0.1
 """the share of its steps at which a place must be known: fewer are of places that move"""
+ENOUGH = 0.9
+"""of the steps of observations: where less of them has what is known ahead, this is warned of"""
 
 
 def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> KnownAhead:
@@ -42,6 +46,38 @@ def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> 
             raise
         everywhere = _Everywhere(columns.time, columns.position, columns.ahead, globe=columns.globe)
         return known_ahead(open_source(source, replace(everywhere, **written)), columns, step)
+
+
+def expect_known(known: KnownAhead, reports: Reports, to_fit: bool) -> None:
+    """Refuse what is known ahead of another region, and to fit, of another time; warn where some of it is."""
+    places, columns = np.unique(reports.positions, axis=0), reports.columns
+    beyond, names = known.beyond(places, bool(columns.globe)), ", ".join(columns.ahead)
+    if beyond.any():
+        theirs, ours = (
+            " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in zip(columns.position, *ends, strict=True))
+            for ends in ((each.min(0), each.max(0)) for each in (known.positions, places))
+        )
+        if beyond.all():
+            raise ValueError(
+                f"read: expected {names} known ahead where the sensors are, {ours}, got it for {theirs}; give that of "
+                "this region, or exchange swapped coordinates"
+            )
+        warnings.warn(
+            f"read: {beyond.sum()} of {len(places)} places are far outside of what is known ahead, {theirs}, and are "
+            "given the nearest of it; give more of it, or leave them out",
+            stacklevel=3,
+        )
+    begin = known.offset(reports.start)
+    there = ~np.isnan(known.values).all((1, 2))
+    covered = there[max(0, begin) : max(0, begin + reports.num_steps)].sum() / reports.num_steps
+    if to_fit and covered < ENOUGH:
+        message = (
+            f"read: {names}, known ahead, is there for {covered:.0%} of the steps of the observations, from "
+            f"{known.start.astype('datetime64[s]')}; give it for their time too, since a model learns from it"
+        )
+        if not covered:
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=3)
 
 
 class _Everywhere(Columns):
