@@ -218,6 +218,18 @@ def test_options_out_of_range_are_refused_before_anything_is_done(option, value,
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ("train --epochs 0", "training: epochs must be positive, got 0"),
+        ("fit t.csv --time t --position x y --values a --validation 15", "fit: validation must be a share from 0 to 1"),
+        ("fit t.csv --time t --position x y --values a b a", "columns: a named twice"),
+    ],
+)
+def test_what_the_options_refuse_is_one_line(given, message, capsys):
+    assert message in refused(capsys, *given.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         (["skirmish", "--resume", "RUN", "--epochs", "4"], "got skirmish; leave it out"),
         (["--resume", "RUN", "--epochs=4", "balls"], "got balls; leave it out"),
         (["--model", "lstm", "--ablate", "input_local", "--out", "NEW"], "ablate is an option of S2RMs, not of lstm"),

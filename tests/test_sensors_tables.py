@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import unchecked_shapes
 from s2rm.sensors import Columns, Reports, grid, read_reports, to_frame
 from s2rm.sensors.reports import DEGREES
 from s2rm.sensors.tables import read_places
@@ -1018,3 +1019,19 @@ class TestMistakes:
         path = tmp_path / "wide.csv"
         pandas.concat([table(), pandas.DataFrame(1, range(6), [f"c{n}" for n in range(3000)])], axis=1).to_csv(path)
         check_equal(read_reports(path, COLUMNS), read_reports(table(), COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"values": (3,)}, r"values must be names of columns, such as \('a', 'b'\), got \(3,\)"),
+        ({"values": "temp"}, "values must be names of columns, .* got 'temp'"),
+        ({"position": "xy"}, "position must be names of columns, .* got 'xy'"),
+        ({"sensor": 4}, "sensor must be the name of a column, got 4"),
+    ],
+)
+def test_columns_are_named_by_text(changes, told):
+    with unchecked_shapes(), pytest.raises(ValueError, match=f"^columns: .*{told}"):
+        Columns(**{"time": "t", "position": ("x", "y"), "values": ("a",), **changes})
+    with unchecked_shapes():
+        assert Columns("t", ["x", "y"], ["a"]).values == ("a",)

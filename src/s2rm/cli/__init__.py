@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +43,8 @@ WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
     "pack": ("s2rm.cli.sensors", "pack_tables"),
 }
 """the module and function that do the work, imported when they are needed: they load PyTorch and Lightning"""
+OURS = re.compile(r"\w+: ")
+"""what each of our errors begins with: the command, or the record of options"""
 KEPT = {"--resume", "--updates", "--epochs", "--minutes", "--devices", "--num-nodes", "--strategy"}
 """the options that may stand beside --resume"""
 
@@ -89,6 +94,24 @@ def _kept(given: list[str]) -> object:
 
 
 def _parsed(given: Sequence[str]) -> object:
+    """The command with its options. What a record of options refuses is raised; tyro would frame it."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            command = _read(given)
+    except SystemExit as ended:
+        cause: BaseException | None = ended
+        while cause is not None and not (isinstance(cause, ValueError) and OURS.match(str(cause))):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        _read(given)  # in the words of tyro, which ends it
+        raise
+    sys.stderr.write(said.getvalue())
+    return command
+
+
+def _read(given: Sequence[str]) -> object:
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="s2rm",

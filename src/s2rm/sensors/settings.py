@@ -102,6 +102,7 @@ class Columns:
     """numbers and strings that mean a missing value, position or covariate, such as -999"""
 
     def __post_init__(self) -> None:
+        self._check_names()
         for name in ("position", "values"):
             if not getattr(self, name):
                 raise ValueError(f"columns: expected at least one column for {name}, got none; name it")
@@ -122,6 +123,17 @@ class Columns:
                 "columns, or set globe to False"
             )
         self._check_notation()
+
+    def _check_names(self) -> None:
+        """Bring several names to a tuple, and refuse what is no name."""
+        for name in ("time", *(("sensor",) if self.sensor is not None else ())):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"columns: {name} must be the name of a column, got {getattr(self, name)!r}")
+        for name in ("position", "values", "covariates", "circular", *RANGES, "ahead", "flow"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not all(isinstance(one, str) for one in given):
+                raise ValueError(f"columns: {name} must be names of columns, such as ('a', 'b'), got {given!r}")
+            object.__setattr__(self, name, tuple(given))
 
     def _check_flow(self) -> None:
         if absent := [name for name in self.flow if name not in self.ahead]:
