@@ -107,6 +107,11 @@ def test_stations_of_other_names_than_those_of_the_fit_are_named(life, tmp_path,
     other[:3].to_csv(tmp_path / "step.csv", index=False)
     said = refused(capsys, "evaluate", life / "run", "--table", tmp_path / "step.csv")
     assert said.startswith("s2rm: evaluate: expected at least 2 steps in")
+    late = other[-1:].assign(time=str(pandas.Timestamp(other.time.iloc[-1]) + pandas.Timedelta(days=4000)))
+    pandas.concat([other, late]).to_csv(tmp_path / "late.csv", index=False)
+    said = refused(capsys, "evaluate", life / "run", "--table", tmp_path / "late.csv")
+    assert said.startswith("s2rm: evaluate: expected observations of one period, got 1 of")
+    assert said.endswith("correct the times, leave these rows out, or take another table")
 
 
 def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):

@@ -35,7 +35,7 @@ from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
 from s2rm.names import one_line
 from s2rm.records import from_plain
-from s2rm.sensors.checks import check_origin
+from s2rm.sensors.checks import check_clock, check_origin
 from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import Split, split
@@ -227,6 +227,7 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     reports, first = own, parts.first - 1
     if table is not None:
         reports = _other(table, forecaster.columns, command.ahead_table)
+        check_clock(reports, "evaluate")
         first = min(forecaster.context - 1, reports.num_steps - 2)
     if reports.num_steps < 2:
         raise ValueError(

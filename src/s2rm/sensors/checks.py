@@ -44,7 +44,7 @@ def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) ->
         ValueError: one line with the time and the sensor of the first report that stands alone.
     """
     steps, count = counted(reports.step)
-    what_else = "name the origin" if only_late else "take a longer step"
+    what_else = "name the origin" if only_late else "take a longer step" if what == "fit" else "take another table"
     if len(steps) < 2:
         return
     gaps, before = np.diff(steps), np.cumsum(count)[:-1] / len(reports)
