@@ -590,6 +590,18 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")
 
 
+def test_training_clips_are_cut_from_where_something_is(tmp_path, random):
+    points, mask = straight(random, 50), np.ones((N, 50, P), bool)
+    mask[::2, 14:] = False
+    world = arrays.write_world(tmp_path / "short.npz", {"points": points, "mask": mask}, clip=12)
+    drawn, source = arrays.episodes(world, "train"), Source(world, "train")
+    assert set(source.ends.tolist()) == {14, 50}
+    clips = drawn[([*range(len(source))] * 8, 0)].views
+    assert clips.num_steps == 12
+    assert clips.mask.any(2).all(), "each step of each clip holds something"
+    assert len(clips.positions[:, 0].unique(dim=0)) > 2 * len(source), "clips begin at many steps"
+
+
 def test_short_episodes_in_long_arrays_are_scored(tmp_path, random, capsys):
     points, mask = straight(random, 50), np.zeros((N, 50, P), bool)
     mask[:, :14] = True

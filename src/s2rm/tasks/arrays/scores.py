@@ -29,10 +29,15 @@ def episodes(
 ) -> Dataset[Episode]:
     """The training ("train", clips), validation ("val") or test sequences, as `Task.episodes`."""
     source, trivial = Source(world, split), Trivial(world, seed) if guessed else None
+    some_are_short = split == "train" and bool((source.ends < world.num_steps).any())
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
         length = world.clip if split == "train" else world.num_steps
-        starts = random_clip(len(rows), world.num_steps, length, generator)[:, 0]
+        if not some_are_short:
+            starts = random_clip(len(rows), world.num_steps, length, generator)[:, 0]
+        else:  # what lies after the end of a short sequence teaches nothing
+            room = (source.ends[rows] - length + 1).clamp(min=1)
+            starts = (torch.rand(len(rows), generator=generator) * room).long()
         share = shares(len(rows), drop, generator) if drop else 1.0
         part = source.episode(rows, starts, length, generator, share)
         return part if trivial is None else trivial.guessed(part)

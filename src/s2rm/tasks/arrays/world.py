@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
@@ -139,6 +140,15 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def ends(self) -> Int[Tensor, " S"]:
+        """The number of steps of each sequence until the last at which something is there."""
+        steps = self.world.num_steps
+        if "mask" not in self.arrays:
+            return torch.full((len(self),), steps)
+        there = np.stack([np.asarray(self.arrays["mask"][row]).any(-1) for row in self.rows])
+        return torch.from_numpy(np.where(there.any(1), steps - there[:, ::-1].argmax(1), steps))
 
     def read(self, name: str, rows: Tensor, starts: Tensor, length: int) -> Tensor:
         """Some steps of some sequences of an array, `(B, length, ...)`: float32, but frames and masks of bytes or flags
