@@ -58,6 +58,14 @@ def without_memory() -> Iterator[None]:
         yield
 
 
+def _found(module: nn.Module, name: str) -> object:
+    """The attribute of a name with dots; None where there is none."""
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
 class Model(nn.Module, ABC, Generic[B]):
     """A model that `fit` trains on batches, with an `encoder`, a recurrent part and a `decoder`."""
 
@@ -113,7 +121,7 @@ class Model(nn.Module, ABC, Generic[B]):
         """The weights that `save` writes: those of `state_dict`, with parametrized ones as they act, under plain names.
 
         Raises:
-            ValueError: weights that a new model of these arguments would not have, as those that hooks have replaced.
+            ValueError: weights that hooks make of others, as in pruning.
         """
         weights = self.state_dict()
         for path, module in self.named_modules():
@@ -124,11 +132,13 @@ class Model(nn.Module, ABC, Generic[B]):
                 weights[at + name] = getattr(module, name).detach()
         with without_memory():
             plain = cast(Any, self._kind)(**self.arguments).state_dict()
-        if strange := sorted(weights.keys() ^ plain.keys()):
+        # What a new model has as a weight, and this one as a tensor that is none, was made from others by a hook.
+        hooked = [name for name in plain if name not in weights and isinstance(_found(self, name), Tensor)]
+        if hooked:
             raise ValueError(
-                f"save: expected the weights of a new {self._kind.__name__}, got a model that has or lacks "
-                f"{strange[0]!r} and {len(strange) - 1} more; make hooks permanent, as by torch.nn.utils.prune.remove, "
-                "or use torch.nn.utils.parametrize"
+                f"save: expected the weights of a {self._kind.__name__}, got {hooked[0]!r} and {len(hooked) - 1} more "
+                "that hooks make of others; make them permanent, as by torch.nn.utils.prune.remove, or use "
+                "torch.nn.utils.parametrize"
             )
         return weights
 
