@@ -174,7 +174,9 @@ def test_help_tells_the_defaults(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
-    assert "default: " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "default: " in shown
+    assert shown.count("usage: ") == 1
 
 
 def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):

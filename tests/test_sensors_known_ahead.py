@@ -213,6 +213,9 @@ def test_a_grid_of_another_region_is_refused_and_one_of_a_part_is_named(reports,
         ValueError, match="wind_x, wind_y known ahead where the sensors are, x .*, got it for x 1000 to"
     ):
         read_reports(table, COLUMNS, ahead=on_a_grid(wind, 1000.0))
+    near = [wind.assign(x=-20.0 - i, y=50.0, wind_x=wind.wind_x + i) for i in (0, 1)]
+    with pytest.warns(UserWarning, match=r"read: (\d+) of \1 places are far outside of what is known ahead, x -21 to"):
+        read_reports(table, COLUMNS, ahead=pandas.concat(near))  # two gauges beside the field are taken all the same
     first = reports.sensors[reports.sensor[0]]
     far = table.assign(x=table.x.where(table.sensor != first, 5000.0), y=table.y.where(table.sensor != first, 0.0))
     with pytest.warns(UserWarning, match=r"read: 1 of \d+ places are far outside of what is known ahead, x 0 to 100"):

@@ -100,6 +100,8 @@ def _parsed(given: Sequence[str]) -> object:
         with redirect_stderr(said):
             command = _read(given)
     except SystemExit as ended:
+        if not ended.code:  # help was shown
+            raise
         cause: BaseException | None = ended
         while cause is not None and not (isinstance(cause, ValueError) and OURS.match(str(cause))):
             cause = cause.__context__

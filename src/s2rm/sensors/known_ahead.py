@@ -68,17 +68,19 @@ class KnownAhead:
         """The number of steps after a time that are known."""
         return int((self.last - time) / self.step)
 
-    def beyond(self, positions: Float64[NDArray, "M n"], globe: bool) -> Bool[NDArray, " M"]:
-        """Which positions lie outside the places, farther from all of them than twice their usual distance."""
+    def beyond(self, positions: Float64[NDArray, "M n"], globe: bool) -> tuple[Bool[NDArray, " M"], bool]:
+        """Which positions lie outside the places, farther from all of them than twice their usual distance; and whether
+        the nearest one is farther than either of both extends."""
         from s2rm.sensors.reports import on_sphere
 
         if len(self.positions) == 1:
-            return np.zeros(len(positions), bool)
+            return np.zeros(len(positions), bool), False
         own, asked = (on_sphere(each) if globe else each for each in (self.positions, positions))
         tree = cKDTree(own)
-        usual = np.median(tree.query(own, 2)[0][:, 1])
+        usual, away = np.median(tree.query(own, 2)[0][:, 1]), tree.query(asked)[0]
         _, weight = self.weights(positions, globe)
-        return (tree.query(asked)[0] > 2 * usual) & np.asarray(weight[:, 0] == 1)
+        extent = max(float(np.linalg.norm(np.ptp(each, axis=0))) for each in (own, asked))
+        return (away > 2 * usual) & np.asarray(weight[:, 0] == 1), bool(away.min() > extent)
 
     def weights(
         self, positions: Float64[NDArray, "M n"], globe: bool

@@ -49,15 +49,15 @@ def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> 
 
 
 def expect_known(known: KnownAhead, reports: Reports, to_fit: bool) -> None:
-    """Refuse what is known ahead of another region, and to fit, of another time; warn where some of it is."""
+    """Refuse what is known ahead of a region far away, and to fit, of another time; warn where some is outside."""
     places, columns = np.unique(reports.positions, axis=0), reports.columns
-    beyond, names = known.beyond(places, bool(columns.globe)), ", ".join(columns.ahead)
+    (beyond, apart), names = known.beyond(places, bool(columns.globe)), ", ".join(columns.ahead)
     if beyond.any():
         theirs, ours = (
             " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in zip(columns.position, *ends, strict=True))
             for ends in ((each.min(0), each.max(0)) for each in (known.positions, places))
         )
-        if beyond.all():
+        if apart:
             raise ValueError(
                 f"read: expected {names} known ahead where the sensors are, {ours}, got it for {theirs}; give that of "
                 "this region, or exchange swapped coordinates"

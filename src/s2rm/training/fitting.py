@@ -137,7 +137,10 @@ class Lesson(L.LightningModule, Generic[B]):
         if self.trainer.sanity_checking:
             return
         if not self.trainer.strategy.reduce(self.validated, reduce_op="sum"):
-            raise ValueError("fit: expected something to predict in the validation, got no view after a first step")
+            raise ValueError(
+                "fit: expected something to predict in the validation, got no target after a first step; give "
+                "sequences of two steps or more in which something is seen"
+            )
         schedule = self.lr_schedulers()
         if not self.training_options.updates:
             schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
