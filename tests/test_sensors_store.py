@@ -451,6 +451,11 @@ def test_rain_in_a_store_and_what_is_known_ahead_beside_it(tmp_path):
     both = [read_reports(source, with_ahead, ahead=hourly) for source in (tmp_path / "store", frame)]
     check_equal(*both)
     np.testing.assert_array_equal(both[0].ahead.values, both[1].ahead.values)
+    corners = [hourly.assign(**dict(zip(columns.position, (900.0 + i, float(j)), strict=True)), open=hourly.open + i)
+               for i in (0, 1) for j in (0, 1)]  # fmt: skip
+    for source in (tmp_path / "store", frame):
+        with pytest.raises(ValueError, match="read: expected open known ahead where the sensors are, .*, got it for"):
+            read_reports(source, with_ahead, ahead=pandas.concat(corners))
     with pytest.raises(ValueError, match="holds nothing that is known ahead, expected a table of its own with open"):
         read_reports(tmp_path / "store", with_ahead)
     with pytest.raises(ValueError, match="pack: expected no columns that are known ahead, got open"):

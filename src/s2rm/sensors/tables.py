@@ -80,7 +80,9 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
             )
         beside = read_known_ahead(ahead, columns, reports.step_length)
         columns = replace(reports.columns, ahead=columns.ahead, flow=columns.flow)
-        return replace(reports, columns=columns, ahead=beside)
+        reports = replace(reports, columns=columns, ahead=beside)
+        expect_known(beside, reports, to_fit)
+        return reports
     if columns is None:
         raise ValueError("read: expected the columns of a table, got none; only a store says what its columns mean")
     require("tables")

@@ -19,6 +19,8 @@ MOST_CELLS = 60_000_000
 """steps times places times quantities of a table of what is known ahead"""
 LEAST_FILLED = 0.1
 """the share of its steps at which a place must be known: fewer are of places that move"""
+MOST_LOOKED_AT = 100_000
+"""reports whose places are compared with those of what is known ahead"""
 ENOUGH = 0.9
 """of the steps of observations: where less of them has what is known ahead, this is warned of"""
 
@@ -50,7 +52,8 @@ def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> 
 
 def expect_known(known: KnownAhead, reports: Reports, to_fit: bool) -> None:
     """Refuse what is known ahead of a region far away, and to fit, of another time; warn where some is outside."""
-    places, columns = np.unique(reports.positions, axis=0), reports.columns
+    some = reports.positions[:: len(reports) // MOST_LOOKED_AT + 1]  # of a store there may be more than memory holds
+    places, columns = np.unique(some, axis=0), reports.columns
     (beyond, apart), names = known.beyond(places, bool(columns.globe)), ", ".join(columns.ahead)
     if beyond.any():
         theirs, ours = (
