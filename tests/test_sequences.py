@@ -18,6 +18,7 @@ from s2rm.cli import main
 from s2rm.export import SequenceStep
 from s2rm.models.saved import load_any
 from s2rm.models.sequence_model import CORES, SequenceModel
+from s2rm.records import from_plain, to_plain
 from s2rm.runs import Run
 from s2rm.sequences import Sequences
 from s2rm.settings import Core, Settings
@@ -69,6 +70,11 @@ def test_batches_of_copying_have_many_numbers_of_blanks_in_training_and_one_else
     assert copying.model_arguments()["memory"] == 406, "the longest of the test"
     with pytest.raises(ValueError, match="expected fewest of at most blank, 4, got 5; lower it or raise blank"):
         Copying(fewest=5, blank=4)
+
+
+def test_settings_of_copying_from_before_there_were_fewest_blanks_are_read():
+    assert [from_plain(Copying, {"blank": blank}).fewest for blank in (0, 3, 50)] == [0, 3, 10]
+    assert from_plain(Copying, to_plain(Copying(blank=3))) == Copying(blank=3, fewest=3)
 
 
 def test_adding_marks_one_number_of_each_half():

@@ -26,8 +26,9 @@ class Copying(SequenceWorld):
 
     digits: int = 10
     """to remember"""
-    fewest: int = 10
-    """the fewest steps between the last digit and the mark in training"""
+    fewest: int | None = None
+    """the fewest steps between the last digit and the mark in training; if not given, 10, or `blank` where that is
+    fewer"""
     blank: int = 50
     """the most, and the steps of all sequences of the validation"""
     test_blanks: tuple[int, ...] = (50, 100, 200, 400)
@@ -36,10 +37,13 @@ class Copying(SequenceWorld):
     SYMBOLS = 8
 
     def __post_init__(self) -> None:
-        at_least("Copying", vars(self), digits=1, fewest=0)
-        if self.blank < self.fewest:
+        at_least("Copying", vars(self), digits=1, blank=0)
+        fewest = min(10, self.blank) if self.fewest is None else self.fewest
+        object.__setattr__(self, "fewest", fewest)
+        at_least("Copying", vars(self), fewest=0)
+        if self.blank < fewest:
             raise ValueError(
-                f"Copying: expected fewest of at most blank, {self.blank}, got {self.fewest}; lower it or raise blank"
+                f"Copying: expected fewest of at most blank, {self.blank}, got {fewest}; lower it or raise blank"
             )
         super().__post_init__()
 
@@ -60,6 +64,7 @@ class Copying(SequenceWorld):
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         """One-hot inputs: channel 0 is blank, the last one the mark."""
         if size is None:
+            assert self.fewest is not None
             least = self.fewest if split == "train" else self.blank
             size = int(torch.randint(least, self.blank + 1, (), generator=generator))
         digits = torch.randint(self.SYMBOLS, (len(rows), self.digits), generator=generator)
