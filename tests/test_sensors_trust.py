@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -209,6 +210,20 @@ def test_silence_before_an_origin_is_told(fitted):
     with pytest.warns(UserWarning, match="no observation in the 12 steps until 2020-05-04T07:00:00"):
         assert np.isfinite(made.forecast(reports, stations(reports))[0]).all()
     assert np.isfinite(made.forecast(reports, stations(reports), origins=[70])[0]).all()
+
+
+def test_what_many_forecasts_warn_of_is_said_once():
+    class Wary(Persistence):
+        def predict(self, shown, origin, *asked):
+            warnings.warn(f"forecast: no observation until 2020-05-01T{origin}:00", stacklevel=2)
+            return super().predict(shown, origin, *asked)
+
+    reports = river()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        judge({"wary": Wary().fit(reports)}, reports, [11, 12, 13], [1], np.zeros(3, bool), silent=0.0)
+    said = "forecast: no observation until 2020-05-01T11:00 (and 2 more that differ in numbers or times only)"
+    assert [str(each.message) for each in told] == [said]
 
 
 def test_the_silence_of_one_value_is_told(fitted):

@@ -25,6 +25,7 @@ from s2rm.sensors.predictors import (
 )
 from s2rm.sensors.reports import Reports, difference
 from s2rm.sensors.settings import RANGES, Columns, check_share
+from s2rm.sensors.telling import each_once
 
 Scored = Float[NDArray, "K Q C"]
 BANDS = {"coverage80": 0.8, "coverage": 0.9}
@@ -88,6 +89,7 @@ def unit_of_leads(longest: int, length: np.timedelta64) -> tuple[str, float]:
     return name, seconds / unit
 
 
+@each_once()
 def judge(
     predictors: Mapping[str, SensorPredictor], reports: Reports, origins: ArrayLike, leads: Sequence[int],
     held_out: ArrayLike, silent: float | Sequence[float] = (0.0, 0.5), seed: int = 0,

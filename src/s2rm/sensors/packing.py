@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -33,11 +32,11 @@ from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells
 from s2rm.sensors.store import DTYPES, FORMAT, STORE, Described, read_store
 from s2rm.sensors.tables import check_counts, full_turns, measured, positions_of
+from s2rm.sensors.telling import each_once
 from s2rm.sensors.times import step_microseconds
 
 RUN_BYTES = 1 << 26
 """of the rows that are sorted in memory, and of those that are merged at once"""
-_NUMBER = re.compile(r"(?<![\w'])-?\d[\d.,e+-]*")
 ELSEWHERE = (
     "is at several places",
     "their mean is taken, at a place between them; where they are different sensors, or depths, give them different "
@@ -210,7 +209,7 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
                 print(one_line(f"{cells.name}: read with {cells.columns.notation}"), file=sys.stderr, flush=True)
             if not number:  # as the first table is written, later ones may be
                 columns = replace(asked, decimal=cells.columns.decimal, time_format=cells.columns.time_format)
-            with _each_once(warned):
+            with each_once(warned):
                 rows = seen.take(cells)
             if rows is not None:
                 waiting.append(rows)
@@ -326,16 +325,3 @@ class _Growing:
         self._write_header()
         self.file.flush()
         os.fsync(self.file.fileno())
-
-
-@contextmanager
-def _each_once(warned: set[str]) -> Iterator[None]:
-    """Show no warning that differs only in its numbers from one that was shown before."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for each in caught:
-        kind = _NUMBER.sub("", str(each.message))
-        if kind not in warned:
-            warned.add(kind)
-            warnings.warn(each.message, each.category, stacklevel=4)
