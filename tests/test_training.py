@@ -39,6 +39,7 @@ from s2rm.training import (
     Training,
     batches,
     fit,
+    flush_denormals,
     history,
     provenance,
 )
@@ -704,6 +705,29 @@ def test_algorithms_are_deterministic_afterwards_only_if_they_were_before(before
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_denormal_numbers_are_zero_in_all_threads_while_training(tmp_path):
+    tiny, threads = torch.full((1 << 20,), 2e-38, dtype=torch.float32), torch.get_num_threads()
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot take them for zero")
+
+    def count():
+        return torch.count_nonzero(tiny * 0.25).item()
+
+    torch.set_num_threads(2)
+    model, counted, loader = make_gqn(), [], DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    try:
+        assert count() == len(tiny), "and OpenMP's threads are there"
+        model.encoder.register_forward_pre_hook(lambda *_: counted.append(count()))
+        fit(model, loader, loader, tmp_path, Training(updates=1, unit_variance=False), progress=False)
+        assert set(counted) == {0}
+        assert count() == len(tiny), "as before"
+        assert not flush_denormals()
+        assert flush_denormals(False)
+        assert count() == len(tiny)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -1,6 +1,7 @@
 from .callbacks import Diverged, KeepBest
-from .fitting import Lesson, fit, keep_freed_memory
+from .fitting import Lesson, fit
 from .loaders import Batches, batches
+from .processor import flush_denormals, keep_freed_memory
 from .records import Ended, Provenance, Summary, cpu_name, history, provenance
 from .settings import LAST, MODEL, Machines, Training
 
@@ -19,6 +20,7 @@ __all__ = [
     "batches",
     "cpu_name",
     "fit",
+    "flush_denormals",
     "history",
     "keep_freed_memory",
     "provenance",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import signal
 import sys
@@ -34,6 +33,7 @@ from s2rm.training.callbacks import (
 from s2rm.training.captured import Captured
 from s2rm.training.checkpoints import NOISE, OPTIONS, WholeFiles, no_checkpoint, resumable
 from s2rm.training.precision import settled
+from s2rm.training.processor import flush_denormals, keep_freed_memory
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
 from s2rm.training.settings import MODEL, Machines, Training
@@ -100,6 +100,7 @@ class Lesson(L.LightningModule, Generic[B]):
         return Mean(mean.total * processes, count).value
 
     def on_fit_start(self) -> None:
+        flush_denormals()  # here too, for processes that Lightning started
         alone, keeps_all = self.trainer.world_size == 1, self.training_options.recompute is None
         self.captured = Captured(self.model) if self.device.type == "cuda" and alone and keeps_all else None
         # The first epoch logs its training loss last, after a checkpoint. For a new column the logger would write its
@@ -282,16 +283,3 @@ def _without_warnings() -> Iterator[None]:
         ):  # fmt: skip
             warnings.filterwarnings("ignore", message)
         yield
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep freed memory for the next update (Linux with the GNU C library only).
-
-    By default it returns large blocks to the system and requests them again each time, which is slow.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for trim_threshold_and_mmap_threshold in (-1, -3):
-        mallopt(trim_threshold_and_mmap_threshold, 2**31 - 1)

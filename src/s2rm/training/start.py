@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from s2rm.models.model import B, Model
+from s2rm.training.processor import flush_denormals
 
 LAYERS = (nn.Linear, nn.Conv2d)
 LEAST = 1e-6
@@ -62,9 +63,9 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
     """A context in which a model that is in evaluation mode, as after loading, is in training mode: Lightning leaves
-    modes as they are. One in training mode may have parts in evaluation mode, which stay so. Afterwards PyTorch's
-    algorithms are deterministic or not as before; Lightning changes that."""
-    evaluated = not model.training
+    modes as they are. One in training mode may have parts in evaluation mode, which stay so. In it denormal numbers are
+    zero. Afterwards they are as before, and PyTorch's algorithms deterministic or not; Lightning changes that."""
+    evaluated, flushed = not model.training, flush_denormals()
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if evaluated:
         model.train()
@@ -72,5 +73,6 @@ def training_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
+        flush_denormals(flushed)
         if evaluated:
             model.eval()
