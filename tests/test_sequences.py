@@ -19,7 +19,7 @@ from s2rm.export import SequenceStep
 from s2rm.models.saved import load_any
 from s2rm.models.sequence_model import CORES, SequenceModel
 from s2rm.records import from_plain, to_plain
-from s2rm.runs import Run
+from s2rm.runs import TASKS, Run
 from s2rm.sequences import Sequences
 from s2rm.settings import Core, Settings
 from s2rm.tasks.sequences import Adding, Copying, Mnist, episodes, score
@@ -75,6 +75,19 @@ def test_batches_of_copying_have_many_numbers_of_blanks_in_training_and_one_else
 def test_settings_of_copying_from_before_there_were_fewest_blanks_are_read():
     assert [from_plain(Copying, {"blank": blank}).fewest for blank in (0, 3, 50)] == [0, 3, 10]
     assert from_plain(Copying, to_plain(Copying(blank=3))) == Copying(blank=3, fewest=3)
+
+
+def test_images_have_many_sizes_in_training_and_one_else():
+    digits = Mnist(smallest=4, pixels=6)
+    sides = {split: {digits.draw(split, torch.arange(2), rng(seed)).inputs.shape[1] for seed in range(50)}
+             for split in ("train", "val")}  # fmt: skip
+    assert sides == {"train": {16, 25, 36}, "val": {36}}
+    assert Mnist().smallest == 10
+    assert Mnist(pixels=8).smallest == 8, "as in those of before"
+    assert TASKS["mnist"].preset("paper").smallest == 14
+    assert digits.model_arguments()["memory"] == 24**2, "the longest of the test"
+    with pytest.raises(ValueError, match="expected pixels of at least 9, got 8"):
+        Mnist(smallest=9, pixels=8)
 
 
 def test_adding_marks_one_number_of_each_half():

@@ -18,11 +18,12 @@ from s2rm.tasks.worlds import at_least
 class Mnist(SequenceWorld):
     """The pixels of an image, row by row, one per step, rescaled to the nearest pixel and binarised.
 
-    Every tenth training image is used for validation. Without files the images are scikit-learn's digits; without test
-    files every fifth of the other images is used for the test and excluded from training.
+    In training the images of a batch have one size, drawn uniformly, since models that only ever see one length fit
+    themselves to it. Every tenth training image is used for validation. Without files the images are scikit-learn's
+    digits; without test files every fifth of the other images is used for the test and excluded from training.
 
     Source:
-        RIMs, section 4.1.
+        RIMs, section 4.1. The paper trains on one size, as its preset does.
     """
 
     train_sequences: int = 60_000
@@ -31,8 +32,10 @@ class Mnist(SequenceWorld):
     """at most as many as there are"""
     test_sequences: int = 10_000
     """for each side, at most as many as there are"""
+    smallest: int | None = None
+    """shortest side of the images of training; if not given, 10, or `pixels` where that is fewer"""
     pixels: int = 14
-    """side of the images of training"""
+    """the longest, and the side of all images of the validation"""
     test_pixels: tuple[int, ...] = (14, 16, 19, 24)
     """sides of the images in the test"""
     threshold: int = 127
@@ -41,7 +44,9 @@ class Mnist(SequenceWorld):
     test_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        at_least("Mnist", vars(self), pixels=1, threshold=0)
+        smallest = min(10, self.pixels) if self.smallest is None else self.smallest
+        object.__setattr__(self, "smallest", smallest)
+        at_least("Mnist", vars(self), smallest=1, pixels=smallest, threshold=0)
         super().__post_init__()
 
     @property
@@ -53,7 +58,7 @@ class Mnist(SequenceWorld):
         return max(self.pixels, *self.test_pixels) ** 2, 1
 
     def model_arguments(self) -> dict[str, object]:
-        return {"input_size": 1, "num_classes": 10, "hidden_size": self.hidden_size, "memory": self.pixels**2}
+        return {"input_size": 1, "num_classes": 10, "hidden_size": self.hidden_size, "memory": self.longest[0]}
 
     def num_sequences(self, split: str) -> int:
         return min(super().num_sequences(split), len(self.digits(split).labels))
@@ -70,7 +75,11 @@ class Mnist(SequenceWorld):
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         images, labels = self.digits(split)
         chosen = rows * len(labels) // self.num_sequences(split)  # fewer than all are from all over the file
-        pixels = resized(images[chosen], size or self.pixels) > self.threshold
+        if size is None:
+            assert self.smallest is not None
+            least = self.smallest if split == "train" else self.pixels
+            size = int(torch.randint(least, self.pixels + 1, (), generator=generator))
+        pixels = resized(images[chosen], size) > self.threshold
         return Sequences(pixels.flatten(1).unsqueeze(-1).float(), labels[chosen, None])
 
 
@@ -100,9 +109,16 @@ def with_files(world: Mnist, train: tuple[Path, ...], test: tuple[Path, ...]) ->
 
 SMALL = (8, 9, 11, 14)
 PRESETS = {
-    "paper": Mnist(),
-    "small": Mnist(hidden_size=120, pixels=8, test_pixels=SMALL),
+    "paper": Mnist(smallest=14),
+    "medium": Mnist(hidden_size=240),
+    "small": Mnist(hidden_size=120, smallest=6, pixels=8, test_pixels=SMALL),
     "tiny": Mnist(
-        hidden_size=24, train_sequences=64, val_sequences=32, test_sequences=32, pixels=3, test_pixels=(3, 4)
+        hidden_size=24,
+        train_sequences=64,
+        val_sequences=32,
+        test_sequences=32,
+        smallest=2,
+        pixels=3,
+        test_pixels=(3, 4),
     ),
 }
