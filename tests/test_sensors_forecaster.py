@@ -318,7 +318,11 @@ def test_a_step_in_parts_is_warned_of(forecaster):
 
 def test_a_forecaster_of_another_format_is_refused(tmp_path):
     ours = "not a fitted forecaster's"
-    for content, told in (('{"format": 1}', "format 1, this version reads 4"), ('{"format": 4}', ours), ("{", ours)):
+    for content, told in (
+        ('{"format": 1}', "format 1, this version reads 4 and 5"),
+        ('{"format": 4}', ours),
+        ("{", ours),
+    ):
         (tmp_path / "forecaster.json").write_text(content)
         with pytest.raises(ValueError, match=told):
             Forecaster.load(tmp_path)

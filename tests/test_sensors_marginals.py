@@ -18,7 +18,7 @@ from s2rm.sensors.judging import BASELINES, LEVELS, gaussian_crps, member_scores
 from s2rm.sensors.marginals import FARTHEST, Marginal
 from s2rm.sensors.mixing import crps_in_units
 from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.tuning import trusted
+from s2rm.sensors.tuning import Sample, chosen, trusted, with_climate_of
 from s2rm.training import Training
 
 RAIN = np.maximum(np.random.default_rng(0).normal(-0.5, 1, 5000), 0.0) ** 3
@@ -251,6 +251,18 @@ def test_a_predictor_of_one_s_own_is_cut_off_where_rain_ends(reports):
 # Files.
 
 
+def test_earlier_forecasters_are_refused_if_they_were_pulled_after_their_correction(reports, tmp_path):
+    how = Fit(num_modules=1, hidden_size=2, context=12, horizon=6, training=Training(updates=1))
+    Forecaster.fit(reports, tmp_path, how, progress=False)
+    kept = json.loads((tmp_path / "forecaster.json").read_text())
+    first, kept["format"] = kept["guess"]["trust"][0], 4
+    for number, told in ((1, "are not of one fit"), (0.5, "pulled to the climatology after the model's correction")):
+        kept["guess"]["trust"] = [[[number] * len(row) for row in first] for _ in range(2)]
+        (tmp_path / "forecaster.json").write_text(json.dumps(kept))
+        with pytest.raises(ValueError, match=told):
+            Forecaster.load(tmp_path)
+
+
 def test_earlier_files_are_read_and_keep_their_fingerprint(tmp_path):
     reports = FieldWorld(num_stations=5, num_movers=0, num_steps=60).reports()
     how = Fit(num_modules=1, hidden_size=2, context=12, horizon=6, training=Training(updates=1))
@@ -289,13 +301,37 @@ def of_the_own_value(signs, apart=10):
     moment = torch.arange(number)
     truth = own * torch.tensor(signs, dtype=torch.float)[moment // 1000, None]
     guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), ((0.0,),), (0, 1, 6))
-    return torch.tensor(trusted(guess, cases, truth, moment, torch.tensor([0]), [marginal], apart))[1, 0, 1]
+    drawn = Sample(cases, truth, moment, torch.zeros_like(moment))
+    return torch.tensor(trusted(guess, drawn, torch.tensor([0]), [marginal], apart))[1, 0, 1]
 
 
 def test_a_guess_is_trusted_beside_the_climatology_as_far_as_it_held_in_other_parts_of_the_past():
     assert of_the_own_value([1, 1, 1, 1]) == 1
-    assert of_the_own_value([1, -1, 1, -1]) < 0.8
+    assert of_the_own_value([1, -1, 1, -1]) == 0
     assert of_the_own_value([1, -1, 1, -1], apart=9000) == 1, "where nothing is far enough, nothing is known of it"
+
+
+def test_a_part_of_the_past_is_compared_with_the_climatology_of_the_others():
+    values = torch.zeros(6, 1, len(CANDIDATES))
+    alike, part = torch.ones(6, 1), torch.tensor([0, 1, 0, 1, 0, 1])
+    truth = torch.tensor([[1.0], [5.0], [3.0], [torch.nan], [100.0], [100.0]])
+    drawn = Sample(Cases(values, alike > 0, 0 * alike, 0 * alike, alike[:, 0]), truth, torch.arange(6), part)
+    cases = with_climate_of(drawn, torch.arange(6) < 4).cases
+    climate = CANDIDATES.index("climatology")
+    assert cases.values[:, 0, climate].tolist() == [2, 5, 2, 5, 2, 5]
+    assert cases.values.sum() == cases.values[..., climate].sum()
+    assert values.sum() == 0, "which are not changed"
+
+
+def test_a_correction_is_kept_where_it_helps_by_more_than_chance():
+    table = torch.ones(8, 2, 1, 3, 2)
+    table[:, 0, :, :, 1] = 0.9  # a tenth less in every block
+    table[:, 1, :, :, 1] = torch.tensor([0.1, 0.1, 0.9, 1.1, 0.9, 1.2, 1.4, 1.5])[:, None, None]  # as much in all
+    assert table[:, 0, ..., 1].sum() == pytest.approx(table[:, 1, ..., 1].sum().item())
+    assert chosen(table).tolist() == [[[1, 1, 1]], [[0, 0, 0]]]
+    assert chosen(1 - (1 - table) / 50).sum() == 0, "by too little"
+    table[:, 1, :, :, 1] = torch.tensor([0.7, 0.9, 0.8, 1.0, 0.9, 0.9, 1.1, 0.9])[:, None, None]  # 2.3 standard errors
+    assert [chosen(table, sure)[1, 0, 0].item() for sure in (2, 2.5)] == [1, 0]
 
 
 def test_scores_are_pulled_to_those_of_the_climatology():
@@ -309,5 +345,5 @@ def test_scores_are_pulled_to_those_of_the_climatology():
 
 def test_what_is_known_to_be_right_is_not_pulled(forecaster):
     trust = torch.tensor(forecaster.guess.trust)
-    assert ((trust >= 0.5) & (trust <= 1)).all()
+    assert ((trust >= 0) & (trust <= 1)).all()
     assert (trust[:, 1] == 1).all(), "a direction is no normal score"

@@ -21,6 +21,7 @@ LINEAR = "linear dynamics"
 CANDIDATES = (*OWN, *OTHERS, FOLLOWING, LINEAR)
 """K of them. A cycle is a day, a week where a step is a day, or a year where it is longer; usual values are means over
 some cycles. Where a flow is known there is one more, the last: what kriging says of the place from which it comes"""
+CLIMATE = CANDIDATES.index("climatology")
 FROM_LAST = (0, 4, 12)
 """those that count less the older the sensor's own last value is; the last one does not in earlier versions"""
 OF_NOW = (0, 4, 5, 6, 7, 8, 12, 13)

@@ -45,7 +45,7 @@ from s2rm.training.settings import is_first_process
 if TYPE_CHECKING:
     from s2rm.sensors.forecaster import Forecaster
 
-FORECASTER, FORMAT, SUMMARY = "forecaster.json", 4, "summary.json"
+FORECASTER, FORMAT, SUMMARY = "forecaster.json", 5, "summary.json"
 FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)

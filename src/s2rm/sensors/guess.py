@@ -11,7 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, FROM_LAST, LINEAR, OF_NOW, TRENDS, Asked, Found, Ways, found
+from s2rm.sensors.candidates import (
+    CANDIDATES,
+    CLIMATE,
+    FOLLOWING,
+    FROM_LAST,
+    LINEAR,
+    OF_NOW,
+    TRENDS,
+    Asked,
+    Found,
+    Ways,
+    found,
+)
 from s2rm.sensors.dynamics import Dynamics, filter_of
 from s2rm.sensors.history import History
 from s2rm.sensors.known_ahead import FEATURES
@@ -49,7 +61,6 @@ class Context(NamedTuple):
     now: Bool[Tensor, "B L Q D"]
     """whether the sensor itself reports what is asked for"""
     leads: Float[Tensor, "B L Q"]
-    climate: Float[Tensor, "B L Q D"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +81,18 @@ class FirstGuess:
     with s as u, and v the variance that kriging states, which counts where there is no own value. There the spread is
     at least that of a place whose own value is new.
 
+    Of a value that is no Gaussian, the normal scores are pulled to those of the climatology, whose mean at the hour is
+    $c_h$ and whose spread $s_h$, by as much as parts of the past showed that others had not been fitted to, with the
+    `trust` $\tau$ from 0 to 1:
+
+    $$g' = c_h + \tau (g - c_h), \quad \sigma' = s_h + \tau (\sigma - s_h)$$
+
     A model predicts how far the truth is off, in units of that spread: with its mean m and spread r the correction is
     $\sigma m$. Of both the share that helped on the validation part is kept, at sensors that training never saw and at
     others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
 
     $$\mu = g + \lambda \sigma m, \quad \log \sigma_\mu = \log \sigma + \kappa \log r + b$$
 
-    Of a value that is no Gaussian, the normal scores are pulled to those of the climatology, whose mean at the hour is
-    $c_h$ and whose spread $s_h$, by as much as parts of the past showed that others had not been fitted to, with the
-    `trust` $\tau$ from 0 to 1:
-
-    $$\mu' = c_h + \tau (\mu - c_h), \quad \sigma_\mu' = s_h + \tau (\sigma_\mu - s_h)$$
     """
 
     cycle: int | None
@@ -182,7 +194,11 @@ class FirstGuess:
 
     def mixed(self, cases: Cases, value_of: Int[Tensor, " D"]) -> tuple[Tensor, Tensor]:
         """Guess and spread of each case, `(..., D)`."""
-        return mixture(cases, value_of, self.knots, **{name: self.tables[name] for name in MIXING})
+        made = mixture(cases, value_of, self.knots, **{name: self.tables[name] for name in MIXING})
+        if not self.trust:
+            return made
+        trust = at_knots(self.tables["trust"], self.knots, cases.own, cases.leads, value_of)
+        return self.pulled(*made, cases.values[..., CLIMATE], torch.where(is_now(cases), 1.0, trust))
 
     def context(
         self, history: History, asked: Asked, clock: Float[Tensor, "B L P J 4"], climate: Float[Tensor, "B L P J D"],
@@ -215,7 +231,7 @@ class FirstGuess:
             asked.leads.float().log1p()[..., None] / 3, clock, *([] if known is None else [known]),
         ]  # fmt: skip
         whole, own, leads = torch.cat(features, -1), cases.own, asked.leads.float()
-        flat = [part.flatten(2, 3) for part in (whole, guess, spread, own, is_now(cases), leads, climate)]
+        flat = [part.flatten(2, 3) for part in (whole, guess, spread, own, is_now(cases), leads)]
         return Context(*flat)
 
     def corrected(
@@ -229,11 +245,7 @@ class FirstGuess:
         )
         share, of_spread, shift = (torch.where(context.now, 0.0, part) for part in (share, of_spread, shift))
         log = context.spread.log() + of_spread * stddev.log() + shift
-        made = context.guess + share * context.spread * mean, log.exp()
-        if not self.trust:
-            return made
-        trust = at_knots(self.tables["trust"], self.knots, context.own, context.leads, value_of)
-        return self.pulled(*made, context.climate, torch.where(context.now, 1.0, trust))
+        return context.guess + share * context.spread * mean, log.exp()
 
     def pulled(
         self, mean: Float[Tensor, "*batch D"], spread: Float[Tensor, "*batch D"], climate: Float[Tensor, "*batch D"],

@@ -17,6 +17,8 @@ from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.training import MODEL
 
+EARLIER = 4
+"""the format before the present one, in which forecasts were pulled to the climatology after their correction"""
 MOST_STEPS = 1_000_000
 """of a context or a horizon that is read from a file"""
 
@@ -50,9 +52,11 @@ def read_parts(folder: Path) -> dict[str, Any]:
 def _parts(path: Path, kept: Any) -> dict[str, Any]:
     """The parts that a file holds, and the model beside it; a ValueError if anything is wrong with them."""
     try:
-        if kept["format"] != FORMAT:
-            raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
+        if kept["format"] not in (EARLIER, FORMAT):
+            raise ValueError(f"it has format {kept['format']}, this version reads {EARLIER} and {FORMAT}")
         scaling, guess = from_plain(Scaling, kept["scaling"]), from_plain(FirstGuess, kept["guess"])
+        if kept["format"] == EARLIER and any(number < 1 for part in guess.trust for row in part for number in row):
+            raise ValueError("its forecasts are pulled to the climatology after the model's correction, not before it")
         context, horizon = kept["context"], kept["horizon"]
         # Earlier versions did not write globe into the columns.
         columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.candidates import CANDIDATES, Asked
+from s2rm.sensors.candidates import CANDIDATES, CLIMATE, Asked
 from s2rm.sensors.dynamics import fitted
 from s2rm.sensors.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
 from s2rm.sensors.marginals import Marginal
@@ -37,20 +37,24 @@ CASES, SILENT, TURNS = 30_000, 0.1, 16
 withheld in turn"""
 SHARES, SHIFTS = torch.linspace(0, 1, 21), torch.linspace(-0.4, 0.4, 17)
 """the choices for what is kept of a correction, and for the logarithm of a factor of the spread"""
-TRUST, FOLDS = torch.tensor([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0]), 4
+TRUST, FOLDS = torch.linspace(0, 1, 11), 4
 """the choices for how far scores are trusted beside the climatology, and the parts of the past that judge it"""
 REPEATS = 3
 """draws of the queries of each validation window"""
-LEAST_GAIN = 0.005
-"""a share of the error by which a correction must lower it"""
+LEAST_GAIN, BLOCKS = 0.005, 8
+"""a share of the error by which a correction must lower it, and the parts of the validation by which it is judged
+whether that may be chance"""
 
 
 class Sample(NamedTuple):
-    """M cases, what was observed, and the steps of their origins."""
+    """M cases and what was observed."""
 
     cases: Cases
     truth: Float[Tensor, "M D"]
     moment: Int[Tensor, " M"]
+    """the steps of their origins"""
+    part: Int[Tensor, " M"]
+    """the parts of the day of which they are"""
 
 
 def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) -> FirstGuess:
@@ -89,11 +93,9 @@ def tuned(windows: Windows) -> FirstGuess:
     if guess.linear:
         guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, folds=True))
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
-    cases, truth, moment = _together([draw(windows, guess, 32) for draw in (sample, withheld, silent)])
-    mixed = mixed_best(guess, cases, truth, moment, *about)
-    if not any(about[1]):
-        return mixed
-    return replace(mixed, trust=trusted(guess, cases, truth, moment, *about, windows.horizon))
+    drawn = _together([draw(windows, guess, 32) for draw in (sample, withheld, silent)])
+    mixed = mixed_best(guess, *drawn[:3], *about)
+    return replace(mixed, trust=trusted(guess, drawn, *about, windows.horizon)) if any(about[1]) else mixed
 
 
 def with_dynamics(guess: FirstGuess, reports: Reports, scaling: Scaling) -> FirstGuess:
@@ -103,33 +105,47 @@ def with_dynamics(guess: FirstGuess, reports: Reports, scaling: Scaling) -> Firs
 
 
 def trusted(
-    guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
-    value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], apart: int,
-) -> Table:  # fmt: skip
+    guess: FirstGuess, drawn: Sample, value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], apart: int
+) -> Table:
     """How far the scores of values that are no Gaussian are trusted beside the climatology: 1 for all others.
 
     A short past has few spells of rain, and a mixture that is fitted to them is too sure of itself in others. Of
     `FOLDS` parts of the past each is guessed by a mixture that is fitted to the others, without those nearer than
-    `apart` steps; the trust of least CRPS is found for each value, group of places and knot.
+    `apart` steps, as is their climatology; the trust of least CRPS is found for each value, group of places and knot.
+    It is 0 where none helps by more than chance.
     """
-    table = torch.zeros(2, int(value_of.max()) + 1, len(guess.knots), len(TRUST))
-    ends = moment.double().quantile(torch.linspace(0, 1, FOLDS + 1).double())
-    climate, known = cases.values[..., CANDIDATES.index("climatology")], ~truth.isnan()
-    for low, high in pairwise(ends):
-        mine, far = (moment >= low) & (moment <= high), (moment < low - apart) | (moment > high + apart)
-        if not (known[far].any(0).all() and known[mine].any()):  # a short past, of long lead times
+    table = torch.zeros(FOLDS, 2, int(value_of.max()) + 1, len(guess.knots), len(TRUST))
+    ends = drawn.moment.double().quantile(torch.linspace(0, 1, FOLDS + 1).double())
+    for fold, (low, high) in enumerate(pairwise(ends)):
+        mine, near = ((drawn.moment >= low - wide) & (drawn.moment <= high + wide) for wide in (0, apart))
+        known = ~drawn.truth.isnan()
+        if not (known[~near].any(0).all() and known[mine].any()):  # a short past, of long lead times
             continue
-        few = Cases(*(part[far] for part in cases))
-        other = mixed_best(guess, few, truth[far], moment[far], value_of, marginals, BATCH // 4)
-        mixed = other.mixed(Cases(*(part[mine] for part in cases)), value_of)
-        where = _cells(guess, cases.own[mine], cases.leads[mine], value_of)
+        cases, *others = with_climate_of(drawn, ~near)
+        few, (truth, moment) = Cases(*(part[~near] for part in cases)), (part[~near] for part in others[:2])
+        other = mixed_best(guess, few, truth, moment, value_of, marginals, BATCH // 4)
+        here = Cases(*(part[mine] for part in cases))
+        mixed, where = other.mixed(here, value_of), _cells(guess, here.own, here.leads, value_of)
         for index, trust in enumerate(TRUST):
-            made = guess.pulled(*mixed, climate[mine], trust)
-            _sum_at(table[..., index], where, crps_in_units(*made, truth[mine].nan_to_num(), marginals), known[mine])
-    # The past is short: half of the pull is kept.
-    trust = (1 + TRUST[_chosen(table)]) / 2
-    wanted = torch.zeros(table.shape[1], dtype=torch.bool).index_fill(0, value_of[shaped(marginals)], True)
+            made = guess.pulled(*mixed, here.values[..., CLIMATE], trust)
+            error = crps_in_units(*made, drawn.truth[mine].nan_to_num(), marginals)
+            _sum_at(table[fold, ..., index], where, error, known[mine])
+    # Where no part is far enough from the others nothing is known of it.
+    trust = torch.where(table.sum((0, -1)) > 0, TRUST[chosen(table)], 1.0)
+    wanted = torch.zeros(table.shape[2], dtype=torch.bool).index_fill(0, value_of[shaped(marginals)], True)
     return table_of(torch.where(wanted[:, None], trust, 1.0))
+
+
+def with_climate_of(drawn: Sample, some: Bool[Tensor, " M"]) -> Sample:
+    """The sample with the climatology of some of its cases."""
+    truth, part = drawn.truth[some], drawn.part[some]
+    sums = truth.new_zeros(2, int(drawn.part.max()) + 1, truth.shape[1])
+    sums[0].index_add_(0, part, truth.nan_to_num())
+    sums[1].index_add_(0, part, (~truth.isnan()).float())
+    climate = (sums[0] / sums[1].clamp(min=1))[drawn.part]
+    values = drawn.cases.values.clone()
+    values[..., CLIMATE] = climate
+    return drawn._replace(cases=drawn.cases._replace(values=values))
 
 
 def _best_ways(
@@ -139,7 +155,7 @@ def _best_ways(
     number, errors = windows.scaling.num_channels, []
     for choice in choices:
         tried = replace(guess, **{name: (part,) * number for name, part in zip(names, choice, strict=True)})  # type: ignore[arg-type]
-        cases, truth, _ = sample(windows, tried, 8, now=True)
+        cases, truth, *_ = sample(windows, tried, 8, now=True)
         errors.append((cases.values[..., candidate] - truth).abs().nanmean(0))
     best = torch.stack(errors).nan_to_num(torch.inf).argmin(0).tolist()
     chosen = {name: tuple(choices[index][place] for index in best) for place, name in enumerate(names)}
@@ -150,7 +166,7 @@ def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     """The guess that moves with the flow as lowers the error of any channel most, by what it is without one."""
 
     def errors(carry: float, fading: float) -> Float[Tensor, " D"]:
-        cases, truth, _ = sample(windows, replace(guess, carry=carry, fading=fading), 8, alone=0.5)
+        cases, truth, *_ = sample(windows, replace(guess, carry=carry, fading=fading), 8, alone=0.5)
         return (cases.values[cases.leads > 0][..., -1] - truth[cases.leads > 0]).abs().nanmean(0)
 
     assert windows.known is not None
@@ -231,12 +247,13 @@ def _cases(
     target = (asked.origin[..., None, None] + asked.leads).clamp(max=windows.history.num_steps - 1)
     got = guess.found(windows.history, asked, windows.climate_at(target), windows.scaling, fair=True)
     cases = Cases(*(part[wanted].flatten(0, 1) for part in cases_of(got, asked.leads)))
-    return Sample(cases, windows.history.rows.channels[row][wanted], asked.origin[..., None].expand(row.shape)[wanted])
+    moment, part = asked.origin[..., None].expand(row.shape), windows.part_at(target[..., 0])
+    return Sample(cases, windows.history.rows.channels[row][wanted], moment[wanted], part[wanted])
 
 
 def _together(samples: Sequence[Sample]) -> Sample:
     cases = Cases(*map(torch.cat, zip(*(one.cases for one in samples), strict=True)))
-    return Sample(cases, torch.cat([one.truth for one in samples]), torch.cat([one.moment for one in samples]))
+    return Sample(cases, *map(torch.cat, list(zip(*samples, strict=True))[1:]))
 
 
 def _rows(rows: Float[Tensor, "P D"]) -> tuple[tuple[float, ...], ...]:
@@ -249,33 +266,39 @@ def gated(guess: FirstGuess, model: WorldModel, windows: Windows, size: int) -> 
 
     A share counts for each value, group of places and knot of the lead time, with those at the neighbouring knots.
     Places without an own value are those of the sensors that training never saw. Where it does not lower the error by
-    `LEAST_GAIN`, the guess stays alone.
+    `LEAST_GAIN`, and by more than chance, the guess stays alone.
     """
     keys = enumerate(_split(windows.number, size) * REPEATS)
     parts = [_cases_of_model(model, windows, rows, seed) for seed, rows in keys]
-    mean, ratio, base, spread, truth, own, leads = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, ratio, base, spread, truth, own, leads, row = (torch.cat(part) for part in zip(*parts, strict=True))
     value_of, values = values_of_channels(windows.scaling), len(windows.scaling.mean)
     marginals = windows.scaling.of_channels
     known, where = ~truth.isnan(), _cells(guess, own, leads, value_of)
+    block = (row * BLOCKS // windows.number)[:, None].expand_as(own)
     truth, shares = truth.nan_to_num(), torch.zeros(3, 2, values, len(guess.knots))
-    table = torch.zeros(2, values, len(guess.knots), len(SHARES))
+    table = torch.zeros(BLOCKS, 2, values, len(guess.knots), len(SHARES))
     for index, share in enumerate(SHARES):
-        _sum_at(table[..., index], where, error_of(torch.lerp(base, mean, share), spread, truth, marginals), known)
-    shares[0] = SHARES[_chosen(table)]
+        _sum_at(
+            table[..., index], (block, *where), error_of(torch.lerp(base, mean, share), spread, truth, marginals), known
+        )
+    shares[0] = SHARES[chosen(table)]
     kept = torch.lerp(base, mean, shares[0][where])
     choices = [(0.0, 0.0), *product((0.0, 0.5, 1.0), SHIFTS.tolist())]
-    table = torch.zeros(2, values, len(guess.knots), len(choices))
+    table = torch.zeros(BLOCKS, 2, values, len(guess.knots), len(choices))
     for index, (of_spread, shift) in enumerate(choices):
         log = spread.log() + of_spread * ratio.log() + shift
-        _sum_at(table[..., index], where, crps_in_units(kept, log.exp(), truth, marginals), known)
-    # The validation part is short: half of the factor is kept.
-    shares[1:] = torch.tensor(choices)[_chosen(table)].movedim(-1, 0) * torch.tensor([1, 0.5])[:, None, None, None]
+        _sum_at(table[..., index], (block, *where), crps_in_units(kept, log.exp(), truth, marginals), known)
+    # The validation part is short: it takes more to change the spread, of which there are many choices, and half of the
+    # factor is kept.
+    shares[1:] = (
+        torch.tensor(choices)[chosen(table, sure=2)].movedim(-1, 0) * torch.tensor([1, 0.5])[:, None, None, None]
+    )
     return replace(guess, share=table_of(shares[0]), spread_share=table_of(shares[1]), spread_shift=table_of(shares[2]))
 
 
 def _cases_of_model(model: WorldModel, windows: Windows, rows: list[int], seed: int) -> tuple[Tensor, ...]:
     """Of the queries of seen and of hidden sensors: a corrected guess and the factor of its spread, the guess and its
-    spread, the truth, which have an own value, and the lead times."""
+    spread, the truth, which have an own value, the lead times, and the windows."""
     episode, context, of_hidden = windows.drawn(rows, seed)
     targets, features = episode.to_predict(1, None)
     assert features is not None
@@ -286,7 +309,8 @@ def _cases_of_model(model: WorldModel, windows: Windows, rows: list[int], seed: 
     fair = context.own.any(-1) | of_hidden
     wanted = targets.mask[:, first:] & fair
     mean, truth = (context.guess + context.spread * part for part in (said[0], said[2]))
-    parts = (mean, said[1], context.guess, context.spread, truth, context.own, context.leads)
+    window = torch.tensor(rows)[:, None, None].expand_as(wanted)
+    parts = (mean, said[1], context.guess, context.spread, truth, context.own, context.leads, window)
     return tuple(part[wanted] for part in parts)
 
 
@@ -306,14 +330,18 @@ def _sum_at(table: Tensor, where: tuple[Tensor, ...], errors: Tensor, known: Boo
     table.index_put_(tuple(part[known] for part in where), errors[known], accumulate=True)
 
 
-def _smooth(table: Float[Tensor, "2 C N G"]) -> Float[Tensor, "2 C N G"]:
+def _smooth(table: Float[Tensor, "B 2 C N G"]) -> Float[Tensor, "B 2 C N G"]:
     """Each knot with its two neighbours, which count half."""
     padded = torch.nn.functional.pad(table, (0, 0, 1, 1))
-    return table + 0.5 * (padded[:, :, :-2] + padded[:, :, 2:])
+    return table + 0.5 * (padded[..., :-2, :] + padded[..., 2:, :])
 
 
-def _chosen(table: Float[Tensor, "2 C N G"]) -> Int[Tensor, "2 C N"]:
-    """The choice of least error where it is less than that of the first one by `LEAST_GAIN`, else the first one."""
-    smooth = _smooth(table)
-    least, best = smooth.min(-1)
-    return torch.where(least < (1 - LEAST_GAIN) * smooth[..., 0], best, 0)
+def chosen(table: Float[Tensor, "B 2 C N G"], sure: float = 1.0) -> Int[Tensor, "2 C N"]:
+    """The choice of least error over all blocks where it is less than that of the first one by `LEAST_GAIN`, and by
+    more than `sure` times its standard error over the blocks; else the first one."""
+    blocks, number = _smooth(table), len(table)
+    smooth = blocks.sum(0)
+    best = smooth.argmin(-1)
+    gains = blocks[..., 0] - blocks.gather(-1, best.expand(number, *best.shape)[..., None])[..., 0]
+    gain, chance = gains.sum(0), number**0.5 * gains.std(0)
+    return torch.where((gain > LEAST_GAIN * smooth[..., 0]) & (gain > sure * chance), best, 0)

@@ -151,7 +151,11 @@ class Windows(Dataset[Episode]):
         """The climatology at steps; on the training part mostly that of the days before."""
         if self.since:
             return self.guess.climate_at(self.seen.clock[target])
-        return self._climates[target // self._chunk, self._parts[target]]
+        return self._climates[target // self._chunk, self.part_at(target)]
+
+    def part_at(self, target: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+        """The parts of the day, those of the climatology, of which steps are."""
+        return self._parts[target]
 
     @property
     def first(self) -> int:
