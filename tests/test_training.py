@@ -41,6 +41,7 @@ from s2rm.training import (
     fit,
     flush_denormals,
     history,
+    one_thread,
     provenance,
 )
 from s2rm.training.precision import gain
@@ -728,6 +729,27 @@ def test_denormal_numbers_are_zero_in_all_threads_while_training(tmp_path):
         assert count() == len(tiny)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_one_thread_computes_where_it_is_asked_for():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert one_thread()(torch.get_num_threads)() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_do_not_wait_long_without_giving_up_the_processor(before, expected):
+    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, s2rm; print(os.environ.get('GOMP_SPINCOUNT'))"
+    said = subprocess.run([sys.executable, "-c", code], env=own | before, check=True, capture_output=True, text=True)
+    assert said.stdout.strip() == expected
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from s2rm.sensors.reports import Places, Reports, difference
 from s2rm.sensors.scaling import Scaling
+from s2rm.training import one_thread
 
 HINDCASTS, MOST_SENSORS, MOST_LEADS, HIDDEN = 48, 200, 24, 1 / 3
 """number of past forecasts whose errors are used, most sensors and lead times of each, and share of hidden sensors"""
@@ -203,6 +204,7 @@ def _pairs(past: Sequence[Hindcast], value: int) -> Tensor:
     return torch.from_numpy(np.concatenate(made))
 
 
+@one_thread()
 def _fitted(table: Tensor, extent: float) -> tuple[Float[Tensor, " 3"], Float[Tensor, "2 3"]]:
     """Reach, growth and decay, and the shares of both groups."""
     pairs = _Pairs(*table.unbind(-1))

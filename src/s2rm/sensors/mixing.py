@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 
 from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
 from s2rm.sensors.marginals import Marginal
+from s2rm.training import one_thread
 
 AGEING = ("staleness", "silence")
 """by how much old values count less, which is never below 0"""
@@ -34,6 +35,7 @@ class Prior(NamedTuple):
     ridge: Float[Tensor, "2 C N"]
 
 
+@one_thread()
 def mixed_best(
     guess: FirstGuess, cases: Cases, truth: Float[Tensor, "M D"], moment: Int[Tensor, " M"],
     value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], batch: int = BATCH,

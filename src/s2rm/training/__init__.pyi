@@ -1,7 +1,7 @@
 from .callbacks import Diverged, KeepBest
 from .fitting import Lesson, fit
 from .loaders import Batches, batches
-from .processor import flush_denormals, keep_freed_memory
+from .processor import flush_denormals, keep_freed_memory, one_thread
 from .records import Ended, Provenance, Summary, cpu_name, history, provenance
 from .settings import LAST, MODEL, Machines, Training
 
@@ -23,5 +23,6 @@ __all__ = [
     "flush_denormals",
     "history",
     "keep_freed_memory",
+    "one_thread",
     "provenance",
 ]

@@ -1,9 +1,10 @@
-"""What the processor and the C library are told, so that training is fast."""
+"""What PyTorch, the processor and the C library are told, so that training is fast."""
 
 from __future__ import annotations
 
 import ctypes
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -36,3 +37,18 @@ def flush_denormals(flush: bool = True) -> bool:
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).omp_pause_resource_all(_PAUSE_SOFTLY)
     return before
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A context, or a decorator, in which PyTorch computes in one thread.
+
+    Many small steps gain next to nothing by more. Where other programs keep the processor busy they lose much: at the
+    end of each step all threads wait for the one that had to wait.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
