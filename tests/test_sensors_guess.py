@@ -181,7 +181,7 @@ def test_values_are_alike_after_a_day_a_week_or_a_year():
     guess = first_guess(months, scaling := Scaling.of(months), context=24, horizon=12)
     assert (guess.cycle, guess.cycles) == (13, 4)
     guess = tuned(Windows(months, scaling, guess, 25, 12))
-    cases, truth, _ = sample(Windows(months, scaling, guess, 25, 12), guess, 8)
+    cases, truth, *_ = sample(Windows(months, scaling, guess, 25, 12), guess, 8)
     mean, _ = guess.mixed(cases, values_of_channels(scaling))
     off = (mean - truth).abs().mean() * scaling.spread[0]
     assert off < 1.2, "the noise alone is 0.8, and the mean of all months is off by 5"
@@ -236,7 +236,7 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
     alike = weights[1, 0, :, [*range(len(OWN)), following]].sum(-1)
     assert alike.min() > 0.99, "a station's own values of any day are the best guess of what lasts"
     assert weights[1, 1, 1, own] < 0.5
-    cases, truth, _ = sample(windows, guess, 16, alone=0.5)
+    cases, truth, *_ = sample(windows, guess, 16, alone=0.5)
     error = (guess.mixed(cases, torch.arange(2))[0] - truth).abs()
     candidates = (cases.values - truth[..., None]).abs()
     mine = cases.own.all(-1) & (cases.leads > 0)
@@ -253,7 +253,7 @@ def test_the_mixture_finds_what_lasts_and_what_passes(fitted):
 def test_a_silent_sensor_is_filled_from_its_last_value_the_less_the_longer_it_is_silent(fitted):
     windows, _ = fitted
     guess = tuned(windows)
-    cases, truth, _ = silent(windows, guess, 16)
+    cases, truth, *_ = silent(windows, guess, 16)
     assert cases.own.float().mean() > 0.9, "of all sensors but those that have not reported yet"
     assert cases.stale[cases.own].min() == pytest.approx(np.log(2))
     assert not cases.leads.any()

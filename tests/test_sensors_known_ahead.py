@@ -297,7 +297,7 @@ def test_what_a_flow_carries_is_found_where_it_comes_from():
     assert scaling.flow == (0, 1)
     guess = tuned(Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6))
     assert guess.carry * scaling.side == pytest.approx(1, rel=0.1), "the field moves as far as its wind says"
-    cases, truth, _ = sample(Windows(reports, scaling, guess, 13, 6), guess, 8, alone=0.5)
+    cases, truth, *_ = sample(Windows(reports, scaling, guess, 13, 6), guess, 8, alone=0.5)
     far = cases.leads >= 5
     error = (cases.values[far, 0] - truth[far, :1]).abs().nanmean(0)
     assert error[-1] < 0.5 * error[:-1].nan_to_num(torch.inf).min(), "by far the best of all candidates"
