@@ -87,12 +87,11 @@ class FirstGuess:
 
     $$g' = c_h + \tau (g - c_h), \quad \sigma' = s_h + \tau (\sigma - s_h)$$
 
-    A model predicts how far the truth is off, in units of that spread: with its mean m and spread r the correction is
-    $\sigma m$. Of both the share that helped on the validation part is kept, at sensors that training never saw and at
-    others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
+    These take the place of g and $\sigma$. A model predicts how far the truth is off, in units of that spread: with its
+    mean m and spread r the correction is $\sigma m$. Of both the share that helped on the validation part is kept, at
+    sensors that training never saw and at others, `share` $\lambda$ and `spread_share` $\kappa$ from 0 to 1:
 
     $$\mu = g + \lambda \sigma m, \quad \log \sigma_\mu = \log \sigma + \kappa \log r + b$$
-
     """
 
     cycle: int | None

@@ -58,8 +58,7 @@ class Adding(SequenceWorld):
 
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         if size is None:
-            least = self.shortest if split == "train" else self.length
-            size = int(torch.randint(least, self.length + 1, (), generator=generator))
+            size = self.size_of_batch(split, self.shortest, self.length, generator)
         length, batch, half = size, torch.arange(len(rows)), size // 2
         inputs = torch.zeros(len(rows), length, 3)
         inputs[..., 0] = torch.rand(len(rows), length, generator=generator)

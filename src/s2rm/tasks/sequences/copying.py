@@ -64,9 +64,7 @@ class Copying(SequenceWorld):
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         """One-hot inputs: channel 0 is blank, the last one the mark."""
         if size is None:
-            assert self.fewest is not None
-            least = self.fewest if split == "train" else self.blank
-            size = int(torch.randint(least, self.blank + 1, (), generator=generator))
+            size = self.size_of_batch(split, self.fewest, self.blank, generator)
         digits = torch.randint(self.SYMBOLS, (len(rows), self.digits), generator=generator)
         mark = self.digits + size
         inputs = torch.zeros(len(rows), mark + self.digits, dtype=torch.long)

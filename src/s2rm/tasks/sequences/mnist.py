@@ -76,9 +76,7 @@ class Mnist(SequenceWorld):
         images, labels = self.digits(split)
         chosen = rows * len(labels) // self.num_sequences(split)  # fewer than all are from all over the file
         if size is None:
-            assert self.smallest is not None
-            least = self.smallest if split == "train" else self.pixels
-            size = int(torch.randint(least, self.pixels + 1, (), generator=generator))
+            size = self.size_of_batch(split, self.smallest, self.pixels, generator)
         pixels = resized(images[chosen], size) > self.threshold
         return Sequences(pixels.flatten(1).unsqueeze(-1).float(), labels[chosen, None])
 

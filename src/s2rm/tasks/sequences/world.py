@@ -63,3 +63,8 @@ class SequenceWorld(ABC):
         """Of a split, "train", "val" or "test"."""
         sizes = {"train": self.train_sequences, "val": self.val_sequences, "test": self.test_sequences}
         return named(sizes, split, "sequences", "split")
+
+    def size_of_batch(self, split: str, least: int | None, most: int, generator: torch.Generator) -> int:
+        """One from `least` to `most` in training, drawn uniformly, and `most` in other splits."""
+        assert least is not None
+        return int(torch.randint(least if split == "train" else most, most + 1, (), generator=generator))
