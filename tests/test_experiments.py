@@ -602,7 +602,6 @@ def test_traffic_is_simulated_and_judged_small(script, tmp_path):
 
 SMALL = {
     "data_waits.py": ["--task", "arrays", "--size", "tiny", "--updates", 2],
-    "busy.py": ["--steps", 2, "--programs", 1, "--repeats", 1],
     "denormals.py": ["--steps", 3, "--hidden", 12, "--repeats", 1],
     "packing.py": ["--steps", 120, "--updates", 1, "--repeats", 1],
     "precision.py": ["--size", "tiny", "--updates", 2],

@@ -741,17 +741,6 @@ def test_one_thread_computes_where_it_is_asked_for():
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    ("before", "expected"),
-    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
-)
-def test_threads_do_not_wait_long_without_giving_up_the_processor(before, expected):
-    own = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    code = "import os, s2rm; print(os.environ.get('GOMP_SPINCOUNT'))"
-    said = subprocess.run([sys.executable, "-c", code], env=own | before, check=True, capture_output=True, text=True)
-    assert said.stdout.strip() == expected
-
-
 def test_numbers_of_numpy_are_numbers():
     training = Training(learning_rate=np.logspace(-3, -2, 2)[0], gradient_norm=np.float64(1))
     assert {type(one) for one in (training.learning_rate, training.gradient_norm)} == {float}
