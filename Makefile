@@ -7,7 +7,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,traffic,railways,onnx,policies,docs,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[report,tables,agents,traffic,railways,onnx,policies,atari,docs,test]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps flatland-rl flatland-baselines
 	touch $@
 
@@ -70,6 +70,7 @@ results: setup
 	$(BIN)/python experiments/sequences.py adding
 	$(BIN)/python experiments/sequences.py copying --ablations --updates 12000 --seeds 1
 	$(BIN)/python experiments/picking.py
+	$(BIN)/python experiments/atari.py
 	$(BIN)/python experiments/springs.py
 	$(BIN)/python experiments/planning.py
 	$(BIN)/python experiments/traffic.py

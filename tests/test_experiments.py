@@ -683,6 +683,20 @@ def test_an_object_is_picked_up_among_distractors(script, tmp_path):
     assert all(0 <= row["success"] <= 1 for row in rows)
 
 
+def test_policies_with_and_without_a_memory_play_a_game(script, tmp_path):
+    pytest.importorskip("ale_py", reason='needs pip install ".[atari]"')
+    options = ["--games", "pong", "--environments", 2, "--between", 100, "--hidden-size", 12, "--figures", tmp_path]
+    more = ["--cores", "no memory", "--steps", 2200, "--out", tmp_path / "out.json"]
+    script(EXPERIMENTS / "atari.py", *options, *more)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert {row["predictor"] for row in rows} == {"no memory", "random"}
+    assert all(-21 <= row["score"] <= 21 for row in rows)
+    assert max(row["step"] for row in rows if row["predictor"] == "no memory") == 2200
+    assert (tmp_path / "atari.png").is_file()
+    with pytest.raises(SystemExit, match="expected enough for an episode of pong to end"):
+        script(EXPERIMENTS / "atari.py", *options, "--cores", "RIMs", "--steps", 200, "--out", tmp_path / "other.json")
+
+
 def test_a_first_guess_stands_beside_the_best_obvious_predictor(script, tmp_path):
     script(EXPERIMENTS / "first_guess.py", "--data", "field", "--out", tmp_path / "out.json")
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]

@@ -1,0 +1,190 @@
+"""RIMs, section 4.4: RIMs in place of the LSTM of a policy that plays Atari games; an example, not the paper's table.
+
+One file with all there is: games of ale-py, PPO of sb3-contrib, RIMs or an LSTM as its memory or none, and the score of
+the last episodes during training. A game is seen as one small grey frame at a time, so that only a memory tells where
+things move. Writes `results/atari.json` after every run, so that the command goes on where it was stopped, and a
+picture. Needs the extra "atari", with the games in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.torch_layers import NatureCNN
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
+from torch import nn
+
+from common import add, draw, read
+from s2rm import RIMs
+from s2rm.files import Row
+from s2rm.policies import CorePolicy
+from s2rm.report.figures import lines, png, side_by_side
+
+CORES: dict[str, Callable[..., nn.Module] | None] = {
+    "RIMs": partial(RIMs, num_modules=6, num_active=4, selection="across_modules"), "LSTM": nn.LSTM, "no memory": None,
+}  # fmt: skip
+"""RIMs as in the authors' code for Atari, but with LSTM cells and fewer units"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, and for how long."""
+
+    games: tuple[str, ...] = ("boxing", "pong")
+    """as ale-py names them"""
+    cores: tuple[str, ...] = tuple(CORES)
+    """memories: RIMs, LSTM, no memory"""
+    steps: int = 500_000
+    """actions in training, over all games played side by side; each is held for four frames"""
+    seeds: int = 1
+    """of each memory"""
+    hidden_size: int = 240
+    """of the memory"""
+    environments: int = 64
+    """games played side by side"""
+    between: int = 16
+    """actions in each between updates, through which gradients flow"""
+    side: int = 42
+    """pixels of a frame, which is square"""
+    out: Path = Path("results/atari.json")
+    """the scores"""
+    figures: Path = Path("docs/figures")
+    """where the picture goes"""
+
+
+class Games(VecEnv):
+    """Games of ale-py side by side, played in its own threads, as Stable-Baselines3 expects them.
+
+    Args:
+        game: such as "pong".
+        number: of games.
+        side: pixels of a frame, which is square; observations are bytes of shape (1, side, side).
+        seed: of the first game.
+    """
+
+    def __init__(self, game: str, number: int, side: int, seed: int):
+        self.games = AtariVectorEnv(
+            game, number, num_threads=1, img_height=side, img_width=side, stack_num=1, reward_clipping=False,
+            autoreset_mode="SameStep",
+        )  # fmt: skip
+        self.first = seed
+        super().__init__(number, spaces.Box(0, 255, (1, side, side), np.uint8), self.games.single_action_space)
+
+    def reset(self) -> np.ndarray:
+        return self.games.reset(seed=self.first)[0]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.games.send(actions)
+
+    def step_wait(self) -> Any:
+        seen, rewards, ended, cut, about = self.games.recv()
+        over = ended | cut
+        told: list[dict[str, Any]] = [{} for _ in over]
+        for index in np.flatnonzero(over):
+            told[index] = {"terminal_observation": about["final_obs"][index], "TimeLimit.truncated": bool(cut[index])}
+        return seen, rewards.astype(np.float32), over, told
+
+    def close(self) -> None:
+        self.games.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self.games, attr_name, None) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError
+
+    def env_method(self, method_name: str, *arguments: Any, indices: Any = None, **options: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+class Progress(BaseCallback):
+    """Notes the mean score of the last 100 episodes, by step."""
+
+    def __init__(self, every: int):
+        super().__init__()
+        self.every, self.scores = every, dict[int, float]()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        step = self.num_timesteps // self.every * self.every
+        if step and step not in self.scores and self.model.ep_info_buffer:
+            self.scores[step] = float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
+
+
+def main(recipe: Recipe) -> None:
+    """Train what is missing."""
+    for game in recipe.games:
+        for seed in range(recipe.seeds):
+            for name in (*recipe.cores, "random"):
+                done = {(row["data"], row["predictor"], row["seed"]) for row in read(recipe.out).get("rows", [])}
+                if (game, name, seed) not in done:
+                    rows = _random(recipe, game, seed) if name == "random" else _trained(recipe, game, name, seed)
+                    add(recipe.out, [], rows, steps=recipe.steps)
+    games = {game: [row for row in read(recipe.out)["rows"] if row["data"] == game] for game in recipe.games}
+    learned = side_by_side(games, lambda axes, rows: lines(axes, rows, "step", "score"), "score of 100 episodes",
+                           xlabel="actions in training")  # fmt: skip
+    draw(recipe.figures, atari=png(learned))
+
+
+def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
+    """Rows on the training of a policy."""
+    began, progress = time.monotonic(), Progress(recipe.steps // 25)
+    env = VecNormalize(VecMonitor(Games(game, recipe.environments, recipe.side, 1000 * seed)), norm_obs=False)
+    options: dict[str, Any] = {
+        "learning_rate": lambda left: 1e-3 * left, "n_steps": recipe.between, "n_epochs": 4, "ent_coef": 0.01,
+        "batch_size": recipe.between * recipe.environments // 4, "seed": seed,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    model: BaseAlgorithm
+    core = CORES[name]
+    if core is None:
+        model = PPO("CnnPolicy", env, **options)
+    else:
+        # Actor and critic share the memory, which takes half of the time.
+        memory = {"shared_lstm": True, "enable_critic_lstm": False, "lstm_hidden_size": recipe.hidden_size}
+        policy = {"core": core, "features_extractor_class": NatureCNN, **memory}
+        model = RecurrentPPO(CorePolicy, env, policy_kwargs=policy, **options)
+    model.learn(recipe.steps, CallbackList([progress, ProgressBarCallback()]))
+    env.close()
+    if not progress.scores:
+        raise SystemExit(f"--steps {recipe.steps}: expected enough for an episode of {game} to end, got too few")
+    size = sum(weight.numel() for weight in model.policy.parameters())
+    about = {"minutes": (time.monotonic() - began) / 60, "parameters": size}
+    case = {"data": game, "predictor": name, "seed": seed}
+    return [{**case, "step": step, "score": score, **about} for step, score in progress.scores.items()]
+
+
+def _random(recipe: Recipe, game: str, seed: int) -> list[Row]:
+    """The mean score of actions drawn at random, over one episode of each environment, as a line over the steps."""
+    number, drawn, ended = recipe.environments, np.random.default_rng(seed), list[float]()
+    env = VecMonitor(Games(game, number, recipe.side, 1000 * seed))
+    env.reset()
+    while len(ended) < number:
+        *_, told = env.step(drawn.integers(env.action_space.n, size=number))
+        ended += [one["episode"]["r"] for one in told if "episode" in one]
+    env.close()
+    row = {"data": game, "predictor": "random", "seed": seed, "score": float(np.mean(ended))}
+    return [{**row, "step": step} for step in (0, recipe.steps)]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Recipe))
