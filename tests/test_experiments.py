@@ -541,6 +541,20 @@ def test_the_benchmark_of_the_cores_runs_small(script, tmp_path):
     assert all(row[key] > 0 for row in times for key in ("ours", "reference", "lstm", "floor", "peak_bytes", "compare"))
 
 
+def test_other_rims_are_timed_at_copying_beside_ours(script, tmp_path):
+    other = tmp_path / "theirs.py"
+    other.write_text("from torch import nn\n\n\ndef make(i, h):\n    return nn.GRU(i, h, batch_first=True)\n")
+    options = ["--sizes", "tiny", "--batch", 2, "--blank", 3, "--repeats", 1, "--compare", other]
+    script(BENCHMARKS / "copying.py", *options, "--out", tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    rows = {row["model"]: row for row in result["rows"]}
+    assert list(rows) == ["RIMs", "LSTM", "theirs"]
+    assert rows["theirs"]["parameters"] == 3 * 24 * (24 + 24 + 2)
+    assert rows["RIMs"]["times_rims"] == 1
+    assert all(row["seconds"] > 0 for row in rows.values())
+    assert result["steps"] == 2 * 2 + 3
+
+
 def test_the_benchmark_of_small_cores_runs_small(script, tmp_path):
     script(
         BENCHMARKS / "cores.py", "--small", "--sizes", 60, 2, 3, "--threads", 1, "--repeats", 1, "--out",
