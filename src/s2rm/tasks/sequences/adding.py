@@ -71,7 +71,14 @@ class Adding(SequenceWorld):
 
 PRESETS = {
     "paper": Adding(shortest=50),
-    "long": Adding(length=500, test_lengths=(500, 1_000)),
+    "long": Adding(
+        hidden_size=120,
+        train_sequences=6_400,
+        val_sequences=320,
+        test_sequences=640,
+        length=500,
+        test_lengths=(500, 1_000),
+    ),
     "small": Adding(hidden_size=120, train_sequences=6_400, val_sequences=640, test_sequences=1_280),
     "tiny": Adding(
         hidden_size=24, train_sequences=64, val_sequences=32, test_sequences=32, length=6, test_lengths=(6, 9)
