@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck
 
+from conftest import make_s2rm, some_views
 from s2rm import RelationalMemory
 from s2rm.nn.over_time import over_time
 
@@ -82,6 +83,15 @@ def test_without_gradients_it_is_a_plain_product():
     assert torch.equal(over_time(weight)(inputs), inputs @ weight)
     with torch.no_grad():
         assert not over_time(weight.requires_grad_())(inputs).requires_grad
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_without_gradients_a_model_gives_the_same_numbers(cell):
+    model, views = make_s2rm(cell, rotation=7.0).double(), some_views()
+    expected = model.cell.message(model.observe(views))
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(model.cell.message(model.observe(views)), expected, rtol=1e-13, atol=1e-14)
 
 
 def test_a_pass_without_the_weight_leaves_no_sums_behind():

@@ -90,7 +90,8 @@ def spherical_gaussian_kernel(
     similarity = p @ s.transpose(-1, -2)
     kernel = torch.exp(-2 * bandwidth * (1 - similarity))
     truncated = torch.where(similarity >= truncation, kernel, 0.0)
-    return kernel + (truncated - kernel).detach() if straight_through else truncated
+    # Both have the same value, so without gradients the shorter one will do.
+    return kernel + (truncated - kernel).detach() if straight_through and torch.is_grad_enabled() else truncated
 
 
 def check_kernel(bandwidth: float, truncation: float) -> None:

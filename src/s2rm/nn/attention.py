@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.ops import aten
 
 from s2rm.functional import gated_sum, kernel_modulated_attention
-from s2rm.nn.over_time import Context, LinearMap, Summed, once, over_time
+from s2rm.nn.over_time import Context, LinearMap, Summed, node, once, over_time
 from s2rm.nn.pairs import Pairs
 
 
@@ -62,7 +62,7 @@ class DenseLocal(NamedTuple):
         """
         if isinstance(out, Summed):
             given = (q, k, z, self.weights, self.bias, out, out.token)
-            attended, together = _Attend.apply(*given, num_heads, local_sum is None)
+            attended, together = node(_Attend, *given, num_heads, local_sum is None)
             return attended, together if local_sum is None else local_sum
         shares = self.shares(q, k, num_heads)
         attended = out((shares @ z.unsqueeze(1)).transpose(1, 2).flatten(2).flatten(0, 1)).unflatten(0, q.shape[:2])
@@ -179,8 +179,8 @@ class KernelModulatedAttention(nn.Module):
         once where the loop's `num_rows` in total make up for it.
         """
         if torch.compiler.is_exporting() or num_rows <= self.size:
-            heads, joined = (self.num_heads, self.size), self.out.flatten(0, 1)
-            return lambda read: torch.einsum("rkh,hkv->rkv", read.unflatten(-1, heads), self.value).flatten(1) @ joined
+            heads, values, joined = (self.num_heads, self.size), self.value.transpose(0, 1), self.out.flatten(0, 1)
+            return lambda read: (read.unflatten(-1, heads).transpose(0, 1) @ values).transpose(0, 1).flatten(1) @ joined
         return over_time(torch.einsum("ikv,kvh->kih", self.value, self.out).flatten(0, 1))
 
     def gate_from_local(self, local_sum: Float[Tensor, "*batch H"]) -> Float[Tensor, "*batch G"]:
@@ -197,7 +197,7 @@ class KernelModulatedAttention(nn.Module):
         def gate(attended: Tensor, local_sum: Tensor, hidden: Tensor | None) -> Tensor:
             maps = [map_ for map_ in (from_attended, from_local, out) if isinstance(map_, Summed)]
             if maps:
-                return _Gate.apply(attended, local_sum, hidden, maps, *(map_.token for map_ in maps))
+                return node(_Gate, attended, local_sum, hidden, maps, *(map_.token for map_ in maps))
             known = from_local(local_sum.flatten(0, 1)) if hidden is None else hidden.flatten(0, 1)
             logits = out(torch.relu(known + from_attended(attended.flatten(0, 1))))
             return gated_sum(attended, local_sum, torch.sigmoid(logits.unflatten(0, attended.shape[:2])))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from s2rm.functional import check_embedding, check_kernel, positional_embedding, spherical_gaussian_kernel
 from s2rm.nn.attention import SparseLocal
-from s2rm.nn.over_time import by_autograd, once, under_autocast
+from s2rm.nn.over_time import by_autograd, node, once, under_autocast
 from s2rm.nn.pairs import Pairs, near
 
 
@@ -60,7 +60,7 @@ class ModulePlaces(nn.Module):
 
     def forward(self, embedded: Float[Tensor, "*batch A d"]) -> Float[Tensor, "*batch M A"]:
         """The kernel `Z(p_m, s_a)` to embedded positions `(..., A, d)`."""
-        kernel = spherical_gaussian_kernel(self.unit, embedded, self.bandwidth, self.truncation, self.straight_through)
+        kernel = self._kernel(self.unit, embedded)
         return kernel if self.present is None else torch.where(self.present[:, None], kernel, 0.0)
 
     def near(self, embedded: Float[Tensor, "*batch A d"]) -> Bool[Tensor, "*batch M A"]:
@@ -69,7 +69,8 @@ class ModulePlaces(nn.Module):
 
     def between(self) -> Float[Tensor, "M M"]:
         """The kernel `Z(p_m, p_l)` between the modules."""
-        return self.between_present(self(self.unit))
+        unit = self.unit
+        return self.between_present(self._kernel(unit, unit))
 
     def between_present(self, weights: Shaped[Tensor, "M M"]) -> Shaped[Tensor, "M M"]:
         """Weights between the modules, 0 where one of the two is masked."""
@@ -92,6 +93,9 @@ class ModulePlaces(nn.Module):
         pairs = Pairs.of(row, column, len(rows), len(columns))
         similarity = pairs.dot(rows[:, None], columns[:, None])[0]
         return SparseLocal(torch.exp(-2 * self.bandwidth * (1 - similarity)), pairs, modules if read else views)
+
+    def _kernel(self, unit: Float[Tensor, "M d"], embedded: Float[Tensor, "*batch A d"]) -> Tensor:
+        return spherical_gaussian_kernel(unit, embedded, self.bandwidth, self.truncation, self.straight_through)
 
     def extra_repr(self) -> str:
         modules, dim = self.places.shape
@@ -168,7 +172,7 @@ class Rotation(nn.Module):
             cosine, sine, half = angles.cos(), angles.sin(), angles.shape[-1]
             u, v, rest = vectors.split([half, half, vectors.shape[-1] - 2 * half], -1)
             return torch.cat([u * cosine - v * sine, u * sine + v * cosine, rest], -1).to(vectors.dtype)
-        turned: Tensor = _Turn.apply(vectors, angles)
+        turned: Tensor = node(_Turn, vectors, angles)
         return turned
 
 

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.ops import aten
 
 from s2rm.functional import gru_update, lstm_update
-from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, map_state, once, over_time
+from s2rm.nn.over_time import Context, LinearMap, Summed, Sums, map_state, node, once, over_time
 
 
 class LSTMState(NamedTuple):
@@ -138,7 +138,7 @@ class GroupedLSTMCell(GatedCell[LSTMState]):
 
 
 def gated_step(
-    node: type[Function], plain: Callable[..., After], inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps
+    step: type[Function], plain: Callable[..., After], inputs: Tensor, hidden: Tensor, carried: Tensor, maps: Maps
 ) -> After:
     """The next state, from inputs x, `(M, B, E)`, messages h and the state c that is carried on, `(M, B, H)` each.
 
@@ -146,7 +146,7 @@ def gated_step(
     """
     summed = [map_ for map_ in maps if isinstance(map_, Summed)]
     if summed:
-        return node.apply(inputs, hidden, carried, summed, *(map_.token for map_ in summed))
+        return node(step, inputs, hidden, carried, summed, *(map_.token for map_ in summed))
     return plain(maps[0](inputs), maps[1](hidden), carried)
 
 
