@@ -1,7 +1,7 @@
 """What the tests share: small odd-sized models and views, in float64."""
 
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 
 import jaxtyping
@@ -12,6 +12,12 @@ from s2rm import GQN, S2RM, Views, WorldModel
 from s2rm.tasks.balls import world as balls
 from s2rm.tasks.battles import skirmish
 
+END_TO_END = {f"test_{name}" for name in (
+    "chaos", "cli", "cli_forecasters", "cli_sensors", "distributed", "docs", "docstrings", "experiments", "explorer",
+    "pages", "policies", "same_numbers", "sensors_export", "sensors_forecaster", "sensors_safety", "sensors_store",
+    "sensors_trust",
+)}  # fmt: skip
+"""test files in which the shapes of arguments are not checked; those of the functions themselves check them"""
 VALUE_SHAPE, COORDINATES = (3, 5), 2
 ARGUMENTS = {
     "value_shape": VALUE_SHAPE,
@@ -35,9 +41,17 @@ def simulated_once():
 @contextmanager
 def unchecked_shapes():
     """While a model is exported: symbolic shapes are not numbers that jaxtyping can compare."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checked_where_functions_are_tested(request):
+    """Checking each call's shapes and types takes a third of the time of tests that run everything from end to end."""
+    with unchecked_shapes() if request.module.__name__ in END_TO_END else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)
