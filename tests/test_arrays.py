@@ -432,6 +432,16 @@ def test_views_may_be_flags_and_bytes(tmp_path, random, kind):
     assert Settings().build(world).loss(Episode(views)).isfinite()
 
 
+def test_tensors_of_fewer_bits_are_kept_as_numbers(tmp_path):
+    frames = torch.rand(6, 4, 8, 8).round()
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        world = arrays.write_world(tmp_path / "world.npz", {"frames": frames.to(kind)})
+        source = Source(world, "val")
+        np.testing.assert_array_equal(source.arrays["frames"][source.rows[0]], frames[source.rows[0]])
+    views = Views(torch.rand(6, 4, 3, 2), torch.rand(6, 4, 3), torch.ones(6, 4, 3, dtype=torch.bool))
+    assert arrays.write_world(tmp_path / "views.npz", views.to(torch.bfloat16)).value_shape == ()
+
+
 def test_a_path_with_another_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in .npz or .zarr, or a folder's without an ending, got world.npy"):
         arrays.write_world(tmp_path / "world.npy", some())

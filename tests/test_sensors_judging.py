@@ -12,20 +12,21 @@ class Knows:
     """Knows the truth, and notes what it was shown."""
 
     def __init__(self, world):
-        self.world, self.latest, self.sensors = world, -1, set()
+        self.world, self.latest, self.sensors, self.asked = world, -1, set(), {}
 
     def fit(self, train):
         return self
 
     def predict(self, shown, origin, positions, covariates, sensors, leads):
         self.latest = max(self.latest, int(shown.step.max(initial=-1)) - origin)
+        self.asked[origin] = dict(zip(sensors.tolist(), positions.tolist(), strict=True))
         self.sensors |= set(np.unique(shown.sensor).tolist())
         mean = np.stack([self.world.truth(np.full(len(positions), origin + lead), positions) for lead in leads])
         return mean, np.full(mean.shape, 1e-3)
 
 
 def test_who_knows_the_truth_makes_no_error_and_is_shown_neither_the_future_nor_what_is_held_out():
-    world = FieldWorld(num_stations=8, num_movers=3, num_steps=60, noise=0.0, direction_noise=0.0, seed=0)
+    world = FieldWorld(num_stations=11, num_movers=0, num_steps=60, noise=0.0, direction_noise=0.0, seed=0)
     reports = world.reports()
     held_out = np.arange(len(reports.sensors)) % 4 == 0
     knows = Knows(world)
@@ -41,6 +42,18 @@ def test_who_knows_the_truth_makes_no_error_and_is_shown_neither_the_future_nor_
     assert max(mae for key, mae in error.items() if key[0] == "knows") < 1e-3
     assert 0.01 < error["persistence", "tracer", 1, "seen", 0.0] < error["persistence", "tracer", 4, "seen", 0.0]
     assert error["persistence", "tracer", 1, "seen", 0.0] < error["persistence", "tracer", 1, "held out", 0.0]
+
+
+def test_a_sensor_that_moves_is_judged_where_it_was_as_its_forecast_is():
+    world = FieldWorld(num_stations=5, num_movers=3, num_steps=60, seed=0)
+    reports, knows = world.reports(), Knows(world)
+    rows = judge({"knows": knows}, reports, [50], (1, 4), np.arange(8) == 7, silent=0.0)
+    known = reports.between(0, 51)
+    for sensor in range(5, 7):
+        assert knows.asked[50][sensor] == known.positions[known.sensor == sensor][-1].tolist()
+    withheld = reports.where((reports.sensor == 7) & np.isin(reports.step, (51, 54))).positions.tolist()
+    assert knows.asked[50][-1] in withheld
+    assert {row["sensors"] for row in rows} == {"seen", "held out"}
 
 
 def test_leads_come_in_order():

@@ -35,6 +35,23 @@ def given(request) -> tuple[Reports, Windows]:
     return request.param, windows
 
 
+def test_in_training_a_sensor_with_its_own_values_is_asked_for_where_it_last_was(given):
+    _, windows = given
+    rows, origin = windows.history.rows, torch.arange(40, 46)[None]
+    for cut, alone in ((90, 0.0), (30, 0.0), (-1, 0.0), (90, 1.0)):
+        silent = torch.full((1, windows.history.num_sensors), cut)
+        asked, row, wanted, place = windows.asked(origin, silent, 300, None, torch.Generator(), alone=alone)
+        assert wanted.any()
+        torch.testing.assert_close(asked.positions, rows.positions[place])
+        assert (rows.sensor[place] == asked.sensor).all()
+        if cut < 0 or alone:
+            assert (place == row)[wanted].all(), "where the observation was"
+        else:
+            until = torch.minimum(origin, torch.tensor(cut))[..., None]
+            assert (rows.step[place] <= until)[wanted].all()
+            assert (place != row)[wanted].any()
+
+
 @pytest.mark.parametrize("name", ["s2gru", "lstm", "rims", "msa"])
 def test_every_model_of_a_forecaster_learns_how_positions_turn(given, name):
     reports, windows = given

@@ -242,13 +242,15 @@ def test_a_place_is_a_sensors_by_its_name_or_where_that_last_reported(fitted):
     there, covariates = np.array([[0.0, 0.0], [10.0, 1.0], [20.0, 4.0]]), np.full((3, 1), np.nan, np.float32)
     assert own_sensors(reports, Places(there, covariates), scaling).tolist() == [0, 1, 2]
     assert own_sensors(reports, Places(there, covariates, ("new", "g1", "other")), scaling).tolist() == [0, 1, 2]
-    with pytest.warns(
-        UserWarning, match="2 places, first 'g1', are far from the sensors of their names, which have not"
-    ):
+    with pytest.warns(UserWarning, match="2 places, first 'g1', are far from where the sensors of their names last"):
         assert own_sensors(reports, Places(there, covariates, ("g1", "g0", "g2")), scaling).tolist() == [0, 1, 2]
     drifting = replace(reports, positions=reports.positions + 0.1 * reports.step[:, None])
-    asked = Places(there + 7, covariates, ("g1", "g0", "g2"))
-    assert own_sensors(drifting, asked, scaling).tolist() == [1, 0, 2], "what moves may be asked for anywhere"
+    where = stations(drifting).positions
+    near = Places(where + 3, covariates, ("g0", "g1", "g2"))
+    assert own_sensors(drifting, near, scaling).tolist() == [0, 1, 2], "a little further on it is itself"
+    ahead = Places(where + np.array([[3, 0], [0, 3], [30, 0]]), covariates, ("g0", "g1", "g2"))
+    with pytest.warns(UserWarning, match="1 places, first 'g2', are far from where the sensors of their names last"):
+        assert own_sensors(drifting, ahead, scaling).tolist() == [0, 1, -1]
 
 
 def test_two_deliveries_of_one_step_add_up():

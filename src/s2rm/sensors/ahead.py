@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
@@ -40,36 +40,55 @@ def context_views(recent: Reports, context: int, scaling: Scaling) -> Views:
 
 def own_sensors(reports: Reports, places: Places, scaling: Scaling) -> Int[NDArray, " Q"]:
     """The sensor at each place: that of its name, or else the one that last reported there. -1 where there is none, or
-    several last reported there.
-
-    A place that is far from the sensor of its name, which has not moved, is another place: this is warned of.
+    several last reported there. Warns of places that are `elsewhere`.
     """
-    if not len(reports):
-        return _by_name(reports, places)
-    sensors, last = np.unique(reports.sensor[::-1], return_index=True)
-    there = scaling.coordinates(reports.positions[::-1][last]).numpy()
-    asked = scaling.coordinates(places.positions).numpy()
-    near = cKDTree(there).query_ball_point(asked, SAME_PLACE * scaling.extent)
-    by_place = np.array([sensors[found[0]] if len(found) == 1 else -1 for found in near], np.int64)
     named = _by_name(reports, places)
-    where = np.full(len(reports.sensors) + 1, -1)  # the last one is that of no name
+    if not len(reports):
+        return named
+    sensors, there = _last_places(reports, scaling)
+    near = cKDTree(there).query_ball_point(scaling.coordinates(places.positions).numpy(), SAME_PLACE * scaling.extent)
+    by_place = np.array([sensors[found[0]] if len(found) == 1 else -1 for found in near], np.int64)
+    far = elsewhere(reports, places, scaling)
+    if far.any():
+        name = places.names[int(far.argmax())] if places.names else ""
+        warnings.warn(
+            f"forecast: {int(far.sum())} places, first {name!r}, are far from where the sensors of their names last "
+            "reported, and are taken for other places; give them other names, or the positions of the sensors at the "
+            "initialisation time, stations(reports.between(0, origin + 1))",
+            stacklevel=3,
+        )
+    return np.where((named >= 0) & ~far, named, by_place)
+
+
+def elsewhere(reports: Reports, places: Places, scaling: Scaling) -> Bool[NDArray, " Q"]:
+    """Which places are far from where the sensors of their names last reported, and are therefore other places: by more
+    than `ELSEWHERE`, and if the sensor has moved, by more than half of what is usual to the next sensor."""
+    named = _by_name(reports, places)
+    far = named >= 0
+    if not len(reports) or not far.any():
+        return np.zeros(len(named), dtype=bool)
+    sensors, there = _last_places(reports, scaling)
+    where = np.full(len(reports.sensors), -1)
     where[sensors] = np.arange(len(sensors))
-    far = where[named] >= 0
-    far[far] = np.linalg.norm(asked[far] - there[where[named[far]]], axis=-1) > ELSEWHERE * scaling.extent
+    far[far] = where[named[far]] >= 0
+    distance = np.zeros(len(named))
+    away = scaling.coordinates(places.positions[far]).numpy() - there[where[named[far]]]
+    distance[far] = np.linalg.norm(away, axis=-1)
+    far = distance > ELSEWHERE * scaling.extent
     if far.any():
         low, high = np.full((2, len(reports.sensors), reports.positions.shape[1]), np.inf)
         np.minimum.at(low, reports.sensor, reports.positions)
         np.minimum.at(high, reports.sensor, -reports.positions)
-        stays = (low == -high).all(1) & (np.bincount(reports.sensor, minlength=len(low)) > 1)
-        far &= stays[named]
-    if far.any():
-        name = places.names[int(far.argmax())] if places.names else ""
-        warnings.warn(
-            f"forecast: {int(far.sum())} places, first {name!r}, are far from the sensors of their names, which have "
-            "not moved, and are taken for other places; give them other names, or the positions of the sensors",
-            stacklevel=3,
-        )
-    return np.where((named >= 0) & ~far, named, by_place)
+        moves = (low != -high).any(1) | (np.bincount(reports.sensor, minlength=len(low)) == 1)
+        apart = np.median(cKDTree(there).query(there, 2)[0][:, 1]) if len(there) > 1 else 0.0
+        far &= ~moves[named] | (distance > apart / 2)
+    return far
+
+
+def _last_places(reports: Reports, scaling: Scaling) -> tuple[Int[NDArray, " N"], Float[NDArray, "N n"]]:
+    """The sensors that have reported, and from where they last did, in the model's coordinates."""
+    sensors, last = np.unique(reports.sensor[::-1], return_index=True)
+    return sensors, scaling.coordinates(reports.positions[::-1][last]).numpy()
 
 
 def _by_name(reports: Reports, places: Places) -> Int[NDArray, " Q"]:

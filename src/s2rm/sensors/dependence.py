@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s2rm.sensors.reports import Places, Reports, difference
+from s2rm.sensors.reports import Places, Reports, difference, last_places
 from s2rm.sensors.scaling import Scaling
 from s2rm.training import one_thread
 
@@ -58,7 +58,7 @@ def hindcasts(forecast: Forecast, reports: Reports, scaling: Scaling, memory: in
         if not len(asked) or not len(known):
             continue
         which, first, place = np.unique(asked.sensor, return_index=True, return_inverse=True)
-        places = Places(asked.positions[first], asked.covariates[first])
+        places = Places(last_places(known, asked)[first], asked.covariates[first])
         mean, stddev = forecast(known, places, np.where(hidden[which], -1, which), leads.tolist())
         truth = np.full(mean.shape, np.nan)
         truth[np.searchsorted(leads, asked.step - origin), place] = asked.values

@@ -17,7 +17,7 @@ from torch import Tensor
 from s2rm.folders import locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import checks
-from s2rm.sensors.ahead import context_views, finite, forecast_ahead, own_sensors, scenarios_of
+from s2rm.sensors.ahead import context_views, elsewhere, finite, forecast_ahead, own_sensors, scenarios_of
 from s2rm.sensors.dependence import Dependence, found
 from s2rm.sensors.fitting import fingerprint_of, fit_model
 from s2rm.sensors.guess import FirstGuess
@@ -165,8 +165,8 @@ class Forecaster:
         """Joint scenarios: possible futures that are consistent over places, lead times and values.
 
         Each is the forecast's mean plus errors with its standard deviation, whose dependence is that of the errors of
-        past forecasts; see [`Dependence`][s2rm.sensors.dependence.Dependence]. Mean and standard deviation of the
-        scenarios are those of the forecast. Other arguments as for `forecast`.
+        past forecasts; see [`Dependence`][s2rm.sensors.dependence.Dependence]. Their mean and standard deviation are
+        those of the forecast, of values that are not Gaussian up to chance. Other arguments as for `forecast`.
 
         Args:
             num: number N of scenarios per origin.
@@ -308,7 +308,8 @@ class Forecaster:
         if scenarios:
             recent, dependence = (self._until(reports, origin) for origin in known), found(self.dependence)
             drawn = scenarios_of(dependence, self.scaling, channels, recent, known, places, scenarios, seed)
-        last = last_observations(reports, places.names, known) if places.names is not None else None
+        away = (elsewhere(self._until(reports, origin), places, self.scaling) for origin in known)
+        last = None if places.names is None else last_observations(reports, places.names, known, away)
         moments, quantile = self.scaling.units(*channels), partial(self.scaling.quantile, *channels)
         return Forecasts(self.columns, places, reports.times[known], leads, *moments, shares, last, quantile, drawn)
 

@@ -101,6 +101,10 @@ class History:
         """The row of each sensor's last value at or before a step of its own, -1 for none."""
         return self.last[(known + 1).clamp(0, self.num_steps), torch.arange(self.num_sensors)].long()
 
+    def last_of(self, known: Int[Tensor, "*batch"], sensor: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+        """The row of a sensor's last value, of any channel, at or before a step, -1 for none."""
+        return self.last[(known + 1).clamp(0, self.num_steps), sensor].amax(-1).long()
+
     def values_at(
         self, table: Float[Tensor, "T S D"], step: Int[Tensor, "*batch"], sensor: Int[Tensor, "*batch"], channel: int
     ) -> Float[Tensor, "*batch"]:

@@ -23,7 +23,7 @@ from s2rm.sensors.predictors import (
     Seasonal,
     SensorPredictor,
 )
-from s2rm.sensors.reports import Reports, difference
+from s2rm.sensors.reports import Reports, difference, last_places
 from s2rm.sensors.settings import RANGES, Columns, check_share
 from s2rm.sensors.telling import each_once
 
@@ -106,6 +106,9 @@ def judge(
         silent, seed: shares of the other stations that are also hidden, drawn at random, and the seed of the draw.
         progress: wraps the origins, to show progress.
 
+    A sensor that moves is forecast, while it is seen, where it last reported: where it goes is not known. Withheld and
+    silent ones are asked for where they are at the time that is forecast.
+
     Values that are not Gaussian are scored by quantiles: those of the predictor's method `quantiles` or, without such a
     method, those of a Gaussian clipped to the range of the values. Their MAE is that of the median.
 
@@ -144,7 +147,7 @@ def judge(
                 continue
             known, sensors = shown.between(0, origin + 1), np.where(hidden[asked.sensor], -1, asked.sensor)
             # Each place is asked for once, for all lead times.
-            where = np.concatenate([asked.positions, sensors[:, None]], 1)
+            where = np.concatenate([last_places(known, asked), sensors[:, None]], 1)
             places, first, place = np.unique(where, axis=0, return_index=True, return_inverse=True)
             queries = (places[:, :-1], asked.covariates[first], places[:, -1].astype(np.int64))
             ahead = asked.step

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,12 +45,17 @@ class LastObservations(NamedTuple):
     """whether the station has been silent for more than three of its intervals between reports, and three steps"""
 
 
-def last_observations(reports: Reports, names: Sequence[str], origins: NDArray[np.int64]) -> LastObservations:
-    """When the stations of these names last reported at or before each origin, a step of the reports."""
+def last_observations(
+    reports: Reports, names: Sequence[str], origins: NDArray[np.int64],
+    elsewhere: Iterable[Bool[NDArray, " Q"]] = repeat(np.array(False)),
+) -> LastObservations:  # fmt: skip
+    """When the stations of these names last reported at or before each origin, a step of the reports, but for those
+    that are `elsewhere` then."""
     place = {name: index for index, name in enumerate(reports.sensors)}
-    sensors, size = np.array([place.get(name, len(place)) for name in names], np.int64), len(place) + 1
+    named, size = np.array([place.get(name, len(place)) for name in names], np.int64), len(place) + 1
     last, silent = np.full((len(origins), len(names)), -1), np.zeros((len(origins), len(names)), dtype=bool)
-    for row, origin in enumerate(origins):
+    for row, (origin, away) in enumerate(zip(origins, elsewhere, strict=False)):
+        sensors = np.where(away, len(place), named)
         until = int(np.searchsorted(reports.step, origin, "right"))
         latest, earliest, count = np.full(size, -1), np.full(size, -1), np.zeros(size, np.int64)
         for part in reversed([*parts(until)]):

@@ -253,6 +253,15 @@ def stations(reports: Reports) -> Places:
     return Places(reports.positions[last[sensors]], covariates[sensors], names)
 
 
+def last_places(known: Reports, asked: Reports) -> Float64[NDArray, "R n"]:
+    """The places of sensors as a forecast knows them: of each report `asked` for, that from which its sensor last
+    reported until then, by `known`, or its own where there is none. A sensor may move, and where to is not known."""
+    places, seen = np.empty((len(known.sensors), asked.positions.shape[1])), np.zeros(len(known.sensors), dtype=bool)
+    for part in known.parts:  # of several, the last one stays
+        places[known.sensor[part]], seen[known.sensor[part]] = known.positions[part], True
+    return np.where(seen[asked.sensor, None], places[asked.sensor], asked.positions)
+
+
 def grid(reports: Reports, side: int = 50) -> Places:
     """A regular grid that covers all reports, `side` points along each coordinate; its covariates are unknown.
 

@@ -198,7 +198,7 @@ def sample(windows: Windows, guess: FirstGuess, number: int, now: bool = False, 
     fails = torch.rand(until.shape, generator=generator) < SILENT
     cut = torch.where(fails, origin[:, :1] + 1 - windows.first + until.long(), windows.history.num_steps)
     queries = max(1, (CASES // (8 if number < 16 else 2)) // origin.numel())
-    asked, row, wanted = windows.asked(origin, cut, queries, None, generator, *((1.0, 1.0) if now else (0.1, alone)))
+    asked, row, wanted, _ = windows.asked(origin, cut, queries, None, generator, *((1.0, 1.0) if now else (0.1, alone)))
     return _cases(windows, guess, asked, row, wanted)
 
 
@@ -213,7 +213,7 @@ def withheld(windows: Windows, guess: FirstGuess, number: int) -> Sample:
     for each in range(turns):
         mine = turn == each
         cut = torch.where(mine, -1, windows.history.num_steps).expand(number, -1)
-        asked, row, wanted = windows.withholding(mine).asked(origin, cut, queries, None, generator)
+        asked, row, wanted, _ = windows.withholding(mine).asked(origin, cut, queries, None, generator)
         found.append(_cases(windows, guess, asked, row, wanted))
     return _together(found)
 
@@ -230,7 +230,7 @@ def silent(windows: Windows, guess: FirstGuess, number: int) -> Sample:
     cut = torch.where(
         each < share[:, :1], (origin - (guess.memory**since).long()).clamp(min=-1), windows.history.num_steps
     )
-    asked, row, wanted = windows.asked(origin, cut, max(1, CASES // len(origin)), None, generator, 1.0)
+    asked, row, wanted, _ = windows.asked(origin, cut, max(1, CASES // len(origin)), None, generator, 1.0)
     wanted &= asked.known.gather(2, asked.sensor) < origin[..., None]
     return _cases(windows, guess, asked, row, wanted)
 

@@ -124,13 +124,13 @@ class Windows(Dataset[Episode]):
         reported = reported._replace(channels=reported.channels + level[:, None, None])
         views = views_of(reported, (steps[..., None] <= until) & (sensor >= 0))
         origin = steps[:, self.first :] - 1
-        asked, row, wanted = self.asked(origin, cut, queries, noise, generator)
+        asked, row, wanted, place = self.asked(origin, cut, queries, noise, generator)
         target = (asked.origin[..., None, None] + asked.leads).clamp(max=self.history.num_steps - 1)
         known = None
         if self.known is not None:
             tables, index, weight = self.known
             known = tables.features(
-                origin[..., None, None], target, index[row][..., None, :], weight[row][..., None, :]
+                origin[..., None, None], target, index[place][..., None, :], weight[place][..., None, :]
             )
         context = self.guess.context(
             self.history, asked, seen.clock[target], self.climate_at(target), self.scaling, noise, known, fair=True
@@ -218,8 +218,10 @@ class Windows(Dataset[Episode]):
     def asked(
         self, origin: Int[Tensor, "B L"], cut: Int[Tensor, "B S"], queries: int,
         noise: tuple[Tensor, Tensor] | None, generator: torch.Generator, now: float = 0.1, alone: float = 0.0,
-    ) -> tuple[Asked, Int[Tensor, "B L P"], Bool[Tensor, "B L P"]]:  # fmt: skip
-        """Random queries, the rows of the reports that answer them, and which of them there are.
+    ) -> tuple[Asked, Int[Tensor, "B L P"], Bool[Tensor, "B L P"], Int[Tensor, "B L P"]]:  # fmt: skip
+        """Random queries, the rows of the reports that answer them, which of them there are, and the rows from whose
+        places they are asked. A sensor may move: with its own values it is asked for where it was when it gave the last
+        of them, since where it goes is not known.
 
         A share `now` of the queries is at the origins themselves, and a share `alone` is without the own values of
         its sensors.
@@ -245,21 +247,21 @@ class Windows(Dataset[Episode]):
             wanted |= mine & (count > 0)
         reports = self.history.rows
         sensor = reports.sensor[row]
-        heard = cut.gather(1, sensor.flatten(1)).view_as(sensor) >= target
-        wanted &= (target < self.history.num_steps) & (target >= self.since) & ((lead > 0) | ~heard | by_itself)
-        positions, covariates = reports.positions[row], reports.covariates[row]
+        until = cut.gather(1, sensor.flatten(1)).view_as(sensor)
+        wanted &= (target < self.history.num_steps) & (target >= self.since)
+        wanted &= (lead > 0) | (until < target) | by_itself
+        last = self.history.last_of(torch.minimum(origin[..., None], until), sensor)
+        place = torch.where((last >= 0) & ~by_itself, last, row)
+        positions, covariates = reports.positions[place], reports.covariates[row]
         if noise is not None:
             positions, covariates = positions + noise[0][sensor], covariates + noise[1][sensor]
         gone = None
         if self.known is not None:
-            until = target[..., None].clamp(max=self.history.num_steps - 1)
-            gone = self.known.gone(origin[..., None, None], until, row[..., None])
+            end = target[..., None].clamp(max=self.history.num_steps - 1)
+            gone = self.known.gone(origin[..., None, None], end, place[..., None])
         known = torch.minimum(origin[..., None], cut[:, None])
-        return (
-            Asked(known, origin, positions, covariates, sensor, lead[..., None], by_itself, gone, self.known),
-            row,
-            wanted,
-        )
+        asked = Asked(known, origin, positions, covariates, sensor, lead[..., None], by_itself, gone, self.known)
+        return asked, row, wanted, place
 
 
 def _drawn(share: Float[Tensor, "*batch"], end: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -158,7 +158,7 @@ def named_arrays(arrays: Mapping[str, ArrayLike] | Views | Episode) -> dict[str,
             )
         arrays = arrays.views
     if isinstance(arrays, Views):
-        return {name: getattr(arrays, name).numpy(force=True) for name in KINDS["views"]}
+        return {name: _plain(name, getattr(arrays, name)) for name in KINDS["views"]}
     if not isinstance(arrays, Mapping):
         raise ValueError(
             f"world: expected arrays by name, such as {{'frames': ...}}, or Views, got {type(arrays).__name__}; name "
@@ -170,7 +170,7 @@ def named_arrays(arrays: Mapping[str, ArrayLike] | Views | Episode) -> dict[str,
 def _plain(name: str, given: ArrayLike) -> NDArray[Any]:
     """An array of numbers, memory-mapped ones as they are."""
     if isinstance(given, torch.Tensor):
-        given = given.numpy(force=True)
+        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy(force=True)  # numpy has no bfloat16
     try:
         array = np.asanyarray(given)
     except ValueError as error:  # sequences of unequal length
