@@ -33,6 +33,19 @@ def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int, warmup: int 
     return {name: statistics.median(values[warmup:]) for name, values in times.items()}
 
 
+def update(model: Any, batch: object, norm: float = 1.0) -> Callable[[], None]:
+    """One update of a model, gradients clipped to a norm."""
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        model.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), norm)
+        optimizer.step()
+
+    return run
+
+
 def machine() -> dict[str, Any]:
     """What of this processor decides speed: cores, caches in KiB, and instruction sets for products."""
     known = torch.cpu.get_capabilities()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from common import in_turn, save
+from common import in_turn, save, update
 from s2rm.models.sequence_model import SequenceModel
-from s2rm.sequences import Sequences
 from s2rm.tasks.sequences.copying import PRESETS
 from s2rm.training import keep_freed_memory
 
@@ -39,19 +37,6 @@ class Updates:
     """where to write the times as JSON"""
 
 
-def update(model: SequenceModel, batch: Sequences) -> Callable[[], None]:
-    """One update of a model, as in the recipe."""
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        model.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
-
-    return run
-
-
 def main(benchmark: Updates) -> None:
     """Time, print, write JSON."""
     torch.set_num_threads(benchmark.threads)
@@ -67,7 +52,8 @@ def main(benchmark: Updates) -> None:
         for path in benchmark.compare:
             theirs: nn.Module = runpy.run_path(str(path))["make"](world.hidden_size, world.hidden_size)
             models[path.stem].core = theirs
-        times = in_turn({name: update(model, batch) for name, model in models.items()}, benchmark.repeats, warmup=2)
+        runs = {name: update(model, batch, norm=0.1) for name, model in models.items()}
+        times = in_turn(runs, benchmark.repeats, warmup=2)
         for name, taken in times.items():
             parameters = sum(weight.numel() for weight in models[name].core.parameters())
             about = {"size": size, "units": world.hidden_size, "model": name, "parameters": parameters}

@@ -6,21 +6,18 @@ model with injected positions instead of their rotation, and without the normali
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import track
 
-from common import in_turn, save
-from s2rm import Episode
+from common import in_turn, save, update
 from s2rm.models.named import LABELS, ModelName
 from s2rm.settings import Settings
-from s2rm.tasks.balls import BallsWorld, episodes, preset
+from s2rm.tasks.balls import episodes, preset
 from s2rm.training import keep_freed_memory
 
 OWN = Settings()
@@ -43,20 +40,6 @@ class Updates:
     """where to write the times as JSON"""
 
 
-def update(world: BallsWorld, settings: Settings, episode: Episode) -> Callable[[], None]:
-    """One update of a new model."""
-    model = settings.build(world)
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        model.loss(episode).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
-    return run
-
-
 def main(benchmark: Updates) -> None:
     """Time, print, write JSON."""
     keep_freed_memory()
@@ -66,7 +49,7 @@ def main(benchmark: Updates) -> None:
     rows = []
     for name in track(benchmark.models, "Timing"):
         runs = {
-            f"{kind} {model}": update(world, replace(settings, model=model), episode)
+            f"{kind} {model}": update(replace(settings, model=model).build(world), episode)
             for model in dict.fromkeys(("s2gru", name))
             for kind, settings in (("own", OWN), ("before", BEFORE))
         }
