@@ -708,6 +708,17 @@ def test_algorithms_are_deterministic_afterwards_only_if_they_were_before(before
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("before", [None, ":16:8"])
+def test_the_workspace_of_cublas_is_afterwards_what_it_was(before, tmp_path, monkeypatch):
+    """Lightning sets it for deterministic algorithms; programs that the caller starts later would inherit it."""
+    loader = DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    fit(make_gqn(), loader, loader, tmp_path, Training(updates=1), progress=False)
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before
+
+
 def test_denormal_numbers_are_zero_in_all_threads_while_training(tmp_path):
     tiny, threads = torch.full((1 << 20,), 2e-38, dtype=torch.float32), torch.get_num_threads()
     if not torch.set_flush_denormal(False):
