@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from s2rm.likelihoods import Mean
 from s2rm.models.model import B, Model
 
 WARM_UP = 3
@@ -25,7 +26,8 @@ class Captured(Generic[B]):
     """The loss of a model on a GPU: a graph is captured for each shape of batches that recurs, and replayed.
 
     Its numbers are those of the model's own loss. Batches of rare shapes, and models that cannot be captured, use that
-    loss itself, the latter after a line on stderr.
+    loss itself, the latter after a line on stderr. `counted` is the number of values that all losses together are means
+    of, on the GPU.
 
     Args:
         model: whose training loss it is, on one GPU.
@@ -33,30 +35,39 @@ class Captured(Generic[B]):
 
     def __init__(self, model: Model[B]):
         self.model, self.possible = model, True
+        self.counted = torch.zeros((), device=next(model.parameters()).device)
         self.seen: dict[Hashable, int] = {}
         self.graphs: dict[Hashable, _Graph[B]] = {}
 
     def loss(self, batch: B) -> Tensor:
         """As the model's `loss`; its backward pass takes no options."""
         if not self.possible:
-            return self.model.loss(batch)
+            return self._own(batch)
         tensors = [*_tensors(batch)]
         shape = (torch.is_autocast_enabled("cuda"), *_shape(batch, tensors))
         if shape not in self.graphs:
             self.seen[shape] = self.seen.get(shape, 0) + 1
             if self.seen[shape] <= WARM_UP or len(self.graphs) == MOST:
-                return self.model.loss(batch)
+                return self._own(batch)
             try:
                 self.graphs[shape] = _Graph(self.model, batch, next(iter(self.graphs.values()), None))
             except RuntimeError as error:
                 self.possible = False
                 line = str(error).strip().splitlines()[0]
                 print(f"GPU: without CUDA graphs, since capturing failed: {line}", file=sys.stderr, flush=True)
-                return self.model.loss(batch)
+                return self._own(batch)
         graph = self.graphs[shape]
         with torch.no_grad():
             torch._foreach_copy_(graph.tensors, tensors, non_blocking=True)
-        return _Replay.apply(graph, *graph.parameters)
+        loss = _Replay.apply(graph, *graph.parameters)
+        self.counted += graph.counted
+        return loss
+
+    def _own(self, batch: B) -> Tensor:
+        """The model's own loss."""
+        terms = self.model.loss_terms(batch)
+        self.counted += counted(terms)
+        return total(terms)
 
 
 class _Graph(Generic[B]):
@@ -70,7 +81,8 @@ class _Graph(Generic[B]):
         torch.clear_autocast_cache()
         try:
             with torch.cuda.graph(self.graph, pool=other.graph.pool() if other else None):
-                self.loss = model.loss(batch)
+                terms = model.loss_terms(batch)
+                self.loss, self.counted = total(terms), counted(terms)
                 self.gradients = torch.autograd.grad(self.loss, self.parameters, allow_unused=True)
                 self.loss = self.loss.detach()
         finally:
@@ -89,6 +101,16 @@ class _Replay(Function):
         known = [part for part in ctx.gradients if part is not None]
         scaled = iter(torch._foreach_mul(known, gradient))
         return None, *(None if part is None else next(scaled) for part in ctx.gradients)
+
+
+def total(terms: dict[str, Mean]) -> Tensor:
+    """The loss: the sum of the means of its terms."""
+    return torch.stack([mean.value for mean in terms.values()]).sum()
+
+
+def counted(terms: dict[str, Mean]) -> Tensor:
+    """How many values the terms of a loss are means of."""
+    return torch.stack([mean.count.float() for mean in terms.values()]).sum()
 
 
 def _tensors(batch: object) -> Iterator[Tensor]:
