@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import runpy
 import shutil
@@ -53,6 +54,35 @@ def test_the_package_runs_as_the_command_does(capsys, monkeypatch):
             shown.append(capsys.readouterr())
     assert shown[:2] == shown[2:]
     assert "usage: s2rm " in shown[0].out
+
+
+FIT = ("fit", "t.csv", "--time", "t", "--position", "x", "y", "--values", "v")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("train", "balls", "--updates", "2.5"), "expected a whole number or None for --updates, got '2.5'"),
+        (("train", "balls", "--learning-rate", "quick"), "expected a number for --learning-rate, got 'quick'"),
+        (("train", "--codec", "cn"), "expected one of cnn, mlp, polar, strided, None for --codec, got 'cn'"),
+        (("train", "balls", "--seed"), "expected a value for --seed, got none"),
+        (("forecast", "a", "b", "--quantiles", "0.1", "x"), "expected numbers for --quantiles, got '0.1 x'"),
+        ((*FIT, "--batch-size", "much-" * 9), f"expected a whole number for --batch-size, got '{'much-' * 9}'"),
+    ],
+)
+def test_a_value_that_is_no_such_value_is_refused_in_one_line(arguments, line, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert refused(capsys, *arguments) == f"s2rm: {arguments[0]}: {line}; see s2rm {arguments[0]} --help"
+    assert os.environ["COLUMNS"] == "60"
+
+
+def test_options_that_are_none_are_told_with_those_that_were_meant(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "balls", "--updaets", "3"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "Unrecognized options: --updaets" in said
+    assert "--updates" in said
 
 
 def test_the_demo_leaves_scores_and_a_report(demo):

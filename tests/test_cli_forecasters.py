@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from s2rm.cli import main
+from s2rm.cli import sensors as cli_sensors
 from s2rm.cli.commands import Evaluate, FitTable
 from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.parts import Parts, divided, judged_leads
@@ -142,6 +143,37 @@ def test_a_table_in_other_units_is_warned_of_once_and_before_the_fit(life, tmp_p
     assert [warnings.formatwarning(each, UserWarning, "", 1) for each in ("a\nb", "a\nb", "c")] == [
         "s2rm: a b\n", "", "s2rm: c\n",
     ]  # fmt: skip
+
+
+def test_what_is_wrong_with_a_table_is_said_before_it_is_scored_and_once(life, tmp_path, monkeypatch):
+    frame = pandas.read_csv(life / "b.csv", sep=";", decimal=",").assign(tracer=lambda made: made.tracer + 1000)
+    times = pandas.to_datetime(frame.time)
+    silence = (times > times.min() + pandas.Timedelta("40h")) & (times < times.min() + pandas.Timedelta("70h"))
+    frame[~silence].to_csv(tmp_path / "kelvin.csv", index=False)
+    before: list[list[str]] = []
+
+    def noting(work):
+        def noted(*given, **named):
+            before.append([str(each.message) for each in told])
+            return work(*given, **named)
+
+        return noted
+
+    for name in ("judge", "write_sensor_report"):
+        monkeypatch.setattr(f"s2rm.cli.sensors.{name}", noting(getattr(cli_sensors, name)))
+    table = ["--table", str(tmp_path / "kelvin.csv")]
+    scored = ["--out", str(tmp_path / "scores.json")]
+    commands = (["evaluate", *table, *scored], ["report", *table, "--scores", scored[1], "--out", str(tmp_path / "r")])
+    for name, *options in commands:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            main([name, str(life / "run"), *options])
+        said = [str(each.message) for each in told if str(each.message).startswith("forecast: ")]
+        assert len(said) == 2
+        assert said[0].startswith("forecast: 'tracer' is 10")
+        assert said[1].startswith("forecast: no observation in the 12 steps until")
+        assert "more that differ in numbers or times only)" in said[1]
+        assert {*said} <= {*before[-1]}
 
 
 def test_what_a_fit_from_a_forecaster_refuses(life, tmp_path, capsys):

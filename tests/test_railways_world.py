@@ -10,7 +10,7 @@ from s2rm import files
 from s2rm.tasks.railways import Railways, RailwayWorld, collect, episodes, preset
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.world import CHANNELS, STATES, TRACK, TRAIN, episode
-from s2rm.tasks.worlds import random_clip
+from s2rm.tasks.worlds import starts_within
 
 WORLD = dataclasses.replace(preset("tiny"), num_trains=3, episodes_per_map=2)
 OFF, ON = ("waiting", "ready to depart", "broken down off the grid", "arrived"), ("moving", "stopped", "broken down")
@@ -125,6 +125,18 @@ def test_clips_are_parts_of_episodes(railways, monkeypatch):
     assert whole.views.num_steps == WORLD.num_steps
 
 
+def test_training_clips_end_before_the_last_train_has_arrived(railways, monkeypatch):
+    """Where nobody is on the grid any more there is nothing to predict."""
+    lasting = torch.tensor([WORLD.num_steps, 20, 5, WORLD.clip])
+    there = (torch.arange(WORLD.num_steps) < lasting[:, None])[:, :, None].expand_as(railways.directions)
+    short = dataclasses.replace(railways, directions=torch.where(there, railways.directions.clamp(min=0), -1))
+    assert torch.equal(short.ends, lasting)
+    monkeypatch.setattr("s2rm.tasks.railways.scores.collected", lambda *_: short)
+    present = episodes(WORLD, "train")[[*range(4)] * 20, 3].views.mask.all(2).unflatten(0, (20, 4))
+    assert present[:, lasting >= WORLD.clip].all()
+    assert torch.equal(present[0, 2], torch.arange(WORLD.clip) < 5), "an episode shorter than a clip is there whole"
+
+
 def test_what_is_saved_is_loaded_and_nothing_else(railways, tmp_path, monkeypatch):
     path = tmp_path / "some" / "railways.safetensors"
     railways.save(path)
@@ -154,8 +166,9 @@ def test_a_folder_keeps_the_episodes_of_one_world_and_seed(railways, tmp_path, m
     seen_otherwise = dataclasses.replace(WORLD, view=3, clip=8, val_episodes=7)
     for world, split, length in ((WORLD, "train", WORLD.clip), (seen_otherwise, "train", 8)):
         batch = episodes(world, split, 5, tmp_path)[[0, 3], 1]
-        steps = random_clip(2, world.num_steps, world.clip, torch.Generator().manual_seed(1))
-        expected = episode(world, railways, torch.tensor([0, 3]), steps)
+        rows = torch.tensor([0, 3])
+        starts = starts_within(railways.ends[rows], world.clip, torch.Generator().manual_seed(1))
+        expected = episode(world, railways, rows, starts[:, None] + torch.arange(world.clip))
         assert torch.equal(batch.views.values, expected.views.values)
         assert batch.views.num_steps == length
     with pytest.raises(

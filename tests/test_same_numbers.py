@@ -1,7 +1,8 @@
 """A run with the same seed ends with the loss that it had before.
 
-Those of worlds are of commit 925ff78, before the packages were rebuilt; that of a table is of the change by which
-positions enter a forecaster as rotations. They were computed on an AMD EPYC in one thread. Other processors round
+Those of worlds are of commit 925ff78, before the packages were rebuilt, but that of railways of the change by which
+training clips end with their episodes; that of a table is of the change by which positions enter a forecaster as
+rotations. They were computed on an AMD EPYC in one thread. Other processors round
 differently, hence the tolerance.
 """
 
@@ -19,7 +20,7 @@ LOSSES = {
     ("balls", "s2gru"): 0.6777976155281067,
     ("balls", "rims"): 0.628217339515686,
     ("skirmish", "s2gru"): 2.8781049251556396,
-    ("railways", "s2gru"): 0.6792104840278625,
+    ("railways", "s2gru"): 0.6790157556533813,
 }
 
 

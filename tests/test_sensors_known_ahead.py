@@ -18,7 +18,7 @@ from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.forecasters import place
 from s2rm.cli.sensors import _settings, forecast
 from s2rm.files import read_safetensors
-from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
+from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, judge, read_reports, stations, to_frame
 from s2rm.sensors.candidates import upstream
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
@@ -266,6 +266,30 @@ def test_forecasts_depend_on_what_is_known_ahead(forecaster, reports):
     np.testing.assert_allclose(ahead, same[0], rtol=1e-3, atol=1e-3)
     rows = judge({"mine": forecaster}, reports, [60, 80], [1, 6], [False] * len(reports.sensors), (0.0,))
     assert len(rows) == 4
+
+
+def test_places_far_outside_of_what_is_known_ahead_are_named_once(forecaster, reports, wind, recwarn):
+    gridded = read_reports(to_frame(reports), COLUMNS, ahead=on_a_grid(wind, 0.0))
+    moved = Places(np.array([[-250.0, 50.0], [50.0, 50.0], [140.0, -310.0]]), np.zeros((3, 0), np.float32))
+    stream = forecaster.step(None, gridded.between(0, 61))
+
+    def told(asked):
+        recwarn.clear()
+        asked()
+        return [str(each.message) for each in recwarn if "known ahead" in str(each.message)]
+
+    said = (
+        "forecast: 2 of 3 places are far outside of what is known ahead, x 0 to 100 and y 0 to 100, and are given the "
+        "nearest of it; give more of it, or leave them out"
+    )
+    assert told(lambda: forecaster.forecast(gridded, moved, origins=[60, 70, 80])) == [said]
+    assert told(lambda: forecaster.interpolate(gridded, moved, origins=60)) == [said]
+    assert told(lambda: forecaster.dataset(gridded, moved, origins=[60, 70])) == [said]
+    assert told(lambda: forecaster.forecast_from(stream, moved)) == [said]
+    assert not told(lambda: forecaster.forecast(gridded, Places(moved.positions[1:2], moved.covariates[1:2]), 60))
+    assert not told(lambda: forecaster.forecast(gridded, Places(moved.positions[:0], moved.covariates[:0]), 60))
+    far = replace(gridded, positions=np.where(gridded.sensor[:, None] == 0, [[-250.0, 0.0]], gridded.positions))
+    assert not told(lambda: forecaster.forecast(far, stations(far), 60)), "of stations, reading has warned"
 
 
 def test_a_saved_stream_keeps_what_is_known_ahead(forecaster, reports, tmp_path):

@@ -49,6 +49,7 @@ from s2rm.training.precision import gain
 WORLD = preset("tiny")
 TINY = Settings(training=Training(epochs=3, batch_size=4))
 
+PARTS = ("training", "validation")
 TRAIN = ["train", "balls", "--size", "tiny", "--batch-size", "4", "--patience", "100"]
 # A rate so low that the plateau schedule has something to do.
 SETTLE = ["--learning-rate", "1e-7", "--epochs", "24"]
@@ -687,13 +688,21 @@ def test_options_of_another_type_are_refused(changes, told):
         Training(**changes)
 
 
-def test_a_validation_in_which_nothing_is_predicted_is_refused(tmp_path):
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_part_in_which_nothing_is_predicted_is_refused(part, tmp_path):
     views = some_views().to(torch.float32)
-    loader = DataLoader([Episode(views)], batch_size=None)
-    empty = DataLoader([Episode(Views(views.positions, views.values, torch.zeros_like(views.mask)))], batch_size=None)
-    with pytest.raises(ValueError, match="fit: expected something to predict in the validation"):
-        fit(make_gqn(), loader, empty, tmp_path, Training(updates=1), progress=False)
+    empty = Episode(Views(views.positions, views.values, torch.zeros_like(views.mask)))
+    loaders = [DataLoader([empty if part == name else Episode(views)] * 2, batch_size=None) for name in PARTS]
+    with pytest.raises(ValueError, match=f"fit: expected something to predict in the {part}"):
+        fit(make_gqn(), *loaders, tmp_path, Training(updates=2), progress=False)
     assert not (tmp_path / "model").exists()
+
+
+def test_one_batch_of_the_training_may_have_nothing_to_predict(tmp_path):
+    views = some_views().to(torch.float32)
+    empty = Episode(Views(views.positions, views.values, torch.zeros_like(views.mask)))
+    train = DataLoader([empty, Episode(views), empty], batch_size=None)
+    assert fit(make_gqn(), train, train, tmp_path, Training(epochs=2), progress=False)["updates"] == 6
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -706,6 +715,17 @@ def test_algorithms_are_deterministic_afterwards_only_if_they_were_before(before
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("before", [None, ":16:8"])
+def test_the_workspace_of_cublas_is_afterwards_what_it_was(before, tmp_path, monkeypatch):
+    """Lightning sets it for deterministic algorithms; programs that the caller starts later would inherit it."""
+    loader = DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    fit(make_gqn(), loader, loader, tmp_path, Training(updates=1), progress=False)
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == before
 
 
 def test_denormal_numbers_are_zero_in_all_threads_while_training(tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from s2rm.cli import commands
+from s2rm.cli.refusals import refusal
 from s2rm.names import one_line
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -45,6 +47,8 @@ WORK = {name: ("s2rm.cli.runs", name) for name in COMMANDS} | {
 """the module and function that do the work, imported when they are needed: they load PyTorch and Lightning"""
 OURS = re.compile(r"\w+: ")
 """what each of our errors begins with: the command, or the record of options"""
+WIDE = 100_000
+"""characters of a terminal in which tyro breaks no line"""
 KEPT = {"--resume", "--updates", "--epochs", "--minutes", "--devices", "--num-nodes", "--strategy"}
 """the options that may stand beside --resume"""
 
@@ -94,7 +98,8 @@ def _kept(given: list[str]) -> object:
 
 
 def _parsed(given: Sequence[str]) -> object:
-    """The command with its options. What a record of options refuses is raised; tyro would frame it."""
+    """The command with its options. A value that is refused, by a record of options or by tyro, is raised; tyro would
+    frame it."""
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -107,10 +112,26 @@ def _parsed(given: Sequence[str]) -> object:
             cause = cause.__context__
         if cause is not None:
             raise cause from None
+        if line := _refused_value(given):
+            raise ValueError(line) from None
         _read(given)  # in the words of tyro, which ends it
         raise
     sys.stderr.write(said.getvalue())
     return command
+
+
+def _refused_value(given: Sequence[str]) -> str | None:
+    """The line that says which value tyro refused; None where it is something else."""
+    said, width = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(WIDE)
+    try:
+        with redirect_stderr(said), suppress(SystemExit):
+            _read(given)
+    finally:
+        os.environ.pop("COLUMNS")
+        if width is not None:
+            os.environ["COLUMNS"] = width
+    return refusal(said.getvalue(), next((name for name in given if name in COMMANDS), ""))
 
 
 def _read(given: Sequence[str]) -> object:

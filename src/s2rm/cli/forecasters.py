@@ -45,6 +45,7 @@ from s2rm.sensors.siting import SIDE, next_sensor
 from s2rm.sensors.sources import ENDINGS
 from s2rm.sensors.store import described, is_store
 from s2rm.sensors.tables import read_reports
+from s2rm.sensors.telling import told_before
 from s2rm.sensors.times import in_steps
 from s2rm.training.records import Summary
 
@@ -111,7 +112,8 @@ def report(command: Report) -> None:
         )
     origins = np.array([check_origin(origin, opened.reports) for origin in about.get("origins", opened.origins)])
     judged_on = (opened.summary, opened.reports, opened.withheld, origins, rows, opened.later)
-    write_page(path, opened.forecaster, opened.label, *judged_on)
+    with told_before(opened.forecaster, opened.reports, origins):
+        write_page(path, opened.forecaster, opened.label, *judged_on)
 
 
 def place(command: NextSensor) -> None:

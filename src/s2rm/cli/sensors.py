@@ -42,6 +42,7 @@ from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.store import check_notation, is_store
 from s2rm.sensors.tables import read_places, read_reports
+from s2rm.sensors.telling import told_before
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
 from s2rm.training import Machines, Provenance
@@ -146,7 +147,8 @@ def judged(
     scoring = partial(track, description="Scoring", console=console)
     baselines = {name: kind().fit(train) for name, kind in BASELINES.items()}
     predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
-    return judge(predictors, reports, origins, leads, withheld, silent=(0.0,), progress=scoring)
+    with told_before(forecaster, reports, origins):
+        return judge(predictors, reports, origins, leads, withheld, silent=(0.0,), progress=scoring)
 
 
 def write_page(

@@ -17,7 +17,8 @@ from s2rm.models.world_model import WorldModel
 from s2rm.sensors.candidates import Asked
 from s2rm.sensors.dependence import Dependence
 from s2rm.sensors.guess import FirstGuess, values_of_channels
-from s2rm.sensors.known_ahead import Flow
+from s2rm.sensors.known_ahead import Flow, warn_of_beyond
+from s2rm.sensors.mapped import distinct
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.scaling import Scaling, Slots, clock, slots, views_of
 from s2rm.views import Views
@@ -89,6 +90,21 @@ def _last_places(reports: Reports, scaling: Scaling) -> tuple[Int[NDArray, " N"]
     """The sensors that have reported, and from where they last did, in the model's coordinates."""
     sensors, last = np.unique(reports.sensor[::-1], return_index=True)
     return sensors, scaling.coordinates(reports.positions[::-1][last]).numpy()
+
+
+def known_there(places: Places, reports: Reports, globe: bool) -> Places:
+    """The same places. Those far outside of what is known ahead are warned of, but for those of the reports, which
+    reading warned of."""
+    known, positions = reports.ahead, places.positions
+    if known is None or not len(positions):
+        return places
+    beyond, _ = known.beyond(positions, globe)
+    if beyond.any():
+        reported = {*map(tuple, distinct(reports.positions)[0].tolist())}
+        number = sum(tuple(place) not in reported for place in positions[beyond].tolist())
+        if number:
+            warn_of_beyond(known, number, len(positions), reports.columns.position, "forecast")
+    return places
 
 
 def _by_name(reports: Reports, places: Places) -> Int[NDArray, " Q"]:

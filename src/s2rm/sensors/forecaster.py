@@ -16,8 +16,7 @@ from torch import Tensor
 
 from s2rm.folders import locked
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors import checks
-from s2rm.sensors.ahead import context_views, elsewhere, finite, forecast_ahead, own_sensors, scenarios_of
+from s2rm.sensors import ahead, checks
 from s2rm.sensors.dependence import Dependence, found
 from s2rm.sensors.fitting import fingerprint_of, fit_model
 from s2rm.sensors.guess import FirstGuess
@@ -144,7 +143,7 @@ class Forecaster:
             ValueError: columns other than those of the fit, an origin outside the reports, or an invalid duration.
         """
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
-        places = checks.check_places(places, self.columns, self.scaling)
+        places = self._checked(places, reports)
         return self.scaling.units(*self._from_origins(reports, places, known, range(1, steps + 1)))
 
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
@@ -154,7 +153,7 @@ class Forecaster:
             ValueError: as `forecast`.
         """
         known = checks.check_origins(origins, reports)
-        places = checks.check_places(places, self.columns, self.scaling)
+        places = self._checked(places, reports)
         mean, stddev = self.scaling.units(*self._from_origins(reports, places, known, [0]))
         return mean[:, 0], stddev[:, 0]
 
@@ -282,7 +281,7 @@ class Forecaster:
         state.check(self.fingerprint)
         if not state.recent.num_steps:
             raise ValueError("stream: expected a stream of at least one step, got none; take reports with step first")
-        places = checks.check_places(places, self.columns, self.scaling)
+        places = self._checked(places, state.recent)
         mean, stddev = self.scaling.units(*self._ahead(state.model, state.recent, places, range(1, steps + 1)))
         return mean[0], stddev[0]
 
@@ -301,17 +300,20 @@ class Forecaster:
         checks.check_scenarios(scenarios, seed, least=0)
         shares = checks.check_quantiles(quantiles)
         known, steps = checks.check_origins(origins, reports), horizon_steps(horizon, self.columns.step, self.horizon)
-        places = checks.check_places(places, self.columns, self.scaling)
+        places = self._checked(places, reports)
         channels = self._from_origins(reports, places, known, range(1, steps + 1))
         leads = (1 + np.arange(steps)) * reports.step_length
         drawn = None
         if scenarios:
             recent, dependence = (self._until(reports, origin) for origin in known), found(self.dependence)
-            drawn = scenarios_of(dependence, self.scaling, channels, recent, known, places, scenarios, seed)
-        away = (elsewhere(self._until(reports, origin), places, self.scaling) for origin in known)
+            drawn = ahead.scenarios_of(dependence, self.scaling, channels, recent, known, places, scenarios, seed)
+        away = (ahead.elsewhere(self._until(reports, origin), places, self.scaling) for origin in known)
         last = None if places.names is None else last_observations(reports, places.names, known, away)
         moments, quantile = self.scaling.units(*channels), partial(self.scaling.quantile, *channels)
         return Forecasts(self.columns, places, reports.times[known], leads, *moments, shares, last, quantile, drawn)
+
+    def _checked(self, places: Places, reports: Reports) -> Places:
+        return ahead.known_there(checks.check_places(places, self.columns, self.scaling), reports, self.scaling.globe)
 
     def _until(self, reports: Reports, origin: int | np.integer) -> Reports:
         """The reports on which a forecast from an origin depends."""
@@ -322,15 +324,14 @@ class Forecaster:
         self, reports: Reports, places: Places, origins: NDArray[np.int64], leads: Sequence[int],
         own: NDArray[np.int64] | None = None,
     ) -> Channels:  # fmt: skip
-        """Mean and standard deviation of the channels `(O, H, Q, D)`, one origin at a time; `own` are the sensors at
-        the places, as `own_sensors` finds them."""
+        """As `_ahead`, `(O, H, Q, D)`, one origin at a time; `own` are the sensors at the places."""
         self.check(reports)
         checks.check_alike(reports.between(0, origins.max() + 1), self.scaling)
         checks.check_seen(reports, origins, self.context)
         parts = []
         for origin in origins:
             recent = self._until(reports, origin)
-            state = self.model.last(self.model.observe(context_views(recent, self.context, self.scaling)))
+            state = self.model.last(self.model.observe(ahead.context_views(recent, self.context, self.scaling)))
             parts.append(self._ahead(state, recent, places, leads, own))
         means, stddevs = zip(*parts, strict=True)
         return torch.cat(means), torch.cat(stddevs)
@@ -341,10 +342,10 @@ class Forecaster:
         return self.guess.steps_kept(self.context)
 
     def _ahead(
-        self, state: object, recent: Reports, places: Places, leads: Sequence[int],
-        own: NDArray[np.int64] | None = None,
-    ) -> Channels:  # fmt: skip
+        self, state: object, recent: Reports, places: Places, leads: Sequence[int], own: NDArray[np.int64] | None = None
+    ) -> Channels:
         """Mean and standard deviation of the channels `(1, H, Q, D)`, from the state after the last step."""
         checks.check_known_ahead(recent, self.columns, max(leads))
-        mine = own_sensors(recent, places, self.scaling) if own is None else own
-        return finite(*forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine))
+        mine = ahead.own_sensors(recent, places, self.scaling) if own is None else own
+        channels = ahead.forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine)
+        return ahead.finite(*channels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -125,6 +127,21 @@ def _around(
         own = np.concatenate([own, own[first] + [360, 0], own[last] - [360, 0]])
         number = np.concatenate([number, number[first], number[last]])
     return own, asked, number
+
+
+def region(names: Sequence[str], positions: Float64[NDArray, "P n"]) -> str:
+    """The ends of positions along each coordinate, in words."""
+    ends = zip(names, positions.min(0), positions.max(0), strict=True)
+    return " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in ends)
+
+
+def warn_of_beyond(known: KnownAhead, number: int, of: int, names: Sequence[str], what: str) -> None:
+    """Say that a number of places lie far outside of what is known ahead, `what` first."""
+    warnings.warn(
+        f"{what}: {number} of {of} places are far outside of what is known ahead, {region(names, known.positions)}, "
+        "and are given the nearest of it; give more of it, or leave them out",
+        stacklevel=4,
+    )
 
 
 class AheadTables(NamedTuple):

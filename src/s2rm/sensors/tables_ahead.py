@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from s2rm.sensors.codes import warn_of_codes, warn_of_directions
-from s2rm.sensors.known_ahead import KnownAhead
+from s2rm.sensors.known_ahead import KnownAhead, region, warn_of_beyond
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.sources import Cells, open_source
@@ -56,20 +56,13 @@ def expect_known(known: KnownAhead, reports: Reports, to_fit: bool) -> None:
     places, columns = np.unique(some, axis=0), reports.columns
     (beyond, apart), names = known.beyond(places, bool(columns.globe)), ", ".join(columns.ahead)
     if beyond.any():
-        theirs, ours = (
-            " and ".join(f"{name} {low:g} to {high:g}" for name, low, high in zip(columns.position, *ends, strict=True))
-            for ends in ((each.min(0), each.max(0)) for each in (known.positions, places))
-        )
         if apart:
+            theirs, ours = (region(columns.position, each) for each in (known.positions, places))
             raise ValueError(
                 f"read: expected {names} known ahead where the sensors are, {ours}, got it for {theirs}; give that of "
                 "this region, or exchange swapped coordinates"
             )
-        warnings.warn(
-            f"read: {beyond.sum()} of {len(places)} places are far outside of what is known ahead, {theirs}, and are "
-            "given the nearest of it; give more of it, or leave them out",
-            stacklevel=3,
-        )
+        warn_of_beyond(known, int(beyond.sum()), len(places), columns.position, "read")
     begin = known.offset(reports.start)
     there = ~np.isnan(known.values).all((1, 2))
     covered = there[max(0, begin) : max(0, begin + reports.num_steps)].sum() / reports.num_steps

@@ -135,3 +135,12 @@ def random_clip(batch_size: int, length: int, clip: int, generator: torch.Genera
     """The steps `(B, clip)` of clips that begin at random steps of sequences of a length."""
     start = torch.randint(length - clip + 1, (batch_size, 1), generator=generator)
     return start + torch.arange(clip)
+
+
+def starts_within(ends: Tensor, clip: int, generator: torch.Generator) -> Tensor:
+    """Random steps `(B,)` at which clips of sequences begin whose last step at which something is there is `ends - 1`.
+
+    Clips end within the sequences; of one that is shorter than a clip, they begin at its first step. What lies after
+    the end of a sequence teaches nothing.
+    """
+    return (torch.rand(len(ends), generator=generator) * (ends - clip + 1).clamp(min=1)).long()

@@ -54,7 +54,9 @@ class Lesson(L.LightningModule, Generic[B]):
         super().__init__()
         self.model, self.training_options = model, training
         self.captured: Captured[B] | None = None
-        self.validated = torch.zeros(())
+        self.trained, self.validated = torch.zeros(()), torch.zeros(())
+        """how many values were predicted since this start of training, at least 1 if graphs are captured, which do not
+        count, and since that of this validation"""
 
     def loss(self, split: str, batch: B) -> torch.Tensor:
         """The loss on this process's rows, weighted such that its mean over processes is the loss of the whole batch.
@@ -62,8 +64,8 @@ class Lesson(L.LightningModule, Generic[B]):
         It is logged; in validation its terms are logged as well, where there are several.
         """
         terms = self._terms(batch)
-        if split == "val":
-            self.validated += sum(mean.count.float() for mean in terms.values())
+        predicted = self.validated if split == "val" else self.trained
+        predicted += sum(mean.count.float() for mean in terms.values())
         values = {name: self._value(mean) for name, mean in terms.items()}
         loss = torch.stack([*values.values()]).sum()
         logged = {f"{split}_loss": loss}
@@ -109,6 +111,9 @@ class Lesson(L.LightningModule, Generic[B]):
             if isinstance(logger, CSVLogger) and self.trainer.is_global_zero:
                 logger.experiment.metrics_keys.append("train_loss")
 
+    def on_train_start(self) -> None:
+        self.trained = torch.full((), float(self.captured is not None), device=self.device)
+
     def on_train_batch_start(self, batch: B, batch_index: int) -> None:
         if self.training_options.updates:
             for group in self.trainer.optimizers[0].param_groups:
@@ -137,11 +142,13 @@ class Lesson(L.LightningModule, Generic[B]):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
-        if not self.trainer.strategy.reduce(self.validated, reduce_op="sum"):
-            raise ValueError(
-                "fit: expected something to predict in the validation, got no target after a first step; give "
-                "sequences of two steps or more in which something is seen"
-            )
+        # A validation follows a training step, since a run that has reached its limits is not validated again.
+        for part, predicted in (("training", self.trained), ("validation", self.validated)):
+            if not self.trainer.strategy.reduce(predicted.clone(), reduce_op="sum"):
+                raise ValueError(
+                    f"fit: expected something to predict in the {part}, got no target after a first step; give "
+                    "sequences of two steps or more in which something is seen"
+                )
         schedule = self.lr_schedulers()
         if not self.training_options.updates:
             schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
@@ -185,9 +192,9 @@ def fit(
         progress: show a progress bar, or a line at each validation without a terminal.
 
     Raises:
-        ValueError: no episode to train or validate on; a model that cannot be saved; no checkpoint to resume from, one
-            that training did not write, or options other than those of the run; machines that do not exist; minutes
-            that end before the first validation.
+        ValueError: no episode to train or validate on, or nothing to predict in all of them; a model that cannot be
+            saved; no checkpoint to resume from, one that training did not write, or options other than those of the
+            run; machines that do not exist; minutes that end before the first validation.
         Diverged: a subclass of ValueError; the validation loss is not finite. The best weights so far are kept.
     """
     keep_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from s2rm.training.processor import flush_denormals
 LAYERS = (nn.Linear, nn.Conv2d)
 LEAST = 1e-6
 """layers with smaller products are left unchanged"""
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""the environment variable that tells cuBLAS how much memory its deterministic products have"""
 
 
 @torch.no_grad()
@@ -64,8 +67,9 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
 def training_mode(model: nn.Module) -> Iterator[None]:
     """A context in which a model that is in evaluation mode, as after loading, is in training mode: Lightning leaves
     modes as they are. One in training mode may have parts in evaluation mode, which stay so. In it denormal numbers are
-    zero. Afterwards they are as before, and PyTorch's algorithms deterministic or not; Lightning changes that."""
-    evaluated, flushed = not model.training, flush_denormals()
+    zero. Afterwards they are as before, PyTorch's algorithms deterministic or not, and cuBLAS has the workspace that it
+    had; Lightning changes that."""
+    evaluated, flushed, workspace = not model.training, flush_denormals(), os.environ.get(WORKSPACE)
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if evaluated:
         model.train()
@@ -73,6 +77,9 @@ def training_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warns)
+        os.environ.pop(WORKSPACE, None)
+        if workspace is not None:
+            os.environ[WORKSPACE] = workspace
         flush_denormals(flushed)
         if evaluated:
             model.eval()

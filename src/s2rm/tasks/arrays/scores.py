@@ -17,7 +17,7 @@ from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import Ahead, OfModel, Predictor, Untrained, roll_out
 from s2rm.tasks.arrays.world import ArrayWorld, Source, displacement, hidden
 from s2rm.tasks.task import Models
-from s2rm.tasks.worlds import Drawn, Progress, random_clip, shares
+from s2rm.tasks.worlds import Drawn, Progress, random_clip, shares, starts_within
 from s2rm.views import Episode
 
 MOST_WINDOWS, CHUNK = 256, 32
@@ -35,9 +35,8 @@ def episodes(
         length = world.clip if split == "train" else world.num_steps
         if not some_are_short:
             starts = random_clip(len(rows), world.num_steps, length, generator)[:, 0]
-        else:  # what lies after the end of a short sequence teaches nothing
-            room = (source.ends[rows] - length + 1).clamp(min=1)
-            starts = (torch.rand(len(rows), generator=generator) * room).long()
+        else:
+            starts = starts_within(source.ends[rows], length, generator)
         share = shares(len(rows), drop, generator) if drop else 1.0
         part = source.episode(rows, starts, length, generator, share)
         return part if trivial is None else trivial.guessed(part)

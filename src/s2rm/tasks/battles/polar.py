@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot, pad
 
 from s2rm.likelihoods import parts
 from s2rm.tasks.battles.trajectories import ACTIONS, IN_TIME, STATS, UNIT_TYPES, Trajectories
-from s2rm.tasks.worlds import Drawn, with_fewer
+from s2rm.tasks.worlds import Drawn, starts_within, with_fewer
 from s2rm.views import Episode, Views
 
 SCALES = (100.0, 100.0, 1.0, 100.0)
@@ -220,8 +220,7 @@ def dataset(
     def draw_clips(rows: Tensor, generator: torch.Generator) -> Episode:
         battles = trajectories[rows]
         if clip is not None:
-            starts = (lengths[rows] - clip + 1).clamp(min=1)
-            battles = window(battles, (torch.rand(len(rows), generator=generator) * starts).long(), clip)
+            battles = window(battles, starts_within(lengths[rows], clip, generator), clip)
         episode = with_fewer(observations(battles, grid), drop, generator)
         return episode if guess is None else replace(episode, context=guess(battles, episode))
 

@@ -15,7 +15,7 @@ from s2rm.tasks.crops import crops, last_seen
 from s2rm.tasks.railways.play import collected
 from s2rm.tasks.railways.world import TRAIN, RailwayWorld, episode, in_chunks
 from s2rm.tasks.task import Forecast, Models, Predictor, first_guess, model_predictor, with_share
-from s2rm.tasks.worlds import Drawn, Progress, random_clip, with_fewer
+from s2rm.tasks.worlds import Drawn, Progress, starts_within, with_fewer
 from s2rm.views import Episode
 
 
@@ -66,10 +66,13 @@ def episodes(
 ) -> Drawn:
     """The episodes of a split, "train", "val" or "test", as `Task.episodes`; raises what `collected` raises."""
     source = collected(world, split, seed, folder)
-    trivial = trivial_predictors(world, seed, folder) if guessed else None
+    trivial, ends = trivial_predictors(world, seed, folder) if guessed else None, source.ends
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
-        clips = random_clip(len(rows), world.num_steps, world.clip, generator) if split == "train" else None
+        clips = None
+        if split == "train":
+            starts = starts_within(ends[rows], world.clip, generator)
+            clips = starts[:, None] + torch.arange(world.clip)
         part = with_fewer(episode(world, source, rows, clips), drop, generator)
         return part if trivial is None else replace(part, context=first_guess(trivial.last_seen(part)))
 

@@ -149,6 +149,12 @@ class Railways:
     def __len__(self) -> int:
         return len(self.directions)
 
+    @property
+    def ends(self) -> Int[Tensor, " N"]:
+        """The number of steps of each episode until the last at which a train is on the grid."""
+        there = (self.directions >= 0).any(2)
+        return (there * torch.arange(1, there.shape[1] + 1)).amax(1)
+
     def save(self, path: str | Path, **about: object) -> None:
         """Write them to one file (safetensors), whole or not at all, with plain values `about` them beside."""
         write_tensors(path, "railways", vars(self), **about)
