@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views, unchecked_shapes
@@ -974,3 +974,31 @@ def test_frozen_modules_stay_frozen_without_others():
         assert {name for name, one in other.named_parameters() if not one.requires_grad} == {
             name for name, one in model.named_parameters() if not one.requires_grad
         }
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rmc"])
+def test_modules_with_parametrized_weights_are_removed_and_copied_as_they_act(cell, shared, tmp_path):
+    model, views = make_s2rm(cell, share_parameters=shared).double().eval(), some_views()
+    for part in [*model.cell.modules()]:
+        for name, weight in [*part.named_parameters(recurse=False)]:
+            parametrize.register_parametrization(part, name, Halved(weight))
+    parametrizations.weight_norm(model.modules_on_sphere, "places")
+    model.save(tmp_path)
+    plain, before = load(tmp_path).eval(), outputs(model, views)
+    place = torch.tensor([2.0, 5.0], dtype=torch.float64)
+    for change in (lambda one: one.without_modules(1), lambda one: one.with_module_copied(1, place)):
+        torch.testing.assert_close(outputs(change(model), views), outputs(change(plain), views))
+    if not shared:
+        model.without_modules(1).reset_parameters()
+    torch.testing.assert_close(outputs(model, views), before)
+    assert parametrize.is_parametrized(model.modules_on_sphere), "the model itself is as it was"
+
+
+def test_modules_whose_weights_are_made_by_hooks_are_refused():
+    model = make_s2rm()
+    prune.random_unstructured(model.cell, "weight_input", 0.5)
+    with pytest.raises(ValueError, match=r"^copy: expected the weights of a S2RM, got 'cell.weight_input' and 0 more"):
+        model.without_modules(1)
+    with pytest.raises(ValueError, match=r"^reset_parameters: expected plain weights, got 'cell.weight_input' and 0"):
+        model.reset_parameters()

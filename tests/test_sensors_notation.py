@@ -10,6 +10,7 @@ import pytest
 from s2rm.sensors import Columns, read_reports
 from s2rm.sensors.codes import warn_of_codes, warn_of_strays
 from s2rm.sensors.tables import read_places
+from s2rm.sensors.tallies import Tally
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 COLUMNS = Columns("Zeit", ("lon", "lat"), ("temp",), "Ort", ("alt",))
@@ -202,10 +203,10 @@ def test_values_far_outside_the_rest_are_counted():
         ([273.0] * 5, r"5 values .* 273, are far from the others, 0.0\d* to 29.9\d*; .* \(--missing 273\)"),
     ):  # fmt: skip
         with pytest.warns(UserWarning, match=told):
-            warn_of_strays("t", "v", generator.permutation([*bulk, *strays]))
+            warn_of_strays("t", "v", Tally.of(generator.permutation([*bulk, *strays])))
     showers = np.where(generator.random(10_000) < 0.05, generator.exponential(3, 10_000), 0)
     for plain in (bulk, generator.normal(size=9999), showers, generator.lognormal(size=9999), bulk[:9], np.ones(99)):
-        warn_of_strays("t", "v", plain)
+        warn_of_strays("t", "v", Tally.of(plain))
     frame = table()
     frame.loc[50, "temp"] = 812.5
     with pytest.warns(
@@ -246,10 +247,10 @@ def test_a_code_that_is_not_all_nines_is_named():
     generator = np.random.default_rng(0)
     plain = generator.normal(20, 5, 1000)
     with pytest.warns(UserWarning, match=r"'v' of t is -200 in 80 rows, far from the others, .* \(--missing -200\)"):
-        warn_of_codes("t", "v", np.where(np.arange(1000) % 25 < 2, -200.0, plain))
+        warn_of_codes("t", "v", Tally.of(np.where(np.arange(1000) % 25 < 2, -200.0, plain)))
     rain = np.where(generator.random(1000) < 0.8, 0.0, generator.exponential(3, 1000))
     for usual in (plain, rain, np.where(np.arange(1000) % 25 < 2, 60.0, plain), np.repeat([0.0, 1.0, 2.0], 300)):
-        assert not warn_of_codes("t", "v", usual)
+        assert not warn_of_codes("t", "v", Tally.of(usual))
 
 
 def test_sensors_in_other_units_are_named():

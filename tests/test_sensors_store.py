@@ -27,12 +27,14 @@ from s2rm.sensors import (
     packing,
     read_reports,
     stations,
+    tallies,
     to_frame,
 )
 from s2rm.sensors.judging import BASELINES, split
 from s2rm.sensors.mapped import counted, distinct, is_mapped, moments, parts, room
 from s2rm.sensors.reports import ROWS
 from s2rm.sensors.store import DTYPES, FORMAT, STORE, Described
+from s2rm.sensors.tallies import Tally
 from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
@@ -375,7 +377,8 @@ def test_means_of_counts_are_refused(small, tmp_path):
 
 def test_warnings_of_all_batches_are_shown_once(small, tmp_path):
     frame = table().fillna({"temp": -999.0})
-    again = pandas.concat([frame, frame.assign(lat=frame["lat"] + 1, temp=frame["temp"] + 1)])
+    later = frame["temp"].where(frame["temp"] == -999, frame["temp"] + 1)
+    again = pandas.concat([frame, frame.assign(lat=frame["lat"] + 1, temp=later)])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pack([write(again, tmp_path / "t.csv")], COLUMNS, tmp_path / "store")
@@ -384,6 +387,52 @@ def test_warnings_of_all_batches_are_shown_once(small, tmp_path):
     assert "'temp' of t.csv is -999 in" in said[0]
     assert "is at several places at one time" in said[1]
     assert "has different values at one time" in said[2]
+
+
+ODD = {
+    "a short code": ("temp", [-9.0, -9.0], "'temp' of t.csv is -9 in 2 rows"),
+    "a repeated value": ("temp", [2000.0] * 4, "'temp' of t.csv is 2000 in 4 rows"),
+    "values far out": ("temp", [900.0, 901.0], "2 values of 'temp' of t.csv, such as 901, are far from the others"),
+    "a code of a covariate": ("alt", [-999.0], "'alt' of t.csv is -999 in 1 rows"),
+    "a number within the others": ("temp", [99.0], None),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_packing_warns_of_odd_numbers_as_reading_does(odd, small, tmp_path, monkeypatch):
+    """Of the whole table, in whose batches, the hours of one station after another, each is rare or far from all."""
+    monkeypatch.setattr(tallies, "MOST", 200)
+    monkeypatch.setattr(tallies, "ENDS", 8)
+    name, numbers, line = ODD[odd]
+    frame = table().drop_duplicates("station").merge(pandas.DataFrame({"hour": range(60)}), how="cross")
+    frame["time"] += pandas.to_timedelta(frame.hour, "h")
+    frame["temp"] = np.linspace(1, 150, len(frame)).round(3)
+    frame["alt"] = frame["alt"].fillna(100.0)
+    frame.loc[np.linspace(9, len(frame) - 9, len(numbers)).astype(int), name] = numbers
+    path, told = write(frame.drop(columns="hour"), tmp_path / "t.csv"), []
+    for read in (lambda: read_reports(path, COLUMNS), lambda: pack([path], COLUMNS, tmp_path / "store")):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read()
+        told.append([str(each.message) for each in caught])
+    assert told[0] == told[1]
+    assert len(told[0]) == (line is not None)
+    assert line is None or line in told[0][0]
+
+
+def test_a_tally_of_parts_keeps_its_ends_and_its_number(monkeypatch):
+    monkeypatch.setattr(tallies, "MOST", 61)
+    monkeypatch.setattr(tallies, "ENDS", 7)
+    column = np.random.default_rng(0).normal(size=999).round(2)
+    column[::9] = np.nan
+    whole, joined = Tally.of(column), sum((Tally.of(part) for part in np.split(column, 9)), Tally.of(column[:0]))
+    assert joined.total == whole.total == 888
+    assert len(joined.values) <= 61 < len(whole.values)
+    for end in (slice(7), slice(-7, None)):
+        np.testing.assert_array_equal(joined.values[end], whole.values[end])
+        np.testing.assert_array_equal(joined.counts[end], whole.counts[end])
+    for rank in (0, 100, 444, 700, 887):
+        assert abs(joined.values[joined.at(rank)] - np.sort(column)[rank]) < 0.2
 
 
 HOURS = {"six hours": 6.0, "nine tenths": 0.9, "a tenth": 0.1, "days": 24.0}

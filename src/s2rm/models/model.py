@@ -106,19 +106,31 @@ class Model(nn.Module, ABC, Generic[B]):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Reinitialise all weights in place. With the same seed they equal those of a new model."""
+        """Reinitialise all weights in place. With the same seed they equal those of a new model.
+
+        Raises:
+            ValueError: parametrized weights, or those that hooks make of others.
+        """
         new = cast(Any, self._kind)(**self.arguments)
-        for mine, drawn in ((self.parameters(), new.parameters()), (self.buffers(), new.buffers())):
-            for old, value in zip(mine, drawn, strict=True):
-                old.copy_(value)
+        own, drawn = (dict([*each.named_parameters(), *each.named_buffers()]) for each in (self, new))
+        if made := [name for name in drawn if name not in own]:
+            raise ValueError(
+                f"reset_parameters: expected plain weights, got {made[0]!r} and {len(made) - 1} more that are made of "
+                "others; build a new model"
+            )
+        for name, value in drawn.items():
+            own[name].copy_(value)
 
     @property
     def num_parameters(self) -> int:
         """Number of trainable values."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, what: str = "save") -> dict[str, Tensor]:
         """The weights that `save` writes: those of `state_dict`, with parametrized ones as they act, under plain names.
+
+        Args:
+            what: who asks, the first word of the error.
 
         Raises:
             ValueError: weights that hooks make of others, as in pruning.
@@ -136,8 +148,8 @@ class Model(nn.Module, ABC, Generic[B]):
         hooked = [name for name in plain if name not in weights and isinstance(_found(self, name), Tensor)]
         if hooked:
             raise ValueError(
-                f"save: expected the weights of a {self._kind.__name__}, got {hooked[0]!r} and {len(hooked) - 1} more "
-                "that hooks make of others; make them permanent, as by torch.nn.utils.prune.remove, or use "
+                f"{what}: expected the weights of a {self._kind.__name__}, got {hooked[0]!r} and {len(hooked) - 1} "
+                "more that hooks make of others; make them permanent, as by torch.nn.utils.prune.remove, or use "
                 "torch.nn.utils.parametrize"
             )
         return weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Unpack
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from s2rm.likelihoods import Mean
+from s2rm.models.copies import copied, keep_rows
 from s2rm.models.inputs import Arguments
 from s2rm.models.variants import CELLS, check_variants
 from s2rm.models.world_model import WorldModel, by_numbers
@@ -263,7 +263,7 @@ class S2RM(WorldModel[State]):
         """A copy of the model without these modules (Figure 7). It cannot use states of this model.
 
         Raises:
-            ValueError: no such module, or no module would be left.
+            ValueError: no such module, or no module would be left; weights that hooks make of others, as in pruning.
         """
         if not set(removed) <= set(range(self.num_modules)):
             raise ValueError(f"S2RM: there are modules 0 to {self.num_modules - 1}, got {sorted(removed)} to remove")
@@ -301,12 +301,12 @@ class S2RM(WorldModel[State]):
         return self._with_modules([0] * len(places), places)
 
     def _with_modules(self, modules: list[int], places: Float[Tensor, "M d"]) -> S2RM:
-        other = copy.deepcopy(self)
+        # What parametrizations themselves hold of each module cannot be told.
+        other = copied(self, "modules_on_sphere", *([] if self.share_parameters else ["cell"]))
         other.num_modules = other.cell.num_modules = other.own["num_modules"] = len(modules)
         other.modules_on_sphere.places = nn.Parameter(places.clone(), other.modules_on_sphere.places.requires_grad)
-        for owner in other.cell.modules() if not self.share_parameters else ():
-            for name, parameter in owner.named_parameters(recurse=False):
-                setattr(owner, name, nn.Parameter(parameter.detach()[modules].clone(), parameter.requires_grad))
+        if not self.share_parameters:
+            keep_rows(other.cell, modules)
         return other
 
     def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, " M *batch"]:

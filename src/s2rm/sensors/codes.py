@@ -9,6 +9,8 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from s2rm.sensors.tallies import Tally
+
 OTHERS = {
     "32767", "32768", "65535", "2.14748e+09", "8888", "88888", "1e+20", "1e+30", "1e+34", "1e+35", "1e+36",
     "9.96921e+36",
@@ -21,11 +23,11 @@ STRAYS, APART = 0.01, 5.0
 others the gap is"""
 DIRECTION = re.compile(r"(?:^|[\W_])(?:w|wind)?(?:dir|direction|drct|dd|wd|heading|course|bearing)(?:$|[\W_])", re.I)
 """names of directions"""
-LEAST, SAMPLE = 50, 1_000
-"""values of which some can be strays, and how many are looked at before all are"""
+LEAST = 50
+"""values of which some can be strays"""
 
 
-def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: bool = False) -> bool:
+def warn_of_codes(table: str, name: str, column: Tally, circular: bool = False) -> bool:
     """Whether the smallest or largest values are codes of missing ones, further from the rest than it is wide, or
     values that are repeated far from all others: warned.
 
@@ -33,14 +35,14 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
     the rest's values are from each other; where nothing else is negative, one of two digits is far enough, and any
     among directions.
     """
-    codes, rest = _apart(values)
-    if not codes or len(rest) < FEWEST:
-        return not circular and _warn_of_repeated(table, name, values)
+    codes, rest = _apart(column)
+    if not codes or rest.total < FEWEST:
+        return not circular and _warn_of_repeated(table, name, column)
     warned = False
-    low, high = rest.min(), rest.max()
-    widest = float(np.diff(np.sort(rest)).max())
+    low, high = rest.values[0], rest.values[-1]
+    widest = float(np.diff(rest.values).max(initial=0.0))
     for code in codes:
-        count = int((values == code).sum())
+        count = int(column.counts[column.values == code][0])
         far = widest if abs(code) >= 100 or (code < 0 <= low and count > 1) else high - low
         if code < 0 <= low and (circular or code <= -99):
             far = 0.0
@@ -51,44 +53,43 @@ def warn_of_codes(table: str, name: str, values: NDArray[np.float64], circular: 
                 stacklevel=4,
             )
             warned = True
-    return warned or (not circular and _warn_of_repeated(table, name, values))
+    return warned or (not circular and _warn_of_repeated(table, name, column))
 
 
-def _warn_of_repeated(table: str, name: str, values: NDArray[np.float64]) -> bool:
+def _warn_of_repeated(table: str, name: str, column: Tally) -> bool:
     """Whether the smallest or largest value is there several times, and far from all others: warned."""
-    known = values[~np.isnan(values)]
-    if len(known) < LEAST:
+    if column.total < LEAST or len(column.values) < FEWEST:
         return False
-    for end in (known.min(), known.max()):
-        rest = known[known != end]
-        count = len(known) - len(rest)
-        if FEWEST <= count < len(rest) and min(abs(rest.min() - end), abs(end - rest.max())) > APART * np.ptp(rest) > 0:
+    for place, rest in ((0, column.values[1:]), (-1, column.values[:-1])):
+        end, count = column.values[place], int(column.counts[place])
+        away = min(abs(rest[0] - end), abs(end - rest[-1]))
+        if FEWEST <= count < column.total - count and away > APART * np.ptp(rest) > 0:
             warnings.warn(
-                f"read: {name!r} of {table} is {end:g} in {count} rows, far from the others, {rest.min():g} to "
-                f"{rest.max():g}; if that means missing, name it as such (--missing {end:g})",
+                f"read: {name!r} of {table} is {end:g} in {count} rows, far from the others, {rest[0]:g} to "
+                f"{rest[-1]:g}; if that means missing, name it as such (--missing {end:g})",
                 stacklevel=5,
             )
             return True
     return False
 
 
-def warn_of_strays(table: str, name: str, values: NDArray[np.float64]) -> None:
+def warn_of_strays(table: str, name: str, column: Tally) -> None:
     """Warn of a few values that a wide gap parts from all others."""
-    known = values[~np.isnan(values)]
-    if len(known) < LEAST:
+    number, values, gaps = column.total, column.values, np.diff(column.values)
+    if number < LEAST:
         return
-    few = np.sort(known[:: max(1, len(known) // SAMPLE)])
-    inner = math.ceil(STRAYS * len(few))
-    if np.ptp(known) <= (APART + 1) * (few[-1 - inner] - few[inner]):
+    inner = math.ceil(STRAYS * number)
+    if np.ptp(values) <= (APART + 1) * (values[column.at(number - 1 - inner)] - values[column.at(inner)]):
         return
-    known = np.sort(known)
-    most = max(1, int(STRAYS * len(known)))
-    # The smallest values, from the largest of them on, and the largest ones, each with one of the others before.
-    for ends in (known[most::-1], known[-most - 1 :]):
-        place = int(np.abs(np.diff(ends)).argmax()) + 1
-        rest = known[known > ends[place]] if ends[-1] < ends[0] else known[known < ends[place]]
-        if len(rest) and abs(ends[place] - ends[place - 1]) > APART * np.ptp(rest) > 0:
-            count, odd = len(ends) - place, ends[-1]
+    most = max(1, int(STRAYS * number))
+    # The gaps below the smallest of the others, and those above the largest.
+    for low, ends in ((True, slice(column.at(most))), (False, slice(column.at(number - 1 - most), None))):
+        if not len(gaps[ends]):
+            continue
+        place = gaps[ends].argmax() + (ends.start or 0) + 1
+        rest, some = (values[place:], column.counts[:place]) if low else (values[:place], column.counts[place:])
+        if gaps[place - 1] > APART * np.ptp(rest) > 0:
+            count, odd = int(some.sum()), values[0 if low else -1]
             warnings.warn(
                 f"read: {count} value{'s' * (count > 1)} of {name!r} of {table}, such as {odd:g}, "
                 f"{'are' if count > 1 else 'is'} far from the others, {rest[0]:g} to {rest[-1]:g}; correct them, or "
@@ -141,10 +142,10 @@ def warn_of_units(
         )
 
 
-def warn_of_radians(table: str, name: str, values: NDArray[np.float64]) -> None:
+def warn_of_radians(table: str, name: str, column: Tally) -> None:
     """Warn of directions that lie within a turn in radians, and are not whole numbers."""
-    known = values[~np.isnan(values)]
-    if len(known) < LEAST or np.abs(known).max() > 2 * math.pi:
+    known = column.values
+    if column.total < LEAST or np.abs(known).max() > 2 * math.pi:
         return
     if np.ptp(known) > math.pi and (known % 1 != 0).any():
         warnings.warn(
@@ -154,16 +155,16 @@ def warn_of_radians(table: str, name: str, values: NDArray[np.float64]) -> None:
         )
 
 
-def warn_of_directions(table: str, name: str, values: NDArray[np.float64], remedy: str) -> None:
+def warn_of_directions(table: str, name: str, column: Tally, remedy: str) -> None:
     """Warn of numbers that by their name and range are directions in degrees, where they are taken as plain numbers.
 
     Args:
         table, name: of the column.
-        values: the column.
+        column: its numbers.
         remedy: what makes directions of them, for the message.
     """
-    known = values[~np.isnan(values)]
-    if len(known) < LEAST or not DIRECTION.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)):
+    known = column.values
+    if column.total < LEAST or not DIRECTION.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)):
         return
     if known.min() >= 0 and 180 < known.max() <= 360:
         warnings.warn(
@@ -173,17 +174,17 @@ def warn_of_directions(table: str, name: str, values: NDArray[np.float64], remed
         )
 
 
-def _apart(values: NDArray[np.float64]) -> tuple[list[float], NDArray[np.float64]]:
-    """The codes at both ends of the values, and the other values, where there are codes."""
+def _apart(column: Tally) -> tuple[list[float], Tally]:
+    """The codes at both ends of the values, and the other values."""
     codes: list[float] = []
-    rest = values
-    while len(rest):
-        found = [end for end in {float(np.fmin.reduce(rest)), float(np.fmax.reduce(rest))} if _is_code(end)]
+    rest = column
+    while len(rest.values):
+        found = [end for end in {*rest.values[[0, -1]].tolist()} if _is_code(end)]
         if not found:
             break
         codes += found
-        rest = rest[~np.isnan(rest) & ~np.isin(rest, found)]
-    return codes, rest[~np.isnan(rest)] if codes else rest
+        rest = rest.where(~np.isin(rest.values, found))
+    return codes, rest
 
 
 def _is_code(value: float) -> bool:

@@ -25,13 +25,14 @@ from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.batches import batches
 from s2rm.sensors.binning import MAX_STEPS, Spacing, at_several_places, averaged, of_one_turn, place_names, silent_times
-from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_units
+from s2rm.sensors.codes import ranges, warn_of_units
 from s2rm.sensors.mapped import Moments, moments
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells
 from s2rm.sensors.store import DTYPES, FORMAT, STORE, Described, read_store
-from s2rm.sensors.tables import check_counts, full_turns, measured, positions_of
+from s2rm.sensors.tables import check_counts, full_turns, measured, positions_of, warn_of_numbers
+from s2rm.sensors.tallies import Tally
 from s2rm.sensors.telling import each_once
 from s2rm.sensors.times import step_microseconds
 
@@ -132,6 +133,7 @@ class _Seen:
         """the earliest and the latest time, and their rows, in words"""
         self.silent, self.rows = -(2**62), 0
         self.west, self.east = np.inf, -np.inf
+        self.tallies = [Tally.of(np.empty(0))] * width
 
     def codes(self, positions: NDArray[np.float64], names: NDArray[np.object_]) -> NDArray[np.int64]:
         """The number of the sensor of each row, by its name or else by its place."""
@@ -169,9 +171,8 @@ class _Seen:
             return None
         positions, names = positions_of(few, columns)
         covariates = few.numbers(columns.covariates)
-        for name, column in zip(columns.covariates, covariates.T, strict=True):
-            warn_of_codes(cells.name, name, column)
         blocks = np.concatenate([positions, values, covariates], 1)
+        self.tallies = [tally + Tally.of(column) for tally, column in zip(self.tallies, blocks.T, strict=True)]
         rows = np.empty(len(blocks), self.dtype)
         rows["time"], rows["sensor"], rows["numbers"] = few.times(columns.time), self.codes(positions, names), blocks
         ends = [(int(rows["time"][at]), f"row {few.rows[at]} of {few.name}")
@@ -219,6 +220,7 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
         raise ValueError("pack: no row of the tables holds both a time and a value; give observations")
     if waiting:
         sort()
+    warn_of_numbers(cells.name if len(tables) == 1 else "the tables", columns, seen.tallies)
     begin, end = seen.first[0] // seen.length, max(seen.last[0], seen.silent)
     num_steps = end // seen.length - begin + 1
     if num_steps > MAX_STEPS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +30,7 @@ from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells, open_source
 from s2rm.sensors.store import check_range, is_store, read_store
 from s2rm.sensors.tables_ahead import expect_known, known_ahead, read_known_ahead
+from s2rm.sensors.tallies import Tally
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -125,9 +127,8 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     first = np.diff(key[order], prepend=-1) > 0
     turns = full_turns(columns, positions[:, 0].min(initial=np.inf), positions[:, 0].max(initial=-np.inf))
     covariates = cells.numbers(columns.covariates)
-    for name, column in zip(columns.covariates, covariates.T, strict=True):
-        warn_of_codes(cells.name, name, column)
     blocks = np.concatenate([positions, values, covariates], 1)
+    warn_of_numbers(cells.name, columns, [Tally.of(column) for column in blocks.T])
     ends = np.cumsum([positions.shape[1], values.shape[1]])
     positions, values, covariates = np.split(averaged(blocks[order], first, turns), ends, 1)
     kept = order[first]
@@ -234,20 +235,33 @@ def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.f
             low, high = TURN
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
-            warn_of_radians(cells.name, name, column)
-        else:
-            warn_of_directions(cells.name, name, column, f"declare it, with --circular {name}")
         wrong, expected = out_of_range(column, kind)
         cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
         if kind == "counts":
             cells.refuse(column % 1 > 0, name, "whole numbers", column, "round them, or declare nonnegative instead")
-        if not warn_of_codes(cells.name, name, column, circular) and not circular:
-            warn_of_strays(cells.name, name, column)
     there = np.asarray(np.isfinite(values).any(1))
     few = cells.where(there)
     for name in filter(None, (columns.time, columns.sensor)):
         few.expect_filled(name, few.empty(name))
     return values[there], there
+
+
+def warn_of_numbers(table: str, columns: Columns, tallies: Sequence[Tally]) -> None:
+    """Warn of codes of missing values, of values far from all others, and of what may be directions, in the positions,
+    values and covariates of a table."""
+    ends = np.cumsum([len(columns.position), len(columns.values)])
+    for name, tally in zip(columns.position, tallies[: ends[0]], strict=True):
+        if not columns.globe:
+            warn_of_codes(table, name, tally)
+    for name, tally, circular in zip(columns.values, tallies[ends[0] : ends[1]], columns.is_circular, strict=True):
+        if circular:
+            warn_of_radians(table, name, tally)
+        else:
+            warn_of_directions(table, name, tally, f"declare it, with --circular {name}")
+        if not warn_of_codes(table, name, tally, circular) and not circular:
+            warn_of_strays(table, name, tally)
+    for name, tally in zip(columns.covariates, tallies[ends[1] :], strict=True):
+        warn_of_codes(table, name, tally)
 
 
 def check_counts(what: str, columns: Columns, values: NDArray[np.float64]) -> None:
@@ -265,8 +279,6 @@ def positions_of(cells: Cells, columns: Columns) -> tuple[NDArray[np.float64], N
     positions = cells.numbers(columns.position)
     for name, column in zip(columns.position, positions.T, strict=True):
         cells.expect_filled(name, np.isnan(column))
-        if not columns.globe:
-            warn_of_codes(cells.name, name, column)
     if columns.globe:
         cells.expect_degrees(columns.position, positions)
     if columns.sensor is not None:

@@ -14,6 +14,7 @@ from s2rm.sensors.known_ahead import KnownAhead, region, warn_of_beyond
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.sources import Cells, open_source
+from s2rm.sensors.tallies import Tally
 
 MOST_CELLS = 60_000_000
 """steps times places times quantities of a table of what is known ahead"""
@@ -92,8 +93,9 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
             raise ValueError(
                 f"read: expected {name!r}, known ahead, in {cells.name}, got none; fill it, or leave it out"
             )
-        warn_of_codes(cells.name, name, column)
-        warn_of_directions(cells.name, name, column, "give its sine and cosine instead, or those of a wind's speed")
+        tally = Tally.of(column)
+        warn_of_codes(cells.name, name, tally)
+        warn_of_directions(cells.name, name, tally, "give its sine and cosine instead, or those of a wind's speed")
     there = np.asarray(~np.isnan(quantities).all(1))
     few, quantities = cells.where(there), quantities[there]
     few.expect_filled(columns.time, few.empty(columns.time), " that holds what is known ahead")
