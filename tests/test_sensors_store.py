@@ -130,7 +130,7 @@ def test_all_that_is_done_with_a_table_is_done_with_a_store(small, tmp_path):
     for number, each in enumerate((reports, stored)):
         parted = split(each, 0.2, 0.2)
         forecaster = Forecaster.fit(parted.train, tmp_path / str(number), HOW, progress=False)
-        frame = forecaster.table(each, stations(each), origins=[60, 118])
+        frame = forecaster.table(each, stations(each.between(0, 61)), origins=[60, 61])
         rows = judge({"ours": forecaster, **{name: kind().fit(parted.train) for name, kind in BASELINES.items()}},
                      each, [100, 110], [0, 1, 6], parted.withheld)  # fmt: skip
         done.append((forecaster.fingerprint, frame.to_csv(), rows, grid(each, 5).positions.tolist()))
