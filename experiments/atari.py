@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.progress
 import torch
 import tyro
 from ale_py.vector_env import AtariVectorEnv
@@ -23,7 +24,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
 from torch import nn
@@ -115,16 +116,24 @@ class Games(VecEnv):
 
 
 class Progress(BaseCallback):
-    """Notes the mean score of the last 100 episodes, by step."""
+    """Shows how far training is, and notes the mean score of the last 100 episodes, by step."""
 
-    def __init__(self, every: int):
+    def __init__(self, steps: int, name: str):
         super().__init__()
-        self.every, self.scores = every, dict[int, float]()
+        self.every, self.scores, self.bar = steps // 25, dict[int, float](), rich.progress.Progress(auto_refresh=False)
+        self.task = self.bar.add_task(name, total=steps)
+
+    def _on_training_start(self) -> None:
+        self.bar.start()
 
     def _on_step(self) -> bool:
         return True
 
+    def _on_training_end(self) -> None:
+        self.bar.stop()
+
     def _on_rollout_end(self) -> None:
+        self.bar.update(self.task, completed=self.num_timesteps, refresh=True)
         step = self.num_timesteps // self.every * self.every
         if step and step not in self.scores and self.model.ep_info_buffer:
             self.scores[step] = float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
@@ -147,7 +156,7 @@ def main(recipe: Recipe) -> None:
 
 def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
     """Rows on the training of a policy."""
-    began, progress = time.monotonic(), Progress(recipe.steps // 25)
+    began, progress = time.monotonic(), Progress(recipe.steps, f"{game}, {name}")
     env = VecNormalize(VecMonitor(Games(game, recipe.environments, recipe.side, 1000 * seed)), norm_obs=False)
     options: dict[str, Any] = {
         "learning_rate": lambda left: 1e-3 * left, "n_steps": recipe.between, "n_epochs": 4, "ent_coef": 0.01,
@@ -163,7 +172,7 @@ def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
         memory = {"shared_lstm": True, "enable_critic_lstm": False, "lstm_hidden_size": recipe.hidden_size}
         policy = {"core": core, "features_extractor_class": NatureCNN, **memory}
         model = RecurrentPPO(CorePolicy, env, policy_kwargs=policy, **options)
-    model.learn(recipe.steps, CallbackList([progress, ProgressBarCallback()]))
+    model.learn(recipe.steps, progress)
     env.close()
     if not progress.scores:
         raise SystemExit(f"--steps {recipe.steps}: expected enough for an episode of {game} to end, got too few")

@@ -33,7 +33,7 @@ from s2rm.sensors.dependence import Dependence, Hindcast
 from s2rm.sensors.fitting import SUMMARY
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import gaussian_crps, split
-from s2rm.sensors.reports import Places, Reports, difference
+from s2rm.sensors.reports import Places, Reports, difference, last_places
 from s2rm.sensors.settings import Fit
 
 NONE, COPULA, SIZE = "independent draws", "scenarios", "scenarios of a common size"
@@ -88,7 +88,7 @@ def case_of(forecaster: Forecaster, reports: Reports, withheld: Bool[NDArray, " 
     asked = reports.where(np.isin(reports.step, origin + leads))
     sensor, first, place = np.unique(asked.sensor, return_index=True, return_inverse=True)
     names = tuple(reports.sensors[index] for index in sensor)
-    places = Places(asked.positions[first], asked.covariates[first], names)
+    places = Places(last_places(known, asked)[first], asked.covariates[first], names)
     known = reports.of(~withheld)
     mean, stddev = (part[0] for part in forecaster.forecast(known, places, [origin]))
     drawn = forecaster.scenarios(known, places, [origin], num=num)[0] if num else mean[None]

@@ -449,5 +449,5 @@ def test_what_the_sensors_page_says_of_rain_and_of_a_known_wind_is_so(page):
     wind = page.claims.where(page.results()["known-ahead"].rows, lead=12, sensors="seen")
     mae = wind.set_index(["data", "value", "predictor"])["mae"]
     with_wind, without = mae.xs("S2GRU, wind known ahead", level="predictor"), mae.xs("S2GRU", level="predictor")
-    assert with_wind["turning", "direction"] < without["turning", "direction"] / 2
+    assert with_wind["carried", "tracer"] < without["carried", "tracer"] / 2
     assert abs(with_wind["turning", "tracer"] / without["turning", "tracer"] - 1) < 0.02, "gains nothing"

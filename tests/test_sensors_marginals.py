@@ -17,6 +17,7 @@ from s2rm.sensors.guess import Cases, FirstGuess
 from s2rm.sensors.judging import BASELINES, LEVELS, gaussian_crps, member_scores
 from s2rm.sensors.marginals import FARTHEST, Marginal
 from s2rm.sensors.mixing import crps_in_units
+from s2rm.sensors.reports import last_places
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.tuning import Sample, chosen, trusted, with_climate_of
 from s2rm.training import Training
@@ -210,7 +211,7 @@ def test_scores_are_those_of_the_quantiles(forecaster, reports):
         errors = []
         for truth, shown, origin in ((asked, known, 60), (later, known_later, 100)):
             made = predictor.quantiles(
-                shown, origin, truth.positions, truth.covariates, truth.sensor, [1], shares=LEVELS
+                shown, origin, last_places(shown, truth), truth.covariates, truth.sensor, [1], shares=LEVELS
             )[:, 0, :, 0]
             assert made.min() >= 0
             assert (np.diff(made, axis=0) >= -1e-9).all()
