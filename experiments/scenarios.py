@@ -88,8 +88,9 @@ def case_of(forecaster: Forecaster, reports: Reports, withheld: Bool[NDArray, " 
     asked = reports.where(np.isin(reports.step, origin + leads))
     sensor, first, place = np.unique(asked.sensor, return_index=True, return_inverse=True)
     names = tuple(reports.sensors[index] for index in sensor)
-    places = Places(last_places(known, asked)[first], asked.covariates[first], names)
     known = reports.of(~withheld)
+    there = last_places(known.between(0, origin + 1), asked)
+    places = Places(there[first], asked.covariates[first], names)
     mean, stddev = (part[0] for part in forecaster.forecast(known, places, [origin]))
     drawn = forecaster.scenarios(known, places, [origin], num=num)[0] if num else mean[None]
     truth = np.full(mean.shape, np.nan)
