@@ -49,7 +49,7 @@ class Recipe:
     """as ale-py names them"""
     cores: tuple[str, ...] = tuple(CORES)
     """memories: RIMs, LSTM, no memory"""
-    steps: int = 500_000
+    steps: int = 2_000_000
     """actions in training, over all games played side by side; each is held for four frames"""
     seeds: int = 1
     """of each memory"""
