@@ -253,6 +253,16 @@ def test_a_place_is_a_sensors_by_its_name_or_where_that_last_reported(fitted):
         assert own_sensors(drifting, ahead, scaling).tolist() == [0, 1, -1]
 
 
+def test_a_station_that_is_asked_for_elsewhere_has_no_last_observation(fitted):
+    made, _ = fitted
+    reports = river()
+    asked = Places(stations(reports).positions, np.full((3, 1), np.nan, np.float32), ("g1", "g0", "g2"))
+    with pytest.warns(UserWarning, match="2 places, first 'g1', are far"):
+        table = made.table(reports, asked, horizon=1)
+    assert table.last_observation.isna().tolist() == [True, True, False]
+    assert not table.silent.any()
+
+
 def test_two_deliveries_of_one_step_add_up():
     reports = river()
     before, last = reports.between(0, 59), reports.between(59, 60)

@@ -30,6 +30,7 @@ from s2rm.models.named import LABELS
 from s2rm.names import for_csv, one_line
 from s2rm.records import from_plain
 from s2rm.report.figures import predictors as predictors_of
+from s2rm.sensors.ahead import elsewhere
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import BASELINES, Split, judge, lead_time
@@ -218,7 +219,7 @@ def forecast(command: Forecast) -> None:
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")
     _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
-    _say_silent(reports, places)
+    _say_silent(reports, places, forecaster)
 
 
 def pack_tables(command: Pack) -> None:
@@ -237,13 +238,16 @@ def _say(text: str) -> None:
     rank_zero_only(console.print)(one_line(text), soft_wrap=True)
 
 
-def _say_silent(reports: Reports, places: Places) -> None:
+def _say_silent(reports: Reports, places: Places, forecaster: Forecaster) -> None:
     """Name the stations of a forecast that have not reported recently, the longest silent first."""
-    last = last_observations(reports, places.names or (), np.array([reports.num_steps - 1]))
+    if places.names is None:
+        return
+    away = [elsewhere(reports, places, forecaster.scaling)]
+    last = last_observations(reports, places.names, np.array([reports.num_steps - 1]), away)
     silent = np.flatnonzero(last.silent[0])
     if len(silent):
         order = silent[np.argsort(last.time[0, silent], kind="stable")]
-        named = [f"{(places.names or ())[row]} since {last.time[0, row].astype('datetime64[m]')}" for row in order[:5]]
+        named = [f"{places.names[row]} since {last.time[0, row].astype('datetime64[m]')}" for row in order[:5]]
         more = f" and {len(order) - 5} more" * (len(order) > 5)
         _say(
             f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), which are "
