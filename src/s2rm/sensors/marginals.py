@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,13 +106,17 @@ class Marginal:
 
     def value_of(self, scores: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """As `value`, of tensors and with gradients, but whole numbers are not rounded."""
-        knots, values = torch.tensor(self.scores), torch.tensor(self.values)
+        knots, values = self._knots
         clamped = scores.clamp(self.scores[0], self.scores[-1])
         upper = torch.searchsorted(knots, clamped.detach().contiguous()).clamp(1, len(knots) - 1)
         part = (clamped - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
         return values[upper - 1] + part * (values[upper] - values[upper - 1])
 
-    @property
+    @cached_property
+    def _knots(self) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
+        return torch.tensor(self.scores), torch.tensor(self.values)
+
+    @cached_property
     def spread(self) -> float:
         """The standard deviation of the values in the training part."""
         return float(self.moments(np.zeros(1), np.ones(1))[1][0])
