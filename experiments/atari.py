@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich.progress
 import torch
 import tyro
 from ale_py.vector_env import AtariVectorEnv
@@ -116,27 +115,23 @@ class Games(VecEnv):
 
 
 class Progress(BaseCallback):
-    """Shows how far training is, and notes the mean score of the last 100 episodes, by step."""
+    """Notes the mean score of the last 100 episodes, by step, and says it, with the time that training still takes."""
 
     def __init__(self, steps: int, name: str):
         super().__init__()
-        self.every, self.scores, self.bar = steps // 25, dict[int, float](), rich.progress.Progress(auto_refresh=False)
-        self.task = self.bar.add_task(name, total=steps)
-
-    def _on_training_start(self) -> None:
-        self.bar.start()
+        self.steps, self.name, self.scores, self.began = steps, name, dict[int, float](), time.monotonic()
 
     def _on_step(self) -> bool:
         return True
 
-    def _on_training_end(self) -> None:
-        self.bar.stop()
-
     def _on_rollout_end(self) -> None:
-        self.bar.update(self.task, completed=self.num_timesteps, refresh=True)
-        step = self.num_timesteps // self.every * self.every
-        if step and step not in self.scores and self.model.ep_info_buffer:
-            self.scores[step] = float(np.mean([episode["r"] for episode in self.model.ep_info_buffer]))
+        every, done, ended = self.steps // 25, self.num_timesteps, self.model.ep_info_buffer
+        step = done // every * every
+        if step and step not in self.scores and ended:
+            self.scores[step] = float(np.mean([episode["r"] for episode in ended]))
+            left = (time.monotonic() - self.began) / done * (self.steps - done) / 60
+            about = f"{done:,} actions, mean score {self.scores[step]:.1f}, about {max(left, 0):.0f} minutes left"
+            print(f"{self.name}: {about}", flush=True)
 
 
 def main(recipe: Recipe) -> None:
@@ -156,7 +151,7 @@ def main(recipe: Recipe) -> None:
 
 def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
     """Rows on the training of a policy."""
-    began, progress = time.monotonic(), Progress(recipe.steps, f"{game}, {name}")
+    progress = Progress(recipe.steps, f"{game}, {name}")
     env = VecNormalize(VecMonitor(Games(game, recipe.environments, recipe.side, 1000 * seed)), norm_obs=False)
     options: dict[str, Any] = {
         "learning_rate": lambda left: 1e-3 * left, "n_steps": recipe.between, "n_epochs": 4, "ent_coef": 0.01,
@@ -177,7 +172,7 @@ def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
     if not progress.scores:
         raise SystemExit(f"--steps {recipe.steps}: expected enough for an episode of {game} to end, got too few")
     size = sum(weight.numel() for weight in model.policy.parameters())
-    about = {"minutes": (time.monotonic() - began) / 60, "parameters": size}
+    about = {"minutes": (time.monotonic() - progress.began) / 60, "parameters": size}
     case = {"data": game, "predictor": name, "seed": seed}
     return [{**case, "step": step, "score": score, **about} for step, score in progress.scores.items()]
 
