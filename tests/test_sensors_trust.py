@@ -545,6 +545,11 @@ def test_reports_unlike_those_of_the_fit_are_named(fitted):
     kelvin = reports.values + np.array([15 * made.scaling.width[0], 0], np.float32)  # 273, where they spread by 18
     with pytest.warns(UserWarning, match="'level' is .* in a report, far from what the fit saw"):
         made.forecast(replace(reports, values=kelvin), stations(reports), origins=40)
+    fahrenheit = reports.values + np.array([5 * made.scaling.width[0], 0], np.float32)  # such as 60 for 10, by 10
+    with pytest.warns(UserWarning, match="'level' is about .* in the reports, far from what .* fit anew if it has"):
+        made.forecast(replace(reports, values=fahrenheit), stations(reports), origins=40)
+    now = reports.between(40, 41)
+    made.step(None, replace(now, values=now.values + np.array([5 * made.scaling.width[0], 0], np.float32)))
     with pytest.warns(UserWarning, match="reports come from places beyond twice the radius"):
         made.step(None, replace(reports, positions=reports.positions + 1000))
 

@@ -13,7 +13,7 @@ from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numb
 from s2rm.sensors.mapped import counted, distinct, moments
 from s2rm.sensors.marginals import out_of_range
 from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
-from s2rm.sensors.scaling import FAR, ONE_PLACE, Scaling
+from s2rm.sensors.scaling import FAR, ONE_PLACE, SAMPLE, Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import Moment, is_several, origin_steps
 
@@ -26,6 +26,8 @@ ALONE = 8
 """times as far from the middle as any other a place must be to be a mistake"""
 LEAST_VALUES = 8
 """values of a channel that a fit needs in its training part"""
+SHIFTED, ENOUGH = 4.0, 30
+"""standard deviations from the fit's mean beyond which a median is in doubt, and the fewest values that have one"""
 
 
 def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) -> None:
@@ -203,8 +205,9 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
     if not len(reports):
         return
     ends = np.stack([np.fmin.reduce(reports.values, 0), np.fmax.reduce(reports.values, 0)], -1)
-    lines = zip(reports.columns.values, ends, scaling.mean, scaling.width, scaling.circular, strict=True)
-    for name, column, mean, spread, circular in lines:
+    some = reports.values[:: max(1, len(reports) // SAMPLE)] if reports.step[0] < reports.step[-1] else ends.T[:0]
+    lines = zip(reports.columns.values, ends, some.T, scaling.mean, scaling.width, scaling.circular, strict=True)
+    for name, column, sample, mean, spread, circular in lines:
         away, nearest = np.abs(column - mean), np.clip(mean, *column)  # a single value, or all of them
         if not circular and max(away.max() / 2, abs(nearest - mean)) > FAR * spread:
             warnings.warn(
@@ -212,6 +215,14 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
                 f"with a spread of {spread:.3g}; leave it out if it means missing, or give the units of the fit",
                 stacklevel=4,
             )
+        elif not circular and len(known := sample[~np.isnan(sample)]) >= ENOUGH:
+            middle = np.median(known)
+            if abs(middle - mean) > SHIFTED * spread:
+                warnings.warn(
+                    f"{what}: {name!r} is about {middle:.3g} in the reports, far from what the fit saw, {mean:.3g} with "
+                    f"a spread of {spread:.3g}; give the units of the fit, or fit anew if it has changed so much",
+                    stacklevel=4,
+                )
     for name in np.array(reports.columns.ahead)[scaling.unlike_ahead(reports.ahead)]:
         warnings.warn(f"{what}: {name}, known ahead, is far from what the fit saw; give its units", stacklevel=4)
     if scaling.beyond(reports.positions):
