@@ -219,8 +219,8 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
             middle = np.median(known)
             if abs(middle - mean) > SHIFTED * spread:
                 warnings.warn(
-                    f"{what}: {name!r} is about {middle:.3g} in the reports, far from what the fit saw, {mean:.3g} with "
-                    f"a spread of {spread:.3g}; give the units of the fit, or fit anew if it has changed so much",
+                    f"{what}: {name!r} is about {middle:.3g} in the reports, far from what the fit saw, {mean:.3g}, "
+                    f"with a spread of {spread:.3g}; give the units of the fit, or fit anew if it has changed so much",
                     stacklevel=4,
                 )
     for name in np.array(reports.columns.ahead)[scaling.unlike_ahead(reports.ahead)]:
