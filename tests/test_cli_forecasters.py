@@ -20,6 +20,7 @@ from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Forecaster
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES
+from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.tables import read_reports, to_frame
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
@@ -107,7 +108,7 @@ def test_stations_of_other_names_than_those_of_the_fit_are_named(life, tmp_path,
         assert not opened_of(asked).withheld.any()
     other[:3].to_csv(tmp_path / "step.csv", index=False)
     said = refused(capsys, "evaluate", life / "run", "--table", tmp_path / "step.csv")
-    assert said.startswith("s2rm: evaluate: expected at least 2 steps in")
+    assert said.startswith("s2rm: evaluate: expected at least 3 steps in")
     late = other[-1:].assign(time=str(pandas.Timestamp(other.time.iloc[-1]) + pandas.Timedelta(days=4000)))
     pandas.concat([other, late]).to_csv(tmp_path / "late.csv", index=False)
     said = refused(capsys, "evaluate", life / "run", "--table", tmp_path / "late.csv")
@@ -129,6 +130,41 @@ def test_a_fit_from_a_forecaster_starts_from_its_weights(life, tmp_path):
     parts, own = Parts.read(tmp_path / "tuned"), Parts.read(life / "run")
     assert {*parts.withheld} <= {*own.withheld, "station 8"}, "what the first fit has seen is not withheld"
     assert {*own.seen} < {*parts.seen}
+
+
+def test_a_table_shorter_than_the_context_is_judged_a_step_ahead(life, tmp_path, capsys):
+    short = pandas.read_csv(life / "b.csv", sep=";", decimal=",")
+    hours = pandas.to_datetime(short.time)
+    short[hours < hours.min() + pandas.Timedelta("5h")].to_csv(tmp_path / "short.csv", index=False)
+    main(["evaluate", str(life / "run"), "--table", str(tmp_path / "short.csv"), "--out", str(tmp_path / "short.json")])
+    assert {row["lead"] for row in rows_of(tmp_path / "short.json")} >= {1}
+    assert "in 0 of 0" not in capsys.readouterr().err
+
+
+def test_the_report_of_a_fine_tuned_forecaster_says_what_the_first_one_was_fitted_to(life, tmp_path, monkeypatch):
+    monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", write_sensor_report)
+    monkeypatch.setattr("s2rm.sensors.report._pictures", lambda *_: [])
+    known, frame = Parts.read(life / "run").seen, pandas.read_csv(life / "a.csv")
+    frame[frame.sensor.isin(known)].to_csv(tmp_path / "known.csv", index=False)
+    options = [str(tmp_path / "known.csv"), "--epochs", "1", "--out", str(tmp_path / "tuned")]
+    with pytest.warns(UserWarning, match="was fitted to all of these stations"):
+        main(["fit", "--from", str(life / "run"), *options])
+    said = "was fitted to some of the latter, so that scores there are optimistic"
+    assert said in (tmp_path / "tuned" / "report.html").read_text()
+    main(["report", str(life / "run"), "--out", str(tmp_path / "own.html")])
+    assert said not in (tmp_path / "own.html").read_text()
+    with (
+        pytest.warns(UserWarning, match="this one was fine-tuned from was fitted to withheld stations"),
+        pytest.warns(UserWarning, match="so that the scores are optimistic; give newer data for others"),
+    ):
+        main(["evaluate", str(tmp_path / "tuned"), "--table", str(tmp_path / "known.csv")])
+
+
+def test_after_a_refit_to_older_data_the_newer_ones_of_the_start_count(tmp_path):
+    Parts(("a",), ("b",), "2024-01-09T12", "2023-12-28T08").write(tmp_path)
+    assert Parts.read(tmp_path, whole=True).first == "2024-01-09T12"
+    Parts(("a",), ("b",), "2024-01-09T12", "2024-02-28T08").write(tmp_path)
+    assert Parts.read(tmp_path, whole=True).first == "2024-02-28T08"
 
 
 def test_a_table_in_other_units_is_warned_of_once_and_before_the_fit(life, tmp_path):
@@ -299,9 +335,10 @@ def test_a_report_is_of_the_initialisation_times_that_were_scored(life, tmp_path
     main(["evaluate", str(life / "run"), "--every", "8h", "--out", str(scores)])
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda *given: told.append(given))
     main(["report", str(life / "run"), "--scores", str(scores)])
-    (_, _, _, _, _, _, origins, rows, later) = told[0]
+    (_, _, _, _, _, _, origins, rows, later, unseen) = told[0]
     assert (np.diff(origins) == 8).all()
     assert later
+    assert unseen
     assert rows == rows_of(scores)
     assert "expected the table that" in refused(
         capsys, "report", life / "run", "--scores", scores, "--table", life / "b.csv"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2rm.cli import main
-from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, Reports, next_sensor, stations, to_frame
+from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, Reports, next_sensor, read_reports, stations, to_frame
 from s2rm.sensors.reports import merge
 from s2rm.sensors.weights import kriging
 from s2rm.training import Training
@@ -126,6 +126,25 @@ def test_what_cannot_be_ranked_is_refused(fitted):
             next_sensor(forecaster, reports, candidates, None, number)
     with pytest.raises(ValueError, match="and 0 places; name fewer sensors, or more places"):
         next_sensor(forecaster, reports, None, some(0, 0))
+    table = to_frame(reports)
+    table.loc[0, "time"] += 9 * (table.time.max() - table.time.min())
+    stray = read_reports(table, reports.columns, to_fit=False)
+    with pytest.raises(ValueError, match="next-sensor: expected observations of one period, got 1 of"):
+        next_sensor(forecaster, stray)
     silent = replace(reports, num_steps=reports.num_steps + 100)
     with pytest.raises(ValueError, match="expected stations that reported in the last 12 steps, got none"):
         next_sensor(forecaster, silent)
+
+
+def test_stations_that_fell_silent_are_said_to_count_as_absent(fitted):
+    forecaster, reports, _ = fitted
+    kept = (reports.sensor > 1) | (reports.step < reports.num_steps - 20)
+    with pytest.warns(
+        UserWarning, match="next-sensor: 2 of 9 stations have not reported in the last 12 steps, such as"
+    ):
+        found = next_sensor(forecaster, reports.where(kept), some(5, 0))
+    assert found.silent.tolist() == [0, 1]
+    assert not len(next_sensor(forecaster, reports, some(5, 0)).silent)
+    far = replace(reports, positions=1000 * reports.positions)
+    with pytest.warns(UserWarning, match="next-sensor: reports come from places beyond twice the radius"):
+        next_sensor(forecaster, far, some(5, 0), some(5, 0))

@@ -576,6 +576,18 @@ class TestRefusals:
     def test_a_table_of_another_library(self):
         arrow = pytest.importorskip("pyarrow", reason='needs pip install "s2rm[tables]"')
         check_equal(read_reports(arrow.Table.from_pandas(table()), COLUMNS), read_reports(table(), COLUMNS))
+        number = 2**53 + 1
+        named = table().assign(station=pandas.array([number, number + 2] * 3, "Int64"), depth=1)
+        named.loc[len(named)] = [named.time[0], None, 10.0, 50.0, 0.0, np.nan, np.nan, 1]
+        assert read_reports(named, COLUMNS).sensors == (str(number), str(number + 2))
+        check_equal(read_reports(arrow.Table.from_pandas(named), COLUMNS), read_reports(named, COLUMNS))
+        made = arrow.Table.from_pandas(table())
+        odd = made.append_column("mine", arrow.array([arrow.array([1])] * len(made), arrow.list_(arrow.int64())))
+        check_equal(read_reports(odd, COLUMNS), read_reports(table(), COLUMNS))
+        with pytest.raises(ValueError, match="found no column 'temp' in the table; did you mean 'Temp'"):
+            read_reports(made.rename_columns([name.replace("temp", "Temp") for name in made.column_names]), COLUMNS)
+        with pytest.raises(ValueError, match="2 columns of the table are named 'temp'; rename all but one"):
+            read_reports(made.append_column("temp", made["temp"]), COLUMNS)
         other = type("DataFrame", (), {"__module__": "frames.core"})()
         assert "got frames.core.DataFrame; convert it to a pandas.DataFrame" in refusal(other)
 

@@ -16,7 +16,7 @@ import torch
 from s2rm.cli.parts import digest_of
 from s2rm.folders import fingerprint, locked
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors import Columns, Fit, Forecaster, Places, Reports, grid, judge, stations
+from s2rm.sensors import Columns, Fit, Forecaster, Places, Reports, grid, judge, next_sensor, stations, to_frame
 from s2rm.sensors.ahead import own_sensors
 from s2rm.sensors.checks import (
     check_clock,
@@ -552,6 +552,21 @@ def test_reports_unlike_those_of_the_fit_are_named(fitted):
     made.step(None, replace(now, values=now.values + np.array([5 * made.scaling.width[0], 0], np.float32)))
     with pytest.warns(UserWarning, match="reports come from places beyond twice the radius"):
         made.step(None, replace(reports, positions=reports.positions + 1000))
+
+
+def test_a_table_that_was_not_read_is_refused(fitted, tmp_path):
+    made, _ = fitted
+    table, places = to_frame(river()), stations(river())
+    for what, call in {
+        "forecast": lambda: made.forecast(table, places),
+        "fit": lambda: Forecaster.fit(table, tmp_path),
+        "next-sensor": lambda: next_sensor(made, table),
+        "stations": lambda: stations(table),
+        "grid": lambda: grid(table),
+        "judge": lambda: judge({"mine": made}, table, [50], [1], [False] * 3),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{what}: expected Reports, got DataFrame; make them with read_reports$"):
+            call()
 
 
 @pytest.mark.parametrize("origin", ["03.05.2020", "3/5/2020"])

@@ -128,7 +128,9 @@ def test_lead_times_in_words(rows):
     assert "beats the best simple predictor at all lead times by 50 %" in said
     few = [row(name, 1, share * errors) for name, share in (("S2GRU", 0.996), ("persistence", 1.0))]
     ((_, _), (_, said)) = verdict(few, "S2GRU", HOUR)
-    assert "at +1 h by 0.4 % (0.4 to 0.4 %, 24 cases); nothing was observed at withheld stations; its 80 %" in said
+    assert (
+        "at +1 h by 0.4 % (0.4 to 0.4 %, 24 cases); no forecast could be judged at withheld stations; its 80 %" in said
+    )
 
 
 def test_whole_hours_of_short_steps_are_hours():

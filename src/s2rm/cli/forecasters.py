@@ -69,6 +69,8 @@ class Opened(NamedTuple):
     """what is put behind scores and report: the name of another table"""
     later: bool
     """whether it is judged on steps that are later than those of the fit, or on other stations"""
+    unseen: bool
+    """whether no earlier forecaster, from which it was fine-tuned, was fitted to the withheld stations"""
 
 
 def evaluate(command: Evaluate) -> None:
@@ -84,6 +86,12 @@ def evaluate(command: Evaluate) -> None:
         warnings.warn(
             f"evaluate: {command.table or 'the table'} holds observations of the stations and the period of the fit, "
             "so that the scores are optimistic; give newer data for others",
+            stacklevel=2,
+        )
+    if not opened.unseen:
+        warnings.warn(
+            "evaluate: the forecaster that this one was fine-tuned from was fitted to withheld stations, so that the "
+            "scores there are optimistic; give a table with other stations",
             stacklevel=2,
         )
     rows = judged(
@@ -111,9 +119,9 @@ def report(command: Report) -> None:
             "make the scores anew with s2rm evaluate"
         )
     origins = np.array([check_origin(origin, opened.reports) for origin in about.get("origins", opened.origins)])
-    judged_on = (opened.summary, opened.reports, opened.withheld, origins, rows, opened.later)
+    judged_on = (opened.summary, opened.reports, opened.withheld, origins, rows)
     with told_before(opened.forecaster, opened.reports, origins):
-        write_page(path, opened.forecaster, opened.label, *judged_on)
+        write_page(path, opened.forecaster, opened.label, *judged_on, opened.later, opened.unseen)
 
 
 def place(command: NextSensor) -> None:
@@ -230,10 +238,10 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     if table is not None:
         reports = _other(table, forecaster.columns, command.ahead_table)
         check_clock(reports, "evaluate")
-        first = min(forecaster.context - 1, reports.num_steps - 2)
-    if reports.num_steps < 2:
+        first = min(forecaster.context - 1, reports.num_steps - 3)  # such that a step ahead is judged, too
+    if reports.num_steps < 3:
         raise ValueError(
-            f"evaluate: expected at least 2 steps in {table}, got {reports.num_steps}; give a longer table"
+            f"evaluate: expected at least 3 steps in {table}, got {reports.num_steps}; give a longer table"
         )
     leads = judged_leads(forecaster.horizon, reports.num_steps - 1 - first)
     last = reports.num_steps - 1 - leads[-1]
@@ -251,7 +259,8 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
             stacklevel=3,
         )
     later = not known or first + 1 >= kept.first_step(reports)
-    return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later)
+    unseen = kept.unseen(reports)
+    return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later, unseen)
 
 
 def _other(table: Path, columns: Columns, ahead: Path | None) -> Reports:

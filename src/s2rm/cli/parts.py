@@ -60,7 +60,10 @@ class Parts:
                 np.datetime64(time)
         except ValueError as error:
             raise ValueError(f"fit: {folder / PARTS} is not what a fit wrote ({error}); fit anew") from error
-        return replace(kept, seen=(*kept.seen, *kept.withheld), withheld=(), first=kept.end) if whole else kept
+        if not whole:
+            return kept
+        # The forecaster that it started from may have been fitted to later data.
+        return replace(kept, seen=(*kept.seen, *kept.withheld), withheld=(), first=max(kept.first, kept.end))
 
     def write(self, folder: Path) -> None:
         """Write them into the folder of the fit."""
@@ -73,6 +76,10 @@ class Parts:
     def hidden(self, reports: Reports) -> Bool[NDArray, " S"]:
         """The stations of these reports that were withheld from the fit."""
         return np.isin(np.array(reports.sensors, dtype=object), self.withheld)
+
+    def unseen(self, reports: Reports) -> bool:
+        """Whether no forecaster that the fit started from was fitted to these stations that were withheld from it."""
+        return not {*self.seen} & {*self.withheld} & {*reports.sensors}
 
     def divided(self, reports: Reports, table: Path) -> Split:
         """The table of the fit as it was divided then, whatever has been added to it.

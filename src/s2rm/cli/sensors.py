@@ -117,8 +117,10 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
         about |= {"reports": digest_of(reports), "origins": origins.tolist()}
         write_json(folder / SCORES, {**about, "runs": [{"label": label, **summary}], "rows": rows})
     say_scores(rows, label, reports, folder / SCORES)
-    later = before is None or parts.first >= before.first_step(reports)
-    write_page(folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows, later)
+    later, kept = before is None or parts.first >= before.first_step(reports), Parts.of(reports, parts, before)
+    write_page(
+        folder / REPORT, forecaster, label, summary, reports, parts.withheld, origins, rows, later, kept.unseen(reports)
+    )
     if command.refit:
         _refit(command, reports)
     ahead = ["--ahead-table", str(command.ahead_table)] * (command.ahead_table is not None)
@@ -149,15 +151,18 @@ def judged(
     baselines = {name: kind().fit(train) for name, kind in BASELINES.items()}
     predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
     with told_before(forecaster, reports, origins):
-        return judge(predictors, reports, origins, leads, withheld, silent=(0.0,), progress=scoring)
+        rows = judge(predictors, reports, origins, leads, withheld, silent=(0.0,), progress=scoring)
+    if not rows:
+        raise ValueError("evaluate: expected observations at the lead times to judge, got none; give a longer table")
+    return rows
 
 
 def write_page(
     path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, withheld: Bool[NDArray, " S"],
-    origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True,
+    origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True, unseen: bool = True,
 ) -> None:  # fmt: skip
-    """Write the report of a forecaster, and say where; `later` is as of `write_sensor_report`."""
-    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows, later)
+    """Write the report of a forecaster, and say where; `later` and `unseen` are as of `write_sensor_report`."""
+    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows, later, unseen)
     _say(f"report: {path.resolve()}")
 
 

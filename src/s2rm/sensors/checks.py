@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
 from s2rm.sensors.mapped import counted, distinct, moments
 from s2rm.sensors.marginals import out_of_range
-from s2rm.sensors.reports import Places, Reports, in_degrees, on_sphere
+from s2rm.sensors.reports import Places, Reports, expect_reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, SAMPLE, Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import Moment, is_several, origin_steps
@@ -313,6 +313,7 @@ def check_origins(origins: Moment | Iterable[Moment] | NDArray | None, reports: 
         ValueError: reports without a step, no origin, one outside the reports, or what is neither a step nor a time;
             where none is named, reports whose last ones stand so far from the others that a clock must be wrong.
     """
+    expect_reports(reports, "forecast")
     if not reports.num_steps:
         raise ValueError("forecast: expected reports of at least one step, got none; give the last observations")
     if origins is None:

@@ -33,7 +33,7 @@ from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
 from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.marginals import kinds_in_words, with_kinds
-from s2rm.sensors.reports import ROWS, Places, Reports
+from s2rm.sensors.reports import ROWS, Places, Reports, expect_reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import DAY, in_steps, step_microseconds, steps_a_day
@@ -131,6 +131,7 @@ def fit_model(
     Raises:
         ValueError: reports that no model can be fitted to, or training that found no weights.
     """
+    expect_reports(reports, "fit")
     if start is not None:
         start.check(reports)
         check_alike(reports, start.scaling, "fit")

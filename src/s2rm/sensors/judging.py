@@ -23,7 +23,7 @@ from s2rm.sensors.predictors import (
     Seasonal,
     SensorPredictor,
 )
-from s2rm.sensors.reports import Reports, difference, last_places
+from s2rm.sensors.reports import Reports, difference, expect_reports, last_places
 from s2rm.sensors.settings import RANGES, Columns, check_share
 from s2rm.sensors.telling import each_once
 
@@ -121,6 +121,7 @@ def judge(
         ValueError: no leads, or leads out of order; no origin, or one that is not a step of the reports; a mask of
             another size; or a share outside 0 to 1.
     """
+    expect_reports(reports, "judge")
     leads = check_leads(leads)
     if leads != sorted(set(leads)):
         raise ValueError(f"judge: leads must be in order, each once, got {leads}")

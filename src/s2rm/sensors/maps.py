@@ -102,14 +102,16 @@ def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead:
 
 
 def map_of_siting(found: Siting, reports: Reports) -> Panel:
-    """The share of the variance that an observation at each candidate takes away; numbers are the choices in turn."""
+    """The share of the variance that an observation at each candidate takes away; numbers are the choices in turn, and
+    crosses stations that have been silent."""
 
     def draw(axes: Axes) -> None:
         points = together(found.candidates.positions, reports)[:, :2]
         look: dict[str, Any] = {"c": 100 * found.mean, "cmap": "viridis", "marker": "s", "vmin": 0.0}
         _scale(axes, _mark(axes, points, 4 * _size(points), **look), "variance taken away (%)")
-        now = together(stations(reports).positions, reports)[:, :2]
-        _mark(axes, now, _size(now), color="white", edgecolor="black")
+        now, there = together(stations(reports).positions, reports)[:, :2], ~np.isin(reports.reporting, found.silent)
+        _mark(axes, now[there], _size(now), color="white", edgecolor="black")
+        _mark(axes, now[~there], _size(now), color="black", marker="x")
         for number, at in enumerate(points[found.chosen], 1):
             _mark(axes, at[None], 160, color="#c0392b", edgecolor="white", marker="*")
             axes.annotate(str(number), at, (6, 6), textcoords="offset points", color="#c0392b", weight="bold", zorder=4)

@@ -239,8 +239,15 @@ class Places(NamedTuple):
     names: tuple[str, ...] | None = None
 
 
+def expect_reports(given: object, what: str) -> None:
+    """Refuse what is no `Reports`, such as a table that was not read; `what` first."""
+    if not isinstance(given, Reports):
+        raise ValueError(f"{what}: expected Reports, got {type(given).__name__}; make them with read_reports")
+
+
 def stations(reports: Reports) -> Places:
     """The place from which each sensor last reported, with the last known value of each covariate."""
+    expect_reports(reports, "stations")
     last = np.full(len(reports.sensors), -1)
     covariates = np.full((len(reports.sensors), reports.covariates.shape[1]), np.nan, np.float32)
     for part in reports.parts:  # of several, the last one stays
@@ -270,6 +277,7 @@ def grid(reports: Reports, side: int = 50) -> Places:
     Raises:
         ValueError: there are no reports to cover, or `side` is not a whole number of at least 1.
     """
+    expect_reports(reports, "grid")
     points = whole_number(side)
     if points is None or points < 1:
         raise ValueError(f"grid: expected a whole number of points, at least 1, got {told(side)}; name one, such as 50")

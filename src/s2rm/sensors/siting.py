@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
-from s2rm.sensors.checks import check_places
+from s2rm.sensors.checks import check_alike, check_clock, check_places
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.given import told, whole_number
 from s2rm.sensors.guess import values_of_channels
 from s2rm.sensors.predictors import last_reports
-from s2rm.sensors.reports import Places, Reports, grid
+from s2rm.sensors.reports import Places, Reports, expect_reports, grid
 from s2rm.sensors.weights import JITTER
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Siting(NamedTuple):
     now"""
     chosen: Int[NDArray, " N"]
     """the best candidate, then the best one given the first, and so on"""
+    silent: Int[NDArray, " K"]
+    """the stations that have not reported recently, as indices into `Reports.sensors`; they count as absent"""
 
     @property
     def mean(self) -> Float[NDArray, " Q"]:
@@ -81,16 +84,20 @@ def next_sensor(
         number: number of sensors to place, N.
 
     Raises:
-        ValueError: columns other than those of the fit, no candidate or place of interest, fewer candidates than
-            sensors, or no station that reports.
+        ValueError: columns other than those of the fit, reports whose last ones stand so far from the others that a
+            clock must be wrong, no candidate or place of interest, fewer candidates than sensors, or no station that
+            reports.
 
     Source:
         Krause, Singh and Guestrin 2008, "Near-optimal sensor placements in Gaussian processes", for the greedy choice;
         the criterion is A-optimality, the mean variance (Cressie 1993, "Statistics for Spatial Data", 4.6).
     """
+    expect_reports(reports, "next-sensor")
     # With or without what is known ahead, which is no part of a map of now.
     own, got = (replace(each.columns, ahead=(), flow=()) for each in (forecaster, reports))
     replace(forecaster, columns=own).check(replace(reports, columns=got))
+    check_clock(reports, "next-sensor", only_late=True)
+    check_alike(replace(reports, columns=got, ahead=None), forecaster.scaling, "next-sensor")
     scaling, guess = forecaster.scaling, forecaster.guess
     side = round(SIDE ** (2 / len(reports.columns.position)))
     given = (grid(reports, side) if places is None else places for places in (candidates, interest))
@@ -110,6 +117,14 @@ def next_sensor(
         raise ValueError(
             f"next-sensor: expected stations that reported in the last {guess.memory} steps, got none; give newer ones"
         )
+    silent = np.setdiff1d(reports.reporting, recent.reporting)
+    if len(silent):
+        warnings.warn(
+            f"next-sensor: {len(silent)} of {len(reports.reporting)} stations have not reported in the last "
+            f"{guess.memory} steps, such as {reports.sensors[silent[0]]!r}, and count as absent; leave out what comes "
+            "after them if they are still there",
+            stacklevel=2,
+        )
     alone, chosen = _shares(fields, value_of), list[int]()
     for _ in range(many):
         mean = np.nanmean(_shares(fields, value_of), 1)
@@ -117,7 +132,7 @@ def next_sensor(
         chosen.append(int(mean.argmax()))
         for field in fields:
             field.observe(chosen[-1])
-    return Siting(asked, alone, np.array(chosen))
+    return Siting(asked, alone, np.array(chosen), silent)
 
 
 def _stations(

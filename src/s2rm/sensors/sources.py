@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,7 +49,7 @@ def open_source(
     import pandas as pd
 
     name = one_line(name)
-    named = columns.named
+    named, found = columns.named, None
     if hasattr(source, "data_vars") and not places:
         dataset = cast("Dataset", source)
         expect_columns(named, [*dataset.variables, *(set(dataset.dims) - set(dataset.variables))], name)
@@ -57,23 +57,33 @@ def open_source(
             source = flat(dataset, columns, name, most)
     elif not isinstance(source, pd.DataFrame) and hasattr(source, "to_pandas") and not hasattr(source, "dims"):
         with one_line_errors(name):
-            source = source.to_pandas()
+            source, found = _of_arrow(source, columns.named)
     if not isinstance(source, pd.DataFrame):
         kind = f"{type(source).__module__}.{type(source).__qualname__}"
         raise ValueError(
             f"read: expected a path, pandas.DataFrame or xarray.Dataset, got {kind}; convert it to a pandas.DataFrame"
         )
+    found = list(source.columns) if found is None else found
     if places:
-        there = {*source.columns, *source.index.names}
+        there = {*found, *source.index.names}
         named = [*columns.position, *(name for name in (columns.sensor, *columns.covariates) if name and name in there)]
     levels = [level for level in source.index.names if level in named and level not in source.columns]
     frame = source.reset_index(levels) if levels else source
-    expect_columns(named, list(frame.columns), name)
+    expect_columns(named, [*levels, *found], name)
     if not len(frame):
         raise ValueError(f"read: {name} holds no rows; give a table with observations")
-    others = tuple(str(other) for other in frame.columns if other not in named)
+    others = tuple(str(other) for other in found if other not in named)
     cells = Cells(frame[named], name, np.arange(1, len(frame) + 1), columns, others)
     return cells if places or columns.time_format else cells.with_dates()
+
+
+def _of_arrow(source: Any, named: Sequence[str]) -> tuple[DataFrame, list[object]]:
+    """The named columns of a polars or pyarrow table, and the names of all; integers are exact, beside nulls too."""
+    found = list(getattr(source, "column_names", source.columns))  # the columns of pyarrow are no names
+    if type(source).__module__.split(".")[0] not in ("polars", "pyarrow"):
+        return source.to_pandas(), found
+    once = [each for each in found if each in named and found.count(each) == 1]
+    return source.select(once).to_pandas(integer_object_nulls=True), found
 
 
 def ending_of(path: Path) -> str:

@@ -158,7 +158,7 @@ def _clauses(rows: Sequence[Row], model: str, value: str, length: np.timedelta64
             else:
                 it = "it" if told else "the best simple predictor"
                 told.append(f"cannot be distinguished from {it} {when} ({cases})")
-        clauses.append(f"at {heading} {subject}{_and(told)}" if told else f"nothing was observed at {heading}")
+        clauses.append(f"at {heading} {subject}{_and(told)}" if told else f"no forecast could be judged at {heading}")
         subject = "it " if told else subject
     return clauses
 
