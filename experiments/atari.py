@@ -44,19 +44,19 @@ CORES: dict[str, Callable[..., nn.Module] | None] = {
 class Recipe:
     """What to train, and for how long."""
 
-    games: tuple[str, ...] = ("boxing", "pong")
+    games: tuple[str, ...] = ("boxing",)
     """as ale-py names them"""
     cores: tuple[str, ...] = tuple(CORES)
     """memories: RIMs, LSTM, no memory"""
-    steps: int = 2_000_000
+    steps: int = 400_000
     """actions in training, over all games played side by side; each is held for four frames"""
     seeds: int = 1
     """of each memory"""
     hidden_size: int = 240
     """of the memory"""
-    environments: int = 64
+    environments: int = 16
     """games played side by side"""
-    between: int = 16
+    between: int = 64
     """actions in each between updates, through which gradients flow"""
     side: int = 42
     """pixels of a frame, which is square"""
@@ -152,21 +152,22 @@ def main(recipe: Recipe) -> None:
 def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
     """Rows on the training of a policy."""
     progress = Progress(recipe.steps, f"{game}, {name}")
-    env = VecNormalize(VecMonitor(Games(game, recipe.environments, recipe.side, 1000 * seed)), norm_obs=False)
+    # Each pixel is normalised, since most of them never change and hide those that matter.
+    env = VecNormalize(VecMonitor(Games(game, recipe.environments, recipe.side, 1000 * seed)))
+    seeing = {"features_extractor_class": NatureCNN, "features_extractor_kwargs": {"normalized_image": True}}
     options: dict[str, Any] = {
-        "learning_rate": lambda left: 1e-3 * left, "n_steps": recipe.between, "n_epochs": 4, "ent_coef": 0.01,
-        "batch_size": recipe.between * recipe.environments // 4, "seed": seed,
+        "learning_rate": lambda left: 5e-4 * max(left, 0.1), "n_steps": recipe.between, "n_epochs": 4, "ent_coef": 0.01,
+        "batch_size": recipe.between * recipe.environments // 4, "clip_range": 0.1, "seed": seed,
     }  # fmt: skip
     torch.manual_seed(seed)
     model: BaseAlgorithm
     core = CORES[name]
     if core is None:
-        model = PPO("CnnPolicy", env, **options)
+        model = PPO("CnnPolicy", env, policy_kwargs=seeing, **options)
     else:
-        # Actor and critic share the memory, which takes half of the time.
-        memory = {"shared_lstm": True, "enable_critic_lstm": False, "lstm_hidden_size": recipe.hidden_size}
-        policy = {"core": core, "features_extractor_class": NatureCNN, **memory}
-        model = RecurrentPPO(CorePolicy, env, policy_kwargs=policy, **options)
+        # The critic has no memory: if it shared the actor's, it would not train what both see with.
+        memory = {"enable_critic_lstm": False, "lstm_hidden_size": recipe.hidden_size}
+        model = RecurrentPPO(CorePolicy, env, policy_kwargs={"core": core, **seeing, **memory}, **options)
     model.learn(recipe.steps, progress)
     env.close()
     if not progress.scores:
