@@ -696,3 +696,12 @@ def test_models_of_traffic_are_better_than_every_simple_predictor_as_the_page_sa
         simple = [case.pop(name) for name in ("mean", "persistence", "last seen")]
         assert set(case) == {"S2GRU", "LSTM"}
         assert max(case.values()) < min(simple)
+
+
+def test_values_of_more_than_three_axes_are_one_channel(tmp_path, random):
+    values = torch.from_numpy(random.normal(5, 2, (10, 6, 4, 2, 3, 4, 5)).astype(np.float32))
+    views = Views(torch.rand(10, 6, 4, 2), values, torch.rand(10, 6, 4) < 0.8)
+    world = arrays.write_world(tmp_path / "world.npz", views)
+    assert world.value_shape == (2, 3, 4, 5)
+    assert world.centre == pytest.approx((5,), abs=0.2)
+    assert world.scale == pytest.approx((2,), abs=0.2)

@@ -298,3 +298,14 @@ def test_it_forecasts_sensors(tmp_path):
     assert made.model.window == 12
     sensors.test_a_fitted_forecaster_forecasts_from_what_was_known((made, tmp_path / "made"))
     sensors.test_a_stream_forecasts_as_the_table_does((made, tmp_path / "made"), tmp_path)
+
+
+def test_context_where_there_is_no_target_has_no_effect_on_gradients():
+    model, views = make_msa(context_size=2).double().eval(), some_views()
+    context, grads = torch.randn(*views.mask.shape, 2, dtype=torch.float64), []
+    for given in (context, context.where(views.mask[..., None], torch.nan)):
+        model.zero_grad()
+        model.loss(Episode(views, views, given)).backward()
+        grads.append([weight.grad.clone() for weight in model.parameters() if weight.grad is not None])
+    assert not views.mask.all()
+    assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))

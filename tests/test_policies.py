@@ -59,6 +59,31 @@ def test_a_core_without_a_memory_cell_is_refused():
         trained(partial(RIMs, cell="gru"))
 
 
+@pytest.mark.parametrize(
+    ("core", "message"),
+    [
+        (partial(RIMs, batch_first=True), r"got \(\(2, 3, 24\), \(1, 2, 24\)"),
+        (partial(RIMs, bidirectional=True), "time first and in one direction"),
+        (lambda size, hidden, layers: RIMs(size, 12), "expected a core with outputs and states"),
+        (lambda size, hidden, layers: RIMs(size, hidden, 2, dropout=0.5), "expected a core without dropout"),
+    ],
+)
+def test_a_core_that_does_not_fit_is_refused(core, message):
+    with pytest.raises(ValueError, match=f"CorePolicy: .*{message}"):
+        trained(core, n_lstm_layers=2 if "dropout" in message else 1)
+
+
+def test_options_of_the_lstm_are_refused_and_a_policy_comes_back(tmp_path):
+    with pytest.raises(ValueError, match="expected no lstm_kwargs, got {'dropout': 0.5}; give core=partial"):
+        trained(RIMs, lstm_kwargs={"dropout": 0.5})
+    policy = trained(partial(RIMs, num_modules=4, num_active=2), enable_critic_lstm=False)[0].policy
+    policy.save(tmp_path / "policy.pt")
+    again = CorePolicy.load(tmp_path / "policy.pt")
+    assert again.lstm_critic is None
+    for one, other in zip(policy.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_example_runs():
     (test,) = doctest.DocTestFinder(recurse=False).find(CorePolicy, "CorePolicy", globs=vars(policies))
     assert test.examples

@@ -142,6 +142,20 @@ def test_digits_come_from_files_one_split_from_another(digits, tmp_path):
     assert [both.num_sequences(split) for split in ("train", "val", "test")] == [27, 3, 30]
 
 
+def test_files_of_digits_that_teach_or_test_nothing(digits, tmp_path):
+    images, labels = digits
+    path = tmp_path / "all.npz"
+    np.savez(path, images=images > 3, labels=labels)
+    np.savez(path, images=(images > 3).astype(np.uint8), labels=labels)
+    with pytest.raises(ValueError, match="those above 127 are 1, got at most 1 in the images to train; multiply them"):
+        with_files(Mnist(), (path,), ())
+    np.savez(path, images=8 * images, labels=labels)
+    assert read_digits((str(path),)).images.max() == 8 * images.max(), "not what was read from it before"
+    assert with_files(Mnist(), (path,), ()).digest
+    with pytest.warns(UserWarning, match="mnist: 30 of 30 images of the test are also in training"):
+        with_files(Mnist(), (path,), (path,))
+
+
 @pytest.mark.skipif(not MNIST.is_dir(), reason="needs ../shared/data/mnist")
 def test_the_official_test_images_are_read():
     images, labels = read_digits(OFFICIAL)
@@ -357,12 +371,15 @@ def test_a_task_is_trained_on_scored_and_shown(task, core, tmp_path, capsys):
 
 def test_digits_from_files_are_trained_on(digits, tmp_path):
     images, labels = digits
+    images = 8 * images
     np.savez(tmp_path / "all.npz", images=images, labels=labels)
     options = ["train", "mnist", "--size", "tiny", "--model", "lstm", "--epochs", "1", "--out", str(tmp_path / "run")]
     main([*options, "--train-files", str(tmp_path / "all.npz")])
     assert Run.open(tmp_path / "run").world.train_files == (str(tmp_path / "all.npz"),)
+    np.savez(tmp_path / "all.npz", images=images, labels=labels[::-1])
+    with pytest.raises(ValueError, match="all.npz was changed since the run began, the SHA-256 is"):
+        Run.open(tmp_path / "run").train(resume=True)
     (tmp_path / "all.npz").unlink()
-    read_digits.cache_clear()
     with pytest.raises(ValueError, match="found no file"):
         Run.open(tmp_path / "run").train(resume=True)
 

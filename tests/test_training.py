@@ -368,6 +368,18 @@ def test_options_that_a_resumed_run_would_not_take_are_refused(once, tmp_path, c
     assert (folder / LAST).read_bytes() == before
 
 
+@pytest.mark.parametrize("limit", ["updates", "epochs"])
+def test_a_run_is_not_resumed_with_less_than_it_has_made(once, tmp_path, limit):
+    folder = Path(shutil.copytree(once.folder, tmp_path / "run"))
+    config, made = (folder / "config.json").read_bytes(), torch.load(folder / LAST, weights_only=True)
+    number = made["global_step"] if limit == "updates" else made["epoch"] + 1
+    with pytest.raises(
+        ValueError, match=f"expected at least the {number} {limit} that the run has made, got 1; resume"
+    ):
+        Run.open(folder).with_limits(**{limit: 1}).train(resume=True, progress=False)
+    assert (folder / "config.json").read_bytes() == config
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

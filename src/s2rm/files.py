@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,6 +26,27 @@ FORMAT = 1
 """of the files of tensors"""
 LARGEST_JSON = 256 << 20
 """bytes; scores of large tables are a few MiB"""
+
+
+States = tuple[tuple[str, int, int], ...]
+"""of files: the path, size and time of change of each"""
+
+
+def states(files: Iterable[str | Path]) -> States:
+    """By which it is known whether files were changed; those that are not there are left out."""
+    there = [(str(file), os.stat(file)) for file in files if Path(file).is_file()]
+    return tuple((path, state.st_size, state.st_mtime_ns) for path, state in there)
+
+
+@lru_cache(maxsize=64)
+def digest_of(files: States) -> str:
+    """SHA-256 of the content of files, and of the names of several; read once a process and state of the files."""
+    whole = hashlib.sha256()
+    for path, _, _ in files:
+        with open(path, "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(Path(path).stem.encode() if len(files) > 1 else b"")
+    return whole.hexdigest()
 
 
 def read_json(path: str | Path) -> Any:

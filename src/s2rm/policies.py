@@ -25,7 +25,8 @@ class CorePolicy(RecurrentActorCriticPolicy):
 
     Raises:
         ImportError: the extra "policies" is not installed.
-        ValueError: a core whose state is not `(h, c)`, such as a gated recurrent unit.
+        ValueError: `lstm_kwargs`; a core whose state is not `(h, c)`, such as a gated recurrent unit, of other sizes
+            than those it was given, or with dropout.
 
     Examples:
         >>> from sb3_contrib import RecurrentPPO
@@ -39,17 +40,46 @@ class CorePolicy(RecurrentActorCriticPolicy):
     """
 
     def __init__(self, *arguments: Any, core: Callable[[int, int, int], Any] = RIMs, **options: Any):
+        if options.get("lstm_kwargs"):
+            raise ValueError(
+                f"CorePolicy: expected no lstm_kwargs, got {options['lstm_kwargs']}; give core=partial(RIMs, ...) them"
+            )
         super().__init__(*arguments, **options)
         layers, _, hidden_size = self.lstm_hidden_state_shape
-        made = core(self.features_dim, hidden_size, layers)
-        with torch.no_grad():
-            _, state = made(torch.zeros(1, 1, self.features_dim))
-        if not isinstance(state, tuple) or len(state) != 2:
-            raise ValueError('CorePolicy: expected a core with a state (h, c), as an LSTM has; take cell="lstm"')
-        self.lstm_actor = made
+        self.core, self.lstm_actor = core, core(self.features_dim, hidden_size, layers)
+        _check(self.lstm_actor, self.features_dim, hidden_size, layers)
         if self.lstm_critic is not None:
             self.lstm_critic = core(self.features_dim, hidden_size, layers)
         # The one of sb3-contrib has the weights of its LSTMs.
         kind: Any = self.optimizer_class
         rate = self.optimizer.param_groups[0]["lr"]
         self.optimizer = kind(self.parameters(), lr=rate, **self.optimizer_kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """What `load` makes the policy from."""
+        layers, _, hidden_size = self.lstm_hidden_state_shape
+        return super()._get_constructor_parameters() | {
+            "core": self.core, "lstm_hidden_size": hidden_size, "n_lstm_layers": layers,
+            "shared_lstm": self.shared_lstm, "enable_critic_lstm": self.enable_critic_lstm,
+        }  # fmt: skip
+
+
+def _check(core: Any, input_size: int, hidden_size: int, layers: int) -> None:
+    """Refuse a core that cannot take the place of the LSTM."""
+    time, batch = 2, 3
+    given = torch.linspace(-1, 1, time * batch * input_size).view(time, batch, input_size)
+    with torch.no_grad():
+        (outputs, state), (again, _) = core(given), core(given)
+    if not isinstance(state, tuple) or len(state) != 2:
+        raise ValueError('CorePolicy: expected a core with a state (h, c), as an LSTM has; take cell="lstm"')
+    expected = ((time, batch, hidden_size), *[(layers, batch, hidden_size)] * 2)
+    if (got := tuple(tuple(part.shape) for part in (outputs, *state))) != expected:
+        raise ValueError(
+            f"CorePolicy: expected a core with outputs and states {expected} for {time} steps of {batch} environments, "
+            f"got {got}; make it from the sizes that it is given, time first and in one direction"
+        )
+    if not torch.equal(outputs, again):
+        raise ValueError(
+            "CorePolicy: expected a core without dropout, since PPO compares the probabilities of an update with those "
+            "of the rollout, got other outputs each time; leave dropout out"
+        )

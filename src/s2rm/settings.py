@@ -28,8 +28,7 @@ class Core:
     communication_heads: int = 4
     """RIMs: number of heads with which a module reads from the others; 0 for no communication"""
     remember: bool = True
-    """initialise the gates to remember for the length of the longest test sequence (mnist: of a training sequence),
-    unlike the papers"""
+    """initialise the gates to remember for the length of the longest test sequence, unlike the papers"""
 
     def __post_init__(self) -> None:
         plain_fields(self)

@@ -239,7 +239,9 @@ class MSA(WorldModel[Memory], DrawsByRow):
         steps, drawn = self._draw(measured(targets.values, targets.mask).flatten(2).any(-1))
         at = torch.arange(len(steps), device=steps.device)[:, None], steps
         states = states._replace(slots=states.slots[at], ages=states.ages[at])
-        predicted = self.predict(states, targets.filled()[0][at], None if context is None else context[at])
+        if context is not None:
+            context = context.where(targets.mask[..., None], 0)[at]
+        predicted = self.predict(states, targets.filled()[0][at], context)
         return self.likelihood.terms(predicted, targets.values[at], targets.mask[at] & drawn[..., None])
 
     def _draw(self, there: Bool[Tensor, "B T"]) -> tuple[Int[Tensor, "B K"], Bool[Tensor, "B K"]]:

@@ -71,6 +71,12 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
             "fit: a run that is resumed keeps its options except updates, epochs and minutes, got "
             f"{', '.join(changed)}; leave them as they were, or train again in another folder"
         )
+    for name, made in (("updates", content["global_step"]), ("epochs", content["epoch"] + 1)):
+        if (limit := getattr(training, name)) is not None and limit < made:
+            raise ValueError(
+                f"fit: expected at least the {made} {name} that the run has made, got {limit}; resume it with more, or "
+                "train again in another folder"
+            )
     return path, before
 
 

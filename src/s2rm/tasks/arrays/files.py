@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from s2rm.extras import require
-from s2rm.files import read_json, write_json, write_whole
+from s2rm.files import digest_of, read_json, states, write_json, write_whole
 from s2rm.records import from_plain
 from s2rm.safety import expect_zarr
 from s2rm.views import Episode, Views
@@ -231,18 +229,7 @@ def digest(path: str | Path) -> str:
         files = sorted(path.rglob("*"))
     else:
         files = [path] if path.is_file() else [path / f"{name}.npy" for name in NAMES]
-    states = [(file, file.stat()) for file in files if file.is_file()]
-    return _digest(tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states))
-
-
-@lru_cache(maxsize=64)
-def _digest(states: tuple[tuple[str, int, int], ...]) -> str:
-    whole = hashlib.sha256()
-    for path, _, _ in states:
-        with open(path, "rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-        whole.update(Path(path).stem.encode() if len(states) > 1 else b"")
-    return whole.hexdigest()
+    return digest_of(states(files))
 
 
 def kind_of(arrays: Arrays, path: str | Path) -> Kind:

@@ -208,9 +208,8 @@ def _moments(values: Array | None, mask: Array | None) -> tuple[list[float], lis
     """Mean and standard deviation of each channel of values `(N, T, A, *shape)`, over what was measured."""
     assert values is not None
     shape = values.shape[3:]
-    views = values.astype(np.float64).reshape(-1, shape[0] if len(shape) in (1, 3) else 1, int(np.prod(shape[1:])) or 1)
-    if len(shape) == 2:
-        views = values.astype(np.float64).reshape(-1, 1, int(np.prod(shape)))
+    channels = shape[0] if len(shape) in (1, 3) else 1
+    views = values.astype(np.float64).reshape(-1, channels, max(1, int(np.prod(shape))) // channels)
     there = ~np.isnan(views) if mask is None else ~np.isnan(views) & mask.astype(bool).reshape(-1, 1, 1)
     centre, scale = [], []
     for channel in range(views.shape[1]):

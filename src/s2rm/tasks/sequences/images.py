@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from s2rm.extras import require
+from s2rm.files import States, states
 
 BYTES, MOST = 8, 1 << 30
 """idx's code of the type of MNIST's values, and the largest file, unpacked, that is read"""
@@ -29,7 +30,6 @@ class Digits(NamedTuple):
     labels: Int[Tensor, " N"]
 
 
-@lru_cache(maxsize=4)
 def read_digits(files: tuple[str, ...]) -> Digits:
     """The digits in one .npz file with the arrays `images` and `labels`, or in two idx files, of images and of labels.
 
@@ -40,6 +40,12 @@ def read_digits(files: tuple[str, ...]) -> Digits:
         ValueError: a file is missing or in neither format; images that are not square or not as many as the labels; a
             label that is no digit.
     """
+    return _read(files, states(files))
+
+
+@lru_cache(maxsize=4)
+def _read(files: tuple[str, ...], _: States) -> Digits:
+    """Files are read again where they were changed."""
     if not files:
         require("tables")
         from sklearn.datasets import load_digits

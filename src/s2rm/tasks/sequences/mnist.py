@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from s2rm.files import digest_of, states
 from s2rm.sequences import Sequences
 from s2rm.tasks.sequences.images import Digits, as_files, read_digits, resized
 from s2rm.tasks.sequences.world import SequenceWorld
@@ -42,6 +44,8 @@ class Mnist(SequenceWorld):
     """a pixel above this, of 255, is 1"""
     train_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
+    digest: str = ""
+    """of the content of the files; if not given, they are not compared"""
 
     def __post_init__(self) -> None:
         smallest = min(10, self.pixels) if self.smallest is None else self.smallest
@@ -64,11 +68,15 @@ class Mnist(SequenceWorld):
         return min(super().num_sequences(split), len(self.digits(split).labels))
 
     def digits(self, split: str) -> Digits:
-        """The images of a split, all of them; errors as for `read_digits`."""
-        train, test = read_digits(self.train_files), None
-        if self.test_files:
-            test = read_digits(self.test_files)
-        else:
+        """The images of a split, all of them; errors as for `read_digits`, and where files were changed."""
+        train, test = read_digits(self.train_files), read_digits(self.test_files) if self.test_files else None
+        files = (*self.train_files, *self.test_files)
+        if self.digest and (now := digest_of(states(files))) != self.digest:
+            raise ValueError(
+                f"mnist: {' or '.join(files)} was changed since the run began, the SHA-256 is {now[:12]}, was "
+                f"{self.digest[:12]}; put the former files back, or train again"
+            )
+        if test is None:
             train, test = _apart(train, 5)
         return test if split == "test" else dict(zip(("train", "val"), _apart(train, 10), strict=True))[split]
 
@@ -93,14 +101,31 @@ def with_files(world: Mnist, train: tuple[Path, ...], test: tuple[Path, ...]) ->
     """The same task on the images of these files, which are read and compared.
 
     Raises:
-        ValueError: as of `read_digits`; images to test of another size than those of training.
+        ValueError: as of `read_digits`; images to test of another size than those of training, or without a pixel that
+            is bright enough to be 1.
     """
     found = replace(world, train_files=as_files(train), test_files=as_files(test))
-    sides = [found.digits(split).images.shape[-1] for split in ("train", "test")]
+    found = replace(found, digest=digest_of(states((*found.train_files, *found.test_files))))
+    parts = {split: found.digits(split).images for split in ("train", "test")}
+    sides = [images.shape[-1] for images in parts.values()]
     if sides[0] != sides[1]:
         raise ValueError(
             f"mnist: expected images of one size, got {sides[0]} x {sides[0]} pixels for training and {sides[1]} x "
             f"{sides[1]} in the test; rescale one of them"
+        )
+    for split, images in parts.items():
+        if images.max() <= world.threshold:
+            raise ValueError(
+                f"mnist: expected pixels from 0 to 255, of which those above {world.threshold} are 1, got at most "
+                f"{images.max()} in the images to {split}; multiply them, such as by 255 if they are 0 and 1"
+            )
+    known = {image.numpy().tobytes() for image in (*parts["train"], *found.digits("val").images)}
+    twice = sum(image.numpy().tobytes() in known for image in parts["test"])
+    if test and twice:
+        warnings.warn(
+            f"mnist: {twice:,} of {len(parts['test']):,} images of the test are also in training, so that scores are "
+            "optimistic; give others",
+            stacklevel=2,
         )
     return found
 
