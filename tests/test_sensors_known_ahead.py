@@ -421,8 +421,10 @@ def test_the_next_sensor_needs_nothing_that_is_known_ahead(forecaster, reports, 
     folder = next(tmp_path_factory.getbasetemp().glob("ahead*"))
     to_frame(reports.between(0, 80)).drop(columns=["wind_x", "wind_y"]).to_csv(tmp_path / "t.csv", index=False)
     command = NextSensor(folder, tmp_path / "t.csv", at="stations", interest="stations", out=tmp_path / "next.csv")
-    place(command)
-    found = next_sensor(forecaster, reports.between(0, 80), *2 * [stations(reports.between(0, 80))])
+    with pytest.warns(UserWarning, match="next-sensor: 1 of 8 stations have not reported in the last 12 steps"):
+        place(command)
+    with pytest.warns(UserWarning, match="and count as absent"):
+        found = next_sensor(forecaster, reports.between(0, 80), *2 * [stations(reports.between(0, 80))])
     np.testing.assert_allclose(pandas.read_csv(tmp_path / "next.csv")["share"].max(), found.mean.max(), rtol=1e-4)
 
 

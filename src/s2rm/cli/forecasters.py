@@ -97,6 +97,8 @@ def evaluate(command: Evaluate) -> None:
     rows = judged(
         opened.label, opened.forecaster, opened.train, opened.reports, opened.withheld, opened.origins, opened.leads
     )
+    if not rows:
+        raise ValueError("evaluate: expected observations at the lead times to judge, got none; give a longer table")
     path = command.out or command.runs[0] / SCORES.replace(".", f"{opened.name}.")
     about = {"reports": digest_of(opened.reports), "origins": opened.origins.tolist()}
     write_json(path, {**about, "runs": [{"label": opened.label, **opened.summary}], "rows": rows})

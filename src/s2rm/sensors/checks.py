@@ -223,8 +223,9 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
                     f"with a spread of {spread:.3g}; give the units of the fit, or fit anew if it has changed so much",
                     stacklevel=4,
                 )
-    for name in np.array(reports.columns.ahead)[scaling.unlike_ahead(reports.ahead)]:
-        warnings.warn(f"{what}: {name}, known ahead, is far from what the fit saw; give its units", stacklevel=4)
+    if reports.ahead is not None:
+        for name in np.array(reports.columns.ahead)[scaling.unlike_ahead(reports.ahead)]:
+            warnings.warn(f"{what}: {name}, known ahead, is far from what the fit saw; give its units", stacklevel=4)
     if scaling.beyond(reports.positions):
         warnings.warn(
             f"{what}: reports come from places beyond twice the radius of those in the fit; are the coordinates in the "

@@ -121,8 +121,8 @@ def next_sensor(
     if len(silent):
         warnings.warn(
             f"next-sensor: {len(silent)} of {len(reports.reporting)} stations have not reported in the last "
-            f"{guess.memory} steps, such as {reports.sensors[silent[0]]!r}, and count as absent; leave out what comes "
-            "after them if they are still there",
+            f"{guess.memory} steps, such as {reports.sensors[silent[0]]!r}, and count as absent; if they are still "
+            "there, leave the latest reports out",
             stacklevel=2,
         )
     alone, chosen = _shares(fields, value_of), list[int]()
