@@ -57,7 +57,7 @@ def open_source(
             source = flat(dataset, columns, name, most)
     elif not isinstance(source, pd.DataFrame) and hasattr(source, "to_pandas") and not hasattr(source, "dims"):
         with one_line_errors(name):
-            source, found = _of_arrow(source, columns.named)
+            source, found = _of_pandas(source, columns.named)
     if not isinstance(source, pd.DataFrame):
         kind = f"{type(source).__module__}.{type(source).__qualname__}"
         raise ValueError(
@@ -77,11 +77,13 @@ def open_source(
     return cells if places or columns.time_format else cells.with_dates()
 
 
-def _of_arrow(source: Any, named: Sequence[str]) -> tuple[DataFrame, list[object]]:
-    """The named columns of a polars or pyarrow table, and the names of all; integers are exact, beside nulls too."""
-    found = list(getattr(source, "column_names", source.columns))  # the columns of pyarrow are no names
-    if type(source).__module__.split(".")[0] not in ("polars", "pyarrow"):
-        return source.to_pandas(), found
+def _of_pandas(source: Any, named: Sequence[str]) -> tuple[DataFrame, list[object]]:
+    """A table of another library as pandas has it, and the names of its columns. Of polars and pyarrow only the named
+    ones are converted, and integers are exact, beside nulls too."""
+    if (library := type(source).__module__.split(".")[0]) not in ("polars", "pyarrow"):
+        made = source.to_pandas()
+        return made, list(getattr(made, "columns", ()))
+    found = list(source.columns if library == "polars" else source.column_names)
     once = [each for each in found if each in named and found.count(each) == 1]
     return source.select(once).to_pandas(integer_object_nulls=True), found
 

@@ -117,7 +117,7 @@ def _checked(images: np.ndarray, labels: np.ndarray, files: str) -> Digits:
     if images.dtype != np.uint8 or labels.dtype.kind not in "ui":
         raise ValueError(
             f"mnist: expected pixels as bytes, 0 to 255, and labels as whole numbers in {files}, got {images.dtype} "
-            f"and {labels.dtype}; convert them with .astype"
+            f"and {labels.dtype}; convert them with .astype, floats and booleans times 255"
         )
     if labels.min() < 0 or labels.max() > 9:
         raise ValueError(
