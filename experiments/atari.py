@@ -179,11 +179,11 @@ def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
 
 
 def _random(recipe: Recipe, game: str, seed: int) -> list[Row]:
-    """The mean score of actions drawn at random, over one episode of each environment, as a line over the steps."""
+    """The mean score of actions drawn at random, over 100 episodes, as a line over the steps."""
     number, drawn, ended = recipe.environments, np.random.default_rng(seed), list[float]()
     env = VecMonitor(Games(game, number, recipe.side, 1000 * seed))
     env.reset()
-    while len(ended) < number:
+    while len(ended) < 100:
         *_, told = env.step(drawn.integers(env.action_space.n, size=number))
         ended += [one["episode"]["r"] for one in told if "episode" in one]
     env.close()
