@@ -64,7 +64,7 @@ results: setup
 	$(BIN)/python experiments/skirmish.py --corrects --drop-views 0.8 --updates 7000 --models s2gru lstm --seeds 2
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects
-	for size in frames curtain masses; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
+	for size in frames curtain masses four crowd; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
 	$(BIN)/python experiments/sequences.py copying --models rims lstm --seeds 5 --updates 12000
 	$(BIN)/python experiments/sequences.py copying --models gru rmc --updates 12000
 	$(BIN)/python experiments/sequences.py adding

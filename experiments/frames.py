@@ -2,7 +2,8 @@
 
 Each model sees 15 whole frames of the balls' world, then only its own predictions. Beside them stands the shipped
 S2GRU, which sees ten crops of the same frames. With a curtain in front of the middle, or balls of unequal mass, it
-stands beside none, since it was trained without. Writes `results/frames.json`, the F1 and the cross-entropy of the
+stands beside none, since it was trained without. "four" and "crowd", of six to eight balls, are for the transfer from
+one to the other. Writes `results/frames.json`, the F1 and the cross-entropy of the
 frames by number of balls and step, and `docs/figures/frames.png`; or those of the other worlds under their names.
 """
 
@@ -36,11 +37,11 @@ PROMPT, STEPS = 15, 35
 class Frames:
     """What to train and to roll out."""
 
-    size: Literal["frames", "curtain", "masses"] = "frames"
+    size: Literal["frames", "curtain", "masses", "four", "crowd"] = "frames"
     """preset of the world"""
     models: tuple[ModelName, ...] = ("rims", "lstm")
-    balls: tuple[int, ...] = (3, 4, 5, 6)
-    """numbers of moving balls; models are trained on three"""
+    balls: tuple[int, ...] | None = None
+    """numbers of moving balls; if not given, 3 to 6, or 4 and 6 to 8 for models that are trained on these"""
     updates: int = 3000
     """of each model"""
     batch_size: int = 16
@@ -71,7 +72,8 @@ def main(recipe: Frames) -> None:
         runs.append(Run.finished(folder, Settings(model, training=training), "balls", world))
     models = {run.label: run.load_model() for run in runs}
     trivial, rows = TrivialPredictors(world, recipe.seed), []
-    for number in recipe.balls:
+    balls = recipe.balls or ((4, 6, 7, 8) if recipe.size in ("four", "crowd") else (3, 4, 5, 6))
+    for number in balls:
         arguments = (recipe.sequences, number, recipe.seed, PROMPT, STEPS)
         found = roll_out(models, trivial, world, *arguments)
         if recipe.crops is not None and recipe.size == "frames":
@@ -84,7 +86,7 @@ def main(recipe: Frames) -> None:
             parts = {label: frames.masked_fill(gaps, torch.nan) for label, frames in found.predicted.items()}
             found = replace(found, predicted={name: seen.predicted[name], **parts})
         rows += scores(found, number, [name for name in found.predicted if name not in trivial.by_name])
-        if number == recipe.balls[0]:
+        if number == balls[0]:
             draw(recipe.figures, **{recipe.size: png(rollout_strip(found))})
     out = recipe.out or Path(f"results/{recipe.size}.json")
     write(out, [run.about() for run in runs], rows, sequences=recipe.sequences, prompt=PROMPT, seed=recipe.seed)

@@ -141,6 +141,20 @@ def test_splits_and_numbers_of_balls_share_no_sequence():
     assert len({tuple(part.flatten().tolist()) for part in sets}) == len(sets)
 
 
+def test_a_crowd_has_six_to_eight_balls_in_training_and_as_many_as_asked_for_in_the_test():
+    world = replace(preset("crowd"), num_frames=4, clip=2, train_sequences=8, val_sequences=3, test_sequences=3)
+    made = videos(world, "train", 0)
+    assert len(made) == 8
+    assert [len(videos(world, split, 0)) for split in ("val", "test")] == [3, 3]
+    alone = replace(world, most_balls=None)
+    parts = [
+        videos(replace(alone, train_sequences=some), "train", 0, number) for number, some in ((6, 3), (7, 3), (8, 2))
+    ]
+    torch.testing.assert_close(made.packed, torch.cat([part.packed for part in parts]), rtol=0, atol=0)
+    assert videos(world, "test", 0, 4).packed.equal(videos(alone, "test", 0, 4).packed)
+    assert (world.trained_on, alone.trained_on) == ("6 to 8", "6")
+
+
 def test_crops_are_what_stands_around_the_position():
     frames = torch.randint(2, (2, 3, 20, 20), dtype=torch.uint8)
     positions = torch.randint(20, (2, 3, 5, 2)).float()
@@ -203,6 +217,8 @@ def test_clips_are_a_function_of_their_key():
         ({"smallest": 1.5}, "smallest must be at least half of radius 4 .*, got 1.5"),
         ({"smallest": 4.5}, "most radius, got 4.5"),
         ({"curtain": 48}, "curtain must be 0 to 47 columns of 48, got 48"),
+        ({"most_balls": 3}, "expected most_balls above num_balls, 3, got 3; leave it out"),
+        ({"most_balls": 9, "val_sequences": 5}, "val_sequences of at least 7, got 5"),
         ({"slowest": 3.0}, "expected 0 <= slowest <= fastest, got 3.0 and 2.0"),
     ],
 )
@@ -220,7 +236,7 @@ def test_balls_that_do_not_fit_are_refused(monkeypatch):
 def test_presets():
     assert PRESETS["paper"] == BallsWorld(train_sequences=20_000, val_sequences=1_000, test_sequences=1_000, clip=100)
     with pytest.raises(
-        ValueError, match="unknown preset 'huge'; choose from paper, small, frames, curtain, masses, tiny"
+        ValueError, match="unknown preset 'huge'; choose from paper, small, frames, curtain, masses, four, crowd, tiny"
     ):
         preset("huge")
     assert WORLD.fastest * 6**0.5 <= SUBSTEPS * MAX_OVERLAP, "the bound allows for a step of the fastest ball"

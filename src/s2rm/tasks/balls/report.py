@@ -48,7 +48,7 @@ def write_report(
         number = f"{world.num_views} small crop{'s' * (world.num_views > 1)}"
         seen = f"{number} of every frame, at random positions, and learned to predict the crops of the next frame"
     lead = (
-        f"Each model saw {seen}. It was trained on {world.num_balls} moving balls and tested, without further "
+        f"Each model saw {seen}. It was trained on {world.trained_on} moving balls and tested, without further "
         "training, on 1 to 6."
     )
     seen = (
@@ -89,7 +89,7 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, 
     )
     scores = {heading: part.f1() for heading, part in rollouts.items()}
     yield drawn("F1 over a rollout", rollout_scores(scores), sentence)
-    sentence = f"All models were trained on {world.num_balls} balls (grey line); all other numbers are new to them."
+    sentence = f"All models were trained on {world.trained_on} balls (grey line); all other numbers are new to them."
     yield drawn("One step ahead, by number of balls", scores_by_balls(rows, world.num_balls), sentence)
     sentence = (
         "The share of the ten views that a model sees grows from left to right; in training it saw all of them. A "

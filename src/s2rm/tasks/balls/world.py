@@ -21,6 +21,10 @@ MAX_OVERLAP = 0.5
 _ATTEMPTS = 2000
 
 
+SEQUENCES = ("train_sequences", "val_sequences", "test_sequences")
+"""the settings that say how many there are"""
+
+
 @dataclass(frozen=True)
 class BallsWorld:
     """What the world is, how it is seen, and how much of it there is.
@@ -46,6 +50,8 @@ class BallsWorld:
     num_views: int = 10
     num_balls: int = 3
     """moving balls in training and validation"""
+    most_balls: int | None = None
+    """if given, as many of their sequences have each number of balls from `num_balls` to this one"""
     num_frames: int = 100
     clip: int = 100
     """frames of a training clip, cut from a sequence at random"""
@@ -55,11 +61,16 @@ class BallsWorld:
     """for each number of balls"""
 
     def __post_init__(self) -> None:
-        sequences = dict.fromkeys(("train_sequences", "val_sequences", "test_sequences"), 1)
+        sequences = dict.fromkeys(SEQUENCES, 1 if self.most_balls is None else 1 + self.most_balls - self.num_balls)
         at_least("BallsWorld", vars(self), arena=1, num_views=1, num_balls=1, num_frames=2, clip=2, **sequences)
         most = max(getattr(self, name) for name in sequences)
         check_amount("BallsWorld", most, self.num_frames, max(self.arena**2, self.num_views * self.crop**2))
-        check_amount("BallsWorld", most, self.num_balls**2)
+        if self.most_balls is not None and self.most_balls <= self.num_balls:
+            raise ValueError(
+                f"BallsWorld: expected most_balls above num_balls, {self.num_balls}, got {self.most_balls}; leave it "
+                "out for one number of balls"
+            )
+        check_amount("BallsWorld", most, (self.most_balls or self.num_balls) ** 2)
         if not (1 <= self.crop <= self.arena | 1 and self.crop % 2):
             raise ValueError(
                 f"BallsWorld: crop must be odd and at most {self.arena | 1}, which is the whole frame, got {self.crop}"
@@ -94,6 +105,11 @@ class BallsWorld:
         """Whether a view is the whole frame. All of them lie in its centre then, and one a step is enough."""
         return self.crop >= self.arena
 
+    @property
+    def trained_on(self) -> str:
+        """The numbers of moving balls in training, in words."""
+        return f"{self.num_balls}" if self.most_balls is None else f"{self.num_balls} to {self.most_balls}"
+
     def model_arguments(self) -> dict[str, object]:
         """The shape of a view, and the codec."""
         return {"value_shape": [self.crop, self.crop], "codec": "strided" if self.whole else "mlp"}
@@ -107,13 +123,15 @@ PRESETS = {
     "frames": FRAMES,
     "curtain": replace(FRAMES, curtain=12),
     "masses": replace(FRAMES, smallest=2.0),
+    "four": replace(FRAMES, num_balls=4),
+    "crowd": replace(FRAMES, num_balls=6, most_balls=8),
     "tiny": BallsWorld(num_frames=48, clip=8, train_sequences=8, val_sequences=4, test_sequences=2),
 }
 
 
 def preset(name: str) -> BallsWorld:
-    """The world of that name: "paper", "small", "frames" (the same, seen whole), "curtain" and "masses" (seen whole,
-    with a curtain, and with balls of unequal masses), or "tiny"."""
+    """The world of that name: "paper", "small", "frames" (the same, seen whole), "curtain", "masses", "four" and
+    "crowd" (seen whole, with a curtain, balls of unequal masses, four balls, and six to eight), or "tiny"."""
     return named(PRESETS, name, "bouncing balls")
 
 
@@ -260,6 +278,12 @@ def trajectories(
 
 def videos(world: BallsWorld, split: str, seed: int, num_balls: int | None = None) -> Videos:
     """The sequences of a split, "train", "val" or "test"; no two splits share any. `num_balls`: the world's if None."""
+    if num_balls is None and world.most_balls is not None:
+        counts, parts = range(world.num_balls, world.most_balls + 1), []
+        for index, number in enumerate(counts):  # a part of the sequences each
+            shares = {name: -(-(getattr(world, name) - index) // len(counts)) for name in SEQUENCES}
+            parts.append(videos(replace(world, most_balls=None, **shares), split, seed, number).packed)
+        return Videos(torch.cat(parts), world.arena)
     return render(world, *trajectories(world, split, seed, num_balls))
 
 
