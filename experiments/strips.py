@@ -40,7 +40,7 @@ SHOWN = 8
 class Recipe:
     """What to train, and for how long."""
 
-    updates: tuple[int, ...] = (100, 1500)
+    updates: tuple[int, ...] = (100, 1000)
     """of each model: early in training, and at its end"""
     batch_size: int = 8
     clip: int = 12
@@ -62,7 +62,7 @@ class Recipe:
     @property
     def world(self) -> BallsWorld:
         """The world in which models are trained and scored."""
-        sizes = {"train_sequences": self.train_sequences, "test_sequences": self.sequences}
+        sizes = {"train_sequences": self.train_sequences, "val_sequences": 30, "test_sequences": self.sequences}
         return replace(preset("frames"), num_balls=self.balls, clip=self.clip, **sizes)
 
 
@@ -79,11 +79,9 @@ class Striped(GQN):
         side = views.values.shape[-1]
         row = (torch.arange(side) * STRIPS // (side - 1)).clamp(max=STRIPS - 1)  # views have one row more than frames
         only = (row == torch.arange(STRIPS)[:, None])[..., None]
-        whole = Views(
-            views.positions.expand(-1, -1, STRIPS, -1), views.values * only, views.mask.expand(-1, -1, STRIPS)
-        )
-        _, encodings = self.encode(whole)
-        return self.norm(encodings, whole.mask)
+        places, there = views.positions.expand(-1, -1, STRIPS, -1), views.mask.expand(-1, -1, STRIPS)
+        _, encodings = self.encode(Views(places, views.values * only, there))
+        return self.norm(encodings, there)
 
 
 class Seen(NamedTuple):
@@ -147,7 +145,9 @@ def attention_of(model: GQN, world: BallsWorld) -> Seen:
 
 
 def rows_of(seen: Seen) -> list[Row]:
-    """The correlation of the number of balls in a strip with the attention to it, of all modules and of each."""
+    """The correlation of the number of balls in a strip with the attention to it, of all modules, of each, and of all
+    on another sequence, which knows nothing of these balls; and the largest share of a module's attention on a strip.
+    """
     balls = within_strips(seen.balls)
 
     def correlation(attention: Float[Tensor, "B T S"]) -> float:
@@ -155,12 +155,12 @@ def rows_of(seen: Seen) -> list[Row]:
         return float(torch.corrcoef(pair)[0, 1].nan_to_num())
 
     share = seen.attention.sum((0, 1)) / seen.attention.sum((0, 1)).sum(-1, keepdim=True).clamp(min=1e-9)
-    rows: list[Row] = [{"module": "all", "correlation": correlation(seen.attention.sum(2)), "most": float("nan")}]
+    rows: list[Row] = [{"module": "all", "correlation": correlation(seen.attention.sum(2))}]
     for module in range(seen.attention.shape[2]):
         alone = correlation(seen.attention[:, :, module])
         rows.append({"module": str(module + 1), "correlation": alone, "most": float(share[module].max())})
     shuffled = seen.attention.sum(2)[torch.randperm(len(balls), generator=torch.Generator().manual_seed(0))]
-    rows.append({"module": "another sequence", "correlation": correlation(shuffled), "most": float("nan")})
+    rows.append({"module": "all, of another sequence", "correlation": correlation(shuffled)})
     return [{"predictor": "RIMs", **row} for row in rows]
 
 
@@ -186,9 +186,8 @@ def drawn(seen: dict[str, Seen]) -> Figure:
             panel.imshow(frame.numpy(), cmap="gray_r", vmin=0, vmax=2)
             height = len(frame) / STRIPS
             for strip in read.nonzero().flatten().tolist():
-                panel.axhspan(
-                    strip * height - 0.5, (strip + 1) * height - 0.5, color="#b45309", alpha=0.25, linewidth=0
-                )
+                ends = strip * height - 0.5, (strip + 1) * height - 0.5
+                panel.axhspan(*ends, color="#b45309", alpha=0.25, linewidth=0)
             panel.set(xticks=[], yticks=[], title=f"step {step}")
             panel.title.set_fontsize(8)
         line[0].set_ylabel(f"{updates} updates", fontsize=8)
