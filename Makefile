@@ -65,10 +65,11 @@ results: setup
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects
 	for size in frames curtain masses four crowd; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done
+	$(BIN)/python experiments/strips.py
 	$(BIN)/python experiments/sequences.py copying --models rims lstm --seeds 5 --updates 12000
 	$(BIN)/python experiments/sequences.py copying --models gru rmc --updates 12000
 	$(BIN)/python experiments/sequences.py adding
-	$(BIN)/python experiments/sequences.py adding --size long --models rims lstm --seeds 1 --updates 3000 \
+	$(BIN)/python experiments/sequences.py adding --size long --models rims lstm gru --updates 3000 \
 	    --out results/adding-long.json
 	$(BIN)/python experiments/sequences.py copying --ablations --updates 12000 --seeds 1
 	$(BIN)/python experiments/picking.py

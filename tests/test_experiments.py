@@ -141,6 +141,20 @@ def test_frames_with_a_curtain_stand_beside_no_model_that_saw_none(script, tmp_p
     assert is_png(tmp_path / "curtain.png")
 
 
+def test_modules_attend_to_strips_of_frames(script, tmp_path):
+    script(
+        EXPERIMENTS / "strips.py", "--updates", 1, 2, "--seeds", 1, "--sequences", 2, "--train-sequences", 8,
+        "--balls", 2, "--hidden-size", 24, "--clip", 3, "--runs", tmp_path / "runs", "--out", tmp_path / "out.json",
+        "--figures", tmp_path,
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    modules = ["all", *map(str, range(1, 7)), "all, of another sequence"]
+    assert [(row["size"], row["module"]) for row in rows] == [(size, module) for size in (1, 2) for module in modules]
+    assert all(-1 <= row["correlation"] <= 1 for row in rows)
+    assert all(1 / 6 <= row.get("most", 1) <= 1 for row in rows)
+    assert is_png(tmp_path / "strips.png")
+
+
 def test_the_ways_to_roll_out_differ_in_the_views_that_are_fed_back(script, tmp_path, monkeypatch):
     folder = PRETRAINED / "s2gru"
     options = ["--run", folder, "--balls", 2, "--sequences", 4]
