@@ -1,7 +1,7 @@
 """RIMs, Figure 6: which modules attend to which balls, where every encoder sees one strip of the frame.
 
 Four balls are seen in whole frames, cut into horizontal strips; all but one strip is 0 in what an encoder sees, and
-RIMs attend to the encodings as to a set. Writes `results/strips.json`, early in training and at its end how far the
+RIMs attend to the encodings as to a set. Writes `results/strips.json` after every run, early in training and at its end how far the
 attention of the active modules to a strip goes with the balls in it, and `docs/figures/strips.png`.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from rich.progress import track
 from torch import Tensor
 
-from common import draw, write
+from common import add, draw, read
 from s2rm import GQN, RIMs, Views
 from s2rm.files import Row, read_safetensors
 from s2rm.models.gqn import CoreState
@@ -96,26 +96,36 @@ class Seen(NamedTuple):
 
 
 def main(recipe: Recipe) -> None:
-    """Train, look at the attention, write, draw."""
-    runs, rows, pictures = list[Row](), list[Row](), dict[str, Seen]()
+    """Train and look at what is missing, write, draw."""
     for seed in range(recipe.seeds):
         for updates in recipe.updates:
-            model, about = trained(recipe, updates, seed)
-            runs.append({"label": f"RIMs, {updates:,} updates", **about})
-            seen = attention_of(model, recipe.world)
-            rows += [{**row, "seed": seed, "size": updates} for row in rows_of(seen)]
-            if seed == 0:
-                pictures[f"{updates:,}"] = seen
-    write(recipe.out, runs, rows, balls=recipe.balls, sequences=recipe.sequences)
-    draw(recipe.figures, strips=png(drawn(pictures)))
+            label = f"RIMs, {updates:,} updates"
+            if (label, seed) not in {(run["label"], run["seed"]) for run in read(recipe.out).get("runs", [])}:
+                run = {"label": label, **train(recipe, updates, seed)}
+                rows = rows_of(attention_of(trained(recipe, updates, seed), recipe.world))
+                rows = [{**row, "seed": seed, "size": updates} for row in rows]
+                add(recipe.out, [run], rows, balls=recipe.balls, sequences=recipe.sequences)
+    seen = {f"{updates:,}": attention_of(trained(recipe, updates, 0), recipe.world) for updates in recipe.updates}
+    draw(recipe.figures, strips=png(drawn(seen)))
 
 
-def trained(recipe: Recipe, updates: int, seed: int) -> tuple[GQN, Row]:
-    """A model after so many updates, and how it was trained."""
-    world, folder = recipe.world, recipe.runs / f"{updates}-{seed}"
+def build(recipe: Recipe) -> Striped:
+    """A model that is not trained yet."""
+    space = {"extent": [(0.0, recipe.world.side)] * 2}
+    return Striped(hidden_size=recipe.hidden_size, core="rims", **recipe.world.model_arguments(), **space)
+
+
+def trained(recipe: Recipe, updates: int, seed: int) -> Striped:
+    """The model that was trained for so many updates."""
+    model = build(recipe)
+    model.load_state_dict(read_safetensors(recipe.runs / f"{updates}-{seed}" / "model" / WEIGHTS)[0])
+    return model.eval()
+
+
+def train(recipe: Recipe, updates: int, seed: int) -> Row:
+    """Train a model for so many updates, and say how it was trained."""
     torch.manual_seed(seed)
-    space = {"extent": [(0.0, world.side)] * 2}
-    model = Striped(hidden_size=recipe.hidden_size, core="rims", **world.model_arguments(), **space)
+    model, world = build(recipe), recipe.world
     training = Training(
         learning_rate=1e-3, batch_size=recipe.batch_size, updates=updates, patience=1000, gradient_norm=1.0, seed=seed,
         precision="32-true",
@@ -124,10 +134,8 @@ def trained(recipe: Recipe, updates: int, seed: int) -> tuple[GQN, Row]:
         batches(episodes(world, split, seed), recipe.batch_size, seed, shuffle=split == "train")
         for split in ("train", "val")
     ]
-    ended = fit(model, *loaders, folder, training)
-    weights, _ = read_safetensors(folder / "model" / WEIGHTS)
-    model.load_state_dict(weights)
-    return model.eval(), {**ended, "parameters": model.num_parameters, "seed": seed, **provenance()}
+    ended = fit(model, *loaders, recipe.runs / f"{updates}-{seed}", training)
+    return {**ended, "parameters": model.num_parameters, "seed": seed, **provenance()}
 
 
 @torch.no_grad()
