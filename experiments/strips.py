@@ -1,8 +1,8 @@
 """RIMs, Figure 6: which modules attend to which balls, where every encoder sees one strip of the frame.
 
 Four balls are seen in whole frames, cut into horizontal strips; all but one strip is 0 in what an encoder sees, and
-RIMs attend to the encodings as to a set. Writes `results/strips.json` after every run, early in training and at its end how far the
-attention of the active modules to a strip goes with the balls in it, and `docs/figures/strips.png`.
+RIMs attend to the encodings as to a set. Writes `results/strips.json` after every run, early in training and at its
+end how far the attention of the active modules to a strip goes with the balls in it, and `docs/figures/strips.png`.
 """
 
 from __future__ import annotations
