@@ -135,7 +135,13 @@ def train(recipe: Recipe, updates: int, seed: int) -> Row:
         for split in ("train", "val")
     ]
     ended = fit(model, *loaders, recipe.runs / f"{updates}-{seed}", training)
-    return {**ended, "parameters": model.num_parameters, "seed": seed, **provenance()}
+    return {
+        "learning_rate": training.learning_rate,
+        **ended,
+        "parameters": model.num_parameters,
+        "seed": seed,
+        **provenance(),
+    }
 
 
 @torch.no_grad()
