@@ -3,8 +3,8 @@
 Each model sees 15 whole frames of the balls' world, then only its own predictions. Beside them stands the shipped
 S2GRU, which sees ten crops of the same frames. With a curtain in front of the middle, or balls of unequal mass, it
 stands beside none, since it was trained without. "four" and "crowd", of six to eight balls, are for the transfer from
-one to the other. Writes `results/frames.json`, the F1 and the cross-entropy of the
-frames by number of balls and step, and `docs/figures/frames.png`; or those of the other worlds under their names.
+one to the other. Writes `results/frames.json`, the F1 and the cross-entropy of the frames by number of balls and step,
+and `docs/figures/frames.png`; or those of the other worlds under their names.
 """
 
 from __future__ import annotations

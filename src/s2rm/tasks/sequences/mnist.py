@@ -119,14 +119,14 @@ def with_files(world: Mnist, train: tuple[Path, ...], test: tuple[Path, ...]) ->
                 f"mnist: expected pixels from 0 to 255, of which those above {world.threshold} are 1, got at most "
                 f"{images.max()} in the images to {split}; multiply them, such as by 255 if they are 0 and 1"
             )
-    known = {image.numpy().tobytes() for image in (*parts["train"], *found.digits("val").images)}
-    twice = sum(image.numpy().tobytes() in known for image in parts["test"])
-    if test and twice:
-        warnings.warn(
-            f"mnist: {twice:,} of {len(parts['test']):,} images of the test are also in training, so that scores are "
-            "optimistic; give others",
-            stacklevel=2,
-        )
+    if test:
+        known = {image.numpy().tobytes() for image in (*parts["train"], *found.digits("val").images)}
+        if twice := sum(image.numpy().tobytes() in known for image in parts["test"]):
+            warnings.warn(
+                f"mnist: {twice:,} of {len(parts['test']):,} images of the test are also in training, so that scores "
+                "are optimistic; give others",
+                stacklevel=2,
+            )
     return found
 
 
