@@ -26,7 +26,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, VecNormalize
-from torch import nn
+from torch import Tensor, nn
 
 from common import add, draw, read
 from s2rm import RIMs
@@ -34,10 +34,32 @@ from s2rm.files import Row
 from s2rm.policies import CorePolicy
 from s2rm.report.figures import lines, png, side_by_side
 
+
+class Normalised(nn.Module):
+    """A core whose outputs are normalised by layer norm, since those of a new core are faint beside what it reads.
+
+    Args:
+        core: makes the core.
+        input_size, hidden_size, layers: what it is made from.
+    """
+
+    def __init__(self, core: Callable[..., nn.Module], input_size: int, hidden_size: int, layers: int):
+        super().__init__()
+        self.core, self.norm = core(input_size, hidden_size, layers), nn.LayerNorm(hidden_size)
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, layers  # sb3-contrib reads them
+
+    def forward(self, inputs: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Any]:
+        outputs, state = self.core(inputs, state)
+        return self.norm(outputs), state
+
+
+MODULES = {"num_modules": 6, "num_active": 4}
 CORES: dict[str, Callable[..., nn.Module] | None] = {
-    "RIMs": partial(RIMs, num_modules=6, num_active=4, selection="across_modules"), "LSTM": nn.LSTM, "no memory": None,
+    "RIMs": partial(RIMs, **MODULES, selection="across_modules"), "LSTM": nn.LSTM, "no memory": None,
+    "RIMs, normalised": partial(Normalised, partial(RIMs, **MODULES)),
+    "LSTM, normalised": partial(Normalised, nn.LSTM),
 }  # fmt: skip
-"""RIMs as in the authors' code for Atari, but with LSTM cells and fewer units"""
+"""RIMs as in the authors' code for Atari, but with LSTM cells and fewer units; normalised, with the null row too"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class Recipe:
     games: tuple[str, ...] = ("boxing",)
     """as ale-py names them"""
     cores: tuple[str, ...] = tuple(CORES)
-    """memories: RIMs, LSTM, no memory"""
+    """memories: RIMs, LSTM, the same with normalised outputs, no memory"""
     steps: int = 400_000
     """actions in training, over all games played side by side; each is held for four frames"""
     seeds: int = 1

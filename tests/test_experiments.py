@@ -722,7 +722,16 @@ def test_policies_with_and_without_a_memory_play_a_game(script, tmp_path):
     assert max(row["step"] for row in rows if row["predictor"] == "no memory") == 2200
     assert (tmp_path / "atari.png").is_file()
     with pytest.raises(SystemExit, match="expected enough for an episode of pong to end"):
-        script(EXPERIMENTS / "atari.py", *options, "--cores", "RIMs", "--steps", 200, "--out", tmp_path / "other.json")
+        script(
+            EXPERIMENTS / "atari.py",
+            *options,
+            "--cores",
+            "RIMs, normalised",
+            "--steps",
+            200,
+            "--out",
+            tmp_path / "other.json",
+        )
 
 
 def test_a_first_guess_stands_beside_the_best_obvious_predictor(script, tmp_path):
