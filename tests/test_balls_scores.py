@@ -100,6 +100,15 @@ def test_the_static_scene_has_the_f1_that_the_fixed_ball_alone_gives():
         assert scores["f1"] == pytest.approx(expected, abs=0.04)
 
 
+def test_last_seen_knows_all_numbers_of_balls():
+    world = replace(preset("small"), num_balls=1, most_balls=6, num_frames=10, clip=2, train_sequences=300)
+    few, mixed, many = (
+        TrivialPredictors(some).frequencies[0]
+        for some in (replace(world, most_balls=None), world, replace(world, num_balls=6, most_balls=None))
+    )
+    assert few + (many - few) / 3 < mixed < many - (many - few) / 3
+
+
 def test_last_seen_is_what_stood_there_when_it_was_last_looked_at(trivial):
     views = some_episode().views.keep(torch.arange(10) < 3)
     canvas = trivial.canvas(views)

@@ -243,6 +243,16 @@ def test_memory_helps_where_few_agents_report():
     assert found["last seen"]["unit_type_f1"] > found["nobody moves"]["unit_type_f1"] > 0.3
 
 
+def test_battles_in_which_no_agent_lives_on_are_left_out():
+    fought = simulate(SHORT, "1s2z", 20, seed=0)
+    trivial, some = TrivialPredictors(WORLD.grid, fought), fought[torch.arange(10)]
+    expected = scores(trivial.by_name, some, WORLD.grid)
+    fought.alive[10:, 1:] = False
+    assert scores(trivial.by_name, fought, WORLD.grid) == expected
+    with pytest.raises(ValueError, match="expected agents that live after the first step"):
+        scores(trivial.by_name, fought[torch.arange(10, 20)], WORLD.grid)
+
+
 @pytest.mark.parametrize("name", ["s2gru", "lstm", "tto"])
 def test_the_log_likelihood_is_minus_the_loss(name):
     model = Settings(name).build(WORLD)

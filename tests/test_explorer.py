@@ -184,6 +184,17 @@ def test_a_closed_loop_and_a_blind_one_are_rollouts(browser, explorer, models, f
             torch.testing.assert_close(ours, distribution.mean[0, 0], rtol=0, atol=0.003)
 
 
+def test_crops_of_any_size_cover_the_frame(browser, explorer):
+    Page(browser, explorer.address)
+    for crop, side in ((4, 8), (6, 13), (5, 13), (1, 3), (7, 7)):
+        found = browser.execute_async_script(
+            "const [crop, side, done] = arguments;"
+            "import('./shapes.js').then(({cover}) => done(cover(crop, [1, side, side])))", crop, side
+        )  # fmt: skip
+        seen = {start + step for _, at in found for start in [at - crop // 2] for step in range(crop)}
+        assert seen == set(range(side))
+
+
 def test_pointing_reads_numbers_and_a_click_switches_a_module_off(browser, explorer, models):
     from selenium.webdriver.common.action_chains import ActionChains
 

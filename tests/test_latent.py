@@ -73,6 +73,12 @@ def test_the_loss_gains_a_divergence_whose_parts_add_up_and_reaches_all_weights(
     model.eval()
     whole, parts = model.loss_terms(episode)["kl"], model.loss_terms(episode, recompute=2)["kl"]
     torch.testing.assert_close((whole.total, whole.count), (parts.total, parts.count))
+    # Also where nothing is measured in some of the parts.
+    steps = torch.ones(episode.views.num_steps, 1, dtype=torch.bool)
+    steps[1:4] = False
+    some = Episode(episode.views, episode.views.keep(steps))
+    whole, parts = model.loss_terms(some)["kl"], model.loss_terms(some, recompute=2)["kl"]
+    torch.testing.assert_close((whole.total, whole.count), (parts.total, parts.count))
 
 
 def test_nothing_measured_costs_nothing():

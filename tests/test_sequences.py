@@ -332,6 +332,16 @@ def test_what_does_not_look_has_the_entropy_of_the_targets():
     assert scores(constant(adding), [batch])["squared_error"] == pytest.approx(1 / 6, abs=0.01)
 
 
+def test_the_constant_knows_all_classes_of_files_that_are_sorted_by_class(tmp_path):
+    images = np.zeros((4000, 8, 8), np.uint8)
+    images[:, 3, 3] = 200
+    np.savez(tmp_path / "train.npz", images=images, labels=np.repeat(np.arange(10), 400))
+    np.savez(tmp_path / "test.npz", images=images[:20] + 1, labels=np.arange(20) % 10)
+    world = with_files(TASKS["mnist"].preset("tiny"), (tmp_path / "train.npz",), (tmp_path / "test.npz",))
+    batch = episodes(world, "test")[[*range(20)], 1]
+    assert scores(constant(world), [batch])["cross_entropy"] == pytest.approx(math.log(10), abs=0.01)
+
+
 def test_rows_of_scores_are_of_every_size():
     world = Copying(digits=2, fewest=3, blank=3, test_blanks=(3, 6), test_sequences=200)
     model = SequenceModel(input_size=10, num_classes=8, core="gru", hidden_size=12).eval()

@@ -26,7 +26,7 @@ class Mean:
     @property
     def value(self) -> Tensor:
         """The mean; 0 over no values."""
-        return self.total / self.count.clamp(min=1)
+        return torch.where(self.count > 0, self.total / self.count.clamp(min=1), 0.0)
 
     def __add__(self, other: Mean) -> Mean:
         return Mean(self.total + other.total, self.count + other.count)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from s2rm.likelihoods import Mean
 from s2rm.models.copies import copied, keep_rows
@@ -16,6 +17,7 @@ from s2rm.models.inputs import Arguments
 from s2rm.models.variants import CELLS, check_variants
 from s2rm.models.world_model import WorldModel, by_numbers
 from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
+from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
 from s2rm.nn.latent import Answered, Latents
 from s2rm.nn.over_time import map_state, over_time, under_functorch
@@ -110,7 +112,9 @@ class S2RM(WorldModel[State]):
         return self.cell.initial_state(batch_size)
 
     def advance(self, views: Views, state: State) -> State:
-        return self.unroll(*self.encode(views), views.mask, self.cell.state_from(state))
+        kind = a_weight(self).dtype  # autocast's own would not be a state to go on from
+        after = self.unroll(*self.encode(views), views.mask, self.cell.state_from(state))
+        return cast("State", tree_map(lambda part: part.to(kind), after))
 
     def unroll(
         self, embedded: Float[Tensor, "B T A d"], encodings: Float[Tensor, "B T A H"], mask: Bool[Tensor, "B T A"],

@@ -117,8 +117,8 @@ class Latents(DrawsByRow):
 
     def term(self, beliefs: Sequence[Beliefs], count: Int[Tensor, ""]) -> Mean:
         """The divergence as a term of the loss, over as many values as the likelihood: with a weight of 1 both make the
-        evidence lower bound of a value. It is 0 where nothing is measured."""
-        return Mean(torch.where(count > 0, self.weight * divergence(beliefs, self.free), 0.0), count)
+        evidence lower bound of a value."""
+        return Mean(self.weight * divergence(beliefs, self.free), count)
 
     @contextmanager
     def sampling(self) -> Iterator[None]:

@@ -16,7 +16,8 @@ WORKERS = 4
 
 class Batches(Sampler[tuple[list[int], int]]):
     """Keys `(rows, seed)` of whole batches of `num_rows` sequences, a pure function of the seed and the epoch; the last
-    batch of an epoch may have fewer. Arguments as `batches`."""
+    batch of an epoch may have fewer. Every pass is an epoch; after `set_epoch` they are counted from there. Arguments
+    as `batches`."""
 
     def __init__(self, num_rows: int, batch_size: int, seed: int, shuffle: bool):
         self.num_rows, self.batch_size, self.seed, self.shuffle = num_rows, batch_size, seed, shuffle
@@ -30,7 +31,8 @@ class Batches(Sampler[tuple[list[int], int]]):
         return -(-self.num_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[list[int], int]]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**64)
+        epoch, self.epoch = self.epoch, self.epoch + self.shuffle
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**64)
         rows = torch.randperm(self.num_rows, generator=generator) if self.shuffle else torch.arange(self.num_rows)
         for batch in rows.split(self.batch_size):
             yield batch.tolist(), int(torch.randint(2**62, (), generator=generator))
@@ -44,7 +46,7 @@ def batches(dataset: Dataset[T], batch_size: int, seed: int, shuffle: bool) -> D
             length is the number of rows.
         batch_size: sequences per batch.
         seed: seed of the order and of the keys.
-        shuffle: draw a new order for each epoch.
+        shuffle: draw a new order, and new random choices, at each pass over the loader.
     """
     keys = Batches(len(dataset), batch_size, seed, shuffle)  # type: ignore[arg-type]
     workers = min(WORKERS, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0

@@ -47,7 +47,7 @@ export function joined(patches, positions, crop, size, frame = new Float32Array(
 export function cover(crop, [, rows, columns]) {
   const half = crop >> 1, line = (side) => {
     const centres = [];
-    for (let at = half; at - half < side; at += crop) centres.push(Math.max(half, Math.min(at, side - 1 - half)));
+    for (let at = half; at - half < side; at += crop) centres.push(Math.max(half, Math.min(at, side - crop + half)));
     return centres;
   };
   return line(rows).flatMap((row) => line(columns).map((column) => [row, column]));

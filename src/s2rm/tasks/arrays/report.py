@@ -117,7 +117,7 @@ def animate(models: Models, world: ArrayWorld, seed: int = 0, numbers: Sequence[
         return None
     window = next(windows(world, seed))
     window = window.rows(list(range(min(MOST_ROLLOUTS, window.views.batch_size))))
-    trivial = Trivial(world, seed)
+    trivial = Trivial(world)
     predictors = {label: OfModel(model, trivial) for label, model in models.items()}
     every: dict[str, OfModel | Untrained] = {**predictors, world.guess: Untrained(trivial, world.guess)}
     if world.kind == "frames":

@@ -28,7 +28,7 @@ def episodes(
     world: ArrayWorld, split: str, seed: int = 0, folder: Path | None = None, guessed: bool = False, drop: float = 0.0
 ) -> Dataset[Episode]:
     """The training ("train", clips), validation ("val") or test sequences, as `Task.episodes`."""
-    source, trivial = Source(world, split), Trivial(world, seed) if guessed else None
+    source, trivial = Source(world, split), Trivial(world) if guessed else None
     some_are_short = split == "train" and bool((source.ends < world.num_steps).any())
 
     def draw(rows: Tensor, generator: torch.Generator) -> Episode:
@@ -146,7 +146,7 @@ def score(
     """
     refuse_oracles(models)
     world.check_file()
-    trivial = Trivial(world, seed)
+    trivial = Trivial(world)
     names = [*models, *trivial.names]
     cases = [(share, name) for share in shares or (1.0,) for name in names]
     rows: list[Row] = []

@@ -39,7 +39,8 @@ class TrivialPredictors:
         self.world = world
         train = videos(replace(world, train_sequences=min(world.train_sequences, 500)), "train", seed)
         self.mean_frame = train.frames().float().mean((0, 1)).clamp(1e-4, 1 - 1e-4)
-        frames = train.frames(slice(0, 100))
+        # Spread over all, since those of different numbers of balls follow each other.
+        frames = train.frames(torch.linspace(0, len(train) - 1, min(100, len(train))).round().long())
         some = episode(world, frames, torch.Generator().manual_seed(seed))
         canvas, truth = self.canvas(some.views.steps(None, -1)), frames[:, 1:].bool()
         self.frequencies = [float(truth[canvas == seen].float().mean()) for seen in (0, 1)]

@@ -260,13 +260,20 @@ def scores(
     as a type that is never found. The log-likelihood is minus the loss: binary and categorical cross-entropy a pixel,
     and squared error a pixel and stat. A share of the agents reports, drawn by the seed, the same for all predictors.
 
+    Raises:
+        ValueError: no agent lives after the first step.
+
     Source:
         S2RM, E.4.4, F.2, Table 1. The paper does not say over which types its mean is.
     """
+    if not (fought.alive[:, 1:] & fought.friendly[:, None]).any():
+        raise ValueError("scores: expected agents that live after the first step, got none; give longer battles")
     tallies = {name: _Tally() for name in predictors}
     generator = torch.Generator().manual_seed(seed)
     for some in fought.chunks():
         episode = reporting(polar.observations(some, grid), share, generator)
+        if not episode.targets.mask[:, 1:].any():
+            continue
         truth = episode.targets.values[:, 1:][episode.targets.mask[:, 1:]]
         known = (*polar.markers_and_types(truth), parts(truth)[2])
         for name, predict in predictors.items():
