@@ -50,6 +50,15 @@ def above_the_simple(result: Result, steps: int) -> Decision:
     return (HOLDS if lead.min() > 0 else NOT), said
 
 
+def rolls_out_better(result: Result, balls: list[int], steps: int, other: str = "LSTM") -> Decision:
+    """RIMs' mean F1 over the first steps of rollouts with these numbers of balls is above another's."""
+    rows = result.rows[result.rows["balls"].isin(balls) & (result.rows["step"] <= steps)]
+    ours, theirs = (where(rows, predictor=name)["f1"].mean() for name in ("RIMs", other))
+    seeds = rows["seed"].nunique() if "seed" in rows else 1
+    said = f"mean F1 of {steps} steps: RIMs {ours:.3f}, {other} {theirs:.3f}; {seeds} seed{'s' * (seeds > 1)}"
+    return (NOT if ours <= theirs else UNDECIDED if seeds < LEAST_SEEDS else HOLDS), said
+
+
 def below_the_simple(result: Result) -> str:
     """From which step of a rollout on each model is below a simple predictor, in words, by number of balls."""
     f1 = result.rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1")

@@ -419,6 +419,17 @@ def test_rims_in_whole_frames_are_compared_at_every_step(page, claims):
     ]
     told = page.render.__globals__["claims_sequences"].below_the_simple(page.read("", {"runs": [], "rows": rows}))
     assert told == "with 3, 9 balls RIMs from step 3, none"
+    for lead, seeds, verdict in ((-0.1, 3, "does not hold"), (0.1, 1, "not decided"), (0.1, 3, "holds")):
+        rows = [
+            {"predictor": name, "seed": seed, "balls": 8, "step": step, "f1": 0.5 + (lead if name == "RIMs" else 0)}
+            for name in ("RIMs", "LSTM")
+            for seed in range(seeds)
+            for step in (1, 2, 3)
+        ]
+        asked = {"rule": "rolls_out_better", "arguments": {"balls": [8], "steps": 2}}
+        found, said = claims.decide(asked, page.read("", {"runs": [], "rows": rows}))
+        assert found == verdict
+        assert said.startswith(f"mean F1 of 2 steps: RIMs {0.5 + lead:.3f}, LSTM 0.500; {seeds} seed")
 
 
 def test_the_page_of_rims_has_the_papers_numbers_without_results_and_ours_with_them(page):
