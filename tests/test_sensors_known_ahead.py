@@ -230,6 +230,9 @@ def test_what_is_known_ahead_of_another_time_is_refused_and_of_a_part_of_it_is_n
     assert len(read_reports(table, COLUMNS, to_fit=False, ahead=later))  # of the future
     with pytest.warns(UserWarning, match="known ahead, is there for 40% of the steps of the observations, from 2"):
         read_reports(table, COLUMNS, ahead=wind[60:])
+    until = r"until the last observation, \S+, got the last of \S+; give more of it, or leave out the observations"
+    with pytest.raises(ValueError, match=until):
+        read_reports(table, COLUMNS, ahead=wind[wind.time < table.time.max()])
 
 
 # Features.
@@ -352,6 +355,18 @@ def test_upstream_is_against_the_flow_on_planes_and_on_the_globe():
 def test_a_flow_that_is_none_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(COLUMNS, **change)
+
+
+def test_a_future_without_its_past_is_named(forecaster, reports):
+    some, origin = stations(reports.between(0, 61)), 60
+    start = reports.start + (origin + 1) * reports.step_length
+    later = replace(reports, ahead=reports.ahead.since(start))
+    named = f"known ahead only from {start.astype('datetime64[s]')} on, needed from"
+    with pytest.warns(UserWarning, match=named):
+        forecaster.forecast(later, some, origins=origin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        forecaster.forecast(reports, some, origins=origin)
 
 
 def test_a_future_that_ends_before_the_horizon_is_refused(forecaster, reports):

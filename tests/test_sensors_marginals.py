@@ -15,10 +15,11 @@ from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.guess import Cases, FirstGuess
 from s2rm.sensors.judging import BASELINES, LEVELS, gaussian_crps, member_scores
-from s2rm.sensors.marginals import FARTHEST, Marginal
+from s2rm.sensors.marginals import FARTHEST, Marginal, with_found
 from s2rm.sensors.mixing import crps_in_units
 from s2rm.sensors.reports import last_places
 from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.settings import RANGES
 from s2rm.sensors.tuning import Sample, chosen, trusted, with_climate_of
 from s2rm.training import Training
 
@@ -57,6 +58,36 @@ def test_scores_are_normal_and_go_back():
     assert np.isnan(marginal.score(np.array([np.nan]))).all()
     assert marginal.value(np.array([FARTHEST])) > 2 * values.max() - np.median(values), "the tail goes on"
     assert marginal.limits == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("nonnegative", False), ("heavy_tailed", False), ("counts", True)])
+def test_values_far_beyond_those_of_the_fit_go_there_and_back(kind, whole):
+    values = np.random.default_rng(2).gamma(2, 5, 3000).round(0 if whole else 2)
+    marginal = Marginal.of(values, *RANGES[kind], whole)
+    beyond = values.max() * np.array([1.0, 2.0, 8.0])
+    np.testing.assert_allclose(marginal.value(marginal.score(beyond)), beyond, rtol=1e-6)
+    scores = torch.from_numpy(marginal.score(beyond))
+    np.testing.assert_allclose(marginal.value_of(scores), beyond, rtol=1e-4)
+    assert (np.diff(scores) > 0).all()
+    below = marginal.value(np.array([-30.0]))
+    assert below < values.min() - 1 if kind == "heavy_tailed" else below == 0
+
+
+def test_the_rounding_of_packed_files_is_no_value_of_its_own():
+    exact = np.r_[np.zeros(300), np.random.default_rng(3).gamma(1, 2, 700)]
+    packed = np.where(exact == 0, -1e-7, exact)
+    assert Marginal.of(packed, 0.0, None, whole=False) == Marginal.of(exact, 0.0, None, whole=False)
+    columns = Columns(time="t", values=("v",), position=("x", "y"))
+    assert with_found(columns, packed[:, None])[1] == with_found(columns, exact[:, None])[1] == ("v",)
+    assert with_found(columns, np.where(exact == 0, -0.1, exact)[:, None])[1] == ()
+
+
+def test_reports_far_beyond_those_of_the_fit_are_named(forecaster, reports):
+    flood = replace(reports, values=reports.values * np.array([8, 1], np.float32))
+    with pytest.warns(UserWarning, match=r"forecast: 'tracer' is \d+\.?\d* in a report, far from what the fit saw"):
+        most = int(flood.step[flood.values[:, 0].argmax()])
+        mean, _ = forecaster.forecast(flood, stations(flood.between(0, most + 1)), origins=most, horizon=1)
+    assert mean[..., 0].max() > 1.5 * reports.values[:, 0].max()
 
 
 def test_rain_is_censored():

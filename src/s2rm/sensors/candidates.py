@@ -21,6 +21,8 @@ LINEAR = "linear dynamics"
 CANDIDATES = (*OWN, *OTHERS, FOLLOWING, LINEAR)
 """K of them. A cycle is a day, a week where a step is a day, or a year where it is longer; usual values are means over
 some cycles. Where a flow is known there is one more, the last: what kriging says of the place from which it comes"""
+WEEK = 7
+"""the cycles that "a week before" looks back"""
 CLIMATE = CANDIDATES.index("climatology")
 FROM_LAST = (0, 4, 12)
 """those that count less the older the sensor's own last value is; the last one does not in earlier versions"""
@@ -258,7 +260,7 @@ def _channel(
         cycle, leads = history.cycle, asked.leads
         target = asked.origin[..., None, None] + leads
         before = target - cycle * (-(-leads // cycle)).clamp(min=1)
-        week = 7 * cycle
+        week = WEEK * cycle
         asked_of = torch.where(own_when >= 0, sensor, -1)[..., None].expand_as(before)
         base = usually(own_when[..., None] - cycle, asked_of[..., :1], history.usual)
         usual = usually(before, asked_of, history.usual)

@@ -206,10 +206,12 @@ def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> N
         return
     ends = np.stack([np.fmin.reduce(reports.values, 0), np.fmax.reduce(reports.values, 0)], -1)
     some = reports.values[:: max(1, len(reports) // SAMPLE)] if reports.step[0] < reports.step[-1] else ends.T[:0]
-    lines = zip(reports.columns.values, ends, some.T, scaling.mean, scaling.width, scaling.circular, strict=True)
-    for name, column, sample, mean, spread, circular in lines:
+    fitted = zip(scaling.mean, scaling.width, scaling.known_range, scaling.circular, strict=True)
+    lines = zip(reports.columns.values, ends, some.T, fitted, strict=True)
+    for name, column, sample, (mean, spread, known_range, circular) in lines:
         away, nearest = np.abs(column - mean), np.clip(mean, *column)  # a single value, or all of them
-        if not circular and max(away.max() / 2, abs(nearest - mean)) > FAR * spread:
+        far = max(away.max() / 2, abs(nearest - mean)) > FAR * spread
+        if not circular and (far or column[0] < known_range[0] or column[1] > known_range[1]):
             warnings.warn(
                 f"{what}: {name!r} is {column[away.argmax()]:g} in a report, far from what the fit saw, {mean:.3g} "
                 f"with a spread of {spread:.3g}; leave it out if it means missing, or give the units of the fit",
@@ -251,8 +253,9 @@ def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> No
             warnings.warn(f"forecast: no {what} {gap}; the forecast is that of an average day", stacklevel=4)
 
 
-def check_known_ahead(reports: Reports, columns: Columns, longest: int) -> None:
-    """Refuse to forecast so many steps beyond reports of which less is known ahead."""
+def check_known_ahead(reports: Reports, columns: Columns, longest: int, back: int) -> None:
+    """Refuse to forecast so many steps beyond reports of which less is known ahead, and warn where too little is known
+    of the steps before, as many as a flow is followed back."""
     if not columns.ahead:
         return
     names, needed = ", ".join(columns.ahead), reports.num_steps - 1 + longest
@@ -265,6 +268,13 @@ def check_known_ahead(reports: Reports, columns: Columns, longest: int) -> None:
         raise ValueError(
             f"forecast: expected {names} known ahead until {when(reports, needed)}, got the last of {last}; give a "
             "longer table, or shorten the horizon"
+        )
+    since = max(0, reports.num_steps - 1 - back)
+    if (first := reports.ahead.start) > reports.start + since * reports.step_length:
+        warnings.warn(
+            f"forecast: {names} known ahead only from {first.astype('datetime64[s]')} on, needed from "
+            f"{when(reports, since)}; before, it is taken to be as at first, so give its past too",
+            stacklevel=4,
         )
 
 

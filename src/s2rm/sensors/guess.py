@@ -19,6 +19,7 @@ from s2rm.sensors.candidates import (
     LINEAR,
     OF_NOW,
     TRENDS,
+    WEEK,
     Asked,
     Found,
     Ways,
@@ -160,7 +161,8 @@ class FirstGuess:
 
     def steps_kept(self, context: int) -> int:
         """Steps before a forecast that it depends on."""
-        return max(context, self.memory, (self.cycles + 1) * (self.cycle or 0))
+        # The value a week before is a candidate also where means are over fewer cycles.
+        return max(context, self.memory, (max(self.cycles, WEEK) + 1) * (self.cycle or 0))
 
     def history(self, reports: Reports, scaling: Scaling) -> History:
         """The history of reports for this guess."""

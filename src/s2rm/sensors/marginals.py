@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from s2rm.sensors.reports import Reports
 
 KNOTS, FARTHEST = 100, 6.0
-"""the most knots of a transform, and the score beyond which none is told from another"""
+"""the most knots of a transform, and the score of its last knots where values may be beyond those of the fit"""
 NODES = np.linspace(-5, 5, 81)
 """of the quadrature over a standard normal distribution"""
 MANY_ZEROS = 0.2
@@ -53,11 +53,15 @@ class Marginal:
     """whether a share of the values lies at the first, or the last, knot"""
     whole: bool
     """whether values are whole numbers; the knots are then halfway between them"""
+    open_low: bool = False
+    open_high: bool = False
+    """whether the range goes on below the first, or above the last, knot"""
 
     @classmethod
     def of(cls, values: Float[NDArray, " N"], low: float | None, high: float | None, whole: bool) -> Marginal:
         """The transform of N known values of the range from `low` to `high`; None is no end."""
-        distinct, counts = np.unique(values.astype(np.float64), return_counts=True)
+        within = np.clip(values.astype(np.float64), -np.inf if low is None else low, np.inf if high is None else high)
+        distinct, counts = np.unique(within, return_counts=True)  # without the rounding of packed files
         until = counts.cumsum() / counts.sum()
         before, last = until - counts / counts.sum(), 1 - 0.5 / counts.sum()
         at_low, at_high = bool(distinct[0] == low), bool(distinct[-1] == high)
@@ -78,16 +82,21 @@ class Marginal:
         if not at_high:
             final = _farthest(knots, scores, -1) if high is None else high
             knots, scores = np.append(knots, final), np.append(scores, FARTHEST)
-        return cls(tuple(knots.tolist()), tuple(scores.tolist()), at_low, at_high, whole)
+        return cls(tuple(knots.tolist()), tuple(scores.tolist()), at_low, at_high, whole, low is None, high is None)
 
     @property
     def limits(self) -> tuple[float, float]:
         """The scores below and above which the Gaussian is censored; infinite where it is not."""
         return self.scores[0] if self.at_low else -np.inf, self.scores[-1] if self.at_high else np.inf
 
+    @property
+    def known_range(self) -> tuple[float, float]:
+        """The values beyond which the transform only goes straight on; infinite where it does not."""
+        return self.values[0] if self.open_low else -np.inf, self.values[-1] if self.open_high else np.inf
+
     def score(self, values: Float[NDArray, "*batch"]) -> Float[NDArray, "*batch"]:
         """The Gaussian scores of values; NaN stays, and values out of the range are as those at its end."""
-        scores = np.interp(values, self.values, self.scores)
+        scores = self._through(values, self.values, self.scores)
         if self.at_low:
             scores = np.where(values <= self.values[0], self._at(0), scores)
         if self.at_high:
@@ -101,13 +110,26 @@ class Marginal:
 
     def value(self, scores: Float[NDArray, "*batch"]) -> Float[NDArray, "*batch"]:
         """The values of scores, which lie in the range; of whole numbers, whole."""
-        values = np.interp(scores, self.scores, self.values)
+        values = self._through(scores, self.scores, self.values)
         return np.ceil(values - 0.5) + 0.0 if self.whole else values
+
+    def _through(
+        self, given: Float[NDArray, "*batch"], knots: tuple[float, ...], there: tuple[float, ...]
+    ) -> Float[NDArray, "*batch"]:
+        """Linear between knots, and straight on beyond the last ones where the range goes on."""
+        found = np.interp(given, knots, there)
+        for end, inner, goes_on in ((0, 1, self.open_low), (-1, -2, self.open_high)):
+            if goes_on:
+                slope = (there[end] - there[inner]) / (knots[end] - knots[inner])
+                beyond = given < knots[0] if end == 0 else given > knots[-1]
+                found = np.where(beyond, there[end] + slope * (given - knots[end]), found)
+        return found
 
     def value_of(self, scores: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """As `value`, of tensors and with gradients, but whole numbers are not rounded."""
         knots, values = self._knots
-        clamped = scores.clamp(self.scores[0], self.scores[-1])
+        lowest, highest = self.scores[0], self.scores[-1]
+        clamped = scores.clamp(-torch.inf if self.open_low else lowest, torch.inf if self.open_high else highest)
         upper = torch.searchsorted(knots, clamped.detach().contiguous()).clamp(1, len(knots) - 1)
         part = (clamped - knots[upper - 1]) / (knots[upper] - knots[upper - 1])
         return values[upper - 1] + part * (values[upper] - values[upper - 1])
@@ -158,8 +180,8 @@ def with_found(columns: Columns, values: Float[NDArray, "R C"]) -> tuple[Columns
     found = tuple(
         name
         for name, kind, turns, column in kinds
-        if not (kind or turns or (column < 0).any())
-        and (column == 0).sum() > MANY_ZEROS * max(LEAST_KNOWN, np.isfinite(column).sum())
+        if not (kind or turns or out_of_range(column, "nonnegative")[0].any())
+        and (column <= 0).sum() > MANY_ZEROS * max(LEAST_KNOWN, np.isfinite(column).sum())
     )
     return replace(columns, nonnegative=(*columns.nonnegative, *found)), found
 

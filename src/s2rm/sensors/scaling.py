@@ -222,6 +222,12 @@ class Scaling:
         return tuple(spread if one is None else max(spread, np.ptp(one.values[1:-1])) for spread, one in pairs)
 
     @property
+    def known_range(self) -> Float[NDArray, "C 2"]:
+        """The values between which the transform of each value was found; infinite where there is none."""
+        nowhere = (-np.inf, np.inf)
+        return np.array([nowhere if one is None else one.known_range for one in self._marginals])
+
+    @property
     def _marginals(self) -> tuple[Marginal | None, ...]:
         return self.marginals or (None,) * len(self.mean)
 

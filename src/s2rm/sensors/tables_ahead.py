@@ -75,6 +75,13 @@ def expect_known(known: KnownAhead, reports: Reports, to_fit: bool) -> None:
         if not covered:
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)
+    until = reports.start + (reports.num_steps - 1) * reports.step_length
+    if to_fit and known.last < until:  # a fit is scored on its last steps
+        last, until = (each.astype("datetime64[s]") for each in (known.last, until))
+        raise ValueError(
+            f"read: expected {names} known ahead until the last observation, {until}, got the last of {last}; give "
+            "more of it, or leave out the observations after it"
+        )
 
 
 class _Everywhere(Columns):
