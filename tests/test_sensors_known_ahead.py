@@ -130,9 +130,16 @@ def test_a_newer_forecast_of_what_is_known_ahead_takes_the_place_of_the_older():
         both = earlier.updated(later)
         np.testing.assert_array_equal(both.values.ravel(), np.array(wanted, np.float32))
         assert both.start == min(earlier.start, later.start)
-    elsewhere = known(new, [[1.0, 1.0]])
-    assert earlier.updated(elsewhere) is elsewhere
     assert earlier.updated(None) is earlier
+    elsewhere = known(new, [[1.0, 1.0]])  # which stands for all, as the other does
+    np.testing.assert_array_equal(earlier.updated(elsewhere).values.ravel(), [7, 1, 7, 1, 1, 1])
+    three = known(np.ones((6, 3, 1), np.float32), [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    one_silent = known(np.full((2, 2, 1), 7, np.float32), [[2.0, 0.0], [0.0, 0.0]])
+    for both in (three.updated(one_silent), three.updated(known(one_silent.values[:, :1], one_silent.positions[:1]))):
+        np.testing.assert_array_equal(both.positions, three.positions)
+        np.testing.assert_array_equal(both.values[:, 1:, 0], [[1, 7], [1, 7], *[[1, 1]] * 4])
+    others = known(new.repeat(2, 1), [[1.0, 1.0], [2.0, 2.0]])
+    assert three.updated(others) is others
 
 
 def test_from_a_grid_linear_in_space_and_time():

@@ -84,8 +84,8 @@ def test_the_rounding_of_packed_files_is_no_value_of_its_own():
 
 def test_reports_far_beyond_those_of_the_fit_are_named(forecaster, reports):
     flood = replace(reports, values=reports.values * np.array([8, 1], np.float32))
+    most = int(flood.step[flood.values[:, 0].argmax()])
     with pytest.warns(UserWarning, match=r"forecast: 'tracer' is \d+\.?\d* in a report, far from what the fit saw"):
-        most = int(flood.step[flood.values[:, 0].argmax()])
         mean, _ = forecaster.forecast(flood, stations(flood.between(0, most + 1)), origins=most, horizon=1)
     assert mean[..., 0].max() > 1.5 * reports.values[:, 0].max()
 

@@ -53,11 +53,26 @@ class KnownAhead:
         return replace(self, start=self.start + before * self.step, values=self.values[before:])
 
     def updated(self, later: KnownAhead | None) -> KnownAhead:
-        """With what is known later, which takes precedence; of other places, or in other steps, the later alone."""
+        """With what is known later, which takes precedence. Either may lack some places of the other, such as those of
+        silent sensors; of other places, or in other steps, the later alone."""
         if later is None:
             return self
-        if self.step != later.step or not np.array_equal(self.positions, later.positions):
+        few, many = sorted((self, later), key=lambda each: len(each.positions))
+        inside = bool((few.positions[:, None] == many.positions).all(-1).any(1).all())
+        if self.step != later.step or not (inside or len(many.positions) == 1):  # a single place stands for all
             return later
+        places = many.positions if inside else later.positions
+        return self._at(places)._joined(later._at(places))
+
+    def _at(self, places: Float64[NDArray, "Q n"]) -> KnownAhead:
+        """The same at these places, which have all of its own; a single place is taken for another single one."""
+        own = [0] if len(places) == 1 else (self.positions[:, None] == places).all(-1).argmax(1)
+        values = np.full((len(self.values), len(places), self.values.shape[2]), np.nan, np.float32)
+        values[:, own] = self.values
+        return replace(self, positions=places, values=values)
+
+    def _joined(self, later: KnownAhead) -> KnownAhead:
+        """With what is known later at the same places."""
         shift = self.offset(later.start)
         begin, end = min(0, shift), max(len(self.values), shift + len(later.values))
         values = np.full((end - begin, *self.values.shape[1:]), np.nan, np.float32)
