@@ -257,6 +257,20 @@ def test_features_are_those_of_the_valid_time():
     assert got.shape[-1] == FEATURES
 
 
+def test_a_quantity_that_is_only_known_at_sea_is_that_of_the_nearest_place_on_land():
+    values = np.ones((3, 4, 2), np.float32)
+    values[:, :, 0] = [5, 7, np.nan, np.nan]  # from west to east; the last two are land
+    field = known(values, [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 9.0]])
+    scaling = replace(Scaling.of(WORLD.reports()), ahead_mean=(0.0, 0.0), ahead_spread=(1.0, 1.0))
+    index, weight = torch.tensor([[1, 2], [3, 3]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    got = AheadTables.of(field, scaling, field.start).features(
+        torch.zeros(2).long(), torch.ones(2).long(), index, weight
+    )
+    assert got[:, 0].tolist() == [7, 5]
+    assert got[:, 1].tolist() == [1, 1]
+    assert got[:, 6:].tolist() == [[0, 0], [0, 0]], "known"
+
+
 # Forecasts.
 
 

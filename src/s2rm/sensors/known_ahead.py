@@ -174,11 +174,13 @@ class AheadTables(NamedTuple):
 
     @classmethod
     def of(cls, known: KnownAhead, scaling: Scaling, start: np.datetime64) -> AheadTables:
-        """The tables of a history that begins at a time."""
-        scaled = torch.from_numpy((known.values - np.array(scaling.ahead_mean)) / np.array(scaling.ahead_spread))
+        """The tables of a history that begins at a time. A place at which a quantity is never known, such as one on
+        land, is given that of the nearest place."""
+        filled = _filled_from_nearest(known, scaling.globe)
+        scaled = torch.from_numpy((filled - np.array(scaling.ahead_mean)) / np.array(scaling.ahead_spread))
         values = scaled.nan_to_num()
         total = torch.cat([torch.zeros_like(values[:1]), values.cumsum(0)])
-        speed = torch.from_numpy(known.values[..., list(scaling.flow)]).double().nan_to_num()
+        speed = torch.from_numpy(filled[..., list(scaling.flow)]).double().nan_to_num()
         # The mean of the speeds at its ends is that of a step.
         path = torch.cat([torch.zeros_like(speed[:1]), ((speed[:-1] + speed[1:]) / 2).cumsum(0)])
         return cls(known.offset(start), values.float(), scaled.isnan().float(), total, path)
@@ -215,6 +217,22 @@ class AheadTables(NamedTuple):
         parts = [now * (1 - missing), at(self.values, here), mean.float(), missing]
         shape = torch.broadcast_shapes(*(part.shape for part in parts))
         return torch.cat([part.expand(shape) for part in parts], -1)
+
+
+def _filled_from_nearest(known: KnownAhead, globe: bool) -> Float32[NDArray, "T P G"]:
+    """The values, at places that never have one those of the nearest place that has."""
+    from s2rm.sensors.reports import on_sphere
+
+    values, nowhere = known.values, np.isnan(known.values).all(0)
+    some = np.flatnonzero(nowhere.any(0) & ~nowhere.all(0))
+    if not len(some):
+        return values
+    values, places = values.copy(), on_sphere(known.positions) if globe else known.positions
+    for quantity in some:
+        empty = nowhere[:, quantity]
+        _, nearest = cKDTree(places[~empty]).query(places[empty])
+        values[:, empty, quantity] = values[:, ~empty, quantity][:, nearest]
+    return values
 
 
 class Flow(NamedTuple):

@@ -236,7 +236,8 @@ def measured(cells: Cells, columns: Columns, to_fit: bool) -> tuple[NDArray[np.f
             remedy = "leave the cell empty where the direction is missing or variable"
             cells.refuse((column < low) | (column > high), name, "directions in degrees", column, remedy)
         wrong, expected = out_of_range(column, kind)
-        cells.refuse(wrong, name, expected, column, f"correct it, name what means missing, or do not declare {kind}")
+        remedy = "correct it, name what means missing, or fit with it declared heavy_tailed, which has no ends"
+        cells.refuse(wrong, name, expected, column, remedy)
         if kind == "counts":
             cells.refuse(column % 1 > 0, name, "whole numbers", column, "round them, or declare nonnegative instead")
     there = np.asarray(np.isfinite(values).any(1))
