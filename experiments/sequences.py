@@ -34,7 +34,8 @@ ABLATIONS: dict[str, tuple[ModelName, Core]] = {
     "RIMs without chrono initialisation": ("rims", Core(remember=False)),
     "LSTM without chrono initialisation": ("lstm", Core(remember=False)),
 }
-"""of Table 4 and Figures 15 and 16; "without selection" all six modules are active; and ours, of the gates"""
+"""of Table 4 and Figures 15 and 16, and ours, of the gates; "without selection" all six modules are active, which the
+paper also calls without input attention"""
 
 
 @dataclass(frozen=True)
