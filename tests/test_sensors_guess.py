@@ -169,6 +169,14 @@ def test_the_knots_of_a_horizon_below_a_quarter_of_a_day_are_whole_steps():
     assert all(type(knot) is int for knot in guess.knots), "a forecaster of floats cannot be read again"
 
 
+@pytest.mark.parametrize(("days", "kept"), [(5, 3), (8, 8), (11, 8), (30, 8)])
+def test_a_forecast_has_the_reports_of_each_candidate_of_the_fit(days, kept):
+    hours = np.random.default_rng(0).normal(size=(24 * days, 2))
+    reports = on_a_line(hours, [0.0, 1.0])
+    guess = first_guess(reports, Scaling.of(reports), context=12, horizon=3)
+    assert guess.steps_kept(12) == 24 * kept
+
+
 def test_values_are_alike_after_a_day_a_week_or_a_year():
     columns = on_a_line(np.zeros((2, 1)), [0.0]).columns
     found = {

@@ -56,8 +56,8 @@ class BatchNorm(nn.Module):
         size = vectors.shape[-1]
         means = sums[:-1] / sums[-1].clamp(min=1)
         mean, variance = near + means[:size], (means[size:] - means[:size].square()).clamp(min=0)
-        if torch._C._current_graph_task_id() != -1:  # a backward pass that recomputes has updated them before
-            return mean, variance
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            return mean, variance  # a backward pass that recomputes has updated them before
         with torch.no_grad():
             weight = torch.where(sums[-1] > 0, self.momentum, 0.0).to(mean.dtype)
             self.running_mean.lerp_(mean.to(self.running_mean), weight.to(self.running_mean))

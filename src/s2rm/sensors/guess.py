@@ -161,8 +161,9 @@ class FirstGuess:
 
     def steps_kept(self, context: int) -> int:
         """Steps before a forecast that it depends on."""
-        # The value a week before is a candidate also where means are over fewer cycles.
-        return max(context, self.memory, (max(self.cycles, WEEK) + 1) * (self.cycle or 0))
+        # In a fit to seven cycles, of which means are over three, the value a week before has become a candidate.
+        cycles = WEEK if self.cycles >= WEEK // 2 else self.cycles
+        return max(context, self.memory, (cycles + 1) * (self.cycle or 0))
 
     def history(self, reports: Reports, scaling: Scaling) -> History:
         """The history of reports for this guess."""
