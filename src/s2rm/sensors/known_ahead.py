@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from numpy.typing import NDArray
 from scipy.spatial import Delaunay, QhullError, cKDTree
 from torch import Tensor
@@ -57,16 +57,20 @@ class KnownAhead:
         silent sensors; of other places, or in other steps, the later alone."""
         if later is None:
             return self
-        few, many = sorted((self, later), key=lambda each: len(each.positions))
-        inside = bool((few.positions[:, None] == many.positions).all(-1).any(1).all())
-        if self.step != later.step or not (inside or len(many.positions) == 1):  # a single place stands for all
+        if self.step != later.step:
             return later
-        places = many.positions if inside else later.positions
-        return self._at(places)._joined(later._at(places))
+        if np.array_equal(self.positions, later.positions):
+            return self._joined(later)
+        if len(self.positions) == len(later.positions) == 1:  # each stands for all
+            return replace(self, positions=later.positions)._joined(later)
+        places, place = np.unique(np.concatenate([self.positions, later.positions]), axis=0, return_inverse=True)
+        if len(places) > max(len(self.positions), len(later.positions)):
+            return later
+        own, others = np.split(place.ravel(), [len(self.positions)])
+        return self._at(places, own)._joined(later._at(places, others))
 
-    def _at(self, places: Float64[NDArray, "Q n"]) -> KnownAhead:
-        """The same at these places, which have all of its own; a single place is taken for another single one."""
-        own = [0] if len(places) == 1 else (self.positions[:, None] == places).all(-1).argmax(1)
+    def _at(self, places: Float64[NDArray, "Q n"], own: Int64[NDArray, " P"]) -> KnownAhead:
+        """The same at places of which the `own` are its."""
         values = np.full((len(self.values), len(places), self.values.shape[2]), np.nan, np.float32)
         values[:, own] = self.values
         return replace(self, positions=places, values=values)
