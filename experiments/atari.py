@@ -2,8 +2,8 @@
 
 One file with all there is: games of ale-py, PPO of sb3-contrib, RIMs or an LSTM as its memory or none, and the score of
 the last episodes during training. A game is seen as one small grey frame at a time, so that only a memory tells where
-things move. Writes `results/atari.json` after every run, so that the command goes on where it was stopped, and a
-picture. Needs the extra "atari", with the games in it.
+things move. Writes `results/atari.json` after every run, so that the command goes on where it was stopped, a picture,
+and how much what a policy is made from varies before training. Needs the extra "atari", with the games in it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ CORES: dict[str, Callable[..., nn.Module] | None] = {
     "LSTM, normalised": partial(Normalised, nn.LSTM),
 }  # fmt: skip
 """RIMs as in the authors' code for Atari, but with LSTM cells and fewer units; normalised, with the null row too"""
+
+
+PLAYED = 300
+"""actions at random in each game, over which it is measured how much varies in a policy that is not trained"""
 
 
 @dataclass(frozen=True)
@@ -161,19 +165,22 @@ def main(recipe: Recipe) -> None:
     for game in recipe.games:
         for seed in range(recipe.seeds):
             for name in (*recipe.cores, "random"):
-                done = {(row["data"], row["predictor"], row["seed"]) for row in read(recipe.out).get("rows", [])}
-                if (game, name, seed) not in done:
+                known = [row for row in read(recipe.out).get("rows", []) if "score" in row]
+                if (game, name, seed) not in {(row["data"], row["predictor"], row["seed"]) for row in known}:
                     rows = _random(recipe, game, seed) if name == "random" else _trained(recipe, game, name, seed)
                     add(recipe.out, [], rows, steps=recipe.steps)
-    games = {game: [row for row in read(recipe.out)["rows"] if row["data"] == game] for game in recipe.games}
+        known = {row["predictor"] for row in read(recipe.out)["rows"] if row["data"] == game and "spread" in row}
+        spreads = [_untrained(recipe, game, name) for name in recipe.cores if name not in known]
+        add(recipe.out, [], spreads, steps=recipe.steps)
+    scored = [row for row in read(recipe.out)["rows"] if "score" in row]
+    games = {game: [row for row in scored if row["data"] == game] for game in recipe.games}
     learned = side_by_side(games, lambda axes, rows: lines(axes, rows, "step", "score"), "score of 100 episodes",
                            xlabel="actions in training")  # fmt: skip
     draw(recipe.figures, atari=png(learned))
 
 
-def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
-    """Rows on the training of a policy."""
-    progress = Progress(recipe.steps, f"{game}, {name}")
+def _policy(recipe: Recipe, game: str, name: str, seed: int) -> BaseAlgorithm:
+    """A new policy, with its games."""
     # Each pixel is normalised, since most of them never change and hide those that matter.
     env = VecNormalize(VecMonitor(Games(game, recipe.environments, recipe.side, 1000 * seed)))
     seeing = {"features_extractor_class": NatureCNN, "features_extractor_kwargs": {"normalized_image": True}}
@@ -182,22 +189,42 @@ def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
         "batch_size": recipe.between * recipe.environments // 4, "clip_range": 0.1, "seed": seed,
     }  # fmt: skip
     torch.manual_seed(seed)
-    model: BaseAlgorithm
     core = CORES[name]
     if core is None:
-        model = PPO("CnnPolicy", env, policy_kwargs=seeing, **options)
-    else:
-        # The critic has no memory: if it shared the actor's, it would not train what both see with.
-        memory = {"enable_critic_lstm": False, "lstm_hidden_size": recipe.hidden_size}
-        model = RecurrentPPO(CorePolicy, env, policy_kwargs={"core": core, **seeing, **memory}, **options)
+        return PPO("CnnPolicy", env, policy_kwargs=seeing, **options)
+    # The critic has no memory: if it shared the actor's, it would not train what both see with.
+    memory = {"enable_critic_lstm": False, "lstm_hidden_size": recipe.hidden_size}
+    return RecurrentPPO(CorePolicy, env, policy_kwargs={"core": core, **seeing, **memory}, **options)
+
+
+def _trained(recipe: Recipe, game: str, name: str, seed: int) -> list[Row]:
+    """Rows on the training of a policy."""
+    progress, model = Progress(recipe.steps, f"{game}, {name}"), _policy(recipe, game, name, seed)
     model.learn(recipe.steps, progress)
-    env.close()
+    model.env.close()
     if not progress.scores:
         raise SystemExit(f"--steps {recipe.steps}: expected enough for an episode of {game} to end, got too few")
     size = sum(weight.numel() for weight in model.policy.parameters())
     about = {"minutes": (time.monotonic() - progress.began) / 60, "parameters": size}
     case = {"data": game, "predictor": name, "seed": seed}
     return [{**case, "step": step, "score": score, **about} for step, score in progress.scores.items()]
+
+
+@torch.no_grad()
+def _untrained(recipe: Recipe, game: str, name: str) -> Row:
+    """The standard deviation, over frames of random play, of a number from which a new policy makes its actions."""
+    model, drawn, made, state = _policy(recipe, game, name, 0), np.random.default_rng(0), list[Tensor](), None
+    env, policy = model.env, model.policy
+    seen = env.reset()
+    for _ in range(PLAYED):
+        outputs = policy.extract_features(torch.from_numpy(seen).float())
+        if CORES[name] is not None:
+            outputs, state = policy.lstm_actor(outputs[None], state)
+        made.append(outputs.flatten(0, -2))
+        seen, *_ = env.step(drawn.integers(env.action_space.n, size=env.num_envs))
+    env.close()
+    spread = float(torch.cat(made[PLAYED // 3 :]).std(0).mean())  # the running mean of the pixels is known by then
+    return {"data": game, "predictor": name, "seed": 0, "spread": spread}
 
 
 def _random(recipe: Recipe, game: str, seed: int) -> list[Row]:

@@ -717,6 +717,9 @@ def test_policies_with_and_without_a_memory_play_a_game(script, tmp_path):
     more = ["--cores", "no memory", "--steps", 2200, "--out", tmp_path / "out.json"]
     script(EXPERIMENTS / "atari.py", *options, *more)
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    (spread,) = (row["spread"] for row in rows if "spread" in row)
+    assert spread > 0
+    rows = [row for row in rows if "score" in row]
     assert {row["predictor"] for row in rows} == {"no memory", "random"}
     assert all(-21 <= row["score"] <= 21 for row in rows)
     assert max(row["step"] for row in rows if row["predictor"] == "no memory") == 2200
