@@ -237,12 +237,12 @@ class _Gate(Function):
         to_gate = torch.linalg.vecdot(gradient, local_sum - attended).unsqueeze(-1)
         to_logits = aten.sigmoid_backward(to_gate, gate).flatten(0, 1)
         out_sums.add(active, to_logits)
-        to_hidden = aten.threshold_backward(to_logits @ out.mT, active, 0)
+        to_hidden = aten.threshold_backward(to_logits @ out_sums.back(out), active, 0)
         attended_sums.add(attended.flatten(0, 1), to_hidden)
-        to_attended.flatten(0, 1).addmm_(to_hidden, from_attended.mT)
+        to_attended.flatten(0, 1).addmm_(to_hidden, attended_sums.back(from_attended))
         if not ctx.hidden_is_known:
             local_sums.add(local_sum.flatten(0, 1), to_hidden)
-            to_local.flatten(0, 1).addmm_(to_hidden, from_local.mT)
+            to_local.flatten(0, 1).addmm_(to_hidden, local_sums.back(from_local))
         known = to_hidden.unflatten(0, gate.shape[:2]) if ctx.hidden_is_known else None
         return to_attended, to_local, known, None, *tokens
 
@@ -289,7 +289,7 @@ class _Attend(Function):
         gradient = to_attended.flatten(0, 1)
         ctx.sums.add(torch.bmm(weights, z).view(batch * rows, heads * size)[:, :of_heads], gradient)
         to_read = gradient.new_empty(batch * rows, heads * size)
-        torch.mm(gradient, out.mT, out=to_read[:, :of_heads])
+        torch.mm(gradient, ctx.sums.back(out), out=to_read[:, :of_heads])
         if to_sum is not None:
             to_read[:, of_heads:] = to_sum.flatten(0, 1)
         to_read = to_read.view(batch, rows * heads, size)

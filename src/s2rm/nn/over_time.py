@@ -65,7 +65,15 @@ class Sums:
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
         self.ones: Tensor | None = None
+        self.transposed: Tensor | None = None
         self.waiting: list[tuple[Tensor, Tensor]] = []
+
+    def back(self, weight: Tensor) -> Tensor:
+        """The weight transposed, by which the gradient of an output becomes that of the input: a copy, made once for
+        all steps, since products by a transposed view are slow."""
+        if self.transposed is None:
+            self.transposed = weight.mT.contiguous()
+        return self.transposed
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """Add the share of one step, from the map's inputs and the gradient of its output."""
@@ -143,7 +151,7 @@ class _Collect(Function):
     def backward(ctx: Context, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         ctx.sums.flush()
         weight, bias = ctx.sums.weight, ctx.sums.bias
-        ctx.sums.weight = ctx.sums.bias = None
+        ctx.sums.weight = ctx.sums.bias = ctx.sums.transposed = None
         return weight, None if bias is None else bias.squeeze(-2), None
 
 
@@ -162,7 +170,7 @@ class _Apply(Function):
         inputs, weight, token = ctx.saved_tensors
         ctx.sums.add(inputs, gradient)
         # The token, a zero, is its own gradient: only the order of the nodes matters.
-        return gradient @ weight.mT if ctx.needs_input_grad[0] else None, None, token
+        return gradient @ ctx.sums.back(weight) if ctx.needs_input_grad[0] else None, None, token
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -266,4 +266,5 @@ def _gradients(
     inputs, hidden, weight_input, weight_hidden, *tokens = maps
     sums[0].add(inputs, to_input)
     sums[1].add(hidden, to_hidden)
-    return to_input @ weight_input.mT, to_hidden @ weight_hidden.mT, to_carried, None, *tokens
+    to_inputs, to_messages = to_input @ sums[0].back(weight_input), to_hidden @ sums[1].back(weight_hidden)
+    return to_inputs, to_messages, to_carried, None, *tokens
