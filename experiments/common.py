@@ -42,6 +42,8 @@ class Recipe:
     """what `benchmarks/updates.py` measured: how long an update of each model takes"""
     learning_rate: float | None = None
     """of Adam, at the start; if not given, as the search found"""
+    beta2: float = 0.999
+    """decay of Adam's mean of squared gradients"""
     search: Path = Path("results/search.json")
     """what `search.py` found: a model trains at its best learning rate, or at 2e-3 if it was not searched"""
     figures: Path = Path("docs/figures")
@@ -58,7 +60,8 @@ class Recipe:
         tried = [run for run in read(self.search).get("runs", []) if run["label"] == LABELS[model]]
         rate = self.learning_rate or (min(tried, key=lambda run: run["val_loss"])["learning_rate"] if tried else 2e-3)
         training = Training(
-            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates, seed=seed
+            learning_rate=rate, batch_size=self.batch_size, gradient_norm=1.0, patience=1000, updates=updates,
+            beta2=self.beta2, seed=seed,
         )  # fmt: skip
         return Settings(model, training=training, **settings)
 

@@ -200,8 +200,11 @@ def test_options_and_what_is_refused():
         Settings("lstm", latent_size=8).check(world)
     for model in ("s2gru", "lstm"):
         assert Settings(model, core=Core(hidden_size=24)).build(world).arguments["hidden_size"] == 24
-    with pytest.raises(ValueError, match="train: of the core, models of views take hidden_size only"):
+    assert Settings(core=Core(num_modules=7)).build(world).num_modules == 7
+    with pytest.raises(ValueError, match="train: of the core, s2gru takes hidden_size and num_modules only"):
         Settings(core=Core(num_active=2)).check(world)
+    with pytest.raises(ValueError, match="train: of the core, lstm takes hidden_size only"):
+        Settings("lstm", core=Core(num_modules=7)).check(world)
     with pytest.raises(ValueError, match="fit: latent_size is an option of s2gru, .* not of msa; leave it out"):
         Fit(model="msa", latent_size=8)
     with pytest.raises(ValueError, match="latent_size must be at least 0, got -1"):

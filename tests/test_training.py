@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
 from s2rm import Episode, Views, load
 from s2rm.files import only_writer, write_whole
-from s2rm.runs import Run
+from s2rm.runs import PRETRAINED, Run
 from s2rm.settings import Core, Settings
 from s2rm.tasks.balls import episodes
 from s2rm.tasks.balls.world import preset
@@ -489,12 +489,18 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
+def test_a_run_of_an_earlier_format_has_as_many_modules_as_its_model():
+    run = Run.open(PRETRAINED / "s2gru")
+    assert run.settings.core.num_modules is None
+    assert run.settings.build(run.world).num_modules == run.load_model().num_modules == 10
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda path: path.unlink(), "expected a run folder with config.json, found none"),
         (lambda path: path.write_text("{"), "is not a run's config"),
-        (lambda path: path.write_text('{"format": 3}'), "has format 3, this version reads up to 2; update"),
+        (lambda path: path.write_text('{"format": 4}'), "has format 4, this version reads up to 3; update"),
         (
             lambda path: path.write_text('{"format": 1, "model": "lstm", "training": {}, "world": {}, "x": 1}'),
             "are not those of a run",

@@ -28,8 +28,8 @@ from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history
 from s2rm.training.checkpoints import resumable
 from s2rm.training.records import Summary
 
-FORMAT = 2
-"""2: baselines normalise the summed representation by default"""
+FORMAT = 3
+"""2: baselines normalise the summed representation by default; 3: S2RMs have a number of modules"""
 CONFIG, SUMMARY, SCORES = "config.json", "summary.json", "scores.json"
 PRETRAINED, SUMS = Path(__file__).parent / "pretrained", "SHA256SUMS"
 FIELD = "field"
@@ -122,6 +122,9 @@ class Run:
         if written == 1:
             config["batch_norm"] = False
         name, seen = config.pop("task", "balls"), config.pop("world", None)
+        core = config.get("core")
+        if written <= 2 and isinstance(core, dict) and core.get("num_modules") == 6:
+            del core["num_modules"]  # of RIMs of sequences, as now without it; others had no choice
         if name not in list(TASKS):  # a list would not be looked for in a dictionary
             raise ValueError(f"run: the task in {path} must be one of {', '.join(TASKS)}, got {name!r}; train again")
         try:

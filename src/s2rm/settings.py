@@ -21,8 +21,9 @@ class Core:
     hidden_size: int | None = None
     """size of the state: of each module in an S2RM, of the core in others, where sequence tasks take a multiple of 12;
     if not given, as in the papers, and in sequence tasks as --size"""
-    num_modules: int = 6
-    """RIMs: number of modules, which divide the hidden size among them"""
+    num_modules: int | None = None
+    """number of modules: of S2RMs, 10 if not given, as in the paper; of RIMs of sequences 6, which divide the hidden
+    size among them"""
     num_active: int = 4
     """RIMs: number of modules active at each step; as many as num_modules for no selection"""
     communication_heads: int = 4
@@ -69,7 +70,7 @@ class Settings:
     """S2RM only: size of a latent variable of each module at each step, so that rollouts without views are samples of
     possible futures; 0 for none"""
     core: Core = field(default_factory=Core)
-    """the recurrent core, of which models of views take the size only"""
+    """the recurrent core, of which models of views take the size only, and S2RMs the number of modules"""
     training: Training = field(default_factory=Training)
     """how to train"""
 
@@ -96,8 +97,9 @@ class Settings:
                 raise ValueError(f"train: {name} must be at least 0 and {most} 1, got {share}; give a share")
         if world.side is None:
             return self._check_sequential()
-        if self.core != Core(self.core.hidden_size):
-            raise ValueError("train: of the core, models of views take hidden_size only; leave the others out")
+        taken = ("hidden_size", "num_modules") if spatial else ("hidden_size",)
+        if self.core != Core(**{name: getattr(self.core, name) for name in taken}):
+            raise ValueError(f"train: of the core, {self.model} takes {' and '.join(taken)} only; leave the others out")
         wrong = [name for name in ("ablate", "latent_size") if getattr(self, name)]
         if wrong if not spatial else not self.batch_norm:
             option, others = ("batch_norm", "the baselines") if spatial else (wrong[0], "S2RMs")
@@ -141,8 +143,8 @@ class Settings:
         }  # fmt: skip
         usual: dict[str, object] = {"num_coordinates": 2, "extent": [[0.0, world.side]] * 2}
         given = {name: value for name, value in own.items() if value is not None}
-        if self.core.hidden_size is not None:
-            given["hidden_size"] = self.core.hidden_size
+        sizes = {"hidden_size": self.core.hidden_size, "num_modules": self.core.num_modules}
+        given |= {name: value for name, value in sizes.items() if value is not None}
         arguments = {**usual, **world.model_arguments(), **given}
         if self.corrects:
             target = arguments.get("target_shape", arguments["value_shape"])

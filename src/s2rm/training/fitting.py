@@ -163,7 +163,9 @@ class Lesson(L.LightningModule, Generic[B]):
         options = self.training_options
         parameters, rate = self.model.parameters(), options.learning_rate
         fused = self.device.type == "cuda"  # one kernel; on the CPU it would round differently
-        optimizer = torch.optim.AdamW(parameters, rate, weight_decay=options.weight_decay, fused=fused or None)
+        optimizer = torch.optim.AdamW(
+            parameters, rate, (0.9, options.beta2), weight_decay=options.weight_decay, fused=fused or None
+        )
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 

@@ -62,6 +62,8 @@ class Training:
     """clip the gradient to this norm; if not given, no clipping"""
     weight_decay: float = 0.0
     """weight decay of AdamW; 0 is Adam"""
+    beta2: float = 0.999
+    """decay of Adam's mean of squared gradients; with 0.98 models of views learn faster at high rates"""
     average: float | None = None
     """decay of an exponential moving average of the weights, which is validated and saved; if not given, no
     averaging"""
@@ -91,8 +93,10 @@ class Training:
                 raise ValueError(f"training: {name} must be finite and at most {LARGEST:g}, got {value}")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"training: seed must have at most 64 bits, got {self.seed}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"training: average must be between 0 and 1, got {self.average}")
+        for name in ("beta2", "average"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"training: {name} must be between 0 and 1, got {value}")
         if self.weight_decay < 0:
             raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
         if self.precision not in PRECISIONS:
