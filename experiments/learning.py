@@ -1,6 +1,6 @@
-"""What learns fastest: S2GRU on the balls with other batches, rates, clips and optimisers, each on as many frames.
+"""What learns fastest: S2GRU on the balls with other batches, rates, clips, optimisers and modules, on as many frames.
 
-Every way sees the frames of the same number of updates of 32 clips, so that all take about the same processor time.
+Every way sees the frames of the same number of updates of 32 clips.
 Writes `results/learning.json` after every run, so that the command goes on where it was stopped.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from common import add, read
 from s2rm import Episode
 from s2rm.models.named import LABELS, ModelName
-from s2rm.settings import Settings
+from s2rm.settings import Core, Settings
 from s2rm.tasks.balls import episodes
 from s2rm.tasks.balls.world import BallsWorld, episode, mirrored, preset, videos
 from s2rm.tasks.worlds import Drawn, random_clip
@@ -32,6 +32,8 @@ class Way:
 
     training: dict[str, Any] = field(default_factory=dict)
     """what differs from the recipes' training"""
+    core: Core = field(default_factory=Core)
+    """number and size of the modules"""
     clips: tuple[tuple[int, float], ...] = ()
     """length of the clips, and the share of all frames that is seen in clips of this length; the world's if empty"""
 
@@ -45,7 +47,13 @@ WAYS = {
     "16 clips, rate 4e-3": Way({"batch_size": 16, "learning_rate": 4e-3}),
     "8 clips, rate 1e-3": Way({"batch_size": 8, "learning_rate": 1e-3}),
     "16 clips, shorter memory of Adam": Way({"batch_size": 16, "beta2": 0.98}),
-    "16 clips, shorter memory of Adam, rate 4e-3": Way({"batch_size": 16, "beta2": 0.98, "learning_rate": 4e-3}),
+    "16 clips, rate 4e-3, shorter memory of Adam": Way({"batch_size": 16, "learning_rate": 4e-3, "beta2": 0.98}),
+    "16 clips, rate 4e-3, 20 modules of 64": Way({"batch_size": 16, "learning_rate": 4e-3}, Core(64, 20)),
+    "16 clips, rate 4e-3, 40 modules of 64": Way({"batch_size": 16, "learning_rate": 4e-3}, Core(64, 40)),
+    "16 clips, rate 4e-3, 80 modules of 32": Way({"batch_size": 16, "learning_rate": 4e-3}, Core(32, 80)),
+    "16 clips, rate 4e-3, shorter memory of Adam, 40 modules of 64": Way(
+        {"batch_size": 16, "learning_rate": 4e-3, "beta2": 0.98}, Core(64, 40)
+    ),
     "16 clips, averaged weights": Way({"batch_size": 16, "average": 0.98}),
     "16 clips, layers of unit variance": Way({"batch_size": 16, "unit_variance": True}),
     "32 clips that grow": Way(clips=((5, 0.25), (10, 0.35), (20, 0.4))),
@@ -101,7 +109,7 @@ def main(recipe: Learning) -> None:
         if way.clips:
             train, updates = growing(world, way, recipe.updates, seed)
         training = replace(training, updates=updates)
-        model = Settings(recipe.model, training=training).build(world)
+        model = Settings(recipe.model, training=training, core=way.core).build(world)
         folder = recipe.runs / f"{recipe.model}-{seed}-{name.replace(',', '').replace(' ', '-')}"
         started = time.process_time()
         ended = fit(model, batches(train, training.batch_size, seed, shuffle=True), scored, folder, training)

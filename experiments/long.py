@@ -22,7 +22,7 @@ from s2rm.tasks.balls.world import BallsWorld
 KINDS: dict[str, tuple[ModelName, dict[str, Any]]] = {
     "S2GRU": ("s2gru", {}),
     "S2GRU 256": ("s2gru", {"core": Core(hidden_size=256)}),
-    "S2GRU, 40 modules": ("s2gru", {"core": Core(hidden_size=64, num_modules=40)}),
+    "S2GRU 40 x 64": ("s2gru", {"core": Core(hidden_size=64, num_modules=40)}),
     "S2GRU kernel only": ("s2gru", {"inject_positions": False}),
     "RIMs": ("rims", {}),
     "LSTM": ("lstm", {}),

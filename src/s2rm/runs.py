@@ -200,9 +200,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The model's name in tables and pictures, with the size of its state if that was chosen."""
-        size = self.settings.core.hidden_size
-        return f"{LABELS[self.settings.model]}{'' if size is None else f' {size}'}"
+        """The model's name in tables and pictures, with the number of its modules and the size of its state, where these
+        were chosen."""
+        core = self.settings.core
+        modules = "" if core.num_modules is None else f"{core.num_modules} modules"
+        size = "" if core.hidden_size is None else f"{core.hidden_size}"
+        chosen = f"{core.num_modules} x {size}" if modules and size else modules or size
+        return f"{LABELS[self.settings.model]} {chosen}".rstrip()
 
     def load_model(self) -> Model:
         """The best weights so far."""
