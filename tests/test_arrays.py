@@ -322,6 +322,20 @@ def test_a_query_carries_the_action_of_its_point(tmp_path, random, corrects):
     assert torch.equal(torch.stack(asked, 1), torch.cat([taken[:, -1:], plan[:, :2]], 1))
 
 
+def test_points_that_have_left_are_not_fed_back(tmp_path, random):
+    mask = np.ones((N, T, P), bool)
+    mask[:, 4:, 1] = False
+    world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random), "mask": mask})
+    model, trivial, episode = Settings().build(world).eval(), Trivial(world), arrays.episodes(world, "val")[[0], 0]
+    shown, predictor = [], OfModel(model, trivial)
+    see = predictor.see
+    predictor.see = lambda views: (shown.append(views.mask), see(views))[1]
+    there = torch.ones(1, 3, P, dtype=torch.bool)
+    there[:, :, 1] = False
+    list(roll_out(predictor, trivial, episode.views, 3, mask=there))
+    assert torch.equal(torch.cat(shown[1:], 1), there)
+
+
 def some(**changes) -> dict[str, np.ndarray]:
     points = {"points": np.zeros((4, 3, 2, 2))}
     return {name: array for name, array in {**points, **changes}.items() if array is not None}

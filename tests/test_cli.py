@@ -218,6 +218,14 @@ def test_bad_input_is_one_line_and_loses_nothing(demo, tmp_path, capsys):
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps({"rows": []}))
     assert "has no scores of ['LSTM']" in refused(capsys, "report", demo / "lstm", "--scores", wrong)
+    scores = json.loads((demo / "scores.json").read_text())
+    wrong.write_text(json.dumps({**scores, "runs": [{**run, "updates": 10**6} for run in scores["runs"]]}))
+    assert "are of another LSTM, expected its updates to be" in refused(
+        capsys, "report", demo / "lstm", "--scores", wrong
+    )
+    assert "--size is of training, and --pretrained trains nothing" in refused(
+        capsys, "demo", "--pretrained", "--size", "paper", "--out", tmp_path / "new"
+    )
     wrong.write_text("not json")
     assert "is no scores file" in refused(capsys, "report", demo / "lstm", "--scores", wrong)
     assert "wavelengths must hold 0 < shortest" in refused(

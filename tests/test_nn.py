@@ -37,6 +37,17 @@ def test_attention_in_parts_equals_the_reference_with_gradients(num_rows):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_low_scores_of_what_is_absent_are_finite_in_half_precision_too(dtype):
+    local = DenseLocal.where(
+        torch.zeros(1, 2, 3, dtype=dtype), torch.tensor([[[False, False, False], [True, False, True]]])
+    )
+    q, k = torch.full((1, 2, 4), -30, dtype=dtype), torch.full((1, 3, 4), 30, dtype=dtype)
+    bias = local.bias.float() + (q @ k.mT).float()
+    assert (q @ k.mT + local.bias).isfinite().all()
+    torch.testing.assert_close(bias.softmax(-1)[0, 1], torch.tensor([0.5, 0.0, 0.5]))
+
+
 @pytest.mark.parametrize("make", [GroupedGRUCell, GroupedLSTMCell])
 @pytest.mark.parametrize("shared", [False, True])
 def test_fused_cells_equal_the_reference_with_gradients(make, shared, monkeypatch):

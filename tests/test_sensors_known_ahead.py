@@ -140,6 +140,11 @@ def test_a_newer_forecast_of_what_is_known_ahead_takes_the_place_of_the_older():
         np.testing.assert_array_equal(both.values[:, 1:, 0], [[1, 7], [1, 7], *[[1, 1]] * 4])
     others = known(new.repeat(2, 1), [[1.0, 1.0], [2.0, 2.0]])
     assert three.updated(others) is others
+    joined = three.updated(known(np.full((2, 3, 1), 7, np.float32), [[3.0, 0.0], [1.0, 0.0], [2.0, 0.0]]))
+    np.testing.assert_array_equal(joined.positions[:, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(joined.values[2:, :, 0], [[1, 1, 1, np.nan]] * 4)
+    np.testing.assert_array_equal(joined.values[:2, :, 0], [[1, 7, 7, 7]] * 2, "one is silent, another new")
+    np.testing.assert_array_equal(joined.since(joined.start + 3 * HOUR).positions[:, 0], [0, 1, 2])
 
 
 def test_from_a_grid_linear_in_space_and_time():

@@ -493,6 +493,10 @@ def test_rain_in_a_store_and_what_is_known_ahead_beside_it(tmp_path):
     stored, memory = read_reports(tmp_path / "store", columns), read_reports(frame, columns)
     check_equal(stored, memory)
     assert stored.columns.nonnegative == ("rain",), "found from memory and from a store"
+    several = replace(columns, step="6h")  # in which it hardly ever is 0
+    pack([frame], several, tmp_path / "several")
+    for source in (tmp_path / "several", frame):
+        assert read_reports(source, several).columns.nonnegative == ()
     assert read_reports(tmp_path / "store", memory.columns).columns == memory.columns
     with_ahead = replace(columns, ahead=("open",))
     hours = pandas.date_range("2013-05-01", periods=48, freq="h", tz="UTC")

@@ -412,12 +412,33 @@ def test_training_that_diverges_is_said_and_leaves_no_summary(tmp_path):
     assert not (run.folder / "summary.json").exists()
 
 
+def test_the_validation_loss_is_the_mean_over_all_targets_however_they_are_batched(tmp_path):
+    """Of sequences of unequal length, and one of which nothing is to be predicted."""
+    views = some_views(batch=8, steps=12).to(torch.float32)
+    ends = torch.tensor([12, 12, 12, 2, 3, 12, 1, 3])
+    episode = Episode(views.keep((torch.arange(12) < ends[:, None])[..., None]))
+    train, validation = (Drawn(4, lambda rows, _, at=at: episode.rows((at + rows).tolist())) for at in (0, 4))
+    for size in (4, 3, 1):
+        model, folder = make_s2rm(), tmp_path / f"{size}"
+        loaders = batches(train, 4, 0, shuffle=True), batches(validation, size, 0, shuffle=False)
+        ended = fit(model, *loaders, folder, Training(learning_rate=1e-3, epochs=1), progress=False)
+        whole = load(folder / "model").loss_terms(episode.rows([4, 5, 6, 7]))
+        assert ended["val_loss"] == pytest.approx(sum(mean.value.item() for mean in whole.values()), rel=1e-5)
+
+
+def test_a_second_fit_in_a_folder_has_its_own_curve(tmp_path):
+    loader = DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    for epochs in (3, 1):
+        fit(make_s2rm(), loader, loader, tmp_path, Training(epochs=epochs), progress=False)
+        assert len(history(tmp_path)) == epochs
+
+
 def test_training_that_diverges_late_keeps_the_best_before(tmp_path, monkeypatch):
     run = Run.create(tmp_path / "run", TINY, world=WORLD)
     losses = Lesson.loss
 
-    def diverge(lesson, split, episode):
-        return losses(lesson, split, episode) * (math.nan if lesson.current_epoch == 2 and split == "train" else 1)
+    def diverge(lesson, episode):
+        return losses(lesson, episode) * (math.nan if lesson.current_epoch == 2 else 1)
 
     monkeypatch.setattr(Lesson, "loss", diverge)
     with pytest.raises(ValueError, match="of epoch 2 is nan; the best weights before, of validation loss .* are kept"):
@@ -675,12 +696,12 @@ def test_each_term_of_a_mixed_loss_is_logged_in_validation(tmp_path):
     ended = fit(model, loader, loader, tmp_path, training, progress=False)
     (epoch,) = history(tmp_path)
     model.eval()
-    terms = [{name: mean.value for name, mean in model.loss_terms(episode).items()} for episode in given]
+    one, other = (model.loss_terms(episode) for episode in given)
     for name in ("friendly", "type", "hecs"):
-        expected = (3 * terms[0][name] + terms[1][name]) / 4
+        expected = (one[name] + other[name]).value  # the mean over the targets of both batches
         assert epoch[f"val_{name}"] == pytest.approx(expected.item(), rel=1e-5)
         assert f"train_{name}" not in epoch
-    assert epoch["val_loss"] == pytest.approx(sum(epoch[f"val_{name}"] for name in terms[0]))
+    assert epoch["val_loss"] == pytest.approx(sum(epoch[f"val_{name}"] for name in one))
     assert ended["val_loss"] == pytest.approx(epoch["val_loss"])
 
 

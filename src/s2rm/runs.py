@@ -200,8 +200,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The model's name in tables and pictures, with the number of its modules and the size of its state, where these
-        were chosen."""
+        """The model's name in tables and pictures, with the number and size of its modules if they were chosen."""
         core = self.settings.core
         modules = "" if core.num_modules is None else f"{core.num_modules} modules"
         size = "" if core.hidden_size is None else f"{core.hidden_size}"

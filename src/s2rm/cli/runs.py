@@ -140,6 +140,7 @@ def report(command: Report) -> None:
     missing = [run.label for run in runs if run.label not in scored]
     if missing:
         raise ValueError(f"report: {path} has no scores of {missing}; evaluate these runs together")
+    _refuse_scores_of_others(path, scores.get("runs", []), runs)
     out = command.out or runs[0].folder / "report.html"
     try:
         write_report(out, runs, rows, scores.get("robustness", ()))
@@ -148,6 +149,19 @@ def report(command: Report) -> None:
             f"report: {path} lacks scores of these runs ({error!r}); make it with s2rm evaluate"
         ) from error
     _say(f"report: {out.resolve()}")
+
+
+def _refuse_scores_of_others(path: Path, scored: Sequence[Row], runs: Sequence[Run]) -> None:
+    """Refuse scores of other runs of the same models, and of runs that have been trained on since."""
+    about = {one.get("label"): one for one in scored}
+    for run in runs:
+        now, then = run.about(), about.get(run.label, {})
+        for name in ("updates", "seed", "val_loss"):
+            if name in then and then[name] != now[name]:
+                raise ValueError(
+                    f"report: the scores in {path} are of another {run.label}, expected its {name} to be {now[name]}, "
+                    f"got {then[name]}; run s2rm evaluate again"
+                )
 
 
 def export(command: Export) -> None:
@@ -173,6 +187,12 @@ def demo(command: Demo) -> None:
     quiet()
     require("report")
     if command.pretrained:
+        usual = Demo()
+        for name in ("updates", "minutes", "size", "seed"):
+            if getattr(command, name) != getattr(usual, name):
+                raise ValueError(
+                    f"demo: --{name} is of training, and --pretrained trains nothing; leave one of both out"
+                )
         runs, rows = pretrained(), read_json(PRETRAINED / SCORES)["rows"]
     else:
         runs = _trained(command)

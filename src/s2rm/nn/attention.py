@@ -27,12 +27,14 @@ class DenseLocal(NamedTuple):
     weights: Float[Tensor, "*B I J"]
     """Z, 0 where j is absent"""
     bias: Float[Tensor, "#B #I J"]
-    """added to the scores: 0 where j takes part in i's softmax, the lowest number where it does not"""
+    """added to the scores: 0 where j takes part in i's softmax, far below where it does not"""
 
     @classmethod
     def where(cls, weights: Tensor, shares: Tensor) -> DenseLocal:
         """From weights and a bool, broadcastable to them, that is True where j takes part in i's softmax."""
-        return cls(weights, weights.new_zeros(shares.shape).masked_fill(~shares, torch.finfo(weights.dtype).min))
+        # Half of the lowest number, so that with a score added it stays finite in half precision too.
+        lowest = torch.finfo(weights.dtype).min / 2
+        return cls(weights, weights.new_zeros(shares.shape).masked_fill(~shares, lowest))
 
     def sum(self, z: Float[Tensor, "*B J H"]) -> Float[Tensor, "*B I H"]:
         # Expanded, since `@` of one matrix and a batch would fold the batch into a single product, which copies z.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from s2rm.sensors.history import History
-from s2rm.sensors.outlook import Filter, apart, nearest, observed
+from s2rm.sensors.outlook import Filter, apart, observed, sites
 from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, maximised
 
 MOST_SITES, MOST_GROUPS = 40, 16
@@ -108,10 +108,18 @@ def _places(history: History, near: float) -> Float[Tensor, "G N n"]:
     later = torch.ones(len(places), len(places), dtype=torch.bool).triu()
     again = apart(places, places).masked_fill(later, torch.inf)
     places = places[(again > 2 * near).all(-1)]
+    if len(places):
+        site = sites(history, history.last[-1:].amax(-1).long(), _at(places, near))
+        places = places[site[site >= 0].bincount(minlength=len(places)) > 0]
     groups = 1
     while len(places) > groups * MOST_SITES and groups < MOST_GROUPS:
         groups *= 2
     return _grouped(places[: groups * min(MOST_SITES, len(places) // groups)], groups).unflatten(0, (groups, -1))
+
+
+def _at(places: Float[Tensor, "K n"], near: float) -> Filter:
+    """The places alone, for what is not fitted yet."""
+    return Filter(places, torch.tensor(near), *[torch.empty(0)] * 8)
 
 
 def _grouped(places: Float[Tensor, "K n"], groups: int) -> Float[Tensor, "K n"]:
@@ -136,11 +144,9 @@ def _fit(
     steps = torch.arange(history.num_steps)
     steps = steps[(steps < without[0] + number // 4) | (steps >= without[1])]
     steps = steps[-number - min(number // 4, without[1] - without[0]) :]
-    filter_ = Filter(flat, torch.tensor(near), *[torch.empty(0)] * 8)
-    latest = history.last[-1].amax(-1)
-    site = torch.where(latest >= 0, nearest(history.rows.positions[latest.clamp(min=0).long()], filter_), -1)
+    site = sites(history, history.last[-1:].amax(-1).long(), _at(flat, near))
     until = torch.full((1, history.num_sensors), history.num_steps)
-    values = observed(history, steps[None], until, site[None], len(flat))[0].double().numpy()
+    values = observed(history, steps[None], until, site, len(flat))[0].double().numpy()
     values[(steps >= without[0]) & (steps < without[1])] = np.nan
     part = history.part_of_day(steps, parts).numpy()
     level, usual = np.zeros(values.shape[1:]), np.zeros((parts, values.shape[1]))

@@ -150,6 +150,10 @@ class ForecastStep(nn.Module):
         while reach <= steps:  # the greatest row of all steps before: files know no cumulative maximum
             last = torch.maximum(last, pad(last[:-reach], (0, 0, 0, 0, reach, 0), value=-1))
             reach *= 2
+        heard, steps_in_turn = ~past.isnan().all(-1), torch.arange(steps)[:, None]
+        span = torch.stack(
+            [torch.where(heard, steps_in_turn, steps).amin(0), torch.where(heard, steps_in_turn, -1).amax(0)]
+        )
         fresh = usual = past[:0]
         if guess.cycle is not None:
             fresh = past
@@ -159,7 +163,7 @@ class ForecastStep(nn.Module):
             usual = means_over_cycles(fresh, guess.cycle, guess.cycles)
         days = self.seconds / 86_400
         begins = (time % 86_400).double() / 86_400 - (steps - 1) * days
-        return History(rows, torch.arange(steps + 1), last, guess.cycle, fresh, usual, begins, days)
+        return History(rows, torch.arange(steps + 1), last, span, guess.cycle, fresh, usual, begins, days)
 
     def save_onnx(self, path: str | Path) -> None:
         """Write the step as an ONNX file with these `inputs` and `outputs`, complete or not at all.

@@ -42,6 +42,8 @@ class History:
     """the first row of each step, and the number of rows"""
     last: Int[Tensor, "U S D"]
     """the row of the last value before each step, -1 for none"""
+    span: Int[Tensor, "2 S"]
+    """the first and the last step at which each sensor reported; T and -1 for none"""
     cycle: int | None
     """steps of a day, as of `steps_a_cycle`: after so many steps values are alike"""
     fresh: Float[Tensor, "V S D"]
@@ -67,11 +69,17 @@ class History:
         last = tensor(_last_rows(reports, rows, shape))
         first = torch.searchsorted(rows.step.contiguous(), torch.arange(shape[0] + 1))
         day = np.timedelta64(1, "D")
+        span = torch.tensor([[shape[0]], [-1]]).repeat(1, shape[1])
+        for part in slices(len(rows.step), shape[2]):
+            heard = ~rows.channels[part].isnan().all(-1)
+            steps, sensors = rows.step[part][heard], rows.sensor[part][heard]
+            span[0].scatter_reduce_(0, sensors, steps, "amin")
+            span[1].scatter_reduce_(0, sensors, steps, "amax")
         when = (reports.start - reports.start.astype("datetime64[D]")) / day, float(reports.step_length / day)
         begins, days = torch.tensor(when[0], dtype=torch.float64), when[1]
         if cycle is None:
             nothing = torch.empty(0, *shape[1:])
-            return cls(rows, first, last, cycle, nothing, nothing, begins, days)
+            return cls(rows, first, last, span, cycle, nothing, nothing, begins, days)
         fresh, usual = (tensor(room(reports.step, shape, np.float32)) for _ in range(2))
         for part in slices(shape[0], shape[1] * shape[2]):
             known = last[1:][part]
@@ -81,7 +89,7 @@ class History:
             fresh[part] = torch.where((known >= 0) & (age <= cycle // 24), values, torch.nan)
         for part in slices(shape[0], shape[1] * shape[2]):
             usual[part] = means_over_cycles(fresh[: part.stop], cycle, cycles, part.start)
-        return cls(rows, first, last, cycle, fresh, usual, begins, days)
+        return cls(rows, first, last, span, cycle, fresh, usual, begins, days)
 
     def part_of_day(self, step: Int[Tensor, "*batch"], parts: int) -> Int[Tensor, "*batch"]:
         """In which of so many equal parts of the day a step begins."""

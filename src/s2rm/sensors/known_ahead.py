@@ -50,11 +50,17 @@ class KnownAhead:
     def since(self, start: np.datetime64) -> KnownAhead:
         """The same without the steps before a time, but for the last one."""
         before = min(max(0, self.offset(start)), len(self.values) - 1)
-        return replace(self, start=self.start + before * self.step, values=self.values[before:])
+        values = self.values[before:]
+        known = ~np.isnan(values).all((0, 2))  # a place that a sensor has left is forgotten
+        known |= not known.any()
+        return replace(
+            self, start=self.start + before * self.step, positions=self.positions[known], values=values[:, known]
+        )
 
     def updated(self, later: KnownAhead | None) -> KnownAhead:
-        """With what is known later, which takes precedence. Either may lack some places of the other, such as those of
-        silent sensors; of other places, or in other steps, the later alone."""
+        """With what is known later, which takes precedence. Each may lack some places of the other, such as those of
+        silent and of new sensors; where they share less than half of the places of either, or of other steps, the later
+        alone."""
         if later is None:
             return self
         if self.step != later.step:
@@ -64,7 +70,8 @@ class KnownAhead:
         if len(self.positions) == len(later.positions) == 1:  # each stands for all
             return replace(self, positions=later.positions)._joined(later)
         places, place = np.unique(np.concatenate([self.positions, later.positions]), axis=0, return_inverse=True)
-        if len(places) > max(len(self.positions), len(later.positions)):
+        fewer = min(len(self.positions), len(later.positions))
+        if 2 * (len(self.positions) + len(later.positions) - len(places)) < fewer:
             return later
         own, others = np.split(place.ravel(), [len(self.positions)])
         return self._at(places, own)._joined(later._at(places, others))

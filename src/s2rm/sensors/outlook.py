@@ -81,13 +81,10 @@ def outlook(
     warm, parts = min(memory, WARM), filter_.usual.shape[1]
     steps = origin[:, :1] - warm + 1 + torch.arange(warm + origin.shape[1] - 1)
     latest = history.as_of(known[:, -1]).amax(-1)
-    there = history.rows.positions[latest.clamp(min=0)]
-    site = torch.where(latest >= 0, nearest(there, filter_), -1)
+    site = sites(history, latest, filter_)
     # A sensor that is withheld is taken for one of which nothing was ever known.
     hidden = torch.as_tensor(alone) | ((sensor >= 0) & (_taken(known[:, -1], sensor) < 0))
-    own = torch.where(sensor >= 0, _taken(site, sensor), -1)
-    if not displaced:
-        own = torch.where(own >= 0, own, nearest(positions, filter_))
+    own = torch.where(sensor >= 0, _taken(site, sensor), -1 if displaced else nearest(positions, filter_)[0])
     values = observed(history, steps, known[:, -1], site, len(filter_.places))
     part = history.part_of_day(steps, parts)
     usual, swing = (_at_parts(table, part)[..., None] for table in (filter_.usual, filter_.swing))
@@ -116,11 +113,25 @@ def _taken(of: Shaped[Tensor, "B S"], sensor: Int[Tensor, "B L P"]) -> Shaped[Te
     return of.gather(1, sensor.clamp(min=0).flatten(1)).view_as(sensor)
 
 
-def nearest(positions: Float[Tensor, "*batch n"], filter_: Filter) -> Int[Tensor, "*batch"]:
-    """The place within reach of each position, -1 for none."""
-    flat = positions.flatten(0, -2)
-    away, closest = apart(flat, filter_.places).min(-1)
-    return torch.where(away <= filter_.near, closest, -1).view(positions.shape[:-1])
+def sites(history: History, latest: Int[Tensor, "B S"], filter_: Filter) -> Int[Tensor, "B S"]:
+    """The place of each sensor, from the row of its latest report; -1 for none.
+
+    Of sensors that report over the same time the nearest alone has a place, and none of those that are equally near:
+    what an instrument at another height, or a ship that passes, reports says little of the level of the place.
+    """
+    site, away = nearest(history.rows.positions[latest.clamp(min=0)], filter_)
+    site, (begin, end) = torch.where(latest >= 0, site, -1), history.span
+    same = (site[..., None] == site[..., None, :]) & (site >= 0)[..., None]
+    number = torch.arange(history.num_sensors)
+    others = same & (begin <= end[:, None]) & (begin[:, None] <= end) & (number != number[:, None])
+    return torch.where((others & (away[..., None, :] <= away[..., None])).any(-1), -1, site)
+
+
+def nearest(positions: Float[Tensor, "*batch n"], filter_: Filter) -> tuple[Tensor, Tensor]:
+    """The place within reach of each position, -1 for none, and the distance of the nearest one."""
+    away, closest = apart(positions.flatten(0, -2), filter_.places).min(-1)
+    found = torch.where(away <= filter_.near, closest, -1)
+    return found.view(positions.shape[:-1]), away.view(positions.shape[:-1])
 
 
 def apart(one: Float[Tensor, "*batch K n"], other: Float[Tensor, "*batch L n"]) -> Float[Tensor, "*batch K L"]:
@@ -131,7 +142,7 @@ def apart(one: Float[Tensor, "*batch K n"], other: Float[Tensor, "*batch L n"]) 
 def observed(
     history: History, steps: Int[Tensor, "B T"], until: Int[Tensor, "B S"], site: Int[Tensor, "B S"], number: int
 ) -> Float[Tensor, "B T D N"]:
-    """What was reported at each place and step, the mean of several sensors, NaN for nothing."""
+    """What was reported at each place and step, NaN for nothing."""
     rows = history.last[(steps + 1).clamp(0, history.num_steps)].long()
     index = rows.clamp(min=0)
     new = (rows >= 0) & (history.rows.step[index] == steps[..., None, None])

@@ -98,7 +98,6 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     # Separator and encoding are plain in each table; these need not be in a short one.
     columns = replace(columns, decimal=opened.columns.decimal, time_format=opened.columns.time_format)
     values, there = measured(opened, columns, to_fit)
-    columns, found = with_found(columns, values) if to_fit else (columns, ())
     cells = opened.where(there)
     positions, names = positions_of(cells, columns)
     sensor, sensors = pd.factorize(names, sort=True)
@@ -131,6 +130,7 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     warn_of_numbers(cells.name, columns, [Tally.of(column) for column in blocks.T])
     ends = np.cumsum([positions.shape[1], values.shape[1]])
     positions, values, covariates = np.split(averaged(blocks[order], first, turns), ends, 1)
+    columns, found = with_found(columns, values) if to_fit else (columns, ())  # of steps, as a store has them
     kept = order[first]
     check_counts(cells.name, columns, values)
     for name, column in zip(columns.values, values.T, strict=True):

@@ -109,7 +109,7 @@ def verdict(rows: Sequence[Row], head: Headline) -> list[tuple[str, str]]:
         if not bad:
             start = "better than every simple predictor"
         elif len(bad) == len(columns):
-            start = "NOT better than any simple predictor anywhere; train it for longer"
+            start = "NOT better than the best simple predictor anywhere; train it for longer"
         else:
             start = f"NOT better than every simple predictor at {where}"
         ends = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import sys
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -36,7 +38,7 @@ from s2rm.training.precision import settled
 from s2rm.training.processor import flush_denormals, keep_freed_memory
 from s2rm.training.progress import ShowProgress
 from s2rm.training.records import Ended
-from s2rm.training.settings import MODEL, Machines, Training
+from s2rm.training.settings import MODEL, Machines, Training, is_first_process
 from s2rm.training.start import training_mode, unit_variance
 
 if TYPE_CHECKING:
@@ -54,32 +56,24 @@ class Lesson(L.LightningModule, Generic[B]):
         super().__init__()
         self.model, self.training_options = model, training
         self.captured: Captured[B] | None = None
-        self.trained, self.validated = torch.zeros(()), torch.zeros(())
+        self.trained = torch.zeros(())
         """how many values were predicted since this start of training, at least 1 if graphs are captured, which do not
-        count, and since that of this validation"""
+        count"""
+        self.validated: dict[str, Mean] = {}
+        """the terms of the loss of this process's rows, over all batches of this validation"""
 
-    def loss(self, split: str, batch: B) -> torch.Tensor:
-        """The loss on this process's rows, weighted such that its mean over processes is the loss of the whole batch.
-
-        It is logged; in validation its terms are logged as well, where there are several.
-        """
+    def loss(self, batch: B) -> torch.Tensor:
+        """The loss on this process's rows, weighted so that its mean over processes is the loss of the whole batch."""
         terms = self._terms(batch)
-        predicted = self.validated if split == "val" else self.trained
-        predicted += sum(mean.count.float() for mean in terms.values())
-        values = {name: self._value(mean) for name, mean in terms.items()}
-        loss = torch.stack([*values.values()]).sum()
-        logged = {f"{split}_loss": loss}
-        if len(values) > 1 and not self.training:
-            logged |= {f"{split}_{name}": value for name, value in values.items()}
-        self._log_means(logged, batch)
+        self.trained += sum(mean.count.float() for mean in terms.values())
+        loss = torch.stack([self._value(mean) for mean in terms.values()]).sum()
+        self._log_train_loss(loss, batch)
         return loss
 
-    def _log_means(self, values: dict[str, torch.Tensor], batch: B) -> None:
-        for name, value in values.items():
-            self.log(
-                name, value, on_step=False, on_epoch=True, prog_bar=name.endswith("_loss"),
-                batch_size=batch.batch_size, sync_dist=True,
-            )  # fmt: skip
+    def _log_train_loss(self, loss: torch.Tensor, batch: B) -> None:
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch.batch_size, sync_dist=True
+        )
 
     def _terms(self, batch: B) -> dict[str, Mean]:
         """The loss terms of this process's share of the rows."""
@@ -128,30 +122,41 @@ class Lesson(L.LightningModule, Generic[B]):
 
     def training_step(self, batch: B, batch_index: int) -> torch.Tensor:
         if self.captured is None:
-            return self.loss("train", batch)
+            return self.loss(batch)
         loss = self.captured.loss(batch)
-        self._log_means({"train_loss": loss}, batch)
+        self._log_train_loss(loss, batch)
         return loss
 
     def validation_step(self, batch: B, batch_index: int) -> None:
-        self.loss("val", batch)
+        # Added up over all batches: a mean of their means would depend on how the targets fall into batches.
+        for name, mean in self._terms(batch).items():
+            self.validated[name] = mean + self.validated[name] if name in self.validated else mean
 
     def on_validation_epoch_start(self) -> None:
-        self.validated = torch.zeros((), device=self.device)
+        self.validated = {}
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
+        summed = partial(self.trainer.strategy.reduce, reduce_op="sum")
+        whole = {name: Mean(summed(mean.total.clone()), summed(mean.count.clone()))
+                 for name, mean in self.validated.items()}  # fmt: skip
+        trained = summed(self.trained.clone())
         # A validation follows a training step, since a run that has reached its limits is not validated again.
-        for part, predicted in (("training", self.trained), ("validation", self.validated)):
-            if not self.trainer.strategy.reduce(predicted.clone(), reduce_op="sum"):
+        for part, predicted in (("training", trained), ("validation", sum(mean.count for mean in whole.values()))):
+            if not predicted:
                 raise ValueError(
                     f"fit: expected something to predict in the {part}, got no target after a first step; give "
                     "sequences of two steps or more in which something is seen"
                 )
+        values = {f"val_{name}": mean.value.float() for name, mean in whole.items()}
+        loss = torch.stack([*values.values()]).sum()
+        self.log("val_loss", loss, prog_bar=True, sync_dist=True)
+        if len(values) > 1:
+            self.log_dict(values, sync_dist=True)
         schedule = self.lr_schedulers()
         if not self.training_options.updates:
-            schedule.step(self.trainer.callback_metrics["val_loss"])  # type: ignore[union-attr,call-arg,arg-type]
+            schedule.step(loss)  # type: ignore[union-attr,call-arg,arg-type]
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
         timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
         self.log("minutes", timer.time_elapsed("train") / 60, sync_dist=True)
@@ -174,7 +179,7 @@ def fit(
     model: Model[B], train: DataLoader[B], validation: DataLoader[B], folder: str | Path,
     training: Training | None = None, *, machines: Machines | None = None, resume: bool = False, progress: bool = True,
 ) -> Ended:  # fmt: skip
-    """Train a model and save its best weights to `folder/model`.
+    """Train a model and save its best weights to `folder/model`, in place of those of an earlier run there.
 
     `folder/checkpoints/last.ckpt` contains everything needed to resume; `folder/logs` contains CSV and TensorBoard
     logs. On the CPU an interrupted and resumed run ends bit for bit like an uninterrupted one, unless a wall-clock
@@ -208,6 +213,8 @@ def fit(
     machines, checkpoint = machines or Machines(), None
     if resume:
         checkpoint, before = resumable(folder, model, training)
+    if not resume and is_first_process():  # the curve of an earlier run in this folder, whose weights are replaced
+        shutil.rmtree(folder / "logs", ignore_errors=True)
     if training.unit_variance and not resume:
         unit_variance(model, next(iter(train)))
     if training.precision == "auto":

@@ -88,7 +88,8 @@ def roll_out(
         prompt: true views, `(B, T, A, ...)`.
         steps: number of steps.
         queries: positions `(B, steps, Q, n)`; None for points, which are queried at their expected positions.
-        mask: `(B, steps, Q)`, which queries are present. Default: all.
+        mask: `(B, steps, Q)`, which queries or points are present; others are not fed back. Default: all, and of points
+            those that were seen, since nothing tells that one has left.
         plan: actions `(B, steps, P, K)` at each predicted step, if views have actions. The first step follows from the
             actions in the last views of the prompt.
 
@@ -147,7 +148,7 @@ def go_on(
             where, there = queries[:, step], None if mask is None else mask[:, step]
         else:
             assert isinstance(memory, OfSlots)
-            where, there = own, memory.known
+            where, there = own, memory.known if mask is None else memory.known & mask[:, step]
         distribution = predictor.predict(where, memory)
         expected = distribution.mean
         if isinstance(predictor, Untrained):
