@@ -118,10 +118,13 @@ class Spacing:
             return
         typical = float(np.median(apart)) if len(apart) >= FEW else 0.0
         if self.shared and typical > MOSTLY * self.length and self.shortest > typical / 2:
+            finer = "name a step that is not longer than the shortest time between two, --step "
+            finer += f"{in_words(self.shortest)}, or "
+            if DAY % self.length == 0 and DAY % self.shortest:  # with that step the cycle of the day would be lost
+                finer = ""
             warnings.warn(
                 f"read: {self.shared:,} observations of {name} share a step of {columns.step!r} with another one of "
-                "their sensor, and become one, while most steps hold one; name a step that is not longer than the "
-                f"shortest time between two, --step {in_words(self.shortest)}, or round the times to whole steps",
+                f"their sensor, and become one, while most steps hold one; {finer}round the times to whole steps",
                 stacklevel=4,
             )
         else:
