@@ -401,7 +401,7 @@ def test_digits_from_files_are_trained_on(digits, tmp_path):
         (["copying", "--model", "rims", "--codec", "mlp"], "codec is of models of views"),
         (["copying", "--model", "rims", "--corrects"], "corrects is of models of views"),
         (["copying", "--model", "gru", "--num-active", "2"], "modules and their communication are of rims, not of gru"),
-        (["balls", "--model", "rims", "--num-active", "2"], "models of views take hidden_size only"),
+        (["balls", "--model", "rims", "--num-active", "2"], "of the core, rims takes hidden_size only"),
         (["copying", "--model", "rims", "--train-files", "a.npz"], "--train-files and --test-files are of mnist"),
         (["copying", "--model", "rims", "--hidden-size", "10"], "hidden_size must be a multiple of num_modules"),
         (["adding", "--model", "rims", "--size", "huge"], "unknown preset 'huge'; choose from paper, long"),
