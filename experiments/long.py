@@ -39,7 +39,7 @@ class Long(Recipe):
     batch_size: int = 16
     """clips in a batch; from as many frames smaller batches learn more, see `learning.py`"""
     learning_rate: float | None = 2e-3
-    """at 4e-3, the best of short runs, a long one fell back to the static scene; with `--beta2 0.98` one did not"""
+    """at 4e-3, the best of short runs, a long one fell back to the static scene; that of 40 modules did not"""
     runs: Path = Path("runs/long")
     """where the run folders are"""
     labels: tuple[str, ...] = ("S2GRU", "S2GRU kernel only", "RIMs", "LSTM")

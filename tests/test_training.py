@@ -428,9 +428,13 @@ def test_the_validation_loss_is_the_mean_over_all_targets_however_they_are_batch
 
 def test_a_second_fit_in_a_folder_has_its_own_curve(tmp_path):
     loader = DataLoader([Episode(some_views().to(torch.float32))], batch_size=None)
+    mine = tmp_path / "logs" / "mine.txt"
+    mine.parent.mkdir()
+    mine.touch()
     for epochs in (3, 1):
         fit(make_s2rm(), loader, loader, tmp_path, Training(epochs=epochs), progress=False)
         assert len(history(tmp_path)) == epochs
+    assert mine.exists(), "what others wrote there stays"
 
 
 def test_training_that_diverges_late_keeps_the_best_before(tmp_path, monkeypatch):

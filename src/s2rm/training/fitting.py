@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import sys
 import warnings
@@ -37,7 +36,7 @@ from s2rm.training.checkpoints import NOISE, OPTIONS, WholeFiles, no_checkpoint,
 from s2rm.training.precision import settled
 from s2rm.training.processor import flush_denormals, keep_freed_memory
 from s2rm.training.progress import ShowProgress
-from s2rm.training.records import Ended
+from s2rm.training.records import Ended, forget_history
 from s2rm.training.settings import MODEL, Machines, Training, is_first_process
 from s2rm.training.start import training_mode, unit_variance
 
@@ -213,8 +212,8 @@ def fit(
     machines, checkpoint = machines or Machines(), None
     if resume:
         checkpoint, before = resumable(folder, model, training)
-    if not resume and is_first_process():  # the curve of an earlier run in this folder, whose weights are replaced
-        shutil.rmtree(folder / "logs", ignore_errors=True)
+    if not resume and is_first_process():
+        forget_history(folder)
     if training.unit_variance and not resume:
         unit_variance(model, next(iter(train)))
     if training.precision == "auto":

@@ -48,8 +48,7 @@ def history(folder: str | Path) -> list[dict[str, float]]:
         ValueError: a file that training did not write.
     """
     epochs: dict[int, dict[str, float]] = {}
-    versions = sorted((Path(folder) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parts[-2][8:]))
-    for path in versions:
+    for path in sorted(_logs(folder), key=lambda path: int(path.parts[-2][8:])):
         try:
             for line in csv.DictReader(path.read_text().splitlines()):
                 epoch = epochs.setdefault(int(line["epoch"]), {})
@@ -57,6 +56,16 @@ def history(folder: str | Path) -> list[dict[str, float]]:
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise ValueError(f"history: {path} is not a run's log ({error!r}); train again") from error
     return [epochs[number] for number in sorted(epochs)]
+
+
+def forget_history(folder: str | Path) -> None:
+    """Remove the values that an earlier run logged in this folder, whose weights are about to be replaced."""
+    for path in _logs(folder):
+        path.unlink()
+
+
+def _logs(folder: str | Path) -> list[Path]:
+    return [*(Path(folder) / "logs").glob("version_*/metrics.csv")]
 
 
 def provenance() -> Provenance:
