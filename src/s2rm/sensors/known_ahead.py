@@ -52,15 +52,15 @@ class KnownAhead:
         before = min(max(0, self.offset(start)), len(self.values) - 1)
         values = self.values[before:]
         known = ~np.isnan(values).all((0, 2))  # a place that a sensor has left is forgotten
-        known |= not known.any()
+        known |= known.sum() < 2  # a single one would stand for all
         return replace(
             self, start=self.start + before * self.step, positions=self.positions[known], values=values[:, known]
         )
 
     def updated(self, later: KnownAhead | None) -> KnownAhead:
         """With what is known later, which takes precedence. Each may lack some places of the other, such as those of
-        silent and of new sensors; where they share less than half of the places of either, or of other steps, the later
-        alone."""
+        silent and of new sensors. Where they share less than half of the places of the one that has fewer, or have other
+        steps, the later one alone."""
         if later is None:
             return self
         if self.step != later.step:
