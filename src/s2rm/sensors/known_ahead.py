@@ -59,7 +59,7 @@ class KnownAhead:
 
     def updated(self, later: KnownAhead | None) -> KnownAhead:
         """With what is known later, which takes precedence. Each may lack some places of the other, such as those of
-        silent and of new sensors. Where they share less than half of the places of the one that has fewer, or have other
+        silent and of new sensors. Where they share less than half of the places of the one with fewer, or have other
         steps, the later one alone."""
         if later is None:
             return self
