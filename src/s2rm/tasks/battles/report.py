@@ -72,9 +72,9 @@ def write_report(
 
 
 def _tables(rows: Sequence[Row], world: SkirmishWorld) -> list[Table]:
-    """The four metrics by scenario, and the first by the share of agents that report."""
+    """The four metrics by scenario, all agents reporting, and the first by the share of agents that report."""
     by_share = [row for row in rows if row["scenario"] == VALIDATION]
-    by_scenario = [row for row in rows if row["scenario"] != VALIDATION]
+    by_scenario = [row for row in rows if row["scenario"] != VALIDATION and row["reporting"] == 1.0]
     scenarios = {name: name if name in world.train_scenarios else f"{name}, new" for name in SCENARIOS}
     tables = []
     for metric, label in LABELS.items():

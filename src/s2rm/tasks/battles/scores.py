@@ -288,13 +288,16 @@ def score(
     """One-step scores of models and of both simple predictors; arguments as for `Task.score`.
 
     On the validation battles by share of the agents that report (Figure 8, Tables 4 to 7), by default two tenths, three
-    tenths, to all; and on test battles of every scenario with all agents reporting (Table 1). Rows have `predictor`,
-    `scenario`, `reporting`, `unit_type_f1`, `friendly_f1`, `negative_mse`, `log_likelihood`.
+    tenths, to all; and on test battles of every scenario with all agents reporting (Table 1), and with the least of the
+    shares. Rows have `predictor`, `scenario`, `reporting`, `unit_type_f1`, `friendly_f1`, `negative_mse`,
+    `log_likelihood`.
     """
     trivial = trivial_predictors(world, seed)
     predictors = {name: model_predictor(model, trivial) for name, model in models.items()}
     predictors |= trivial.by_name
-    cases = [*((VALIDATION, share) for share in shares or REPORTING), *((scenario, 1.0) for scenario in SCENARIOS)]
+    shares = tuple(shares or REPORTING)
+    cases = [(VALIDATION, share) for share in shares]
+    cases += [(scenario, share) for share in sorted({min(shares), 1.0}) for scenario in SCENARIOS]
     validation, rows = battles(world, "val", seed), []
     for (scenario, share), _ in zip(cases, progress(cases), strict=True):
         fought = validation if scenario == VALIDATION else battles(world, "test", seed, scenario)
