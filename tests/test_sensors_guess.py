@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.gaussian_process.kernels import Matern
 
 from s2rm.sensors import Columns, FieldWorld, Reports
 from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, LINEAR, OWN, TRENDS, Asked, Ways, found
@@ -16,10 +17,10 @@ from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
 from s2rm.sensors.times import steps_a_cycle
 from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, silent, tuned
-from s2rm.sensors.weights import kriging, plane
+from s2rm.sensors.weights import JITTER, kriging, plane
 from s2rm.sensors.windows import Windows
 
-WAYS = Ways((1e-4,), (0.0,), (1.0,), (0.0,))
+WAYS = Ways((1e-4,), (0.0,), (1.0,), (0.0,), (False,))
 LINE = Columns("time", ("x", "y"), ("warmth",), "station")
 
 
@@ -119,6 +120,33 @@ def test_kriging_is_exact_at_a_value_and_level_far_away():
     # Two values whose correlation is e^-1 say little: their mean varies by (1 + 0.1 + e^-1) / 2.
     assert variance.item() == pytest.approx(1.1 + (1.1 + np.exp(-1)) / 2, abs=0.01)
     assert kriging(away, torch.zeros(3, dtype=torch.bool), 1.0, 0.1)[0].eq(0).all()
+
+
+@pytest.mark.parametrize(("smooth", "nu"), [(False, 0.5), (True, 1.5)])
+def test_kriging_has_the_covariance_of_scikit_learn(smooth, nu):
+    away, there = torch.randn(6, 2, generator=torch.manual_seed(0)).double(), torch.ones(6, dtype=torch.bool)
+    covariance = Matern(0.7, nu=nu)(np.vstack([away, np.zeros(2)]))
+    weight, variance = kriging(away, there, 0.7, 0.1, smooth)
+    # The system of ordinary kriging, whose last unknown is the multiplier.
+    system = np.block([[covariance[:6, :6] + (0.1 + JITTER) * np.eye(6), np.ones((6, 1))], [np.ones((1, 6)), 0]])
+    solved = np.linalg.solve(system, [*covariance[:6, 6], 1])
+    np.testing.assert_allclose(weight, solved[:6], rtol=1e-7)
+    assert variance.item() == pytest.approx(1.1 - solved @ [*covariance[:6, 6], 1])
+
+
+@pytest.mark.parametrize(("nu", "smooth"), [(0.5, False), (2.5, True)])
+def test_the_covariance_is_smooth_for_what_is_smooth(nu, smooth):
+    places = np.random.default_rng(0).random((20, 2))
+    covariance = Matern(0.3, nu=nu)(places) + 1e-9 * np.eye(20)
+    fields = np.random.default_rng(1).multivariate_normal(np.zeros(20), covariance, 60).astype(np.float32)
+    step, sensor = np.repeat(np.arange(60), 20), np.tile(np.arange(20), 60)
+    columns = Columns("time", ("x", "y"), ("v",), step="1h")
+    reports = Reports(
+        columns, np.datetime64("2020-01-01"), 60, tuple(map(str, range(20))), step, sensor, places[sensor],
+        fields.reshape(-1, 1), np.zeros((len(step), 0), np.float32),
+    )  # fmt: skip
+    scaling = Scaling.of(reports)
+    assert tuned(Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6)).smooth == (smooth,)
     half = plane(torch.tensor([0.5, 0.5]), torch.tensor([[1.0], [3.0]]), 1e9)
     torch.testing.assert_close(half, torch.tensor([1.5, -0.5]), atol=1e-4, rtol=0)
 

@@ -34,11 +34,15 @@ def stated(forecaster: Forecaster, channel: int, near: np.ndarray, where: np.nda
     scaled = [forecaster.scaling.coordinates(points).double() for points in (near, where)]
     away, nugget = scaled[0] - scaled[1][:, None], forecaster.guess.nugget[channel]
     there = torch.ones(away.shape[:2], dtype=torch.bool)
-    return (kriging(away, there, forecaster.guess.reach[channel], nugget)[1] - nugget).numpy()
+    ways = forecaster.guess.ways
+    return (kriging(away, there, ways.reach[channel], nugget, ways.smooth[channel])[1] - nugget).numpy()
 
 
-def test_the_shares_are_what_kriging_states_with_and_without_the_sensor(fitted):
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_shares_are_what_kriging_states_with_and_without_the_sensor(fitted, smooth):
     forecaster, reports, _ = fitted
+    guess = replace(forecaster.guess, smooth=(smooth,) * 3)
+    forecaster = replace(forecaster, guess=guess)
     candidates, interest = some(7, 0), some(11, 1)
     found = next_sensor(forecaster, reports, candidates, interest, 3)
     recent = reports.between(reports.num_steps - forecaster.guess.memory, reports.num_steps)

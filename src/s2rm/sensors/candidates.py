@@ -11,7 +11,7 @@ from torch import Tensor
 from s2rm.sensors.history import History
 from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.outlook import Filter, Outlook, outlook
-from s2rm.sensors.weights import NEIGHBOURS, kriging, plane
+from s2rm.sensors.weights import NEAREST, NEIGHBOURS, kriging, plane
 
 OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")
 OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",
@@ -63,6 +63,7 @@ class Ways(NamedTuple):
     """how freely the plane tilts"""
     reach: tuple[float, ...]
     nugget: tuple[float, ...]
+    smooth: tuple[bool, ...]
     """of the covariance of kriging"""
     carry: float = 0.0
     """what a unit of the flow moves in a step, in the model's coordinates"""
@@ -170,7 +171,7 @@ def _carried(
     values = []
     for channel in range(row.shape[-1]):
         chosen, _, known, away = _neighbours(ways.fading, when[..., channel], places, came.flatten(2, 3), distance)
-        weight, _ = kriging(away, known, ways.reach[channel], ways.nugget[channel])
+        weight, _ = kriging(away, known, ways.reach[channel], ways.nugget[channel], ways.smooth[channel])
         last = history.rows.channels[row[..., channel].clamp(min=0), channel]
         value = torch.where(known, _gathered(last[..., None], chosen)[..., 0], 0.0)
         values.append(torch.where(known[..., 0], (weight * value).sum(-1), torch.nan))
@@ -234,25 +235,39 @@ def _channel(
     linear: Outlook | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
-    chosen, least, there, away = _neighbours(ways.ageing[channel], when, places, asked.positions, distance)
+    all_chosen, all_least, everywhere, away = _neighbours(ways.ageing[channel], when, places, asked.positions, distance)
+    krige, variance = kriging(away, everywhere, ways.reach[channel], ways.nugget[channel], ways.smooth[channel])
+    last = history.rows.channels[rows.clamp(min=0), channel]
+    nearby = _gathered(torch.stack([last, (asked.origin[..., None] - when).float()], -1), all_chosen)
+    nearby = torch.where(everywhere[..., None], nearby, 0.0)
+    anyone, values = everywhere[..., 0], nearby[..., 0]
+    krigged = torch.where(anyone, (krige * values).sum(-1), torch.nan)[..., None].expand_as(climate)
+    chosen, least, there, value = (part[..., :NEAREST] for part in (all_chosen, all_least, everywhere, values))
+    nearby, away = nearby[..., :NEAREST, :], away[..., :NEAREST, :]
     closeness = 1 / (least + (1e-4 * extent) ** 2)
     level = closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12)
     tilted = plane(level, away[..., :-1] / extent, ways.tilt[channel])
-    krige, variance = kriging(away, there, ways.reach[channel], ways.nugget[channel])
-    last = history.rows.channels[rows.clamp(min=0), channel]
-    nearby = _gathered(torch.stack([last, (asked.origin[..., None] - when).float()], -1), chosen)
-    nearby = torch.where(there[..., None], nearby, 0.0)
-    anyone, value = there[..., 0], nearby[..., 0]
 
-    def usually(moment: Tensor, sensor: Tensor, table: Tensor) -> Tensor:
-        return history.values_at(table, moment, sensor, channel)
+    def until(sensor: Tensor) -> Tensor:
+        """The step as of which reports of these sensors are known, the same for all lead times."""
+        sensor = sensor[..., :1]
+        return asked.known.gather(2, sensor.clamp(min=0).flatten(2)).view_as(sensor)
+
+    def usually(moment: Tensor, sensor: Tensor) -> Tensor:
+        # Of one silent for days, what was usual before.
+        days = -((until(sensor) - moment).clamp(max=0) // cycle)
+        return history.values_at(history.usual, moment - cycle * days, sensor, channel)
+
+    def freshly(moment: Tensor, sensor: Tensor, last: Tensor, when: Tensor) -> Tensor:
+        found = history.values_at(history.fresh, moment, sensor, channel)
+        still = torch.where(moment - when <= cycle // 24, last, torch.nan)
+        return torch.where(moment > until(sensor), still, found)
 
     mine = asked.sensor.clamp(min=0)
     sensor = torch.where(torch.as_tensor(asked.alone), -1, asked.sensor)
     own_when = torch.where(sensor >= 0, when.gather(-1, mine.flatten(2)).view_as(sensor), -1)
     own = torch.where(own_when >= 0, last.gather(-1, mine), torch.nan)[..., None].expand_as(climate)
     nothing = torch.full_like(own, torch.nan)
-    krigged = torch.where(anyone, (krige * value).sum(-1), torch.nan)[..., None].expand_as(climate)
     if history.cycle is None:
         candidates = [own, nothing, nothing, nothing, nothing]
         around = [nothing, nothing, nothing]
@@ -262,20 +277,19 @@ def _channel(
         before = target - cycle * (-(-leads // cycle)).clamp(min=1)
         week = WEEK * cycle
         asked_of = torch.where(own_when >= 0, sensor, -1)[..., None].expand_as(before)
-        base = usually(own_when[..., None] - cycle, asked_of[..., :1], history.usual)
-        usual = usually(before, asked_of, history.usual)
+        base = usually(own_when[..., None] - cycle, asked_of[..., :1])
+        usual, since = usually(before, asked_of), own_when[..., None]
         candidates = [
-            own, usually(before, asked_of, history.fresh),
-            usually(target - week * (-(-leads // week)).clamp(min=1), asked_of, history.fresh), usual,
-            own + usual - base,
+            own, freshly(before, asked_of, own, since),
+            freshly(target - week * (-(-leads // week)).clamp(min=1), asked_of, own, since), usual, own + usual - base,
         ]  # fmt: skip
         who = torch.where(there, chosen, -1)[..., None].expand(*chosen.shape, leads.shape[-1])
         then = before[..., None, :].expand_as(who)
-        normal = usually(then, who, history.usual)
-        start = _gathered(when[..., None], chosen) - cycle
-        change = normal - usually(start, who[..., :1], history.usual)
+        normal, since = usually(then, who), _gathered(when[..., None], chosen)
+        change = normal - usually(since - cycle, who[..., :1])
         around = [
-            krigged + _mean(level, change), _mean(level, usually(then, who, history.fresh)), _mean(level, normal),
+            krigged + _mean(level, change), _mean(level, freshly(then, who, value[..., None], since)),
+            _mean(level, normal),
         ]  # fmt: skip
     flat = [torch.where(anyone, (weight * value).sum(-1), torch.nan)[..., None].expand_as(climate)
             for weight in (level, tilted)]  # fmt: skip
@@ -285,12 +299,13 @@ def _channel(
     following = own + change[..., None]
     candidates += [*flat, krigged, *around, climate, following, nothing]
     if linear is not None:
-        site = linear.site.gather(1, chosen.flatten(1)).view_as(chosen)
-        coming = linear.of(torch.where(there, site, -1), channel)
-        coming = torch.where(coming.isnan(), value[..., None, :], coming)
+        site = linear.site.gather(1, all_chosen.flatten(1)).view_as(all_chosen)
+        coming = linear.of(torch.where(everywhere, site, -1), channel)
+        coming = torch.where(coming.isnan(), values[..., None, :], coming)
         mapped = torch.where(anyone[..., None], (krige[..., None, :] * coming).sum(-1), torch.nan)
-        # A sensor that is new changes as its neighbours do.
-        mapped = torch.where(own.isnan(), mapped, own + (mapped - krigged))
+        # A sensor that is new changes as its neighbours do. Changes are less smooth than what changes.
+        change = (level[..., None, :] * (coming - values[..., None, :])[..., :NEAREST]).sum(-1)
+        mapped = torch.where(own.isnan(), mapped, own + change)
         told = linear.of(linear.own, channel)
         candidates[-1] = torch.where(told.isnan(), mapped, told)
     own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)

@@ -51,7 +51,7 @@ FITTING, STARTED = "fitting", "started.json"
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
 LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "flow", "carry", "fading", "trust", "follows",
-         "silence", "linear", "dynamics")  # fmt: skip
+         "silence", "linear", "dynamics", "smooth")  # fmt: skip
 """fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""

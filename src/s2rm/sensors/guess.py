@@ -124,6 +124,8 @@ class FirstGuess:
     spread_shift: Table = ()
     trust: Table = ()
     """empty where all values are Gaussian, and of earlier versions: they are not pulled"""
+    smooth: tuple[bool, ...] = ()
+    """whether the covariance of each channel is smooth; empty in earlier versions, where none was"""
     carry: float = 0.0
     fading: float = 0.0
     """see `Ways`"""
@@ -138,7 +140,8 @@ class FirstGuess:
     @property
     def ways(self) -> Ways:
         """How neighbours count."""
-        return Ways(self.ageing, self.tilt, self.reach, self.nugget, self.carry, self.fading)
+        smooth = self.smooth or (False,) * len(self.reach)
+        return Ways(self.ageing, self.tilt, self.reach, self.nugget, smooth, self.carry, self.fading)
 
     @property
     def number(self) -> int:

@@ -17,7 +17,7 @@ from s2rm.sensors.checks import check_leads
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import steps_a_cycle
-from s2rm.sensors.weights import NEIGHBOURS, plane
+from s2rm.sensors.weights import NEAREST, plane
 
 Mapped = tuple[NDArray, NDArray | float]
 """Values `(Q, D)` and variances `(Q,)` of one channel."""
@@ -137,7 +137,7 @@ class LocalLinear(FromLastReports):
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         there, asked = coordinates(self.columns, places), coordinates(self.columns, positions)
-        nearest = np.arange(1, min(NEIGHBOURS, len(there)) + 1)
+        nearest = np.arange(1, min(NEAREST, len(there)) + 1)
         distance, index = cKDTree(there).query(asked, nearest)
         closeness = 1 / (distance**2 + (1e-4 * (np.ptp(there, axis=0).max() or 1.0)) ** 2)
         away = torch.from_numpy(there[index] - asked[:, None])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
@@ -18,7 +20,7 @@ from s2rm.sensors.given import told, whole_number
 from s2rm.sensors.guess import values_of_channels
 from s2rm.sensors.predictors import last_reports
 from s2rm.sensors.reports import Places, Reports, expect_reports, grid
-from s2rm.sensors.weights import JITTER
+from s2rm.sensors.weights import JITTER, covariance
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -65,9 +67,9 @@ def next_sensor(
 ) -> Siting:  # fmt: skip
     r"""Rank candidate places by how much an observation there would reduce the variance of a map of the field.
 
-    The field is the Gaussian process of the forecaster's kriging, whose covariance $k(x, x') = e^{-|x - x'| / l}$ and
-    nugget $\nu$ were fitted to its table for each value, and whose mean is unknown. Given the stations X that report
-    now, with $C = k(X, X) + \nu I$ and $m_a = 1 - 1^\top C^{-1} k(X, a)$, it has the covariance
+    The field is the Gaussian process of the forecaster's kriging, whose covariance $k(x, x')$ and nugget $\nu$ were
+    fitted to its table for each value, and whose mean is unknown. Given the stations X that report now, with
+    $C = k(X, X) + \nu I$ and $m_a = 1 - 1^\top C^{-1} k(X, a)$, it has the covariance
 
     $$c(a, b) = k(a, b) - k(a, X) C^{-1} k(X, b) + m_a m_b / (1^\top C^{-1} 1)$$
 
@@ -137,11 +139,17 @@ def next_sensor(
 
 def _stations(
     forecaster: Forecaster, recent: Reports, value: int, channel: int
-) -> tuple[NDArray[np.float64], float, float]:
-    """The stations that measure a value now, in the model's coordinates, and the reach and nugget of a channel."""
+) -> tuple[NDArray[np.float64], Callable[[NDArray, NDArray], NDArray], float]:
+    """The stations that measure a value now, in the model's coordinates, and the covariance and nugget of a channel."""
     rows = last_reports(recent, recent.num_steps - 1, value, forecaster.guess.memory - 1)
     places = forecaster.scaling.coordinates(recent.positions[rows]).double().numpy()
-    return places, forecaster.guess.reach[channel], forecaster.guess.nugget[channel] + JITTER
+    ways = forecaster.guess.ways
+
+    def between(some: NDArray, others: NDArray) -> NDArray:
+        distance = torch.from_numpy(cdist(some, others))
+        return covariance(distance, ways.reach[channel], ways.smooth[channel]).numpy()
+
+    return places, between, ways.nugget[channel] + JITTER
 
 
 def _shares(fields: list[_Field], value_of: list[int]) -> Float[NDArray, "Q C"]:
@@ -157,18 +165,19 @@ class _Field:
     """The covariance of a channel at Q candidates with them and with P other places, beside what is observed."""
 
     def __init__(
-        self, points: NDArray[np.float64], number: int, places: NDArray[np.float64], reach: float, nugget: float
-    ):
+        self, points: NDArray[np.float64], number: int, places: NDArray[np.float64],
+        covariance: Callable[[NDArray, NDArray], NDArray], nugget: float,
+    ):  # fmt: skip
         self.nugget, self.stations = nugget, len(places)
         if not self.stations:
             self.between = np.full((len(points), number), np.nan)
             self.before = np.nan
             return
-        factor = cho_factor(np.exp(-cdist(places, places) / reach) + nugget * np.eye(len(places)))
-        towards = np.exp(-cdist(places, points) / reach)
+        factor = cho_factor(covariance(places, places) + nugget * np.eye(len(places)))
+        towards = covariance(places, points)
         solved = cho_solve(factor, np.concatenate([towards, np.ones((len(places), 1))], 1))
         level, unknown = 1 - solved[:, :-1].sum(0), solved[:, -1].sum()
-        self.between = np.exp(-cdist(points, points[:number]) / reach) - towards.T @ solved[:, :number]
+        self.between = covariance(points, points[:number]) - towards.T @ solved[:, :number]
         self.between += np.outer(level, level[:number]) / unknown
         left = 1 - (towards * solved[:, :-1]).sum(0) + level**2 / unknown
         self.before = float(left[number:].sum())

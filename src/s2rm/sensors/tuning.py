@@ -27,8 +27,9 @@ AGEING = tuple(1 / (12 * 4**power) for power in range(7))
 """shares of the extent; the choices for the distance that counts as much as one step of age"""
 TILT = (0.0, 1.0, 10.0)
 """the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
-REACH, NUGGET = (1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)
-"""the choices for the covariance of kriging, the first as shares of the extent"""
+ROUGH = tuple((reach, nugget, False) for reach, nugget in product((1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)))
+SMOOTH = tuple((*pair, True) for pair in ((1 / 16, 0.1), (1 / 4, 0.1), (1 / 4, 0.01), (1.0, 0.01)))
+"""the choices for the covariance of kriging: reach, as a share of the extent, nugget, and whether it is smooth"""
 CARRIES, FINER = torch.logspace(-6, 0.5, 14, 2).tolist(), torch.linspace(0.75, 1.33, 8).tolist()
 """the choices for how far the flow moves in a horizon, as shares of the extent, and around the best of them"""
 MOST_CYCLES = 7
@@ -70,7 +71,7 @@ def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) ->
     number = scaling.num_channels
     return FirstGuess(
         cycle, cycles, max(context, 12), (scaling.extent * AGEING[1],) * number, (TILT[0],) * number,
-        (scaling.extent * REACH[1],) * number, (NUGGET[1],) * number,
+        (scaling.extent * ROUGH[4][0],) * number, (ROUGH[4][1],) * number,
         ((0.0,) * number,) * parts, (0, *map(int, knots)), follows=True, linear=True,
     )  # fmt: skip
 
@@ -85,7 +86,7 @@ def tuned(windows: Windows) -> FirstGuess:
     for names, candidate, choices in (
         (("ageing",), "nearest, level", [(extent * share,) for share in AGEING]),
         (("tilt",), "nearest, plane", [(tilt,) for tilt in TILT]),
-        (("reach", "nugget"), "kriging", [(extent * share, nugget) for share, nugget in product(REACH, NUGGET)]),
+        (("reach", "nugget", "smooth"), "kriging", [(extent * share, *others) for share, *others in (*ROUGH, *SMOOTH)]),
     ):
         guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
     if windows.scaling.flow:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-NEIGHBOURS = 12
-"""sensors whose last values enter a first guess"""
+NEIGHBOURS, NEAREST = 24, 12
+"""sensors whose last values enter a first guess, and those of them that enter means and planes; kriging takes all"""
 JITTER = 1e-4
 """what is added to the nugget, so that sensors at one place do no harm"""
 
@@ -36,13 +36,26 @@ def plane(
     return weight * (1 - (off * slope[..., None, :]).sum(-1))
 
 
+def covariance(distance: Float[Tensor, "*batch"], reach: float, smooth: bool) -> Float[Tensor, "*batch"]:
+    r"""Matern's covariance k(r) relative to the sill, of smoothness 1/2 or, of a `smooth` quantity, 3/2.
+
+    It is $e^{-r / l}$ with $l$ the `reach`, or $(1 + \sqrt 3 r / l) \, e^{-\sqrt 3 r / l}$. Air pressure is smooth,
+    wind is not.
+    """
+    if not smooth:
+        return torch.exp(-distance / reach)
+    scaled = distance * (3**0.5 / reach)
+    return (1 + scaled) * torch.exp(-scaled)
+
+
 def kriging(
-    away: Float[Tensor, "*batch K n"], there: Bool[Tensor, "*batch K"], reach: float, nugget: float
-) -> tuple[Float[Tensor, "*batch K"], Float[Tensor, "*batch"]]:
+    away: Float[Tensor, "*batch K n"], there: Bool[Tensor, "*batch K"], reach: float, nugget: float,
+    smooth: bool = False,
+) -> tuple[Float[Tensor, "*batch K"], Float[Tensor, "*batch"]]:  # fmt: skip
     r"""The weights of ordinary kriging at the origin, and the variance that it states, relative to the sill.
 
-    The covariance is $e^{-r / l}$ with $l$ the `reach`, and the `nugget` $\nu$ is the variance of what no neighbour
-    shares. With $C_{ij} = e^{-|x_i - x_j| / l} + \nu \delta_{ij}$ and $c_i = e^{-|x_i| / l}$,
+    With the `covariance` k, and the `nugget` $\nu$ the variance of what no neighbour shares, let
+    $C_{ij} = k(|x_i - x_j|) + \nu \delta_{ij}$ and $c_i = k(|x_i|)$; then
 
     $$w = C^{-1} (c + \mu 1), \quad \mu = \frac{1 - 1^\top C^{-1} c}{1^\top C^{-1} 1}, \quad
     \sigma^2 = 1 + \nu - w^\top c + \mu$$
@@ -50,14 +63,14 @@ def kriging(
     Args:
         away: positions relative to the query.
         there: which of the K values there are; the others weigh 0. Without any, the variance is $2 + \nu$.
-        reach, nugget: of the covariance.
+        reach, nugget, smooth: of the covariance.
     """
     both = there[..., None] & there[..., None, :]
     within = torch.cdist(away, away, compute_mode="donot_use_mm_for_euclid_dist")
     same = torch.eye(away.shape[-2], dtype=away.dtype)
-    covariance = torch.where(both, torch.exp(-within / reach), 0.0) + same * (nugget + JITTER + (~there[..., None]))
-    towards = torch.where(there, torch.exp(-away.norm(dim=-1) / reach), 0.0)
-    factor = torch.linalg.cholesky_ex(covariance).L
+    among = torch.where(both, covariance(within, reach, smooth), 0.0) + same * (nugget + JITTER + (~there[..., None]))
+    towards = torch.where(there, covariance(away.norm(dim=-1), reach, smooth), 0.0)
+    factor = torch.linalg.cholesky_ex(among).L
     sides = torch.cholesky_solve(torch.stack([towards, there.to(away.dtype)], -1), factor)
     known, ones = sides.unbind(-1)
     ones = torch.where(there, ones, 0.0)
