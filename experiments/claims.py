@@ -115,17 +115,24 @@ def leads(rows: pd.DataFrame, others: Iterable[str], metrics: Iterable[str], *by
     """S2GRU's lead on each other predictor, by metric and the columns `by`.
 
     Returns:
-        `mean`, the difference of the means over seeds, and `seeds`, S2GRU's worst seed less the other's best.
+        `mean`, the difference of the means over seeds, and `seeds`, S2GRU's worst seed less the other's best. Simple
+        predictors do not train, and what differs between their seeds is the data alone: they are compared seed by seed
+        where they have the same.
 
     Raises:
         KeyError: a predictor has no rows.
     """
-    scores = rows.melt(["predictor", *by], list(metrics), "metric", "score")
-    cells = scores.groupby(["predictor", "metric", *by], sort=False)["score"].agg(["mean", "min", "max"])
+    keys = ["predictor", "metric", *by]
+    scores = rows.melt(["predictor", "seed", *by], list(metrics), "metric", "score")
+    cells = scores.groupby(keys, sort=False)["score"].agg(["mean", "min", "max"])
+    alone = scores.set_index([*keys, "seed"])["score"]
     ours, each = cells.loc["S2GRU"], {}
     for name in others:
         theirs = cells.loc[name]
-        each[name] = pd.DataFrame({"mean": ours["mean"] - theirs["mean"], "seeds": ours["min"] - theirs["max"]})
+        least, by_seed = ours["min"] - theirs["max"], alone.loc["S2GRU"] - alone.loc[name]
+        if name in TRIVIAL and by_seed.notna().all():
+            least = by_seed.groupby(keys[1:], sort=False).min()
+        each[name] = pd.DataFrame({"mean": ours["mean"] - theirs["mean"], "seeds": least})
     return pd.concat(each, names=["predictor"]).reset_index()
 
 
@@ -277,6 +284,14 @@ def no_better(result: Result, metric: str) -> str:
     trivial = means.index.isin(TRIVIAL)
     low = ", ".join(means.index[~trivial & (means <= means[trivial].max())])
     return f"; not above the better simple predictor with all agents: {low}" if low else ""
+
+
+def above_everywhere(result: Result, scenarios: Sequence[str], others: Sequence[str], reporting: float) -> Decision:
+    """S2GRU is above those of the others that were scored in all scenarios, a share of the agents reporting."""
+    decisions = {scenario: above(result, scenario, others, reporting) for scenario in scenarios}
+    verdicts = [verdict for verdict, _ in decisions.values()]
+    verdict = next((worst for worst in (NOT, UNDECIDED) if worst in verdicts), HOLDS)
+    return verdict, "; ".join(f"{name}: {said}" for name, (one, said) in decisions.items() if one == verdict)
 
 
 def above(result: Result, scenario: str, others: Sequence[str], reporting: float = 1.0) -> Decision:

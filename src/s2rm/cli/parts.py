@@ -15,7 +15,7 @@ from s2rm.files import Row, read_json, write_json
 from s2rm.folders import fingerprint
 from s2rm.records import from_plain, to_plain
 from s2rm.sensors.judging import Split, split
-from s2rm.sensors.reports import ROWS, Reports
+from s2rm.sensors.reports import Reports, arrays_of
 
 PARTS = "parts.json"
 LEADS = (0, 1, 3, 6, 12, 24)
@@ -144,9 +144,8 @@ def spread_out(first: int, last: int) -> Int[NDArray, " O"]:
 
 def digest_of(reports: Reports) -> str:
     """A digest by which the reports of a table are known again."""
-    known = {} if reports.ahead is None else {"known ahead": reports.ahead.values}
     about = [*reports.sensors, str(reports.start), str(reports.num_steps)]
-    return fingerprint(about, {name: getattr(reports, name) for name in ROWS} | known)
+    return fingerprint(about, arrays_of(reports))
 
 
 def from_anywhere(settings: Row) -> Row:

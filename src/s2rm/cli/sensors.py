@@ -351,4 +351,12 @@ def places_of(at: str, reports: Reports, option: str = "forecast: --at", side: i
     path = Path(at)
     if not path.exists():
         raise ValueError(f"{option} must be stations, grid or a table of places, found none at {path}")
-    return read_places(path, reports.columns)
+    places = read_places(path, reports.columns)
+    if places.names is None:
+        return places
+    # What the table of places leaves out of a station is that of the reports.
+    known = stations(reports)
+    of_name = dict(zip(known.names or (), known.covariates, strict=True))
+    unknown = np.full(places.covariates.shape[1], np.nan, np.float32)
+    before = np.array([of_name.get(name, unknown) for name in places.names]).reshape(places.covariates.shape)
+    return places._replace(covariates=np.where(np.isnan(places.covariates), before, places.covariates))

@@ -24,6 +24,8 @@ SHORT = 20
 """reports of which a single one beyond a gap is a stray"""
 ALONE = 8
 """times as far from the middle as any other a place must be to be a mistake"""
+CHANGED = 1e-3
+"""a share of the range of all sensors, by which a place or a covariate must change in time to be called changing"""
 LEAST_VALUES = 8
 """values of a channel that a fit needs in its training part"""
 SHIFTED, ENOUGH = 4.0, 30
@@ -112,6 +114,28 @@ def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None
             raise ValueError(f"{said}; leave the silent end of the table out")
         warnings.warn(f"{said}, on which the best weights are chosen; leave that part out", stacklevel=4)
     _check_positions(train)
+    _check_constant(train)
+
+
+def _check_constant(train: Reports) -> None:
+    """Warn of covariates that change at sensors which stay: a forecast knows them no better than the values."""
+    if not train.columns.covariates:
+        return
+    number = train.positions.shape[1]
+    low, high = (np.full((len(train.sensors), number + train.covariates.shape[1]), end) for end in (np.inf, -np.inf))
+    for part in train.parts:
+        known = np.concatenate([train.positions[part], train.covariates[part]], 1)
+        np.fmin.at(low, train.sensor[part], known)
+        np.fmax.at(high, train.sensor[part], known)
+    moved, changed = np.split(high - low > CHANGED * (high.max(0) - low.min(0)), [number], 1)
+    stays = np.isin(np.arange(len(train.sensors)), train.reporting) & ~moved.any(1)
+    for name, alike in zip(train.columns.covariates, changed.T, strict=True):
+        if (number := int((alike & stays).sum())) > stays.sum() / 2:
+            warnings.warn(
+                f"fit: the covariate {name!r} changes in time at {number} of {int(stays.sum())} sensors that stay, "
+                "where a forecast has the last one only; make it a value, or, if its future is known, known ahead",
+                stacklevel=5,
+            )
 
 
 def check_ranges(reports: Reports, columns: Columns, what: str) -> None:
@@ -196,6 +220,12 @@ def check_places(places: Places, columns: Columns, scaling: Scaling) -> Places:
             "the forecast there is an extrapolation",
             stacklevel=3,
         )
+    for name, column in zip(columns.covariates, covariates.T, strict=True):
+        if places.names is not None and len(column) and np.isnan(column).all():
+            warnings.warn(
+                f"forecast: the covariate {name!r} is not known at any of the places; give it with the places",
+                stacklevel=3,
+            )
     return Places(positions, covariates, None if places.names is None else tuple(places.names))
 
 
@@ -253,9 +283,9 @@ def check_seen(reports: Reports, origins: NDArray[np.int64], context: int) -> No
             warnings.warn(f"forecast: no {what} {gap}; the forecast is that of an average day", stacklevel=4)
 
 
-def check_known_ahead(reports: Reports, columns: Columns, longest: int, back: int) -> None:
+def check_known_ahead(reports: Reports, columns: Columns, longest: int, back: int, places: Places) -> None:
     """Refuse to forecast so many steps beyond reports of which less is known ahead, and warn where too little is known
-    of the steps before, as many as a flow is followed back."""
+    of the steps before, as many as a flow is followed back, or where it ends earlier at some of the places."""
     if not columns.ahead:
         return
     names, needed = ", ".join(columns.ahead), reports.num_steps - 1 + longest
@@ -269,6 +299,17 @@ def check_known_ahead(reports: Reports, columns: Columns, longest: int, back: in
             f"forecast: expected {names} known ahead until {when(reports, needed)}, got the last of {last}; give a "
             "longer table, or shorten the horizon"
         )
+    ends, until = reports.ahead.ends, reports.ahead.offset(reports.start) + needed
+    if ((ends >= 0) & (ends < until)).any():
+        index, weight = reports.ahead.weights(places.positions, columns.on_the_globe)
+        early = ends[index.numpy()]
+        short = ((early >= 0) & (early < until) & (weight.numpy() > 1e-3)[..., None]).any((1, 2))
+        if short.any():
+            warnings.warn(
+                f"forecast: {names} known ahead ends before {when(reports, needed)} at {short.sum()} of {len(short)} "
+                "places, where average conditions are taken from then on; give it until then for all",
+                stacklevel=4,
+            )
     since = max(0, reports.num_steps - 1 - back)
     if (first := reports.ahead.start) > reports.start + since * reports.step_length:
         warnings.warn(

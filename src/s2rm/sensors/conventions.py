@@ -12,8 +12,8 @@ PRESSURES = {"pa": "Pa", "hpa": "hPa", "mbar": "hPa", "mb": "hPa", "kpa": "kPa"}
 SHARES = {"pct": "%", "percent": "%", "%": "%"}
 CONCENTRATIONS = {"ugm3": "ug m-3", "µgm3": "ug m-3", "μgm3": "ug m-3"}
 QUANTITIES = (
-    (r"(air|t2m).*temp|^t2m|temp.*\bair", "air_temperature", TEMPERATURES),
-    (r"dew.?point", "dew_point_temperature", TEMPERATURES),
+    (r"\bair temp|^t2m|\btemp\w* (of )?(the )?air\b", "air_temperature", TEMPERATURES),
+    (r"\bdew ?point", "dew_point_temperature", TEMPERATURES),
     (r"wind.*(dir|direction)\b", "wind_from_direction", {"deg": "degree", "degree": "degree", "degrees": "degree"}),
     (r"gust", "wind_speed_of_gust", SPEEDS),
     (r"^wind( ?speed)?$", "wind_speed", SPEEDS),
@@ -23,6 +23,10 @@ QUANTITIES = (
     (r"^pm2?\.?5$", "mass_concentration_of_pm2p5_ambient_aerosol_particles_in_air", CONCENTRATIONS),
 )
 """what a name without its unit must say, the standard name, and how tables write the units that it may have"""
+_OF_ANOTHER_KIND = re.compile(
+    r"\b(depression|anomal\w+|bias|range|diff\w*|delta|change|trend|tendency|err\w*|std\w*|stdev|var\w*|uncertainty)\b"
+)
+"""what is no value of the quantity that it is named after"""
 _UNIT = re.compile(r"\s*[\[(](.+?)[\])]\s*$|_((?:ug|µg|μg|m|km)_(?:m3|s|h)|[^_]+)$")
 
 
@@ -33,6 +37,8 @@ def named_in_cf(name: str) -> dict[str, str]:
         return {}
     written = re.sub(r"[\s_/^°.-]", "", (unit[1] or unit[2]).lower())
     quantity = re.sub(r"[\W_]+", " ", name[: unit.start()].lower()).strip()
+    if _OF_ANOTHER_KIND.search(quantity):
+        return {}
     for said, standard_name, units in QUANTITIES:
         if written in units and re.search(said, quantity):
             return {"standard_name": standard_name, "units": units[written]}

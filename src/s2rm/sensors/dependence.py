@@ -58,7 +58,8 @@ def hindcasts(forecast: Forecast, reports: Reports, scaling: Scaling, memory: in
         if not len(asked) or not len(known):
             continue
         which, first, place = np.unique(asked.sensor, return_index=True, return_inverse=True)
-        places = Places(last_places(known, asked)[first], asked.covariates[first])
+        where = last_places(known, asked)
+        places = Places(where.positions[first], where.covariates[first])
         mean, stddev = forecast(known, places, np.where(hidden[which], -1, which), leads.tolist())
         truth = np.full(mean.shape, np.nan)
         truth[np.searchsorted(leads, asked.step - origin), place] = asked.values

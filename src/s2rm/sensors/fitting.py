@@ -33,7 +33,7 @@ from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
 from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.marginals import kinds_in_words, with_kinds
-from s2rm.sensors.reports import ROWS, Places, Reports, expect_reports
+from s2rm.sensors.reports import Places, Reports, arrays_of, expect_reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import DAY, in_steps, step_microseconds, steps_a_day
@@ -204,8 +204,7 @@ def _told(record: object) -> dict[str, object]:
 def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, whole: bool) -> str:
     about = [to_plain(how), meaning(reports.columns), str(reports.start), reports.num_steps, reports.sensors]
     about += [start.fingerprint if start else "", whole] if start or whole else []
-    known = {} if reports.ahead is None else {"known ahead": reports.ahead.values}
-    return fingerprint(about, {name: getattr(reports, name) for name in ROWS} | known)
+    return fingerprint(about, arrays_of(reports))
 
 
 def _train(

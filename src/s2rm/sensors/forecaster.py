@@ -346,7 +346,7 @@ class Forecaster:
         self, state: object, recent: Reports, places: Places, leads: Sequence[int], own: NDArray[np.int64] | None = None
     ) -> Channels:
         """Mean and standard deviation of the channels `(1, H, Q, D)`, from the state after the last step."""
-        checks.check_known_ahead(recent, self.columns, max(leads), max(BACK) if self.scaling.flow else 0)
+        checks.check_known_ahead(recent, self.columns, max(leads), max(BACK) if self.scaling.flow else 0, places)
         mine = ahead.own_sensors(recent, places, self.scaling) if own is None else own
         channels = ahead.forecast_ahead(self.model, self.guess, self.scaling, state, recent, places, leads, mine)
         return ahead.finite(*channels)

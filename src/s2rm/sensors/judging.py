@@ -146,11 +146,13 @@ def judge(
             asked = later.where(np.isin(later.step, leads))
             if not len(asked):
                 continue
-            known, sensors = shown.between(0, origin + 1), np.where(hidden[asked.sensor], -1, asked.sensor)
-            # Each place is asked for once, for all lead times.
-            where = np.concatenate([last_places(known, asked), sensors[:, None]], 1)
+            known = shown.between(0, origin + 1)
+            # Each place of a sensor is asked for once, for all lead times.
+            last = last_places(known, asked)
+            where = np.concatenate([last.positions, asked.sensor[:, None]], 1)
             places, first, place = np.unique(where, axis=0, return_index=True, return_inverse=True)
-            queries = (places[:, :-1], asked.covariates[first], places[:, -1].astype(np.int64))
+            sensors = asked.sensor[first]
+            queries = (places[:, :-1], last.covariates[first], np.where(hidden[sensors], -1, sensors))
             ahead = asked.step
             lead_of = np.searchsorted(leads, ahead)
             for name, predictor in predictors.items():

@@ -33,13 +33,18 @@ class KnownAhead:
     """when step 0 begins, UTC"""
     step: np.timedelta64
     positions: Float64[NDArray, "P n"]
-    """as of the observations; of a single place, which stands for all, anything"""
+    """as of the observations; NaN of a single place that stands for all, as where all are the same"""
     values: Float32[NDArray, "T P G"]
     """NaN where not known"""
 
     def offset(self, start: np.datetime64) -> int:
         """The step that begins at a time."""
         return int(np.round((start - self.start) / self.step))
+
+    @property
+    def ends(self) -> Int64[NDArray, "P G"]:
+        """The last step at which each quantity is known at each place; -1 for none."""
+        return np.where(np.isnan(self.values), -1, np.arange(len(self.values))[:, None, None]).max(0)
 
     @property
     def last(self) -> np.datetime64:
@@ -69,6 +74,10 @@ class KnownAhead:
             return self._joined(later)
         if len(self.positions) == len(later.positions) == 1:  # each stands for all
             return replace(self, positions=later.positions)._joined(later)
+        if np.isnan(later.positions).any():
+            return self._joined(later._spread(self.positions))
+        if np.isnan(self.positions).any():
+            return self._spread(later.positions)._joined(later)
         places, place = np.unique(np.concatenate([self.positions, later.positions]), axis=0, return_inverse=True)
         fewer = min(len(self.positions), len(later.positions))
         if 2 * (len(self.positions) + len(later.positions) - len(places)) < fewer:
@@ -81,6 +90,10 @@ class KnownAhead:
         values = np.full((len(self.values), len(places), self.values.shape[2]), np.nan, np.float32)
         values[:, own] = self.values
         return replace(self, positions=places, values=values)
+
+    def _spread(self, places: Float64[NDArray, "Q n"]) -> KnownAhead:
+        """That of a single place at all of these."""
+        return replace(self, positions=places, values=np.repeat(self.values, len(places), 1))
 
     def _joined(self, later: KnownAhead) -> KnownAhead:
         """With what is known later at the same places."""

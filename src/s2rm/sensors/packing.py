@@ -27,6 +27,7 @@ from s2rm.sensors.batches import batches
 from s2rm.sensors.binning import MAX_STEPS, Spacing, at_several_places, averaged, of_one_turn, place_names, silent_times
 from s2rm.sensors.codes import ranges, warn_of_units
 from s2rm.sensors.mapped import Moments, moments
+from s2rm.sensors.marginals import with_found
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.sources import Cells
@@ -104,7 +105,9 @@ def pack(tables: Sequence[object], columns: Columns, store: str | Path) -> Repor
         for left in folder.glob(f"{STAGED}*"):
             if left != staged:
                 shutil.rmtree(left)
-    return read_store(folder, None, False)
+    stored = read_store(folder, None, False)
+    columns, found = with_found(stored.columns, stored.values)
+    return replace(stored, columns=columns, found=found)
 
 
 def _check_folder(folder: Path) -> None:

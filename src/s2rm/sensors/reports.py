@@ -245,6 +245,15 @@ def expect_reports(given: object, what: str) -> None:
         raise ValueError(f"{what}: expected Reports, got {type(given).__name__}; make them with read_reports")
 
 
+def arrays_of(reports: Reports) -> dict[str, NDArray]:
+    """The arrays that reports hold, with those of what is known ahead, by which they are known again."""
+    arrays = {name: getattr(reports, name) for name in ROWS}
+    if (known := reports.ahead) is None:
+        return arrays
+    start = np.array([known.start.astype("datetime64[us]").astype(np.int64)])
+    return {**arrays, "known ahead": known.values, "known ahead at": known.positions, "known ahead from": start}
+
+
 def stations(reports: Reports) -> Places:
     """The place from which each sensor last reported, with the last known value of each covariate."""
     expect_reports(reports, "stations")
@@ -260,13 +269,19 @@ def stations(reports: Reports) -> Places:
     return Places(reports.positions[last[sensors]], covariates[sensors], names)
 
 
-def last_places(known: Reports, asked: Reports) -> Float64[NDArray, "R n"]:
-    """The places of sensors as a forecast knows them: of each report `asked` for, that from which its sensor last
-    reported until then, by `known`, or its own where there is none. A sensor may move, and where to is not known."""
-    places, seen = np.empty((len(known.sensors), asked.positions.shape[1])), np.zeros(len(known.sensors), dtype=bool)
-    for part in known.parts:  # of several, the last one stays
-        places[known.sensor[part]], seen[known.sensor[part]] = known.positions[part], True
-    return np.where(seen[asked.sensor, None], places[asked.sensor], asked.positions)
+def last_places(known: Reports, asked: Reports) -> Places:
+    """The R places of sensors as a forecast knows them: of each report `asked` for, that from which its sensor last
+    reported until then, by `known`, or its own where there is none. A sensor may move, and where to is not known; nor
+    is how its covariates change."""
+    last = stations(known)
+    row = np.full(len(known.sensors), -1)
+    row[known.reporting] = np.arange(len(last.positions))
+    row = row[asked.sensor]
+    if not len(last.positions):
+        return Places(asked.positions, asked.covariates)
+    positions = np.where(row[:, None] >= 0, last.positions[row], asked.positions)
+    before = np.where(row[:, None] >= 0, last.covariates[row], np.float32(np.nan))
+    return Places(positions, np.where(np.isnan(before), asked.covariates, before))
 
 
 def grid(reports: Reports, side: int = 50) -> Places:

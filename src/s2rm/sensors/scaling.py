@@ -218,8 +218,11 @@ class Scaling:
     @property
     def width(self) -> tuple[float, ...]:
         """How far values lie apart: the standard deviation of each, or the range in the fit where it is no Gaussian."""
-        pairs = zip(self.spread, self._marginals, strict=True)
-        return tuple(spread if one is None else max(spread, np.ptp(one.values[1:-1])) for spread, one in pairs)
+        # Without the open ends, but where those are all there is, as of values that are 0 or 1.
+        inner = (None if one is None else one.values[1:-1] or one.values for one in self._marginals)
+        return tuple(
+            spread if one is None else max(spread, np.ptp(one)) for spread, one in zip(self.spread, inner, strict=True)
+        )
 
     @property
     def known_range(self) -> Float[NDArray, "C 2"]:

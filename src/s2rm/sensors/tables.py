@@ -180,6 +180,11 @@ def read_places(source: object, columns: Columns) -> Places:
                 f"read: found no column {name!r} in {cells.name}, but {like!r}, which is not read; rename it",
                 stacklevel=3,
             )
+        elif name != columns.sensor and not named:
+            warnings.warn(
+                f"read: found no column {name!r} in {cells.name}, so that it is unknown at these places; give it there",
+                stacklevel=3,
+            )
     covariates = np.full((len(positions), len(columns.covariates)), np.nan, np.float32)
     for index, name in enumerate(columns.covariates):
         if name in cells.frame:

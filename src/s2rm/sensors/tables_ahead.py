@@ -92,6 +92,11 @@ class _Everywhere(Columns):
         return [self.time]
 
 
+def _is_one(cells: Cells, columns: Columns) -> bool:
+    """Whether all rows are of one sensor."""
+    return columns.sensor is not None and columns.sensor in cells.frame and len(set(cells.texts(columns.sensor))) == 1
+
+
 def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAhead:
     """What the rows of a table say of the quantities that are known ahead, those without values too."""
     quantities, length = cells.numbers(columns.ahead), int(step / np.timedelta64(1, "us"))
@@ -118,9 +123,13 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
     low, high = np.full((2, number, len(columns.ahead)), np.nan)
     np.fmin.at(low, at - begin, quantities)
     np.fmax.at(high, at - begin, quantities)
-    if (low == high)[~np.isnan(low)].all():  # the same everywhere, also at sensors that move
-        places, place = places[:1], np.zeros_like(place)
-    filled = len(np.unique(np.stack([at, place]), axis=1).T) / (len(np.unique(at)) * len(places))
+    steps = np.unique(np.stack([at, place]), axis=1)[0]
+    _, known = np.unique(steps, return_counts=True)
+    alike = (known > 1).mean() > 1 / 2 and (low == high)[~np.isnan(low)].all()
+    if alike or not placed or (len(places) > 1 and _is_one(few, columns)):
+        # The same everywhere, also at sensors that move.
+        places, place, steps = np.full_like(places[:1], np.nan), np.zeros_like(place), np.unique(at)
+    filled = len(steps) / (len(known) * len(places))
     if filled < LEAST_FILLED or number * len(places) * len(columns.ahead) > MOST_CELLS:
         raise ValueError(
             f"read: expected what is known ahead at fixed places, got {len(places):,} places at {number:,} steps in "

@@ -81,7 +81,8 @@ def compare(
         best.append(min((name for name in found if name in BASELINES), key=lambda name: found[name][metric]))
         for name, kept in ((model, ours), (best[-1], theirs)):
             kept.append({sums[0]: sums[column] for sums in found[name]["by_block"]})
-        errors.append(found[model][metric] / max(found[best[-1]][metric], np.finfo(float).tiny))
+        mistaken, least = found[model][metric], found[best[-1]][metric]
+        errors.append(mistaken / least if least else 1.0 if not mistaken else np.nan)
         cases += int(found[model]["count"])
     shared = sorted(set.intersection(*(set(sums) for sums in theirs)))
     low, high = interval(*(np.array([[sums[block] for block in shared] for sums in kept]) for kept in (ours, theirs)))
@@ -194,7 +195,9 @@ def _listed(leads: Sequence[int], all_: Sequence[int], length: np.timedelta64) -
 
 
 def percent(share: float, sign: str = "-") -> str:
-    """A share in per cent, with a digit after the point below ten; its sign as in a format."""
+    """A share in per cent, with a digit after the point below ten; its sign as in a format. A dash for NaN."""
+    if np.isnan(share):
+        return "–"
     return f"{100 * share:{sign}.{0 if abs(share) >= 0.0995 else 1}f}"
 
 

@@ -25,6 +25,8 @@ COVARIATE_NOISE, LEVEL_NOISE = 0.3, 1.0
 window, but for directions and censored values; both where there is noise"""
 QUERIES = 16
 """queries after each step of a window"""
+UNKNOWN = 1 / 8
+"""in training, the share of the queries without an own value whose covariates are not known either, as on a map"""
 
 
 class Windows(Dataset[Episode]):
@@ -252,9 +254,13 @@ class Windows(Dataset[Episode]):
         wanted &= (lead > 0) | (until < target) | by_itself
         last = self.history.last_of(torch.minimum(origin[..., None], until), sensor)
         place = torch.where((last >= 0) & ~by_itself, last, row)
-        positions, covariates = reports.positions[place], reports.covariates[row]
+        positions, covariates = reports.positions[place], reports.covariates[place]
+        covariates = torch.where(covariates.isnan(), reports.covariates[row], covariates)
         if noise is not None:
             positions, covariates = positions + noise[0][sensor], covariates + noise[1][sensor]
+            if covariates.shape[-1]:
+                unknown = ((last < 0) | by_itself) & (torch.rand(shape, generator=generator) < UNKNOWN)
+                covariates = covariates.masked_fill(unknown[..., None], torch.nan)
         gone = None
         if self.known is not None:
             end = target[..., None].clamp(max=self.history.num_steps - 1)
