@@ -43,7 +43,7 @@ results: setup
 	$(BIN)/python experiments/ways_to_roll_out.py
 	$(BIN)/python experiments/variational.py
 	$(BIN)/python experiments/long.py
-	$(BIN)/python experiments/long.py --labels "S2GRU 40 x 64" --updates 15000 --learning-rate 4e-3 --beta2 0.98
+	$(BIN)/python experiments/long.py --labels "S2GRU 40 x 64" --updates 20000 --learning-rate 4e-3 --beta2 0.98
 	$(BIN)/python experiments/pretrained.py
 	$(BIN)/python experiments/pretrained_field.py
 	$(BIN)/python experiments/removed_modules.py
