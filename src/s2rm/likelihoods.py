@@ -34,7 +34,8 @@ class Mean:
     @classmethod
     def where(cls, mask: Tensor, values: Tensor) -> Mean:
         """The mean of the values at which the mask is True."""
-        return cls(torch.where(mask, values, 0.0).sum(), mask.sum())
+        wide = torch.promote_types(values.dtype, torch.float32)
+        return cls(torch.where(mask, values, 0.0).sum(dtype=wide), mask.sum())
 
 
 class Likelihood(ABC):

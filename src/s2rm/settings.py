@@ -91,6 +91,11 @@ class Settings:
                 "train: blind_steps teach latent variables by targets that are views, got views that hold more, such "
                 "as actions; leave one of both out"
             )
+        if self.blind_steps and self.latent_size and getattr(world, "kind", None) == "points":
+            raise ValueError(
+                "train: blind_steps teach latent variables by targets that are views, got points, whose targets are "
+                "displacements since they were last shown; leave one of both out"
+            )
         for name, most in (("drop_views", "below"), ("blind_steps", "at most")):
             share = getattr(self, name)
             if not (0 <= share < 1 or (share == 1 and most == "at most")):

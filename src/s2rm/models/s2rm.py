@@ -134,7 +134,11 @@ class S2RM(WorldModel[State]):
         input_gate, intercell_gate, cell = reads.gate_over_time(), talks.gate_over_time(), self.cell.over_time()
 
         states = []
-        latents = [None] * mask.shape[1] if self.latents is None else self.latents.steps(mask, self.num_modules)
+        latents = (
+            [None] * mask.shape[1]
+            if self.latents is None
+            else self.latents.steps(mask, self.num_modules, self.modules_on_sphere.present)
+        )
         # Unbound once: a slice at each step would cost a gradient of the full size at each step.
         given = (part.unbind(1) for part in (keys, encodings, local_sums, gate_hidden))
         steps = zip(local.steps(embedded.shape[1]), *given, latents, strict=True)
@@ -315,7 +319,8 @@ class S2RM(WorldModel[State]):
 
     def enclaves(self, positions: Float[Tensor, "*batch n"]) -> Float[Tensor, " M *batch"]:
         """The enclave of each module: its kernel at each position, `Z(P(x), p_m)` (Eq. 11)."""
-        return self.modules_on_sphere(self.embedding(positions).flatten(0, -2)).unflatten(-1, positions.shape[:-1])
+        embedded = self.embedding(positions)
+        return self.modules_on_sphere(embedded.reshape(-1, embedded.shape[-1])).reshape(-1, *positions.shape[:-1])
 
     def interaction_graph(self) -> Float[Tensor, "M M"]:
         """The kernel between the modules, `Z(p_m, p_l)`: an edge where it is above 0 (appendix A)."""

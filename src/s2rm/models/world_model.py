@@ -31,8 +31,8 @@ class WorldModel(Model[Episode], Generic[State]):
     """A model of a partially observed world: it observes sets of views over time and predicts the view at any position.
 
     Views are encoded, the model updates its state, and the decoder maps what `read` returns for a query to the
-    parameters of a distribution. A *state* is a tensor, or a named tuple of tensors, batch first. *States* are the
-    states after each of T steps, `(B, T, ...)`.
+    parameters of a distribution. A *state* is a tensor, or a named tuple of tensors, batch first but for the memory of
+    baselines' cores, which has layers first. *States* are the states after each of T steps, `(B, T, ...)`.
 
     Args:
         arguments: those that all models share. They become the records `signature` and `space`; see

@@ -31,8 +31,8 @@ class Beliefs(NamedTuple):
 
     prior: Tensor
     posterior: Tensor
-    seen: Bool[Tensor, " B"]
-    """whether there is any view, or what would have been seen"""
+    seen: Bool[Tensor, "B m"]
+    """whether there is any view, or what would have been seen, and the module is not removed"""
 
 
 class Answered(Views):
@@ -81,7 +81,9 @@ class Latents(DrawsByRow):
         self.free, self.weight = FREE, WEIGHT
         self._samples, self._collected, self._answers = False, list[list[Beliefs]](), 0
 
-    def steps(self, mask: Bool[Tensor, "B T A"], num_modules: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    def steps(
+        self, mask: Bool[Tensor, "B T A"], num_modules: int, present: Bool[Tensor, " M"] | None = None
+    ) -> list[Callable[[Tensor, Tensor], Tensor]]:
         """What happens at each of T steps: from h and u, `(B, M, H)` each, to u'.
 
         In a step without any view the posterior is the prior. It is sampled in training and within `sampling`, else its
@@ -90,6 +92,7 @@ class Latents(DrawsByRow):
         Args:
             mask: which views are there.
             num_modules: M.
+            present: which modules are not removed, all if not given; the others have no divergence.
         """
         seen, weight, noise = mask.any(-1), self.to_inputs.weight, None
         told = [None] * mask.shape[1] if not self._answers else mask[..., : -self._answers].any(-1).unbind(1)
@@ -99,10 +102,11 @@ class Latents(DrawsByRow):
                 lambda rows: torch.randn(rows, *shape, dtype=weight.dtype, device=weight.device), mask.shape[0]
             )
         drawn = [None] * mask.shape[1] if noise is None else noise.unbind(1)
-        return [partial(self._step, *now) for now in zip(seen.unbind(1), told, drawn, strict=True)]
+        return [partial(self._step, present, *now) for now in zip(seen.unbind(1), told, drawn, strict=True)]
 
     def _step(
-        self, seen: Tensor, told: Tensor | None, noise: Tensor | None, hidden: Tensor, inputs: Tensor
+        self, present: Tensor | None, seen: Tensor, told: Tensor | None, noise: Tensor | None, hidden: Tensor,
+        inputs: Tensor,
     ) -> Tensor:  # fmt: skip
         for_prior, for_posterior = self.from_state(hidden).chunk(2, -1)
         prior = self.prior(for_prior.relu())
@@ -110,7 +114,7 @@ class Latents(DrawsByRow):
         posterior = torch.where(seen[:, None, None], posterior, prior)
         mean, spread = moments(posterior)
         for beliefs in self._collected:
-            beliefs.append(Beliefs(prior, posterior, seen))
+            beliefs.append(Beliefs(prior, posterior, seen[:, None] if present is None else seen[:, None] & present))
         if told is not None:  # what would have been seen tells the posterior only
             inputs = torch.where(told[:, None, None], inputs, 0.0)
         return inputs + self.to_inputs(mean if noise is None else torch.addcmul(mean, spread, noise))
@@ -155,7 +159,9 @@ def divergence(beliefs: Sequence[Beliefs], free: float) -> Float[Tensor, ""]:
     Kingma et al. 2016).
     """
     priors, posteriors, seen = (torch.stack(part) for part in zip(*beliefs, strict=True))
+    # Sums over many steps and modules lose most of a narrower type.
+    priors, posteriors = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (priors, posteriors))
     (of_prior, spread), (mean, of_posterior) = moments(priors), moments(posteriors)
     ratio = of_posterior / spread
     each = (ratio.square() + ((mean - of_prior) / spread).square() - 1) / 2 - ratio.log()
-    return torch.where(seen[..., None], each.sum(-1).clamp(min=free), 0.0).sum()
+    return torch.where(seen, each.sum(-1).clamp(min=free), 0.0).sum()

@@ -130,7 +130,7 @@ def comparison(
     """
     score: dict[tuple[str, object], float] = {(row["predictor"], row[across]): row[metric] for row in rows}
     names = list(dict.fromkeys(name for name, _ in score))
-    best = {column: max((score[key] for key in score if key[1] == column), key=worth) for column in heads}
+    best = {column: max((score[key] for key in score if key[1] == column), key=worth, default=None) for column in heads}
     lines = []
     for name in names:
         found = [(score.get((name, column)), best[column]) for column in heads]

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from s2rm.models.model import B, Model
 from s2rm.training.processor import flush_denormals
 
-LAYERS = (nn.Linear, nn.Conv2d)
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 LEAST = 1e-6
 """layers with smaller products are left unchanged"""
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -53,7 +53,7 @@ def unit_variance(model: Model[B], batch: B, last: float = 0.1) -> None:
         size = products.square().mean().sqrt()
         if size > LEAST:
             layer.weight *= wanted[layer] / size
-        return layer.forward(*inputs)
+        return layer.forward(inputs[0])
 
     hooks = [layer.register_forward_hook(rescale) for layer in wanted]
     try:

@@ -152,15 +152,15 @@ class TrivialPredictors:
         return is_friendly, kind, parts(images)[2]
 
     def _belief(self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool) -> Trajectories:
-        """The units as last seen up to each step but the last; alive are those believed to be still there."""
-        steps = torch.arange(fought.alive.shape[1] - 1)
+        """The units as last seen up to each step; alive are those believed to be still there."""
+        steps = torch.arange(fought.alive.shape[1])
         eyes = fought.positions.take_along_dim(polar.agents(fought)[:, None, :, None], 2)
 
         def in_sight(places: Tensor) -> Tensor:
-            gaps = torch.cdist(eyes[:, :-1], places, compute_mode="donot_use_mm_for_euclid_dist")
-            return ((gaps <= self.grid.field_of_view) & reports[:, :-1, :, None]).any(2)
+            gaps = torch.cdist(eyes, places, compute_mode="donot_use_mm_for_euclid_dist")
+            return ((gaps <= self.grid.field_of_view) & reports[..., None]).any(2)
 
-        seen = fought.alive[:, :-1] & in_sight(fought.positions[:, :-1])
+        seen = fought.alive & in_sight(fought.positions)
         # The step at which each unit was last seen, -1 if never; without memory, only the current step counts.
         when = torch.where(seen, steps[:, None], -1)
         if memory:
@@ -169,7 +169,7 @@ class TrivialPredictors:
         positions, stats = (part.take_along_dim(then[..., None], 1) for part in (fought.positions, fought.stats))
         gone = torch.where(in_sight(positions) & ~seen, steps[:, None], -1).cummax(1).values
         there = (when >= 0) & (gone <= when)
-        return replace(fought, positions=positions, stats=stats, actions=fought.actions[:, :-1], alive=there)
+        return replace(fought, positions=positions, stats=stats, alive=there)
 
 
 def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:

@@ -71,8 +71,9 @@ def write_report(
     shares = sorted({row["reporting"] for row in rows})
     heads = {share: "all trains report" if share == 1 else f"{share:.0%} report" for share in shares}
     tables = [
-        comparison(rows, metric, "reporting", heads, f"{label}, one step ahead", label, SENTENCES[metric])
+        comparison(some, metric, "reporting", heads, f"{label}, one step ahead", label, SENTENCES[metric])
         for metric, label in TITLES.items()
+        if (some := [row for row in rows if metric in row])
     ]
     title = "Trains on a railway, each with a view of the cells around it"
     write_page(path, title, lead, entries, seen, [*tables, *more.tables], [*pictures, *more.pictures], more.verdict)

@@ -102,7 +102,8 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], reporting: 
     """F1 over all channels, those of trains, and those of trains outside the centre of the view; log-likelihood.
 
     The log-likelihood is in nats per channel of a cell. All scores are over the views of all trains. The predictor sees
-    the views of a share of the trains, `reporting`, rounded to at least one train.
+    the views of a share of the trains, `reporting`, rounded to at least one train. There is no F1 of what is nowhere
+    and is predicted nowhere.
     """
     counts = {name: torch.zeros(3, dtype=torch.long) for name in ("f1", "f1_trains", "f1_other_trains")}
     log_likelihood, total = 0.0, 0
@@ -120,7 +121,7 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], reporting: 
         ):  # fmt: skip
             guess, real = decision[some], truth[some]
             counts[name] += torch.stack([(guess & real).sum(), (guess & ~real).sum(), (~guess & real).sum()])
-    f1 = {name: float(2 * hits / (2 * hits + false + missed)) for name, (hits, false, missed) in counts.items()}
+    f1 = {name: float(2 * count[0] / (count[0] + count.sum())) for name, count in counts.items() if count.any()}
     return {**f1, "log_likelihood": log_likelihood / total}
 
 
