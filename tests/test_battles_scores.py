@@ -115,6 +115,12 @@ def test_one_who_knows_the_future_scores_perfectly(share):
     }  # fmt: skip
 
 
+def test_battles_of_two_steps_are_scored():
+    fought = simulate(replace(WORLD, num_steps=2, clip=2), "1s2z", 2, seed=0)
+    found = scores(TrivialPredictors(WORLD.grid, fought).by_name, fought, WORLD.grid)
+    assert found["last seen"] == found["nobody moves"]
+
+
 @pytest.mark.parametrize(("share", "number"), [(1.0, 5), (0.6, 3), (0.2, 1), (0.01, 1)])
 def test_silent_agents_are_silent_throughout_and_are_queried(share, number):
     whole = observations(simulate(SHORT, "5z", 40, seed=0), WORLD.grid)

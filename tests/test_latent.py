@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from conftest import COORDINATES, VALUE_SHAPE, make_s2rm, some_views
 from s2rm import Episode, Views, load
 from s2rm.export import StreamingStep
+from s2rm.likelihoods import Mean
 from s2rm.nn.latent import Answered, Beliefs, divergence, moments
 from s2rm.runs import Run
 from s2rm.sensors import Fit
@@ -88,9 +90,9 @@ def test_nothing_measured_costs_nothing():
 
 def test_the_divergence_is_that_of_torch_and_steps_without_views_are_free():
     prior, posterior = torch.randn(2, 3, 5, 14, dtype=torch.float64).unbind(0)
-    seen = torch.tensor([True, False, True])
+    seen = torch.tensor([True, False, True])[:, None]
     got = divergence([Beliefs(prior, posterior, seen)] * 2, 0.0)
-    wanted = kl_divergence(Normal(*moments(posterior)), Normal(*moments(prior)))[seen].sum()
+    wanted = kl_divergence(Normal(*moments(posterior)), Normal(*moments(prior)))[seen[:, 0]].sum()
     torch.testing.assert_close(got, 2 * wanted)
     torch.testing.assert_close(divergence([Beliefs(prior, prior, seen)], 0.7).item(), 0.7 * 2 * 5)
 
@@ -103,9 +105,21 @@ def test_a_step_without_views_takes_the_prior():
         model.observe(views)
     assert len(beliefs) == views.num_steps
     for step, made in enumerate(beliefs):
-        assert torch.equal(made.seen, views.mask[:, step].any(-1))
+        assert torch.equal(made.seen[:, 0], views.mask[:, step].any(-1))
         same = (made.prior == made.posterior).flatten(1).all(1)
-        assert torch.equal(same, ~made.seen)
+        assert torch.equal(same, ~made.seen[:, 0])
+
+
+def test_the_divergence_of_bfloat16_is_summed_in_full_and_that_of_modules_which_are_there():
+    beliefs = [Beliefs(*torch.randn(2, 3, 5, 14).bfloat16().unbind(0), torch.ones(3, 1, dtype=torch.bool))] * 2
+    assert divergence(beliefs, 0.0).dtype == Mean.where(beliefs[0].seen, beliefs[0].prior[..., 0]).total.dtype
+    assert divergence(beliefs, 0.0).dtype == torch.float32
+    model, views = make().double().eval(), some_views()
+    present = torch.arange(model.num_modules) != 1
+    with model.masked(present):
+        masked = model.loss_terms(Episode(views))
+    removed = model.without_modules(1).loss_terms(Episode(views))
+    torch.testing.assert_close(masked["kl"].value, removed["kl"].value)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -193,6 +207,8 @@ def test_options_and_what_is_refused():
             Settings(**wrong).check(world)
     with pytest.raises(ValueError, match="train: blind_steps teach latent variables by targets that are views"):
         Settings(latent_size=8, blind_steps=0.5).check(skirmish.preset("tiny"))
+    with pytest.raises(ValueError, match="train: blind_steps teach latent variables .*, got points"):
+        Settings(latent_size=8, blind_steps=0.5).check(SimpleNamespace(kind="points", model_arguments=dict))
     Settings(latent_size=8, blind_steps=0.5).check(world)
     assert Settings("s2gru", latent_size=8).build(world).latents is not None
     assert Settings("s2gru").build(world).latents is None

@@ -699,6 +699,7 @@ def test_a_copied_module_stands_at_its_new_place(cell):
     larger = model.with_module_copied(1, position)
     assert larger.num_modules == larger.arguments["num_modules"] == 4
     assert larger.enclaves(position[None])[3, 0].item() == pytest.approx(1)
+    assert torch.equal(larger.enclaves(position), larger.enclaves(position[None])[:, 0])
     for name, parameter in larger.cell.named_parameters():
         assert torch.equal(parameter[3], model.cell.get_parameter(name)[1])
         assert torch.equal(parameter[:3], model.cell.get_parameter(name))

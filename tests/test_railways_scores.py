@@ -1,5 +1,6 @@
 """Scores one step ahead, on episodes written by hand with views of one cell, and the report."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -162,3 +163,16 @@ def test_models_are_scored_and_reported_beside_trivial_predictors(railways, tmp_
     ):  # fmt: skip
         assert part in page
     assert len(re.findall('src="data:image/png', page)) == page.count("<figcaption>") == 5
+
+
+def test_what_is_nowhere_and_predicted_nowhere_has_no_f1():
+    def alone(part):
+        truth = part.targets.values[:, 1:].clone()
+        others = torch.ones(truth.shape[-2:], dtype=torch.bool)
+        others[truth.shape[-2] // 2, truth.shape[-1] // 2] = False
+        part.targets.values[..., others] = 0
+        probability = part.targets.values[:, 1:].clamp(0.1, 0.9)
+        return Forecast(probability, probability > 0.5)
+
+    found = one_step_scores(alone, [copy.deepcopy(PART)])
+    assert "f1_other_trains" not in found

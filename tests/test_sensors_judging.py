@@ -1,11 +1,15 @@
 """Forecasts are judged on what nobody showed them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import judge, lead_time, split
 from s2rm.sensors.predictors import Persistence
+from s2rm.sensors.reports import Reports, last_places
+from s2rm.sensors.settings import Columns
 
 
 class Knows:
@@ -82,3 +86,35 @@ def test_a_split_withholds_the_last_steps_and_some_of_the_stations_that_report()
 )
 def test_lead_times_in_words(steps, length, expected):
     assert lead_time(steps, np.timedelta64(*length)) == expected
+
+
+def heights(of_the_second):
+    """Two sensors on a mast, and one beside; the second's covariate at each of four steps."""
+    columns = Columns("time", ("x", "y"), ("v",), "sensor", ("height",), step="1h")
+    step, sensor = np.repeat(np.arange(4), 3), np.tile(np.arange(3), 4)
+    covariates = np.stack([np.full(4, 10.0), of_the_second, np.full(4, 5.0)], 1).reshape(-1, 1).astype(np.float32)
+    return Reports(
+        columns, np.datetime64("2020-01-01"), 4, ("low", "high", "beside"), step, sensor,
+        np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])[sensor], covariates.copy(), covariates,
+    )  # fmt: skip
+
+
+class Reads:
+    """Forecasts the covariate that it is asked with."""
+
+    def predict(self, shown, origin, positions, covariates, sensors, leads):
+        return np.repeat(covariates[None], len(leads), 0), np.ones((len(leads), *covariates.shape))
+
+
+def test_withheld_sensors_of_a_mast_are_asked_for_one_by_one():
+    rows = judge({"reads": Reads()}, heights(np.full(4, 80.0)), [1], (1, 2), [True, True, False], silent=0.0)
+    assert [row["mae"] for row in rows if row["sensors"] == "held out"] == [0, 0]
+
+
+def test_covariates_are_those_that_a_forecast_knows():
+    reports = heights(np.array([20.0, 30.0, 40.0, 50.0]))
+    rows = judge({"reads": Reads()}, reports, [1], (1, 2), [True, False, False], silent=0.0)
+    assert [(row["lead"], row["mae"]) for row in rows if row["sensors"] == "seen"] == [(1, 5), (2, 10)]
+    changed = replace(reports, covariates=np.where(reports.step[:, None] > 1, np.nan, reports.covariates))
+    places = last_places(reports.between(0, 1), changed)
+    assert places.covariates.ravel().tolist() == [10, 20, 5] * 4

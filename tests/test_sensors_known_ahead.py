@@ -20,6 +20,7 @@ from s2rm.cli.sensors import _settings, forecast
 from s2rm.files import read_safetensors
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, judge, read_reports, stations, to_frame
 from s2rm.sensors.candidates import upstream
+from s2rm.sensors.checks import check_known_ahead
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
 from s2rm.sensors.reports import on_sphere
@@ -145,6 +146,53 @@ def test_a_newer_forecast_of_what_is_known_ahead_takes_the_place_of_the_older():
     np.testing.assert_array_equal(joined.values[2:, :, 0], [[1, 1, 1, np.nan]] * 4)
     np.testing.assert_array_equal(joined.values[:2, :, 0], [[1, 7, 7, 7]] * 2, "one is silent, another new")
     np.testing.assert_array_equal(joined.since(joined.start + 3 * HOUR).positions[:, 0], [0, 1, 2])
+
+
+def rows_of(winds):
+    """A table of three stations, with the winds `(T, 3)` that are known there, NaN where there is no row."""
+    step, sensor = np.nonzero(~np.isnan(winds))
+    times = pandas.date_range("2000-01-01", periods=len(winds), freq="h", tz="UTC")[step]
+    return pandas.DataFrame({
+        "time": times, "id": np.array(["a", "b", "c"])[sensor], "x": 10.0 * sensor, "y": 0.0,
+        "v": np.sin(step + sensor), "wind": winds[step, sensor],
+    })  # fmt: skip
+
+
+WINDS = Columns("time", ("x", "y"), ("v",), "id", ahead=("wind",), step="1h")
+
+
+def test_what_is_the_same_everywhere_stands_for_all_but_not_what_is_known_at_one_place_at_a_time():
+    alike = np.repeat(np.arange(12.0)[:, None], 3, 1)
+    stands = read_reports(rows_of(alike), WINDS).ahead
+    assert stands.values[:, 0, 0].tolist() == [*range(12)]
+    assert np.isnan(stands.positions).all()
+    turns = np.where(np.arange(12)[:, None] % 3 == np.arange(3), 10.0 * np.arange(3), np.nan)
+    in_turn = read_reports(rows_of(turns), WINDS).ahead
+    assert [np.unique(of[~np.isnan(of)]).tolist() for of in in_turn.values[..., 0].T] == [[0], [10], [20]]
+    # A new part in which all are alike does not take the places away.
+    apart = read_reports(rows_of(alike + np.arange(3)), WINDS).ahead
+    later = replace(stands, start=stands.start + 6 * HOUR)
+    both = apart.updated(later)
+    np.testing.assert_array_equal(both.positions, apart.positions)
+    np.testing.assert_array_equal(both.values[8, :, 0], [2, 2, 2])
+    other = later.updated(apart)
+    np.testing.assert_array_equal(other.values[0, :, 0], [0, 1, 2])
+    np.testing.assert_array_equal(other.values[-1, :, 0], [11, 11, 11])
+
+
+def test_what_is_known_ahead_that_ends_early_at_some_places_is_named(recwarn):
+    winds = np.arange(36.0).reshape(12, 3)
+    winds[9:, 1:] = np.nan
+    reports = read_reports(rows_of(winds), WINDS)
+    places = stations(reports)
+    check_known_ahead(reports.between(0, 9), WINDS, 2, 0, places)
+    (said,) = recwarn
+    assert "wind known ahead ends before 2000-01-01T10:00:00 at 2 of 3 places, where average conditions" in str(
+        said.message
+    )
+    recwarn.clear()
+    check_known_ahead(reports.between(0, 8), WINDS, 1, 0, places)
+    assert not len(recwarn)
 
 
 def test_from_a_grid_linear_in_space_and_time():

@@ -131,8 +131,9 @@ def test_names_that_are_plain_have_a_standard_name(name, standard_name, units):
 
 
 @pytest.mark.parametrize(
-    "name", ["temp", "temp_C", "air_temp", "speed_ms", "wind_speed", "wave_height_m", "level", "gust", "pm10"]
-)
+    "name", ["temp", "temp_C", "air_temp", "speed_ms", "wind_speed", "wave_height_m", "level", "gust", "pm10",
+             "dewpoint_depression_C", "air_temp_anomaly_K", "air_temp_bias_C", "dairy_temp_C"]
+)  # fmt: skip
 def test_names_that_are_not_plain_have_none(name):
     assert named_in_cf(name) == {}
 

@@ -489,9 +489,10 @@ def test_room_on_a_full_disk_is_an_error_at_once(store, monkeypatch):
 def test_rain_in_a_store_and_what_is_known_ahead_beside_it(tmp_path):
     frame = table().assign(rain=lambda rows: np.where(rows.index % 3, 0.0, rows.index / 7))
     columns = replace(COLUMNS, values=("temp", "rain"), circular=())
-    pack([frame], columns, tmp_path / "store")
+    packed = pack([frame], columns, tmp_path / "store")
     stored, memory = read_reports(tmp_path / "store", columns), read_reports(frame, columns)
     check_equal(stored, memory)
+    assert packed.columns == stored.columns
     assert stored.columns.nonnegative == ("rain",), "found from memory and from a store"
     several = replace(columns, step="6h")  # in which it hardly ever is 0
     pack([frame], several, tmp_path / "several")

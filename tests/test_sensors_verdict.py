@@ -194,3 +194,11 @@ def test_series_are_of_sensors_that_report_then():
     quiet = quiet.where((quiet.sensor != 2) | (quiet.step < 12))
     assert with_truth(quiet, np.ones(3, bool), range(10, 15), 0) == ["station 0", "station 2"]
     assert with_truth(quiet, np.arange(3) == 1, range(10, 15), 0) == []
+
+
+@pytest.mark.parametrize(("mistaken", "said"), [(0.0, "+0.0"), (0.001, "–")])
+def test_where_no_simple_predictor_errs_there_is_no_gain(mistaken, said):
+    rows = [row("S2GRU", 1, [mistaken] * 8), *(row(name, 1, [0.0] * 8) for name in BASELINES)]
+    gain = compare(rows, "S2GRU", "heat", "seen", [1])
+    assert percent(gain.gain, "+") == said
+    assert gain.sign == 0

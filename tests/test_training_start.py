@@ -28,10 +28,10 @@ def sizes(model, episode):
     return found
 
 
-@pytest.mark.parametrize("codec", ["mlp", "polar", "cnn"])
+@pytest.mark.parametrize("codec", ["mlp", "polar", "cnn", "strided"])
 @pytest.mark.parametrize("name", ["s2gru", "lstm"])
 def test_every_layer_starts_with_unit_variance(name, codec):
-    shape = (3, 5, 7)
+    shape = (3, 24, 32) if codec == "strided" else (3, 5, 7)
     model = MODELS[name](value_shape=shape, codec=codec).double()
     episode = Episode(some_views(value_shape=shape))
     before = sizes(model, episode)
