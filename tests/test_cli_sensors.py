@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from s2rm.cli import main
+from s2rm.cli.sensors import places_of
+from s2rm.sensors.checks import check_learnable, check_places
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.plots import forecasts_in_time, sheet
+from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.settings import Columns
 from s2rm.sensors.tables import read_reports, to_frame
 from s2rm.sensors.verdicts import verdict
 
@@ -162,6 +166,36 @@ def test_a_forecast_for_the_places_in_a_file(fitted, tmp_path):
     made = pandas.read_csv(tmp_path / "f.csv", dtype={"sensor": str})
     assert made.sensor.unique().tolist() == ["007", "012"], "names as written"
     assert made.x.unique().tolist() == [10, 50]
+
+
+def test_what_a_table_of_places_leaves_out_of_a_station_is_that_of_the_reports(tmp_path):
+    frame = pandas.DataFrame({
+        "time": np.repeat(pandas.date_range("2020-01-01", periods=4, freq="h", tz="UTC"), 2),
+        "id": ["a", "b"] * 4, "x": [0.0, 1.0] * 4, "y": 0.0, "v": np.arange(8.0), "altitude": [100.0, 300.0] * 4,
+    })  # fmt: skip
+    columns = Columns("time", ("x", "y"), ("v",), "id", ("altitude",))
+    reports = read_reports(frame, columns)
+    (tmp_path / "named.csv").write_text("id,x,y\nb,1,0\nnew,1,1\n")
+    places = places_of(str(tmp_path / "named.csv"), reports)
+    np.testing.assert_array_equal(places.covariates, [[300], [np.nan]])
+    (tmp_path / "unnamed.csv").write_text("x,y\n1,0\n")
+    with pytest.warns(UserWarning, match="found no column 'altitude' in .*, so that it is unknown at these places"):
+        assert np.isnan(places_of(str(tmp_path / "unnamed.csv"), reports).covariates).all()
+    with pytest.warns(UserWarning, match="'altitude' is not known at any of the places; give it with the places"):
+        check_places(places._replace(covariates=np.full((2, 1), np.nan)), columns, Scaling.of(reports))
+
+
+def test_covariates_that_change_in_time_are_named(recwarn):
+    reports = FieldWorld(num_stations=8, num_movers=2, num_steps=150).reports()
+    columns = replace(reports.columns, covariates=("height",))
+    for changing, number in ((reports.step, 1), (reports.sensor, 0)):
+        made = replace(reports, columns=columns, covariates=changing.astype(np.float32)[:, None])
+        check_learnable(made, made)
+        assert (
+            len([str(one.message) for one in recwarn if "changes in time at 8 of 8 sensors" in str(one.message)])
+            == number
+        )
+        recwarn.clear()
 
 
 def refused(capsys, *arguments):

@@ -18,7 +18,7 @@ from s2rm.sensors.settings import Fit
 from s2rm.sensors.times import steps_a_cycle
 from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, silent, tuned
 from s2rm.sensors.weights import JITTER, kriging, plane
-from s2rm.sensors.windows import Windows
+from s2rm.sensors.windows import UNKNOWN, Windows
 
 WAYS = Ways((1e-4,), (0.0,), (1.0,), (0.0,), (False,))
 LINE = Columns("time", ("x", "y"), ("warmth",), "station")
@@ -85,6 +85,36 @@ def test_what_is_not_known_is_not_used():
     assert silent["climatology"] == 7
     assert sum(not np.isnan(value) for value in silent.values()) == 1
     assert more.nearest.isinf().all()
+
+
+@pytest.mark.parametrize("cut", [11, 6])
+def test_a_sensor_that_a_fit_silences_tells_no_more_than_a_silent_one(cut):
+    """What is usual of it is that of the same cycles, here of both that there are."""
+    reports = on_a_line(np.arange(28.0).reshape(14, 2) ** 1.5, [0.0, 1.0])
+    for lead in (1, 3):
+        silenced, _ = candidates(reports, 0, 13, lead, cycle=4, cycles=4, known=[cut, 13])
+        silent = reports.where((reports.sensor == 1) | (reports.step <= cut))
+        assert silenced == pytest.approx(candidates(silent, 0, 13, lead, cycle=4, cycles=4)[0], rel=1e-4, nan_ok=True)
+        neighbour, _ = candidates(reports, 1, 13, lead, cycle=4, cycles=4, known=[cut, 13])
+        wanted, _ = candidates(silent, 1, 13, lead, cycle=4, cycles=4)
+        assert neighbour == pytest.approx(wanted, rel=1e-4, nan_ok=True)
+
+
+def test_in_training_some_places_have_unknown_covariates():
+    reports = lasting_and_passing()
+    altitude = np.linspace(1, 2, 12, dtype=np.float32)[reports.sensor, None]
+    reports = replace(reports, covariates=altitude, columns=replace(reports.columns, covariates=("altitude",)))
+    scaling = Scaling.of(reports)
+    windows = Windows(reports, scaling, first_guess(reports, scaling, 12, 6), 13, 6)
+    origin, generator = torch.arange(30, 60)[None], torch.Generator().manual_seed(0)
+    noise, cut = (torch.zeros(12, 2), torch.zeros(12, 1)), torch.full((1, 12), 40)
+    cut[0, :6] = -1
+    asked, *_ = windows.asked(origin, cut, 50, noise, generator)
+    unknown, own = asked.covariates.isnan()[..., 0], asked.sensor >= 6
+    assert not unknown[own].any()
+    assert unknown[~own].float().mean().item() == pytest.approx(UNKNOWN, abs=0.04)
+    judged, *_ = windows.asked(origin, cut, 50, None, generator)
+    assert not judged.covariates.isnan().any()
 
 
 def test_a_silent_sensor_follows_its_neighbours():

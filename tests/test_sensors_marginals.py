@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import ndtr, ndtri
 
-from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, judge, read_reports, stations, to_frame
+from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Reports, judge, read_reports, stations, to_frame
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.guess import Cases, FirstGuess
@@ -128,6 +128,16 @@ def test_fractions_stay_fractions(values):
     assert (np.diff(made) >= 0).all()
     assert np.isfinite(marginal.score(np.array([0, 0.5, 1.0]))).all()
     assert json.dumps([*marginal.values, *marginal.scores], allow_nan=False)
+
+
+def test_values_that_are_only_zero_and_one_have_a_width():
+    step, sensor = (part.ravel() for part in np.indices((40, 2)))
+    columns = Columns("time", ("x", "y"), ("open",), "sensor", fractions=("open",), step="1h")
+    reports = Reports(
+        columns, np.datetime64("2020-01-01"), 40, ("a", "b"), step, sensor, np.eye(2)[sensor],
+        ((step + sensor) % 2).astype(np.float32)[:, None], np.zeros((80, 0), np.float32),
+    )  # fmt: skip
+    assert Scaling.of(reports).width == (1,)
 
 
 def test_a_guess_is_scored_in_the_values_own_units():
