@@ -175,7 +175,7 @@ def test_what_a_table_of_places_leaves_out_of_a_station_is_that_of_the_reports(t
     })  # fmt: skip
     columns = Columns("time", ("x", "y"), ("v",), "id", ("altitude",))
     reports = read_reports(frame, columns)
-    (tmp_path / "named.csv").write_text("id,x,y\nb,1,0\nnew,1,1\n")
+    (tmp_path / "named.csv").write_text("id,x,y\nb,1,0\nnew,0.5,0\n")
     places = places_of(str(tmp_path / "named.csv"), reports)
     np.testing.assert_array_equal(places.covariates, [[300], [np.nan]])
     (tmp_path / "unnamed.csv").write_text("x,y\n1,0\n")
