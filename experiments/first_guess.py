@@ -31,7 +31,9 @@ NAME = "first guess"
 class Guess:
     """What to run."""
 
-    data: tuple[Literal["molene", "ndbc", "argo", "traffic", "field"], ...] = ("molene", "ndbc", "argo", "traffic")
+    data: tuple[Literal["molene", "ndbc", "argo", "traffic", "field"], ...] = (
+        "molene", "ndbc", "argo", "traffic", "field",
+    )  # fmt: skip
     """which tables; traffic and field are synthetic and need no files"""
     folder: Path = Path("../shared/data")
     """folder of the data sets"""
