@@ -90,7 +90,7 @@ def case_of(forecaster: Forecaster, reports: Reports, withheld: Bool[NDArray, " 
     names = tuple(reports.sensors[index] for index in sensor)
     known = reports.of(~withheld)
     there = last_places(known.between(0, origin + 1), asked)
-    places = Places(there[first], asked.covariates[first], names)
+    places = Places(there.positions[first], there.covariates[first], names)
     mean, stddev = (part[0] for part in forecaster.forecast(known, places, [origin]))
     drawn = forecaster.scenarios(known, places, [origin], num=num)[0] if num else mean[None]
     truth = np.full(mean.shape, np.nan)

@@ -405,7 +405,7 @@ def test_skirmishes_are_trained_on_scored_and_drawn(run, tmp_path):
     assert [run["label"] for run in result["runs"]] == ["S2GRU", "LSTM"]
     assert {"command", "commit", "hardware"} <= result.keys()
     rows = [tuple(row[key] for key in ("predictor", "scenario", "reporting", "seed")) for row in result["rows"]]
-    assert len(rows) == len(set(rows)) == 4 * (2 + 5)
+    assert len(rows) == len(set(rows)) == 4 * (2 + 2 * 5)
     assert {row[0] for row in rows} == {"S2GRU", "LSTM", "nobody moves", "last seen"}
     for name in ("from-above", "reporting"):
         assert is_png(tmp_path / f"skirmish-{name}.png")

@@ -251,9 +251,9 @@ def test_scores_are_those_of_the_quantiles(forecaster, reports):
     for name, predictor in {"mine": forecaster, **baselines}.items():
         errors = []
         for truth, shown, origin in ((asked, known, 60), (later, known_later, 100)):
-            made = predictor.quantiles(
-                shown, origin, last_places(shown, truth), truth.covariates, truth.sensor, [1], shares=LEVELS
-            )[:, 0, :, 0]
+            made = predictor.quantiles(shown, origin, *last_places(shown, truth)[:2], truth.sensor, [1], shares=LEVELS)[
+                :, 0, :, 0
+            ]
             assert made.min() >= 0
             assert (np.diff(made, axis=0) >= -1e-9).all()
             y, within = truth.values[:, 0], np.abs(made[:, None] - made).mean((0, 1)) / 2

@@ -256,7 +256,7 @@ def test_a_place_is_a_sensors_by_its_name_or_where_that_last_reported(fitted):
 def test_a_station_that_is_asked_for_elsewhere_has_no_last_observation(fitted):
     made, _ = fitted
     reports = river()
-    asked = Places(stations(reports).positions, np.full((3, 1), np.nan, np.float32), ("g1", "g0", "g2"))
+    asked = stations(reports)._replace(names=("g1", "g0", "g2"))
     with pytest.warns(UserWarning, match="2 places, first 'g1', are far"):
         table = made.table(reports, asked, horizon=1)
     assert table.last_observation.isna().tolist() == [True, True, False]

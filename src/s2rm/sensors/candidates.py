@@ -171,6 +171,8 @@ def _carried(
     values = []
     for channel in range(row.shape[-1]):
         chosen, _, known, away = _neighbours(ways.fading, when[..., channel], places, came.flatten(2, 3), distance)
+        # Of reports that are carried many lie close together, of which few are enough.
+        chosen, known, away = chosen[..., :NEAREST], known[..., :NEAREST], away[..., :NEAREST, :]
         weight, _ = kriging(away, known, ways.reach[channel], ways.nugget[channel], ways.smooth[channel])
         last = history.rows.channels[row[..., channel].clamp(min=0), channel]
         value = torch.where(known, _gathered(last[..., None], chosen)[..., 0], 0.0)

@@ -28,7 +28,7 @@ AGEING = tuple(1 / (12 * 4**power) for power in range(7))
 TILT = (0.0, 1.0, 10.0)
 """the choices for how freely the plane through the nearest reports may tilt; 0 is level, their mean"""
 ROUGH = tuple((reach, nugget, False) for reach, nugget in product((1 / 16, 1 / 4, 1.0), (0.01, 0.1, 0.5)))
-SMOOTH = tuple((*pair, True) for pair in ((1 / 16, 0.1), (1 / 4, 0.1), (1 / 4, 0.01), (1.0, 0.01)))
+SMOOTH = tuple((*pair, True) for pair in ((1 / 4, 0.1), (1 / 4, 0.01), (1.0, 0.01)))
 """the choices for the covariance of kriging: reach, as a share of the extent, nugget, and whether it is smooth"""
 CARRIES, FINER = torch.logspace(-6, 0.5, 14, 2).tolist(), torch.linspace(0.75, 1.33, 8).tolist()
 """the choices for how far the flow moves in a horizon, as shares of the extent, and around the best of them"""

@@ -65,6 +65,8 @@ def kriging(
         there: which of the K values there are; the others weigh 0. Without any, the variance is $2 + \nu$.
         reach, nugget, smooth: of the covariance.
     """
+    # In single precision, runtimes of an export would differ in the fifth digit where all places are alike.
+    dtype, away = away.dtype, away.double()
     both = there[..., None] & there[..., None, :]
     within = torch.cdist(away, away, compute_mode="donot_use_mm_for_euclid_dist")
     same = torch.eye(away.shape[-2], dtype=away.dtype)
@@ -77,4 +79,5 @@ def kriging(
     shift = (1 - known.sum(-1)) / ones.sum(-1).clamp(min=1e-9)
     shift = torch.where(there.any(-1), shift, 1.0)
     weight = torch.where(there, known + shift[..., None] * ones, 0.0)
-    return weight, (1 + nugget - (weight * towards).sum(-1) + shift).clamp(min=1e-3)
+    variance = (1 + nugget - (weight * towards).sum(-1) + shift).clamp(min=1e-3)
+    return weight.to(dtype), variance.to(dtype)
