@@ -31,9 +31,7 @@ NAME = "first guess"
 class Guess:
     """What to run."""
 
-    data: tuple[Literal["molene", "ndbc", "argo", "traffic", "field"], ...] = (
-        "molene", "ndbc", "argo", "traffic", "field",
-    )  # fmt: skip
+    data: tuple[Literal["molene", "ndbc", "argo", "traffic", "field"], ...] = ("molene", "ndbc", "argo", "traffic")
     """which tables; traffic and field are synthetic and need no files"""
     folder: Path = Path("../shared/data")
     """folder of the data sets"""
