@@ -265,6 +265,20 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
     assert trivial(S2GRU=[(0.3, 0.35)])[1].startswith("it is not above last seen on unit-type macro F1 (-0.05")
     assert trivial(S2GRU=[(0.5, 0.6), (0.3, 0.35)])[0] == "not decided", "one seed is below"
 
+    def seeds(*ours, rule="above", **arguments):
+        """Each seed has a world of its own, in which the simple predictors are at 0.5 and at 0.3."""
+        result = page.read("", fought(S2GRU=[(one, one) for one in ours], last_seen=[(0.5, 0.5), (0.3, 0.3)]))
+        return claims.decide({"rule": rule, "arguments": {"others": ["last seen"], **arguments}}, result)
+
+    assert seeds(0.6, 0.4, scenario="5s3z")[0] == "holds", "above in each world, though not above the other one's"
+    assert seeds(0.45, 0.6, scenario="5s3z")[0] == "not decided"
+    several = {"rule": "above_everywhere", "scenarios": ["1s2z", "5s3z"], "reporting": 1.0}
+    assert seeds(0.6, 0.4, **several)[0] == "holds"
+    verdict, because = seeds(0.2, 0.4, **several)
+    assert verdict == "does not hold"
+    assert because.count("it is not above last seen") == 2
+    assert seeds(0.6, 0.4, **{**several, "reporting": 0.4})[0] == "not decided", "not scored"
+
     def baselines(**scores):
         return decided("above", scores, scenario="1s2z", others=claims.RECURRENT)
 
