@@ -166,6 +166,9 @@ def test_what_is_the_same_everywhere_stands_for_all_but_not_what_is_known_at_one
     stands = read_reports(rows_of(alike), WINDS).ahead
     assert stands.values[:, 0, 0].tolist() == [*range(12)]
     assert np.isnan(stands.positions).all()
+    again = read_reports(to_frame(read_reports(rows_of(alike), WINDS)), WINDS).ahead
+    np.testing.assert_array_equal(again.values, stands.values)
+    np.testing.assert_array_equal(again.positions, stands.positions)
     turns = np.where(np.arange(12)[:, None] % 3 == np.arange(3), 10.0 * np.arange(3), np.nan)
     in_turn = read_reports(rows_of(turns), WINDS).ahead
     assert [np.unique(of[~np.isnan(of)]).tolist() for of in in_turn.values[..., 0].T] == [[0], [10], [20]]

@@ -114,6 +114,8 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
     at = few.times(columns.time) // length
     placed = columns.position[0] in few.frame
     positions = np.round(few.numbers(columns.position), 6) if placed else np.zeros((len(at), len(columns.position)))
+    if np.isnan(positions).all():  # rows without a place hold everywhere
+        placed, positions = False, np.zeros_like(positions)
     if not placed:
         _expect_one_each(few, columns, quantities)
     for name, column in zip(columns.position, positions.T, strict=True):
