@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 
@@ -84,6 +85,13 @@ def test_torchrun_starts_the_processes(alone, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 0: ") == 1
     assert_same(Run.open(tmp_path / "run"), alone)
+
+
+def test_a_process_does_not_wait_for_the_first_to_write_the_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr("s2rm.runs.fit", lambda *_, **__: {})
+    Run.create(tmp_path / "run", SETTINGS, world=WORLD).train(progress=False)
+    assert not (tmp_path / "run").exists(), "the first process alone writes"
 
 
 def test_every_kind_of_model_trains_in_two_processes(tmp_path):

@@ -27,6 +27,7 @@ from s2rm.tasks.worlds import Drawn, Progress, World, blinded
 from s2rm.training import LAST, MODEL, Diverged, Machines, batches, fit, history, provenance
 from s2rm.training.checkpoints import resumable
 from s2rm.training.records import Summary
+from s2rm.training.settings import is_first_process
 
 FORMAT = 3
 """2: baselines normalise the summed representation by default; 3: S2RMs have a number of modules"""
@@ -147,7 +148,7 @@ class Run:
         Raises:
             ValueError: as `fit`; or another process is training this run.
         """
-        if getattr(rank_zero_only, "rank", 0):  # the first process has the lock
+        if not is_first_process():  # the first has the lock
             return self._train(resume, progress, machines)
         with only_writer(self.folder, "train"):
             return self._train(resume, progress, machines)
@@ -170,7 +171,7 @@ class Run:
         about = {"parameters": model.num_parameters, "seed": seed, **origin}
         if resume:
             resumable(folder, model, training)
-        kept = read_json(folder / CONFIG)
+        kept = read_json(folder / CONFIG) if is_first_process() else None  # others may be here before it is written
         self._write_config()  # after all refusals, of which nothing is left
         try:
             ended = fit(model, *loaders, folder, training, machines=machines, resume=resume, progress=progress)
