@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from s2rm import WorldModel
 from s2rm.likelihoods import parts
 from s2rm.settings import Settings
-from s2rm.tasks.battles import report
+from s2rm.tasks.battles import polar, report
 from s2rm.tasks.battles.polar import (
     NUM_TYPES,
     STATE,
@@ -19,16 +20,17 @@ from s2rm.tasks.battles.polar import (
     draw,
     markers_and_types,
     observations,
+    reporting,
     unit_channels,
 )
 from s2rm.tasks.battles.scores import (
+    AGES,
     REPORTING,
     VALIDATION,
     Forecast,
     TrivialPredictors,
     episodes,
     model_predictor,
-    reporting,
     scores,
     trivial_predictors,
 )
@@ -150,8 +152,29 @@ def test_who_reports_depends_on_the_seed_alone():
     assert [len(mask) for mask in first[::2]] == [10, 3]
 
 
+def counted_by_age(friendly, kind, group, truth) -> list[torch.Tensor]:
+    """Tables of frequencies, counted pixel by pixel, with one sighting of each age from those of all."""
+    tables = []
+    for drawn, true, size in zip((friendly, kind), markers_and_types(truth), (2, NUM_TYPES), strict=True):
+        counts = torch.zeros(2, len(AGES) + 1, size, size)
+        for image in range(len(drawn)):
+            for row, column in product(*map(range, drawn.shape[1:])):
+                at = image, row, column
+                counts[int((row, column) != (0, 0)), group[at], drawn[at], true[at]] += 1
+        tables.append(counts)
+    return [shrunk(counts) for counts in tables]
+
+
+def shrunk(counts: torch.Tensor) -> torch.Tensor:
+    whole = counts.sum(1)
+    overall = whole.sum(1, keepdim=True).expand_as(whole)
+    whole = torch.where(whole.sum(-1, keepdim=True) > 0, whole, overall)
+    counts = counts + (whole / whole.sum(-1, keepdim=True).clamp(min=1))[:, None]
+    return counts / counts.sum(-1, keepdim=True).clamp(min=1e-9)
+
+
 def in_loops(fought: Trajectories, episode, memory: bool) -> tuple[torch.Tensor, ...]:
-    """Markers, types and stats of units as they were last seen, unit by unit and image by image."""
+    """Markers, types and stats of units as they were last seen, and how long ago, unit by unit and image by image."""
     images, slots, channels = [], agents(fought), unit_channels(fought)[..., :STATE]
     for battle in range(len(fought)):
         last: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -168,18 +191,19 @@ def in_loops(fought: Trajectories, episode, memory: bool) -> tuple[torch.Tensor,
             last = {unit: seen for unit, seen in last.items() if memory and not looked_at(seen[0])}
             for unit, place in enumerate(fought.positions[battle, step]):
                 if fought.alive[battle, step, unit] and looked_at(place):
-                    last[unit] = place, channels[battle, step, unit]
+                    last[unit] = place, torch.cat([channels[battle, step, unit], torch.tensor([float(step)])])
             for slot, asks in enumerate(episode.targets.mask[battle, step + 1]):
                 if asks:
                     centre, asking = episode.targets.positions[battle, step + 1, slot], int(slots[battle, slot])
                     gaps = [place - centre if unit != asking else 0 * centre for unit, (place, _) in last.items()]
                     offsets = torch.stack(gaps) if gaps else torch.zeros(0, 2)
-                    looks = torch.stack([look for _, look in last.values()]) if gaps else torch.zeros(0, STATE)
+                    looks = torch.stack([look for _, look in last.values()]) if gaps else torch.zeros(0, STATE + 1)
+                    looks[:, -1] = step - looks[:, -1]
                     images.append(draw(WORLD.grid, offsets, torch.ones(len(gaps), dtype=torch.bool), looks))
     drawn = torch.stack(images)
-    friendly, kind = markers_and_types(drawn)
+    friendly, kind = markers_and_types(drawn[:, :STATE])
     friendly[:, 0, 0] = 1
-    return friendly, kind, parts(drawn)[2]
+    return friendly, kind, parts(drawn[:, :STATE])[2], drawn[:, STATE]
 
 
 @pytest.mark.parametrize("memory", [False, True])
@@ -187,7 +211,7 @@ def test_trivial_predictors_are_those_of_plain_loops(trivial, memory):
     fought = crowded()
     episode = reporting(observations(fought, WORLD.grid), 0.4, torch.Generator().manual_seed(0))
     forecast = trivial.predict(fought, episode, memory)
-    friendly, kind, stats = in_loops(fought, episode, memory)
+    friendly, kind, stats, _ = in_loops(fought, episode, memory)
     assert torch.equal(forecast.is_friendly.long(), friendly)
     unknown = kind[:, 0, 0] == 0
     assert unknown.any(), "nobody saw some of the queried agents"
@@ -196,6 +220,43 @@ def test_trivial_predictors_are_those_of_plain_loops(trivial, memory):
     assert torch.equal(forecast.kind, kind)
     assert torch.equal(forecast.stats, stats)
     torch.testing.assert_close(forecast.types.sum(1), torch.ones_like(forecast.friendly))
+
+
+def test_what_was_seen_is_as_probable_as_sightings_of_that_age_were_right(monkeypatch):
+    def some(episode, share=0.4, _=None):
+        return reporting(episode, share, torch.Generator().manual_seed(0))
+
+    monkeypatch.setattr(polar, "reporting", lambda episode, *_: some(episode))
+    train = crowded(8)
+    trivial, episode = TrivialPredictors(WORLD.grid, train), some(observations(train, WORLD.grid))
+    friendly, kind, stats, age = in_loops(train, episode, memory=True)
+    group = sum((age >= bound).long() for bound in AGES)
+    assert len(group[kind > 0].unique()) > 2
+    expected = counted_by_age(friendly, kind, group, truth_of(episode))
+    for table, counted in zip(trivial.by_age, expected, strict=True):
+        torch.testing.assert_close(table, counted)
+    forecast = trivial.predict_by_age(train, episode)
+    middle = torch.zeros_like(group, dtype=torch.bool)
+    middle[:, 0, 0] = True
+    markers, types = (table[(~middle).long(), group] for table in expected)
+    at = torch.meshgrid(*map(torch.arange, kind.shape), indexing="ij")
+    torch.testing.assert_close(forecast.friendly, markers[(*at, friendly)][..., 1])
+    torch.testing.assert_close(forecast.types.movedim(1, -1), types[(*at, kind)])
+    assert torch.equal(forecast.is_friendly, forecast.friendly > 0.5)
+    assert torch.equal(forecast.kind, forecast.types.argmax(1))
+    assert torch.equal(forecast.stats, stats)
+
+
+def test_old_sightings_are_believed_less():
+    world = replace(preset("tiny"), substeps=4, num_steps=40)
+    trivial = TrivialPredictors(world.grid, simulate(world, "1c3s5z", 24, seed=0))
+    there = 1 - trivial.by_age[1][1, :, ZEALOT, 0]
+    assert there[0] > there[1] > there[3] > 1 - trivial.by_age[1][1, 0, 0, 0]
+    for table in trivial.by_age:
+        torch.testing.assert_close(table.sum(-1), torch.ones(table.shape[:-1]))
+    found = scores(trivial.by_name, simulate(world, "1c3s5z", 12, seed=1), world.grid, 0.2)
+    for metric in ("unit_type_f1", "log_likelihood"):
+        assert found["last seen, by age"][metric] > found["last seen"][metric]
 
 
 @pytest.mark.parametrize("memory", [False, True])
@@ -275,13 +336,21 @@ def test_the_log_likelihood_is_minus_the_loss(name):
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_a_model_that_corrects_begins_at_what_was_last_seen(share):
+def test_a_model_that_corrects_begins_at_what_was_last_seen_by_age(share):
     model = Settings("s2gru", corrects=True).build(WORLD)
     trivial, fought = trivial_predictors(WORLD), simulate(SHORT, "1s2z", 4, seed=0)
-    predictors = {"one": model_predictor(model, trivial), "last seen": trivial.by_name["last seen"]}
+    predictors = {"one": model_predictor(model, trivial), "guess": trivial.by_name["last seen, by age"]}
     found = scores(predictors, fought, WORLD.grid, share)
-    assert found["one"]["log_likelihood"] == pytest.approx(found["last seen"]["log_likelihood"], rel=1e-4)
-    assert found["one"]["negative_mse"] == pytest.approx(found["last seen"]["negative_mse"])
+    assert found["one"]["log_likelihood"] == pytest.approx(found["guess"]["log_likelihood"], rel=1e-4)
+    assert found["one"]["negative_mse"] == pytest.approx(found["guess"]["negative_mse"])
+    assert found["one"]["friendly_f1"] == pytest.approx(found["guess"]["friendly_f1"], abs=1e-3)
+
+
+def test_in_training_agents_are_silent_throughout():
+    drawn = episodes(WORLD, "train", drop=0.8)[list(range(9)), 3]
+    there, shown = drawn.targets.mask, drawn.views.mask
+    assert there.any(1).sum() > shown.any(1).sum(), "some are silent"
+    assert torch.equal(shown, there & shown.any(1, keepdim=True)), "from the first to the last step"
 
 
 def test_the_context_of_training_is_what_was_last_seen():

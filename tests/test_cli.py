@@ -158,7 +158,7 @@ def test_the_skirmish_is_trained_on_scored_and_shown(tmp_path, capsys):
     rows = json.loads((run / "scores.json").read_text())["rows"]
     assert {(row["predictor"], row["scenario"], row["reporting"]) for row in rows} == {
         (name, scenario, share)
-        for name in ("S2GRU", "nobody moves", "last seen")
+        for name in ("S2GRU", "nobody moves", "last seen", "last seen, by age")
         for scenario, share in [*(("validation", share) for share in REPORTING), *product(SCENARIOS, (0.2, 1))]
     }
     assert "5s3z" in capsys.readouterr().err

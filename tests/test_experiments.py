@@ -405,10 +405,15 @@ def test_skirmishes_are_trained_on_scored_and_drawn(run, tmp_path):
     assert [run["label"] for run in result["runs"]] == ["S2GRU", "LSTM"]
     assert {"command", "commit", "hardware"} <= result.keys()
     rows = [tuple(row[key] for key in ("predictor", "scenario", "reporting", "seed")) for row in result["rows"]]
-    assert len(rows) == len(set(rows)) == 4 * (2 + 2 * 5)
-    assert {row[0] for row in rows} == {"S2GRU", "LSTM", "nobody moves", "last seen"}
+    assert len(rows) == len(set(rows)) == 5 * (2 + 2 * 5)
+    assert {row[0] for row in rows} == {"S2GRU", "LSTM", "nobody moves", "last seen", "last seen, by age"}
     for name in ("from-above", "reporting"):
         assert is_png(tmp_path / f"skirmish-{name}.png")
+    older = [row for row in result["rows"] if row["predictor"] != "last seen, by age"]
+    (tmp_path / "out.json").write_text(json.dumps({**result, "rows": older}))
+    run("skirmish.py", *options, "--models", "s2gru", "lstm")
+    again = json.loads((tmp_path / "out.json").read_text())
+    assert sorted(map(str, again["rows"])) == sorted(map(str, result["rows"])), "what an older result lacks is scored"
 
 
 def test_corrections_are_another_result(run, tmp_path):

@@ -246,7 +246,7 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
         return decided("loses_least", scores, metric="log_likelihood")
 
     assert least(S2GRU=[(0.8, 0.9), (0.7, 0.85)], RMC=[(0.5, 0.9)], LSTM=[(0.1, 0.35)]) == (
-        "holds", "lost: S2GRU 0.125, RMC 0.400, LSTM 0.250; not above the better simple predictor with all agents: "
+        "holds", "lost: S2GRU 0.125, RMC 0.400, LSTM 0.250; not above the best simple predictor with all agents: "
         "LSTM",
     )  # fmt: skip
     assert least(S2GRU=[(0.6, 0.9)], RMC=[(0.7, 0.9)]) == (
@@ -264,6 +264,13 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
     assert "unit-type macro F1 +0.2000 over last seen" in because
     assert trivial(S2GRU=[(0.3, 0.35)])[1].startswith("it is not above last seen on unit-type macro F1 (-0.05")
     assert trivial(S2GRU=[(0.5, 0.6), (0.3, 0.35)])[0] == "not decided", "one seed is below"
+
+    def share(**scores):
+        return decided("loses_less", scores, metrics=["unit_type_f1"], others=["last seen", "another"])
+
+    assert TRIVIAL["last_seen"] == [(0.3, 0.4)]
+    assert share(S2GRU=[(0.4, 0.5)]) == ("holds", "lost: unit-type macro F1: S2GRU 20.0%, last seen 25.0%")
+    assert share(S2GRU=[(0.6, 1.0)])[0] == "does not hold", "0.4 of it, though it stays above"
 
     def seeds(*ours, rule="above", **arguments):
         """Each seed has a world of its own, in which the simple predictors are at 0.5 and at 0.3."""

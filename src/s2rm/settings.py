@@ -57,8 +57,8 @@ class Settings:
     corrects: bool = False
     """predict corrections to a simple predictor: what was last seen or, for your own world, the best one in training"""
     drop_views: float = 0.0
-    """in training, drop up to this share of the views of each sequence at random; all are predicted all the same. For
-    models that will see fewer views than they were trained on"""
+    """in training, drop up to this share of the views of each sequence at random, in battles those of agents that are
+    silent throughout; all are predicted all the same. For models that will see fewer views than they were trained on"""
     blind_steps: float = 0.0
     """in training, this share of the sequences shows no view from a random step on; all are predicted all the same. For
     rollouts without views, in particular of models with latent variables"""

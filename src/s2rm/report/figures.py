@@ -21,7 +21,7 @@ TRIVIAL = {
     "static scene": "#9b9a97", "last seen": "#b8a58c", "nobody moves": "#9b9a97", "mean view": "#9b9a97",
     "climatology": "#8c8c8c", "persistence": "#b08d57", "inverse distance": "#5f8f7a", "local linear": "#93a12b",
     "kriging": "#4a4a4a", "seasonal": "#a3768c", "constant": "#9b9a97", "mean": "#9b9a97",
-    "constant velocity": "#7f9183",
+    "constant velocity": "#7f9183", "last seen, by age": "#7f9183",
 }  # fmt: skip
 """colour of each predictor that needs next to no training"""
 DASHES: dict[str, tuple[str | tuple[int, tuple[int, ...]], str]] = {

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot, pad
 
 from s2rm.likelihoods import parts
 from s2rm.tasks.battles.trajectories import ACTIONS, IN_TIME, STATS, UNIT_TYPES, Trajectories
-from s2rm.tasks.worlds import Drawn, starts_within, with_fewer
+from s2rm.tasks.worlds import Drawn, shares, starts_within
 from s2rm.views import Episode, Views
 
 SCALES = (100.0, 100.0, 1.0, 100.0)
@@ -197,6 +197,17 @@ def observations(battles: Trajectories, grid: PolarGrid) -> Episode:
     return Episode(seen, state)
 
 
+def reporting(episode: Episode, share: float | Float[Tensor, "B 1"], generator: torch.Generator) -> Episode:
+    """The episode with the views of a share of the agents, at least one, drawn for each battle.
+
+    The other agents are silent throughout; all stay targets.
+    """
+    agents_there = episode.views.mask.any(1)
+    order = torch.rand(agents_there.shape, generator=generator).masked_fill(~agents_there, 2.0).argsort(1).argsort(1)
+    few = (share * agents_there.sum(1, keepdim=True)).round().clamp(min=1)
+    return Episode(episode.views.keep((order < few)[:, None]), episode.targets)
+
+
 def dataset(
     trajectories: Trajectories, grid: PolarGrid, clip: int | None = None,
     guess: Callable[[Trajectories, Episode], Tensor] | None = None, drop: float = 0.0,
@@ -204,7 +215,7 @@ def dataset(
     """Episodes of battles, indexed by keys `(rows, seed)`, for `s2rm.training.batches`.
 
     They are clips of so many steps, cut at random while friendly units live, or whole battles, without `clip`. Their
-    context is the `guess`, if any. Up to a share `drop` of the views of a battle is dropped at random.
+    context is the `guess`, if any. Up to a share `drop` of the agents, drawn at random, is silent throughout.
 
     Raises:
         ValueError: clips longer than the battles or shorter than two steps; a field of view larger than the map.
@@ -221,7 +232,9 @@ def dataset(
         battles = trajectories[rows]
         if clip is not None:
             battles = window(battles, starts_within(lengths[rows], clip, generator), clip)
-        episode = with_fewer(observations(battles, grid), drop, generator)
+        episode = observations(battles, grid)
+        if drop:
+            episode = reporting(episode, shares(len(rows), drop, generator)[..., 0], generator)
         return episode if guess is None else replace(episode, context=guess(battles, episode))
 
     return Drawn(len(trajectories), draw_clips)

@@ -17,9 +17,9 @@ from s2rm.models.world_model import WorldModel
 from s2rm.report.figures import figure, metrics
 from s2rm.report.modules import module_pictures
 from s2rm.report.page import Entry, More, Picture, Table, comparison, drawn, learning, write_page
-from s2rm.tasks.battles.polar import agents, observations
+from s2rm.tasks.battles.polar import agents, observations, reporting
 from s2rm.tasks.battles.scene import from_everywhere
-from s2rm.tasks.battles.scores import SCENARIOS, VALIDATION, reporting
+from s2rm.tasks.battles.scores import SCENARIOS, VALIDATION
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import UNIT_TYPES, Trajectories
 from s2rm.tasks.crops import cells

@@ -1,4 +1,4 @@
-"""How well battles are predicted one step ahead, by models and by two predictors that know nothing of tactics."""
+"""How well battles are predicted one step ahead, by models and by three predictors that know nothing of tactics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryF1Score, MulticlassF1Score
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from s2rm.files import Row
 from s2rm.likelihoods import parts
@@ -21,13 +20,17 @@ from s2rm.tasks.battles import polar
 from s2rm.tasks.battles.skirmish import SkirmishWorld, battles
 from s2rm.tasks.battles.trajectories import Trajectories
 from s2rm.tasks.task import Models
-from s2rm.tasks.worlds import Drawn, Progress
+from s2rm.tasks.worlds import Drawn, Progress, shares
 from s2rm.views import Episode, Views
 
 REPORTING = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """shares of the agents that report, as in Figure 8"""
+AGES = (1, 2, 3, 5, 9, 17)
+"""bounds of the groups of ages, in steps, by which the first guess discounts what was seen"""
 SCENARIOS = ("1c3s5z", "3s5z", "2s5z", "1s2z", "5s3z")
 """the three training scenarios, and two new ones"""
+SIMPLE = ("nobody moves", "last seen", "last seen, by age")
+"""the predictors that know nothing of tactics, see `TrivialPredictors`"""
 VALIDATION = "validation"
 """the training scenarios together"""
 LEAST = 1e-6
@@ -58,7 +61,7 @@ the battles a predictor may use what the reporting agents see, and which agents 
 def model_predictor(model: WorldModel, trivial: TrivialPredictors | None = None) -> Predictor:
     """A trained model's one-step prediction: markers above 0.5, and the most probable type.
 
-    A model may correct what was last seen, which `trivial` knows.
+    A model may correct what was last seen, by age, which `trivial` knows.
     """
 
     def predict(fought: Trajectories, episode: Episode) -> Forecast:
@@ -84,7 +87,7 @@ def _packed(views: Views) -> Views:
 
 
 class TrivialPredictors:
-    """The two predictors that know nothing of tactics.
+    """The predictors that know nothing of tactics.
 
     *Nobody moves*: every unit that a reporting agent saw at the last step keeps its place and state. *Last seen*: so
     does every unit that was seen before, until its place is observed without it. Both know that the queried agent
@@ -92,43 +95,62 @@ class TrivialPredictors:
     frequencies, in training with all agents reporting, of each type and marker given the drawn one, separately at the
     queried agent's own pixel and at all other pixels.
 
+    *Last seen, by age* has these frequencies by the age of the sighting as well (`AGES`), in training with a random
+    share of the agents reporting, and predicts what is most probable. It is the first guess of models that correct one.
+
     They see more than a model does: in the field of view of a reporting agent they know every unit and its exact
     place, also where another unit hides it in the polar image.
     """
 
     def __init__(self, grid: polar.PolarGrid, train: Trajectories):
         self.grid = grid
-        sizes = (2, polar.NUM_TYPES)  # of the tables: markers, and types
+        sizes, ages = (2, polar.NUM_TYPES), len(AGES) + 1  # of the tables: markers, and types
         counts = {memory: [torch.zeros(2, size, size) for size in sizes] for memory in (False, True)}
+        by_age = [torch.zeros(2, ages, size, size) for size in sizes]
+        generator = torch.Generator().manual_seed(0)
         for fought in train.chunks():
             episode = polar.observations(fought, grid)
             truth = polar.markers_and_types(episode.targets.values[:, 1:][episode.targets.mask[:, 1:]])
             for memory, tables in counts.items():
-                drawn = self._drawn(fought, episode, memory)
-                for table, predicted, true in zip(tables, drawn, truth, strict=False):
-                    table += _confusion(predicted, true, table.shape[-1])
+                for table, drawn, true in zip(tables, self._drawn(fought, episode, memory), truth, strict=False):
+                    table += _counts(table.shape, drawn, true)
+            few = polar.reporting(episode, shares(len(fought), 1 - min(REPORTING), generator)[..., 0], generator)
+            *both, _, age = self._drawn(fought, few, True)
+            for table, drawn, true in zip(by_age, both, truth, strict=True):
+                table += _counts(table.shape, age, drawn, true)
         self.tables = {memory: tuple(map(_frequencies, tables)) for memory, tables in counts.items()}
+        # Sightings of any age count as one of each.
+        self.by_age = [_frequencies(table + _frequencies(table.sum(1))[:, None]) for table in by_age]
 
     @property
     def by_name(self) -> dict[str, Predictor]:
-        """Both, by their names in tables."""
-        return {"nobody moves": partial(self.predict, memory=False), "last seen": partial(self.predict, memory=True)}
+        """All, by their names in tables."""
+        predictors = (partial(self.predict, memory=False), partial(self.predict, memory=True), self.predict_by_age)
+        return dict(zip(SIMPLE, predictors, strict=True))
 
     def predict(self, fought: Trajectories, episode: Episode, memory: bool) -> Forecast:
         """Every unit keeps the place where it was seen: with memory at any step before, else at the last one only."""
-        is_friendly, kind, stats = self._drawn(fought, episode, memory)
+        is_friendly, kind, stats, _ = self._drawn(fought, episode, memory)
         friendly, types = self.tables[memory]
         place = (~_middle(kind)).long()
         probability = types[place, kind].movedim(-1, -3)
         kind[..., 0, 0] = probability[..., 0, 0].argmax(-1)
         return Forecast(friendly[place, is_friendly][..., 1], probability, stats, is_friendly.bool(), kind)
 
+    def predict_by_age(self, fought: Trajectories, episode: Episode) -> Forecast:
+        """As last seen, as probable as sightings of that age were right."""
+        is_friendly, kind, stats, age = self._drawn(fought, episode, True)
+        friendly, types = self.by_age
+        place = (~_middle(kind)).long()
+        marker, probability = friendly[place, age, is_friendly][..., 1], types[place, age, kind].movedim(-1, -3)
+        return Forecast(marker, probability, stats, marker > 0.5, probability.argmax(-3))
+
     def first_guess(self, fought: Trajectories, episode: Episode) -> Float[Tensor, "B L A F"]:
-        """What was last seen, as the context of models that correct it: logits of marker and types, and stats.
+        """What was last seen, by age, as the context of models that correct it: logits of marker and types, and stats.
 
         Zeros where nothing is queried, and at step 0, of which there is no forecast.
         """
-        forecast = self.predict(fought, episode, memory=True)
+        forecast = self.predict_by_age(fought, episode)
         nobody, types = forecast.types.clamp(min=LEAST).log().split([1, polar.NUM_TYPES - 1], -3)
         marker = torch.logit(forecast.friendly, eps=LEAST).unsqueeze(-3)
         guess = torch.cat([marker, types - nobody, forecast.stats], -3).flatten(1)
@@ -138,21 +160,26 @@ class TrivialPredictors:
 
     def _drawn(
         self, fought: Trajectories, episode: Episode, memory: bool
-    ) -> tuple[Int[Tensor, "N I J"], Int[Tensor, "N I J"], Float[Tensor, "N S I J"]]:
-        """Markers, types and stats of the units that are believed to be around each queried agent."""
-        believed = self._belief(fought, episode.views.mask, memory)
+    ) -> tuple[Int[Tensor, "N I J"], Int[Tensor, "N I J"], Float[Tensor, "N S I J"], Int[Tensor, "N I J"]]:
+        """Markers, types and stats of the units that are believed to be around each queried agent, and the group of the
+        age of the sighting, 0 where there is none."""
+        believed, age = self._belief(fought, episode.views.mask, memory)
         queried = episode.targets.mask[:, 1:]
         battle, step, slot = queried.nonzero(as_tuple=True)
         gaps = believed.positions[battle, step] - episode.targets.positions[:, 1:][queried][:, None]
         gaps[torch.arange(len(gaps)), polar.agents(fought)[battle, slot]] = 0
-        channels = polar.unit_channels(believed)[..., : polar.STATE]
+        group = torch.bucketize(age, torch.tensor(AGES), right=True)[..., None]
+        channels = torch.cat([polar.unit_channels(believed)[..., : polar.STATE], group], -1)
         images = polar.draw(self.grid, gaps, believed.alive[battle, step], channels[battle, step])
-        is_friendly, kind = polar.markers_and_types(images)
+        state = images[..., : polar.STATE, :, :]
+        is_friendly, kind = polar.markers_and_types(state)
         is_friendly[..., 0, 0] = 1
-        return is_friendly, kind, parts(images)[2]
+        return is_friendly, kind, parts(state)[2], images[..., polar.STATE, :, :].long()
 
-    def _belief(self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool) -> Trajectories:
-        """The units as last seen up to each step; alive are those believed to be still there."""
+    def _belief(
+        self, fought: Trajectories, reports: Bool[Tensor, "B L A"], memory: bool
+    ) -> tuple[Trajectories, Int[Tensor, "B L U"]]:
+        """The units as last seen up to each step, and how many steps ago; alive are those believed to be there."""
         steps = torch.arange(fought.alive.shape[1])
         eyes = fought.positions.take_along_dim(polar.agents(fought)[:, None, :, None], 2)
 
@@ -169,7 +196,7 @@ class TrivialPredictors:
         positions, stats = (part.take_along_dim(then[..., None], 1) for part in (fought.positions, fought.stats))
         gone = torch.where(in_sight(positions) & ~seen, steps[:, None], -1).cummax(1).values
         there = (when >= 0) & (gone <= when)
-        return replace(fought, positions=positions, stats=stats, alive=there)
+        return replace(fought, positions=positions, stats=stats, alive=there), steps[:, None] - then
 
 
 def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:
@@ -197,28 +224,18 @@ def _middle(images: Tensor) -> Bool[Tensor, "I J"]:
     return torch.arange(images.shape[-2:].numel()).view(images.shape[-2:]) == 0
 
 
-def _confusion(predicted: Int[Tensor, "N I J"], true: Int[Tensor, "N I J"], classes: int) -> Int[Tensor, "2 K K"]:
-    """Counts of (predicted, true) at the queried agent's own pixel, and at the others."""
-    middle = _middle(predicted)
-    pairs = ((true[:, at], predicted[:, at]) for at in (middle, ~middle))
-    return torch.stack([multiclass_confusion_matrix(*pair, classes, validate_args=False) for pair in pairs])
+def _counts(shape: torch.Size, *classes: Int[Tensor, "N I J"]) -> Tensor:
+    """How often classes of pixels go together, at the queried agent's own pixel and at the others; a table `shape`."""
+    flat = (~_middle(classes[0])).long().expand_as(classes[0])
+    for size, part in zip(shape[1:], classes, strict=True):
+        flat = flat * size + part
+    return torch.bincount(flat.flatten(), minlength=shape.numel()).view(shape)
 
 
-def _frequencies(counts: Float[Tensor, "2 K K"]) -> Float[Tensor, "2 K K"]:
+def _frequencies(counts: Float[Tensor, "*groups K K"]) -> Float[Tensor, "*groups K K"]:
     """The frequency of each true class given the predicted one, or overall where that was never predicted."""
-    counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, counts.sum(1, keepdim=True))
+    counts = torch.where(counts.sum(-1, keepdim=True) > 0, counts, counts.sum(-2, keepdim=True))
     return counts / counts.sum(-1, keepdim=True).clamp(min=1)
-
-
-def reporting(episode: Episode, share: float, generator: torch.Generator) -> Episode:
-    """The episode with the views of a share of the agents, at least one, drawn for each battle.
-
-    The other agents are silent throughout; all stay targets.
-    """
-    agents_there = episode.views.mask.any(1)
-    order = torch.rand(agents_there.shape, generator=generator).masked_fill(~agents_there, 2.0).argsort(1).argsort(1)
-    few = (share * agents_there.sum(1, keepdim=True)).round().clamp(min=1)
-    return Episode(episode.views.keep((order < few)[:, None]), episode.targets)
 
 
 class _Tally:
@@ -271,7 +288,7 @@ def scores(
     tallies = {name: _Tally() for name in predictors}
     generator = torch.Generator().manual_seed(seed)
     for some in fought.chunks():
-        episode = reporting(polar.observations(some, grid), share, generator)
+        episode = polar.reporting(polar.observations(some, grid), share, generator)
         if not episode.targets.mask[:, 1:].any():
             continue
         truth = episode.targets.values[:, 1:][episode.targets.mask[:, 1:]]
@@ -285,7 +302,7 @@ def score(
     models: Models, world: SkirmishWorld, seed: int = 0, shares: Iterable[float] | None = None,
     progress: Progress = iter, folder: Path | None = None,
 ) -> list[Row]:  # fmt: skip
-    """One-step scores of models and of both simple predictors; arguments as for `Task.score`.
+    """One-step scores of models and of the simple predictors; arguments as for `Task.score`.
 
     On the validation battles by share of the agents that report (Figure 8, Tables 4 to 7), by default two tenths, three
     tenths, to all; and on test battles of every scenario with all agents reporting (Table 1), and with the least of the
