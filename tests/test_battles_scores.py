@@ -25,6 +25,7 @@ from s2rm.tasks.battles.polar import (
 )
 from s2rm.tasks.battles.scores import (
     AGES,
+    DRAWS,
     REPORTING,
     VALIDATION,
     Forecast,
@@ -152,7 +153,7 @@ def test_who_reports_depends_on_the_seed_alone():
     assert [len(mask) for mask in first[::2]] == [10, 3]
 
 
-def counted_by_age(friendly, kind, group, truth) -> list[torch.Tensor]:
+def counted_by_age(friendly, kind, group, truth, times) -> list[torch.Tensor]:
     """Tables of frequencies, counted pixel by pixel, with one sighting of each age from those of all."""
     tables = []
     for drawn, true, size in zip((friendly, kind), markers_and_types(truth), (2, NUM_TYPES), strict=True):
@@ -161,7 +162,7 @@ def counted_by_age(friendly, kind, group, truth) -> list[torch.Tensor]:
             for row, column in product(*map(range, drawn.shape[1:])):
                 at = image, row, column
                 counts[int((row, column) != (0, 0)), group[at], drawn[at], true[at]] += 1
-        tables.append(counts)
+        tables.append(times * counts)
     return [shrunk(counts) for counts in tables]
 
 
@@ -232,7 +233,7 @@ def test_what_was_seen_is_as_probable_as_sightings_of_that_age_were_right(monkey
     friendly, kind, stats, age = in_loops(train, episode, memory=True)
     group = sum((age >= bound).long() for bound in AGES)
     assert len(group[kind > 0].unique()) > 2
-    expected = counted_by_age(friendly, kind, group, truth_of(episode))
+    expected = counted_by_age(friendly, kind, group, truth_of(episode), DRAWS)
     for table, counted in zip(trivial.by_age, expected, strict=True):
         torch.testing.assert_close(table, counted)
     forecast = trivial.predict_by_age(train, episode)

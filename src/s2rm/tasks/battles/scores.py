@@ -25,8 +25,9 @@ from s2rm.views import Episode, Views
 
 REPORTING = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """shares of the agents that report, as in Figure 8"""
-AGES = (1, 2, 3, 5, 9, 17)
-"""bounds of the groups of ages, in steps, by which the first guess discounts what was seen"""
+AGES, DRAWS = (1, 2, 3, 5, 9, 17), 3
+"""bounds of the groups of ages, in steps, by which the first guess discounts what was seen, and how often the agents
+that report are drawn for each battle to count them"""
 SCENARIOS = ("1c3s5z", "3s5z", "2s5z", "1s2z", "5s3z")
 """the three training scenarios, and two new ones"""
 SIMPLE = ("nobody moves", "last seen", "last seen, by age")
@@ -114,10 +115,11 @@ class TrivialPredictors:
             for memory, tables in counts.items():
                 for table, drawn, true in zip(tables, self._drawn(fought, episode, memory), truth, strict=False):
                     table += _counts(table.shape, drawn, true)
-            few = polar.reporting(episode, shares(len(fought), 1 - min(REPORTING), generator)[..., 0], generator)
-            *both, _, age = self._drawn(fought, few, True)
-            for table, drawn, true in zip(by_age, both, truth, strict=True):
-                table += _counts(table.shape, age, drawn, true)
+            for _ in range(DRAWS):
+                few = polar.reporting(episode, shares(len(fought), 1 - min(REPORTING), generator)[..., 0], generator)
+                *both, _, age = self._drawn(fought, few, True)
+                for table, drawn, true in zip(by_age, both, truth, strict=True):
+                    table += _counts(table.shape, age, drawn, true)
         self.tables = {memory: tuple(map(_frequencies, tables)) for memory, tables in counts.items()}
         # Sightings of any age count as one of each.
         self.by_age = [_frequencies(table + _frequencies(table.sum(1))[:, None]) for table in by_age]
