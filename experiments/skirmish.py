@@ -45,6 +45,8 @@ class Skirmish:
     """of worlds and weights"""
     learning_rate: float = 2e-3
     """of Adam, at the start, for every model"""
+    warmup: int = 0
+    """updates over which the rate rises at the start"""
     shares: tuple[float, ...] = REPORTING
     """of the agents that report"""
     times: Path = Path("results/updates.json")
@@ -75,7 +77,7 @@ def main(recipe: Skirmish) -> None:
                 continue
             training = Training(
                 learning_rate=recipe.learning_rate, batch_size=16, gradient_norm=1.0, patience=1000, seed=seed,
-                unit_variance=True, updates=same_time(model, recipe.updates, recipe.times),
+                unit_variance=True, updates=same_time(model, recipe.updates, recipe.times), warmup=recipe.warmup,
             )  # fmt: skip
             # Modules that see further than the usual half of the map learn more, see `wavelengths.py`.
             waves = {"shortest": world.side, "longest": 16 * world.side}

@@ -295,6 +295,18 @@ def test_a_budget_of_updates_ends_training_with_a_last_validation(tmp_path):
     assert longer.summary()["updates"] == 9
 
 
+def test_the_learning_rate_rises_at_the_start(tmp_path):
+    training = replace(TINY.training, updates=8, batch_size=2, warmup=3, epochs=None)
+    cosine = replace(training, warmup=0)
+    for update, share in enumerate([1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1]):
+        assert training.rate_at(update) == pytest.approx(share * cosine.rate_at(update))
+    run = Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD).train(progress=False)
+    plain = Run.create(tmp_path / "plain", replace(TINY, training=cosine), world=WORLD).train(progress=False)
+    first, other = (history(each.folder)[0] for each in (run, plain))
+    assert first["learning_rate"] == pytest.approx(cosine.rate_at(3)), "the rate after the warm-up is the same"
+    assert first["val_loss"] != other["val_loss"]
+
+
 def test_a_resumed_run_falls_along_the_same_cosine(tmp_path):
     training = replace(TINY.training, updates=6, batch_size=2, epochs=None)
     whole = Run.create(tmp_path / "whole", replace(TINY, training=training), world=WORLD).train(progress=False)
@@ -562,7 +574,8 @@ def test_impossible_training_is_refused(name):
     [
         ("minutes", math.inf, "minutes must be finite"), ("gradient_norm", math.inf, "gradient_norm must be finite"),
         ("weight_decay", math.nan, "weight_decay must be finite"), ("minutes", 1e300, "at most 1e[+]12"),
-        ("seed", 2**63, "seed must have at most 64 bits"),
+        ("seed", 2**63, "seed must have at most 64 bits"), ("warmup", -1, "warmup must be at least 0, got -1"),
+        ("warmup", 5, "expected a warmup of fewer updates than the updates of the training, got 5 of None"),
     ],
 )  # fmt: skip
 def test_numbers_that_training_cannot_take_are_refused(name, value, message):

@@ -60,6 +60,9 @@ class Training:
     """stop when the validation loss has not fallen for this many epochs"""
     gradient_norm: float | None = None
     """clip the gradient to this norm; if not given, no clipping"""
+    warmup: int = 0
+    """number of updates, at the start, over which the learning rate rises linearly to its schedule; needs `updates`. Try
+    it where training gets stuck at its first losses: large steps at the start may have saturated the states"""
     weight_decay: float = 0.0
     """weight decay of AdamW; 0 is Adam"""
     beta2: float = 0.999
@@ -97,8 +100,14 @@ class Training:
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise ValueError(f"training: {name} must be between 0 and 1, got {value}")
-        if self.weight_decay < 0:
-            raise ValueError(f"training: weight_decay must be at least 0, got {self.weight_decay}")
+        for name in ("weight_decay", "warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training: {name} must be at least 0, got {getattr(self, name)}")
+        if self.warmup and (self.updates is None or self.warmup >= self.updates):
+            raise ValueError(
+                f"training: expected a warmup of fewer updates than the updates of the training, got {self.warmup} of "
+                f"{self.updates}; set updates, or take a shorter warmup"
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(f"training: precision must be {', '.join(PRECISIONS)}, got {self.precision!r}")
 
@@ -110,7 +119,8 @@ class Training:
     def rate_at(self, update: int) -> float:
         """The learning rate at an update, if `updates` is given."""
         assert self.updates is not None
-        return self.learning_rate * (1 + math.cos(math.pi * min(1, update / self.updates))) / 2
+        rising = min(1, (update + 1) / (self.warmup + 1))
+        return rising * self.learning_rate * (1 + math.cos(math.pi * min(1, update / self.updates))) / 2
 
 
 def is_first_process() -> bool:
