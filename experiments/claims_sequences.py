@@ -54,7 +54,7 @@ def rolls_out_better(result: Result, balls: list[int], steps: int, other: str = 
     """RIMs' mean F1 over the first steps of rollouts with these numbers of balls is above another's."""
     rows = result.rows[result.rows["balls"].isin(balls) & (result.rows["step"] <= steps)]
     ours, theirs = (where(rows, predictor=name)["f1"].mean() for name in ("RIMs", other))
-    seeds = rows["seed"].nunique() if "seed" in rows else 1
+    seeds = int(rows.groupby("predictor")["seed"].nunique()[["RIMs", other]].min()) if "seed" in rows else 1
     said = f"mean F1 of {steps} steps: RIMs {ours:.3f}, {other} {theirs:.3f}; {seeds} seed{'s' * (seeds > 1)}"
     return (NOT if ours <= theirs else UNDECIDED if seeds < LEAST_SEEDS else HOLDS), said
 

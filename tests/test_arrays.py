@@ -13,7 +13,7 @@ from s2rm.cli import main
 from s2rm.runs import Run, score, write_report
 from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
-from s2rm.tasks.arrays import opening
+from s2rm.tasks.arrays import opening, report
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
@@ -719,3 +719,37 @@ def test_values_of_more_than_three_axes_are_one_channel(tmp_path, random):
     assert world.value_shape == (2, 3, 4, 5)
     assert world.centre == pytest.approx((5,), abs=0.2)
     assert world.scale == pytest.approx((2,), abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["views", "points"])
+def test_what_enters_late_is_measured_where_it_is(tmp_path, random, kind):
+    steps, late = 80, np.zeros((20, 80, 4), bool)
+    late[:, 40:] = True
+    points = np.cumsum(0.1 * random.normal(size=(20, steps, 4, 2)), 1)
+    walk = np.cumsum(random.normal(size=(20, steps, 4, 1)), 1)
+    given = {"points": points} if kind == "points" else {"positions": 0 * points + points[:, :1], "values": walk}
+    world = arrays.write_world(tmp_path / "world.npz", {**given, "mask": late})
+    assert world.guess == "persistence"
+    assert torch.isfinite(Trivial(world).mean).all()
+    if kind == "views":
+        found = arrays.score({}, world)
+        assert min(row["log_likelihood"] for row in found if "log_likelihood" in row) > -10
+
+
+def test_the_mean_of_flags_is_that_of_each_channel(tmp_path, random):
+    values = (random.random((20, 12, 5, 2)) < [0.05, 0.95]).astype(np.float32)
+    world = arrays.write_world(tmp_path / "b.npz", {"positions": random.random((20, 12, 5, 2)), "values": values})
+    assert Trivial(world).mean.tolist() == pytest.approx([0.05, 0.95], abs=0.03)
+
+
+def test_a_point_that_was_never_seen_is_not_drawn(tmp_path, random, monkeypatch):
+    mask, shown = np.ones((12, 30, 3), bool), {}
+    mask[:, :23, 2] = False  # it enters after the prompt
+    points = 5 + np.cumsum(0.1 * random.normal(size=(12, 30, 3, 2)), 1)
+    world = arrays.write_world(tmp_path / "p.npz", {"points": points, "mask": mask})
+    monkeypatch.setattr("s2rm.tasks.arrays.report.points_moving", lambda given, _: shown.update(given) or b"")
+    report.animate({}, world)
+    assert world.prompt < 23 < world.prompt + world.steps_ahead
+    for name, part in shown.items():
+        assert part.mask[:, :, 2].any() == (name == "truth")
+        assert part.mask[:, :, :2].all()

@@ -7,6 +7,7 @@ import torch
 from conftest import make_gqn, make_s2rm
 from s2rm import Episode, Views
 from s2rm.settings import Settings
+from s2rm.tasks.balls import report
 from s2rm.tasks.balls.scores import (
     TrivialPredictors,
     episodes,
@@ -14,6 +15,7 @@ from s2rm.tasks.balls.scores import (
     one_step_scores,
     one_step_table,
     roll_out,
+    score,
 )
 from s2rm.tasks.balls.world import episode, preset, random_positions, videos
 from s2rm.tasks.crops import crops
@@ -192,3 +194,16 @@ def test_a_model_that_corrects_begins_at_what_was_last_seen(trivial):
     assert torch.equal((shown["S2GRU"] > 0.5)[covered], shown["last seen"][covered] > 0.5), "and stays there by itself"
     model.loss(episodes(WORLD, "train", guessed=True)[[0, 1], 0]).backward()
     assert model.correction.grad.abs().sum() > 0
+
+
+def test_the_one_view_of_whole_frames_is_never_dropped():
+    world = replace(preset("frames"), num_frames=6, clip=2, train_sequences=4, val_sequences=2, test_sequences=2)
+    assert {row["views"] for row in score({}, world)} == {1.0}
+    with pytest.raises(ValueError, match="drop_views leaves at least one view of each step, and there is one"):
+        Settings("s2gru", drop_views=0.5).check(world)
+
+
+def test_worlds_of_several_numbers_of_balls_are_rolled_out_and_explored():
+    world = replace(preset("tiny"), num_balls=1, most_balls=3, val_sequences=4, test_sequences=4)
+    assert report.animate({"GQN": make_gqn(**BALLS).eval()}, world, 0, (1,)).startswith(b"GIF")
+    assert len(report.scene(world, 0).episodes)

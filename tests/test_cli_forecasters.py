@@ -17,11 +17,12 @@ from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.parts import Parts, divided, judged_leads
 from s2rm.cli.sensors import _is_fitted, _settings
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors import Forecaster
+from s2rm.sensors import Fit, Forecaster
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.judging import BASELINES
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.tables import read_reports, to_frame
+from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction",
@@ -328,6 +329,32 @@ def test_what_the_fit_has_seen_is_no_later_test(life, tmp_path):
     later = replace(reports, start=reports.start + np.timedelta64(9, "D"))
     with pytest.warns(UserWarning, match="was fitted to all of these stations"):
         divided(later, 0.15, 0.1, 0, Parts.read(life / "run", whole=True))
+
+
+def test_other_stations_of_the_time_of_the_fit_are_no_later_test_either(life, tmp_path):
+    table = pandas.read_csv(life / "a.csv")
+    table.assign(sensor="new " + table["sensor"]).to_csv(tmp_path / "b.csv", index=False)
+    shutil.copytree(life / "run", tmp_path / "run")
+    asked = [str(tmp_path / "run"), "--table", str(tmp_path / "b.csv")]
+    with pytest.warns(UserWarning, match="has the name of one of the fit"):
+        opened = opened_of(Evaluate((tmp_path / "run",), table=tmp_path / "b.csv"))
+    assert not opened.later
+    assert opened.new == table["sensor"].nunique()
+    with pytest.warns(UserWarning, match="holds observations of the period of the fit, some of other stations"):
+        main(["evaluate", *asked])
+    with warnings.catch_warnings(action="ignore"):
+        main(["report", *asked])
+    page = (tmp_path / "run" / "report-b.html").read_text()
+    assert "some of them from the period of the fit" in page
+    assert f"{table['sensor'].nunique()} of the stations that the forecast was shown were in no fit" in page
+
+
+def test_a_fit_to_all_data_keeps_context_and_horizon(tmp_path):
+    reports = FieldWorld(num_stations=5, num_movers=0, num_steps=118).reports()
+    how = Fit(num_modules=2, hidden_size=4, training=Training(updates=1))
+    first = Forecaster.fit(reports.between(0, 100), tmp_path, how, progress=False)
+    again = Forecaster.fit(reports, tmp_path, how, progress=False, whole=True)
+    assert (again.context, again.horizon) == (first.context, first.horizon)
 
 
 def test_a_report_is_of_the_initialisation_times_that_were_scored(life, tmp_path, monkeypatch, capsys):

@@ -245,13 +245,15 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
     def least(**scores):
         return decided("loses_least", scores, metric="log_likelihood")
 
-    assert least(S2GRU=[(0.8, 0.9), (0.7, 0.85)], RMC=[(0.5, 0.9)], LSTM=[(0.1, 0.35)]) == (
+    both = {"RMC": [(0.5, 0.9)], "LSTM": [(0.1, 0.35)]}
+    assert least(S2GRU=[(0.8, 0.9), (0.7, 0.85)], **both) == (
         "holds", "lost: S2GRU 0.125, RMC 0.400, LSTM 0.250; not above the best simple predictor with all agents: "
         "LSTM",
     )  # fmt: skip
     assert least(S2GRU=[(0.6, 0.9)], RMC=[(0.7, 0.9)]) == (
-        "does not hold", "lost: S2GRU 0.300, RMC 0.200; RMC lost less",
+        "does not hold", "lost: S2GRU 0.300, RMC 0.200; RMC lost less; LSTM not run yet",
     )  # fmt: skip
+    assert least(S2GRU=[(0.8, 0.9)], RMC=both["RMC"])[0] == "not decided", "of the other nothing is known"
     assert least(S2GRU=[(0.8, 0.9)], RMC=[(0.5, 0.9), (0.85, 0.9)])[0] == "not decided", "the seeds overlap"
     assert least(S2GRU=[(0.8, 0.9)]) == ("not decided", "not run yet: other models")
     assert least(RMC=[(0.8, 0.9)]) == ("not decided", "not run yet: S2GRU")
@@ -266,11 +268,12 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
     assert trivial(S2GRU=[(0.5, 0.6), (0.3, 0.35)])[0] == "not decided", "one seed is below"
 
     def share(**scores):
-        return decided("loses_less", scores, metrics=["unit_type_f1"], others=["last seen", "another"])
+        return decided("loses_less", scores, metrics=["unit_type_f1"], others=["last seen"])
 
     assert TRIVIAL["last_seen"] == [(0.3, 0.4)]
     assert share(S2GRU=[(0.4, 0.5)]) == ("holds", "lost: unit-type macro F1: S2GRU 20.0%, last seen 25.0%")
     assert share(S2GRU=[(0.6, 1.0)])[0] == "does not hold", "0.4 of it, though it stays above"
+    assert share(S2GRU=[(0.4, 0.5), (0.1, 0.5)], RMC=[(0.4, 0.5)])[0] == share(S2GRU=[(0.4, 0.5)])[0], "other models"
 
     def seeds(*ours, rule="above", **arguments):
         """Each seed has a world of its own, in which the simple predictors are at 0.5 and at 0.3."""
@@ -289,7 +292,12 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
     def baselines(**scores):
         return decided("above", scores, scenario="1s2z", others=claims.RECURRENT)
 
-    assert baselines(S2GRU=[(0.5, 0.6)], S2RMC=[(0.8, 0.9)], RMC=[(0.4, 0.5)])[0] == "holds", "of the family"
+    lower = {name: [(0.4, 0.5)] for name in claims.RECURRENT}
+    assert baselines(S2GRU=[(0.5, 0.6)], S2RMC=[(0.8, 0.9)], **lower)[0] == "holds", "of the family"
+    del lower["GRU"]
+    verdict, because = baselines(S2GRU=[(0.5, 0.6)], **lower)
+    assert verdict == "not decided"
+    assert because.endswith("; GRU not run yet")
     assert baselines(S2GRU=[(0.5, 0.6)]) == ("not decided", "not run yet: others")
 
 
@@ -451,6 +459,9 @@ def test_rims_in_whole_frames_are_compared_at_every_step(page, claims):
         found, said = claims.decide(asked, page.read("", {"runs": [], "rows": rows}))
         assert found == verdict
         assert said.startswith(f"mean F1 of 2 steps: RIMs {0.5 + lead:.3f}, LSTM 0.500; {seeds} seed")
+    fewer = [row for row in rows if row["predictor"] == "RIMs" or row["seed"] == 0]
+    found, said = claims.decide(asked, page.read("", {"runs": [], "rows": fewer}))
+    assert (found, said[-6:]) == ("not decided", "1 seed")
 
 
 def test_the_page_of_rims_has_the_papers_numbers_without_results_and_ours_with_them(page):

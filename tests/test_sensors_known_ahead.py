@@ -18,7 +18,18 @@ from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.forecasters import place
 from s2rm.cli.sensors import _settings, forecast
 from s2rm.files import read_safetensors
-from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, judge, read_reports, stations, to_frame
+from s2rm.sensors import (
+    Columns,
+    FieldWorld,
+    Fit,
+    Forecaster,
+    Places,
+    judge,
+    pack,
+    read_reports,
+    stations,
+    to_frame,
+)  # fmt: skip
 from s2rm.sensors.candidates import upstream
 from s2rm.sensors.checks import check_known_ahead
 from s2rm.sensors.export import ForecastStep
@@ -62,6 +73,67 @@ def known(values, positions):
 
 
 # Reading.
+
+
+def without_a_sensor(tmp_path, kind):
+    """Observations, and quantities known ahead at four places in rows without a sensor, and what these are."""
+    plain = FieldWorld(num_stations=6, num_movers=0, num_steps=60).reports()
+    columns = replace(plain.columns, ahead=("u",))
+    values = np.random.default_rng(0).random((80, 4, 1)).astype(np.float32)
+    given = KnownAhead(plain.start, HOUR, np.array([[0.0, 0], [0, 100], [100, 0], [100, 100]]), values)
+    frame = to_frame(replace(plain, columns=columns, ahead=given))
+    if kind == "csv":
+        frame.to_csv(tmp_path / "t.csv", index=False)
+    elif kind == "parquet":
+        frame.to_parquet(tmp_path / "t.parquet")
+    return frame if kind == "DataFrame" else tmp_path / f"t.{kind}", columns, given
+
+
+@pytest.mark.parametrize("kind", ["csv", "DataFrame", "parquet"])
+def test_rows_without_a_sensor_keep_their_places(tmp_path, kind):
+    source, columns, given = without_a_sensor(tmp_path, kind)
+    read = read_reports(source, columns).ahead
+    np.testing.assert_array_equal(read.positions, given.positions)
+    np.testing.assert_allclose(read.values, given.values, atol=1e-5)
+
+
+def test_several_values_at_one_time_and_place_are_warned_of():
+    plain, times = FieldWorld(num_stations=6, num_movers=0, num_steps=60).reports(), 80
+    hours = pandas.date_range("2000-01-01", periods=times, freq="h", tz="UTC")
+    runs = [
+        pandas.DataFrame({
+            "time": np.repeat(hours, 4), "x": np.tile([0.0, 0, 100, 100], times),
+            "y": np.tile([0.0, 100, 0, 100], times), "u": above + np.arange(4.0 * times) % 7,
+        })
+        for above in (0.0, 10.0)
+    ]  # fmt: skip
+    columns = replace(plain.columns, ahead=("u",))
+    with pytest.warns(UserWarning, match="holds several values of u at one time and place, 320 times"):
+        read_reports(to_frame(plain), columns, ahead=pandas.concat(runs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_reports(to_frame(plain), columns, ahead=runs[0])
+
+
+def test_a_table_of_its_own_may_be_written_in_another_way(tmp_path, capsys):
+    rows = [f"{day}.12.2024 {hour:02}:00;{name};{x};2;{hour % 5 + x},5"
+            for day in (30, 31) for hour in range(24) for name, x in (("Ulm", 1), ("Hof", 2))]  # fmt: skip
+    (tmp_path / "obs.csv").write_text("\n".join(["Zeit;Ort;x;y;Wert", *rows]))
+    opens = [f"2024-12-{day}T{hour:02}:00,{0.5 * (hour % 2)}" for day in (30, 31) for hour in range(24)]
+    (tmp_path / "open.csv").write_text("\n".join(["Zeit,open", *opens]))
+    columns = Columns("Zeit", ("x", "y"), ("Wert",), "Ort", ahead=("open",))
+    read = read_reports(tmp_path / "obs.csv", columns, ahead=tmp_path / "open.csv")
+    assert read.ahead.values[:3, 0, 0].tolist() == [0, 0.5, 0]
+    (tmp_path / "open.csv").write_text("\n".join(["Zeit,open", *opens, "2024-12-31T23:00,shut"]))
+    with pytest.raises(ValueError, match="expected numbers.* in 'open' of open.csv"):
+        read_reports(tmp_path / "obs.csv", columns, ahead=tmp_path / "open.csv")
+
+
+def test_what_is_known_ahead_of_a_store_is_not_left_out(tmp_path):
+    plain = FieldWorld(num_stations=6, num_movers=0, num_steps=60).reports()
+    pack([to_frame(plain)], plain.columns, tmp_path / "store")
+    with pytest.raises(ValueError, match="expected the columns of what is known ahead of the store .*, got none"):
+        read_reports(tmp_path / "store", ahead=pandas.DataFrame({"time": plain.times, "open": np.arange(60.0)}))
 
 
 def test_directions_that_are_known_ahead_are_named(reports, wind):
@@ -386,6 +458,25 @@ def test_a_saved_stream_keeps_what_is_known_ahead(forecaster, reports, tmp_path)
         (tmp_path / "spoiled.safetensors").write_bytes(save(spoiled, about))
         with pytest.raises(ValueError, match=r"was not saved by this forecaster \(the (sizes|places) of what is known"):
             forecaster.load_stream(tmp_path / "spoiled.safetensors")
+
+
+def test_a_stream_forgets_what_was_known_ahead_of_long_ago(forecaster, reports):
+    def part(begin, end):
+        few, coming = reports.between(begin, end), reports.ahead
+        return replace(few, ahead=replace(coming, start=few.start, values=coming.values[begin : end + 8]))
+
+    stream = forecaster.step(None, part(0, 30))
+    for begin in range(30, 90, 10):
+        stream = forecaster.step(stream, part(begin, begin + 10))
+    assert len(stream.recent.ahead.values) == stream.recent.num_steps + 8
+
+
+def test_a_forecast_after_a_long_silence_is_one_without_reports(forecaster, reports):
+    quiet = reports.where(reports.step < 20)
+    with pytest.warns(UserWarning, match="no observation in the 12 steps"):
+        mean, stddev = forecaster.forecast(quiet, stations(reports), origins=[20 + forecaster.memory], horizon=2)
+    assert np.isfinite(mean).all()
+    assert np.isfinite(stddev).all()
 
 
 # A flow that carries the values.

@@ -363,3 +363,15 @@ def test_a_forecaster_reads_as_its_fit_did(tmp_path):
     stream = made.step(made.step(None, reports), path)
     assert str(stream.recent.times[-1]) == "2025-01-02T01:00:00.000000"
     assert stream.recent.values[-1] == np.float32(10.123)
+
+
+@pytest.mark.parametrize("kind", ["float32", "Float32", "float[pyarrow]"])
+def test_codes_of_single_precision_are_found_in_every_kind_of_column(kind):
+    number, values = 60, np.random.default_rng(0).random(120).astype(np.float32)
+    values[5:25] = 99.9
+    frame = pandas.DataFrame({
+        "time": pandas.date_range("2024", periods=number, freq="h").repeat(2), "x": [0.0, 1] * number,
+        "y": [0.0, 1] * number, "v": pandas.array(values, dtype=kind),
+    })  # fmt: skip
+    reports = read_reports(frame, Columns("time", ("x", "y"), ("v",), missing=(99.9,)))
+    assert np.nanmax(reports.values) < 1

@@ -132,7 +132,8 @@ def test_names_that_are_plain_have_a_standard_name(name, standard_name, units):
 
 @pytest.mark.parametrize(
     "name", ["temp", "temp_C", "air_temp", "speed_ms", "wind_speed", "wave_height_m", "level", "gust", "pm10",
-             "dewpoint_depression_C", "air_temp_anomaly_K", "air_temp_bias_C", "dairy_temp_C"]
+             "dewpoint_depression_C", "air_temp_anomaly_K", "air_temp_bias_C", "dairy_temp_C", "wind_to_direction_deg",
+             "wind_dir_to_deg", "air_temp_departure_K", "dew_point_deficit_K", "dew_point_spread_C"]
 )  # fmt: skip
 def test_names_that_are_not_plain_have_none(name):
     assert named_in_cf(name) == {}

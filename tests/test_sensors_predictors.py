@@ -323,3 +323,17 @@ def test_known_figures_of_public_data_are_found_again(tmp_path):
             assert found == pytest.approx(known, abs=near), row
     air = next(row for row in rows if "PM10" in row["data"] and "inverse" in row["task"])
     assert (air["found_mae"], air["found_rmse"]) == pytest.approx((4.14, 6.25), abs=0.006)
+
+
+def test_a_value_that_is_not_gaussian_is_dressed_with_how_far_the_truth_was_above():
+    rising = Columns("time", ("x", "y"), ("dust",), "sensor", globe=False, nonnegative=("dust",))
+    steps, sensors = 100, 3
+    step, sensor = np.repeat(np.arange(steps), sensors), np.tile(np.arange(sensors), steps)
+    positions, values = np.stack([sensor, sensor % 2], 1).astype(np.float64), (50.0 + step)[:, None].astype(np.float32)
+    reports = Reports(
+        rising, np.datetime64("2024-01-01", "us"), steps, ("a", "b", "c"), step, sensor, positions, values,
+        np.empty((len(step), 0), np.float32),
+    )  # fmt: skip
+    asked = (reports, 50, np.zeros((1, 2)), np.empty((1, 0)), [0], [6])
+    middle = Persistence().fit(reports).quantiles(*asked, shares=[0.5])
+    assert middle.item() == pytest.approx(106), "the last value was 100, and six steps on it is six more"

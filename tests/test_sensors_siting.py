@@ -7,12 +7,23 @@ import pytest
 import torch
 
 from s2rm.cli import main
-from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, Reports, next_sensor, read_reports, stations, to_frame
-from s2rm.sensors.reports import merge
+from s2rm.sensors import (
+    Columns,
+    FieldWorld,
+    Fit,
+    Forecaster,
+    Places,
+    Reports,
+    next_sensor,
+    read_reports,
+    stations,
+    to_frame,
+)
+from s2rm.sensors.reports import merge, together
 from s2rm.sensors.weights import kriging
 from s2rm.training import Training
 
-pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
+pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 WORLD = FieldWorld(num_stations=9, num_movers=0, num_steps=160, dropout=0.05, noise=0.1, without_direction=0.3, seed=5)
 
 
@@ -152,3 +163,18 @@ def test_stations_that_fell_silent_are_said_to_count_as_absent(fitted):
     far = replace(reports, positions=1000 * reports.positions)
     with pytest.warns(UserWarning, match="next-sensor: reports come from places beyond twice the radius"):
         next_sensor(forecaster, far, some(5, 0), some(5, 0))
+
+
+@pytest.mark.parametrize("west", [350.0, 170.0])
+def test_a_candidate_west_of_all_stations_stays_beside_them_across_the_seam(west):
+    longitudes = (west + np.arange(0, 21, 5.0)) % 360
+    longitudes = longitudes if west == 350 else (longitudes + 180) % 360 - 180
+    frame = pandas.DataFrame({
+        "time": pandas.date_range("2024", periods=4, freq="h").repeat(5), "lon": np.tile(longitudes, 4),
+        "lat": np.tile(50.0 + np.arange(5), 4), "level": np.random.default_rng(0).random(20),
+    })  # fmt: skip
+    reports = read_reports(frame, Columns("time", ("lon", "lat"), ("level",)))
+    stands = together(reports.places, reports)[:, 0]
+    assert np.ptp(stands) == pytest.approx(20)
+    asked = np.array([[west - 0.5, 50.0], [(west + 7) % 360, 51], [(west + 12) % 360, 52]])
+    np.testing.assert_allclose(together(asked, reports)[:, 0] - stands.min(), [-0.5, 7, 12], atol=1e-6)

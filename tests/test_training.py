@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize, prune
 from torch.utils.data import DataLoader
 
 from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
-from s2rm import Episode, Views, load
+from s2rm import GQN, Episode, Views, load
 from s2rm.files import only_writer, write_whole
 from s2rm.runs import PRETRAINED, Run
 from s2rm.settings import Core, Settings
@@ -305,6 +305,22 @@ def test_the_learning_rate_rises_at_the_start(tmp_path):
     first, other = (history(each.folder)[0] for each in (run, plain))
     assert first["learning_rate"] == pytest.approx(cosine.rate_at(3)), "the rate after the warm-up is the same"
     assert first["val_loss"] != other["val_loss"]
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.02])
+def test_the_rate_is_halved_where_a_loss_stands_still_above_or_below_0(tmp_path, scale):
+    torch.manual_seed(0)
+    views = Views(torch.rand(4, 4, 3, 2), scale * torch.randn(4, 4, 3, 1))
+    model = GQN(value_shape=(1,), extent=[(0, 1), (0, 1)], likelihood="gaussian", hidden_size=8, batch_norm=False)
+    last = [module for module in model.decoder.modules() if isinstance(module, torch.nn.Linear)][-1]
+    torch.nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([0.0, math.log(math.expm1(scale))])  # the mean, and the spread that the values have
+    data = Drawn(4, lambda rows, _: Episode(views).rows(rows.tolist()))
+    loaders = (batches(data, 4, 0, shuffle=False) for _ in range(2))
+    fit(model, *loaders, tmp_path, Training(learning_rate=1e-7, epochs=8), progress=False)
+    found = history(tmp_path)
+    assert (found[-1]["val_loss"] < 0) == (scale < 1)
+    assert found[-1]["learning_rate"] == pytest.approx(found[0]["learning_rate"] / 2)
 
 
 def test_a_resumed_run_falls_along_the_same_cosine(tmp_path):

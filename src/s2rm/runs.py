@@ -315,6 +315,8 @@ def score(
         return [{"predictor": row["predictor"], "seed": seed, **row} for row in rows]
 
     check(task, models, drop, remove)
+    if drop and getattr(world, "num_views", None) == 1:
+        raise ValueError("evaluate: one view of each step always stays, and there is one; leave the shares to drop out")
     shares = None if shares is None else tuple(shares)
     if wrong := [share for share in shares or () if not 0 < share <= 1]:
         raise ValueError(f"evaluate: shares of views that are seen must be above 0 and at most 1, got {wrong[0]}")

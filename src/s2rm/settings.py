@@ -96,6 +96,11 @@ class Settings:
                 "train: blind_steps teach latent variables by targets that are views, got points, whose targets are "
                 "displacements since they were last shown; leave one of both out"
             )
+        if self.drop_views and getattr(world, "num_views", None) == 1:
+            raise ValueError(
+                "train: drop_views leaves at least one view of each step, and there is one; leave it out, or take more "
+                "views"
+            )
         for name, most in (("drop_views", "below"), ("blind_steps", "at most")):
             share = getattr(self, name)
             if not (0 <= share < 1 or (share == 1 and most == "at most")):

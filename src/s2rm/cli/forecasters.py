@@ -68,7 +68,9 @@ class Opened(NamedTuple):
     name: str
     """what is put behind scores and report: the name of another table"""
     later: bool
-    """whether it is judged on steps that are later than those of the fit, or on other stations"""
+    """whether it is judged on steps that are later than those of the fit"""
+    new: int
+    """how many of the stations that it is shown were in no fit"""
     unseen: bool
     """whether no earlier forecaster, from which it was fine-tuned, was fitted to the withheld stations"""
 
@@ -83,9 +85,12 @@ def evaluate(command: Evaluate) -> None:
         refuse_to_overwrite("evaluate", command.out, command.table, command.ahead_table, own.table, own.ahead_table)
     opened = _open(command, command.every)
     if not opened.later:
+        whose = (
+            "the period of the fit, some of other stations" if opened.new else "the stations and the period of the fit"
+        )
         warnings.warn(
-            f"evaluate: {command.table or 'the table'} holds observations of the stations and the period of the fit, "
-            "so that the scores are optimistic; give newer data for others",
+            f"evaluate: {command.table or 'the table'} holds observations of {whose}, so that the scores are "
+            "optimistic; give newer data for others",
             stacklevel=2,
         )
     if not opened.unseen:
@@ -123,7 +128,7 @@ def report(command: Report) -> None:
     origins = np.array([check_origin(origin, opened.reports) for origin in about.get("origins", opened.origins)])
     judged_on = (opened.summary, opened.reports, opened.withheld, origins, rows)
     with told_before(opened.forecaster, opened.reports, origins):
-        write_page(path, opened.forecaster, opened.label, *judged_on, opened.later, opened.unseen)
+        write_page(path, opened.forecaster, opened.label, *judged_on, opened.later, opened.unseen, opened.new)
 
 
 def place(command: NextSensor) -> None:
@@ -253,16 +258,16 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     summary = {**about, "learning_rate": settings.how.training.learning_rate}
     label, name = LABELS[settings.how.model], f"-{_stem(table)}" if table else ""
     withheld = kept.hidden(reports)
-    known = {*kept.seen} & {reports.sensors[index] for index in reports.reporting}
+    names = {reports.sensors[index] for index in reports.reporting}
+    known, new = names & {*kept.seen}, len(names - {*kept.seen, *kept.withheld})
     if not known and not withheld.any():
         warnings.warn(
             f"evaluate: no station of {table}, such as {reports.sensors[0]!r}, has the name of one of the fit, such as "
             f"{kept.seen[0]!r}, so that none is withheld; where they are the same stations, name them alike",
             stacklevel=3,
         )
-    later = not known or first + 1 >= kept.first_step(reports)
-    unseen = kept.unseen(reports)
-    return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later, unseen)
+    later, unseen = first + 1 >= kept.first_step(reports), kept.unseen(reports)
+    return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later, new, unseen)
 
 
 def _other(table: Path, columns: Columns, ahead: Path | None) -> Reports:

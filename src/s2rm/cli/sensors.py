@@ -156,10 +156,10 @@ def judged(
 
 def write_page(
     path: Path, forecaster: Forecaster, label: str, summary: Row, reports: Reports, withheld: Bool[NDArray, " S"],
-    origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True, unseen: bool = True,
+    origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True, unseen: bool = True, new: int = 0,
 ) -> None:  # fmt: skip
-    """Write the report of a forecaster, and say where; `later` and `unseen` are as of `write_sensor_report`."""
-    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows, later, unseen)
+    """Write the report of a forecaster, and say where; the last three are as of `write_sensor_report`."""
+    write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows, later, unseen, new)
     _say(f"report: {path.resolve()}")
 
 

@@ -145,7 +145,7 @@ class Baseline(ABC):
             index = (lead[row], basis[row, channel], channel)
             np.add.at(squares, index, error[row, channel] ** 2 - variance[row, channel])
             np.add.at(counts, index, 1)
-            errors.append(np.stack([*index, error[row, channel]]))
+            errors.append(np.stack([*index, -error[row, channel]]))  # what the truth has above the forecast
         # A basis without a case takes the mean of both; a lead without a case takes the channel's variance.
         either, cases = np.tile(self.deviation**2, (len(leads), 1)), counts.sum(1)
         np.divide(squares.sum(1), cases, out=either, where=cases > 0)
@@ -155,7 +155,8 @@ class Baseline(ABC):
         return list(np.sqrt(np.maximum(means, (_LEAST_SPREAD * self.deviation) ** 2)))
 
     def _keep_errors(self, leads: list[int], errors: Float[NDArray, "4 E"]) -> None:
-        """Keep the errors, rows of lead, basis, channel and error, of values that are no Gaussian, by their keys."""
+        """Keep the errors, rows of lead, basis, channel and truth less forecast, of values that are no Gaussian, by
+        their keys."""
         for channel in [index for index, kind in enumerate(self.columns.kinds) if kind]:
             away = self.train.values[:, channel] - self.mean[channel]
             lead, basis, _, error = errors[:, errors[2] == channel]

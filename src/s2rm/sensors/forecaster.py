@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +100,11 @@ class Forecaster:
                 folder in use by another fit; or training without a finite loss.
         """
         with locked(folder, "fit") if is_first_process() else nullcontext():
-            trusted = cls.load(folder).guess if whole else None
-            fit_model(how or Fit(), reports, Path(folder), progress, start, trusted, machines)
+            how, trusted = how or Fit(), None
+            if whole:
+                earlier = cls.load(folder)
+                how, trusted = replace(how, context=earlier.context, horizon=earlier.horizon), earlier.guess
+            fit_model(how, reports, Path(folder), progress, start, trusted, machines)
             return cls.load(folder)
 
     @classmethod

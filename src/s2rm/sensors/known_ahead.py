@@ -271,6 +271,8 @@ class Flow(NamedTuple):
         cls, known: KnownAhead, scaling: Scaling, start: np.datetime64, positions: Float64[NDArray, "R n"]
     ) -> Flow:  # fmt: skip
         """That of a history that begins at a time, whose rows have these positions."""
+        if not len(positions):  # as a history of no reports, one row
+            positions = np.zeros((1, positions.shape[1]))
         places, place = np.unique(positions, axis=0, return_inverse=True)
         index, weight = known.weights(places, scaling.globe)
         row = torch.from_numpy(place.ravel())

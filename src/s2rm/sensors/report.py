@@ -31,13 +31,14 @@ METRICS: dict[Metric, tuple[str, str]] = {
 def write_sensor_report(
     path: Path, forecaster: Forecaster, label: str, about: Row, reports: Reports, held_out: Bool[NDArray, " S"],
     origins: Int[NDArray, " O"], rows: Sequence[Row], later: bool = True, unseen: bool = True,
+    new: int = 0,
 ) -> None:  # fmt: skip
     """Write the page of a forecaster, whole or not at all, from all reports and the rows of `judge`.
 
     In the rows the forecaster has the name `label`; `about` says how its training ended. Maps and series show its
     forecast initialised at the middle one of the `origins` that were judged. `later` says whether all of them are later
-    than the data of the fit, and `unseen` whether no forecaster that the fit started from was fitted to the withheld
-    stations.
+    than the data of the fit, `unseen` whether no forecaster that the fit started from was fitted to the withheld
+    stations, and `new` how many of the others were in no fit.
     """
     model, length, rate = forecaster.model, reports.step_length, about["learning_rate"]
     context, horizon = lead_time(forecaster.context, length), lead_time(forecaster.horizon, length)
@@ -50,6 +51,11 @@ def write_sensor_report(
         "then observed: at stations that the forecast was shown, and at stations that neither it nor the fit was. "
         "The lead time +0 is an analysis of the latter."
     )
+    if new:
+        lead += (
+            f" {new} of the stations that the forecast was shown were in no fit; what is said here of stations in the "
+            "fit is of all that it was shown."
+        )
     if not unseen:
         lead += (
             " The forecaster from which this one was fine-tuned was fitted to some of the latter, so that scores there "

@@ -305,7 +305,8 @@ def grid(reports: Reports, side: int = 50) -> Places:
 
 
 def together(positions: Float64[NDArray, "Q n"], reports: Reports) -> Float64[NDArray, "Q n"]:
-    """Positions `(Q, n)` with longitudes counted from the widest gap between reports, so that these are contiguous.
+    """Positions `(Q, n)` with longitudes counted from the middle of the widest gap between reports, so that these are
+    contiguous, and places near them with them.
 
     Planar positions, and those without a gap of more than a quarter of a turn, are unchanged.
     """
@@ -320,8 +321,8 @@ def together(positions: Float64[NDArray, "Q n"], reports: Reports) -> Float64[ND
     # The first longitude after the gap keeps the turn that its reports have.
     first = turn[(widest + 1) % len(turn)]
     west = longitudes[np.isclose(longitudes % 360, first)].min()
-    moved = positions.copy()
-    moved[:, 0] = west + np.round((positions[:, 0] - west) % 360, 9) % 360
     # Within the range of degrees, as far as it allows.
-    moved[:, 0] -= 360 * (len(moved) > 0 and moved[:, 0].max() > DEGREES[0][1])
+    west -= 360 * (west + (np.round((longitudes - west) % 360, 9) % 360).max() > DEGREES[0][1])
+    moved, before = positions.copy(), gaps[widest] / 2
+    moved[:, 0] = west - before + np.round((positions[:, 0] - west + before) % 360, 9) % 360
     return moved

@@ -182,7 +182,7 @@ class Cells:
 
         column = self.frame[name]
         if isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):  # each text is looked at once
-            codes, unique = pd.factorize(column.to_numpy(dtype=object))
+            codes, unique = pd.factorize(column.to_numpy(dtype=object), use_na_sentinel=False)
             return np.array([_text(cell) for cell in unique], dtype=object)[codes]
         return np.array([_text(cell) for cell in column.to_numpy(dtype=object)], dtype=object)
 
@@ -317,7 +317,7 @@ def _conversion(column: Series) -> str:
 
 
 def _precision(column: Series) -> type[np.floating]:
-    return np.float32 if column.dtype == np.float32 else np.float64
+    return np.float32 if str(column.dtype).lower() in ("float32", "float[pyarrow]") else np.float64
 
 
 def _number(cell: object, decimal: str | None = None) -> float | None:

@@ -189,7 +189,8 @@ def _is_in_parts(recent: Reports, new: Reports, last: int, ahead: int) -> bool:
 
 
 def last_steps(reports: Reports, steps: int) -> Reports:
-    """The last steps of reports, with only the sensors that report there."""
+    """The last steps of reports, with only the sensors that report there, and what is known ahead from then on."""
     few = reports.between(max(0, reports.num_steps - steps), reports.num_steps)
+    few = few if few.ahead is None else replace(few, ahead=few.ahead.since(few.start))
     present, sensor = np.unique(few.sensor, return_inverse=True)
     return replace(few, sensor=sensor.astype(np.int64), sensors=tuple(few.sensors[index] for index in present))

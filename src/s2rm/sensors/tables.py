@@ -72,6 +72,11 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
             "used; name them (--ahead) when fitting, or leave the table out"
         )
     if is_store(source):
+        if ahead is not None and columns is None:
+            raise ValueError(
+                f"read: expected the columns of what is known ahead of the store {source}, got none; give its columns "
+                "with these as ahead"
+            )
         reports = read_store(cast(str, source), columns, to_fit)
         if columns is None or not columns.ahead:
             return reports

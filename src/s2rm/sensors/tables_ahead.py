@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from s2rm.sensors.codes import warn_of_codes, warn_of_directions
@@ -39,16 +41,27 @@ def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> 
     Raises:
         ValueError: what `read_reports` refuses, or none of a quantity.
     """
-    plain = Columns(columns.time, columns.position, columns.ahead, globe=columns.globe)
     written = {name: getattr(columns, name) for name in NOTATION}
-    plain = replace(plain, **written)
+    refused: list[ValueError] = []
+    for notation in (written, {}):  # it need not be written as the observations are
+        try:
+            return _own_table(source, columns, notation, step)
+        except ValueError as error:
+            refused.append(error)
+    raise refused[0]
+
+
+def _own_table(source: object, columns: Columns, written: Mapping[str, Any], step: np.timedelta64) -> KnownAhead:
+    """What a table of its own says, written in a notation."""
+    plain = Columns(columns.time, columns.position, columns.ahead, globe=columns.globe)
     try:
-        return known_ahead(open_source(source, plain), columns, step)
+        found = known_ahead(open_source(source, replace(plain, **written)), columns, step, alone=True)
     except ValueError as error:
         if f"found no column {columns.position[0]!r}" not in str(error):
             raise
         everywhere = _Everywhere(columns.time, columns.position, columns.ahead, globe=columns.globe)
-        return known_ahead(open_source(source, replace(everywhere, **written)), columns, step)
+        found = known_ahead(open_source(source, replace(everywhere, **written)), columns, step)
+    return found
 
 
 def expect_known(known: KnownAhead, reports: Reports, to_fit: bool) -> None:
@@ -93,12 +106,15 @@ class _Everywhere(Columns):
 
 
 def _is_one(cells: Cells, columns: Columns) -> bool:
-    """Whether all rows are of one sensor."""
-    return columns.sensor is not None and columns.sensor in cells.frame and len(set(cells.texts(columns.sensor))) == 1
+    """Whether all rows are of one sensor, which has a name."""
+    if columns.sensor is None or columns.sensor not in cells.frame or cells.empty(columns.sensor).any():
+        return False
+    return len(set(cells.texts(columns.sensor))) == 1
 
 
-def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAhead:
-    """What the rows of a table say of the quantities that are known ahead, those without values too."""
+def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64, alone: bool = False) -> KnownAhead:
+    """What the rows of a table say of the quantities that are known ahead, those without values too; `alone`, a table
+    that holds nothing else, with a row for each time and place."""
     quantities, length = cells.numbers(columns.ahead), int(step / np.timedelta64(1, "us"))
     for name, column in zip(columns.ahead, quantities.T, strict=True):
         if np.isnan(column).all():
@@ -122,6 +138,8 @@ def known_ahead(cells: Cells, columns: Columns, step: np.timedelta64) -> KnownAh
         few.expect_filled(name, np.isnan(column), " that holds what is known ahead")
     number, begin = int(np.ptp(at)) + 1, int(at.min())
     places, place = np.unique(positions, axis=0, return_inverse=True)
+    if alone:
+        _warn_of_several(few, columns, place.ravel(), quantities)
     low, high = np.full((2, number, len(columns.ahead)), np.nan)
     np.fmin.at(low, at - begin, quantities)
     np.fmax.at(high, at - begin, quantities)
@@ -159,6 +177,22 @@ def _expect_one_each(few: Cells, columns: Columns, quantities: Float[NDArray, "r
             f"{columns.position[0]!r}, got {(index == time).sum()} rows at "
             f"{times[time].astype('datetime64[us]').astype('datetime64[s]')}; name its position "
             f"{' and '.join(map(repr, columns.position))}, as in the observations"
+        )
+
+
+def _warn_of_several(
+    few: Cells, columns: Columns, place: Int64[NDArray, " rows"], quantities: Float[NDArray, "rows G"]
+) -> None:
+    """Warn of several values of a quantity at one time and place, of which the mean is taken."""
+    key = np.unique(np.stack([few.times(columns.time), place]), axis=1, return_inverse=True)[1].ravel()
+    low, high = np.full((2, int(key.max(initial=-1)) + 1, quantities.shape[1]), np.nan)
+    np.fmin.at(low, key, quantities)
+    np.fmax.at(high, key, quantities)
+    if number := int((low < high).any(1).sum()):
+        warnings.warn(
+            f"read: {few.name} holds several values of {', '.join(columns.ahead)} at one time and place, {number:,} "
+            "times, such as of several runs of a weather model; their mean is taken: keep the latest of each",
+            stacklevel=4,
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import lightning as L
 import torch
@@ -42,6 +42,9 @@ from s2rm.training.start import training_mode, unit_variance
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+
+LEAST_FALL = 1e-4
+"""the share of its size by which a validation loss must fall so that the learning rate is not halved"""
 
 
 class Lesson(L.LightningModule, Generic[B]):
@@ -153,9 +156,12 @@ class Lesson(L.LightningModule, Generic[B]):
         self.log("val_loss", loss, prog_bar=True, sync_dist=True)
         if len(values) > 1:
             self.log_dict(values, sync_dist=True)
-        schedule = self.lr_schedulers()
+        schedule = cast("torch.optim.lr_scheduler.ReduceLROnPlateau", self.lr_schedulers())
         if not self.training_options.updates:
-            schedule.step(loss)  # type: ignore[union-attr,call-arg,arg-type]
+            # Its own relative threshold would take a rise for a fall where losses are below 0.
+            schedule.threshold_mode = "abs"
+            schedule.threshold = LEAST_FALL * abs(schedule.best) if math.isfinite(schedule.best) else 0.0
+            schedule.step(loss)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
         timer = next(callback for callback in self.trainer.callbacks if isinstance(callback, Timer))  # type: ignore[attr-defined]
         self.log("minutes", timer.time_elapsed("train") / 60, sync_dist=True)
@@ -170,7 +176,7 @@ class Lesson(L.LightningModule, Generic[B]):
         optimizer = torch.optim.AdamW(
             parameters, rate, (0.9, options.beta2), weight_decay=options.weight_decay, fused=fused or None
         )
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5, threshold=1e-4)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
 

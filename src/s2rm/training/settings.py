@@ -47,7 +47,7 @@ class Training:
 
     learning_rate: float = 3e-4
     """initial learning rate of Adam. With a number of updates it follows a cosine schedule to 0; otherwise it is halved
-    when the validation loss has not fallen by 0.01 % for 5 epochs"""
+    when the validation loss has not fallen by 0.01 % for more than 5 epochs"""
     batch_size: int = 32
     """sequences per batch, over all processes"""
     updates: int | None = None

@@ -136,12 +136,15 @@ class Trivial:
 
     @cached_property
     def sample(self) -> Episode:
-        """Clips from the beginning of training sequences."""
-        train = Source(self.world, "train")
+        """Clips from training sequences, each from the first step on at which something is there."""
+        train, world = Source(self.world, "train"), self.world
         rows = torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).round().long()
-        length = min(self.world.num_steps, self.world.prompt + self.world.steps_ahead)
+        length, start = min(world.num_steps, world.prompt + world.steps_ahead), torch.zeros_like(rows)
         generator = torch.Generator().manual_seed(0)  # of crops, the same for all that use it
-        return train.episode(rows, torch.zeros_like(rows), length, generator)
+        if world.kind != "frames":
+            there = train.episode(rows, start, world.num_steps, generator).targets.mask.any(2)
+            start = there.int().argmax(1).clamp(max=world.num_steps - length)
+        return train.episode(rows, start, length, generator)
 
     @cached_property
     def mean(self) -> Tensor:
@@ -154,8 +157,11 @@ class Trivial:
                 at = there / torch.tensor(self.world.scale[:n])
                 mean[:n] = at.reshape(n, *[1] * (mean.ndim - 1))
             elif not self.world.scale:
-                targets = self.sample.targets
-                mean = targets.values[targets.mask].nanmean().expand(self.world.target_shape)
+                values, shape = self.sample.targets.values[self.sample.targets.mask], self.world.target_shape
+                mean = values.nanmean().expand(shape)
+                if len(shape) in (1, 3):
+                    each = values.unsqueeze(-1).flatten(2).nanmean((0, 2)).reshape(-1, *[1] * (len(shape) - 1))
+                    mean = torch.where(each.isnan(), mean, each)
             return mean
         train = Source(self.world, "train")
         rows = torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).round().long()

@@ -128,10 +128,13 @@ def animate(models: Models, world: ArrayWorld, seed: int = 0, numbers: Sequence[
         moved, values = displacement(world, later.values)
         truth = truth + moved
     shown: dict[str, Shown] = {"truth": Shown(truth, values, later.mask)}
+    there = later.mask[:, :steps]
+    if world.kind == "points":  # of one that was never seen nothing is known
+        there = there & window.views.steps(None, world.prompt).mask.any(1, keepdim=True)
     for name, predictor in every.items():
         made = list(ahead(predictor, trivial, window))
         places, found = (torch.stack([getattr(each, part) for each in made], 1) for part in ("positions", "values"))
-        shown[name] = Shown(places, found, later.mask[:, :steps])
+        shown[name] = Shown(places, found, there)
     return points_moving(shown, world)
 
 

@@ -58,7 +58,9 @@ def write_report(
         f"{world.clip} frames, mirrored at random. Test: {world.test_sequences:,} sequences of {world.num_frames} "
         "frames for each number of balls, the same crops for every predictor."
     )
-    tables = [*(_table(rows, metric, 1.0) for metric in TITLES), _table(rows, "f1", 0.3)]
+    tables = [_table(rows, metric, 1.0) for metric in TITLES]
+    if world.num_views > 1:
+        tables.append(_table(rows, "f1", 0.3))
     pictures = [*_pictures(entries, rows, world, seed)]
     title = f"Bouncing balls, seen {'whole' if world.whole else 'only through crops'}"
     write_page(path, title, lead, entries, seen, [*tables, *more.tables], [*pictures, *more.pictures], more.verdict)
@@ -92,13 +94,13 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: BallsWorld, 
     sentence = f"All models were trained on {world.trained_on} balls (grey line); all other numbers are new to them."
     yield drawn("One step ahead, by number of balls", scores_by_balls(rows, world.num_balls), sentence)
     sentence = (
-        "The share of the ten views that a model sees grows from left to right; in training it saw all of them. A "
-        "model whose panel stays bright towards the left needs few views."
+        f"The share of the {world.num_views} views that a model sees grows from left to right. A model whose panel "
+        "stays bright towards the left needs few views."
     )
-    for metric in ("f1", "balanced_accuracy"):
+    for metric in ("f1", "balanced_accuracy") if world.num_views > 1 else ():
         yield drawn(f"{TITLES[metric]}, with views dropped", heat_maps(rows, metric), sentence)
     yield learning(entries)
-    views = episodes_to_test(replace(world, test_sequences=4), world.num_balls, 0)[0].views
+    views = episodes_to_test(replace(world, test_sequences=4, most_balls=None), world.num_balls, 0)[0].views
     yield from module_pictures(entries, cells(world.arena), views)
 
 
@@ -118,7 +120,8 @@ def animate(models: Models, world: BallsWorld, seed: int, numbers: Sequence[int]
 
 def scene(world: BallsWorld, seed: int, folder: Path | None = None) -> Crops:
     """Long test episodes with as many balls as in training, and with other numbers."""
-    longer, first, shown = replace(world, num_frames=EXPLORED, test_sequences=2), world.num_balls, []
+    longer = replace(world, num_frames=EXPLORED, test_sequences=2, most_balls=None)
+    first, shown = world.num_balls, []
     for number in dict.fromkeys((first, 1, 6)):
         for index, frames in enumerate(videos(longer, "test", seed, number).frames()[: 2 if number == first else 1], 1):
             shown.append((f"{balls(number)}, {'as in training' if number == first else 'new'}, {index}", frames))

@@ -32,7 +32,8 @@ class TrivialPredictors:
 
     *Static scene*: the mean training frame, thresholded. *Last seen*: what was last observed at that pixel, and the
     static scene where nothing was. Its probabilities are how often, in training, a pixel was 1 when a 1 or a 0 was
-    last seen there, counted over crops. All are from at most 500 training sequences of the seed.
+    last seen there, counted over crops. All are from as many sequences as there are in training, but at most 500: of
+    the seed and the numbers of balls of training, though where there are more they are not among them.
     """
 
     def __init__(self, world: BallsWorld, seed: int = 0):
@@ -162,12 +163,13 @@ def score(
     """One-step scores of models and of both simple predictors, with 1 to 6 balls, by share of the views.
 
     Arguments as for `Task.score`, rows as from `one_step_table`; by default a tenth of the views is seen, two tenths,
-    and so on to all.
+    and so on to all; of a world with one view, all.
     """
     trivial = TrivialPredictors(world, seed)
     predictors = {label: model_predictor(model, trivial.last_seen) for label, model in models.items()}
     predictors |= trivial.by_name
-    return one_step_table(predictors, world, seed, fractions=shares or FRACTIONS, progress=progress)
+    fractions = shares or (FRACTIONS if world.num_views > 1 else (1.0,))  # the one view of a frame is never dropped
+    return one_step_table(predictors, world, seed, fractions=fractions, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def roll_out(
             f"rollout: {prompt} + {steps} steps need sequences of at least {prompt + steps} frames, the world's have "
             f"{world.num_frames}; take fewer steps or a world of longer sequences"
         )
-    few = replace(world, test_sequences=num_sequences)
+    few = replace(world, test_sequences=num_sequences, most_balls=None)
     frames = videos(few, "test", seed, num_balls).frames()[:, : prompt + steps]
     generator = torch.Generator().manual_seed(seed)
     views = episode(world, frames[:, :prompt], generator).views

@@ -98,7 +98,7 @@ def _pictures(entries: Sequence[Entry], rows: Sequence[Row], world: SkirmishWorl
     yield drawn("A battle from above", from_above(models, world, battle, SHARE, moments(battle), seed), sentence)
     sentence = (
         "The training scenarios; the share of the agents that report grows from left to right, and all agents are "
-        "queried. Dashed: the two simple predictors, which know nothing of tactics."
+        "queried. Dashed: the simple predictors, which know nothing of tactics."
     )
     yield drawn("With fewer agents reporting", scores_by_reporting(rows), sentence)
     yield learning(entries)

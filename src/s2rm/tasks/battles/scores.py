@@ -202,7 +202,7 @@ class TrivialPredictors:
 
 
 def trivial_predictors(world: SkirmishWorld, seed: int = 0) -> TrivialPredictors:
-    """The simple predictors of a world, from at most 120 of its training battles."""
+    """The simple predictors of a world, from at most 120 battles of the scenarios and the seed of training."""
     few = replace(world, train_battles=min(world.train_battles, 120))
     return TrivialPredictors(world.grid, battles(few, "train", seed))
 
