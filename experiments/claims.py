@@ -285,7 +285,9 @@ def loses_less(result: Result, metrics: Sequence[str], others: Sequence[str]) ->
         scores = rows.pivot(index=["predictor", "seed"], columns="reporting", values=metric)
         shares = (1 - scores[0.2] / scores[1.0]).unstack("seed")
         shares = shares.loc[["S2GRU", *(name for name in others if name in shares.index)]]
-        lost[BATTLES[metric]] = shares.dropna(axis=1)
+        lost[BATTLES[metric]] = shares = shares.dropna(axis=1)
+        if shares.empty or len(shares) < 2:
+            raise KeyError("a seed of S2GRU and of the others")
     ahead = [(shares.iloc[1:] - shares.iloc[0]).to_numpy() for shares in lost.values()]
     verdict = HOLDS if min(each.min() for each in ahead) > 0 else UNDECIDED
     verdict = NOT if min(each.mean(1).min() for each in ahead) <= 0 else verdict

@@ -273,6 +273,9 @@ def test_claims_on_battles_are_decided_by_the_numbers(page, claims):
     assert TRIVIAL["last_seen"] == [(0.3, 0.4)]
     assert share(S2GRU=[(0.4, 0.5)]) == ("holds", "lost: unit-type macro F1: S2GRU 20.0%, last seen 25.0%")
     assert share(S2GRU=[(0.6, 1.0)])[0] == "does not hold", "0.4 of it, though it stays above"
+    assert decided("loses_less", {"S2GRU": [(0.4, 0.5)]}, metrics=["unit_type_f1"], others=["another"]) == (
+        "not decided", "not run yet: a seed of S2GRU and of the others",
+    )  # fmt: skip
     assert share(S2GRU=[(0.4, 0.5), (0.1, 0.5)], RMC=[(0.4, 0.5)])[0] == share(S2GRU=[(0.4, 0.5)])[0], "other models"
 
     def seeds(*ours, rule="above", **arguments):
