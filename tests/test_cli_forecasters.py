@@ -358,10 +358,11 @@ def test_a_report_is_of_the_initialisation_times_that_were_scored(life, tmp_path
     main(["evaluate", str(life / "run"), "--every", "8h", "--out", str(scores)])
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", lambda *given: told.append(given))
     main(["report", str(life / "run"), "--scores", str(scores)])
-    (_, _, _, _, _, _, origins, rows, later, unseen) = told[0]
+    (_, _, _, _, _, _, origins, rows, later, unseen, new) = told[0]
     assert (np.diff(origins) == 8).all()
     assert later
     assert unseen
+    assert new == 0
     assert rows == rows_of(scores)
     assert "expected the table that" in refused(
         capsys, "report", life / "run", "--scores", scores, "--table", life / "b.csv"
