@@ -71,17 +71,6 @@ def test_parts_of_the_day_are_right_after_years(minutes, hour):
     assert torch.equal(history.part_of_day(step, 24), (hour + step * minutes // 60) % 24)
 
 
-def test_a_covariate_that_a_report_leaves_out_is_that_of_the_reports_before():
-    reports = table(turning(4)[:, :2])
-    given = np.array([[1.0], [np.nan], [np.nan], [5.0], [2.0], [np.nan], [np.nan], [np.nan]], np.float32)
-    reports = replace(reports, columns=replace(HOURLY, covariates=("height",)), covariates=given)
-    scaling = Scaling.of(reports)
-    kept = History.of(reports, scaling, None, 0).rows.covariates.reshape(4, 2)
-    one, two, five = scaling.known(np.array([[1.0], [2.0], [5.0]], np.float32)).ravel().tolist()
-    np.testing.assert_array_equal(kept[:, 0], np.float32([one, one, two, two]))
-    np.testing.assert_array_equal(kept[:, 1], np.float32([np.nan, five, five, five]))
-
-
 @pytest.fixture(scope="module", params=[1, 2])
 def joint(request):
     """Values with gaps, a state-space model of order 1 or 2, and the covariance of all of its states as one."""

@@ -286,6 +286,39 @@ def test_a_stream_forecasts_as_the_table_does(forecaster, tmp_path):
         np.testing.assert_allclose(ours, whole[0], rtol=1e-3)
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_covariate_that_a_report_leaves_out_is_that_of_its_sensor_before(mapped, monkeypatch):
+    monkeypatch.setattr("s2rm.sensors.mapped.CELLS", 24)  # parts of three rows
+    monkeypatch.setattr("s2rm.sensors.mapped.is_mapped", lambda array: mapped)
+    monkeypatch.setattr("s2rm.sensors.mapped.LEAST_BYTES", 0)
+    reports = some_reports(8).where(np.arange(len(some_reports(8))) % 5 > 0)
+    given = np.where(np.random.default_rng(0).random(reports.covariates.shape) < 0.3, reports.covariates, np.nan)
+    given[:, 0] += reports.step  # so that it changes
+    expected, last = given.copy(), {}
+    for row, sensor in enumerate(reports.sensor):
+        last[sensor] = expected[row] = np.where(np.isnan(given[row]), last.get(sensor, np.nan), given[row])
+    carried = replace(reports, covariates=given.astype(np.float32)).covariates
+    assert np.isnan(given).mean() > np.isnan(expected).mean() > 0
+    assert isinstance(carried, np.memmap) == mapped
+    np.testing.assert_array_equal(carried, expected.astype(np.float32))
+
+
+def test_a_covariate_may_be_given_long_before_the_forecast(forecaster):
+    made, _ = forecaster
+    reports = some_reports(made.memory + 20)
+    once = np.where(reports.step[:, None] < 10, reports.covariates, np.float32(np.nan))
+    streams = []
+    for given in (reports.covariates, once):
+        stream = None
+        for begin in range(0, reports.num_steps, 10):
+            here = (reports.step >= begin) & (reports.step < begin + 10)
+            stream = made.step(stream, replace(reports.between(begin, begin + 10), covariates=given[here]))
+        streams.append(made.forecast_from(stream, stations(stream.recent)))
+    rarely = replace(reports, covariates=once)
+    np.testing.assert_array_equal(*(made.forecast(each, stations(each)) for each in (reports, rarely)))
+    np.testing.assert_array_equal(*streams)
+
+
 def test_a_late_report_enters_the_guess(forecaster, tmp_path):
     made, _ = forecaster
     reports = some_reports(30)

@@ -143,12 +143,13 @@ class TestReading:
         frame = table(4)
         frame.loc[2, ["temp", "wind"]] = np.nan
         frame.loc[2, ["time", "lon", "lat"]] = ["no time", np.nan, 999]
-        frame.loc[3, "wind"] = frame.loc[4, "alt"] = np.nan
+        frame.loc[3, "wind"] = frame.loc[[1, 4], "alt"] = np.nan
         reports = read_reports(frame, COLUMNS)
         check(reports)
         assert reports.step.tolist() == [0, 0, 1, 2, 2, 3, 3]
         assert np.isnan(reports.values).nonzero()[0].tolist() == [2]
-        assert np.isnan(reports.covariates).nonzero()[0].tolist() == [3]
+        assert np.isnan(reports.covariates).nonzero()[0].tolist() == [1]
+        assert reports.covariates[3] == frame.alt[0], "what its sensor last said"
 
     @pytest.mark.parametrize("dtype", ["float32", "Float64", "string", "category", object])
     def test_types_of_numbers(self, dtype):

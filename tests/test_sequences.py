@@ -13,11 +13,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from conftest import unchecked_shapes
-from s2rm import load
+from s2rm import RIMs, load
 from s2rm.cli import main
 from s2rm.export import SequenceStep
 from s2rm.models.saved import load_any
-from s2rm.models.sequence_model import CORES, SequenceModel
+from s2rm.models.sequence_model import CORES, SequenceModel, remember
+from s2rm.nn.recurrent import GroupedGRUCell
 from s2rm.records import from_plain, to_plain
 from s2rm.runs import TASKS, Run
 from s2rm.sequences import Sequences
@@ -261,6 +262,17 @@ def test_a_model_comes_back_and_no_other_kind_is_taken_for_it(model, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**config, "arguments": {**config["arguments"], name: value}}))
         with pytest.raises(ValueError, match="do not make a SequenceModel"):
             load_any(tmp_path)
+
+
+def test_gates_of_rims_with_gru_cells_remember_at_first():
+    core = RIMs(3, 48, cell="gru")
+    (cell,) = (part for part in core.modules() if isinstance(part, GroupedGRUCell))
+    before = cell.bias_hidden.detach().clone()
+    remember(core, 100)
+    reset, update, candidate = (cell.bias_hidden.detach() - before).chunk(3, -1)
+    assert 0.8 * math.log(99) < update.max() <= math.log(99) + 1e-5
+    assert not reset.any()
+    assert not candidate.any()
 
 
 @pytest.mark.parametrize("core", CORES)

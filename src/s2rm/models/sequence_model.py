@@ -15,7 +15,7 @@ from s2rm.models.inputs import plain
 from s2rm.models.model import Model
 from s2rm.nn.core import a_weight
 from s2rm.nn.memory import GroupedRelationalMemoryCell, RelationalMemory
-from s2rm.nn.recurrent import GroupedLSTMCell
+from s2rm.nn.recurrent import GroupedGRUCell, GroupedLSTMCell
 from s2rm.nn.rims import RIMs
 from s2rm.sequences import Sequences
 
@@ -193,6 +193,8 @@ def remember(core: nn.Module, steps: int) -> None:
         elif isinstance(part, GroupedLSTMCell):
             take, keep, *_ = part.bias_hidden.chunk(4, -1)
             shift(keep, take)
+        elif isinstance(part, GroupedGRUCell):
+            shift(part.bias_hidden.chunk(3, -1)[1])
         elif isinstance(part, GroupedRelationalMemoryCell) and part.gate_style is not None:
             take, keep = part.memory_gate[1].chunk(2, -1)
             shift(keep, take)

@@ -133,23 +133,7 @@ def _rows(reports: Reports, scaling: Scaling) -> Rows:
         for part in reports.parts:
             rows[part] = convert(array[part]).numpy()
         made.append(tensor(rows))
-    _carry_forward(made[2].numpy(), reports.sensor)
     return Rows(tensor(reports.step), tensor(reports.sensor), *made)
-
-
-def _carry_forward(covariates: Float[NDArray, "R F"], sensor: Int[NDArray, " R"]) -> None:
-    """Fill in, in place, what a report does not say with what its sensor last said."""
-    for column in covariates.T:
-        unknown = np.isnan(column)
-        if not unknown.any() or unknown.all():
-            continue
-        order = np.argsort(sensor, kind="stable")
-        known = np.where(unknown[order], -1, np.arange(len(order)))
-        first = np.append(True, np.diff(sensor[order]) != 0)
-        begins = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
-        last = np.maximum.accumulate(known)
-        there = last >= begins
-        column[order[there]] = column[order[last[there]]]
 
 
 def _last_rows(reports: Reports, rows: Rows, shape: tuple[int, int, int]) -> Int[NDArray, "U S D"]:

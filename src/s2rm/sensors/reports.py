@@ -53,7 +53,7 @@ class Reports:
     values: Float32[NDArray, "R C"]
     """NaN where not measured, but each report has at least one value"""
     covariates: Float32[NDArray, "R F"]
-    """NaN where not known"""
+    """what a report does not say is what its sensor last said; NaN where it said nothing before"""
     ahead: KnownAhead | None = None
     """quantities known ahead, in the past and the future, if the columns name any"""
     found: tuple[str, ...] = ()
@@ -79,6 +79,24 @@ class Reports:
             order = np.lexsort((self.sensor, self.step))
             for name in ROWS:
                 object.__setattr__(self, name, getattr(self, name)[order])
+        if any(np.isnan(self.covariates[part]).any() for part in self.parts):
+            object.__setattr__(self, "covariates", self._carried_forward())
+
+    def _carried_forward(self) -> Float32[NDArray, "R F"]:
+        """The covariates, where what a report does not say is what its sensor last said."""
+        carried = room(self.step, self.covariates.shape, self.covariates.dtype)
+        last = np.full((len(self.sensors), carried.shape[1]), np.nan, carried.dtype)
+        for part in self.parts:
+            order = np.argsort(self.sensor[part], kind="stable")
+            sensor, rows = self.sensor[part][order], self.covariates[part][order]
+            new, number = np.append(True, sensor[1:] != sensor[:-1])[: len(order)], np.arange(len(order))[:, None]
+            rows[new] = np.where(np.isnan(rows[new]), last[sensor[new]], rows[new])
+            # Of each row the last one, back to the first of its sensor, that says something.
+            said = np.maximum.accumulate(np.where(~np.isnan(rows) | new[:, None], number, 0), 0)
+            rows = np.take_along_axis(rows, said, 0)
+            carried[part.start + order] = rows
+            last[sensor] = rows  # of several rows of a sensor, the last one stays
+        return carried
 
     @property
     def _in_order(self) -> bool:
