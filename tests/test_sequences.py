@@ -364,8 +364,15 @@ def test_rows_of_scores_are_of_every_size():
     assert rows == score({"GRU": model}, world, seed=3), "the same sequences each time"
 
 
-@pytest.mark.parametrize(("task", "core"), [("copying", "rims"), ("adding", "rmc"), ("mnist", "gru")])
-def test_a_task_is_trained_on_scored_and_shown(task, core, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("task", "core", "sizes"),
+    [
+        ("copying", "rims", "1 to 3 blanks"),
+        ("adding", "rmc", "2 to 6 steps"),
+        ("mnist", "gru", "2 to 3 pixels per side"),
+    ],
+)
+def test_a_task_is_trained_on_scored_and_shown(task, core, sizes, tmp_path, capsys):
     run = tmp_path / "run"
     main(["train", task, "--size", "tiny", "--model", core, "--epochs", "1", "--out", str(run)])
     main(["train", "--resume", str(run), "--epochs", "2"])
@@ -382,6 +389,7 @@ def test_a_task_is_trained_on_scored_and_shown(task, core, tmp_path, capsys):
     page = (run / "report.html").read_text()
     assert page.count("<figcaption>") == (5 if core == "rims" else 2)
     assert f"{len(rows) // 2}" in page
+    assert f"Trained on {sizes}; what is beyond is new." in page
     with unchecked_shapes():
         main(["export", str(run)])
     assert (run / "model.onnx").stat().st_size > 1000

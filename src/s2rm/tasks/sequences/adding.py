@@ -50,6 +50,10 @@ class Adding(SequenceWorld):
         return self.test_lengths
 
     @property
+    def train_sizes(self) -> tuple[int, int]:
+        return self.shortest, self.length
+
+    @property
     def longest(self) -> tuple[int, int]:
         return max(self.length, *self.test_lengths), 3
 
@@ -58,7 +62,7 @@ class Adding(SequenceWorld):
 
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         if size is None:
-            size = self.size_of_batch(split, self.shortest, self.length, generator)
+            size = self.size_of_batch(split, generator)
         length, batch, half = size, torch.arange(len(rows)), size // 2
         inputs = torch.zeros(len(rows), length, 3)
         inputs[..., 0] = torch.rand(len(rows), length, generator=generator)

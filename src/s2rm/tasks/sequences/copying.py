@@ -52,6 +52,11 @@ class Copying(SequenceWorld):
         return self.test_blanks
 
     @property
+    def train_sizes(self) -> tuple[int, int]:
+        assert self.fewest is not None
+        return self.fewest, self.blank
+
+    @property
     def longest(self) -> tuple[int, int]:
         return 2 * self.digits + max(self.blank, *self.test_blanks), self.SYMBOLS + 2
 
@@ -64,7 +69,7 @@ class Copying(SequenceWorld):
     def draw(self, split: str, rows: Tensor, generator: torch.Generator, size: int | None = None) -> Sequences:
         """One-hot inputs: channel 0 is blank, the last one the mark."""
         if size is None:
-            size = self.size_of_batch(split, self.fewest, self.blank, generator)
+            size = self.size_of_batch(split, generator)
         digits = torch.randint(self.SYMBOLS, (len(rows), self.digits), generator=generator)
         mark = self.digits + size
         inputs = torch.zeros(len(rows), mark + self.digits, dtype=torch.long)

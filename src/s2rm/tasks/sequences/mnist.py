@@ -58,6 +58,11 @@ class Mnist(SequenceWorld):
         return self.test_pixels
 
     @property
+    def train_sizes(self) -> tuple[int, int]:
+        assert self.smallest is not None
+        return self.smallest, self.pixels
+
+    @property
     def longest(self) -> tuple[int, int]:
         return max(self.pixels, *self.test_pixels) ** 2, 1
 
@@ -84,7 +89,7 @@ class Mnist(SequenceWorld):
         images, labels = self.digits(split)
         chosen = rows * len(labels) // self.num_sequences(split)  # fewer than all are from all over the file
         if size is None:
-            size = self.size_of_batch(split, self.smallest, self.pixels, generator)
+            size = self.size_of_batch(split, generator)
         pixels = resized(images[chosen], size) > self.threshold
         return Sequences(pixels.flatten(1).unsqueeze(-1).float(), labels[chosen, None])
 

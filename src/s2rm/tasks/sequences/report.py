@@ -55,7 +55,8 @@ def write_report(
         )
         for metric, label in found.items()
     ]  # fmt: skip
-    sentence = "The first size is that of training, the others are new. Dashed: the constant predictor."
+    trained = " to ".join(f"{size:,}" for size in dict.fromkeys(world.train_sizes))
+    sentence = f"Trained on {trained} {words.size}; what is beyond is new. Dashed: the constant predictor."
     curves = drawn("Scores by size", metrics(rows, "size", found, words.size), sentence)
     pictures = [curves, learning(entries), *_modules(entries, world, seed)]
     tables, pictures = [*tables, *more.tables], [*pictures, *more.pictures]

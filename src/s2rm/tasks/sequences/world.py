@@ -48,6 +48,11 @@ class SequenceWorld(ABC):
 
     @property
     @abstractmethod
+    def train_sizes(self) -> tuple[int, int]:
+        """The least and the most of the same in training; all of the validation are of the most."""
+
+    @property
+    @abstractmethod
     def longest(self) -> tuple[int, int]:
         """Steps of the longest sequence, and channels of a step."""
 
@@ -64,7 +69,7 @@ class SequenceWorld(ABC):
         sizes = {"train": self.train_sequences, "val": self.val_sequences, "test": self.test_sequences}
         return named(sizes, split, "sequences", "split")
 
-    def size_of_batch(self, split: str, least: int | None, most: int, generator: torch.Generator) -> int:
-        """One from `least` to `most` in training, drawn uniformly, and `most` in other splits."""
-        assert least is not None
+    def size_of_batch(self, split: str, generator: torch.Generator) -> int:
+        """One of the sizes of training, drawn uniformly, and the most of them in other splits."""
+        least, most = self.train_sizes
         return int(torch.randint(least if split == "train" else most, most + 1, (), generator=generator))
