@@ -111,6 +111,11 @@ def holds(yes: bool) -> str:
     return HOLDS if yes else NOT
 
 
+def all_hold(true: pd.Series, numbers: pd.Series) -> str:
+    """Whether all cases hold; where the numbers of some lack, that can only fail."""
+    return NOT if not true[numbers.notna()].all() else UNDECIDED if numbers.isna().any() else HOLDS
+
+
 def leads(rows: pd.DataFrame, others: Iterable[str], metrics: Iterable[str], *by: str) -> pd.DataFrame:
     """S2GRU's lead on each other predictor, by metric and the columns `by`.
 
@@ -137,8 +142,10 @@ def leads(rows: pd.DataFrame, others: Iterable[str], metrics: Iterable[str], *by
 
 
 def judged(found: pd.DataFrame) -> str:
-    """A lead holds if it is above 0 with every seed, and does not if a mean is not."""
-    return NOT if found["mean"].min() <= 0 else HOLDS if found["seeds"].min() > 0 else UNDECIDED
+    """A lead holds if it is above 0 with every seed, and does not if a mean is not; where scores lack, it can only
+    fail."""
+    all_above = (found["seeds"] > 0).all()  # not so where there is none
+    return NOT if found["mean"].min() <= 0 else HOLDS if all_above else UNDECIDED
 
 
 # One step ahead on the balls.
@@ -181,7 +188,7 @@ def above_trivial(result: Result) -> Decision:
     found = leads(result.rows, STATIC, ["f1"], "balls", "views")
     least = found.loc[found["mean"].idxmin()]
     over = f"over {least['predictor']} at {moving(least['balls'])} and {least['views']:.0%} of the views"
-    return holds(least["mean"] > 0), f"the smallest lead is {least['mean']:+.3f}, {over}"
+    return all_hold(found["mean"] > 0, found["mean"]), f"the smallest lead is {least['mean']:+.3f}, {over}"
 
 
 def lost_with_views(result: Result, *names: str) -> tuple[dict[str, float], str]:
@@ -345,4 +352,5 @@ def open_without(wanted: Sequence[str], there: Container[str], verdict: str, sai
 def above_on_railways(result: Result, metric: str) -> Decision:
     found = leads(result.rows, ("mean view", "last seen"), [metric])
     least = found.loc[found["mean"].idxmin()]
-    return holds(least["mean"] > 0), f"the smallest lead is {least['mean']:+.4f}, over {least['predictor']}"
+    said = f"the smallest lead is {least['mean']:+.4f}, over {least['predictor']}"
+    return all_hold(found["mean"] > 0, found["mean"]), said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from claims import TRIVIAL, Decision, Result, holds, where
+from claims import TRIVIAL, Decision, Result, all_hold, holds, where
 
 
 def mae_of(result: Result, sensors: str, silent: float = 0.0, model: str = "S2GRU") -> pd.DataFrame:
@@ -36,7 +36,7 @@ def nowhere_worse(result: Result, metric: str, most: float) -> Decision:
     ratio = against_the_obvious(result, metric)["S2GRU"]
     value, sensors, lead = ratio.idxmax()
     worst = f"the worst is {ratio.max():.3f} ({value}, {sensors}, +{lead})"
-    return holds(ratio.max() <= most), f"in {(ratio <= most).sum()} of {len(ratio)} cases; {worst}"
+    return all_hold(ratio <= most, ratio), f"in {(ratio <= most).sum()} of {len(ratio)} cases; {worst}"
 
 
 def loses_no_more(result: Result, peer: str) -> Decision:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -367,6 +368,29 @@ def test_claims_are_decided_by_the_numbers(page, claims):
     assert "is lost after 1 steps" in because
     assert decided("above_trivial", S2GRU=[0.3])[0] == claims.HOLDS
     assert decided("above_trivial", S2GRU=[0.15])[0] == claims.NOT
+
+
+def test_a_claim_on_all_cases_does_not_hold_where_scores_lack(page, claims):
+    names = ("S2GRU", "static scene", *claims.RECURRENT)
+    rows = [
+        {"predictor": name, "seed": 0, "balls": balls, "views": 1.0, "f1": 0.8 - 0.1 * (name != "S2GRU")}
+        for name in names for balls in (1, 2)
+    ]  # fmt: skip
+
+    def decided(rule, rows, **arguments):
+        return claims.decide({"rule": rule, "arguments": arguments}, page.read("", {"runs": [], "rows": rows}))[0]
+
+    above = {"metric": "f1", "views": 1.0}
+    without, blank = rows[:-1], [*rows[:-1], {**rows[-1], "f1": None}]
+    for part, expected in ((rows, claims.HOLDS), (without, claims.UNDECIDED), (blank, claims.UNDECIDED)):
+        assert decided("above_baselines", part, **above) == expected
+    below = [{**row, "f1": 0.9} if row["predictor"] == "RIMs" else row for row in without]
+    assert decided("above_baselines", below, **above) == claims.NOT
+    for numbers, expected in (
+        ((1, 2), claims.HOLDS), ((1, float("nan")), claims.UNDECIDED), ((-1, float("nan")), claims.NOT)
+    ):  # fmt: skip
+        found = pd.Series(numbers)
+        assert claims.all_hold(found > 0, found) == expected
 
 
 @pytest.mark.parametrize(

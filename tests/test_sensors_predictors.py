@@ -246,6 +246,18 @@ def test_kriging_goes_through_what_is_sure_and_doubts_what_is_far(fitted, seen):
     assert stddev[1, 0, 0] > stddev[0, 0, 0], "what was so is less sure later"
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_kriging_does_not_depend_on_the_unit(unit, seen):
+    unit = np.array([unit, 1], np.float32)
+    scaled = Kriging().fit(replace(seen.between(0, 140), values=seen.between(0, 140).values * unit))
+    places, nobody = np.random.default_rng(0).random((9, 2)), np.full(9, -1)
+    for ours, other in zip(
+        ask(scaled, replace(seen, values=seen.values * unit), 170, places, nobody),
+        ask(Kriging().fit(seen.between(0, 140)), seen, 170, places, nobody), strict=True
+    ):  # fmt: skip
+        np.testing.assert_allclose(ours, other * unit, rtol=1e-3)
+
+
 def test_little_to_learn_from_is_enough():
     one = table([(0, 3, (1, 2), (5, np.nan)), (0, 4, (1, 2), (np.nan, 60))], num_steps=1)
     for predictor in BASELINES.values():

@@ -36,6 +36,7 @@ class Kriging(FromLastReports):
         super().fit(train)
         generator = np.random.default_rng(0)
         self.kernels: list[Kernel] = []
+        self.units: list[float] = []  # the spread of each channel, since scikit-learn adds 1e-10 to its variance
         for channel in range(len(self.mean)):
             middle = to_components(self.mean[channel], bool(self.circular[channel]))
             squares, number, counts = 0.0, 0, np.zeros(train.num_steps, np.int64)
@@ -44,7 +45,7 @@ class Kriging(FromLastReports):
                 squares, number = squares + (centred**2).sum(), number + centred.size
                 known = part.start + np.flatnonzero(~np.isnan(train.values[part, channel]))
                 counts += np.bincount(train.step[known], minlength=len(counts))
-            scale = float(squares / number)
+            unit = float(np.sqrt(squares / number)) or 1.0
             enough = np.flatnonzero(counts >= _LEAST_POINTS)
             found = []
             for step in generator.permutation(enough)[:_STEPS]:
@@ -52,23 +53,27 @@ class Kriging(FromLastReports):
                 known = since + np.flatnonzero(~np.isnan(train.values[since:until, channel]))
                 rows = generator.permutation(known)[:_MOST_POINTS]
                 places, values = coordinates(self.columns, train.positions[rows]), self._channel(train, channel, rows)
-                process = GaussianProcessRegressor(_start(places, scale))
+                process = GaussianProcessRegressor(_start(places))
                 with warnings.catch_warnings():
                     # A parameter at its bound on some step does not matter: the median is taken.
                     warnings.simplefilter("ignore", ConvergenceWarning)
-                    found.append(process.fit(places, values - values.mean(0)).kernel_.theta)
-            kernel = _start(coordinates(self.columns, train.places), scale)
+                    found.append(process.fit(places, (values - values.mean(0)) / unit).kernel_.theta)
+            kernel = _start(coordinates(self.columns, train.places))
             self.kernels.append(kernel.clone_with_theta(np.median(found, 0)) if found else kernel)
+            self.units.append(unit)
         return self
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        centre = values.mean(0)
+        centre, unit = values.mean(0), self.units[channel]
         process = GaussianProcessRegressor(self.kernels[channel], optimizer=None)
-        process.fit(coordinates(self.columns, places), values - centre)
-        mean, deviation = process.predict(coordinates(self.columns, positions), return_std=True)
-        mapped, deviation = mean.reshape(len(positions), -1) + centre, deviation.reshape(len(positions), -1)[:, 0]
+        process.fit(coordinates(self.columns, places), (values - centre) / unit)
+        mean, deviation = (
+            unit * part.reshape(len(positions), -1)
+            for part in process.predict(coordinates(self.columns, positions), return_std=True)
+        )
+        mapped, deviation = mean + centre, deviation[:, 0]
         if self.circular[channel]:
             # The angle's deviation is that across the mean vector over its length; at most that of a uniform direction.
             deviation = deviation / np.maximum(np.linalg.norm(mapped, axis=-1), 1e-9)
@@ -76,11 +81,10 @@ class Kriging(FromLastReports):
         return mapped, deviation**2
 
 
-def _start(places: NDArray, scale: float) -> Kernel:
-    """The covariance before the fit: lengths from the extent of the places, variances from that of the channel."""
+def _start(places: NDArray) -> Kernel:
+    """The covariance before the fit, of values of variance 1: lengths from the extent of the places."""
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    extent, scale = float(np.linalg.norm(np.ptp(places, 0))) or 1.0, scale or 1.0
-    signal = ConstantKernel(scale, (1e-4 * scale, 1e2 * scale))
+    extent = float(np.linalg.norm(np.ptp(places, 0))) or 1.0
     matern = Matern(extent / 5, (1e-3 * extent, 10 * extent), nu=1.5)
-    return signal * matern + WhiteKernel(0.1 * scale, (1e-4 * scale, 10 * scale))
+    return ConstantKernel(1.0, (1e-4, 1e2)) * matern + WhiteKernel(0.1, (1e-4, 10))
