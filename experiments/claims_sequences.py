@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from claims import HOLDS, NOT, TRIVIAL, UNDECIDED, Decision, Result, where
+import pandas as pd
+
+from claims import HOLDS, NOT, TRIVIAL, UNDECIDED, Decision, Result, all_hold, where
 
 SEEDS = 5
 """of each model, with which a comparison can hold"""
@@ -47,7 +49,8 @@ def above_the_simple(result: Result, steps: int) -> Decision:
     balls, step = lead.idxmin()
     seeds = rows["seed"].nunique() if "seed" in rows else 1
     said = f"smallest lead in F1 {lead.min():+.3f}, with {balls} balls at step {step}; {seeds} seed{'s' * (seeds > 1)}"
-    return (HOLDS if lead.min() > 0 else NOT), said
+    asked = pd.MultiIndex.from_product([rows["balls"].unique(), range(1, steps + 1)])
+    return all_hold(lead.reindex(asked) > 0, lead.reindex(asked)), said
 
 
 def rolls_out_better(result: Result, balls: list[int], steps: int, other: str = "LSTM") -> Decision:
@@ -56,7 +59,10 @@ def rolls_out_better(result: Result, balls: list[int], steps: int, other: str = 
     ours, theirs = (where(rows, predictor=name)["f1"].mean() for name in ("RIMs", other))
     seeds = int(rows.groupby("predictor")["seed"].nunique()[["RIMs", other]].min()) if "seed" in rows else 1
     said = f"mean F1 of {steps} steps: RIMs {ours:.3f}, {other} {theirs:.3f}; {seeds} seed{'s' * (seeds > 1)}"
-    return (NOT if ours <= theirs else UNDECIDED if seeds < LEAST_SEEDS else HOLDS), said
+    cells = rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1")
+    asked = pd.MultiIndex.from_product([balls, range(1, steps + 1)])
+    whole = cells.reindex(asked)[["RIMs", other]].notna().all(axis=None)
+    return (NOT if ours <= theirs else UNDECIDED if seeds < LEAST_SEEDS or not whole else HOLDS), said
 
 
 def below_the_simple(result: Result) -> str:

@@ -92,8 +92,8 @@ def drive(
 ) -> tuple[list[dict[str, tuple[float, ...]]], NDArray[np.float64]]:
     """Cars by name at each step, as (x, y, speed in m/s), and what loops count `(steps, loops, 2)`.
 
-    A loop counts the cars that passed in the five seconds before the step, and the share of the time for which one
-    stood over it.
+    A loop counts the cars that were over it in the five seconds before the step, each once, and the share of the time
+    for which there was one.
     """
     import libsumo
 
@@ -102,7 +102,7 @@ def drive(
     edges = sorted(edge for edge in libsumo.edge.getIDList() if not edge.startswith(":"))
     loops = sorted(libsumo.inductionloop.getIDList())
     cars: list[dict[str, tuple[float, ...]]] = []
-    counted = np.zeros((steps, len(loops), 2))
+    counted, passed = np.zeros((steps, len(loops), 2)), [[set[str]() for _ in loops] for _ in range(steps)]
     for second in range(-WARM_UP, steps * SECONDS):
         if generator.random() < ENTERING:
             start, end = generator.choice(edges, 2, replace=False).tolist()
@@ -112,13 +112,13 @@ def drive(
         if second < 0:
             continue
         for number, loop in enumerate(loops):
-            here = counted[second // SECONDS, number]
-            here += libsumo.inductionloop.getLastStepVehicleNumber(loop), 0
-            here += 0, libsumo.inductionloop.getLastStepOccupancy(loop) / 100 / SECONDS
+            passed[second // SECONDS][number] |= {*libsumo.inductionloop.getLastStepVehicleIDs(loop)}
+            counted[second // SECONDS, number, 1] += libsumo.inductionloop.getLastStepOccupancy(loop) / 100 / SECONDS
         if second % SECONDS == SECONDS - 1:
             there = libsumo.vehicle.getIDList()
             cars.append({c: (*libsumo.vehicle.getPosition(c), libsumo.vehicle.getSpeed(c)) for c in there})
     libsumo.close()
+    counted[..., 0] = [[len(cars_there) for cars_there in at] for at in passed]
     return cars, counted
 
 

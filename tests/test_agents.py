@@ -9,6 +9,7 @@ import torch
 from s2rm import GQN, S2GRU
 from s2rm.cli import main
 from s2rm.runs import Run
+from s2rm.settings import Core, Settings
 from s2rm.tasks import arrays
 from s2rm.tasks.agents import collect, record
 from s2rm.views import Episode
@@ -464,3 +465,14 @@ def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
     assert actions.min() <= there.min() < there.max() <= actions.max()
     with pytest.raises(ValueError, match="expected one episode of at most 4 steps, as recorded, got more"):
         record(Rewarded(), moved, policy, num_episodes=2, num_steps=4, seed=0)
+
+
+def test_a_world_without_features_is_planned_in(tmp_path):
+    played = record(Rewarded(), moved, num_episodes=6, num_steps=4, seed=0)
+    world = arrays.write_world(tmp_path / "world.npz", {key: part for key, part in played.items() if key != "features"})
+    model = Settings(core=Core(hidden_size=8, num_modules=2)).build(world).eval()
+    planner = arrays.Planner(
+        model, world, lambda expected: expected.positions[..., 0].sum(1), steps=2, candidates=6, elites=2
+    )
+    controlled = record(Rewarded(), moved, planner.policy(moved), num_episodes=1, num_steps=4, seed=0)
+    assert controlled["actions"][controlled["mask"]].any()

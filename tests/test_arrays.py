@@ -95,6 +95,18 @@ def test_frames_are_seen_in_crops_at_given_places(tmp_path, random):
     np.testing.assert_allclose(values[0, :, 1], frames[row, :, :, 1:4, 1:4] / 255, rtol=1e-6)
 
 
+def test_bytes_are_binary_whatever_they_are_read_in(tmp_path, random, monkeypatch):
+    frames = random.integers(0, 2, (N, T, 8, 8)).astype(np.uint8)
+    mixed = frames.copy()
+    mixed[N // 2 :] *= 255
+    monkeypatch.setattr("s2rm.tasks.arrays.checks.AT_ONCE", 64 * T)
+    for number, (given, expected) in enumerate(
+        ((frames, (True, 1)), (255 * frames, (True, 255)), (mixed, (False, 255)))
+    ):
+        world = arrays.write_world(tmp_path / f"{number}.npz", {"frames": given}, crop=3)
+        assert (world.binary, world.white) == expected
+
+
 def test_points_are_asked_for_where_they_were_last_seen(tmp_path, random):
     world = arrays.write_world(tmp_path / "world.npz", {"points": straight(random)})
     x = torch.tensor([1.0, 2.0, 4.0, 7.0]).reshape(1, 4, 1, 1).expand(1, 4, 1, 2)

@@ -796,6 +796,18 @@ def test_blind_rollouts_of_a_variational_model_are_scored(script, tmp_path):
     assert is_png(tmp_path / "variational.png")
 
 
+def test_a_car_that_waits_over_a_loop_counts_once(tmp_path):
+    for package in ("sumo", "libsumo"):
+        pytest.importorskip(package, reason='needs pip install ".[traffic]"')
+    program = runpy.run_path(str(EXPERIMENTS / "traffic.py"))
+    net, additional, _ = program["streets"](tmp_path, 24)
+    _, counted = program["drive"](net, additional, 24, 0)
+    number, share = counted[..., 0], counted[..., 1]
+    assert (share > 0.95).any(), "some car waits for a whole step"
+    assert number[share > 0.95].max() <= 2
+    assert (number[share > 0] >= 1).all()
+
+
 def test_traffic_slows_in_rush_hours_of_working_days():
     sys.path.insert(0, str(EXPERIMENTS))
     try:

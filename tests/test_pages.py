@@ -386,6 +386,33 @@ def test_a_claim_on_all_cases_does_not_hold_where_scores_lack(page, claims):
         assert decided("above_baselines", part, **above) == expected
     below = [{**row, "f1": 0.9} if row["predictor"] == "RIMs" else row for row in without]
     assert decided("above_baselines", below, **above) == claims.NOT
+    # Rollouts of which the hardest number of balls or the last steps were not run.
+    rolled = [
+        {"predictor": name, "balls": balls, "step": step, "seed": seed, "f1": f1}
+        for name, f1 in (("RIMs", 0.9), ("LSTM", 0.8), ("last seen", 0.5))
+        for balls in (3, 6) for step in (1, 2) for seed in range(3)
+    ]  # fmt: skip
+    fewer = [row for row in rolled if row["predictor"] != "RIMs" or row["balls"] == 3]
+    for part, expected in ((rolled, claims.HOLDS), (fewer, claims.UNDECIDED)):
+        assert decided("rolls_out_better", part, balls=[3, 6], steps=2) == expected
+        assert decided("above_the_simple", part, steps=2) == expected
+    assert decided("rolls_out_better", rolled, balls=[3, 6], steps=3) == claims.UNDECIDED
+    assert decided("above_the_simple", rolled, steps=3) == claims.UNDECIDED
+    # Losses from all to few, without the few of one.
+    lost = [
+        {"predictor": name, "seed": 0, "balls": 1, "views": views, "scenario": claims.VALIDATION, "reporting": views,
+         "f1": 0.8 - loss * (views < 1)}
+        for name, loss in (("S2GRU", 0.1), *((name, 0.2) for name in claims.RECURRENT)) for views in (0.3, 1.0)
+    ]  # fmt: skip
+    lost += [{**row, "predictor": "static scene"} for row in lost[:2]]
+    assert decided("loses_least_views", lost) == claims.HOLDS
+    assert decided("loses_least_views", [row for row in lost if row["predictor"] != "RIMs" or row["views"] == 1]) == (
+        claims.UNDECIDED
+    )
+    few = [{**row, "reporting": 0.2 if row["views"] < 1 else 1.0} for row in lost]
+    assert decided("loses_least", few, metric="f1") == claims.HOLDS
+    without = [row for row in few if row["predictor"] != "RMC" or row["views"] == 1]
+    assert decided("loses_least", without, metric="f1") == claims.UNDECIDED
     for numbers, expected in (
         ((1, 2), claims.HOLDS), ((1, float("nan")), claims.UNDECIDED), ((-1, float("nan")), claims.NOT)
     ):  # fmt: skip

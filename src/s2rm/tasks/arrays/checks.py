@@ -84,7 +84,7 @@ def check_mask(path: str | Path, mask: Array, part: Array) -> int:
 
 def check_frames(path: str | Path, frames: Array) -> tuple[bool, int]:
     """Whether frames are binary, and which number stands for 1."""
-    highest, binary = 0.0, True
+    highest, to_one, to_255 = 0.0, True, True
     for rows in in_chunks(frames):
         some = np.asarray(frames[rows])
         low, high, most = float(some.min()), float(some.max()), 255 if some.dtype == np.uint8 else 1
@@ -94,8 +94,8 @@ def check_frames(path: str | Path, frames: Array) -> tuple[bool, int]:
                 f"{low:g} to {high:g}; scale them, or convert them to uint8"
             )
         highest = max(highest, high)
-        binary = binary and bool(np.isin(some, (0, 1)).all() or np.isin(some, (0, 255)).all())
-    return binary, 255 if frames.dtype == np.uint8 and highest > 1 else 1
+        to_one, to_255 = to_one and bool(np.isin(some, (0, 1)).all()), to_255 and bool(np.isin(some, (0, 255)).all())
+    return to_one or to_255, 255 if frames.dtype == np.uint8 and highest > 1 else 1
 
 
 def check_positions(
