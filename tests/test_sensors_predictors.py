@@ -180,6 +180,37 @@ def test_a_plane_is_found_again_and_far_away_it_is_level():
     )
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+@pytest.mark.parametrize("name", ["local linear", "inverse distance", "kriging"])
+def test_maps_do_not_depend_on_the_unit_of_positions(name, unit, seen):
+    reports = seen.between(0, 60)
+    places, nobody = np.random.default_rng(0).random((9, 2)), np.full(9, -1)
+    maps = []
+    for scale in (1.0, unit):
+        scaled = replace(reports, positions=reports.positions * scale)
+        maps.append(ask(BASELINES[name]().fit(scaled), scaled, 40, places * scale, nobody, (0, 1)))
+    np.testing.assert_allclose(*maps, rtol=1e-4)
+
+
+def test_spreads_are_measured_where_a_sensor_was_when_it_was_asked_for():
+    """One that moves is asked for where it last was, as in scores: where it will be is not known."""
+    rows = [(step, index, (step + 10 * index, 0), (step, 0)) for step in range(30) for index in range(3)]
+    moving = table(rows, num_sensors=3)
+    predictor, asked = LocalLinear().fit(moving), []
+    plain = predictor._forecast
+
+    def watched(shown, origin, places, *rest):
+        asked.append((shown, origin, places))
+        return plain(shown, origin, places, *rest)
+
+    predictor._forecast = watched
+    ask(predictor, moving, 20, [(3, 0)], [-1], (4,))
+    assert len(asked) > 5
+    for shown, _, places in asked[:-1]:
+        here = {*shown.positions[shown.step == shown.step.max(), 0].tolist()} if len(shown) else set()
+        assert len(here & {*places[:, 0].tolist()}) == len(here)
+
+
 def test_distances_on_the_globe_are_great_circles():
     # Across the date line: 1 and 2 degrees away along the equator; the third is on the other side of the globe.
     places, values = np.array([[179, 0], [-178, 0], [0, 0]]), np.array([[3.0], [8.0], [1.0]])

@@ -55,6 +55,14 @@ def test_a_place_has_the_same_field_whichever_others_are_asked_for():
     assert not np.allclose(few, alone.draw(places[:2], np.ones(2, bool), [1, 2], 3, 8))
 
 
+def test_a_place_that_is_asked_for_twice_has_one_future():
+    places = some_places(3)
+    once, twice = (
+        KNOWN.draw(places[which], np.ones(len(which), bool), [1, 4], 3, 7) for which in ([2, 0, 1], [2, 0, 2, 1])
+    )
+    np.testing.assert_allclose(twice, once[:, :, [0, 1, 0, 2]])
+
+
 def test_the_dependence_of_known_errors_is_found():
     leads = np.array([1, 2, 4, 8, 16])
     past = []

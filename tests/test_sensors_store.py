@@ -30,6 +30,7 @@ from s2rm.sensors import (
     tallies,
     to_frame,
 )
+from s2rm.sensors.datasets import flat, pieces
 from s2rm.sensors.judging import BASELINES, split
 from s2rm.sensors.mapped import counted, distinct, is_mapped, moments, parts, room
 from s2rm.sensors.reports import ROWS
@@ -103,6 +104,18 @@ def test_a_store_holds_what_would_be_read_into_memory(ending, small, tmp_path):
     check_equal(read_reports(str(tmp_path / "store"), COLUMNS), made)
     assert all(is_mapped(getattr(made, name)) for name in ROWS)
     assert {path.name for path in tmp_path.glob("store/*/*")} == {f"{name}.npy" for name in ROWS}
+
+
+def test_a_dimension_without_coordinates_is_numbered_over_all_batches():
+    xarray = pytest.importorskip("xarray")
+    dims, generator = ("trajectory", "obs"), np.random.default_rng(0)
+    time = np.broadcast_to(pandas.date_range("2020", periods=6, freq="h").to_numpy(), (5, 6))
+    drawn = (generator.normal(size=(5, 6)) for _ in range(3))
+    dataset = xarray.Dataset({"time": (dims, time), **{name: (dims, next(drawn)) for name in ("temp", "x", "y")}})
+    columns = Columns("time", ("x", "y"), ("temp",), "trajectory", globe=False)
+    parts = [*pieces(dataset, columns, "it", 12)]
+    assert len(parts) == 3
+    pandas.testing.assert_frame_equal(pandas.concat(parts, ignore_index=True), flat(dataset, columns, "it"))
 
 
 def test_places_are_sensors_where_none_are_named(small, tmp_path):

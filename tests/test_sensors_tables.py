@@ -509,7 +509,7 @@ class TestRefusals:
         frame = table()
         assert "2 columns of the table are named 'temp'" in refusal(pandas.concat([frame, frame[["temp"]]], axis=1))
 
-    @pytest.mark.parametrize("cell", ["warm", "12,5", "1.5C", [1.0], 1j, pandas.Timestamp("2013")])
+    @pytest.mark.parametrize("cell", ["warm", "12,5", "12_5", "1.5C", [1.0], 1j, pandas.Timestamp("2013")])
     @pytest.mark.parametrize("name", [*CELLS, "lon"])
     def test_text_among_numbers(self, name, cell):
         frame = table().astype({name: object})

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 
 from s2rm.sensors.checks import check_leads, check_origin, check_positions, check_sensors
 from s2rm.sensors.mapped import SUMMED, number_known, parts
-from s2rm.sensors.reports import Reports, difference, from_components, to_components
+from s2rm.sensors.reports import Reports, difference, from_components, last_places, to_components
 from s2rm.sensors.settings import RANGES
 
 Stated = tuple[NDArray, NDArray, NDArray]
@@ -138,7 +138,8 @@ class Baseline(ABC):
             if not len(asked):
                 continue
             sensors = np.where(hidden[asked.sensor], -1, asked.sensor)
-            mean, variance, basis = self._forecast(shown, int(origin - since), asked.positions, sensors, leads)
+            places = last_places(shown, asked).positions  # where a sensor that moves is going is not known
+            mean, variance, basis = self._forecast(shown, int(origin - since), places, sensors, leads)
             lead = np.searchsorted(leads, asked.step)
             error = difference(mean[lead, np.arange(len(asked))], asked.values.astype(np.float64), self.circular)
             row, channel = np.nonzero(~np.isnan(error))

@@ -24,6 +24,8 @@ def pieces(
     if dim is None:
         yield few.to_dataframe().reset_index()
         return
+    # A dimension without coordinates is numbered over all pieces, not in each of them.
+    few = few.assign_coords({one: np.arange(few.sizes[one]) for one in few.dims if one not in few.variables})
     each = max(1, rows * size // int(np.prod([*few.sizes.values()], dtype=object)))
     for begin in range(0, size, each):
         yield few.isel({dim: slice(begin, begin + each)}).to_dataframe().reset_index()

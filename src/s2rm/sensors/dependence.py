@@ -131,6 +131,9 @@ class Dependence:
             number: N.
             seed: seed of the random numbers.
         """
+        _, first, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        # The number of each distinct place, in the order in which they come: one that comes twice has one future.
+        place = np.argsort(np.argsort(first))[which.ravel()]
         (wide, narrow), reach = np.random.default_rng(seed).spawn(2), np.array(self.reach)[:, None]
         n, ahead, usual = places.shape[1], torch.tensor(leads, dtype=torch.float64), np.exp(np.log(reach).mean())
         in_time = np.stack([
@@ -150,11 +153,15 @@ class Dependence:
                 np.einsum("cd,dhk->chk", across, generator.standard_normal((len(reach), *shape)))
                 for generator, *shape in (
                     (wide, len(leads), 2 * WAVES),
-                    (narrow, 1, len(places)),
-                    (narrow, len(leads), len(places)),
+                    (narrow, 1, len(first)),
+                    (narrow, len(leads), len(first)),
                 )
             ]
-            parts = (in_time @ white[0] * np.tile(weight, 2)[:, None] @ waves.T, white[1], in_time @ white[2])
+            parts = (
+                in_time @ white[0] * np.tile(weight, 2)[:, None] @ waves.T,
+                white[1][..., place],
+                (in_time @ white[2])[..., place],
+            )
             scenario[:] = sum(
                 np.sqrt(shares[..., part]) * values.transpose(1, 2, 0) for part, values in enumerate(parts)
             )

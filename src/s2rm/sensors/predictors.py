@@ -137,9 +137,10 @@ class LocalLinear(FromLastReports):
 
     def _map(self, channel: int, places: NDArray, values: NDArray, positions: NDArray, own: NDArray) -> Mapped:
         there, asked = coordinates(self.columns, places), coordinates(self.columns, positions)
-        nearest = np.arange(1, min(NEAREST, len(there)) + 1)
+        extent = np.ptp(there, axis=0).max() or 1.0
+        there, asked, nearest = there / extent, asked / extent, np.arange(1, min(NEAREST, len(there)) + 1)
         distance, index = cKDTree(there).query(asked, nearest)
-        closeness = 1 / (distance**2 + (1e-4 * (np.ptp(there, axis=0).max() or 1.0)) ** 2)
+        closeness = 1 / (distance**2 + 1e-4**2)
         away = torch.from_numpy(there[index] - asked[:, None])
         weight = plane(torch.from_numpy(closeness / closeness.sum(-1, keepdims=True)), away, self.tilt)
         return np.einsum("qk,qkd->qd", weight.numpy(), values[index]), 0.0

@@ -42,7 +42,7 @@ def check_share(share: object, name: str) -> float:
 def _code(code: float | str) -> float | str:
     """A code of missing values as a number, or as a text without blanks around it."""
     with suppress(ValueError):
-        if math.isfinite(number := float(code)):
+        if "_" not in str(code) and math.isfinite(number := float(code)):  # Python alone reads 9_9 as 99
             return number
     return str(code).strip()
 

@@ -326,6 +326,8 @@ def _number(cell: object, decimal: str | None = None) -> float | None:
         if "." in cell:
             return None
         cell = cell.replace(",", ".")
+    if isinstance(cell, str | bytes) and "_" in str(cell):
+        return None  # Python alone reads 12_5 as 125
     try:
         return math.nan if isinstance(cell, str) and not cell.strip() else float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
