@@ -276,7 +276,8 @@ def compared(name: str, recipe: Scenarios) -> tuple[Row, list[Row]]:
                     found.setdefault((label + kind, title, group), []).append(row)
     rows = []
     for (label, value, group), few in found.items():
-        means = {key: float(np.mean([row[key] for row in few if key in row])) for key in few[0]}
+        keys = dict.fromkeys(key for row in few for key in row)
+        means = {key: float(np.mean([row[key] for row in few if key in row])) for key in keys}
         about = {"predictor": label, "data": name, "value": value, "sensors": group}
         rows.append({**about, **means, "origins": len(few)})
     summary = common.read(folder / SUMMARY)

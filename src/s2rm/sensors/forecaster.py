@@ -153,6 +153,8 @@ class Forecaster:
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as for `forecast`.
 
+        At a sensor that reports there the mean is its report, and the standard deviation that of one step later.
+
         Raises:
             ValueError: as `forecast`.
         """

@@ -32,8 +32,8 @@ class TrivialPredictors:
 
     *Static scene*: the mean training frame, thresholded. *Last seen*: what was last observed at that pixel, and the
     static scene where nothing was. Its probabilities are how often, in training, a pixel was 1 when a 1 or a 0 was
-    last seen there, counted over crops. All are from as many sequences as there are in training, but at most 500: of
-    the seed and the numbers of balls of training, though where there are more they are not among them.
+    last seen there, counted over whole frames. All are from as many sequences as there are in training, but at most
+    500: of the seed and the numbers of balls of training, though where there are more they are not among them.
     """
 
     def __init__(self, world: BallsWorld, seed: int = 0):
