@@ -112,7 +112,7 @@ def holds(yes: bool) -> str:
 
 
 def all_hold(true: pd.Series, numbers: pd.Series) -> str:
-    """Whether all cases hold; where the numbers of some lack, that can only fail."""
+    """Whether every case is true. Missing numbers leave that undecided, unless a known case is already false."""
     return NOT if not true[numbers.notna()].all() else UNDECIDED if numbers.isna().any() else HOLDS
 
 
@@ -125,7 +125,7 @@ def leads(rows: pd.DataFrame, others: Iterable[str], metrics: Iterable[str], *by
         where they have the same.
 
     Raises:
-        KeyError: a predictor has no rows.
+        KeyError: a predictor has no rows, or no scores to be compared.
     """
     keys = ["predictor", "metric", *by]
     scores = rows.melt(["predictor", "seed", *by], list(metrics), "metric", "score")
@@ -138,12 +138,15 @@ def leads(rows: pd.DataFrame, others: Iterable[str], metrics: Iterable[str], *by
         if name in TRIVIAL and by_seed.notna().all():
             least = by_seed.groupby(keys[1:], sort=False).min()
         each[name] = pd.DataFrame({"mean": ours["mean"] - theirs["mean"], "seeds": least})
-    return pd.concat(each, names=["predictor"]).reset_index()
+    found = pd.concat(each, names=["predictor"]).reset_index()
+    if found["mean"].isna().all():
+        raise KeyError("S2GRU")
+    return found
 
 
 def judged(found: pd.DataFrame) -> str:
-    """A lead holds if it is above 0 with every seed, and does not if a mean is not; where scores lack, it can only
-    fail."""
+    """A lead holds if it is above 0 with every seed, and fails if a mean is not. Missing scores leave it undecided,
+    unless a known mean already fails."""
     all_above = (found["seeds"] > 0).all()  # not so where there is none
     return NOT if found["mean"].min() <= 0 else HOLDS if all_above else UNDECIDED
 
@@ -194,7 +197,7 @@ def above_trivial(result: Result) -> Decision:
 def lost_with_views(result: Result, *names: str) -> tuple[dict[str, float], str]:
     """Mean loss of F1 over the numbers of balls, from all views to 30 %, and the same in words."""
     f1 = result.rows.groupby(["predictor", "balls", "views"])["f1"].mean().unstack()
-    means = (f1[1.0] - f1[0.3]).groupby("predictor").agg(lambda lost: lost.mean(skipna=False))
+    means = (f1[1.0] - f1[0.3]).unstack("balls").mean(axis=1, skipna=False)
     lost = {name: means[name] for name in names}
     return lost, "mean loss of F1: " + ", ".join(f"{name} {loss:.3f}" for name, loss in lost.items())
 
@@ -202,8 +205,8 @@ def lost_with_views(result: Result, *names: str) -> tuple[dict[str, float], str]
 def loses_least_views(result: Result) -> Decision:
     there, missing = trained(result)
     lost, said = lost_with_views(result, "S2GRU", *there)
-    others = pd.Series(lost)
-    verdict = all_hold(others >= lost["S2GRU"], others)
+    more = pd.Series(lost) - lost["S2GRU"]
+    verdict = all_hold(more >= 0, more)
     return (UNDECIDED if missing and verdict == HOLDS else verdict), said + still(result) + missing
 
 
@@ -218,7 +221,8 @@ def half_removed(result: Result) -> Decision:
     f1 = where(result.rows, removed=half).pivot(index="balls", columns="predictor", values="f1")
     said = "; ".join(f"{moving(balls)}: {row['S2GRU']:.3f} against {row['static scene']:.3f}"
                      for balls, row in f1.iterrows())  # fmt: skip
-    return holds((f1["S2GRU"] > f1["static scene"]).all()), f"F1 with {half} removed, {said}"
+    lead = f1["S2GRU"] - f1["static scene"]
+    return all_hold(lead > 0, lead), f"F1 with {half} removed, {said}"
 
 
 def keeps_track(result: Result) -> Decision:

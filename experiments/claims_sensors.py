@@ -34,6 +34,8 @@ def against_the_obvious(result: Result, metric: str) -> pd.DataFrame:
 
 def nowhere_worse(result: Result, metric: str, most: float) -> Decision:
     ratio = against_the_obvious(result, metric)["S2GRU"]
+    if ratio.isna().all():
+        raise KeyError("S2GRU")
     value, sensors, lead = ratio.idxmax()
     worst = f"the worst is {ratio.max():.3f} ({value}, {sensors}, +{lead})"
     return all_hold(ratio <= most, ratio), f"in {(ratio <= most).sum()} of {len(ratio)} cases; {worst}"

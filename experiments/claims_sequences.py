@@ -45,7 +45,9 @@ def above_the_simple(result: Result, steps: int) -> Decision:
     rows = result.rows[result.rows["step"] <= steps]
     f1 = rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1")
     simple = f1.columns.intersection(TRIVIAL)
-    lead = f1["RIMs"] - f1[simple].max(axis=1)
+    lead = f1["RIMs"] - f1[simple].max(axis=1, skipna=False)
+    if lead.isna().all():
+        raise KeyError("RIMs")
     balls, step = lead.idxmin()
     seeds = rows["seed"].nunique() if "seed" in rows else 1
     said = f"smallest lead in F1 {lead.min():+.3f}, with {balls} balls at step {step}; {seeds} seed{'s' * (seeds > 1)}"
@@ -59,10 +61,10 @@ def rolls_out_better(result: Result, balls: list[int], steps: int, other: str = 
     ours, theirs = (where(rows, predictor=name)["f1"].mean() for name in ("RIMs", other))
     seeds = int(rows.groupby("predictor")["seed"].nunique()[["RIMs", other]].min()) if "seed" in rows else 1
     said = f"mean F1 of {steps} steps: RIMs {ours:.3f}, {other} {theirs:.3f}; {seeds} seed{'s' * (seeds > 1)}"
-    cells = rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1")
+    counts = rows.pivot_table(index=["balls", "step"], columns="predictor", values="f1", aggfunc="count")
     asked = pd.MultiIndex.from_product([balls, range(1, steps + 1)])
-    whole = cells.reindex(asked)[["RIMs", other]].notna().all(axis=None)
-    return (NOT if ours <= theirs else UNDECIDED if seeds < LEAST_SEEDS or not whole else HOLDS), said
+    fewest = counts.reindex(asked, fill_value=0)[["RIMs", other]].fillna(0).min(axis=None)
+    return (NOT if ours <= theirs else UNDECIDED if fewest < LEAST_SEEDS else HOLDS), said
 
 
 def below_the_simple(result: Result) -> str:

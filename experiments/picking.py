@@ -126,8 +126,8 @@ def environments(number: int, **options: Any) -> DummyVecEnv:
 
 
 def success(act: Callable[..., Any], episodes: int, seed: int, **options: Any) -> float:
-    """The share of episodes that end with the object picked up, the same number in each environment: of all of them
-    those that end first would be those that succeed."""
+    """The share of episodes that end with the object picked up. Each environment contributes equally: the first
+    episodes to end would contain too many successes."""
     env, each = environments(8, **options), -(-episodes // 8)
     env.seed(seed)
     seen, state, starts = env.reset(), None, np.ones(8, bool)

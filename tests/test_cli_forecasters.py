@@ -369,6 +369,29 @@ def test_a_report_is_of_the_initialisation_times_that_were_scored(life, tmp_path
     )
 
 
+def test_a_report_refuses_scores_of_another_forecaster_and_to_write_over_its_table(life, tmp_path, capsys):
+    run, found = life / "run", json.loads((life / "run" / "scores.json").read_text())
+    for changed in ({"label": "LSTM"}, {"val_loss": found["runs"][0]["val_loss"] / 2}):
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps({**found, "runs": [{**found["runs"][0], **changed}]}))
+        assert "expected scores of the forecaster in" in refused(capsys, "report", run, "--scores", other)
+    for read in ("a.csv", "run/scores.json"):
+        before = (life / read).read_bytes()
+        assert "is a file that is read; name another one" in refused(capsys, "report", run, "--out", life / read)
+        assert (life / read).read_bytes() == before
+
+
+def test_kinds_that_a_grown_table_suggests_do_not_change_what_is_judged(life, monkeypatch):
+    def grown(*arguments, **options):
+        reports = read_reports(*arguments, **options)
+        return replace(reports, columns=replace(reports.columns, nonnegative=("tracer",)), found=("tracer",))
+
+    expected = opened_of(Evaluate((life / "run",))).train.columns
+    monkeypatch.setattr("s2rm.cli.forecasters.read_reports", grown)
+    opened = opened_of(Evaluate((life / "run",)))
+    assert opened.train.columns == opened.reports.columns == expected == opened.forecaster.columns
+
+
 def test_the_lead_times_that_are_judged_end_with_the_horizon_where_the_table_is_long_enough():
     assert judged_leads(24, 100) == [0, 1, 3, 6, 12, 24]
     assert judged_leads(24, 13) == [0, 1, 3, 6, 12]

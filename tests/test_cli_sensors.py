@@ -14,6 +14,7 @@ from s2rm.sensors.checks import check_learnable, check_places
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.plots import forecasts_in_time, sheet
+from s2rm.sensors.reports import stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.tables import read_reports, to_frame
@@ -45,6 +46,20 @@ def test_a_fit_leaves_a_report_that_judges_it(fitted):
     rows = json.loads((run / "scores.json").read_text())["rows"]
     for name, said in verdict(rows, "S2GRU", np.timedelta64(1, "h")):
         assert f"<p><strong>{name}</strong>: {said}</p>" in page if name else f"<p>{said}</p>" in page
+
+
+def test_series_of_two_sensors_at_one_place_are_their_own(fitted):
+    run, table = fitted
+    forecaster = Forecaster.load(run)
+    reports, names = read_reports(table, forecaster.columns), ["station 1", "station 2"]
+    here, there = (reports.sensor == reports.sensors.index(name) for name in names)
+    moved = np.where(there[:, None], reports.positions[here][0], reports.positions)
+    reports = replace(reports, positions=moved)
+    expected, _ = forecaster.forecast(reports, stations(reports), [100], 6)
+    made = sheet(forecasts_in_time(forecaster, reports, reports, 100, 0, names))
+    for axes, name in zip(made.axes, names, strict=True):
+        (drawn,) = (line.get_ydata() for line in axes.get_lines() if line.get_label() == "forecast")
+        np.testing.assert_allclose(drawn, expected[0, :, stations(reports).names.index(name), 0], rtol=1e-5)
 
 
 def test_series_tell_what_was_shown_from_what_was_hidden(fitted):
@@ -136,6 +151,7 @@ def test_a_forecast_names_those_that_are_long_silent(fitted, tmp_path, capsys):
     main(["forecast", str(run), str(tmp_path / "gone.csv"), *options])
     said = " ".join(capsys.readouterr().err.split())
     assert "silent: 3 of 10 stations (mover 0 since 2000-01-04T23:00, station 1 since" in said
+    assert "3, without a report since 2000-01-06T18:00, are forecast as places without a sensor" in said
     made = pandas.read_csv(tmp_path / "f.csv", parse_dates=["last_observation", "init_time"])
     assert {"tracer_q10", "direction_q90"} <= set(made)
     assert "tracer_q50" not in made

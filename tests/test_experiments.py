@@ -796,6 +796,37 @@ def test_blind_rollouts_of_a_variational_model_are_scored(script, tmp_path):
     assert is_png(tmp_path / "variational.png")
 
 
+def test_episodes_that_end_early_count_no_more_often(monkeypatch):
+    for package in ("minigrid", "sb3_contrib"):
+        pytest.importorskip(package, reason='needs pip install ".[policies]"')
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    success = runpy.run_path(str(EXPERIMENTS / "picking.py"))["success"]
+
+    class Environments:
+        """Half of the episodes succeed, after 5 steps; the others last 64."""
+
+        def seed(self, seed):
+            self.random, self.left, self.good = np.random.default_rng(seed), np.zeros(8, int), np.zeros(8, bool)
+
+        def reset(self):
+            self.start(np.ones(8, bool))
+            return np.zeros((8, 1))
+
+        def start(self, which):
+            self.good[which] = self.random.random(which.sum()) < 0.5
+            self.left[which] = np.where(self.good, 5, 64)[which]
+
+        def step(self, actions):
+            self.left -= 1
+            ends, rewards = self.left == 0, self.good * 1.0
+            self.start(ends)
+            return actions, rewards, ends, [{}] * 8
+
+    success.__globals__["environments"] = lambda number, **options: Environments()
+    found = [success(lambda seen, state, starts: (seen, state), 200, seed) for seed in range(100)]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.009)  # four standard errors; of those that end first, 0.514
+
+
 def test_a_car_that_waits_over_a_loop_counts_once(tmp_path):
     for package in ("sumo", "libsumo"):
         pytest.importorskip(package, reason='needs pip install ".[traffic]"')

@@ -384,7 +384,7 @@ def test_a_claim_on_all_cases_does_not_hold_where_scores_lack(page, claims):
     without, blank = rows[:-1], [*rows[:-1], {**rows[-1], "f1": None}]
     for part, expected in ((rows, claims.HOLDS), (without, claims.UNDECIDED), (blank, claims.UNDECIDED)):
         assert decided("above_baselines", part, **above) == expected
-    below = [{**row, "f1": 0.9} if row["predictor"] == "RIMs" else row for row in without]
+    below = [{**row, "f1": 0.9} if row["predictor"] == "RIMs" else row for row in rows[:-1]]
     assert decided("above_baselines", below, **above) == claims.NOT
     # Rollouts of which the hardest number of balls or the last steps were not run.
     rolled = [
@@ -409,6 +409,21 @@ def test_a_claim_on_all_cases_does_not_hold_where_scores_lack(page, claims):
     assert decided("loses_least_views", [row for row in lost if row["predictor"] != "RIMs" or row["views"] == 1]) == (
         claims.UNDECIDED
     )
+    assert decided("loses_least_views", [row for row in lost if row["predictor"] != "S2GRU" or row["views"] == 1]) == (
+        claims.UNDECIDED
+    )
+    more = [*lost, *({**row, "balls": 2} for row in lost if row["predictor"] != "RIMs")]
+    assert decided("loses_least_views", more) == claims.UNDECIDED
+    # A simple predictor that is better where it was not run; seeds that lack a number of balls; nothing at all.
+    better = [{**row, "f1": 0.95} if (row["predictor"], row["balls"]) == ("last seen", 6) else row for row in rolled]
+    assert decided("above_the_simple", better, steps=2) == claims.NOT
+    without = [{**row, "predictor": "static scene"} if row["predictor"] == "LSTM" else row for row in better]
+    without = [row for row in without if (row["predictor"], row["balls"]) != ("last seen", 6)]
+    assert decided("above_the_simple", without, steps=2) == claims.UNDECIDED
+    seeds = [row for row in rolled if (row["predictor"], row["balls"]) != ("RIMs", 6) or row["seed"] == 0]
+    assert decided("rolls_out_better", seeds, balls=[3, 6], steps=2) == claims.UNDECIDED
+    blank = [{**row, "f1": None} if row["predictor"] == "S2GRU" else row for row in rows]
+    assert decided("above_baselines", blank, **above) == claims.UNDECIDED
     few = [{**row, "reporting": 0.2 if row["views"] < 1 else 1.0} for row in lost]
     assert decided("loses_least", few, metric="f1") == claims.HOLDS
     without = [row for row in few if row["predictor"] != "RMC" or row["views"] == 1]

@@ -93,7 +93,8 @@ def given(reports, step, places, own):
     mask = np.zeros((1, count), dtype=bool)
     mask[0, reports.sensor[rows]] = True
     known = np.full((1, count, reports.covariates.shape[1]), np.nan, np.float32)
-    known[0, reports.sensor[rows]] = reports.covariates[rows]
+    again = np.isin(reports.sensor[rows], reports.sensor[reports.step < step])
+    known[0, reports.sensor[rows]] = np.where(again[:, None], np.nan, reports.covariates[rows])  # they need it once
     seconds = reports.times[step].astype("datetime64[s]").astype(np.int64)
     return {
         "positions": positions, "values": values, "mask": mask, "covariates": known,

@@ -303,6 +303,20 @@ def test_a_covariate_that_a_report_leaves_out_is_that_of_its_sensor_before(mappe
     np.testing.assert_array_equal(carried, expected.astype(np.float32))
 
 
+def test_covariates_that_are_never_said_take_no_room_again():
+    reports = some_reports(8)
+    never = np.where(reports.sensor[:, None] == 2, np.float32(np.nan), reports.covariates)
+    given = replace(reports, covariates=never)
+    assert given.covariates is never
+
+
+@pytest.mark.parametrize("sensor", [-1, 4])
+def test_sensors_without_a_name_are_refused(sensor):
+    reports = some_reports(8)
+    with pytest.raises(ValueError, match="expected sensors from 0 to 3, as there are 4 names, got"):
+        replace(reports, sensor=np.where(reports.sensor == 2, sensor, reports.sensor))
+
+
 def test_a_covariate_may_be_given_long_before_the_forecast(forecaster):
     made, _ = forecaster
     reports = some_reports(made.memory + 20)

@@ -61,6 +61,8 @@ def test_a_place_that_is_asked_for_twice_has_one_future():
         KNOWN.draw(places[which], np.ones(len(which), bool), [1, 4], 3, 7) for which in ([2, 0, 1], [2, 0, 2, 1])
     )
     np.testing.assert_allclose(twice, once[:, :, [0, 1, 0, 2]])
+    turned = KNOWN.draw(np.add(places[:1], [[0, 0], [0, 1e-15]]), np.ones(2, bool), [1, 4], 3, 7)
+    np.testing.assert_allclose(turned[:, :, 0], turned[:, :, 1], atol=1e-9)
 
 
 def test_the_dependence_of_known_errors_is_found():

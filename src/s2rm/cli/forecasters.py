@@ -39,6 +39,7 @@ from s2rm.sensors.checks import check_clock, check_origin
 from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging import Split, split
+from s2rm.sensors.marginals import with_kinds
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.siting import SIDE, next_sensor
@@ -113,17 +114,25 @@ def evaluate(command: Evaluate) -> None:
 def report(command: Report) -> None:
     """Write the page of a forecaster from its scores."""
     opened, folder = _open(command), command.runs[0]
+    own, path = settings_of(folder), command.out or folder / REPORT.replace(".", f"{opened.name}.")
     scores = command.scores or folder / SCORES.replace(".", f"{opened.name}.")
     given = f" --table {command.table}" if command.table else ""
     given += f" --ahead-table {command.ahead_table}" if command.ahead_table else ""
     if not scores.is_file():
         raise ValueError(f"report: found no scores at {scores}; make them with s2rm evaluate {folder}{given}")
-    path = command.out or folder / REPORT.replace(".", f"{opened.name}.")
+    refuse_to_overwrite("report", path, command.table, command.ahead_table, scores, own.table, own.ahead_table)
     rows, about = kept_rows(scores, Scored), read_json(scores)
     if about.get("reports", digest := digest_of(opened.reports)) != digest:
         raise ValueError(
             f"report: expected the table that {scores} was made from, got {command.table or 'another state of it'}; "
             "make the scores anew with s2rm evaluate"
+        )
+    mine = {"label": opened.label, **opened.summary}
+    judged_run = (about.get("runs") or [mine])[0]
+    if any(judged_run.get(key, mine.get(key)) != mine.get(key) for key in ("label", "seed", "updates", "val_loss")):
+        raise ValueError(
+            f"report: expected scores of the forecaster in {folder}, got those of another in {scores}; make them with "
+            f"s2rm evaluate {folder}{given}"
         )
     origins = np.array([check_origin(origin, opened.reports) for origin in about.get("origins", opened.origins)])
     judged_on = (opened.summary, opened.reports, opened.withheld, origins, rows)
@@ -233,7 +242,8 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     if command.ahead_table and not (table and forecaster.columns.ahead):
         lacks = "a forecaster without quantities known ahead" if table else "no --table"
         raise ValueError(f"evaluate: --ahead-table holds what is known ahead of --table, got {lacks}; leave it out")
-    own = read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table)
+    # What its table alone suggests of values since the fit is no matter.
+    own = with_kinds(read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table), forecaster.columns)
     if kept is None:  # of an earlier version
         parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
         kept = Parts.of(own, parts)

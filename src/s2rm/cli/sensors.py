@@ -79,7 +79,7 @@ def fit_table(command: FitTable) -> None:
     if command.start is not None:
         start = Forecaster.load(command.start)
         start.check(reports)
-        with_kinds(reports, start.columns)  # refuses others before anything is written
+        reports = with_kinds(reports, start.columns)  # refuses others before anything is written
     shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
     _say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
@@ -251,10 +251,13 @@ def _say_silent(reports: Reports, places: Places, forecaster: Forecaster) -> Non
         order = silent[np.argsort(last.time[0, silent], kind="stable")]
         named = [f"{places.names[row]} since {last.time[0, row].astype('datetime64[m]')}" for row in order[:5]]
         more = f" and {len(order) - 5} more" * (len(order) > 5)
-        _say(
-            f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), which are "
-            "forecast from their last reports"
-        )
+        remembered = reports.times[max(0, reports.num_steps - forecaster.guess.memory)]
+        gone, told = int((last.time[0, silent] < remembered).sum()), "which are forecast from their last reports"
+        if gone:
+            few = f"of which {gone}, without a report since {remembered.astype('datetime64[m]')}, are"
+            others = ", and the others from their last reports" * (gone < len(order))
+            told = f"{few} forecast as places without a sensor{others}"
+        _say(f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), {told}")
 
 
 def as_csv(table: DataFrame) -> bytes:

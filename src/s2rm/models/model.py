@@ -123,7 +123,7 @@ class Model(nn.Module, ABC, Generic[B]):
 
     @property
     def num_parameters(self) -> int:
-        """Number of values in all parameters, frozen ones too."""
+        """Total number of parameters, including frozen ones."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def weights(self, what: str = "save") -> dict[str, Tensor]:

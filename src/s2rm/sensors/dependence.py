@@ -131,7 +131,7 @@ class Dependence:
             number: N.
             seed: seed of the random numbers.
         """
-        _, first, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        _, first, which = np.unique(places.round(9), axis=0, return_index=True, return_inverse=True)
         # The number of each distinct place, in the order in which they come: one that comes twice has one future.
         place = np.argsort(np.argsort(first))[which.ravel()]
         (wide, narrow), reach = np.random.default_rng(seed).spawn(2), np.array(self.reach)[:, None]

@@ -100,6 +100,7 @@ class ForecastStep(nn.Module):
         past = torch.cat([past[1:], now])
         last_places = torch.where(there[0, :, None], placed[0], last_places)
         last_known = torch.where(there[0, :, None] & ~known[0].isnan(), known[0], last_known)
+        known = torch.where(there[..., None], last_known, known)
         history = self.history(past, last_places, last_known, time)
 
         number, ahead = queries.shape[1], leads.shape[0]

@@ -153,7 +153,8 @@ class Forecaster:
     def interpolate(self, reports: Reports, places: Places, origins: Origins | None = None) -> MeanAndStddev:
         """Mean and standard deviation at places, `(O, Q, C)`, at each origin itself; arguments as for `forecast`.
 
-        At a sensor that reports there the mean is its report, and the standard deviation that of one step later.
+        At a sensor that reports at the origin, the median is its report and the standard deviation that of a one-step
+        forecast; the mean of a value that is not Gaussian differs from the median.
 
         Raises:
             ValueError: as `forecast`.
@@ -263,7 +264,7 @@ class Forecaster:
 
         Steps without observations between the last and the new ones advance time. A late observation, of the last step
         or before, contributes to the first guess of later forecasts, but not to the model's state, which is past its
-        step. It takes the place of what its sensor had reported there, so that all rows of a step must come at once.
+        step. It replaces what its sensor reported for that step, so pass all rows of a step at once.
 
         Args:
             state: the stream so far; None at the start.

@@ -120,7 +120,7 @@ def forecasts_in_time(
     if not names:
         return []
     chosen = [known.index(name) for name in names]
-    where = Places(places.positions[chosen], places.covariates[chosen])
+    where = Places(places.positions[chosen], places.covariates[chosen], tuple(names))
     made, share = forecaster.columns.values[value], (1 + BANDS["coverage"]) / 2
     tail = round(1 - share, 6)
     horizon = longest(forecaster, shown, origin)

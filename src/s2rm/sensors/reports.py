@@ -34,8 +34,8 @@ class Reports:
     R reports, C values, n coordinates, F covariates, T steps from 0 to T-1, S sensors from 0 to S-1.
 
     Raises:
-        ValueError: steps or sensors that are not integers; or, if `columns.globe` is not given, names of positions that
-            are ambiguous, or that mean degrees although the positions are out of range.
+        ValueError: steps or sensors that are not integers; sensors without a name; or, if `columns.globe` is not given,
+            names of positions that are ambiguous, or that mean degrees although the positions are out of range.
     """
 
     columns: Columns
@@ -53,7 +53,7 @@ class Reports:
     values: Float32[NDArray, "R C"]
     """NaN where not measured, but each report has at least one value"""
     covariates: Float32[NDArray, "R F"]
-    """what a report does not say is what its sensor last said; NaN where it said nothing before"""
+    """an omitted covariate keeps the last value of its sensor; NaN if there is none"""
     ahead: KnownAhead | None = None
     """quantities known ahead, in the past and the future, if the columns name any"""
     found: tuple[str, ...] = ()
@@ -79,24 +79,37 @@ class Reports:
             order = np.lexsort((self.sensor, self.step))
             for name in ROWS:
                 object.__setattr__(self, name, getattr(self, name)[order])
+        if any(
+            ((sensors := self.sensor[part]) < 0).any() or (sensors >= len(self.sensors)).any() for part in self.parts
+        ):
+            raise ValueError(
+                f"reports: expected sensors from 0 to {len(self.sensors) - 1}, as there are {len(self.sensors)} names, "
+                f"got {self.sensor.min()} to {self.sensor.max()}; number them as in the names"
+            )
         if any(np.isnan(self.covariates[part]).any() for part in self.parts):
             object.__setattr__(self, "covariates", self._carried_forward())
 
     def _carried_forward(self) -> Float32[NDArray, "R F"]:
-        """The covariates, where what a report does not say is what its sensor last said."""
-        carried = room(self.step, self.covariates.shape, self.covariates.dtype)
-        last = np.full((len(self.sensors), carried.shape[1]), np.nan, carried.dtype)
+        """The covariates, where what a report does not say is what its sensor last said: these themselves where that is
+        so already, since selections from them should take no more room."""
+        given, carried = self.covariates, None
+        last = np.full((len(self.sensors), given.shape[1]), np.nan, given.dtype)
         for part in self.parts:
             order = np.argsort(self.sensor[part], kind="stable")
-            sensor, rows = self.sensor[part][order], self.covariates[part][order]
+            sensor, rows = self.sensor[part][order], given[part][order]
             new, number = np.append(True, sensor[1:] != sensor[:-1])[: len(order)], np.arange(len(order))[:, None]
             rows[new] = np.where(np.isnan(rows[new]), last[sensor[new]], rows[new])
             # Of each row the last one, back to the first of its sensor, that says something.
             said = np.maximum.accumulate(np.where(~np.isnan(rows) | new[:, None], number, 0), 0)
             rows = np.take_along_axis(rows, said, 0)
-            carried[part.start + order] = rows
             last[sensor] = rows  # of several rows of a sensor, the last one stays
-        return carried
+            if carried is None and np.isnan(rows).sum() < np.isnan(given[part]).sum():
+                carried = room(self.step, given.shape, given.dtype)
+                for earlier in self.parts:
+                    carried[earlier] = given[earlier]
+            if carried is not None:
+                carried[part.start + order] = rows
+        return given if carried is None else carried
 
     @property
     def _in_order(self) -> bool:
@@ -232,7 +245,8 @@ def merge(earlier: Reports, later: Reports) -> Reports:
     for part in (earlier, later):
         shift = round((part.start - start) / part.step_length)
         renamed = np.array([place[name] for name in part.sensors], np.int64)[part.sensor]
-        both.append(replace(part, step=part.step + shift, sensor=renamed, num_steps=part.num_steps + shift))
+        steps = part.num_steps + shift
+        both.append(replace(part, step=part.step + shift, sensor=renamed, sensors=sensors, num_steps=steps))
     rows = {name: np.concatenate([getattr(part, name) for part in both]) for name in ROWS}
     # Stable: of equal keys the report of `later` comes last, and stays.
     order = np.lexsort((rows["sensor"], rows["step"]))

@@ -65,7 +65,7 @@ class Columns:
     sensor: str | None = None
     """name of the station or other sensor; if not given, each place is a sensor"""
     covariates: tuple[str, ...] = ()
-    """constant properties of each place, such as altitude"""
+    """constant properties of each place, such as altitude; an empty cell takes the last value of its sensor"""
     circular: tuple[str, ...] = ()
     """values that are directions in degrees"""
     nonnegative: tuple[str, ...] = ()

@@ -23,11 +23,11 @@ def keep_freed_memory() -> None:
 
 
 def flush_denormals(flush: bool = True) -> bool:
-    """Let the processor take numbers below about 1e-38 for zero, or no longer, in all threads of PyTorch.
+    """Flush numbers below about 1e-38 (denormals) to zero, or stop doing so, in all threads of PyTorch.
 
     Gradients that vanish over a long sequence end in such numbers, with which most processors compute many times more
-    slowly. PyTorch tells it to the thread that asks only; the others, which OpenMP keeps, are therefore ended, and new
-    ones take over what the asking one was told.
+    slowly. PyTorch sets this for the calling thread only. The other OpenMP threads are therefore ended, and new ones
+    inherit the setting.
 
     Returns:
         Whether they were taken for zero before.

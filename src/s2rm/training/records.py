@@ -35,7 +35,7 @@ class Provenance(TypedDict):
 
 
 class Summary(Ended, Provenance):
-    """A finished run: how training ended, where, the number of trained values, and the seed."""
+    """A finished run: how training ended, where, the number of parameters, and the seed."""
 
     parameters: int
     seed: int

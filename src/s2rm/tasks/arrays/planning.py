@@ -219,7 +219,7 @@ class Planner:
             seen.append(tuple(torch.from_numpy(np.array(part)) for part in (points, found, there)))  # type: ignore[arg-type]
             taken.append(torch.zeros(len(slots), self.world.num_actions))
             places, features, mask = (torch.stack(parts)[None] for parts in zip(*seen, strict=True))
-            # Where the episodes were recorded without features, observations are none.
+            # Without recorded features, the model sees no observations.
             known_too = features.float() if self.world.target_shape[0] > len(self.world.extent) else None
             views, _ = tracked(self.world, places.float(), known_too, torch.stack(taken)[None], mask, mask)
             taken[-1] = self.plan(views, int(generator.integers(2**31))).actions[0]

@@ -49,7 +49,7 @@ class SequenceWorld(ABC):
     @property
     @abstractmethod
     def train_sizes(self) -> tuple[int, int]:
-        """The least and the most of the same in training; all of the validation are of the most."""
+        """The smallest and the largest size in training. Validation uses the largest only."""
 
     @property
     @abstractmethod
