@@ -55,11 +55,12 @@ def test_series_of_two_sensors_at_one_place_are_their_own(fitted):
     here, there = (reports.sensor == reports.sensors.index(name) for name in names)
     moved = np.where(there[:, None], reports.positions[here][0], reports.positions)
     reports = replace(reports, positions=moved)
-    expected, _ = forecaster.forecast(reports, stations(reports), [100], 6)
+    places = stations(reports.between(0, 101))
+    expected, _ = forecaster.forecast(reports, places, [100], 6)
     made = sheet(forecasts_in_time(forecaster, reports, reports, 100, 0, names))
     for axes, name in zip(made.axes, names, strict=True):
         (drawn,) = (line.get_ydata() for line in axes.get_lines() if line.get_label() == "forecast")
-        np.testing.assert_allclose(drawn, expected[0, :, stations(reports).names.index(name), 0], rtol=1e-5)
+        np.testing.assert_allclose(drawn, expected[0, :, places.names.index(name), 0], rtol=1e-5)
 
 
 def test_series_tell_what_was_shown_from_what_was_hidden(fitted):
