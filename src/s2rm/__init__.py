@@ -1,4 +1,4 @@
-"""s2rm: world models for partially observed worlds."""
+"""s2rm forecasts observations at known positions with Spatially Structured Recurrent Modules."""
 
 import lazy_loader
 

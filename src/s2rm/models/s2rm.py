@@ -55,7 +55,8 @@ class S2RM(WorldModel[State]):
 
     $$d_q = \sum_m Z(P(x_q), p_m)\, h_m$$
 
-    Others read the state itself with "gru", its hidden part with "lstm", and a linear message of the memory with "rmc".
+    The other modules and the queries read the state ("gru"), its hidden part ("lstm") or a linear map of the memory
+    ("rmc").
 
     Args:
         cell: recurrent cell of a module: "gru", "lstm", or "rmc" (a relational memory of 4 slots of 4 heads of 64).

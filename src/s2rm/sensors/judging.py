@@ -106,8 +106,8 @@ def judge(
         silent, seed: shares of the other stations that are also hidden, drawn at random, and the seed of the draw.
         progress: wraps the origins, to show progress.
 
-    A sensor that moves is forecast, while it is seen, where it last reported: where it goes is not known. Withheld and
-    silent ones are asked for where they are at the time that is forecast.
+    A moving sensor that is seen is forecast where it last reported. Withheld and silent sensors are forecast at their
+    positions at the valid time.
 
     Values that are not Gaussian are scored by quantiles: those of the predictor's method `quantiles` or, without such a
     method, those of a Gaussian clipped to the range of the values. Their MAE is that of the median.

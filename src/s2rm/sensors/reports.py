@@ -302,9 +302,8 @@ def stations(reports: Reports) -> Places:
 
 
 def last_places(known: Reports, asked: Reports) -> Places:
-    """The R places of sensors as a forecast knows them: of each report `asked` for, that from which its sensor last
-    reported until then, by `known`, or its own where there is none. A sensor may move, and where to is not known; nor
-    is how its covariates change."""
+    """Where each of the R reports in `asked` is forecast: at the last position of its sensor in `known`, or at its own
+    where that has none. Covariates likewise: how both change later is not known."""
     last = stations(known)
     row = np.full(len(known.sensors), -1)
     row[known.reporting] = np.arange(len(last.positions))
