@@ -114,6 +114,11 @@ def test_quantiles_are_those_of_the_gaussian():
     for wrong in ([0.5, 0.5], [0.9, 0.1], [5, 95], [0.0], "0.5", [np.nan], 0.5):
         with pytest.raises(ValueError, match="forecast: expected quantiles between 0 and 1, in order, got"):
             check_quantiles(wrong)
+    for alike in ([0.1, 0.10000000001], [0.999999999]):
+        with pytest.raises(
+            ValueError, match="expected quantiles that differ in six digits, by which columns are named"
+        ):
+            check_quantiles(alike)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
 from s2rm.sensors.mapped import counted, distinct, moments
 from s2rm.sensors.marginals import out_of_range
+from s2rm.sensors.outputs import quantile_name
 from s2rm.sensors.reports import Places, Reports, expect_reports, in_degrees, on_sphere
 from s2rm.sensors.scaling import FAR, ONE_PLACE, SAMPLE, Scaling
 from s2rm.sensors.settings import Columns
@@ -341,6 +342,11 @@ def check_quantiles(quantiles: object) -> tuple[float, ...]:
     if listed is None or listed.ndim != 1 or not ((listed > 0) & (listed < 1)).all() or (np.diff(listed) <= 0).any():
         raise ValueError(
             f"forecast: expected quantiles between 0 and 1, in order, got {told(quantiles)}; for example 0.05 0.95"
+        )
+    if len({quantile_name("", share) for share in (0.0, *listed.tolist(), 1.0)}) < len(listed) + 2:
+        raise ValueError(
+            "forecast: expected quantiles that differ in six digits, by which columns are named, got "
+            f"{told(quantiles)}; round them"
         )
     return tuple(listed.tolist())
 
