@@ -210,7 +210,7 @@ def test_sections_without_results_are_left_out(write):
 
 def test_ours_stand_beside_the_papers(write):
     text = write(skirmish=fought(S2GRU=[(0.6, 0.7), (0.7, 0.9)], LSTM=[(0.1, 0.5)], **TRIVIAL))
-    assert "**The paper's\nnumbers are on StarCraft II, not on the same data**" in text
+    assert "**The paper's numbers are on StarCraft II, not on the same data**" in " ".join(text.split())
     new = text[text.index("### New scenarios") : text.index("### With fewer agents")]
     first = new[: new.index("| 5s3z")]
     assert cells(first.splitlines()[2]) == [
