@@ -70,8 +70,8 @@ def plainly(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
     def plain() -> Tensor:
         with ExitStack() as patches:
-            for module in ("over_time", "rims"):
-                patches.enter_context(patch(f"s2rm.nn.{module}.by_autograd", lambda device: True))
+            for module in ("nn.over_time", "nn.rims", "nn.memory", "models.s2rm"):
+                patches.enter_context(patch(f"s2rm.{module}.by_autograd", lambda device: True))
             return run()
 
     return plain

@@ -16,11 +16,13 @@ from s2rm.models.copies import copied, keep_rows
 from s2rm.models.inputs import Arguments
 from s2rm.models.variants import CELLS, check_variants
 from s2rm.models.world_model import WorldModel, by_numbers
+from s2rm.nn import s2rm_loop
 from s2rm.nn.attention import DenseLocal, KernelModulatedAttention, Local, SparseLocal
 from s2rm.nn.core import a_weight
 from s2rm.nn.embedding import ModulePlaces, uniform_positions
 from s2rm.nn.latent import Answered, Latents
-from s2rm.nn.over_time import map_state, over_time, under_functorch
+from s2rm.nn.over_time import by_autograd, map_state, over_time, under_functorch
+from s2rm.nn.recurrent import GatedCell
 from s2rm.views import Episode, Views
 
 DENSE_PAIRS = 128 * 128
@@ -124,6 +126,11 @@ class S2RM(WorldModel[State]):
         """The states after each step. Whatever does not depend on the state is computed for all steps at once."""
         reads, talks = self.input_attention, self.intercell_attention
         local, between = self._views_near(embedded, mask), self._modules_near(embedded.shape[0])
+        if isinstance(local, DenseLocal) and isinstance(between, DenseLocal) and self._in_one_node(mask):
+            own, weights = self.carry == "own", self._queries_and_keys()
+            parts = (state,) if isinstance(state, Tensor) else state
+            after = s2rm_loop.run(reads, talks, self.cell, own, weights, encodings, local, between, parts)
+            return after[0] if isinstance(state, Tensor) else type(state)(*after)
         keys = encodings @ reads.key.flatten(1)
         local_sums = local.sum(encodings)
         gate_hidden = reads.gate_from_local(local_sums)
@@ -156,6 +163,13 @@ class S2RM(WorldModel[State]):
             state = cell(inputs, aggregated, state if self.carry == "own" else aggregated)
             states.append(state)
         return map_state(lambda *steps: torch.stack(steps, 1), *states)
+
+    def _in_one_node(self, mask: Bool[Tensor, "B T A"]) -> bool:
+        """Whether all steps are one node of the graph, where all pairs are computed."""
+        batch, steps, views = mask.shape
+        enough = views > 0 and batch * steps * self.num_modules > self.hidden_size
+        usual = isinstance(self.cell, GatedCell) and self.latents is None
+        return usual and enough and not by_autograd(mask.device)
 
     def sampling(self) -> AbstractContextManager[None]:
         """A context in which latent variables are sampled, with PyTorch's generator. Not thread-safe."""

@@ -10,10 +10,12 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn.functional import layer_norm
+from torch.ops import aten
 
 from s2rm.nn.core import Layer, RecurrentCore, State
-from s2rm.nn.over_time import LinearMap, over_time
+from s2rm.nn.over_time import Context, LinearMap, by_autograd, node, once, over_time
 from s2rm.nn.recurrent import by_batch, by_weights
 
 
@@ -142,40 +144,92 @@ class GroupedRelationalMemoryCell(nn.Module):
 
     def over_time(self) -> Callable[..., Tensor]:
         """The cell, for use at every step of a loop."""
+        read, attention, update = self.parts_over_time()
+
+        def step(*inputs_then_state: Tensor) -> Tensor:
+            *inputs, memory = inputs_then_state
+            rows, gates = read(*inputs)
+            old = by_weights(memory, self.share_parameters)
+            return update(old, attention(torch.cat([old, rows], 2)), gates)
+
+        return step
+
+    def parts_over_time(self) -> tuple[Callable[..., tuple[Tensor, Tensor | None]], LinearMap, Callable[..., Tensor]]:
+        """The parts of the cell, for use at every step of a loop.
+
+        Returns:
+            `read`, from the inputs to their rows, `(M, B, R, D)`, and their part of the gates; `attention`, from any
+            rows to their queries, keys and values, of each head, side by side; and `update`, from the memory,
+            `(M, B, S, D)`, those of slots and rows, and the gates, to the next memory.
+        """
         project = [rows_over_time(cast("Affine", part)) for part in self.project]
         qkv, mlp = rows_over_time(self.qkv), [rows_over_time(cast("Affine", part)) for part in self.mlp]
         gated, shared = self.gate_style is not None, self.share_parameters
         gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
         sizes = (self.key_size, self.key_size, self.head_size)
 
-        def step(*inputs_then_state: Tensor) -> Tensor:
-            *inputs, memory = inputs_then_state
-            # The rows of one module form one matrix over the batch: table and memory are (M, B, rows, D).
+        def read(*inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+            # The rows of one module form one matrix over the batch.
             given = [by_weights(row, shared)[:, :, None] for row in inputs]
             rows = [map_(row) for row, map_ in zip(given, project, strict=True)]
-            old = by_weights(memory, shared)
-            table = torch.cat([old, *rows], 2)
-            # (M, B, rows, heads, key + key + value), then q, k, v of (M, B, heads, rows, size).
-            projected = self._norm(qkv(table), self.qkv_norm).unflatten(-1, (self.num_heads, -1))
-            q, k, v = projected.transpose(-2, -3).split(sizes, -1)
+            return torch.cat(rows, 2), gates[0](rows[0]) if gated else None
+
+        def attention(rows: Tensor) -> Tensor:
+            # (M, B, rows, heads, key + key + value), then (M, B, heads, rows, size).
+            return self._norm(qkv(rows), self.qkv_norm).unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+        def update(old: Tensor, attended: Tensor, input_gates: Tensor | None) -> Tensor:
+            q, k, v = attended.split(sizes, -1)
+            q = q[..., : self.num_slots, :]  # nobody reads what the rows of input would become
             attended = (q @ k.transpose(-1, -2) / math.sqrt(self.key_size)).softmax(-1) @ v
-            table = self._norm(table + attended.transpose(-2, -3).flatten(-2), self.attended_norm)
-            mixed = mlp[0](table)
+            slots = self._norm(old + attended.transpose(-2, -3).flatten(-2), self.attended_norm)
+            mixed = mlp[0](slots)
             for layer in mlp[1:]:
                 mixed = layer(torch.relu(mixed))
-            candidate = self._norm(table + mixed, self.mlp_norm)[:, :, : self.num_slots]
-            if gated:
-                input_gate, forget_gate = (gates[0](rows[0]) + gates[1](torch.tanh(old))).chunk(2, -1)
+            candidate = self._norm(slots + mixed, self.mlp_norm)
+            if input_gates is not None:
+                input_gate, forget_gate = (input_gates + gates[1](torch.tanh(old))).chunk(2, -1)
                 new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
                 candidate = new + torch.sigmoid(forget_gate + self.forget_bias) * old
             return by_batch(candidate, self.num_modules, shared)
 
-        return step
+        return read, attention, update
 
     @staticmethod
     def _norm(x: Float[Tensor, "M B R D"], parameters: Affine) -> Float[Tensor, "M B R D"]:
         scale, shift = parameters()
+        if x.device.type == "cpu" and not by_autograd(x.device):
+            return node(_Norm, x.flatten(1, 2), scale, shift).view(x.shape)
         return layer_norm(x, x.shape[-1:]) * scale[:, None, None] + shift[:, None, None]
+
+
+class _Norm(Function):
+    """Layer norm of the rows of each module, `(M, R, D)`, with its own scale and shift, `(M, D)`: one pass over a
+    module's rows, where norm, scale and shift of all would be three over memory, and twice as many back."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        size = [x.shape[-1]]
+        parts = [aten.native_layer_norm(each, size, *own, 1e-5) for each, *own in zip(x, scale, shift, strict=True)]
+        outputs, means, deviations = zip(*parts, strict=True)
+        ctx.save_for_backward(x, scale, shift, *means, *deviations)
+        return _joined(outputs)
+
+    @staticmethod
+    @once
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, ...]:
+        x, scale, shift, *rest = ctx.saved_tensors
+        means, deviations, size = rest[: len(x)], rest[len(x) :], [x.shape[-1]]
+        each = zip(gradient.contiguous(), x, means, deviations, scale, shift, strict=True)
+        parts = [
+            aten.native_layer_norm_backward(given, part, size, mean, deviation, *own, [True] * 3)
+            for given, part, mean, deviation, *own in each
+        ]
+        return tuple(_joined(part) for part in zip(*parts, strict=True))
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
 
 
 def rows_over_time(linear: Affine) -> LinearMap:
@@ -205,13 +259,19 @@ class RelationalMemoryLayer(Layer):
         self.cell.reset_parameters()
 
     def steps(self, inputs: Tensor) -> Iterator[Callable[[State], State]]:
-        cell, shape = self.cell.over_time(), (1, self.cell.num_slots, self.cell.slot_size)
+        read, attention, update = self.cell.parts_over_time()
+        shape, steps = (1, self.cell.num_slots, self.cell.slot_size), inputs.shape[1]
+        # What does not depend on the memory is computed for all steps at once, time before batch.
+        rows, gates = read(inputs.transpose(0, 1).flatten(0, 1)[:, None])
+        given = attention(rows).unflatten(1, (steps, -1)).unbind(1)
+        each_gates = [None] * steps if gates is None else gates.unflatten(1, (steps, -1)).unbind(1)
 
-        def step(now: Tensor, state: State) -> State:
-            after = cell(now[:, None], state[1].unflatten(-1, shape)).flatten(1)
+        def step(given: Tensor, gates: Tensor | None, state: State) -> State:
+            old = by_weights(state[1].unflatten(-1, shape), self.cell.share_parameters)
+            after = update(old, torch.cat([attention(old), given], -2), gates).flatten(1)
             return after, after
 
-        return (partial(step, now) for now in inputs.unbind(1))
+        return (partial(step, *parts) for parts in zip(given, each_gates, strict=True))
 
 
 class RelationalMemory(RecurrentCore):

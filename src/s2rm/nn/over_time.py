@@ -43,7 +43,8 @@ def once(backward: Callable[..., R]) -> Callable[..., R]:
 
 def node(function: type[Function], *arguments: Any) -> Any:
     """A node of the graph; without gradients its forward pass alone, by which small steps take less time."""
-    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Nothing(), *arguments)
+    learns = torch.is_grad_enabled() and any(isinstance(part, Tensor) and part.requires_grad for part in arguments)
+    return function.apply(*arguments) if learns else function.forward(_Nothing(), *arguments)
 
 
 class _Nothing:

@@ -169,36 +169,47 @@ class GRUStep(Function):
     @once
     def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        return _gradients([*saved[4:]], ctx.sums, *GRUStep.gradients(saved[:4], gradient))
+        gates = gradient.new_empty(*gradient.shape[:-1], 4 * gradient.shape[-1])
+        to_carried = GRUStep.gradients(saved[:4], gradient, gates)
+        return _gradients([*saved[4:]], ctx.sums, *GRUStep.parts(gates), to_carried)
 
     @staticmethod
-    def of(input_gates: Tensor, hidden_gates: Tensor, carried: Tensor) -> tuple[Tensor, ...]:
-        """The next state from the outputs of both maps, `(M, B, 3H)`, and what the gradients need."""
+    def of(
+        input_gates: Tensor, hidden_gates: Tensor, carried: Tensor, out: Sequence[Tensor | None] = (None,)
+    ) -> tuple[Tensor, ...]:
+        """The next state from the outputs of both maps, `(M, B, 3H)`, of which the first is written, and what the
+        gradients need."""
         size = carried.shape[-1]
-        hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
-        gates = (input_gates[..., : 2 * size] + hidden_gates[..., : 2 * size]).sigmoid_()
+        gates = input_gates[..., : 2 * size].add_(hidden_gates[..., : 2 * size]).sigmoid_()
         reset, update = gates.chunk(2, -1)
+        hidden_candidate = hidden_gates[..., 2 * size :].clone()  # a view would keep all of the gates
         candidate = torch.addcmul(input_gates[..., 2 * size :], reset, hidden_candidate).tanh_()
-        return torch.lerp(candidate, carried, update), gates, candidate, hidden_candidate, carried
+        return torch.lerp(candidate, carried, update, out=out[0]), gates, candidate, hidden_candidate, carried
 
     @staticmethod
-    def gradients(kept: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of the outputs of both maps and of the state that is carried on."""
+    def gradients(kept: Sequence[Tensor], gradient: Tensor, to_gates: Tensor) -> Tensor:
+        """Write those of the outputs of both maps into `(M, B, 4H)`, see `parts`; return that of the carried state."""
         gates, candidate, hidden_candidate, carried = kept
         size = carried.shape[-1]
         reset, update = gates.chunk(2, -1)
         # With g = dL/dh' and a the candidate before its tanh:
         #   dc = g z,  da = (g - dc)(1 - n²),  dr = da (U_n h),  dz = g (c - n),  d(U_n h) = da r;
-        # dr and dz then pass their sigmoids. The outputs of both maps, (M, B, 3H), have the gates' gradient in common.
+        # dr and dz then pass their sigmoids.
         to_carried = gradient * update
-        to_input, to_hidden = gradient.new_empty(2, *gates.shape[:-1], 3 * size)
-        to_gates, to_candidate = to_input[..., : 2 * size], to_input[..., 2 * size :]
+        to_hidden_candidate, to_reset_update, to_candidate = to_gates.split((size, 2 * size, size), -1)
         aten.tanh_backward.grad_input(gradient - to_carried, candidate, grad_input=to_candidate)
-        torch.mul(to_candidate, reset, out=to_hidden[..., 2 * size :])
-        torch.mul(to_candidate, hidden_candidate, out=to_gates[..., :size])
-        torch.mul(carried - candidate, gradient, out=to_gates[..., size:])
-        to_hidden[..., : 2 * size] = aten.sigmoid_backward.grad_input(to_gates, gates, grad_input=to_gates)
-        return to_input, to_hidden, to_carried
+        torch.mul(to_candidate, reset, out=to_hidden_candidate)
+        torch.mul(to_candidate, hidden_candidate, out=to_reset_update[..., :size])
+        torch.mul(carried - candidate, gradient, out=to_reset_update[..., size:])
+        aten.sigmoid_backward.grad_input(to_reset_update, gates, grad_input=to_reset_update)
+        return to_carried
+
+    @staticmethod
+    def parts(to_gates: Float[Tensor, "M B G"]) -> tuple[Tensor, Tensor]:
+        """The gradients of the outputs of the inputs' and of the messages' map. They have those of r and z in common,
+        which stand in the middle: before them that of the messages' candidate, behind them that of the inputs'."""
+        size = to_gates.shape[-1] // 4
+        return to_gates[..., size:], to_gates[..., : 3 * size].roll(-size, -1)
 
 
 class LSTMStep(Function):
@@ -222,11 +233,12 @@ class LSTMStep(Function):
     @once
     def backward(ctx: Context, to_state: Tensor, to_memory: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        to_gates, to_carried = LSTMStep.gradients(saved[:3], to_state, to_memory)
+        to_gates = torch.empty_like(saved[0])
+        to_carried = LSTMStep.gradients(saved[:3], to_state, to_memory, to_gates)
         return _gradients([*saved[3:]], ctx.sums, to_gates, to_gates, to_carried)
 
     @staticmethod
-    def of(gates: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
+    def of(gates: Tensor, memory: Tensor, out: Sequence[Tensor | None] = (None, None)) -> tuple[Tensor, ...]:
         """The next state and memory from the summed outputs of both maps, `(M, B, 4H)`, which become the gates, and
         what the gradients need."""
         size = memory.shape[-1]
@@ -234,20 +246,19 @@ class LSTMStep(Function):
         gates[..., : 2 * size].sigmoid_()
         g.tanh_()
         o.sigmoid_()
-        after = torch.addcmul(f * memory, i, g)
+        after = torch.addcmul(f * memory, i, g, out=out[1])
         squashed = after.tanh()
-        return o * squashed, after, gates, memory, squashed
+        return torch.mul(o, squashed, out=out[0]), after, gates, memory, squashed
 
     @staticmethod
-    def gradients(kept: Sequence[Tensor], to_state: Tensor, to_memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of the summed outputs of both maps and of the memory that is carried on."""
+    def gradients(kept: Sequence[Tensor], to_state: Tensor, to_memory: Tensor, to_gates: Tensor) -> Tensor:
+        """Write those of the summed outputs of both maps, `(M, B, 4H)`; return that of the carried memory."""
         gates, memory, squashed = kept
         size = memory.shape[-1]
         i, f, g, o = gates.chunk(4, -1)
         # dc' = dh' o (1 - tanh²(c')) + its own gradient;  di = dc' g,  df = dc' c,  dg = dc' i,  do = dh' tanh(c'),
         # each then through its own sigmoid or tanh;  dc = dc' f.
         to_after = aten.tanh_backward(to_state * o, squashed).add_(to_memory)
-        to_gates = torch.empty_like(gates)
         to_i_f, to_g, to_o = to_gates.split((2 * size, size, size), -1)
         torch.mul(to_after, g, out=to_i_f[..., :size])
         torch.mul(to_after, memory, out=to_i_f[..., size:])
@@ -256,7 +267,7 @@ class LSTMStep(Function):
         aten.sigmoid_backward.grad_input(to_i_f, gates[..., : 2 * size], grad_input=to_i_f)
         aten.tanh_backward.grad_input(to_g, g, grad_input=to_g)
         aten.sigmoid_backward.grad_input(to_o, o, grad_input=to_o)
-        return to_gates, to_after.mul_(f)
+        return to_after.mul_(f)
 
 
 def _gradients(

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.ops import aten
 
+from s2rm.nn.attention import softmax
 from s2rm.nn.over_time import Context, once
 from s2rm.nn.recurrent import GRUStep, LSTMStep
 
@@ -166,9 +167,7 @@ def _step(
     after = [torch.lerp(old, new, active) for old, new in zip(state, updated[: len(state)], strict=True)]
     # 3. They read from all modules.
     query, key, value = _by_head(torch.bmm(after[0], weights.communication_in), heads)
-    shares = torch.bmm(query, key.mT)
-    shares.sub_(shares.amax(-1, keepdim=True)).exp_()  # over few columns this is faster than PyTorch's softmax
-    shares.div_(shares.sum(-1, keepdim=True))
+    shares = softmax(torch.bmm(query, key.mT))
     read = torch.bmm(shares, value).unflatten(0, (-1, heads.num)).permute(2, 0, 1, 3)
     message.unflatten(-1, (heads.num, -1)).copy_(read)
     told = torch.addcmul(after[0], torch.bmm(message, weights.communication_out), active)
@@ -198,11 +197,12 @@ def _gradients(
     rest: tuple[Tensor, ...] = ()
     if len(gradient) == 2:
         to_memory = gradient[1] * active
-        to_input, to_carried = LSTMStep.gradients(cell, to_updated, to_memory)
-        to_hidden, rest = to_input, (to_carried.add_(gradient[1] - to_memory),)
+        to_input = to_hidden = torch.empty_like(gates)
+        rest = (LSTMStep.gradients(cell, to_updated, to_memory, to_input).add_(gradient[1] - to_memory),)
     else:
-        to_input, to_hidden, to_carried = GRUStep.gradients(cell, to_updated)
-        to_before.add_(to_carried)
+        to_gates = gates.new_empty(*to_updated.shape[:-1], 4 * to_updated.shape[-1])
+        to_before.add_(GRUStep.gradients(cell, to_updated, to_gates))
+        to_input, to_hidden = GRUStep.parts(to_gates)
     to_before.baddbmm_(to_hidden, back.hidden)
     # 1. Through the attention to the input.
     to_score = aten.sigmoid_backward(torch.linalg.vecdot(to_input, gates).unsqueeze(-1), weight)
