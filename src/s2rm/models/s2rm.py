@@ -166,10 +166,10 @@ class S2RM(WorldModel[State]):
 
     def _in_one_node(self, mask: Bool[Tensor, "B T A"]) -> bool:
         """Whether all steps are one node of the graph, where all pairs are computed."""
+        if by_autograd(mask.device) or self.latents is not None or not isinstance(self.cell, GatedCell):
+            return False
         batch, steps, views = mask.shape
-        enough = views > 0 and batch * steps * self.num_modules > self.hidden_size
-        usual = isinstance(self.cell, GatedCell) and self.latents is None
-        return usual and enough and not by_autograd(mask.device)
+        return views > 0 and batch * steps * self.num_modules > self.hidden_size
 
     def sampling(self) -> AbstractContextManager[None]:
         """A context in which latent variables are sampled, with PyTorch's generator. Not thread-safe."""

@@ -86,7 +86,6 @@ class _Loop(Function):
         if len(state) == 2:  # both biases are added to the same gates
             weights = weights._replace(bias_input=weights.bias_input + weights.bias_hidden)
         modules, steps, batch, _ = queried.shape
-        earlier = torch.ones(modules, modules, dtype=torch.bool, device=queried.device).tril(-1).unsqueeze(-1)
         present = [None] * steps if mask is None else mask.T.unsqueeze(-1).unbind()
         # What is large, and what the gradient of a weight needs of all steps, is written into one place at once.
         messages = queried.new_empty(modules, steps if learns else 1, batch, weights.communication_out.shape[1])
@@ -94,7 +93,7 @@ class _Loop(Function):
         kept: list[Tensor] = []
         states = []
         for query, gate, message, there in zip(*every_step, present, strict=True):
-            state, parts = _step(query, gate, message, there, state, weights, heads, num_active, earlier)
+            state, parts = _step(query, gate, message, there, state, weights, heads, num_active)
             states.append(state[0])
             if learns:
                 kept += parts
@@ -110,10 +109,8 @@ class _Loop(Function):
         weights, flat = Weights(*saved[:5]), saved[5 + len(to_last) :]
         kept = [flat[at : at + ctx.num_kept] for at in range(0, len(flat), ctx.num_kept)]
         # Copied, since products of many small matrices by transposed ones are slow.
-        hidden, communication_in, communication_out = (
-            weight.mT.contiguous() for weight in (weights.hidden, weights.communication_in, weights.communication_out)
-        )
-        back = weights._replace(hidden=hidden, communication_in=communication_in, communication_out=communication_out)
+        hidden, communication_out = (weight.mT.contiguous() for weight in (weights.hidden, weights.communication_out))
+        back = weights._replace(hidden=hidden, communication_out=communication_out)
         to_projected = queried.new_empty(*queried.shape[:3], sum(ctx.heads.parts))
         every_step = (part.unbind(1) for part in (queried, gates, to_projected, to_states))
         gradient, found = to_last, []
@@ -131,29 +128,28 @@ class _Loop(Function):
             to_input.sum((1, 2)).unsqueeze(1),
             to_hidden.sum((1, 2)).unsqueeze(1),
             _over_all_steps(after, to_projected),
-            _over_all_steps(messages, to_told),
+            _over_all_steps(to_told, messages).mT,
         )
         return None, None, None, None, before * to_score, to_input * weight, *to_weights, *gradient
 
 
 def _over_all_steps(inputs: Float[Tensor, "M T B I"], to_outputs: Float[Tensor, "M T B O"]) -> Float[Tensor, "M I O"]:
-    """The gradient of a linear map."""
+    """The gradient of a linear map. A product of few columns is slow, one of few rows is not."""
     return inputs.flatten(1, 2).mT @ to_outputs.flatten(1, 2)
 
 
 def _step(
     queried: Tensor, gates: Tensor, message: Tensor, present: Tensor | None, state: Sequence[Tensor],
-    weights: Weights, heads: Heads, num_active: int, earlier: Bool[Tensor, "M M 1"],
+    weights: Weights, heads: Heads, num_active: int,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # fmt: skip
     """The next state, and what the gradients need: weights of the input, h before and after the update, active modules,
     queries, keys, values and weights of the communication, and the cell's own. `message`, what each module reads from
     the others, is written."""
     before = state[0]
-    # 1. Every module reads the input. Those are active that fewer than `num_active` others are ahead of.
+    # 1. Every module reads the input. Those with the highest scores are active, of equal ones the first.
     score = torch.linalg.vecdot(before, queried)
-    others, mine = score[None], score[:, None]
-    ahead = torch.where(earlier, others >= mine, others > mine).sum(1)
-    active = (ahead < num_active).to(score.dtype).unsqueeze(-1)
+    highest = score.argsort(dim=0, descending=True, stable=True)[:num_active]
+    active = torch.zeros_like(score).scatter_(0, highest, 1.0).unsqueeze(-1)
     if present is not None:
         active = active * present
     weight = score.sigmoid_().unsqueeze(-1)
@@ -170,7 +166,8 @@ def _step(
     shares = softmax(torch.bmm(query, key.mT))
     read = torch.bmm(shares, value).unflatten(0, (-1, heads.num)).permute(2, 0, 1, 3)
     message.unflatten(-1, (heads.num, -1)).copy_(read)
-    told = torch.addcmul(after[0], torch.bmm(message, weights.communication_out), active)
+    # As the transposed product: one of few columns is slow, one of few rows is not.
+    told = torch.addcmul(after[0], torch.bmm(weights.communication_out.mT, message.mT).mT, active)
     return (told, *after[1:]), (weight, before, after[0], active, query, key, value, shares, *cell)
 
 
@@ -180,7 +177,7 @@ def _gradients(
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # fmt: skip
     """The gradient of the state before a step from that of the state after it; and those of the score, of the inputs'
     and the states' part of the gates, and of what the message is mapped to. `to_projected`, that of queries, keys and
-    values, is written. `back` are the weights, transposed."""
+    values, is written. `back` are the weights, of the cell and of what is told transposed."""
     weight, _, _, active, query, key, value, shares, *cell = kept
     # 3. Through the communication, to the state after the update.
     to_told = gradient[0] * active
@@ -190,7 +187,7 @@ def _gradients(
     to_scores.sub_(shares * to_scores.sum(-1, keepdim=True))
     products = ((to_scores, key), (to_scores.mT, query), (shares.mT, to_message))
     _side_by_side(products, heads, to_projected)
-    to_after = torch.baddbmm(gradient[0], to_projected, back.communication_in)
+    to_after = gradient[0] + torch.bmm(back.communication_in, to_projected.mT).mT
     # 2. Through the cells of active modules; the others kept their state.
     to_updated = to_after * active
     to_before = to_after - to_updated

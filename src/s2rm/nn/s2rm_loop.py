@@ -169,18 +169,18 @@ class _Loop(Function):
             part[0] = start
         rows = Rows(*(new(places, batch, modules, width).expand(steps, -1, -1, -1) for width in widths))
         rows = rows._replace(before=states[0][:-1])
-        keys = new(places, batch, fixed.parts[2], fixed.hear_heads * modules).zero_().expand(steps, -1, -1, -1)
+        keys = new(batch, fixed.parts[2], fixed.hear_heads * modules).zero_()
         before, after = ([part[span] for part in states] for span in (slice(-1), slice(1, None)))
         kept: list[Tensor] = []
-        for now, bias, row, key, state, next_state in zip(
-            _each(views), fixed.bias.unbind(), _each(rows), keys.unbind(), _each(before), _each(after), strict=True
+        for now, bias, row, state, next_state in zip(
+            _each(views), fixed.bias.unbind(), _each(rows), _each(before), _each(after), strict=True
         ):
-            parts = _step(Views(*now), bias, Rows(*row), key, state, next_state, weights, fixed)
+            parts = _step(Views(*now), bias, Rows(*row), keys, state, next_state, weights, fixed)
             if learns:
                 kept += parts
         if learns:
             ctx.fixed, ctx.num_kept = fixed, len(parts)
-            ctx.save_for_backward(*everything, *rows, keys, *kept)
+            ctx.save_for_backward(*everything, *rows, *kept)
         return tuple(part.transpose(0, 1) for part in after)
 
     @staticmethod
@@ -188,10 +188,10 @@ class _Loop(Function):
     def backward(ctx: Context, *to_states: Tensor) -> tuple[Tensor | None, ...]:
         saved, num = [*ctx.saved_tensors], ctx.num_kept
         everything = [saved.pop(0) for _ in range(len(Views._fields) + len(Weights._fields) + len(to_states))]
-        rows, keys = Rows(*(saved.pop(0) for _ in Rows._fields)), saved.pop(0)
+        rows = Rows(*(saved.pop(0) for _ in Rows._fields))
         kept = [saved[at : at + num] for at in range(0, len(saved), num)]
         to_states = tuple(part.transpose(0, 1) for part in to_states)
-        return None, None, *_backward(*_parted(everything), rows, keys, kept, to_states, ctx.fixed)
+        return None, None, *_backward(*_parted(everything), rows, kept, to_states, ctx.fixed)
 
 
 def _parted(everything: Sequence[Tensor]) -> tuple[Views, Weights, Sequence[Tensor]]:
@@ -222,8 +222,8 @@ def _step(
     views: Views, bias: Tensor, rows: Rows, keys: Tensor, state: Sequence[Tensor], after: Sequence[Tensor],
     weights: Weights, fixed: Fixed,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Write a step's rows, the modules' keys and the state after it. Return what else the gradients need: shares,
-    weights and gates of both attentions, and the cell's own."""
+    """Write a step's rows and the state after it. Return what else the gradients need: shares, weights and gates of
+    both attentions, and the cell's own. `keys` has place for those of the modules, in blocks, and is 0 elsewhere."""
     flat, heads = Rows(*(part.flatten(0, 1) for part in rows)), fixed.hear_heads
     torch.mm(flat.before, weights.projection, out=flat.projected)
     torch.mm(flat.before, weights.values, out=flat.values)
@@ -275,7 +275,7 @@ def _gate(attended: Tensor, local_sum: Tensor, active: Tensor, weight: Tensor, b
 
 
 def _backward(
-    views: Views, weights: Weights, first: Sequence[Tensor], rows: Rows, keys: Tensor, kept: Sequence[Sequence[Tensor]],
+    views: Views, weights: Weights, first: Sequence[Tensor], rows: Rows, kept: Sequence[Sequence[Tensor]],
     to_states: Sequence[Tensor], fixed: Fixed,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The gradients of the views, the weights and the first state."""
@@ -295,13 +295,14 @@ def _backward(
         new(sets, span, batch * modules // sets, 4 * size),
     )
     each_found = [*map(Gradients._make, zip(*(part.unbind() for part in maps), gates.unbind(1), strict=True))]
-    each = [*zip(_each(views), _each(rows), keys.unbind(), kept, _each(to_views), _each(to_states), strict=True)]
+    each = [*zip(_each(views), _each(rows), kept, _each(to_views), _each(to_states), strict=True)]
+    keys = new(batch, fixed.parts[2], fixed.hear_heads * modules).zero_()
     gradient: Sequence[Tensor] = [torch.zeros_like(part) for part in first]
     for step in reversed(range(steps)):
-        now, row, key, parts, to_now, to_state = each[step]
+        now, row, parts, to_now, to_state = each[step]
         gradient = [part + more for part, more in zip(gradient, to_state, strict=True)]
         gradient = _step_back(
-            Views(*now), Rows(*row), key, parts, gradient, weights, back, fixed, Views(*to_now),
+            Views(*now), Rows(*row), keys, parts, gradient, weights, back, fixed, Views(*to_now),
             each_found[step % span], to_between,
         )  # fmt: skip
         if step % span == 0:
@@ -348,8 +349,9 @@ def _step_back(
     to_sum.flatten(0, 1).addmm_(found.hear_active.flatten(0, 1), back.hear_gate_local)
     before[0].baddbmm_(back.between.expand(len(keys), -1, -1), to_sum)
     to_between.baddbmm_(to_sum, rows.before.mT)
-    query, hear_query, _ = rows.projected.split(fixed.parts, -1)
+    query, hear_query, hear_key = rows.projected.split(fixed.parts, -1)
     to_query, to_hear_query, to_hear_key = found.projected.split(fixed.parts, -1)
+    _blocks(keys, heads).copy_(hear_key.unflatten(-1, (heads, -1)))
     to_keys = torch.empty_like(keys)
     to_between += _attend_back(
         to_heard, hear_query, keys, _by_row(rows.values, heads), weights.between, hear_shares, hear_weights,
