@@ -165,7 +165,7 @@ class GroupedRelationalMemoryCell(nn.Module):
         project = [rows_over_time(cast("Affine", part)) for part in self.project]
         qkv, mlp = rows_over_time(self.qkv), [rows_over_time(cast("Affine", part)) for part in self.mlp]
         gated, shared = self.gate_style is not None, self.share_parameters
-        gates = [rows_over_time(parameters) for parameters in (self.input_gate, self.memory_gate)] if gated else []
+        gates = [rows_over_time(self.input_gate, self._gate_bias()), rows_over_time(self.memory_gate)] if gated else []
         sizes = (self.key_size, self.key_size, self.head_size)
 
         def read(*inputs: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -188,12 +188,17 @@ class GroupedRelationalMemoryCell(nn.Module):
                 mixed = layer(torch.relu(mixed))
             candidate = self._norm(slots + mixed, self.mlp_norm)
             if input_gates is not None:
-                input_gate, forget_gate = (input_gates + gates[1](torch.tanh(old))).chunk(2, -1)
-                new = torch.sigmoid(input_gate + self.input_bias) * torch.tanh(candidate)
-                candidate = new + torch.sigmoid(forget_gate + self.forget_bias) * old
+                input_gate, forget_gate = (input_gates + gates[1](torch.tanh(old))).sigmoid_().chunk(2, -1)
+                candidate = torch.addcmul(input_gate * torch.tanh(candidate), forget_gate, old)
             return by_batch(candidate, self.num_modules, shared)
 
         return read, attention, update
+
+    def _gate_bias(self) -> Float[Tensor, " G"]:
+        """What is added to the gates."""
+        shift = self.input_gate[1]
+        half = shift.shape[-1] // 2
+        return torch.cat([shift.new_full((half,), bias) for bias in (self.input_bias, self.forget_bias)])
 
     @staticmethod
     def _norm(x: Float[Tensor, "M B R D"], parameters: Affine) -> Float[Tensor, "M B R D"]:
@@ -232,10 +237,11 @@ def _joined(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
 
 
-def rows_over_time(linear: Affine) -> LinearMap:
-    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, from its weight and bias."""
+def rows_over_time(linear: Affine, more: Tensor | float = 0.0) -> LinearMap:
+    """Each module's own linear map of rows, `(M, B, R, I)` to `(M, B, R, O)`, from its weight and bias, with `more`
+    added to its outputs."""
     weight, bias = linear()
-    product = over_time(weight, bias)
+    product = over_time(weight, bias if isinstance(more, float) else bias + more)
     return lambda rows: product(rows.flatten(1, 2)).unflatten(1, rows.shape[1:3])
 
 
