@@ -283,7 +283,7 @@ def _backward(
     new, sets = rows.before.new_empty, len(weights.input)
     # The first columns of the gates' gradient are of the messages' map, the last of the inputs', see `GRUStep`.
     shift = 0 if len(first) == 2 else size
-    rolled = weights._replace(hidden=weights.hidden.roll(shift, -1), bias_hidden=weights.bias_hidden.roll(shift, -1))
+    rolled = weights._replace(hidden=weights.hidden.roll(shift, -1))
     back = Weights(*(weight.mT.contiguous() if weight.ndim > 1 else weight for weight in rolled))
     to_views = Views(*(torch.empty_like(part, memory_format=torch.contiguous_format) for part in views))
     to_weights = Weights(*(torch.zeros_like(weight, memory_format=torch.contiguous_format) for weight in weights))
