@@ -97,6 +97,24 @@ def test_working_on_what_is_there_only_changes_nothing(name, likelihood, monkeyp
     assert_all_close(*results)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "mixed"])
+@pytest.mark.parametrize("codec", ["mlp", "polar"])
+def test_what_is_complete_needs_no_marks(codec, likelihood, monkeypatch):
+    shape = (14, 2, 3) if likelihood == "mixed" else (1, 2, 3)
+    model = make_s2rm(codec=codec, likelihood=likelihood, value_shape=shape, target_shape=shape).double()
+    some = some_views(value_shape=shape)
+    episode = Episode(Views(some.positions, some.values))
+    results, complete = [], world_model.is_complete
+    assert complete(episode.views.values, episode.views.mask)
+    for is_complete in (complete, lambda values, mask: False):
+        monkeypatch.setattr(world_model, "is_complete", is_complete)
+        model.zero_grad()
+        terms = [mean.value for mean in model.loss_terms(episode).values()]
+        sum(terms).backward()
+        results.append([*terms, *(parameter.grad.clone() for parameter in model.parameters())])
+    assert_all_close(*results)
+
+
 def test_only_what_is_there_is_encoded_and_decoded():
     model, views = make_s2rm().double(), some_views()
     slots = {}

@@ -125,6 +125,7 @@ def test_codecs_keep_their_shapes_and_use_the_position(codec, value_shape, posit
     given = position if position_size else None
     code = encode(values, missing, given)
     assert code.shape == (3, 2, 11)
+    torch.testing.assert_close(encode(values, None, given), code)
     assert decode(code, given).shape == (3, 2, *value_shape, 2)
     assert not torch.allclose(encode(values, missing + 1, given), code), "the missing flag has an effect"
     if position_size:

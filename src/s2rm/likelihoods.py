@@ -32,9 +32,11 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     @classmethod
-    def where(cls, mask: Tensor, values: Tensor) -> Mean:
-        """The mean of the values at which the mask is True."""
+    def where(cls, mask: Tensor | None, values: Tensor) -> Mean:
+        """The mean of the values at which the mask is True, or of all."""
         wide = torch.promote_types(values.dtype, torch.float32)
+        if mask is None:
+            return cls(values.sum(dtype=wide), torch.tensor(values.numel(), device=values.device))
         return cls(torch.where(mask, values, 0.0).sum(dtype=wide), mask.sum())
 
 
@@ -69,6 +71,11 @@ class Likelihood(ABC):
         if self.num_binary == 0 or (self.checked and values.device.type != "cpu"):
             return
         binary = values if self.num_binary is None else values.narrow(mask.ndim, 0, self.num_binary)
+        if binary.numel():
+            low, high = binary.aminmax()
+            if low >= -TOLERANCE and high <= 1 + TOLERANCE:  # False for NaN
+                self.checked = True
+                return
         # NaN, which is not measured, compares as False.
         wrong = ((binary < -TOLERANCE) | (binary > 1 + TOLERANCE)) & mask.reshape(
             mask.shape + (1,) * (values.ndim - mask.ndim)
@@ -81,7 +88,7 @@ class Likelihood(ABC):
             )
         self.checked = True
 
-    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Mean]:
+    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor | None) -> dict[str, Mean]:
         r"""The terms of the loss by name; the loss is the sum of their values, 0 where nothing is measured.
 
         In general there is one, the mean of $-\log p(\mathrm{value})$ in nats over every measured channel.
@@ -89,10 +96,11 @@ class Likelihood(ABC):
         Args:
             distribution: over `(..., Q, *shape)`.
             values: targets, `(..., Q, *shape)`; NaN is not measured.
-            mask: bool `(..., Q)`, True where there is a target.
+            mask: bool `(..., Q)`, True where there is a target. None: all are there, and measured.
         """
-        known = measured(values, mask)
-        return {"nll": Mean.where(known, -distribution.log_prob(torch.where(known, values, 0.0)))}
+        known = None if mask is None else measured(values, mask)
+        values = values if known is None else torch.where(known, values, 0.0)
+        return {"nll": Mean.where(known, -distribution.log_prob(values))}
 
 
 class BernoulliPixels(Likelihood):
@@ -163,9 +171,9 @@ class MixedChannels(Likelihood):
         types = one_hot(best, 1 + self.num_types)[..., 1:].movedim(-1, -3).to(types.dtype)
         return torch.cat([(friendly > 0.5).to(types.dtype), types, stats], -3)
 
-    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor) -> dict[str, Mean]:
+    def terms(self, distribution: Distribution, values: Tensor, mask: Tensor | None) -> dict[str, Mean]:
         assert isinstance(distribution, Mixed)
-        known = measured(values, mask)
+        known = measured(values, values.new_ones((), dtype=torch.bool) if mask is None else mask)
         log_likelihoods = distribution.log_parts(torch.where(known, values, 0.0))
         friendly, types, stats = parts(known)
         # A type counts only where all of its channels are measured.

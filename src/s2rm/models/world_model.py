@@ -213,7 +213,8 @@ class WorldModel(Model[Episode], Generic[State]):
             context = torch.where(mask[..., None], context, 0.0)
         if not is_worth_packing(mask):
             predicted = self.predict(states, positions, context)
-            return self.likelihood.terms(predicted, targets.values, mask), self.last(states)
+            known = None if is_complete(targets.values, mask) else mask
+            return self.likelihood.terms(predicted, targets.values, known), self.last(states)
         embedded = self.embedding(positions)
         vectors = self._turned(self.read(states, embedded)[mask], positions[mask], back=True)
         predicted = self.decode(vectors, embedded[mask], None if context is None else context[mask])
@@ -272,10 +273,12 @@ class WorldModel(Model[Episode], Generic[State]):
 
     def encode(self, views: Views) -> tuple[Tensor, Tensor]:
         """Embedded positions `(B, T, A, d)` and encodings `(B, T, A, H)` of the views."""
-        there, (positions, values, missing) = views.mask, views.filled()
+        there, positions, values, missing = views.mask, views.positions, views.values, None
+        if not is_complete(values, there):
+            positions, values, missing = views.filled()
         embedded = self.embedding(positions)
         injected = embedded if self.inject_positions else None
-        if not is_worth_packing(there):
+        if missing is None or not is_worth_packing(there):
             return embedded, self._turned(self.encoder(values, missing, injected), positions)
         encoded = self.encoder(values[there], missing[there], None if injected is None else injected[there])
         encoded = self._turned(encoded, positions[there])
@@ -343,6 +346,12 @@ def load(folder: str | Path) -> WorldModel:
 def is_worth_packing(mask: Tensor) -> bool:
     """Whether to encode and decode only the slots that hold a view: where some do not, and `by_numbers`."""
     return by_numbers(mask) and 0 < int(mask.sum()) < mask.numel()
+
+
+def is_complete(values: Tensor, mask: Tensor) -> bool:
+    """Whether all slots hold a view and all of their channels are measured, as far as `by_numbers`."""
+    # A sum is NaN if a value is: it takes less time than to look for one, and infinite ones do no harm.
+    return by_numbers(mask) and bool(mask.all()) and not values.sum().isnan()
 
 
 def by_numbers(mask: Tensor) -> bool:

@@ -33,8 +33,8 @@ SPAN = 8
 class Views(NamedTuple):
     """What does not depend on the state, of all steps or of one. There are K heads."""
 
-    keys: Float[Tensor, "T B KD KA"]
-    """the block `(D, A)` of each head, 0 elsewhere"""
+    keys: Float[Tensor, "T B KA KD"]
+    """the block `(A, D)` of each head, 0 elsewhere"""
     values: Float[Tensor, "T B AK H"]
     """`z_j W_k`"""
     local: Float[Tensor, "T B M A"]
@@ -127,10 +127,10 @@ def run(
         state: the first: h alone or, with long short-term memories, h and c.
     """
     given, weights, heads = encodings.transpose(0, 1).contiguous(), local.weights.transpose(0, 1), reads.num_heads
-    keys = (given @ reads.key.flatten(1)).unflatten(-1, (heads, -1)).permute(0, 1, 4, 2, 3)
+    keys = (given @ reads.key.flatten(1)).unflatten(-1, (heads, -1))
     local_sum = weights @ given
     views = Views(
-        torch.diag_embed(keys, dim1=2, dim2=4).flatten(4, 5).flatten(2, 3),
+        torch.diag_embed(keys.mT, dim1=2, dim2=4).flatten(4, 5).flatten(2, 3),
         (given @ reads.folded()).unflatten(-1, (heads, -1)).flatten(2, 3),
         weights,
         local_sum,
@@ -169,7 +169,7 @@ class _Loop(Function):
             part[0] = start
         rows = Rows(*(new(places, batch, modules, width).expand(steps, -1, -1, -1) for width in widths))
         rows = rows._replace(before=states[0][:-1])
-        keys = new(batch, fixed.parts[2], fixed.hear_heads * modules).zero_()
+        keys = new(batch, fixed.hear_heads * modules, fixed.parts[2]).zero_()
         before, after = ([part[span] for part in states] for span in (slice(-1), slice(1, None)))
         kept: list[Tensor] = []
         for now, bias, row, state, next_state in zip(
@@ -212,10 +212,10 @@ def _by_head(weights: Float[Tensor, "B M JK"], heads: int) -> Float[Tensor, "B M
     return weights.unflatten(-1, (-1, heads)).transpose(-1, -2)
 
 
-def _blocks(keys: Float[Tensor, "B KD KJ"], heads: int) -> Float[Tensor, "B J K D"]:
+def _blocks(keys: Float[Tensor, "B KJ KD"], heads: int) -> Float[Tensor, "B J K D"]:
     """The keys of each module, of blocks on a diagonal."""
     split = keys.unflatten(2, (heads, -1)).unflatten(1, (heads, -1))
-    return split.diagonal(dim1=1, dim2=3).permute(0, 2, 3, 1)
+    return split.diagonal(dim1=1, dim2=3).transpose(2, 3)
 
 
 def _step(
@@ -260,7 +260,7 @@ def _attend(
     query: Tensor, keys: Tensor, values: Tensor, local: Tensor, bias: Tensor, heads: int, out: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Write what all heads read. Return their shares, `(B, M, K, J)`, and these times the kernel, `(B, M, J K)`."""
-    shares = softmax(torch.baddbmm(bias, query, keys).unflatten(-1, (heads, -1)))
+    shares = softmax(torch.baddbmm(bias, query, keys.mT).unflatten(-1, (heads, -1)))
     weights = shares.new_empty(*shares.shape[:2], values.shape[1])
     torch.mul(shares, local.unsqueeze(-2), out=_by_head(weights, heads))
     torch.bmm(weights, values, out=out)
@@ -296,7 +296,7 @@ def _backward(
     )
     each_found = [*map(Gradients._make, zip(*(part.unbind() for part in maps), gates.unbind(1), strict=True))]
     each = [*zip(_each(views), _each(rows), kept, _each(to_views), _each(to_states), strict=True)]
-    keys = new(batch, fixed.parts[2], fixed.hear_heads * modules).zero_()
+    keys = new(batch, fixed.hear_heads * modules, fixed.parts[2]).zero_()
     gradient: Sequence[Tensor] = [torch.zeros_like(part) for part in first]
     for step in reversed(range(steps)):
         now, row, parts, to_now, to_state = each[step]
@@ -384,8 +384,8 @@ def _attend_back(
     to_local = to_scores.sum(-2)
     to_scores *= local.unsqueeze(-2)
     to_scores.addcmul_(shares, to_scores.sum(-1, keepdim=True), value=-1)
-    to_query.copy_(torch.bmm(to_scores.flatten(-2), keys.mT))
-    torch.bmm(query.mT, to_scores.flatten(-2), out=to_keys)
+    to_query.copy_(torch.bmm(to_scores.flatten(-2), keys))
+    torch.bmm(to_scores.flatten(-2).mT, query, out=to_keys)
     return to_local
 
 
