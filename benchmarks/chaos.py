@@ -31,7 +31,6 @@ from s2rm.files import Row, read_json
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "--sensor", "sensor"]
 QUICK = ["--hidden-size", "8", "--num-modules", "4", "--context", "12", "--horizon", "6", "--epochs", "2"]
 TRAIN = ["train", "balls", "--model", "lstm", "--size", "tiny", "--epochs", "3"]
-OURS = ("ValueError", "OSError", "FileNotFoundError", "IsADirectoryError", "NotADirectoryError")
 """the errors that the command line prints as one line"""
 
 

@@ -401,7 +401,8 @@ class Box(SimpleNamespace):
 class Rewarded(World):
     """An agent gets its move as a reward, and all end after the third step; actions are continuous."""
 
-    def __init__(self):
+    def __init__(self, agents=2):
+        assert agents == 2, "expected agents"
         super().__init__(["ab"] * 9, spaces={"a": Box(shape=(1,)), "b": Box(shape=(1,))})
 
     def step(self, actions):
@@ -442,6 +443,7 @@ def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
         ({"--position": "test_agents:NEEDS"}, "must be a function, got str"),
         ({"--options": '{"speed": 1}'}, "cannot be made with --options"),
         ({"--options": "{"}, "cannot be made with --options"),
+        ({"--options": '{"agents": -1}'}, "(AssertionError('expected agents')); give a JSON object"),
         ({"--position": "builtins:max"}, "to return finite"),
         ({"--out": "other.npy"}, "ends in .npz or .zarr, or a folder's without an ending, got other.npy"),
         ({"--episodes": "2"}, "expected at least 3 episodes, to train, validate and test, got 2"),

@@ -23,6 +23,7 @@ from s2rm.sensors.judging import BASELINES
 from s2rm.sensors.report import write_sensor_report
 from s2rm.sensors.tables import read_reports, to_frame
 from s2rm.training import Training
+from s2rm.training.records import updates_when_best
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction",
@@ -274,7 +275,7 @@ def test_a_fit_to_all_data_before_use(life, tmp_path, capsys, monkeypatch):
         patch.setattr("s2rm.cli.sensors._refit", broken)
         assert "no refit" in refused(capsys, *fit, "--out", half)
     assert Forecaster.load(half).fingerprint == Forecaster.load(life / "run").fingerprint
-    shutil.copytree(half, out)
+    shutil.copytree(life / "run", out)  # whose fit had ended without a second one
     for folder in (out, half):
         main([*fit, "--out", str(folder)] if folder == out else ["fit", "--resume", str(folder)])
     assert "fitting again to all data, " in capsys.readouterr().err
@@ -347,10 +348,12 @@ def test_other_stations_of_the_time_of_the_fit_are_no_later_test_either(life, tm
 
 def test_a_fit_to_all_data_keeps_context_and_horizon(tmp_path):
     reports = FieldWorld(num_stations=5, num_movers=0, num_steps=118).reports()
-    how = Fit(num_modules=2, hidden_size=4, training=Training(updates=1))
+    how = Fit(num_modules=2, hidden_size=4, training=Training(updates=4, warmup=2, batch_size=64))
     first = Forecaster.fit(reports.between(0, 100), tmp_path, how, progress=False)
+    best = updates_when_best(tmp_path)
     again = Forecaster.fit(reports, tmp_path, how, progress=False, whole=True)
     assert (again.context, again.horizon) == (first.context, first.horizon)
+    assert json.loads((tmp_path / "summary.json").read_text())["updates"] == best, "as many updates as were best"
 
 
 def test_a_report_is_of_the_initialisation_times_that_were_scored(life, tmp_path, monkeypatch, capsys):

@@ -87,7 +87,7 @@ def test_a_fit_whose_report_failed_goes_on_with_the_same_command(fitted, tmp_pat
     kept = tmp_path / "report.html"
     before = scores.read_bytes()
     page.rename(kept)
-    assert "holds a fit of other settings without a report" in refused(capsys, *fit, "--seed", "5")
+    assert "holds a fit of other settings; choose another" in refused(capsys, *fit, "--seed", "5")
     scores.unlink()
     monkeypatch.setattr("s2rm.cli.sensors.Forecaster.fit", broken)
     monkeypatch.setattr("s2rm.cli.sensors.judge", lambda *arguments, **options: json.loads(before)["rows"])

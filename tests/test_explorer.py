@@ -289,6 +289,17 @@ def test_the_folder_is_small_and_keeps_episodes(explorer, frames):
     assert [model["numModules"] for model in scene["models"]] == [4, 0]
 
 
+def test_a_smaller_page_leaves_nothing_of_a_larger_one(tmp_path, models, frames):
+    need_runtime()
+    (tmp_path / "model-7.onnx.gz").touch()
+    (tmp_path / "kept.txt").touch()
+    scene = Crops("squares", [("first", frames)], CROP, SQUARES)
+    with unchecked_shapes():
+        write_explorer(tmp_path, [World(scene, {"ours": StreamingStep(models["ours"])})])
+    assert {path.name for path in tmp_path.glob("*.gz")} == {"model-0.onnx.gz", "scene-0.json.gz"}
+    assert (tmp_path / "kept.txt").exists()
+
+
 def test_models_and_runs_of_other_worlds_are_refused(tmp_path, capsys, models, frames):
     scene = Crops("squares", [("first", frames)], 7, 2)
     with pytest.raises(ValueError, match=r"expected models of crops \[7, 7\] without context, got ours with"):

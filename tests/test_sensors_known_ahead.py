@@ -124,6 +124,10 @@ def test_a_table_of_its_own_may_be_written_in_another_way(tmp_path, capsys):
     columns = Columns("Zeit", ("x", "y"), ("Wert",), "Ort", ahead=("open",))
     read = read_reports(tmp_path / "obs.csv", columns, ahead=tmp_path / "open.csv")
     assert read.ahead.values[:3, 0, 0].tolist() == [0, 0.5, 0]
+    (tmp_path / "open.csv").write_text("\n".join(["Zeit,open", opens[0].replace(",0.0", ",-999"), *opens[1:]]))
+    declared = replace(columns, separator=";", decimal=",", missing=(-999.0,))
+    read = read_reports(tmp_path / "obs.csv", declared, ahead=tmp_path / "open.csv")
+    assert read.ahead.values.min() == 0, "codes that are declared hold in every notation"
     (tmp_path / "open.csv").write_text("\n".join(["Zeit,open", *opens, "2024-12-31T23:00,shut"]))
     with pytest.raises(ValueError, match="expected numbers.* in 'open' of open.csv"):
         read_reports(tmp_path / "obs.csv", columns, ahead=tmp_path / "open.csv")

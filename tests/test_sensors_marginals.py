@@ -107,6 +107,13 @@ def test_rain_is_censored():
     assert mean[0] == pytest.approx(RAIN.mean(), rel=0.05)
 
 
+def test_scores_of_large_tables_are_those_of_a_gaussian():
+    amounts = np.random.default_rng(3).lognormal(0, 1, 200_000)
+    scores = Marginal.of(amounts, 0, None, whole=False).score(amounts)
+    assert scores.mean() == pytest.approx(0, abs=0.01)
+    assert scores.std() == pytest.approx(1, abs=0.01)
+
+
 def test_counts_are_whole_numbers():
     counts = np.random.default_rng(2).poisson(1.3, 3000).astype(float)
     marginal = Marginal.of(counts, 0, None, whole=True)

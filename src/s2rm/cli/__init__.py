@@ -71,9 +71,10 @@ def _refuse_settings(given: Sequence[str]) -> None:
         if not argument.startswith("--") and (not before.startswith("--") or "=" in before)
     ]
     if ignored := [name for name in names if name not in KEPT]:
+        allowed = ", ".join(sorted(KEPT - {"--resume"}))
         raise ValueError(
-            f"train: --resume keeps the run's settings; only --updates, --epochs and --minutes may be given, got "
-            f"{', '.join(ignored)}; leave it out, or train again in another folder"
+            f"train: --resume keeps the run's settings; only {allowed} may be given, got {', '.join(ignored)}; leave "
+            "it out, or train again in another folder"
         )
 
 
@@ -172,5 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Processes that trained beside the first one leave quietly.
         from lightning.pytorch.utilities import rank_zero_only
 
-        rank_zero_only(console.print)("s2rm: stopped; saved files are kept, resume training with --resume")
+        trains = given[:1] in (["train"], ["fit"])
+        goes_on = ", resume training with --resume" if trains else ""
+        rank_zero_only(console.print)(f"s2rm: stopped; saved files are kept{goes_on}")
         sys.exit(130)

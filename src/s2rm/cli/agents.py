@@ -35,11 +35,13 @@ def collect(command: Collect) -> None:
     try:
         options = json.loads(command.options)
         environment = named(command.environment, "the environment")(**options)
-    except (ValueError, TypeError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # PettingZoo's environments assert
         if str(error).startswith("collect: "):
             raise
         raise ValueError(
-            f"collect: {command.environment} cannot be made with --options {command.options} ({error}); give a JSON "
+            f"collect: {command.environment} cannot be made with --options {command.options} ({error!r}); give a JSON "
             "object of its arguments"
         ) from error
 

@@ -253,8 +253,8 @@ class Forecast:
     ahead_table: Path | None = None
     """the quantities known ahead, from the past up to the horizon, if the fit had them in a separate table"""
     at: str = "stations"
-    """where: stations (the last position of each), grid (50 x 50 points over them), or a CSV file with the columns of
-    the position and of the covariates, if any"""
+    """where: stations (the last position of each), grid (50 x 50 points over them), or a CSV or Parquet file with the
+    columns of the position and of the covariates, if any"""
     horizon: str | None = None
     """longest lead time, a duration such as 24h; if not given, the horizon of the fit"""
     quantiles: tuple[float, ...] = QUANTILES
@@ -280,10 +280,11 @@ class NextSensor:
     table: Positional[Path]
     """the observations; the last ones determine the existing stations"""
     at: str = "grid"
-    """candidate places: grid (30 x 30 points over the table), or a CSV file as in s2rm forecast"""
+    """candidate places: grid (30 x 30 points over the table), or a CSV or Parquet file as in s2rm forecast"""
     interest: str = "grid"
-    """places where the field matters, with equal weight: grid, stations, or a CSV file"""
+    """places where the field matters, with equal weight: grid, stations, or a CSV or Parquet file"""
     num: int = 1
     """number of sensors to place, one after the other"""
     out: Path = Path("next-sensor.csv")
-    """the ranking (.csv or .parquet); a map with the same name (.png) is written next to it"""
+    """the ranking (.csv or .parquet); a map with the same name (.png) is written next to it, if positions have two
+    coordinates"""

@@ -170,7 +170,7 @@ def place(command: NextSensor) -> None:
     for number, at in enumerate(found.chosen, 1):
         named = zip(reports.columns.position, candidates.positions[at], strict=True)
         where = ", ".join(f"{name} {x:g}" for name, x in named)
-        lines.append(f"choice {number}: {where}; alone it takes {found.mean[at]:.1%} of the variance away")
+        lines.append(f"choice {number}: {where}; alone it reduces the variance by {found.mean[at]:.1%}")
     for line in lines:
         console.print(one_line(line), soft_wrap=True)
 
@@ -232,16 +232,17 @@ def _with(given: Sequence[str], columns: Columns, **more: object) -> list[str]:
 
 def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     require("tables")
+    what = "evaluate" if isinstance(command, Evaluate) else "report"
     folder, table = command.runs[0], command.table
     forecaster, settings, kept = Forecaster.load(folder), settings_of(folder), parts_of(folder)
     (about,) = kept_rows(folder / SUMMARY, Summary)
     if table is None and WHOLE in about:
         raise ValueError(
-            f"evaluate: {folder} was fitted again to all of its table; judge it on another one, with --table"
+            f"{what}: {folder} was fitted again to all of its table; judge it on another one, with --table"
         )
     if command.ahead_table and not (table and forecaster.columns.ahead):
         lacks = "a forecaster without quantities known ahead" if table else "no --table"
-        raise ValueError(f"evaluate: --ahead-table holds what is known ahead of --table, got {lacks}; leave it out")
+        raise ValueError(f"{what}: --ahead-table holds what is known ahead of --table, got {lacks}; leave it out")
     # What its table alone suggests of values since the fit is no matter.
     own = with_kinds(read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table), forecaster.columns)
     if kept is None:  # of an earlier version
@@ -253,13 +254,11 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
         parts = kept.divided(own, settings.table)
     reports, first = own, parts.first - 1
     if table is not None:
-        reports = _other(table, forecaster.columns, command.ahead_table)
-        check_clock(reports, "evaluate")
+        reports = _other(what, table, forecaster.columns, command.ahead_table)
+        check_clock(reports, what)
         first = min(forecaster.context - 1, reports.num_steps - 3)  # such that a step ahead is judged, too
     if reports.num_steps < 3:
-        raise ValueError(
-            f"evaluate: expected at least 3 steps in {table}, got {reports.num_steps}; give a longer table"
-        )
+        raise ValueError(f"{what}: expected at least 3 steps in {table}, got {reports.num_steps}; give a longer table")
     leads = judged_leads(forecaster.horizon, reports.num_steps - 1 - first)
     last = reports.num_steps - 1 - leads[-1]
     origins = spread_out(first, last)
@@ -272,7 +271,7 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     known, new = names & {*kept.seen}, len(names - {*kept.seen, *kept.withheld})
     if not known and not withheld.any():
         warnings.warn(
-            f"evaluate: no station of {table}, such as {reports.sensors[0]!r}, has the name of one of the fit, such as "
+            f"{what}: no station of {table}, such as {reports.sensors[0]!r}, has the name of one of the fit, such as "
             f"{kept.seen[0]!r}, so that none is withheld; where they are the same stations, name them alike",
             stacklevel=3,
         )
@@ -280,7 +279,7 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     return Opened(forecaster, label, summary, parts.train, reports, withheld, origins, leads, name, later, new, unseen)
 
 
-def _other(table: Path, columns: Columns, ahead: Path | None) -> Reports:
+def _other(what: str, table: Path, columns: Columns, ahead: Path | None) -> Reports:
     """Another table than that of the fit, with what is known ahead of it: the fit's is of its own places and times."""
     try:
         return read_reports(table, columns, False, ahead)
@@ -289,7 +288,7 @@ def _other(table: Path, columns: Columns, ahead: Path | None) -> Reports:
         if ahead is not None or not any(said in str(error) for said in absent):
             raise
         raise ValueError(
-            f"evaluate: expected {', '.join(columns.ahead)}, known ahead, in {table}, got none; name their table with "
+            f"{what}: expected {', '.join(columns.ahead)}, known ahead, in {table}, got none; name their table with "
             "--ahead-table, or add them"
         ) from error
 

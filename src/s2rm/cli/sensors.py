@@ -6,7 +6,7 @@ import gzip
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, get_type_hints
@@ -47,7 +47,7 @@ from s2rm.sensors.telling import told_before
 from s2rm.sensors.times import origin_steps
 from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
 from s2rm.training import Machines, Provenance
-from s2rm.training.records import Summary, history
+from s2rm.training.records import Summary, updates_when_best
 from s2rm.training.settings import is_first_process
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def fit_table(command: FitTable) -> None:
 def _fit_and_score(command: FitTable, reports: Reports) -> None:
     fitted, folder = _is_fitted(command, reports), command.out
     if (folder / REPORT).exists():
+        write_json(folder / SETTINGS, _settings(command, reports))
         return _refit(command, reports)
     if fitted:
         _say(f"{folder}: fitted already; going on with the scores and the report")
@@ -129,12 +130,10 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
 
 def _refit(command: FitTable, reports: Reports) -> None:
     """Fit again, to all reports, for as many updates as the fit that was scored had when it was best."""
-    epochs = [epoch for epoch in history(command.out) if "val_loss" in epoch]
-    updates = 1 + int(min(epochs, key=lambda epoch: epoch["val_loss"])["step"])
+    updates = updates_when_best(command.out)
     _say(f"fitting again to all data, {updates:,} updates; scores and report remain those of the first fit")
-    training = replace(command.how.training, updates=updates, minutes=None, patience=updates)
     start = Forecaster.load(command.start) if command.start else None
-    Forecaster.fit(reports, command.out, replace(command.how, training=training), start=start, whole=True)
+    Forecaster.fit(reports, command.out, command.how, start=start, whole=True)
 
 
 def parts_of(folder: Path) -> Parts | None:
@@ -278,16 +277,17 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
         raise ValueError(f"fit: {folder} exists already; choose another --out")
     kept, now = read_json(folder / SETTINGS), _settings(command, reports)
     kept = from_anywhere(kept) if isinstance(kept, dict) else {}
+    if unfinished:  # a fit may be followed by that to all data later
+        kept["refit"] = True
     # Earlier versions kept no digest of the reports.
     before, digest = kept.pop("reports", None), now.pop("reports")
     if kept != now:
         raise ValueError(
-            f"fit: {folder} holds a fit of other settings without a report; choose another --out, or finish that one "
-            f"by s2rm fit with the settings in {folder / SETTINGS}"
+            f"fit: {folder} holds a fit of other settings; choose another --out, or give those in {folder / SETTINGS}"
         )
     if before and digest and before != digest:
         raise ValueError(
-            f"fit: {folder} holds a fit, without a report, of another state of {command.table}; choose another --out"
+            f"fit: {folder} holds a fit of another state of {command.table}; choose another --out"
         )
     return _has_forecaster(folder)
 

@@ -70,7 +70,11 @@ def write_explorer(
     for path in files("s2rm.explorer").joinpath("web").iterdir():
         content[path.name] = path.read_bytes()
     folder = Path(folder)
-    # The page last: where it is there, all that it needs is.
+    # The page last, and that of an earlier time first of all: where it is there, all that it needs is.
+    (folder / "index.html").unlink(missing_ok=True)
+    for earlier in [*folder.glob("model-*.onnx.gz"), *folder.glob("scene-*.json.gz")]:
+        if earlier.name not in content:
+            earlier.unlink()
     for name in sorted(content, key=lambda name: name == "index.html"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, content[name])

@@ -1,5 +1,6 @@
 from .field import FieldWorld as FieldWorld
 from .forecaster import Forecaster as Forecaster
+from .judging import BASELINES as BASELINES
 from .judging import judge as judge
 from .packing import pack as pack
 from .reports import Places as Places

@@ -51,7 +51,7 @@ def bins(
         enough = math.ceil((end - int(times[earliest])) / 1e6 / (MAX_STEPS - 1))
         raise ValueError(
             f"read: from {first} (row {cells.rows[earliest]}) to {last} ({row}) of {cells.name} are "
-            f"{num_steps:,} steps of {columns.step!r}; mend these times or take a longer step, such as '{enough}s'"
+            f"{num_steps:,} steps of {columns.step!r}; correct these times or take a longer step, such as '{enough}s'"
         )
     return times, times // length - beginning, np.datetime64(beginning * length, "us"), num_steps
 
@@ -96,7 +96,7 @@ class Spacing:
     def warn(self, name: str, columns: Columns) -> None:
         """Warn of steps that do not suit the times: most of them are empty, or some hold two reports of a sensor where
         others hold one, as of months that are not all as long; or those of days, where all times may be local
-        midnights. Tables are told that become means."""
+        midnights. Of other steps one line of output says how many rows were averaged."""
         if self.length % DAY == 0 and 2 * self.early >= DAY and self.late - self.early <= HOUR:
             hour, minute = divmod(self.late // 60_000_000, 60)
             warnings.warn(

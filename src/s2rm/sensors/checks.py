@@ -171,7 +171,7 @@ def _check_positions(train: Reports) -> None:
         lone = train.sensors[train.sensor[of_place[away.argmax()]]]
         warnings.warn(
             f"fit: sensor {lone!r} at {places[away.argmax()].tolist()} lies more than {ALONE} times as far away as any "
-            "other, which the model then hardly tells apart; correct its position, or leave it out",
+            "other, so that the model can hardly distinguish the others; correct its position, or leave it out",
             stacklevel=5,
         )
 

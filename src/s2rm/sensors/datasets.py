@@ -1,4 +1,4 @@
-"""An xarray Dataset as a long table: a row for each observation, and none that nobody made."""
+"""An xarray Dataset as a long table: one row for each observation, none where there is no observation."""
 
 from __future__ import annotations
 

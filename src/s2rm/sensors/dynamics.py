@@ -27,7 +27,7 @@ shrinkage is chosen; of more, the last ones are used"""
 STAYS = 1e-3
 """a share of the extent, within which a sensor has not moved"""
 FOLDS = 4
-"""parts of the steps, each of which is told by the dynamics of the others while a guess is fitted"""
+"""parts of the steps, each of which is forecast by dynamics fitted to the others while a guess is fitted"""
 
 Vector = tuple[float, ...]
 Matrix = tuple[Vector, ...]

@@ -64,6 +64,10 @@ class ForecastStep(nn.Module):
                 f"export: expected Gaussian values and directions, got {kinds}, whose transform is not exported; "
                 "forecast with s2rm forecast, or fit without declaring them"
             )
+        if step_microseconds(forecaster.columns.step) % 1_000_000:
+            raise ValueError(
+                f"export: expected steps of whole seconds, got {forecaster.columns.step}; forecast with s2rm forecast"
+            )
         self.forecaster, self.step = forecaster, StreamingStep(forecaster.model)
         # Kept from now on, and not only as what an export sees of them.
         forecaster.guess.tables, forecaster.guess.filter  # noqa: B018
@@ -125,9 +129,7 @@ class ForecastStep(nn.Module):
     @property
     def seconds(self) -> int:
         """Length of a step."""
-        import pandas as pd
-
-        return round(pd.Timedelta(self.forecaster.columns.step).total_seconds())
+        return step_microseconds(self.forecaster.columns.step) // 1_000_000
 
     def history(
         self, past: Float[Tensor, "T S D"], places: Float[Tensor, "S n"], covariates: Float[Tensor, "S F"],

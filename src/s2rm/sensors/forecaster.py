@@ -28,6 +28,7 @@ from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import QUANTILES, Columns, Fit
 from s2rm.sensors.stream import Stream, read_stream, stepped
 from s2rm.sensors.times import Duration, Moment, horizon_steps, is_several
+from s2rm.training.records import updates_when_best
 from s2rm.training.settings import Machines, is_first_process
 
 if TYPE_CHECKING:
@@ -102,8 +103,13 @@ class Forecaster:
         with locked(folder, "fit") if is_first_process() else nullcontext():
             how, trusted = how or Fit(), None
             if whole:
-                earlier = cls.load(folder)
-                how, trusted = replace(how, context=earlier.context, horizon=earlier.horizon), earlier.guess
+                earlier, updates = cls.load(folder), updates_when_best(folder)
+                lasting = replace(
+                    how.training, updates=updates, minutes=None, patience=updates,
+                    warmup=min(how.training.warmup, updates - 1),
+                )  # fmt: skip
+                how = replace(how, context=earlier.context, horizon=earlier.horizon, training=lasting)
+                trusted = earlier.guess
             fit_model(how, reports, Path(folder), progress, start, trusted, machines)
             return cls.load(folder)
 

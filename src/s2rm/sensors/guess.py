@@ -182,8 +182,8 @@ class FirstGuess:
     ) -> Found:  # fmt: skip
         """The candidates of all queries; `climate` are the means of the channels at the target times.
 
-        If `fair`, the steps are those to which the guess is fitted, and each part of them is told by the dynamics of
-        the others.
+        If `fair`, the steps are those to which the guess is fitted, and each part of them is forecast by dynamics
+        that are fitted to the others.
         """
         dynamics = self.filter
         if dynamics is not None:

@@ -77,9 +77,9 @@ def map_of_stations(reports: Reports, held_out: Bool[NDArray, " S"]) -> Panel:
     return Panel(draw, _height(reports) + 0.4)
 
 
-def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int, side: int = 40) -> list[Panel]:
+def maps_of_forecast(forecaster: Forecaster, reports: Reports, value: int, lead: int) -> list[Panel]:
     """Mean and standard deviation of a forecast initialised at the last step, over a grid, with its observations."""
-    points, unit = grid(reports, side), reports.columns.values[value]
+    points, unit = grid(reports, 40), reports.columns.values[value]
     lead = min(lead, longest(forecaster, reports, reports.num_steps - 1))
     mean, stddev = (part[0, lead - 1, :, value] for part in forecaster.forecast(reports, points, horizon=lead))
     now = reports.between(reports.num_steps - 1, reports.num_steps)
@@ -108,20 +108,21 @@ def map_of_siting(found: Siting, reports: Reports) -> Panel:
     def draw(axes: Axes) -> None:
         points = together(found.candidates.positions, reports)[:, :2]
         look: dict[str, Any] = {"c": 100 * found.mean, "cmap": "viridis", "marker": "s", "vmin": 0.0}
-        _scale(axes, _mark(axes, points, 4 * _size(points), **look), "variance taken away (%)")
+        _scale(axes, _mark(axes, points, 4 * _size(points), **look), "reduction of the variance (%)")
         now, there = together(stations(reports).positions, reports)[:, :2], ~np.isin(reports.reporting, found.silent)
         _mark(axes, now[there], _size(now), color="white", edgecolor="black")
         _mark(axes, now[~there], _size(now), color="black", marker="x")
         for number, at in enumerate(points[found.chosen], 1):
             _mark(axes, at[None], 160, color="#c0392b", edgecolor="white", marker="*")
             axes.annotate(str(number), at, (6, 6), textcoords="offset points", color="#c0392b", weight="bold", zorder=4)
-        _frame(axes, reports, "Where the next sensor tells most")
+        _frame(axes, reports, "Where the next sensor helps most")
 
     return Panel(draw, _height(reports))
 
 
-def maps_of_enclaves(forecaster: Forecaster, reports: Reports, side: int = 60) -> list[Panel]:
+def maps_of_enclaves(forecaster: Forecaster, reports: Reports) -> list[Panel]:
     """The module of largest weight at each place, and the sum of all weights; one colour is one enclave."""
+    side = 60
     weights, places = enclaves(forecaster, reports, side), together(stations(reports).positions, reports)[:, :2]
     points = grid(reports, side)
     most = np.where(weights.max(0) > 0, weights.argmax(0) + 1.0, np.nan)

@@ -26,7 +26,7 @@ NODES = np.linspace(-5, 5, 81)
 MANY_ZEROS = 0.2
 """the share of zeros from which on a value that is never negative is found to be no Gaussian"""
 LEAST_KNOWN = 50
-"""values of which this is found; fewer tell nothing"""
+"""the share is one of at least so many values: fewer say little"""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,12 @@ class Marginal:
             shares[0] = until[0]
         if at_high and not whole:
             shares[-1] = before[-1]
-        # Strictly increasing, also where all values lie at the two ends.
-        scores = ndtri(shares) + 1e-6 * np.arange(len(shares))
+        scores = ndtri(shares)
         if len(scores) > KNOTS:
             kept = np.unique(np.searchsorted(scores, np.linspace(scores[0], scores[-1], KNOTS)))
             distinct, scores = distinct[kept], scores[kept]
+        # Strictly increasing, also where all values lie at the two ends.
+        scores = scores + 1e-6 * np.arange(len(scores))
         knots = distinct + 0.5 * whole
         if not at_low:
             first = _farthest(knots, scores, 0) if low is None else low

@@ -229,7 +229,7 @@ def _packed(tables: Sequence[object], columns: Columns, folder: Path) -> Describ
     if num_steps > MAX_STEPS:
         raise ValueError(
             f"pack: from {seen.first[1]} to {seen.last[1]} are {num_steps:,} steps of {columns.step!r}, and a store "
-            f"has at most {MAX_STEPS:,}; mend these times or take a longer step"
+            f"has at most {MAX_STEPS:,}; correct these times or take a longer step"
         )
     names, found = seen.names, list[Moments]()
     spacing = Spacing(seen.length, len(names))

@@ -100,11 +100,11 @@ def errors_by_lead(rows: Sequence[Row], value: str, group: str, length: np.timed
     return Panel(draw, 4.4)
 
 
-def with_truth(reports: Reports, group: Bool[NDArray, " S"], span: range, value: int, number: int = 2) -> list[str]:
-    """The sensors of a group that most often report a value in a span of steps; none that does not."""
+def with_truth(reports: Reports, group: Bool[NDArray, " S"], span: range, value: int) -> list[str]:
+    """The two sensors of a group that most often report a value in a span of steps; none that does not."""
     few = reports.between(span.start, span.stop)
     count = np.bincount(few.sensor[~np.isnan(few.values[:, value])], minlength=len(reports.sensors)) * group
-    return [reports.sensors[index] for index in np.argsort(-count, kind="stable")[:number] if count[index]]
+    return [reports.sensors[index] for index in np.argsort(-count, kind="stable")[:2] if count[index]]
 
 
 def forecasts_in_time(

@@ -1,5 +1,5 @@
 """A linear state-space model of a table of numbers with gaps, fitted by expectation maximisation and shrunk towards a
-simpler one as strongly as values that are left out tell."""
+simpler one; held-out values determine how strongly."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Shrin
     at all `LEADS`. Of order 2 are the best of order 1 and one that is shrunk more strongly tried, and have to be better
     by `LEAST_GAIN`.
 
-    The likelihood would favour what tells neighbours apart over what tells where all of them go.
+    The likelihood would favour models that describe the differences between neighbours over models that forecast what
+    they have in common.
 
     Args:
         values: NaN for those that are not known.

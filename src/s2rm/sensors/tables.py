@@ -51,15 +51,16 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     decimals, is a sensor. If `columns.globe` is not given, it is determined and set in the columns of the reports.
 
     Args:
-        source: path of a CSV (.csv, .csv.gz), Parquet, NetCDF or Zarr file; a pandas DataFrame; an xarray Dataset of
-            stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor; or the folder of
-            a store that [`pack`][s2rm.sensors.packing.pack] wrote, from which only what is needed is read.
+        source: path of a CSV (.csv, .tsv or .txt, also with .gz), Parquet, NetCDF or Zarr file; a pandas DataFrame; an
+            xarray Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor;
+            or the folder of a store that [`pack`][s2rm.sensors.packing.pack] wrote, of which only what is needed is
+            read.
         columns: the meaning of the columns; optional for a store. Times are ISO 8601 strings or datetimes, in UTC if
             they have no time zone.
+        to_fit: refuse tables that no model can be fitted to: one step, one sensor, or an empty or constant value.
         ahead: a separate table or Dataset of the quantities known ahead, with the same columns of time and position;
             without position columns they hold everywhere. If not given, `columns.ahead` are read from the table itself,
             in which rows without values may give future times.
-        to_fit: refuse tables that no model can be fitted to: one step, one sensor, or an empty or constant value.
 
     Raises:
         ValueError: a source that cannot be read or does not contain observations; one line that names the column and
@@ -158,7 +159,7 @@ def read_places(source: object, columns: Columns) -> Places:
     """The places in a table, one per row, with the same checks as for reports.
 
     Args:
-        source: path of a CSV (.csv, .csv.gz) or Parquet file, or a DataFrame, with the columns of the position and, if
+        source: path of a CSV or Parquet file, or a DataFrame, with the columns of the position and, if
             known, of the sensors' names and the covariates.
         columns: the meaning of the columns.
 

@@ -43,7 +43,7 @@ def read_known_ahead(source: object, columns: Columns, step: np.timedelta64) -> 
     """
     written = {name: getattr(columns, name) for name in NOTATION}
     refused: list[ValueError] = []
-    for notation in (written, {}):  # it need not be written as the observations are
+    for notation in (written, {"missing": columns.missing}):  # it need not be written as the observations are
         try:
             return _own_table(source, columns, notation, step)
         except ValueError as error:

@@ -73,7 +73,7 @@ def in_steps(duration: Duration, step: str, name: str = "horizon") -> int:
     if exact < 1:
         raise ValueError(
             f"{name}: expected a duration of at least a step, {step}, got {str(duration)!r}; write for example 24h, or "
-            "a number of steps"
+            "a whole number of steps"
         )
     steps = round(exact)
     if steps != exact:
@@ -147,10 +147,10 @@ def _step_of(origin: Moment | Iterable[Moment], reports: Reports) -> int:
         ) from error
 
 
-def steps_a_day(columns: Columns, context: float = np.inf) -> int | None:
-    """Steps in a day, where the step divides the day and the context is longer."""
+def steps_a_day(columns: Columns) -> int | None:
+    """Steps in a day, where the step divides the day and is shorter; else None."""
     day, left = divmod(DAY, step_microseconds(columns.step))
-    return day if not left and 1 < day < context else None
+    return day if not left and day > 1 else None
 
 
 def steps_a_cycle(columns: Columns) -> int | None:

@@ -78,6 +78,11 @@ def compare(
     best, errors, cases = list[str](), list[float](), 0
     for lead in leads:
         found = {row["predictor"]: row for row in mine if row["lead"] == lead}
+        if not any(name in BASELINES for name in found):
+            raise ValueError(
+                f"verdict: expected scores of simple predictors beside those of {model}, got none; give judge some of "
+                "BASELINES too"
+            )
         best.append(min((name for name in found if name in BASELINES), key=lambda name: found[name][metric]))
         for name, kept in ((model, ours), (best[-1], theirs)):
             kept.append({sums[0]: sums[column] for sums in found[name]["by_block"]})
@@ -116,11 +121,15 @@ def verdict(rows: Sequence[Row], model: str, length: np.timedelta64) -> list[tup
 
     The sentence on a value says at which lead times its forecasts beat the best simple predictor, by how much and in
     how many cases, where they do not, and the coverage of their intervals.
+
+    Raises:
+        ValueError: rows without those of a simple predictor, of `BASELINES`.
     """
     gains = each_lead(rows, model)
     better, worse = (sum(gain.sign == sign for gain in gains) for sign in (1, -1))
+    simple = [name for name in dict.fromkeys(row["predictor"] for row in rows) if name in BASELINES]
     whole = (
-        f"{model} beats the best of {len(BASELINES)} simple predictors ({', '.join(BASELINES)}) in {better} of "
+        f"{model} beats the best of {len(simple)} simple predictors ({', '.join(simple)}) in {better} of "
         f"{len(gains)} comparisons, one for each value, lead time and group of stations, is worse in {worse}, and "
         f"cannot be distinguished from it in {len(gains) - better - worse}. In brackets are {100 * CONFIDENCE:.0f} % "
         "intervals and numbers of cases."
@@ -130,10 +139,10 @@ def verdict(rows: Sequence[Row], model: str, length: np.timedelta64) -> list[tup
     return [("", whole), *((name, "; ".join(clauses) + ".") for name, clauses in said.items())]
 
 
-def each_lead(rows: Sequence[Row], model: str, metric: Metric = "mae") -> list[Gain]:
+def each_lead(rows: Sequence[Row], model: str) -> list[Gain]:
     """The gain of a model for each value, group of stations and lead."""
     return [
-        compare(rows, model, value, group, [lead], metric)
+        compare(rows, model, value, group, [lead])
         for value in dict.fromkeys(row["value"] for row in rows)
         for group in GROUPS
         for lead in leads_of(of_group(rows, value, group))

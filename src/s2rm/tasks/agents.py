@@ -219,7 +219,7 @@ class _Reader:
         if numbers.shape != (size,) or not np.isfinite(numbers).all():
             raise ValueError(
                 f"parallel: expected an action of {agent!r} of {size} finite numbers {where}, got {action!r:.100}; "
-                "mend the policy, or drop with_actions"
+                "correct the policy, or drop with_actions"
             )
         return numbers
 
@@ -238,7 +238,7 @@ class _Reader:
         if not 0 <= number < num_actions:
             raise ValueError(
                 f"parallel: expected an action of {agent!r} from {start} to {start + num_actions - 1} {where}, "
-                f"got {action}; mend the policy, or drop with_actions"
+                f"got {action}; correct the policy, or drop with_actions"
             )
         return number
 

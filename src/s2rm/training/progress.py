@@ -54,7 +54,7 @@ class ShowProgress(Callback):
         self.begun, self.updates_before = time.monotonic(), trainer.global_step
         self.share_before = self.share(trainer)
         if self.bar is not None and trainer.is_global_zero:
-            self.bar.add_task("training", total=1.0, completed=int(self.share_before))
+            self.bar.add_task("training", total=1.0)
             self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:

@@ -58,6 +58,12 @@ def history(folder: str | Path) -> list[dict[str, float]]:
     return [epochs[number] for number in sorted(epochs)]
 
 
+def updates_when_best(folder: str | Path) -> int:
+    """The number of updates after which the run in a folder had its best validation loss."""
+    epochs = [epoch for epoch in history(folder) if "val_loss" in epoch]
+    return 1 + int(min(epochs, key=lambda epoch: epoch["val_loss"])["step"])
+
+
 def forget_history(folder: str | Path) -> None:
     """Remove the values that an earlier run logged in this folder, whose weights are about to be replaced."""
     for path in _logs(folder):

@@ -132,7 +132,7 @@ def is_first_process() -> bool:
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines to train on, with one process per device. The result does not depend on their number."""
+    """The machines to train on, with one process per device. The result depends on their number only by rounding."""
 
     devices: int = 1
     """number of GPUs per machine, or of processes on the CPU if there is no GPU"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -237,9 +236,6 @@ class Trivial:
         known = torch.nn.functional.pad(guess, (0, 0, 0, 0, 1, 0))
         known = known if episode.context is None else torch.cat([known, episode.context], -1)
         return Episode(episode.views, episode.targets, known)
-
-
-Guess = Callable[[Memory, Tensor], Tensor]
 
 
 def best_guess(world: ArrayWorld) -> str:

@@ -134,11 +134,11 @@ def one_step_scores(predict: Predictor, episodes: Iterable[Episode], fraction: f
     }
 
 
-def episodes_to_test(world: BallsWorld, num_balls: int, seed: int, chunk: int = 32) -> list[Episode]:
+def episodes_to_test(world: BallsWorld, num_balls: int, seed: int) -> list[Episode]:
     """The test sequences with a number of balls; every predictor sees the same crops of them."""
     source = videos(world, "test", seed, num_balls)
     generator = torch.Generator().manual_seed(seed + num_balls)
-    return [episode(world, source.frames(rows), generator) for rows in torch.arange(len(source)).split(chunk)]
+    return [episode(world, source.frames(rows), generator) for rows in torch.arange(len(source)).split(32)]
 
 
 def one_step_table(

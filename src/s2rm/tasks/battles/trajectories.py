@@ -98,9 +98,9 @@ class Trajectories:
         """These battles."""
         return Trajectories(**{name: getattr(self, name)[rows] for name in TENSORS}, names=self.names)
 
-    def chunks(self, size: int = 10) -> Iterator[Trajectories]:
-        """The battles, a few at a time."""
-        return (self[rows] for rows in torch.arange(len(self)).split(size))
+    def chunks(self) -> Iterator[Trajectories]:
+        """The battles, ten at a time."""
+        return (self[rows] for rows in torch.arange(len(self)).split(10))
 
     @classmethod
     def join(cls, parts: Sequence[Trajectories]) -> Trajectories:

@@ -23,7 +23,7 @@ CHANNELS = (
 )  # fmt: skip
 """of each cell of a view: the sides to which its track leads; the direction in which a train in it faces; whether it is
 the destination of any train of the episode, and whether it is that of the train in the centre of the view"""
-TRACK, TRAIN = slice(0, 4), slice(4, 8)
+TRAIN = slice(4, 8)
 TENSORS = ("rails", "map_of", "positions", "directions", "states", "stations")
 
 
