@@ -642,6 +642,18 @@ SMALL = {
     "precision.py": ["--size", "tiny", "--updates", 2],
     "throughput.py": ["--batch", 2, "--steps", 3, "--repeats", 1],
     "updates.py": ["--size", "tiny", "--models", "lstm", "--batch", 2, "--repeats", 1],
+    "updates_since.py": [
+        "--before",
+        BENCHMARKS.parent / "src",
+        "--size",
+        "tiny",
+        "--models",
+        "gru",
+        "--batch",
+        2,
+        "--repeats",
+        1,
+    ],
     "where_time_goes.py": ["--batch", 2, "--steps", 2],
 }
 

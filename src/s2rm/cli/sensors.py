@@ -286,9 +286,7 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
             f"fit: {folder} holds a fit of other settings; choose another --out, or give those in {folder / SETTINGS}"
         )
     if before and digest and before != digest:
-        raise ValueError(
-            f"fit: {folder} holds a fit of another state of {command.table}; choose another --out"
-        )
+        raise ValueError(f"fit: {folder} holds a fit of another state of {command.table}; choose another --out")
     return _has_forecaster(folder)
 
 
