@@ -10,9 +10,10 @@ import pytest
 
 from s2rm.cli import main
 from s2rm.cli.sensors import places_of
-from s2rm.sensors.checks import check_learnable, check_places
+from s2rm.sensors.checks import check_places
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.learnable import check_learnable
 from s2rm.sensors.plots import forecasts_in_time, sheet
 from s2rm.sensors.reports import stations
 from s2rm.sensors.scaling import Scaling

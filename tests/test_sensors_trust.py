@@ -21,7 +21,6 @@ from s2rm.sensors.ahead import own_sensors
 from s2rm.sensors.checks import (
     check_clock,
     check_leads,
-    check_learnable,
     check_origin,
     check_origins,
     check_places,
@@ -31,6 +30,7 @@ from s2rm.sensors.checks import (
 from s2rm.sensors.fitting import finish, periods
 from s2rm.sensors.given import mask_of, numbers, whole_number
 from s2rm.sensors.judging import split
+from s2rm.sensors.learnable import check_learnable
 from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.reports import ROWS, merge
 from s2rm.sensors.scaling import Scaling
@@ -506,10 +506,10 @@ def test_the_command_goes_on_with_a_fit_that_was_killed(tmp_path, monkeypatch, c
 def test_few_or_no_observations_to_choose_by(tmp_path):
     reports = river(100)
     train, validation = reports.between(0, 80), reports.between(80, 100)
-    with pytest.warns(UserWarning, match="expected observations in the validation part, 2020-05-04T12.*, got 3, on"):
-        check_learnable(train, validation.where(validation.step <= 4), first=4)
+    with pytest.warns(UserWarning, match="expected observations in the validation part, 2020-05-04T08.*, got 3, on"):
+        check_learnable(train, validation.where(validation.step == 4))
     with pytest.raises(ValueError, match="expected observations in the validation part, .*, got none"):
-        check_learnable(train, validation.where(validation.step < 4), first=4)
+        check_learnable(train, validation.where(validation.step < 0))
 
 
 def test_places_that_cannot_be_told_apart_are_named():

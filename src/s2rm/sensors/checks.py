@@ -1,4 +1,4 @@
-"""What is refused before a fit, a score or a forecast: wrong clocks, values that cannot be learned, wrong indices."""
+"""What is refused before a score or a forecast: wrong clocks, places and indices, and values out of their range."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2rm.sensors.given import numbers, table_of, told, whole_number, whole_numbers
-from s2rm.sensors.mapped import counted, distinct, moments
+from s2rm.sensors.mapped import counted
 from s2rm.sensors.marginals import out_of_range
 from s2rm.sensors.outputs import quantile_name
-from s2rm.sensors.reports import Places, Reports, expect_reports, in_degrees, on_sphere
-from s2rm.sensors.scaling import FAR, ONE_PLACE, SAMPLE, Scaling
+from s2rm.sensors.reports import Places, Reports, expect_reports, in_degrees
+from s2rm.sensors.scaling import FAR, SAMPLE, Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import Moment, is_several, origin_steps
 
@@ -23,12 +23,6 @@ FEW_REPORTS, LONG_GAP, MUCH_EMPTY = 0.01, 100, 10
 many times as long as all that was observed a gap must be to be refused whatever lies beyond it"""
 SHORT = 20
 """reports of which a single one beyond a gap is a stray"""
-ALONE = 8
-"""times as far from the middle as any other a place must be to be a mistake"""
-CHANGED = 1e-3
-"""a share of the range of all sensors, by which a place or a covariate must change in time to be called changing"""
-LEAST_VALUES = 8
-"""values of a channel that a fit needs in its training part"""
 SHIFTED, ENOUGH = 4.0, 30
 """standard deviations from the fit's mean beyond which a median is in doubt, and the fewest values that have one"""
 
@@ -72,73 +66,6 @@ def check_clock(reports: Reports, what: str = "fit", only_late: bool = False) ->
             )
 
 
-def check_learnable(train: Reports, validation: Reports, first: int = 0) -> None:
-    """Refuse what cannot be learned from the training part, or not be chosen on the validation part.
-
-    A covariate that is the same everywhere is allowed, with a warning: it is not used.
-
-    Args:
-        train, validation: the two parts.
-        first: the first step of the validation part that its windows ask for.
-
-    Raises:
-        ValueError: one line with the name of a value that is absent, too rare or constant in the training part, of a
-            covariate that is absent there, or with the period of a validation part where nothing is asked for.
-    """
-    check_ranges(train, train.columns, "fit")
-    columns, period = train.columns, f"the training part, {when(train, 0)} to {when(train, train.num_steps - 1)}"
-    for name, count, _, _, low, high in zip(columns.values, *moments(train.values), strict=True):
-        if count < LEAST_VALUES:
-            raise ValueError(
-                f"fit: expected at least {LEAST_VALUES} observations of {name!r} in {period}, got {count}; leave "
-                "it out of the values, or give a longer table"
-            )
-        if low == high:
-            raise ValueError(
-                f"fit: expected {name!r} to change in {period}, got {low:g} throughout; leave it out of the "
-                "values, or give a longer table"
-            )
-    for name, count, _, spread, low, high in zip(columns.covariates, *moments(train.covariates), strict=True):
-        if not count:
-            raise ValueError(f"fit: expected the covariate {name!r} in {period}, got none; leave it out")
-        if spread <= np.spacing(max(abs(low), abs(high))):
-            warnings.warn(
-                f"fit: the covariate {name!r} is {low:g} at all stations, so that nothing can be learned of it; "
-                "it is not used",
-                stacklevel=4,
-            )
-    asked = len(validation) - int(np.searchsorted(validation.step, first))
-    if asked < LEAST_VALUES:
-        begin, last = when(validation, first), when(validation, validation.num_steps - 1)
-        said = f"fit: expected observations in the validation part, {begin} to {last}, got {asked or 'none'}"
-        if not asked:
-            raise ValueError(f"{said}; leave the silent end of the table out")
-        warnings.warn(f"{said}, on which the best weights are chosen; leave that part out", stacklevel=4)
-    _check_positions(train)
-    _check_constant(train)
-
-
-def _check_constant(train: Reports) -> None:
-    """Warn of covariates that change at sensors which stay: a forecast knows them no better than the values."""
-    if not train.columns.covariates:
-        return
-    number = train.positions.shape[1]
-    low, high = (np.full((len(train.sensors), number + train.covariates.shape[1]), end) for end in (np.inf, -np.inf))
-    for part in train.parts:
-        known = np.concatenate([train.positions[part], train.covariates[part]], 1)
-        np.fmin.at(low, train.sensor[part], known)
-        np.fmax.at(high, train.sensor[part], known)
-    moved, changed = np.split(high - low > CHANGED * (high.max(0) - low.min(0)), [number], 1)
-    stays = np.isin(np.arange(len(train.sensors)), train.reporting) & ~moved.any(1)
-    for name, alike in zip(train.columns.covariates, changed.T, strict=True):
-        if (number := int((alike & stays).sum())) > stays.sum() / 2:
-            warnings.warn(
-                f"fit: the covariate {name!r} changes in time at {number} of {int(stays.sum())} sensors that stay, "
-                "where a forecast has the last one only; make it a value, or, if its future is known, known ahead",
-                stacklevel=5,
-            )
-
-
 def check_ranges(reports: Reports, columns: Columns, what: str) -> None:
     """Refuse values out of the range that the columns declare for them, `what` first."""
     for name, kind, column in zip(columns.values, columns.kinds, reports.values.T, strict=True):
@@ -150,30 +77,6 @@ def check_ranges(reports: Reports, columns: Columns, what: str) -> None:
                 f"{reports.sensors[reports.sensor[row]]!r} at {when(reports, int(reports.step[row]))}; correct it, or "
                 "make it NaN where it means missing"
             )
-
-
-def _check_positions(train: Reports) -> None:
-    """Warn of places that a model cannot tell apart: all are one, all lie too close, or one lies too far away."""
-    places, of_place = distinct(train.positions)
-    if len(places) < 2:
-        warnings.warn("fit: all observations are of one place; what differs elsewhere cannot be learned", stacklevel=5)
-        return
-    globe = train.columns.on_the_globe
-    placed = on_sphere(places) if globe else places
-    away = np.linalg.norm(placed - np.median(placed, 0), axis=-1)
-    if globe and away.max() <= ONE_PLACE:
-        warnings.warn(
-            "fit: all places lie within some metres, which degrees do not tell apart here; give planar positions in "
-            "metres",
-            stacklevel=5,
-        )
-    elif len(places) > 3 and away.max() > ALONE * np.sort(away)[-2]:
-        lone = train.sensors[train.sensor[of_place[away.argmax()]]]
-        warnings.warn(
-            f"fit: sensor {lone!r} at {places[away.argmax()].tolist()} lies more than {ALONE} times as far away as any "
-            "other, so that the model can hardly distinguish the others; correct its position, or leave it out",
-            stacklevel=5,
-        )
 
 
 def check_positions(positions: object, columns: Columns, what: str) -> NDArray[np.float64]:

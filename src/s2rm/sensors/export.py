@@ -16,6 +16,7 @@ from s2rm.sensors.candidates import Asked
 from s2rm.sensors.guess import values_of_channels
 from s2rm.sensors.history import History, Rows, means_over_cycles
 from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.times import step_microseconds
 from s2rm.sensors.weights import NEIGHBOURS
 
 if TYPE_CHECKING:

@@ -27,10 +27,11 @@ from s2rm.models.world_model import WorldModel
 from s2rm.names import one_line
 from s2rm.records import to_plain
 from s2rm.sensors.ahead import context_views, forecast_ahead
-from s2rm.sensors.checks import check_alike, check_clock, check_learnable
+from s2rm.sensors.checks import check_alike, check_clock
 from s2rm.sensors.dependence import Dependence, hindcasts
 from s2rm.sensors.guess import FirstGuess, context_size
 from s2rm.sensors.history import MOST_CELLS
+from s2rm.sensors.learnable import check_learnable
 from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.marginals import kinds_in_words, with_kinds
 from s2rm.sensors.reports import Places, Reports, arrays_of, expect_reports
