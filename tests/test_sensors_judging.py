@@ -77,6 +77,11 @@ def test_a_split_withholds_the_last_steps_and_some_of_the_stations_that_report()
     assert not withheld[train.sensor].any()
     assert len(train) == ((reports.step < 28) & ~withheld[reports.sensor]).sum()
     assert split(reports, 0.3, 0.01).withheld.sum() == 1
+    alone = reports.values.copy()
+    alone[~np.isin(reports.sensor, np.flatnonzero(withheld)), 0] = np.nan
+    others = split(replace(reports, values=alone), 0.3, 0.25, seed=2)
+    assert others.withheld.sum() == withheld.sum()
+    assert (~np.isnan(others.train.values)).any(0).all(), "of no value too little is left"
     assert split(reports, 0.3, 0.25, seed=-1).withheld.sum() == 3, "a seed may be negative, as it may in training"
 
 

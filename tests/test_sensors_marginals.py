@@ -14,8 +14,8 @@ from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Reports, judge, r
 from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.guess import Cases, FirstGuess
-from s2rm.sensors.judging import BASELINES, LEVELS, gaussian_crps, member_scores
-from s2rm.sensors.marginals import FARTHEST, Marginal, with_found
+from s2rm.sensors.judging import BASELINES, LEVELS, case_scores, gaussian_crps, member_scores
+from s2rm.sensors.marginals import FARTHEST, Marginal, gaussian_value, with_found
 from s2rm.sensors.mixing import crps_in_units
 from s2rm.sensors.reports import last_places
 from s2rm.sensors.scaling import Scaling
@@ -112,6 +112,20 @@ def test_scores_of_large_tables_are_those_of_a_gaussian():
     scores = Marginal.of(amounts, 0, None, whole=False).score(amounts)
     assert scores.mean() == pytest.approx(0, abs=0.01)
     assert scores.std() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("stddev", [30.0, 60.0, 110.0, 150.0, 300.0])
+def test_directions_are_those_of_a_normal_distribution_around_the_circle(stddev):
+    generator = np.random.default_rng(4)
+    made = gaussian_value(np.array(70.0), np.array(stddev), generator.standard_normal(100_000), True)
+    towards = np.exp(1j * np.radians(made - 70)).mean()
+    assert towards.real == pytest.approx(np.exp(-(np.radians(stddev) ** 2) / 2), abs=0.01)
+    assert towards.imag == pytest.approx(0, abs=0.01)
+    truth = 70 + stddev * generator.standard_normal((100_000, 1))
+    low, high = (gaussian_value(np.array(0.0), np.array(stddev), ndtri(share), True) for share in (0.05, 0.95))
+    assert ((truth - 70 - low) % 360 <= (high - low) % 360).mean() == pytest.approx(0.9, abs=0.01)
+    given = np.full_like(truth, 70.0), np.full_like(truth, stddev), truth % 360, np.array([True])
+    assert case_scores(*given)["coverage"].mean() == pytest.approx(0.9, abs=0.01)
 
 
 def test_counts_are_whole_numbers():

@@ -260,7 +260,7 @@ def test_spreads_cover_what_they_say(world, fitted, seen):
         parts = (np.concatenate(part, 1) for part in (means, spreads, truth))
         covered[name] = scores(*parts, np.array([False, True]))
     for name, found in covered.items():
-        assert (found["coverage"] > 0.75).all(), name
+        assert (found["coverage"] > [0.75, 0.7]).all(), name  # errors of directions are not spread as the normal's are
     error = {name: found["rmse"] for name, found in covered.items()}
     assert (error["kriging"][0] < 0.9 * error["inverse distance"][0]).all()
     assert (error["inverse distance"][0] < 0.8 * error["climatology"][0]).all()

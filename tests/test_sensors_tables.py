@@ -110,7 +110,7 @@ class TestReading:
         table().replace({"station": {"s0": "007", "s1": "7"}}).to_csv(path, index=False)
         assert read_reports(path, COLUMNS).sensors == ("007", "7")
 
-    @pytest.mark.parametrize("names", [[2, 10], [2.0, 10.0], [b"2", b"10"], ["2", 10]])
+    @pytest.mark.parametrize("names", [[2, 10], [2.0, 10.0], [b"2", b"10"], ["2", 10], ["2.0", "10.0"]])
     def test_names_are_sorted_texts(self, names):
         reports = read_reports(table().replace({"station": dict(zip(["s0", "s1"], names, strict=True))}), COLUMNS)
         assert reports.sensors == ("10", "2")

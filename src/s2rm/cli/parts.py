@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from s2rm.files import Row, read_json, write_json
 from s2rm.folders import fingerprint
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors.judging import Split, split
+from s2rm.sensors.judging import Split, drawn_at_random, split
 from s2rm.sensors.reports import Reports, arrays_of
 
 PARTS = "parts.json"
@@ -106,8 +106,7 @@ def divided(reports: Reports, test: float, withheld: float, seed: int, before: P
         return made
     unseen = [index for index in reports.reporting.tolist() if reports.sensors[index] not in before.seen]
     if unseen:
-        chosen = np.random.default_rng(seed % 2**64).permutation(unseen)[: made.withheld.sum()]
-        mask = np.isin(np.arange(len(reports.sensors)), chosen)
+        mask = drawn_at_random(reports, np.array(unseen), int(made.withheld.sum()), seed)
         made = Split(reports.between(0, made.first).of(~mask), made.first, mask)
     else:
         warnings.warn(

@@ -16,6 +16,7 @@ from s2rm.sensors.baselines import Baseline, Climatology
 from s2rm.sensors.checks import check_clock, check_leads, check_origin
 from s2rm.sensors.given import mask_of, told, whole_numbers
 from s2rm.sensors.kriging import Kriging
+from s2rm.sensors.marginals import turned
 from s2rm.sensors.predictors import (
     InverseDistance,
     LocalLinear,
@@ -53,7 +54,8 @@ class Split(NamedTuple):
 def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Split:
     """Withhold the last steps and some stations, shares `test` and `withheld` of them, for scoring.
 
-    The stations are drawn at random from those that report at all; at least one is withheld.
+    The stations are drawn at random from those that report at all; at least one is withheld, and of no value more than
+    half of the observations, if that can be.
 
     Raises:
         ValueError: a share outside 0 to 1, or reports so far from the others in time that a clock must be wrong.
@@ -61,9 +63,23 @@ def split(reports: Reports, test: float, withheld: float, seed: int = 0) -> Spli
     test, withheld = check_share(test, "split: test"), check_share(withheld, "split: withheld")
     check_clock(reports)
     first, reporting = round((1 - test) * reports.num_steps), reports.reporting
-    chosen = np.random.default_rng(seed % 2**64).permutation(reporting)[: max(1, round(withheld * len(reporting)))]
-    mask = np.isin(np.arange(len(reports.sensors)), chosen)
+    mask = drawn_at_random(reports, reporting, max(1, round(withheld * len(reporting))), seed)
     return Split(reports.between(0, first).of(~mask), first, mask)
+
+
+def drawn_at_random(reports: Reports, among: Int[NDArray, " N"], number: int, seed: int) -> Bool[NDArray, " S"]:
+    """Some of these stations, without which at least half of the observations of each value are left, if that can
+    be."""
+    known = np.zeros((len(reports.sensors), reports.values.shape[1]), np.int64)
+    for part in reports.parts:
+        np.add.at(known, reports.sensor[part], ~np.isnan(reports.values[part]))
+    chosen, gone = list[int](), np.zeros(known.shape[1], np.int64)
+    order = np.random.default_rng(seed % 2**64).permutation(among)
+    for station in order.tolist():
+        if len(chosen) < number and (2 * (gone + known[station]) <= known.sum(0)).all():
+            chosen.append(station)
+            gone += known[station]
+    return np.isin(np.arange(len(reports.sensors)), chosen or order[:1])
 
 
 UNITS = {"d": 86_400, "h": 3600, "min": 60}
@@ -224,7 +240,9 @@ def case_scores(
     error = difference(mean.astype(np.float64), truth.astype(np.float64), circular)
     error, spread = np.where(known, error, 0.0), np.where(known, stddev, 0.0).astype(np.float64)
     each = {"mae": np.abs(error), "rmse": error**2, "crps": gaussian_crps(error, spread)}
-    each |= {name: np.abs(error) <= ndtri((1 + share) / 2) * spread for name, share in BANDS.items()}
+    for name, share in BANDS.items():
+        score = float(ndtri((1 + share) / 2))
+        each[name] = np.abs(error) <= np.where(circular, turned(score, spread), score * spread)
     return {name: np.where(known, part, np.nan) for name, part in each.items()}
 
 

@@ -25,6 +25,8 @@ NODES = np.linspace(-5, 5, 81)
 """of the quadrature over a standard normal distribution"""
 MANY_ZEROS = 0.2
 """the share of zeros from which on a value that is never negative is found to be no Gaussian"""
+NARROW, UNIFORM = 45.0, 240.0
+"""standard deviations, degrees, up to which the circle does not matter, and from which all directions are as likely"""
 LEAST_KNOWN = 50
 """the share is one of at least so many values: fewer say little"""
 
@@ -216,6 +218,27 @@ def gaussian_value(
     mean: Float[NDArray, "*#batch"], stddev: Float[NDArray, "*#batch"], score: Float[NDArray, "*#batch"] | float,
     circular: bool | Sequence[bool],
 ) -> Float[NDArray, "*batch"]:  # fmt: skip
-    """The value this number of standard deviations from the mean; of a direction clockwise, up to its opposite."""
-    away = score * stddev
-    return np.where(circular, (mean + np.clip(away, -180, 180)) % 360, mean + away)
+    """The value this number of standard deviations from the mean; of a direction clockwise, see `turned`."""
+    straight = mean + score * stddev
+    return np.where(circular, (mean + turned(score, stddev)) % 360, straight) if np.any(circular) else straight
+
+
+def turned(
+    score: Float[NDArray, "*#batch"] | float, stddev: Float[NDArray, "*#batch"]
+) -> Float[NDArray, "*batch"]:  # fmt: skip
+    """The angle from the mean of a direction, degrees from -180 to 180, of a normal score.
+
+    It is the quantile of the normal distribution that is wrapped around the circle, counted clockwise from the opposite
+    of the mean: as large a share is below it as there is below the score. Found by bisection where the circle matters.
+    """
+    scores, spread = np.broadcast_arrays(np.asarray(score, np.float64), np.asarray(stddev, np.float64))
+    away = np.array(np.clip(scores * spread, -180.0, 180.0))
+    wide = spread > NARROW
+    wanted, sigma = ndtr(np.abs(scores[wide])) - 0.5, np.minimum(spread[wide], UNIFORM)
+    low, high = np.zeros_like(sigma), np.full_like(sigma, 180.0)
+    for _ in range(24 if len(sigma) else 0):
+        middle = (low + high) / 2
+        share = sum(ndtr((middle + turn) / sigma) - ndtr(turn / sigma) for turn in range(-720, 721, 360))
+        low, high = np.where(share < wanted, middle, low), np.where(share < wanted, high, middle)
+    away[wide] = np.copysign((low + high) / 2, scores[wide])
+    return away

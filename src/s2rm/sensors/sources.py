@@ -335,7 +335,8 @@ def _number(cell: object, decimal: str | None = None) -> float | None:
 
 
 def _text(cell: object) -> str:
-    """A time or name as text, without blanks around it; whole numbers without a decimal point."""
+    """A time or name as text, without blanks around it; whole numbers without a decimal point, also as pandas writes
+    them beside empty cells."""
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
     if isinstance(cell, float) and cell.is_integer():
@@ -343,6 +344,8 @@ def _text(cell: object) -> str:
     if hasattr(cell, "isoformat"):
         return str(cell.isoformat())
     text = str(cell)
+    if text.endswith(".0") and text[:-2].removeprefix("-").isdecimal():
+        text = text[:-2]
     # One name has one spelling, however its accents are put together.
     return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip(BLANKS)
 
