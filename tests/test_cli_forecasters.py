@@ -88,9 +88,11 @@ def test_a_fit_keeps_its_tables_by_paths_that_hold_anywhere(life, tmp_path, monk
     assert not _is_fitted(command), "the same settings as an earlier version kept them"
 
 
-def test_a_forecaster_is_scored_and_reported_on_another_table(life):
+def test_a_forecaster_is_scored_and_reported_on_another_table(life, capsys):
     run = life / "run"
+    capsys.readouterr()
     main(["evaluate", str(run), "--table", str(life / "b.csv")])
+    assert "report only outside of the data of the fit" in " ".join(capsys.readouterr().err.split())
     rows = rows_of(run / "scores-b.json")
     assert {row["predictor"] for row in rows} == {"S2GRU", "persistence"}
     kept = json.loads((run / "fit.json").read_text())

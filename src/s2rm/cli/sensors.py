@@ -145,7 +145,16 @@ def judged(
     label: str, forecaster: Forecaster, train: Reports, reports: Reports, withheld: Bool[NDArray, " S"],
     origins: Int[NDArray, " O"], leads: list[int],
 ) -> list[Row]:  # fmt: skip
-    """The scores of a forecaster, and of baselines that are fitted to `train`."""
+    """The scores of a forecaster, and of baselines that are fitted to `train`. Says how many stations are not in it,
+    though they are not withheld."""
+    fitted_to = {train.sensors[index] for index in train.reporting}
+    names = [reports.sensors[index] for index in reports.reporting if not withheld[index]]
+    new = [name for name in names if name not in fitted_to]
+    if 0 < len(new) < len(names):
+        _say(
+            f"{len(new)} of the {len(names)} stations that are not withheld, such as {new[0]}, report only outside of "
+            "the data of the fit; their scores count as those of stations in the fit"
+        )
     scoring = partial(track, description="Scoring", console=console)
     baselines = {name: kind().fit(train) for name, kind in BASELINES.items()}
     predictors: dict[str, SensorPredictor] = {label: forecaster, **baselines}
