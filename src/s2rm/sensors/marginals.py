@@ -220,12 +220,12 @@ def gaussian_value(
 ) -> Float[NDArray, "*batch"]:  # fmt: skip
     """The value this number of standard deviations from the mean; of a direction clockwise, see `turned`."""
     straight = mean + score * stddev
-    return np.where(circular, (mean + turned(score, stddev)) % 360, straight) if np.any(circular) else straight
+    if not np.any(circular):
+        return straight
+    return np.where(circular, (mean + turned(score, np.where(circular, stddev, 0.0))) % 360, straight)
 
 
-def turned(
-    score: Float[NDArray, "*#batch"] | float, stddev: Float[NDArray, "*#batch"]
-) -> Float[NDArray, "*batch"]:  # fmt: skip
+def turned(score: Float[NDArray, "*#batch"] | float, stddev: Float[NDArray, "*#batch"]) -> Float[NDArray, "*batch"]:
     """The angle from the mean of a direction, degrees from -180 to 180, of a normal score.
 
     It is the quantile of the normal distribution that is wrapped around the circle, counted clockwise from the opposite
