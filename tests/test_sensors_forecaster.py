@@ -186,7 +186,7 @@ def test_a_forecast_is_a_dataset(forecaster, tmp_path):
     again = made.dataset(reports, Places(*(part[shuffled] for part in grid(reports, 5)[:2])), origins=[40, 60])
     np.testing.assert_allclose(again.warmth_mean, over_grid.warmth_mean, rtol=1e-5)
     scattered = Places(*stations(reports)[:2])
-    assert dict(made.dataset(reports, scattered, 1, quantiles=()).sizes) == {"valid_time": 1, "place": 4}
+    assert dict(made.dataset(reports, scattered, horizon=1, quantiles=()).sizes) == {"valid_time": 1, "place": 4}
 
     for number, dataset in enumerate((at_stations, over_grid)):
         path = tmp_path / "folder" / f"{number}.nc"
@@ -213,7 +213,7 @@ def test_durations_and_times_are_steps(forecaster):
     ):  # fmt: skip
         # Not bit for bit: an LSTM's products depend on where memory lies.
         np.testing.assert_allclose(made.forecast(reports, places, origins, horizon)[0], expected, rtol=1e-9)
-    table = made.table(reports, places, "3h", origins=["2014-01-02T16:00", 50])
+    table = made.table(reports, places, horizon="3h", origins=["2014-01-02T16:00", 50])
     assert len(table) == 2 * 3 * 4
     np.testing.assert_allclose(table.warmth_mean[:12], expected[0, ..., 0].ravel(), rtol=1e-9)
     stream = made.step(None, reports.between(0, 41))
@@ -247,6 +247,8 @@ def test_the_periods_of_a_fit():
     reports = some_reports(400)
     assert periods(Fit(context="36h", horizon="24h"), reports) == periods(Fit(), reports) == (36, 24, 340)
     assert periods(Fit(context=14, horizon="7h"), reports) == (14, 7, 340)
+    fifths = replace(reports, columns=replace(reports.columns, step="5h"))
+    assert periods(Fit(), fifths) == (12, 6, 340), "a step under a day need not divide it"
     with pytest.raises(ValueError, match="horizon: expected a duration of at least a step"):
         periods(Fit(horizon="7 steps"), reports)
 
@@ -310,11 +312,13 @@ def test_covariates_that_are_never_said_take_no_room_again():
     assert given.covariates is never
 
 
-@pytest.mark.parametrize("sensor", [-1, 4])
-def test_sensors_without_a_name_are_refused(sensor):
-    reports = some_reports(8)
-    with pytest.raises(ValueError, match="expected sensors from 0 to 3, as there are 4 names, got"):
-        replace(reports, sensor=np.where(reports.sensor == 2, sensor, reports.sensor))
+@pytest.mark.parametrize(("name", "number"), [("sensor", -1), ("sensor", 4), ("step", -1), ("step", 8)])
+def test_sensors_without_a_name_and_steps_that_are_not_there_are_refused(name, number):
+    reports, count = some_reports(8), {"sensor": 4, "step": 8}[name]
+    numbers = getattr(reports, name)
+    expected = f"expected each {name} from 0 to {count - 1}, as there are {count}, got"
+    with pytest.raises(ValueError, match=expected):
+        replace(reports, **{name: np.where(numbers == 2, number, numbers)})
 
 
 def test_a_covariate_may_be_given_long_before_the_forecast(forecaster):

@@ -645,7 +645,8 @@ def test_what_is_plainly_meant_is_taken(fitted):
         assert table["gauge"].tolist() == ["g0", "g1", "g2"] * 6
         assert table["x"].tolist() == [0, 10, 20] * 6
     assert check_origins(np.array(reports.times[50]), reports).tolist() == [50]
-    assert dict(made.dataset(reports, places, "2h", np.array(50), ()).sizes) == {"valid_time": 2, "gauge": 3}
+    dataset = made.dataset(reports, places, origins=np.array(50), horizon="2h", quantiles=())
+    assert dict(dataset.sizes) == {"valid_time": 2, "gauge": 3}
     assert check_leads(range(2)) == check_leads(np.array([0, 1], np.uint8)) == [0, 1]
     assert check_sensors([0, -1], reports, 2).tolist() == [0, -1]
     few = reports.between(np.uint8(50), np.uint8(52))

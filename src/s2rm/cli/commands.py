@@ -69,7 +69,7 @@ class Train:
     out: Path | None = None
     """the run folder, which must not exist; if not given, runs/TASK, or runs/NAME for your own world in a file NAME"""
     resume: Path | None = None
-    """continue this run with its settings; only --updates, --epochs and --minutes may be changed"""
+    """continue this run with its settings; only --updates, --epochs, --minutes and the machines may be changed"""
     machines: OmitArgPrefixes[Machines] = field(default_factory=Machines)
     """where to train; a run may be resumed on other machines"""
 

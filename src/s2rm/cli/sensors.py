@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -220,11 +220,13 @@ def forecast(command: Forecast) -> None:
     if not len(reports) and command.at in ("stations", "grid"):
         raise ValueError(f"forecast: {command.table} holds no value, so there are no {command.at}; name places by --at")
     places = places_of(command.at, reports)
-    asked = (reports, places, command.horizon, None, command.quantiles, command.scenarios)
+    asked: dict[str, Any] = {
+        "horizon": command.horizon, "quantiles": command.quantiles, "scenarios": command.scenarios,
+    }  # fmt: skip
     if command.out.suffix == ".nc":
-        write_netcdf(forecaster.dataset(*asked), command.out)
+        write_netcdf(forecaster.dataset(reports, places, **asked), command.out)
     else:
-        table = forecaster.table(*asked)
+        table = forecaster.table(reports, places, **asked)
         content = table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")

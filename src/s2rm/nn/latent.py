@@ -21,9 +21,9 @@ WIDTH, LEAST_SPREAD = 64, 1e-2
 """of the hidden layers, and the least standard deviation"""
 FREE, WEIGHT = 0.05, 0.1
 """nats of a module at a step up to which its divergence costs nothing more, and the weight of the divergence in the
-loss; weighing less, it lets latent variables tell something before the modules have learned to do without"""
+loss, so low that latent variables carry information before the modules learn to do without them"""
 NARROW = -2.0
-"""bias of what standard deviations are made from: 0.14 at the start, so that a latent variable tells something"""
+"""bias of what standard deviations are made from: 0.14 at the start, so that a latent variable carries information"""
 
 
 class Beliefs(NamedTuple):

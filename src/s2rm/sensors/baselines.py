@@ -156,7 +156,7 @@ class Baseline(ABC):
         return list(np.sqrt(np.maximum(means, (_LEAST_SPREAD * self.deviation) ** 2)))
 
     def _keep_errors(self, leads: list[int], errors: Float[NDArray, "4 E"]) -> None:
-        """Keep the errors, rows of lead, basis, channel and truth less forecast, of values that are no Gaussian, by
+        """Keep the errors, rows of lead, basis, channel and truth less forecast, of values that are not Gaussian, by
         their keys."""
         for channel in [index for index, kind in enumerate(self.columns.kinds) if kind]:
             away = self.train.values[:, channel] - self.mean[channel]
@@ -190,7 +190,7 @@ class Climatology(Baseline):
         return (times.astype("datetime64[h]") - times.astype("datetime64[D]")).astype(np.int64)
 
     def quantiles(self, *asked: Any, shares: Sequence[float]) -> Float[NDArray, "P K Q C"]:
-        """As of every baseline, but those of the training values at that hour where they are no Gaussian."""
+        """As of every baseline, but those of the training values at that hour where they are not Gaussian."""
         made, (shown, origin, *_, leads) = super().quantiles(*asked, shares=shares), asked
         hours, of_train = self._hours(shown, int(origin) + np.array(leads)), self._hours(self.train, self.train.step)
         for channel, kind in enumerate(self.columns.kinds):

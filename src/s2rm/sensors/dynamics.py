@@ -81,8 +81,8 @@ def filter_of(fits: Sequence[Dynamics]) -> Filter:
 
 
 def fitted(history: History, parts: int, extent: float, folds: bool = False) -> tuple[Dynamics, ...]:
-    """The dynamics of all steps; with `folds` also those without each of `FOLDS` parts of them, which foretell that
-    part as they foretell what is to come. Empty where no sensor stays in place for long enough."""
+    """The dynamics fitted to all steps; with `folds` also fits that leave out each of `FOLDS` parts in turn, which they
+    then forecast like the future. Empty where no sensor stays in place for long enough."""
     places, end = _places(history, STAYS * extent), history.num_steps
     if not places.numel() or end < LEAST_STEPS:
         return ()

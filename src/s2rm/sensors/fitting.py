@@ -37,7 +37,7 @@ from s2rm.sensors.marginals import kinds_in_words, with_kinds
 from s2rm.sensors.reports import Places, Reports, arrays_of, expect_reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
-from s2rm.sensors.times import DAY, in_steps, step_microseconds, steps_a_day
+from s2rm.sensors.times import DAY, in_steps, step_microseconds
 from s2rm.sensors.tuning import first_guess, gated, tuned, with_dynamics
 from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Machines, batches, fit, provenance
@@ -72,9 +72,10 @@ of them at most"""
 
 def periods(how: Fit, reports: Reports) -> tuple[int, int, int]:
     """Steps of the context, of the horizon, and before the validation: as set, or as the reports' length allows."""
-    step, length, day = reports.columns.step, reports.num_steps, steps_a_day(reports.columns)
+    step, length = reports.columns.step, reports.num_steps
     # A day and a half, and a day; of steps of a day a month, and two weeks; of longer ones two dozen, and one.
-    usual = (min(36, 3 * day // 2), day) if day else (30, 14) if step_microseconds(step) <= DAY else (24, 12)
+    day = DAY / step_microseconds(step)
+    usual = (min(36, round(1.5 * day)), round(day)) if day > 1 else (30, 14) if day == 1 else (24, 12)
     context, horizon = max(12, min(usual[0], length // 4)), max(6, min(usual[1], length // 6))
     if how.context is not None:
         context = in_steps(how.context, step, "context")

@@ -172,7 +172,7 @@ class Forecaster:
 
     def scenarios(
         self, reports: Reports, places: Places, origins: Origins | None = None, horizon: Duration | None = None,
-        num: int = 50, seed: int = 0,
+        *, num: int = 50, seed: int = 0,
     ) -> NDArray[np.float64]:  # fmt: skip
         """Joint scenarios: possible futures that are consistent over places, lead times and values.
 
@@ -191,12 +191,12 @@ class Forecaster:
             ValueError: as `forecast`; also an invalid number, or a forecaster without a fitted dependence.
         """
         checks.check_scenarios(num, seed)
-        made = self._forecasts(reports, places, horizon, origins, (), num, seed).scenarios
+        made = self._forecasts(reports, places, origins, horizon, (), num, seed).scenarios
         assert made is not None
         return made
 
     def table(
-        self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
+        self, reports: Reports, places: Places, *, origins: Origins | None = None, horizon: Duration | None = None,
         quantiles: Sequence[float] = QUANTILES, scenarios: int = 0,
     ) -> DataFrame:  # fmt: skip
         """Forecasts as a pandas DataFrame; arguments as for `forecast`, and the probabilities of the quantiles, in
@@ -211,10 +211,10 @@ class Forecaster:
         Raises:
             ValueError: as `scenarios`; also quantiles that are not probabilities in increasing order.
         """
-        return self._forecasts(reports, places, horizon, origins, quantiles, scenarios).table()
+        return self._forecasts(reports, places, origins, horizon, quantiles, scenarios).table()
 
     def dataset(
-        self, reports: Reports, places: Places, horizon: Duration | None = None, origins: Origins | None = None,
+        self, reports: Reports, places: Places, *, origins: Origins | None = None, horizon: Duration | None = None,
         quantiles: Sequence[float] = QUANTILES, scenarios: int = 0,
     ) -> Dataset:  # fmt: skip
         """Forecasts as an xarray Dataset with CF attributes; arguments as for `table`.
@@ -229,7 +229,7 @@ class Forecaster:
         """
         size, step = f"{self.model.num_parameters:,} parameters", self.columns.step
         source = f"{type(self.model).__name__} with {size}, forecasting from {self.context} steps of {step}"
-        made = self._forecasts(reports, places, horizon, origins, quantiles, scenarios)
+        made = self._forecasts(reports, places, origins, horizon, quantiles, scenarios)
         return made.dataset(source, is_several(checks.moment(origins)))
 
     def predict(
@@ -307,7 +307,7 @@ class Forecaster:
         return read_stream(Path(path), self.model, self.columns, self.fingerprint)
 
     def _forecasts(
-        self, reports: Reports, places: Places, horizon: Duration | None, origins: Origins | None,
+        self, reports: Reports, places: Places, origins: Origins | None, horizon: Duration | None,
         quantiles: Sequence[float], scenarios: int, seed: int = 0,
     ) -> Forecasts:  # fmt: skip
         checks.check_scenarios(scenarios, seed, least=0)

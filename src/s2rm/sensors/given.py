@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2rm.names import one_line
+
 
 def told(given: object) -> str:
     """What was given, in one short line."""
-    return shorten(repr(given), 80, placeholder=" ...")
+    return one_line(repr(given), 80)
 
 
 def numbers(given: object) -> NDArray | None:

@@ -82,9 +82,9 @@ class FirstGuess:
     with s as u, and v the variance that kriging states, which counts where there is no own value. There the spread is
     at least that of a place whose own value is new.
 
-    Of a value that is no Gaussian, the normal scores are pulled to those of the climatology, whose mean at the hour is
-    $c_h$ and whose spread $s_h$, by as much as parts of the past showed that others had not been fitted to, with the
-    `trust` $\tau$ from 0 to 1:
+    The normal scores of a value that is not Gaussian are shrunk towards the climatology, whose mean at the hour is
+    $c_h$ and whose spread is $s_h$. The `trust` $\tau$ from 0 to 1 follows from how well guesses that were fitted to
+    the rest of the past did on each part of it:
 
     $$g' = c_h + \tau (g - c_h), \quad \sigma' = s_h + \tau (\sigma - s_h)$$
 

@@ -45,11 +45,11 @@ class History:
     span: Int[Tensor, "2 S"]
     """the first and the last step at which each sensor reported; T and -1 for none"""
     cycle: int | None
-    """steps of a day, as of `steps_a_cycle`: after so many steps values are alike"""
+    """steps after which values are alike: those of a day, a week or a year, see `steps_a_cycle`"""
     fresh: Float[Tensor, "V S D"]
     """values at each step, or just before; NaN where there is none. Empty without a cycle"""
     usual: Float[Tensor, "V S D"]
-    """the means of `fresh` at a step and at the same hour of the days before. Empty without a cycle"""
+    """the means of `fresh` at a step and at the same phase of the cycles before. Empty without a cycle"""
     begins: Float[Tensor, ""]
     """days from a midnight to the first step"""
     days: float
@@ -57,7 +57,7 @@ class History:
 
     @classmethod
     def of(cls, reports: Reports, scaling: Scaling, cycle: int | None, cycles: int) -> History:
-        """The history of reports; `cycles` is how many days the means at the same hour are taken over."""
+        """The history of reports; `cycles` is over how many of them the means at the same phase are taken."""
         rows = _rows(reports, scaling)
         if not len(reports):  # an index into no rows would fail
             n, channels, covariates = (part.shape[1] for part in rows[2:])
@@ -165,9 +165,9 @@ def climatology(
 ) -> tuple[Float[Tensor, "P D"], Float[Tensor, "N P D"]]:
     """The mean of all values at each part of the day; and, for each of N chunks of steps, that of the chunks before it.
 
-    A mean that holds the very weather that it is compared with is better than it will be later on: a mixture that is
-    fitted to the second one gives it the weight that it deserves. For the first quarter of the chunks it is the mean of
-    all but those near.
+    A mean that includes the values that it is compared with looks better than it will on new data. The second result
+    avoids this, so that a mixture that is fitted with it gives climatology its due weight. In the first quarter of the
+    chunks it is the mean of all chunks but those nearby.
 
     Args:
         rows: the reports.

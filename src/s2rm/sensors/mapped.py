@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 CELLS = 1 << 20
-"""numbers of which a part has at most so many, where a row does not have more"""
+"""the most numbers in a part, unless a single row has more"""
 SUMMED = 1 << 22
 """the same of what is summed at once: sums of longer tables are sums of such sums"""
 LEAST_BYTES = 1 << 20

@@ -24,7 +24,7 @@ KNOTS, FARTHEST = 100, 6.0
 NODES = np.linspace(-5, 5, 81)
 """of the quadrature over a standard normal distribution"""
 MANY_ZEROS = 0.2
-"""the share of zeros from which on a value that is never negative is found to be no Gaussian"""
+"""the share of zeros from which on a value that is never negative is found not to be Gaussian"""
 NARROW, UNIFORM = 45.0, 240.0
 """standard deviations, degrees, up to which the circle does not matter, and from which all directions are as likely"""
 LEAST_KNOWN = 50
@@ -190,7 +190,7 @@ def with_found(columns: Columns, values: Float[NDArray, "R C"]) -> tuple[Columns
 
 
 def with_kinds(reports: Reports, columns: Columns) -> Reports:
-    """The reports with the kinds of values of an earlier fit; what their table alone suggests is no matter.
+    """The reports with the kinds of values of an earlier fit; kinds that only their table suggests are ignored.
 
     Raises:
         ValueError: other kinds were declared.
@@ -204,7 +204,7 @@ def with_kinds(reports: Reports, columns: Columns) -> Reports:
 
 
 def kinds_in_words(reports: Reports) -> str:
-    """Which values are no Gaussian ones, and how many of each lie at the ends of their range; empty where none is."""
+    """Which values are not Gaussian, and how many of each lie at the ends of their range; empty where none is."""
     said = []
     for name, kind, column in zip(reports.columns.values, reports.columns.kinds, reports.values.T, strict=True):
         if kind:

@@ -43,10 +43,10 @@ def mixed_best(
     r"""The guess with the mixture of least absolute error and the spread of least CRPS; of normal scores both are those
     of least CRPS.
 
-    The mixture is the best one on a short past, in which few days of one kind may favour a candidate by chance. The
-    logits u are therefore drawn to those of `prior`, with the weight $\nu^2$ that follows from how far the parts of the
-    past disagree: $\sum |g - y| / M + (M_+ / M) \sum_c \nu_c^2 |u_c - u^0_c|^2 / N$ over N cells c, with $M_+$ the
-    cases that are not at the origin itself.
+    A short past may favour a candidate by chance. The logits u are therefore shrunk towards those of `prior`, with the
+    weight $\nu^2$ that follows from how far the parts of the past disagree:
+    $\sum |g - y| / M + (M_+ / M) \sum_c \nu_c^2 |u_c - u^0_c|^2 / N$ over N cells c, with $M_+$ the cases that are not
+    at the origin itself.
 
     Args:
         guess: with its knots.

@@ -26,7 +26,7 @@ _HOUR = re.compile(r"^[T,\s]*(?=\d)(\d(?=:))?")
 
 
 def separator_of(header: str, named: Iterable[str]) -> str:
-    """The separator of a line of names, beside which all that are sought are found; else the one that parts most."""
+    """The separator with which a header contains all wanted names; else the one that gives the most cells."""
     cells = {separator: set(cells_of(header, separator)) for separator in SEPARATORS}
     fits = [separator for separator in SEPARATORS if cells[separator].issuperset(named)]
     return [*fits, max(SEPARATORS, key=lambda separator: len(cells[separator]))][0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -124,7 +123,7 @@ def forecasts_in_time(
     made, share = forecaster.columns.values[value], (1 + BANDS["coverage"]) / 2
     tail = round(1 - share, 6)
     horizon = longest(forecaster, shown, origin)
-    table = forecaster.table(shown, where, horizon, np.array([origin]), (tail, share))
+    table = forecaster.table(shown, where, origins=[origin], horizon=horizon, quantiles=(tail, share))
     mean, stddev, lows, highs = (
         table[column].to_numpy().reshape(-1, len(names))
         for column in (f"{made}_mean", f"{made}_stddev", *(quantile_name(made, each) for each in (tail, share)))
@@ -139,13 +138,13 @@ def forecasts_in_time(
             since = max(0, origin - len(mean))
             near = truth.between(since, origin + len(mean) + 1)
             mine = near.where(near.sensor == near.sensors.index(name))
-            mine = replace(mine, step=mine.step + since)
+            step = mine.step + since
             seen = name in shown.sensors and shown.sensors.index(name) in shown.reporting
-            given = seen & (mine.step <= origin)
+            given = seen & (step <= origin)
             axes.fill_between(ahead, low, high, color="#0b6e99", alpha=0.2, label="90 % band")
             axes.plot(ahead, centre, color="#0b6e99", linewidth=2.2, label="forecast")
             for there, fill, label in ((given, "#24292f", "shown to the model"), (~given, "white", "hidden from it")):
-                at, values = scale * (mine.step[there] - origin), mine.values[there, value]
+                at, values = scale * (step[there] - origin), mine.values[there, value]
                 axes.plot(at, values, "o", ms=4, color="#24292f", mfc=fill, mew=1, label=f"observed, {label}")
             what = "later observations are hidden" if seen else "withheld: all its observations are hidden"
             axes.set_title(for_figure(f"{name}; {what}"), fontsize=10)

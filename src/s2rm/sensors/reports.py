@@ -79,13 +79,13 @@ class Reports:
             order = np.lexsort((self.sensor, self.step))
             for name in ROWS:
                 object.__setattr__(self, name, getattr(self, name)[order])
-        if any(
-            ((sensors := self.sensor[part]) < 0).any() or (sensors >= len(self.sensors)).any() for part in self.parts
-        ):
-            raise ValueError(
-                f"reports: expected sensors from 0 to {len(self.sensors) - 1}, as there are {len(self.sensors)} names, "
-                f"got {self.sensor.min()} to {self.sensor.max()}; number them as in the names"
-            )
+        for name, number in (("step", self.num_steps), ("sensor", len(self.sensors))):
+            numbers = getattr(self, name)
+            if any((numbers[part] < 0).any() or (numbers[part] >= number).any() for part in self.parts):
+                raise ValueError(
+                    f"reports: expected each {name} from 0 to {number - 1}, as there are {number}, "
+                    f"got {numbers.min()} to {numbers.max()}; number them within that"
+                )
         if any(np.isnan(self.covariates[part]).any() for part in self.parts):
             object.__setattr__(self, "covariates", self._carried_forward())
 

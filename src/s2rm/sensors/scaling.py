@@ -36,7 +36,7 @@ class Scaling:
     r"""From the user's units to a model's, and back. It is fitted once and saved with the model.
 
     C values become D channels: a direction becomes two, its cosine and sine, any other value one, standardised, or the
-    score of its `Marginal` where it is no Gaussian.
+    score of its `Marginal` where it is not Gaussian.
     Longitude $\lambda$ and latitude $\varphi$ become unit vectors, so that no meridian is an edge; planar coordinates
     fill a box of side 1 or less:
 
@@ -181,7 +181,7 @@ class Scaling:
 
     def value(self, mean: Tensor, stddev: Tensor, scores: Float[NDArray, "*batch C"]) -> NDArray[np.float64]:
         """The values `(..., C)` that lie these numbers of standard deviations from the mean, of channels `(..., D)`: of
-        the normal scores where a value is no Gaussian, clockwise for a direction."""
+        the normal scores where a value is not Gaussian, clockwise for a direction."""
         parts = []
         for column, both in enumerate(zip(self._split(mean), self._split(stddev), strict=True)):
             marginal, score = self._marginals[column], scores[..., column]
@@ -217,7 +217,7 @@ class Scaling:
 
     @property
     def width(self) -> tuple[float, ...]:
-        """How far values lie apart: the standard deviation of each, or the range in the fit where it is no Gaussian."""
+        """How far values lie apart: the standard deviation of each, or the range in the fit if it is not Gaussian."""
         # Without the open ends, but where those are all there is, as of values that are 0 or 1.
         inner = (None if one is None else one.values[1:-1] or one.values for one in self._marginals)
         return tuple(
@@ -240,7 +240,7 @@ class Scaling:
 
 
 def marginals_of(reports: Reports) -> tuple[Marginal | None, ...]:
-    """The transform of each value that is declared to be no Gaussian; empty where none is."""
+    """The transform of each value that is declared not to be Gaussian; empty where none is."""
     kinds = reports.columns.kinds
     if not any(kinds):
         return ()
@@ -269,7 +269,7 @@ def _scaling_ahead(reports: Reports) -> dict[str, tuple[float, ...]]:
 
 
 class Slots(NamedTuple):
-    """Reports or queries of T steps, each with A slots, of which some may be empty."""
+    """The reports of T steps, each step with A slots, of which some may be empty."""
 
     positions: Float[Tensor, "T A n"]
     channels: Float[Tensor, "T A D"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from xarray import Dataset
 
 BLANKS = " \t\r\n\f\v\0\x85\xa0\u202f\u3000\ufeff" + "".join(map(chr, range(0x2000, 0x200C)))
-"""what says nothing around a name"""
+"""characters that are stripped from both ends of a name"""
 _ZONE = re.compile(r"[T ]\d[\d:.,]* ?(Z|[+-]\d\d(?::?\d\d){0,2})\s*$")
 _UTC = re.compile(r"(?<=\d) ?(UTC|GMT|z)$")
 _MIDNIGHT = re.compile(r"(?<=[T ])24(?=(:?00)?(:?00(\.0*)?)? ?(Z|[+-]\d\d(:?\d\d)?)?$)")

@@ -88,9 +88,9 @@ class Smoothed(NamedTuple):
 
 
 def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Shrinkage:
-    """That by which each half of the steps foretells the other one best: of least geometric mean of the absolute errors
-    at all `LEADS`. Of order 2 are the best of order 1 and one that is shrunk more strongly tried, and have to be better
-    by `LEAST_GAIN`.
+    """The shrinkage with which each half of the steps forecasts the other one best: with the least geometric mean of
+    the absolute errors at all `LEADS`. Of order 2 only the best one of order 1 and a stronger one are tried, which must
+    be better by `LEAST_GAIN`.
 
     The likelihood would favour models that describe the differences between neighbours over models that forecast what
     they have in common.

@@ -97,10 +97,6 @@ def _check_rows(reports: Reports) -> None:
     expected = {name: (len(reports), len(named)) for name, named in widths.items()} | {"sensor": (len(reports),)}
     if any(getattr(reports, name).shape != shape for name, shape in expected.items()):
         raise ValueError("the sizes of its reports are others")
-    for name, number in (("step", reports.num_steps), ("sensor", len(reports.sensors))):
-        numbers = getattr(reports, name)
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < number:
-            raise ValueError(f"a report has a {name} that does not exist")
 
 
 def _check_ahead(reports: Reports) -> None:

@@ -108,7 +108,7 @@ def with_dynamics(guess: FirstGuess, reports: Reports, scaling: Scaling) -> Firs
 def trusted(
     guess: FirstGuess, drawn: Sample, value_of: Int[Tensor, " D"], marginals: Sequence[Marginal | None], apart: int
 ) -> Table:
-    """How far the scores of values that are no Gaussian are trusted beside the climatology: 1 for all others.
+    """How far the scores of values that are not Gaussian are trusted beside the climatology: 1 for all others.
 
     A short past has few spells of rain, and a mixture that is fitted to them is too sure of itself in others. Of
     `FOLDS` parts of the past each is guessed by a mixture that is fitted to the others, without those nearer than

@@ -30,8 +30,8 @@ UNKNOWN = 1 / 8
 
 
 class Windows(Dataset[Episode]):
-    """Windows, indexed by keys `(rows, seed)`, each with random queries after each of its steps, whose targets are what
-    the first guess is off, in units of its spread.
+    """Windows, indexed by keys `(rows, seed)`. Each has random queries after each of its steps; their targets are the
+    errors of the first guess, in units of its spread.
 
     After each step of a window, but for the first quarter, values at later steps are asked for, at lead times up to
     the horizon, and at sensors that are silent also those of the step itself. In most windows some sensors are withheld
