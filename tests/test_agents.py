@@ -460,13 +460,14 @@ def test_a_collected_world_is_trained_on_and_planned_in(tmp_path, capsys):
         candidates=8, elites=2, rounds=2,
     )  # fmt: skip
     policy = planner.policy(moved)
-    controlled = record(Rewarded(), moved, policy, num_episodes=1, num_steps=4, seed=0)
+    controlled = record(Rewarded(), moved, policy, num_episodes=2, num_steps=4, seed=0)
+    assert len(policy.seen) == 3, "each episode begins anew"
     with np.load(out) as recorded:
         actions = recorded["actions"][recorded["mask"]]
     there = controlled["actions"][controlled["mask"]]
     assert actions.min() <= there.min() < there.max() <= actions.max()
     with pytest.raises(ValueError, match="expected one episode of at most 4 steps, as recorded, got more"):
-        record(Rewarded(), moved, policy, num_episodes=2, num_steps=4, seed=0)
+        record(Rewarded(), moved, policy.__call__, num_episodes=2, num_steps=4, seed=0)  # nothing begins it
 
 
 def test_a_world_without_features_is_planned_in(tmp_path):

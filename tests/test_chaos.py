@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import chaos
 
-KILLS = {"train": 4, "fit": 3, "forecast": 3, "Stream.save": 3}
+KILLS = {"train": 2, "fit": 2, "forecast": 2, "Stream.save": 2}
 FAULTS = (
     "half-written files",
     "dead folders",

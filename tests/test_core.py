@@ -222,12 +222,13 @@ def test_relational_memory_is_the_published_one(gate_style, slots, layers):
 def test_relational_memory_starts_from_the_identity():
     cell = RelationalMemory(5, 12, num_slots=3, num_heads=2).layers[0].cell
     assert torch.equal(cell.initial_state(2)[1, 0], torch.eye(3, 4))
-    assert torch.equal(RelationalMemory(5, 12, num_slots=6).layers[0].cell.initial_state(1)[0, 0], torch.eye(6, 2))
+    assert torch.equal(RelationalMemory(5, 12, num_slots=4).layers[0].cell.initial_state(1)[0, 0], torch.eye(4, 3))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"num_slots": 6}, "expected at most 3 slots of 2 numbers, got 6, of which some would begin and stay equal"),
         ({"num_slots": 5}, "hidden_size must be a multiple of num_slots x num_heads, 5 x 1, got 12"),
         ({"num_heads": 7}, "1 x 7, got 12"),
         ({"attention_layers": 0}, "attention_layers must be at least 1, got 0"),

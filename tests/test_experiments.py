@@ -13,7 +13,7 @@ import torch
 
 from s2rm import load
 from s2rm.runs import PRETRAINED, TASKS, Run, field_reports, pretrained
-from s2rm.sensors import Forecaster, stations
+from s2rm.sensors import Forecaster, dynamics, stations
 from s2rm.sensors.fitting import PARTS
 from s2rm.sensors.judging import BASELINES
 from s2rm.settings import Settings
@@ -41,6 +41,13 @@ def script(monkeypatch):
 def run(script):
     """Runs a recipe on the tiny world, for a blink."""
     return lambda recipe, *options: script(EXPERIMENTS / recipe, "--size", "tiny", "--updates", "3", *options)
+
+
+@pytest.fixture(autouse=True)
+def quick_fits(request, monkeypatch):
+    """Linear dynamics take most of the time of a small fit: one recipe alone has them."""
+    if request.function is not test_sensors_are_forecast_beside_the_trivial_predictors:
+        monkeypatch.setattr(dynamics, "LEAST_STEPS", 10**9)
 
 
 def is_png(path):

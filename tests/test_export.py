@@ -67,6 +67,13 @@ def test_an_exported_step_is_the_step(name):
         torch.testing.assert_close(streamed(step, step.exported().module()), streamed(step, step))
 
 
+def test_a_model_that_is_trained_goes_on_training_after_an_export():
+    model = make_gqn("gru").train()
+    model.encoder.eval()
+    StreamingStep(model).exported()
+    assert (model.training, model.decoder.training, model.encoder.training) == (True, True, False)
+
+
 def test_a_model_of_polar_images_is_exported_with_its_targets_shape():
     shapes = {"value_shape": (15, *VALUE_SHAPE), "target_shape": (14, *VALUE_SHAPE)}
     step = StreamingStep(MODELS["s2gru"](codec="polar", likelihood="mixed", **shapes).eval())

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils._pytree import tree_leaves, tree_map
 
 from conftest import MODELS, VALUE_SHAPE, make_gqn, make_s2rm, some_views, unchecked_shapes
-from s2rm import GQN, MSA, S2GRU, Episode, Views, load
+from s2rm import GQN, MSA, S2GRU, S2RM, Episode, Views, load
 from s2rm.models import world_model
 from s2rm.models.inputs import Space
 from s2rm.models.named import LABELS, SPATIAL, ModelName, build
@@ -337,6 +337,23 @@ class Halved(torch.nn.Module):
 
     def forward(self, weight):
         return weight * self.mask
+
+
+def test_weights_that_are_shared_are_saved_as_they_act(tmp_path):
+    model = make_s2rm()
+    model.intercell_attention.gate_hidden = model.input_attention.gate_hidden
+    model.save(tmp_path)
+    views = some_views()
+    torch.testing.assert_close(outputs(load(tmp_path).double(), views), outputs(model.double().eval(), views))
+
+
+def test_a_class_of_ones_own_is_saved_and_one_is_told_how_to_load_it(tmp_path):
+    class Mine(S2RM):
+        pass
+
+    Mine(value_shape=(2,), num_coordinates=2, num_modules=2, hidden_size=4).save(tmp_path)
+    with pytest.raises(ValueError, match="if it is a class of your own, build it and load weights.safetensors with"):
+        load(tmp_path)
 
 
 def test_parametrized_weights_are_saved_as_they_act(model, tmp_path):

@@ -37,6 +37,18 @@ def test_attention_in_parts_equals_the_reference_with_gradients(num_rows):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_what_stands_in_absent_columns_has_no_part_in_any_gradient():
+    layer = KernelModulatedAttention(11, num_heads=3, head_size=5, value_size=7, gate_size=13).double()
+    y, local = torch.randn(2, 3, 11, dtype=torch.float64), torch.rand(2, 3, 5, dtype=torch.float64)
+    mask, found = torch.tensor([[True, False, True, True, False], [False] * 5]), []
+    there = torch.randn(2, 5, 11, dtype=torch.float64)
+    for nothing in (0.0, torch.nan):
+        z = torch.where(mask[..., None], there, nothing)
+        found.append(torch.autograd.grad(layer(y, z, local, mask).sum(), list(layer.parameters())))
+    for zero, nan in zip(*found, strict=True):
+        torch.testing.assert_close(nan, zero, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_low_scores_of_what_is_absent_are_finite_in_half_precision_too(dtype):
     local = DenseLocal.where(

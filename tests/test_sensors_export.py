@@ -35,11 +35,19 @@ def trusted(forecaster):
     return replace(forecaster, guess=replace(forecaster.guess, **trust))
 
 
+def fitted(folder, sites):
+    """A forecaster with linear dynamics of at most so many stations together, of order 2 and 1 in turn."""
+    orders = cycle([2, 1])
+    how = Fit(num_modules=3, hidden_size=4, context="5h", horizon="5h", training=Training(updates=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamics, "MOST_SITES", sites)
+        patch.setattr(dynamics, "chosen", lambda values, alike: Shrinkage(0.1, 0.3, next(orders)))
+        return trusted(Forecaster.fit(replace(WORLD, num_steps=220).reports(), folder, how, progress=False))
+
+
 @pytest.fixture(scope="module")
 def forecaster(tmp_path_factory):
-    how = Fit(num_modules=3, hidden_size=4, context="5h", horizon="5h", training=Training(epochs=1))
-    fitted = Forecaster.fit(WORLD.reports(), tmp_path_factory.mktemp("fit"), how, progress=False)
-    return trusted(fitted)
+    return fitted(tmp_path_factory.mktemp("fit"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -150,25 +158,16 @@ def test_the_file_forecasts_as_the_forecaster_does(forecaster, session):
     assert streamed(forecaster, session, WORLD.reports(), 40) < 1e-5
 
 
-@pytest.mark.parametrize(("most", "groups", "places", "in_file"), [(64, 1, 7, False), (4, 2, 6, True)])
-def test_linear_dynamics_are_in_the_file_too(most, groups, places, in_file, tmp_path, monkeypatch):
-    """Of two groups in the file, which takes long to write; of one as PyTorch computes the same operations."""
-    monkeypatch.setattr(dynamics, "MOST_SITES", most)
-    orders = cycle([2, 1])  # of each channel in turn
-    monkeypatch.setattr(dynamics, "chosen", lambda values, alike: Shrinkage(0.1, 0.3, next(orders)))
-    world = replace(WORLD, num_steps=220)
-    how = Fit(num_modules=3, hidden_size=4, context=6, horizon=5, training=Training(updates=2))
-    forecaster = trusted(Forecaster.fit(world.reports(), tmp_path / "fit", how, progress=False))
-    (kept,) = forecaster.guess.dynamics
+@pytest.mark.parametrize("groups", [1, 2])
+def test_linear_dynamics_are_in_the_file(groups, forecaster, tmp_path):
+    """Of two groups in the file; of one, since a file takes long to write, as PyTorch computes the same operations."""
+    made, places = (forecaster, 6) if groups == 2 else (fitted(tmp_path / "fit", 64), 7)
+    (kept,) = made.guess.dynamics
     assert len(kept.places) == places, "the two that move have none"
-    assert len(kept.noise) == groups * forecaster.scaling.num_channels
+    assert len(kept.noise) == groups * made.scaling.num_channels
     assert {len(start) * groups // places for start in kept.start} == {1, 2}
-    step = Eager(forecaster)
-    if in_file:
-        with unchecked_shapes():
-            step.step.save_onnx(tmp_path / "step.onnx")
-        step = onnxruntime.InferenceSession(tmp_path / "step.onnx")
-    assert streamed(forecaster, step, world.reports(), 40) < 1e-5
+    if groups == 1:
+        assert streamed(made, Eager(made), WORLD.reports(), 40) < 1e-5
 
 
 def test_without_observations_and_with_one_module_left(forecaster, session):

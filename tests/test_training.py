@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.utils import parametrize, prune
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
 from s2rm import GQN, Episode, Views, load
@@ -44,7 +44,7 @@ from s2rm.training import (
     one_thread,
     provenance,
 )
-from s2rm.training.precision import gain
+from s2rm.training.precision import gain, settled
 
 WORLD = preset("tiny")
 TINY = Settings(training=Training(epochs=3, batch_size=4))
@@ -664,6 +664,17 @@ def test_bfloat16_is_chosen_where_a_trial_shows_it_faster_and_stays(trials, tmp_
     assert again.summary()["updates"] == 2
     assert again.summary()["precision"] == "bf16-mixed", "without another trial"
     assert not trials
+
+
+def test_data_of_unknown_length_have_a_trial_too(trials):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield Episode(Views(torch.rand(2, 4, 3, 2), torch.rand(2, 4, 3, 11, 11)))
+
+    trials += [1.5]
+    model = Settings().build(WORLD)
+    assert settled(Training(precision="auto"), model, DataLoader(Endless(), None), False).precision == "bf16-mixed"
 
 
 def test_no_trial_is_made_where_none_can_pay(trials, tmp_path, monkeypatch):

@@ -58,6 +58,18 @@ def plain_operations() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within, a module and its parts are in evaluation mode; afterwards each is in its own again."""
+    before = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in before.items():
+            part.training = mode
+
+
 def _distances(one: Tensor, other: Tensor, **_: object) -> Tensor:
     return (one[..., :, None, :] - other[..., None, :, :]).square().sum(-1).sqrt()
 
@@ -125,10 +137,10 @@ def save_onnx(
         ImportError: the extra "onnx" is not installed.
     """
     require("onnx")
-    with warnings.catch_warnings(), plain_operations(), tempfile.TemporaryDirectory() as folder:
+    with warnings.catch_warnings(), plain_operations(), evaluating(step), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            step.eval(), given, dynamic_shapes=shapes, dynamo=True, verbose=False, input_names=inputs,
+            step, given, dynamic_shapes=shapes, dynamo=True, verbose=False, input_names=inputs,
             output_names=outputs, optimize=optimize,
             custom_translation_table={torch.ops.s2rm.solve.default: _eliminated},
         )  # fmt: skip
@@ -225,8 +237,8 @@ class StreamingStep(nn.Module):
     def exported(self) -> torch.export.ExportedProgram:
         """The step as a program of `torch.export`."""
         given, shapes = self._example()
-        with torch.no_grad(), plain_operations():
-            return torch.export.export(self.eval(), given, dynamic_shapes=shapes)
+        with torch.no_grad(), plain_operations(), evaluating(self):
+            return torch.export.export(self, given, dynamic_shapes=shapes)
 
     def _example(self) -> tuple[tuple[Tensor, ...], tuple]:
         """Example inputs, and their axes of free size."""

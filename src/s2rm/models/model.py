@@ -162,12 +162,14 @@ class Model(nn.Module, ABC, Generic[B]):
         """Write the weights (safetensors) and the constructor's arguments (JSON) to a folder, each file atomically.
 
         The weights' file contains the arguments too, so that `load` never mixes up the weights of different models.
-        A parametrized weight is written as it acts: the model that `load` returns has it as a plain weight.
+        A parametrized weight is written as it acts: the model that `load` returns has it as a plain weight. So is one
+        that is shared: each of its places has a weight of its own then. A subclass, or a model to which parts were
+        added, is written too, but `load` cannot build it: build it as before, and load the weights' file into it.
 
         Raises:
             ValueError: see `weights`.
         """
-        weights = {name: tensor.contiguous() for name, tensor in self.weights().items()}
+        weights = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.weights().items()}
         content = safetensors.torch.save(weights, {ARGUMENTS: json.dumps(self.arguments)})
         write_whole(Path(folder) / WEIGHTS, content)
         config = {"format": FORMAT, "model": self._kind.__name__, "arguments": self.arguments}

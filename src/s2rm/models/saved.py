@@ -95,7 +95,10 @@ def _load(folder: Path) -> Model:
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     model = _without_numbers(folder / CONFIG, name, arguments, shapes)
     if {key: tuple(value.shape) for key, value in model.state_dict().items()} != shapes:
-        raise _Mismatch(f"load: the weights in {path} do not fit its config; save the model again")
+        raise _Mismatch(
+            f"load: the weights in {path} do not fit its config; save the model again, or "
+            "build it as it was saved, if it was changed, and load them with load_state_dict"
+        )
     now = json.loads(json.dumps(model.arguments))
     if not isinstance(kept, dict) or any(now.get(key) != value for key, value in kept.items()):
         raise _Mismatch(f"load: {path} and {CONFIG} beside it are of different models; save the model again")
@@ -133,7 +136,10 @@ def _config(path: Path) -> tuple[str, object]:
     if not isinstance(written, int) or written > FORMAT:
         raise ValueError(f"load: {path.parent} has format {written}, this version reads up to {FORMAT}; update s2rm")
     if not isinstance(name, str) or name not in KNOWN:
-        raise ValueError(f"load: {path} names the model {name!r:.100}, known are {sorted(KNOWN)}; update s2rm")
+        raise ValueError(
+            f"load: {path} names the model {name!r:.100}, known are {sorted(KNOWN)}; update s2rm or, if it is a class "
+            f"of your own, build it and load {WEIGHTS} with load_state_dict"
+        )
     if written == 1 and isinstance(arguments, dict):
         arguments = {"inject_positions": True, **arguments}
         arguments |= {"batch_norm": False} if name == "GQN" else {}

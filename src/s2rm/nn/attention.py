@@ -176,12 +176,12 @@ class KernelModulatedAttention(nn.Module):
         mask: Bool[Tensor, "*batch J"] | None = None,
     ) -> Float[Tensor, "*batch I H"]:
         """u, where `local` is Z and `mask` is False where a column of `z` is absent."""
+        if mask is not None:  # or gradients of the maps would be 0 times what stands there, which may be NaN
+            z, local = torch.where(mask[..., None], z, 0.0), torch.where(mask[..., None, :], local, 0.0)
         q = torch.einsum("...ih,hkd->...ikd", y, self.query)
         k = torch.einsum("...jh,hkd->...jkd", z, self.key)
         v = torch.einsum("...jh,hkv->...jkv", z, self.value)
         attended = torch.einsum("...ikv,kvh->...ih", kernel_modulated_attention(q, k, v, local, mask), self.out)
-        if mask is not None:
-            z, local = torch.where(mask[..., None], z, 0.0), torch.where(mask[..., None, :], local, 0.0)
         local_sum = local @ z
         hidden = torch.relu(self.gate_hidden(torch.cat([attended, local_sum], -1)))
         return gated_sum(attended, local_sum, torch.sigmoid(self.gate_out(hidden)))

@@ -296,7 +296,8 @@ class RelationalMemory(RecurrentCore):
         gate_style, forget_bias, input_bias, attention_layers: as in the cell.
 
     Raises:
-        ValueError: a hidden size that `num_slots * num_heads` does not divide, or an unknown gate style.
+        ValueError: a hidden size that `num_slots * num_heads` does not divide, more slots than numbers in one, or an
+            unknown gate style.
 
     Examples:
         >>> memory = RelationalMemory(5, 12, batch_first=True, num_slots=2, num_heads=3)
@@ -321,6 +322,12 @@ class RelationalMemory(RecurrentCore):
                 f"{num_heads}, got {hidden_size}"
             )
         head_size = hidden_size // (num_slots * num_heads)
+        if num_slots > num_heads * head_size + 1:  # one has a 1 at each place, and one may have none
+            raise ValueError(
+                f"RelationalMemory: expected at most {num_heads * head_size + 1} slots of {num_heads * head_size} "
+                f"numbers, got {num_slots}, of which some would begin and stay equal; raise hidden_size, or lower "
+                "num_slots"
+            )
         if key_size is not None and key_size < 1:
             raise ValueError(f"RelationalMemory: key_size must be at least 1, got {key_size}; or leave it out")
         sizes = (num_slots, num_heads, head_size, key_size or head_size)

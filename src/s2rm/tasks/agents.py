@@ -30,6 +30,7 @@ else:
 
 Position = Callable[[Any, str], ArrayLike]
 Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], Mapping[str, object]]
+ALIKE = "wrap the environment such that all agents have one such action space; `collect` without actions takes any"
 Observation = Callable[[Any], ArrayLike]
 MOST_STEPS = 10**8
 Seen = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
@@ -70,8 +71,8 @@ def collect(
     Args:
         environment: with `reset(seed=...)`, `step(actions)`, `agents` and `action_space(agent)`, as `ParallelEnv` has.
         position: from an environment and an agent's name to `(x, y, ...)`, in the world's own units.
-        policy: from an environment, the observations by agent and a generator to the actions by agent. Default: random
-            actions.
+        policy: from an environment, the observations by agent and a generator to the actions by agent; its method
+            `begin`, if it has one, is called before each episode. Default: random actions.
         num_episodes: N.
         num_steps: T, at least 2. Longer episodes are cut; after the end of shorter ones no agent is present.
         seed: of the environment and of the policy.
@@ -206,12 +207,12 @@ class _Reader:
         continuous = np.issubdtype(getattr(space, "dtype", None) or np.float32, np.floating)
         if not discrete and not (isinstance(shape, tuple) and shape and continuous):
             wrong = f"expected Discrete or Box actions of real numbers, got {space} for {agent!r}"
-            raise ValueError(f"parallel: {wrong}; drop with_actions")
+            raise ValueError(f"parallel: {wrong}; {ALIKE}")
         size = int(num_actions or 0) if discrete else int(np.prod(shape or ()))
         self.num_actions = self.num_actions or size
         if size != self.num_actions:
             unlike = f"{self.num_actions} actions, as for the first agent, got {size} for {agent!r}"
-            raise ValueError(f"parallel: expected {unlike}; drop with_actions")
+            raise ValueError(f"parallel: expected {unlike}; {ALIKE}")
         if discrete:
             number = self.number(agent, action, size, int(getattr(space, "start", 0)), where)
             return np.eye(size, dtype=np.float32)[number]
@@ -219,7 +220,7 @@ class _Reader:
         if numbers.shape != (size,) or not np.isfinite(numbers).all():
             raise ValueError(
                 f"parallel: expected an action of {agent!r} of {size} finite numbers {where}, got {action!r:.100}; "
-                "correct the policy, or drop with_actions"
+                "correct the policy"
             )
         return numbers
 
@@ -232,13 +233,13 @@ class _Reader:
                 raise ValueError("a fraction or a text")
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"parallel: expected an action of {agent!r} that is a whole number {where}, got {action!r:.100}; drop "
-                "with_actions"
+                f"parallel: expected an action of {agent!r} that is a whole number {where}, got {action!r:.100}; "
+                "correct the policy"
             ) from error
         if not 0 <= number < num_actions:
             raise ValueError(
                 f"parallel: expected an action of {agent!r} from {start} to {start + num_actions - 1} {where}, "
-                f"got {action}; correct the policy, or drop with_actions"
+                f"got {action}; correct the policy"
             )
         return number
 
@@ -293,6 +294,8 @@ def _stepped(result: object, where: str) -> tuple[Mapping[str, object], dict[str
 def _play(reader: _Reader, policy: Policy, generator: np.random.Generator, num_steps: int, number: int) -> list[Step]:
     environment = reader.environment
     observations = _reset(environment, int(generator.integers(2**31)))
+    if callable(begin := getattr(policy, "begin", None)):
+        begin()
     steps: list[Step] = []
     present, left, ended = set[str](), set[str](), set[str]()
     # Some environments go on listing agents that have ended.

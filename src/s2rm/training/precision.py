@@ -32,7 +32,7 @@ def has_bfloat16() -> bool:
 
 def settled(training: Training, model: Model[B], train: DataLoader[B], progress: bool) -> Training:
     """The same options with the precision that "auto" means here, which is said on stderr where it is bfloat16."""
-    updates = min(training.updates or math.inf, (training.epochs or math.inf) * sized_len(train))  # type: ignore[operator]
+    updates = min(training.updates or math.inf, (training.epochs or math.inf) * (sized_len(train) or math.inf))
     is_long = updates >= LEAST_UPDATES and (training.minutes or math.inf) >= LEAST_MINUTES
     found = gain(model, next(iter(train))) if is_long and has_bfloat16() and not torch.cuda.is_available() else 1.0
     if found < LEAST_GAIN:

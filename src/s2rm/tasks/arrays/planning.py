@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ SAMPLE = 256
 
 Reward = Callable[[Ahead], Tensor]
 """from the predictions of B rollouts at one step to the reward of each, `(B,)`"""
-Policy = Callable[[Any, Mapping[str, Any], np.random.Generator], dict[str, object]]
 
 
 class Plan(NamedTuple):
@@ -186,49 +185,66 @@ class Planner:
     def policy(
         self, position: Callable[[Any, str], ArrayLike], observation: Callable[[Any], ArrayLike] = np.asarray
     ) -> Policy:
-        """A policy for one episode of an environment with PettingZoo's parallel API: it plans anew at each step.
+        """A policy for an environment with PettingZoo's parallel API: it plans anew at each step.
 
         The agents take the slots of the recorded episodes, in the order in which the environment first lists them.
+        `agents.record` and `collect` call its method `begin` before each episode; do so in your own loops.
 
         Args:
             position: from the environment and an agent's name to its position, as it was recorded.
             observation: converts an agent's observation to an array, as it was recorded.
         """
-        slots: list[str] = []
-        seen: list[tuple[Tensor, Tensor, Tensor]] = []
-        taken: list[Tensor] = []
+        return Policy(self, position, observation)
 
-        def act(environment: Any, observations: Mapping[str, Any], generator: np.random.Generator) -> dict[str, object]:
-            slots[:] = slots or list(environment.agents)
-            if len(slots) != self.world.num_views:
-                raise ValueError(
-                    f"plan: expected {self.world.num_views} agents, as in {self.world.path}, got {len(slots)}; plan in "
-                    "the environment that was recorded"
-                )
-            if len(seen) == self.world.num_steps:
-                raise ValueError(
-                    f"plan: expected one episode of at most {len(seen)} steps, as recorded, got more; make a policy "
-                    "for each episode"
-                )
-            there = [agent in environment.agents for agent in slots]
-            known = {agent: np.asarray(observation(each)) for agent, each in observations.items()}
-            blank = np.zeros_like(next(iter(known.values())))
-            points = [position(environment, a) if here else [0.0] * len(self.world.extent)
-                      for a, here in zip(slots, there, strict=True)]  # fmt: skip
-            found = [known[a] if here else blank for a, here in zip(slots, there, strict=True)]
-            seen.append(tuple(torch.from_numpy(np.array(part)) for part in (points, found, there)))  # type: ignore[arg-type]
-            taken.append(torch.zeros(len(slots), self.world.num_actions))
-            places, features, mask = (torch.stack(parts)[None] for parts in zip(*seen, strict=True))
-            # Without recorded features, the model sees no observations.
-            known_too = features.float() if self.world.target_shape[0] > len(self.world.extent) else None
-            views, _ = tracked(self.world, places.float(), known_too, torch.stack(taken)[None], mask, mask)
-            taken[-1] = self.plan(views, int(generator.integers(2**31))).actions[0]
-            return {
-                agent: as_action(environment.action_space(agent), action)
-                for agent, action, here in zip(slots, taken[-1], there, strict=True) if here
-            }  # fmt: skip
 
-        return act
+@dataclass(frozen=True)
+class Policy:
+    """From an environment, the observations by agent and a generator to the planned action of each agent."""
+
+    planner: Planner
+    position: Callable[[Any, str], ArrayLike]
+    observation: Callable[[Any], ArrayLike]
+    slots: list[str] = field(default_factory=list, init=False)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, init=False)
+    taken: list[Tensor] = field(default_factory=list, init=False)
+
+    def begin(self) -> None:
+        """Forget the last episode."""
+        for part in (self.slots, self.seen, self.taken):
+            part.clear()
+
+    def __call__(
+        self, environment: Any, observations: Mapping[str, Any], generator: np.random.Generator
+    ) -> dict[str, object]:
+        world, slots = self.planner.world, self.slots
+        slots[:] = slots or list(environment.agents)
+        if len(slots) != world.num_views:
+            raise ValueError(
+                f"plan: expected {world.num_views} agents, as in {world.path}, got {len(slots)}; plan in the "
+                "environment that was recorded"
+            )
+        if len(self.seen) == world.num_steps:
+            raise ValueError(
+                f"plan: expected one episode of at most {world.num_steps} steps, as recorded, got more; call the "
+                "policy's `begin` before each episode"
+            )
+        there = [agent in environment.agents for agent in slots]
+        known = {agent: np.asarray(self.observation(each)) for agent, each in observations.items()}
+        blank = np.zeros_like(next(iter(known.values())))
+        points = [self.position(environment, a) if here else [0.0] * len(world.extent)
+                  for a, here in zip(slots, there, strict=True)]  # fmt: skip
+        found = [known[a] if here else blank for a, here in zip(slots, there, strict=True)]
+        self.seen.append(tuple(torch.from_numpy(np.array(part)) for part in (points, found, there)))  # type: ignore[arg-type]
+        self.taken.append(torch.zeros(len(slots), world.num_actions))
+        places, features, mask = (torch.stack(parts)[None] for parts in zip(*self.seen, strict=True))
+        # Without recorded features, the model sees no observations.
+        known_too = features.float() if world.target_shape[0] > len(world.extent) else None
+        views, _ = tracked(world, places.float(), known_too, torch.stack(self.taken)[None], mask, mask)
+        self.taken[-1] = self.planner.plan(views, int(generator.integers(2**31))).actions[0]
+        return {
+            agent: as_action(environment.action_space(agent), action)
+            for agent, action, here in zip(slots, self.taken[-1], there, strict=True) if here
+        }  # fmt: skip
 
 
 def as_action(space: Any, action: Float[Tensor, " K"]) -> object:

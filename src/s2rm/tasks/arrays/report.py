@@ -26,8 +26,8 @@ LABELS = {
     "log_likelihood": "log-likelihood (nats per value)",
 }  # fmt: skip
 SENTENCES = {
-    "error": "Root mean square in your own units; lower is better. In rollouts each predictor sees only its own "
-    "predictions after the prompt.",
+    "error": "Root mean square in your own units, of pixels from 0 to 1; lower is better. In rollouts each predictor "
+    "sees only its own predictions after the prompt.",
     "feature_error": "Root mean square over all features, in your own units; lower is better.",
     "f1": "F1 of the values that are 1; higher is better, 1 is perfect.",
     "log_likelihood": "In the units of the model; higher is better. It also rewards a well calibrated uncertainty.",

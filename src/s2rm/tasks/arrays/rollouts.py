@@ -70,7 +70,7 @@ class Ahead:
     distribution: Distribution
     """over `(B, Q, *target_shape)`, in the units of models"""
     values: Tensor
-    """the expected values of views or the features of points, `(B, Q, ...)`, in the user's units"""
+    """the expected values of views or the features of points, `(B, Q, ...)`, in the user's units; pixels from 0 to 1"""
     positions: Tensor
     """`(B, Q, n)`: the positions of the queries, or the expected positions of points"""
 

@@ -137,9 +137,9 @@ def score(
     """Scores of closed-loop rollouts of models and of the simple predictors; arguments as for `Task.score`.
 
     Rows have `predictor`, `views`, the share of the prompt's views that are seen, `ahead`, the number of steps, and
-    `error`, a root mean square in the user's units: the distance for points, otherwise the difference of values. Points
-    with features also have `feature_error`, binary values `f1`, and one step ahead there is the `log_likelihood` (nats
-    per value in the units of models).
+    `error`, a root mean square in the user's units: the distance for points, otherwise the difference of values, which
+    for pixels of frames are from 0 to 1. Points with features also have `feature_error`, binary values `f1`, and one
+    step ahead there is the `log_likelihood` (nats per value in the units of models).
 
     Raises:
         ValueError: a model that cannot roll out, a world whose file has changed, or nothing to score.
