@@ -87,7 +87,7 @@ def stream_saved(run: str, table: str, path: str) -> None:
 def table_of_a_field(path: Path) -> Path:
     """A small synthetic table."""
     from s2rm.sensors.field import FieldWorld
-    from s2rm.sensors.tables import to_frame
+    from s2rm.sensors.reading.tables import to_frame
 
     to_frame(FieldWorld(num_stations=8, num_movers=2, num_steps=120).reports()).to_csv(path, index=False)
     return path

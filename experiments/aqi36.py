@@ -30,17 +30,17 @@ from presets import PRESETS
 from s2rm import load
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
+from s2rm.sensors.first_guess.mixing import table_of
+from s2rm.sensors.first_guess.state_space import chosen, filtered, maximised, smoothed
+from s2rm.sensors.first_guess.tuning import first_guess, gated, tuned, with_dynamics
+from s2rm.sensors.first_guess.windows import Windows
 from s2rm.sensors.fitting import SUMMARY, build_model
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.mixing import table_of
-from s2rm.sensors.predictors import InverseDistance
+from s2rm.sensors.judging.kriging import Kriging
+from s2rm.sensors.judging.predictors import InverseDistance
 from s2rm.sensors.reports import Reports, stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import RANGES, Fit, ForecastModel
-from s2rm.sensors.state_space import chosen, filtered, maximised, smoothed
-from s2rm.sensors.tuning import first_guess, gated, tuned, with_dynamics
-from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Training, batches, fit, provenance
 
 TEST = (3, 6, 9, 12)

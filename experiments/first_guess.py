@@ -15,14 +15,14 @@ from rich.progress import track
 
 import common
 from presets import PRESETS
+from s2rm.sensors.first_guess.tuning import first_guess, tuned, with_dynamics
+from s2rm.sensors.first_guess.windows import Windows
 from s2rm.sensors.fitting import build_model, hidden_sensors, periods
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, judge, split
+from s2rm.sensors.judging.judge import BASELINES, judge, split
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
-from s2rm.sensors.tuning import first_guess, tuned, with_dynamics
-from s2rm.sensors.windows import Windows
 
 NAME = "first guess"
 

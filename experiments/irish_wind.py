@@ -25,10 +25,11 @@ from presets import PRESETS
 from s2rm.models.named import LABELS
 from s2rm.sensors.fitting import SUMMARY
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import blocks, case_scores, scores
+from s2rm.sensors.judging.judge import blocks
+from s2rm.sensors.judging.scores import case_scores, scores
+from s2rm.sensors.judging.verdicts import interval
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, stations
 from s2rm.sensors.settings import Fit, ForecastModel
-from s2rm.sensors.verdicts import interval
 from s2rm.training import Training
 
 KNOT = 0.514444

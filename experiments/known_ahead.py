@@ -24,8 +24,8 @@ from common import read
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.fitting import SUMMARY
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, judge, split
-from s2rm.sensors.predictors import SensorPredictor
+from s2rm.sensors.judging.judge import BASELINES, judge, split
+from s2rm.sensors.judging.predictors import SensorPredictor
 from s2rm.sensors.reports import Reports, from_components
 from s2rm.sensors.settings import Fit
 

@@ -20,8 +20,8 @@ from presets import PRESETS
 from s2rm.models.named import LABELS
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.predictors import InverseDistance, LocalLinear
+from s2rm.sensors.judging.kriging import Kriging
+from s2rm.sensors.judging.predictors import InverseDistance, LocalLinear
 from s2rm.sensors.reports import Places, Reports, stations
 from s2rm.sensors.settings import Fit, ForecastModel
 

@@ -26,7 +26,7 @@ from s2rm.models.world_model import WorldModel
 from s2rm.sensors import fitting
 from s2rm.sensors.fitting import build_model
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, judge, split
+from s2rm.sensors.judging.judge import BASELINES, judge, split
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit

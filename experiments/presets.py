@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from detectors import COLUMNS as TRAFFIC
 from detectors import Traffic
 from s2rm.sensors.field import COLUMNS, FieldWorld
+from s2rm.sensors.reading.tables import read_reports
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.tables import read_reports
 
 
 @dataclass(frozen=True)

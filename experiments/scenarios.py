@@ -32,7 +32,8 @@ from s2rm.models.named import LABELS
 from s2rm.sensors.dependence import Dependence, Hindcast
 from s2rm.sensors.fitting import SUMMARY
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import gaussian_crps, split
+from s2rm.sensors.judging.judge import split
+from s2rm.sensors.judging.scores import gaussian_crps
 from s2rm.sensors.reports import Places, Reports, difference, last_places
 from s2rm.sensors.settings import Fit
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from common import write
 from presets import PRESETS
-from s2rm.sensors.baselines import Baseline
-from s2rm.sensors.judging import scores
-from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.predictors import InverseDistance, Persistence, SensorPredictor
+from s2rm.sensors.judging.baselines import Baseline
+from s2rm.sensors.judging.kriging import Kriging
+from s2rm.sensors.judging.predictors import InverseDistance, Persistence, SensorPredictor
+from s2rm.sensors.judging.scores import scores
 from s2rm.sensors.reports import Reports
 
 # The known figures are of the temperature alone, and of the whole NDBC table.

@@ -24,14 +24,14 @@ from presets import PRESETS
 from s2rm.files import write_json
 from s2rm.models.named import LABELS
 from s2rm.report import figures
-from s2rm.sensors import maps, plots
 from s2rm.sensors.fitting import FORECASTER, SUMMARY
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, Split, judge, split
-from s2rm.sensors.predictors import SensorPredictor
+from s2rm.sensors.judging import maps, plots
+from s2rm.sensors.judging.judge import BASELINES, Split, judge, split
+from s2rm.sensors.judging.predictors import SensorPredictor
+from s2rm.sensors.judging.verdicts import GROUPS
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import Fit, ForecastModel
-from s2rm.sensors.verdicts import GROUPS
 
 
 @dataclass(frozen=True)

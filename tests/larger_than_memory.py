@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from s2rm.sensors import Fit, Forecaster, Reports, dynamics, mapped, read_reports, stations, tuning
+from s2rm.sensors import Fit, Forecaster, Reports, mapped, read_reports, stations
+from s2rm.sensors.first_guess import dynamics, tuning
 from s2rm.sensors.reports import ROWS
 from s2rm.training import Training, keep_freed_memory
 

@@ -19,9 +19,9 @@ from s2rm.cli.sensors import _is_fitted, _settings
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import Fit, Forecaster
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import BASELINES
-from s2rm.sensors.report import write_sensor_report
-from s2rm.sensors.tables import read_reports, to_frame
+from s2rm.sensors.judging.judge import BASELINES
+from s2rm.sensors.judging.report import write_sensor_report
+from s2rm.sensors.reading.tables import read_reports, to_frame
 from s2rm.training import Training
 from s2rm.training.records import updates_when_best
 
@@ -147,7 +147,7 @@ def test_a_table_shorter_than_the_context_is_judged_a_step_ahead(life, tmp_path,
 
 def test_the_report_of_a_fine_tuned_forecaster_says_what_the_first_one_was_fitted_to(life, tmp_path, monkeypatch):
     monkeypatch.setattr("s2rm.cli.sensors.write_sensor_report", write_sensor_report)
-    monkeypatch.setattr("s2rm.sensors.report._pictures", lambda *_: [])
+    monkeypatch.setattr("s2rm.sensors.judging.report._pictures", lambda *_: [])
     known, frame = Parts.read(life / "run").seen, pandas.read_csv(life / "a.csv")
     frame[frame.sensor.isin(known)].to_csv(tmp_path / "known.csv", index=False)
     options = [str(tmp_path / "known.csv"), "--epochs", "1", "--out", str(tmp_path / "tuned")]

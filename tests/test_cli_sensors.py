@@ -13,13 +13,13 @@ from s2rm.cli.sensors import places_of
 from s2rm.sensors.checks import check_places
 from s2rm.sensors.field import FieldWorld
 from s2rm.sensors.forecaster import Forecaster
+from s2rm.sensors.judging.plots import forecasts_in_time, sheet
+from s2rm.sensors.judging.verdicts import verdict
 from s2rm.sensors.learnable import check_learnable
-from s2rm.sensors.plots import forecasts_in_time, sheet
+from s2rm.sensors.reading.tables import read_reports, to_frame
 from s2rm.sensors.reports import stations
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.tables import read_reports, to_frame
-from s2rm.sensors.verdicts import verdict
 
 pandas = pytest.importorskip("pandas")
 COLUMNS = ["--time", "time", "--position", "x", "y", "--values", "tracer", "direction", "--circular", "direction"]
@@ -122,9 +122,9 @@ def test_a_folder_is_free_again_where_nothing_can_be_fitted(fitted, tmp_path, ca
 
 def test_dollars_in_a_name_are_no_formula():
     from s2rm.report.figures import png
-    from s2rm.sensors.judging import split
-    from s2rm.sensors.maps import map_of_stations
-    from s2rm.sensors.plots import errors_by_lead, sheet
+    from s2rm.sensors.judging.judge import split
+    from s2rm.sensors.judging.maps import map_of_stations
+    from s2rm.sensors.judging.plots import errors_by_lead, sheet
 
     name = r"$x_$ a_$ $"
     rows = [{"value": name, "predictor": "kriging", "sensors": "seen", "silent": 0, "lead": 1, "mae": 1.0}]

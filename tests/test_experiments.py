@@ -13,9 +13,10 @@ import torch
 
 from s2rm import load
 from s2rm.runs import PRETRAINED, TASKS, Run, field_reports, pretrained
-from s2rm.sensors import Forecaster, dynamics, stations
+from s2rm.sensors import Forecaster, stations
+from s2rm.sensors.first_guess import dynamics
 from s2rm.sensors.fitting import PARTS
-from s2rm.sensors.judging import BASELINES
+from s2rm.sensors.judging.judge import BASELINES
 from s2rm.settings import Settings
 from s2rm.tasks.balls.scores import TrivialPredictors, roll_out
 from s2rm.tasks.balls.world import preset

@@ -8,16 +8,14 @@ import pytest
 import torch
 
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors import FieldWorld, Fit, Forecaster, outlook, state_space
-from s2rm.sensors import dynamics as subject
-from s2rm.sensors.candidates import CANDIDATES, LINEAR, Asked
-from s2rm.sensors.dynamics import Dynamics, _fits, filter_of, fitted
-from s2rm.sensors.history import History
-from s2rm.sensors.outlook import Filter, nearest
-from s2rm.sensors.reports import Reports, stations
-from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.settings import Columns
-from s2rm.sensors.state_space import (
+from s2rm.sensors import FieldWorld, Fit, Forecaster
+from s2rm.sensors.first_guess import dynamics as subject
+from s2rm.sensors.first_guess import outlook, state_space
+from s2rm.sensors.first_guess.candidates import CANDIDATES, LINEAR, Asked
+from s2rm.sensors.first_guess.dynamics import Dynamics, _fits, filter_of, fitted
+from s2rm.sensors.first_guess.history import History
+from s2rm.sensors.first_guess.outlook import Filter, nearest
+from s2rm.sensors.first_guess.state_space import (
     LEADS,
     Shrinkage,
     StateSpace,
@@ -28,8 +26,11 @@ from s2rm.sensors.state_space import (
     smoothed,
     steady,
 )  # fmt: skip
-from s2rm.sensors.tuning import first_guess, tuned
-from s2rm.sensors.windows import Windows
+from s2rm.sensors.first_guess.tuning import first_guess, tuned
+from s2rm.sensors.first_guess.windows import Windows
+from s2rm.sensors.reports import Reports, stations
+from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.settings import Columns
 from s2rm.training import Training
 
 HOURLY = Columns("time", ("x", "y"), ("value",), "station", step="1h")

@@ -16,10 +16,11 @@ from browsing import Page, need_runtime, serving
 from conftest import unchecked_shapes
 from s2rm.cli.explorer import of_forecasters
 from s2rm.explorer import write_explorer
-from s2rm.sensors import FieldWorld, Fit, Forecaster, Places, dynamics
+from s2rm.sensors import FieldWorld, Fit, Forecaster, Places
 from s2rm.sensors.export import ForecastStep, clock
+from s2rm.sensors.first_guess import dynamics
+from s2rm.sensors.first_guess.state_space import Shrinkage
 from s2rm.sensors.scaling import clock as clock_of_times
-from s2rm.sensors.state_space import Shrinkage
 from s2rm.training import Training
 
 # What the tools of PyTorch themselves warn of.

@@ -8,17 +8,17 @@ import torch
 from sklearn.gaussian_process.kernels import Matern
 
 from s2rm.sensors import Columns, FieldWorld, Reports
-from s2rm.sensors.candidates import CANDIDATES, FOLLOWING, LINEAR, OWN, TRENDS, Asked, Ways, found
+from s2rm.sensors.first_guess.candidates import CANDIDATES, FOLLOWING, LINEAR, OWN, TRENDS, Asked, Ways, found
+from s2rm.sensors.first_guess.guess import LEAST_SPREAD, Cases, at_knots, context_size, mixture, values_of_channels
+from s2rm.sensors.first_guess.history import History, climatology
+from s2rm.sensors.first_guess.mixing import POWER, crps_of, prior
+from s2rm.sensors.first_guess.tuning import AGEING, first_guess, gated, sample, silent, tuned
+from s2rm.sensors.first_guess.weights import JITTER, kriging, plane
+from s2rm.sensors.first_guess.windows import UNKNOWN, Windows
 from s2rm.sensors.fitting import build_model, hidden_sensors, last_of
-from s2rm.sensors.guess import LEAST_SPREAD, Cases, at_knots, context_size, mixture, values_of_channels
-from s2rm.sensors.history import History, climatology
-from s2rm.sensors.mixing import POWER, crps_of, prior
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Fit
 from s2rm.sensors.times import steps_a_cycle
-from s2rm.sensors.tuning import AGEING, first_guess, gated, sample, silent, tuned
-from s2rm.sensors.weights import JITTER, kriging, plane
-from s2rm.sensors.windows import UNKNOWN, Windows
 
 WAYS = Ways((1e-4,), (0.0,), (1.0,), (0.0,), (False,))
 LINE = Columns("time", ("x", "y"), ("warmth",), "station")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import judge, lead_time, split
-from s2rm.sensors.predictors import Persistence
+from s2rm.sensors.judging.judge import judge, split
+from s2rm.sensors.judging.predictors import Persistence
 from s2rm.sensors.reports import Reports, last_places
 from s2rm.sensors.settings import Columns
+from s2rm.sensors.times import lead_time
 
 
 class Knows:

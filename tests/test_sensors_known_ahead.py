@@ -30,15 +30,15 @@ from s2rm.sensors import (
     stations,
     to_frame,
 )  # fmt: skip
-from s2rm.sensors.candidates import upstream
 from s2rm.sensors.checks import check_known_ahead
 from s2rm.sensors.export import ForecastStep
+from s2rm.sensors.first_guess.candidates import upstream
+from s2rm.sensors.first_guess.tuning import first_guess, sample, tuned
+from s2rm.sensors.first_guess.windows import Windows
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
 from s2rm.sensors.reports import on_sphere
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.siting import next_sensor
-from s2rm.sensors.tuning import first_guess, sample, tuned
-from s2rm.sensors.windows import Windows
 from s2rm.training import Training
 
 COLUMNS = Columns("time", ("x", "y"), ("tracer", "direction"), "sensor", circular=("direction",), globe=False,

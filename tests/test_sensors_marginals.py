@@ -11,16 +11,17 @@ import torch
 from scipy.special import ndtr, ndtri
 
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Reports, judge, read_reports, stations, to_frame
-from s2rm.sensors.candidates import CANDIDATES
 from s2rm.sensors.export import ForecastStep
-from s2rm.sensors.guess import Cases, FirstGuess
-from s2rm.sensors.judging import BASELINES, LEVELS, case_scores, gaussian_crps, member_scores
+from s2rm.sensors.first_guess.candidates import CANDIDATES
+from s2rm.sensors.first_guess.guess import Cases, FirstGuess
+from s2rm.sensors.first_guess.mixing import crps_in_units
+from s2rm.sensors.first_guess.tuning import Sample, chosen, trusted, with_climate_of
+from s2rm.sensors.judging.judge import BASELINES
+from s2rm.sensors.judging.scores import LEVELS, case_scores, gaussian_crps, member_scores
 from s2rm.sensors.marginals import FARTHEST, Marginal, gaussian_value, with_found
-from s2rm.sensors.mixing import crps_in_units
 from s2rm.sensors.reports import last_places
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import RANGES
-from s2rm.sensors.tuning import Sample, chosen, trusted, with_climate_of
 from s2rm.training import Training
 
 RAIN = np.maximum(np.random.default_rng(0).normal(-0.5, 1, 5000), 0.0) ** 3

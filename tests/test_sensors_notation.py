@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from s2rm.sensors import Columns, read_reports
-from s2rm.sensors.codes import warn_of_codes, warn_of_strays
-from s2rm.sensors.tables import read_places
-from s2rm.sensors.tallies import Tally
+from s2rm.sensors.reading.codes import warn_of_codes, warn_of_strays
+from s2rm.sensors.reading.tables import read_places
+from s2rm.sensors.reading.tallies import Tally
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 COLUMNS = Columns("Zeit", ("lon", "lat"), ("temp",), "Ort", ("alt",))

@@ -8,10 +8,10 @@ import torch
 
 from s2rm.runs import FIELD, PRETRAINED, field_reports
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, stations
+from s2rm.sensors.first_guess.tuning import first_guess, tuned
+from s2rm.sensors.first_guess.windows import Windows
 from s2rm.sensors.fitting import build_model
 from s2rm.sensors.scaling import Scaling
-from s2rm.sensors.tuning import first_guess, tuned
-from s2rm.sensors.windows import Windows
 from s2rm.training import Training
 
 PLANAR = FieldWorld(num_stations=7, num_movers=2, num_steps=90).reports()
@@ -30,7 +30,7 @@ def given(request) -> tuple[Reports, Windows]:
     scaling = Scaling.of(request.param)
     windows = Windows(request.param, scaling, first_guess(request.param, scaling, 6, 5), 7, 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s2rm.sensors.tuning.CASES", 900)
+        patch.setattr("s2rm.sensors.first_guess.tuning.CASES", 900)
         windows.guess = tuned(windows)
     return request.param, windows
 
@@ -67,7 +67,7 @@ def test_every_model_of_a_forecaster_learns_how_positions_turn(given, name):
 
 
 def test_a_shift_of_all_positions_shifts_the_forecast(tmp_path, monkeypatch):
-    monkeypatch.setattr("s2rm.sensors.tuning.CASES", 900)
+    monkeypatch.setattr("s2rm.sensors.first_guess.tuning.CASES", 900)
     how = Fit(num_modules=3, hidden_size=4, context=6, horizon=5, training=Training(epochs=1))
     found = []
     for number, shift in enumerate((0 * SHIFT, SHIFT)):

@@ -9,11 +9,11 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import BASELINES, gaussian_crps, scores
-from s2rm.sensors.kriging import Kriging
-from s2rm.sensors.predictors import (
+from s2rm.sensors.judging.baselines import Climatology
+from s2rm.sensors.judging.judge import BASELINES
+from s2rm.sensors.judging.kriging import Kriging
+from s2rm.sensors.judging.predictors import (
     EARTH_RADIUS,
     InverseDistance,
     LocalLinear,
@@ -23,6 +23,7 @@ from s2rm.sensors.predictors import (
     inverse_distance,
     last_reports,
 )
+from s2rm.sensors.judging.scores import gaussian_crps, scores
 from s2rm.sensors.reports import Columns, Reports, difference
 
 PLANE = Columns("time", ("x", "y"), ("level", "course"), "sensor", circular=("course",))

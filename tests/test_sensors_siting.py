@@ -19,8 +19,8 @@ from s2rm.sensors import (
     stations,
     to_frame,
 )
+from s2rm.sensors.first_guess.weights import kriging
 from s2rm.sensors.reports import merge, together
-from s2rm.sensors.weights import kriging
 from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')

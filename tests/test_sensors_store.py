@@ -24,18 +24,17 @@ from s2rm.sensors import (
     judge,
     mapped,
     pack,
-    packing,
     read_reports,
     stations,
-    tallies,
     to_frame,
 )
-from s2rm.sensors.datasets import flat, pieces
-from s2rm.sensors.judging import BASELINES, split
+from s2rm.sensors.judging.judge import BASELINES, split
 from s2rm.sensors.mapped import counted, distinct, is_mapped, moments, parts, room
+from s2rm.sensors.reading import packing, tallies
+from s2rm.sensors.reading.datasets import flat, pieces
+from s2rm.sensors.reading.store import DTYPES, FORMAT, STORE, Described
+from s2rm.sensors.reading.tallies import Tally
 from s2rm.sensors.reports import ROWS
-from s2rm.sensors.store import DTYPES, FORMAT, STORE, Described
-from s2rm.sensors.tallies import Tally
 from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
@@ -74,7 +73,7 @@ def small(monkeypatch):
     """Parts, batches and runs of a few rows, so that small tables have many of them."""
     monkeypatch.setattr(mapped, "CELLS", 300)
     monkeypatch.setattr(mapped, "LEAST_BYTES", 0)
-    monkeypatch.setattr("s2rm.sensors.batches.MOST_ROWS", 37)
+    monkeypatch.setattr("s2rm.sensors.reading.batches.MOST_ROWS", 37)
     monkeypatch.setattr(packing, "RUN_BYTES", 4_000)
 
 
@@ -181,7 +180,7 @@ def test_a_table_five_times_the_limit_of_memory_is_fitted(tmp_path):
 
 
 def test_packing_needs_no_more_memory_for_a_longer_table(monkeypatch, tmp_path):
-    monkeypatch.setattr("s2rm.sensors.batches.MOST_ROWS", 2_000)
+    monkeypatch.setattr("s2rm.sensors.reading.batches.MOST_ROWS", 2_000)
     monkeypatch.setattr(packing, "RUN_BYTES", 100_000)
     peaks = []
     for number, rows in enumerate((6_000, 30_000)):

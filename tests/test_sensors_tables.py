@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import unchecked_shapes
 from s2rm.sensors import Columns, Reports, grid, read_reports, to_frame
+from s2rm.sensors.reading.tables import read_places
 from s2rm.sensors.reports import DEGREES
-from s2rm.sensors.tables import read_places
 
 pandas = pytest.importorskip("pandas", reason='needs pip install "s2rm[tables]"')
 

@@ -29,9 +29,9 @@ from s2rm.sensors.checks import (
 )
 from s2rm.sensors.fitting import finish, periods
 from s2rm.sensors.given import mask_of, numbers, whole_number
-from s2rm.sensors.judging import split
+from s2rm.sensors.judging.judge import split
+from s2rm.sensors.judging.predictors import Persistence
 from s2rm.sensors.learnable import check_learnable
-from s2rm.sensors.predictors import Persistence
 from s2rm.sensors.reports import ROWS, merge
 from s2rm.sensors.scaling import Scaling
 from s2rm.training import Training

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from s2rm.report.figures import figure
-from s2rm.sensors.baselines import Climatology
 from s2rm.sensors.field import FieldWorld
-from s2rm.sensors.judging import BASELINES, LEAST_BLOCKS, blocks, judge, lead_time, unit_of_leads
-from s2rm.sensors.maps import station_gains
-from s2rm.sensors.plots import ticks, with_truth
-from s2rm.sensors.predictors import Persistence
-from s2rm.sensors.verdicts import compare, digits, interval, percent, verdict
+from s2rm.sensors.judging.baselines import Climatology
+from s2rm.sensors.judging.judge import BASELINES, LEAST_BLOCKS, blocks, judge
+from s2rm.sensors.judging.maps import station_gains
+from s2rm.sensors.judging.plots import ticks, with_truth
+from s2rm.sensors.judging.predictors import Persistence
+from s2rm.sensors.judging.verdicts import compare, digits, interval, percent, verdict
+from s2rm.sensors.times import lead_time, unit_of_leads
 
 HOUR = np.timedelta64(1, "h")
 
@@ -168,7 +169,7 @@ def test_the_unit_of_an_axis_of_lead_times(longest, length, expected):
 
 
 def test_bold_is_what_the_interval_bears_out(rows):
-    from s2rm.sensors.report import _tables
+    from s2rm.sensors.judging.report import _tables
 
     reports = FieldWorld(num_stations=2, num_movers=0, num_steps=9).reports()
     named = [{**one, "value": "tracer"} for one in rows]

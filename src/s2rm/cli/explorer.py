@@ -66,7 +66,7 @@ def _of_runs(runs: list[Run]) -> World:
 
 def _of_tables(folders: Sequence[Path]) -> World:
     from s2rm.cli.forecasters import settings_of
-    from s2rm.sensors.tables import read_reports
+    from s2rm.sensors.reading.tables import read_reports
 
     require("tables")
     settings = [settings_of(folder) for folder in folders]

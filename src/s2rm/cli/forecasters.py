@@ -38,14 +38,14 @@ from s2rm.records import from_plain
 from s2rm.sensors.checks import check_clock, check_origin
 from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import Split, split
+from s2rm.sensors.judging.judge import Split, split
 from s2rm.sensors.marginals import with_kinds
+from s2rm.sensors.reading.sources import ENDINGS
+from s2rm.sensors.reading.store import described, is_store
+from s2rm.sensors.reading.tables import read_reports
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.siting import SIDE, next_sensor
-from s2rm.sensors.sources import ENDINGS
-from s2rm.sensors.store import described, is_store
-from s2rm.sensors.tables import read_reports
 from s2rm.sensors.telling import told_before
 from s2rm.sensors.times import in_steps
 from s2rm.training.records import Summary
@@ -147,8 +147,8 @@ def place(command: NextSensor) -> None:
     if command.out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"next-sensor: --out must end in .csv or .parquet, got {command.out}")
     from s2rm.report.figures import png
-    from s2rm.sensors.maps import map_of_siting
-    from s2rm.sensors.plots import sheet
+    from s2rm.sensors.judging.maps import map_of_siting
+    from s2rm.sensors.judging.plots import sheet
 
     for written in (command.out, command.out.with_suffix(".png")):
         refuse_to_overwrite("next-sensor", written, command.table, command.at, command.interest)

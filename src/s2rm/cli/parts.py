@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from s2rm.files import Row, read_json, write_json
 from s2rm.folders import fingerprint
 from s2rm.records import from_plain, to_plain
-from s2rm.sensors.judging import Split, drawn_at_random, split
+from s2rm.sensors.judging.judge import Split, drawn_at_random, split
 from s2rm.sensors.reports import Reports, arrays_of
 
 PARTS = "parts.json"

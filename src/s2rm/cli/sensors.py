@@ -33,19 +33,19 @@ from s2rm.report.figures import predictors as predictors_of
 from s2rm.sensors.ahead import elsewhere
 from s2rm.sensors.fitting import FORECASTER, SUMMARY, WHOLE, finish
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, Split, judge, lead_time
+from s2rm.sensors.judging.judge import BASELINES, Split, judge
+from s2rm.sensors.judging.predictors import SensorPredictor
+from s2rm.sensors.judging.report import write_sensor_report
+from s2rm.sensors.judging.verdicts import GROUPS, digits, leads_of, of_group, verdict
 from s2rm.sensors.mapped import number_known
 from s2rm.sensors.marginals import with_kinds
 from s2rm.sensors.outputs import last_observations, write_netcdf
-from s2rm.sensors.packing import pack
-from s2rm.sensors.predictors import SensorPredictor
-from s2rm.sensors.report import write_sensor_report
+from s2rm.sensors.reading.packing import pack
+from s2rm.sensors.reading.store import check_notation, is_store
+from s2rm.sensors.reading.tables import read_places, read_reports
 from s2rm.sensors.reports import Places, Reports, grid, stations
-from s2rm.sensors.store import check_notation, is_store
-from s2rm.sensors.tables import read_places, read_reports
 from s2rm.sensors.telling import told_before
-from s2rm.sensors.times import origin_steps
-from s2rm.sensors.verdicts import GROUPS, digits, leads_of, of_group, verdict
+from s2rm.sensors.times import lead_time, origin_steps
 from s2rm.training import Machines, Provenance
 from s2rm.training.records import Summary, updates_when_best
 from s2rm.training.settings import is_first_process

@@ -1,8 +1,11 @@
 from .field import FieldWorld as FieldWorld
 from .forecaster import Forecaster as Forecaster
-from .judging import BASELINES as BASELINES
-from .judging import judge as judge
-from .packing import pack as pack
+from .judging.judge import BASELINES as BASELINES
+from .judging.judge import judge as judge
+from .judging.verdicts import verdict as verdict
+from .reading.packing import pack as pack
+from .reading.tables import read_reports as read_reports
+from .reading.tables import to_frame as to_frame
 from .reports import Places as Places
 from .reports import Reports as Reports
 from .reports import grid as grid
@@ -12,6 +15,3 @@ from .settings import Fit as Fit
 from .siting import Siting as Siting
 from .siting import next_sensor as next_sensor
 from .stream import Stream as Stream
-from .tables import read_reports as read_reports
-from .tables import to_frame as to_frame
-from .verdicts import verdict as verdict

@@ -14,9 +14,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.candidates import Asked
 from s2rm.sensors.dependence import Dependence
-from s2rm.sensors.guess import FirstGuess, values_of_channels
+from s2rm.sensors.first_guess.candidates import Asked
+from s2rm.sensors.first_guess.guess import FirstGuess, values_of_channels
 from s2rm.sensors.known_ahead import Flow, warn_of_beyond
 from s2rm.sensors.mapped import distinct
 from s2rm.sensors.reports import Places, Reports

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from s2rm.export import StreamingStep, free_axes, save_onnx
-from s2rm.sensors.candidates import Asked
-from s2rm.sensors.guess import values_of_channels
-from s2rm.sensors.history import History, Rows, means_over_cycles
+from s2rm.sensors.first_guess.candidates import Asked
+from s2rm.sensors.first_guess.guess import values_of_channels
+from s2rm.sensors.first_guess.history import History, Rows, means_over_cycles
+from s2rm.sensors.first_guess.weights import NEIGHBOURS
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.times import step_microseconds
-from s2rm.sensors.weights import NEIGHBOURS
 
 if TYPE_CHECKING:
     from s2rm.sensors.forecaster import Forecaster

@@ -29,8 +29,10 @@ from s2rm.records import to_plain
 from s2rm.sensors.ahead import context_views, forecast_ahead
 from s2rm.sensors.checks import check_alike, check_clock
 from s2rm.sensors.dependence import Dependence, hindcasts
-from s2rm.sensors.guess import FirstGuess, context_size
-from s2rm.sensors.history import MOST_CELLS
+from s2rm.sensors.first_guess.guess import FirstGuess, context_size
+from s2rm.sensors.first_guess.history import MOST_CELLS
+from s2rm.sensors.first_guess.tuning import first_guess, gated, tuned, with_dynamics
+from s2rm.sensors.first_guess.windows import Windows
 from s2rm.sensors.learnable import check_learnable
 from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.marginals import kinds_in_words, with_kinds
@@ -38,8 +40,6 @@ from s2rm.sensors.reports import Places, Reports, arrays_of, expect_reports
 from s2rm.sensors.scaling import Scaling, marginals_of
 from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
 from s2rm.sensors.times import DAY, in_steps, step_microseconds
-from s2rm.sensors.tuning import first_guess, gated, tuned, with_dynamics
-from s2rm.sensors.windows import Windows
 from s2rm.training import LAST, MODEL, Machines, batches, fit, provenance
 from s2rm.training.settings import is_first_process
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from s2rm.folders import locked
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors import ahead, checks
-from s2rm.sensors.candidates import BACK
 from s2rm.sensors.dependence import Dependence, found
+from s2rm.sensors.first_guess.candidates import BACK
+from s2rm.sensors.first_guess.guess import FirstGuess
 from s2rm.sensors.fitting import fingerprint_of, fit_model
-from s2rm.sensors.guess import FirstGuess
 from s2rm.sensors.kept import read_parts
 from s2rm.sensors.outputs import Forecasts, last_observations
 from s2rm.sensors.reports import Places, Reports
@@ -236,7 +236,7 @@ class Forecaster:
         self, shown: Reports, origin: int | np.integer, positions: ArrayLike, covariates: ArrayLike,
         sensors: ArrayLike, leads: Sequence[int],
     ) -> MeanAndStddev:  # fmt: skip
-        """As every [`SensorPredictor`][s2rm.sensors.predictors.SensorPredictor].
+        """As every [`SensorPredictor`][s2rm.sensors.judging.predictors.SensorPredictor].
 
         Raises:
             ValueError: an origin that is not a step of the reports, no lead, a negative one, no finite places, or an

@@ -11,8 +11,8 @@ from typing import Any
 from s2rm.models.saved import load
 from s2rm.records import from_plain, to_plain
 from s2rm.sensors.dependence import Dependence
+from s2rm.sensors.first_guess.guess import FirstGuess
 from s2rm.sensors.fitting import FITTING, FORECASTER, FORMAT, fingerprint_of
-from s2rm.sensors.guess import FirstGuess
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.training import MODEL

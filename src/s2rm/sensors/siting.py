@@ -15,12 +15,12 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
 from s2rm.sensors.checks import check_alike, check_clock, check_places
+from s2rm.sensors.first_guess.guess import values_of_channels
+from s2rm.sensors.first_guess.weights import JITTER, covariance
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.given import told, whole_number
-from s2rm.sensors.guess import values_of_channels
-from s2rm.sensors.predictors import last_reports
+from s2rm.sensors.judging.predictors import last_reports
 from s2rm.sensors.reports import Places, Reports, expect_reports, grid
-from s2rm.sensors.weights import JITTER, covariance
 
 if TYPE_CHECKING:
     from pandas import DataFrame

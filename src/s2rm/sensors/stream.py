@@ -18,10 +18,10 @@ from s2rm.files import read_safetensors, write_whole
 from s2rm.models.world_model import WorldModel
 from s2rm.sensors.checks import check_alike, check_clock, when
 from s2rm.sensors.known_ahead import KnownAhead
+from s2rm.sensors.reading.tables import read_reports
 from s2rm.sensors.reports import ROWS, Reports, merge
 from s2rm.sensors.scaling import Slots, slots, views_of
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.tables import read_reports
 
 if TYPE_CHECKING:
     from s2rm.sensors.forecaster import Forecaster

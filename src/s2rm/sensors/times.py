@@ -161,3 +161,26 @@ def steps_a_cycle(columns: Columns) -> int | None:
         return 7 if length == DAY else steps_a_day(columns)
     year = round(365.25 * DAY / length)
     return year if year > 1 else None
+
+
+UNITS = {"d": 86_400, "h": 3600, "min": 60}
+"""seconds in each unit of lead times; there are seconds besides"""
+
+
+def lead_time(steps: int, length: np.timedelta64) -> str:
+    """A lead time, given in steps, in the largest unit from days to seconds that divides a step; in whole hours from
+    two hours on, also where steps are shorter."""
+    seconds = float(length / np.timedelta64(1, "s"))
+    for name, unit in UNITS.items():
+        whole, hours = divmod(steps * seconds, unit)
+        if seconds % unit == 0 or (name == "h" and whole > 1 and not hours):
+            return f"{round(steps * seconds / unit)} {name}"
+    return f"{steps * seconds:g} s"
+
+
+def unit_of_leads(longest: int, length: np.timedelta64) -> tuple[str, float]:
+    """The unit of an axis of lead times, the largest of which the longest has at least two, and how many a step has."""
+    seconds = float(length / np.timedelta64(1, "s"))
+    found = [(name, unit) for name, unit in UNITS.items() if longest * seconds >= 2 * unit]
+    name, unit = found[0] if found else ("s", 1)
+    return name, seconds / unit

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2rm.names import one_line
+from s2rm.sensors.reading.sources import Cells
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.sources import Cells
 from s2rm.sensors.times import DAY
 
 MAX_STEPS = 10_000_000

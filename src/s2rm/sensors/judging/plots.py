@@ -14,10 +14,11 @@ from s2rm.files import Row
 from s2rm.names import for_figure
 from s2rm.report.figures import figure, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BANDS, unit_of_leads
+from s2rm.sensors.judging.scores import BANDS
+from s2rm.sensors.judging.verdicts import GROUPS, each_lead, leads_of, of_group
 from s2rm.sensors.outputs import quantile_name
 from s2rm.sensors.reports import Places, Reports, stations
-from s2rm.sensors.verdicts import GROUPS, each_lead, leads_of, of_group
+from s2rm.sensors.times import unit_of_leads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
-from s2rm.sensors.codes import warn_of_codes, warn_of_directions
 from s2rm.sensors.known_ahead import KnownAhead, region, warn_of_beyond
+from s2rm.sensors.reading.codes import warn_of_codes, warn_of_directions
+from s2rm.sensors.reading.sources import Cells, open_source
+from s2rm.sensors.reading.tallies import Tally
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
-from s2rm.sensors.sources import Cells, open_source
-from s2rm.sensors.tallies import Tally
 
 MOST_CELLS = 60_000_000
 """steps times places times quantities of a table of what is known ahead"""

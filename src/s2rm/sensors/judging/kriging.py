@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2rm.extras import require
+from s2rm.sensors.judging.predictors import FromLastReports, Mapped, coordinates
 from s2rm.sensors.mapped import SUMMED, parts
-from s2rm.sensors.predictors import FromLastReports, Mapped, coordinates
 from s2rm.sensors.reports import Reports, to_components
 
 if TYPE_CHECKING:

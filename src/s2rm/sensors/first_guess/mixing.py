@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from s2rm.sensors.guess import Cases, FirstGuess, Table, mixture
+from s2rm.sensors.first_guess.guess import Cases, FirstGuess, Table, mixture
 from s2rm.sensors.marginals import Marginal
 from s2rm.training import one_thread
 

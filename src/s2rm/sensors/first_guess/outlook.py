@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from s2rm.sensors.history import History
+from s2rm.sensors.first_guess.history import History
 
 WARM = 24
 """steps of reports, at most, of which the state at an origin is found"""

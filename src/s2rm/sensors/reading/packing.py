@@ -23,17 +23,25 @@ from s2rm.files import write_json
 from s2rm.folders import locked
 from s2rm.names import one_line
 from s2rm.records import to_plain
-from s2rm.sensors.batches import batches
-from s2rm.sensors.binning import MAX_STEPS, Spacing, at_several_places, averaged, of_one_turn, place_names, silent_times
-from s2rm.sensors.codes import ranges, warn_of_units
 from s2rm.sensors.mapped import Moments, moments
 from s2rm.sensors.marginals import with_found
+from s2rm.sensors.reading.batches import batches
+from s2rm.sensors.reading.binning import (
+    MAX_STEPS,
+    Spacing,
+    at_several_places,
+    averaged,
+    of_one_turn,
+    place_names,
+    silent_times,
+)
+from s2rm.sensors.reading.codes import ranges, warn_of_units
+from s2rm.sensors.reading.sources import Cells
+from s2rm.sensors.reading.store import DTYPES, FORMAT, STORE, Described, read_store
+from s2rm.sensors.reading.tables import check_counts, full_turns, measured, positions_of, warn_of_numbers
+from s2rm.sensors.reading.tallies import Tally
 from s2rm.sensors.reports import ROWS, Reports
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.sources import Cells
-from s2rm.sensors.store import DTYPES, FORMAT, STORE, Described, read_store
-from s2rm.sensors.tables import check_counts, full_turns, measured, positions_of, warn_of_numbers
-from s2rm.sensors.tallies import Tally
 from s2rm.sensors.telling import each_once
 from s2rm.sensors.times import step_microseconds
 

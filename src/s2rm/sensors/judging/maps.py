@@ -13,11 +13,11 @@ from s2rm.files import Row
 from s2rm.models.s2rm import S2RM
 from s2rm.names import for_figure
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import lead_time
-from s2rm.sensors.plots import MARKS, Panel, key, longest
+from s2rm.sensors.judging.plots import MARKS, Panel, key, longest
+from s2rm.sensors.judging.verdicts import GROUPS, compare, leads_of, of_group
 from s2rm.sensors.reports import Places, Reports, grid, stations, together
 from s2rm.sensors.siting import Siting
-from s2rm.sensors.verdicts import GROUPS, compare, leads_of, of_group
+from s2rm.sensors.times import lead_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

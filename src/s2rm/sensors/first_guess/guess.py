@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from s2rm.sensors.candidates import (
+from s2rm.sensors.first_guess.candidates import (
     CANDIDATES,
     CLIMATE,
     FOLLOWING,
@@ -25,10 +25,10 @@ from s2rm.sensors.candidates import (
     Ways,
     found,
 )
-from s2rm.sensors.dynamics import Dynamics, filter_of
-from s2rm.sensors.history import History
+from s2rm.sensors.first_guess.dynamics import Dynamics, filter_of
+from s2rm.sensors.first_guess.history import History
+from s2rm.sensors.first_guess.outlook import Filter
 from s2rm.sensors.known_ahead import FEATURES
-from s2rm.sensors.outlook import Filter
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 

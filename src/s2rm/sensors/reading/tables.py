@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from s2rm.extras import require
 from s2rm.names import one_line
-from s2rm.sensors.binning import (
+from s2rm.sensors.marginals import out_of_range, with_found
+from s2rm.sensors.reading.binning import (
     Spacing,
     averaged,
     bins,
@@ -23,14 +24,20 @@ from s2rm.sensors.binning import (
     warn_of_several_places,
     warn_of_several_values,
 )
-from s2rm.sensors.codes import ranges, warn_of_codes, warn_of_directions, warn_of_radians, warn_of_strays, warn_of_units
-from s2rm.sensors.marginals import out_of_range, with_found
+from s2rm.sensors.reading.codes import (
+    ranges,
+    warn_of_codes,
+    warn_of_directions,
+    warn_of_radians,
+    warn_of_strays,
+    warn_of_units,
+)
+from s2rm.sensors.reading.sources import Cells, open_source
+from s2rm.sensors.reading.store import check_range, is_store, read_store
+from s2rm.sensors.reading.tables_ahead import expect_known, known_ahead, read_known_ahead
+from s2rm.sensors.reading.tallies import Tally
 from s2rm.sensors.reports import Places, Reports
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.sources import Cells, open_source
-from s2rm.sensors.store import check_range, is_store, read_store
-from s2rm.sensors.tables_ahead import expect_known, known_ahead, read_known_ahead
-from s2rm.sensors.tallies import Tally
 from s2rm.sensors.times import step_microseconds
 
 if TYPE_CHECKING:
@@ -53,8 +60,8 @@ def read_reports(source: object, columns: Columns | None = None, to_fit: bool = 
     Args:
         source: path of a CSV (.csv, .tsv or .txt, also with .gz), Parquet, NetCDF or Zarr file; a pandas DataFrame; an
             xarray Dataset of stations, (time, station), or of a grid, (time, lat, lon), each cell of which is a sensor;
-            or the folder of a store that [`pack`][s2rm.sensors.packing.pack] wrote, of which only what is needed is
-            read.
+            or the folder of a store that [`pack`][s2rm.sensors.reading.packing.pack] wrote, of which only what is
+            needed is read.
         columns: the meaning of the columns; optional for a store. Times are ISO 8601 strings or datetimes, in UTC if
             they have no time zone.
         to_fit: refuse tables that no model can be fitted to: one step, one sensor, or an empty or constant value.

@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from s2rm.names import one_line
 from s2rm.safety import expect_netcdf, expect_parquet, expect_zarr, most_bytes
-from s2rm.sensors.datasets import flat
-from s2rm.sensors.notation import as_iso, dates_of, has_its_year_last, has_marks, is_date_only
+from s2rm.sensors.reading.datasets import flat
+from s2rm.sensors.reading.notation import as_iso, dates_of, has_its_year_last, has_marks, is_date_only
+from s2rm.sensors.reading.texts import MISSING, TEXTS, expect_columns, read_text
 from s2rm.sensors.reports import DEGREES, in_degrees
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.texts import MISSING, TEXTS, expect_columns, read_text
 from s2rm.sensors.times import DATE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from s2rm.sensors.tallies import Tally
+from s2rm.sensors.reading.tallies import Tally
 
 OTHERS = {
     "32767", "32768", "65535", "2.14748e+09", "8888", "88888", "1e+20", "1e+30", "1e+34", "1e+35", "1e+36",

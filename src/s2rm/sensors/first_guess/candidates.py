@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from s2rm.sensors.history import History
+from s2rm.sensors.first_guess.history import History
+from s2rm.sensors.first_guess.outlook import Filter, Outlook, outlook
+from s2rm.sensors.first_guess.weights import NEAREST, NEIGHBOURS, kriging, plane
 from s2rm.sensors.known_ahead import Flow
-from s2rm.sensors.outlook import Filter, Outlook, outlook
-from s2rm.sensors.weights import NEAREST, NEIGHBOURS, kriging, plane
 
 OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")
 OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",

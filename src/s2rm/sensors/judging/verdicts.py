@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from s2rm.files import Row
-from s2rm.sensors.judging import BANDS, BASELINES, LEAST_BLOCKS, lead_time
+from s2rm.sensors.judging.judge import BASELINES, LEAST_BLOCKS
+from s2rm.sensors.judging.scores import BANDS
+from s2rm.sensors.times import lead_time
 
 Metric = Literal["mae", "crps"]
 GROUPS = {"seen": "stations in the fit", "held out": "withheld stations"}

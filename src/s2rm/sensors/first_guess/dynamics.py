@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from s2rm.sensors.history import History
-from s2rm.sensors.outlook import Filter, apart, observed, sites
-from s2rm.sensors.state_space import Shrinkage, StateSpace, chosen, maximised
+from s2rm.sensors.first_guess.history import History
+from s2rm.sensors.first_guess.outlook import Filter, apart, observed, sites
+from s2rm.sensors.first_guess.state_space import Shrinkage, StateSpace, chosen, maximised
 
 MOST_SITES, MOST_GROUPS = 40, 16
 """places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""

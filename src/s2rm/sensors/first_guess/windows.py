@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from s2rm.sensors.candidates import Asked
-from s2rm.sensors.guess import Context, FirstGuess, part_of_day
-from s2rm.sensors.history import climatology
+from s2rm.sensors.first_guess.candidates import Asked
+from s2rm.sensors.first_guess.guess import Context, FirstGuess, part_of_day
+from s2rm.sensors.first_guess.history import climatology
+from s2rm.sensors.first_guess.mixing import shaped
 from s2rm.sensors.known_ahead import Flow
 from s2rm.sensors.mapped import parts, room, tensor
-from s2rm.sensors.mixing import shaped
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import NOWHERE, Scaling, slots, views_of
 from s2rm.views import Episode, Views

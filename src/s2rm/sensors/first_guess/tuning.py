@@ -13,15 +13,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.candidates import CANDIDATES, CLIMATE, Asked
-from s2rm.sensors.dynamics import fitted
-from s2rm.sensors.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
+from s2rm.sensors.first_guess.candidates import CANDIDATES, CLIMATE, Asked
+from s2rm.sensors.first_guess.dynamics import fitted
+from s2rm.sensors.first_guess.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
+from s2rm.sensors.first_guess.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
+from s2rm.sensors.first_guess.windows import Windows
 from s2rm.sensors.marginals import Marginal
-from s2rm.sensors.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.times import steps_a_cycle, steps_a_day
-from s2rm.sensors.windows import Windows
 
 AGEING = tuple(1 / (12 * 4**power) for power in range(7))
 """shares of the extent; the choices for the distance that counts as much as one step of age"""

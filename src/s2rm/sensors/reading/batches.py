@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2rm.safety import expect_netcdf, expect_parquet, expect_zarr, most_bytes
-from s2rm.sensors.datasets import pieces
+from s2rm.sensors.reading.datasets import pieces
+from s2rm.sensors.reading.sources import Cells, ending_of, one_line_errors, open_source
+from s2rm.sensors.reading.texts import TEXTS, read_text_in_batches
 from s2rm.sensors.settings import Columns
-from s2rm.sensors.sources import Cells, ending_of, one_line_errors, open_source
-from s2rm.sensors.texts import TEXTS, read_text_in_batches
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -12,12 +12,12 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from s2rm.sensors.baselines import ELSEWHERE, NOTHING, OWN, Baseline, MeanAndStddev, Stated
 from s2rm.sensors.checks import check_leads
+from s2rm.sensors.first_guess.weights import NEAREST, plane
+from s2rm.sensors.judging.baselines import ELSEWHERE, NOTHING, OWN, Baseline, MeanAndStddev, Stated
 from s2rm.sensors.reports import EARTH_RADIUS, Reports, from_components, on_sphere
 from s2rm.sensors.settings import Columns
 from s2rm.sensors.times import steps_a_cycle
-from s2rm.sensors.weights import NEAREST, plane
 
 Mapped = tuple[NDArray, NDArray | float]
 """Values `(Q, D)` and variances `(Q,)` of one channel."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2rm.names import one_line
 from s2rm.safety import Unpacked
-from s2rm.sensors.notation import (
+from s2rm.sensors.reading.notation import (
     BLANK,
     cells_of,
     decimal_of,

@@ -15,11 +15,12 @@ from s2rm.models.s2rm import S2RM
 from s2rm.report.figures import predictors
 from s2rm.report.modules import interaction_graph
 from s2rm.report.page import Entry, Line, Picture, Table, drawn, write_page
-from s2rm.sensors import maps, plots
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging import BASELINES, lead_time
+from s2rm.sensors.judging import maps, plots
+from s2rm.sensors.judging.judge import BASELINES
+from s2rm.sensors.judging.verdicts import GROUPS, Metric, compare, digits, leads_of, of_group, percent, verdict
 from s2rm.sensors.reports import Reports
-from s2rm.sensors.verdicts import GROUPS, Metric, compare, digits, leads_of, of_group, percent, verdict
+from s2rm.sensors.times import lead_time
 
 METRICS: dict[Metric, tuple[str, str]] = {
     "mae": ("MAE", "The mean absolute error"),

@@ -1,0 +1,1 @@
+"""Scores of forecasts beside those of simple predictors, the verdict, and their report."""
