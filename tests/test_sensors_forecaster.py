@@ -13,7 +13,7 @@ from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, 
 from s2rm.sensors.fitting import periods
 from s2rm.sensors.outputs import write_netcdf
 from s2rm.sensors.scaling import Scaling, clock, slots
-from s2rm.sensors.times import in_steps
+from s2rm.sensors.times import in_steps, spread_out
 from s2rm.training import Training
 
 pandas = pytest.importorskip("pandas")
@@ -241,6 +241,16 @@ def test_a_duration_is_a_whole_number_of_steps():
             in_steps(nonsense, "1h")
     with pytest.warns(UserWarning, match="context: 100min is not a whole number of steps; taken as 2 steps of 1h"):
         assert in_steps("100min", "1h", "context") == 2
+
+
+@pytest.mark.parametrize("last", [935, 996, 1000])
+def test_initialisation_times_are_at_all_hours_of_the_day(last):
+    """Also where a distance is a day, or half of it."""
+    found = spread_out(0, last, 40)
+    assert len(found) == 40
+    assert 0 <= found[0] < found[-1] <= last
+    assert len(set((found % 24).tolist())) >= 16
+    assert spread_out(3, 3, 40).tolist() == [3]
 
 
 def test_the_periods_of_a_fit():

@@ -1,7 +1,9 @@
 """Where to put the next sensor: the shares are those of the forecaster's kriging, and the best place helps most."""
 
+import re
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from s2rm.sensors import (
     to_frame,
 )
 from s2rm.sensors.first_guess.weights import kriging
+from s2rm.sensors.judging.maps import map_of_siting
 from s2rm.sensors.reports import merge, together
 from s2rm.training import Training
 
@@ -75,7 +78,8 @@ def test_further_sensors_are_chosen_beside_the_earlier_ones(fitted):
     of_tracer = reports.where(~np.isnan(reports.values[:, 0]))
     of_tracer = replace(of_tracer, values=of_tracer.values * np.array([1, np.nan], np.float32))
     candidates, interest = some(7, 0), some(11, 1)
-    found = next_sensor(forecaster, of_tracer, candidates, interest, 3)
+    with pytest.warns(UserWarning, match="no station has reported 'direction' in the last 12 steps, so that the rank"):
+        found = next_sensor(forecaster, of_tracer, candidates, interest, 3)
     assert np.isnan(found.share[:, 1]).all(), "no station measures the direction"
     recent = of_tracer.between(reports.num_steps - forecaster.guess.memory, reports.num_steps)
     near = stations(recent).positions
@@ -129,9 +133,14 @@ def test_the_command_writes_a_ranking_and_a_map(fitted, tmp_path, monkeypatch, c
     assert sorted(table["chosen"])[-3:] == [0, 1, 2]
     assert table["share"].between(0, 1).all()
     assert (tmp_path / "next-sensor.png").read_bytes().startswith(b"\x89PNG")
-    pandas.DataFrame({"x": [10.0, 90.0], "y": [50.0, 60.0]}).to_csv("few.csv", index=False)
+    few = {"x": [10.0, 90.0], "y": [50.0, 60.0000049], reports.columns.sensor: ["mast", "pier"]}
+    pandas.DataFrame(few).to_csv("few.csv", index=False)
+    capsys.readouterr()
     main(["next-sensor", str(folder), "t.csv", "--at", "few.csv", "--interest", "stations", "--out", "few.parquet"])
-    assert sorted(pandas.read_parquet("few.parquet")["x"]) == [10, 90]
+    ranked = pandas.read_parquet("few.parquet")
+    assert dict(zip(ranked[reports.columns.sensor], ranked["x"], strict=True)) == {"mast": 10, "pier": 90}
+    (said,) = re.findall("choice 1: (mast, x 10, y 50|pier, x 90, y 60.000005);", capsys.readouterr().err)
+    assert said.startswith(ranked[reports.columns.sensor][0])
 
 
 def test_what_cannot_be_ranked_is_refused(fitted):
@@ -163,6 +172,16 @@ def test_stations_that_fell_silent_are_said_to_count_as_absent(fitted):
     far = replace(reports, positions=1000 * reports.positions)
     with pytest.warns(UserWarning, match="next-sensor: reports come from places beyond twice the radius"):
         next_sensor(forecaster, far, some(5, 0), some(5, 0))
+
+
+def test_a_map_shows_all_candidates(fitted):
+    forecaster, reports, _ = fitted
+    far = Places(np.array([[50.0, 50.0], [140.0, 120.0]]), np.zeros((2, 0), np.float32))
+    figure = plt.figure()
+    map_of_siting(next_sensor(forecaster, reports, far, some(5, 0)), reports).draw(axes := figure.add_subplot())
+    assert axes.get_xlim()[1] > 140
+    assert axes.get_ylim()[1] > 120
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("west", [350.0, 170.0])

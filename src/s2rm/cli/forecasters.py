@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import Evaluate, FitTable, NextSensor, Report
-from s2rm.cli.parts import Parts, digest_of, judged_leads, spread_out
+from s2rm.cli.parts import NUM_ORIGINS, Parts, digest_of, judged_leads
 from s2rm.cli.sensors import (
     REPORT,
     SCORES,
@@ -47,7 +47,7 @@ from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
 from s2rm.sensors.siting import SIDE, next_sensor
 from s2rm.sensors.telling import told_before
-from s2rm.sensors.times import in_steps
+from s2rm.sensors.times import in_steps, spread_out
 from s2rm.training.records import Summary
 
 OWN = ("--model", "--num-modules", "--hidden-size", "--latent-size", "--share-parameters", "--no-share-parameters")
@@ -169,7 +169,9 @@ def place(command: NextSensor) -> None:
         lines[0] += f"; map: {picture}"
     for number, at in enumerate(found.chosen, 1):
         named = zip(reports.columns.position, candidates.positions[at], strict=True)
-        where = ", ".join(f"{name} {x:g}" for name, x in named)
+        where = ", ".join(f"{name} {np.format_float_positional(round(x, 6), trim='-')}" for name, x in named)
+        if candidates.names is not None:
+            where = f"{candidates.names[at]}, {where}"
         lines.append(f"choice {number}: {where}; alone it reduces the variance by {found.mean[at]:.1%}")
     for line in lines:
         console.print(one_line(line), soft_wrap=True)
@@ -261,7 +263,7 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
         raise ValueError(f"{what}: expected at least 3 steps in {table}, got {reports.num_steps}; give a longer table")
     leads = judged_leads(forecaster.horizon, reports.num_steps - 1 - first)
     last = reports.num_steps - 1 - leads[-1]
-    origins = spread_out(first, last)
+    origins = spread_out(first, last, NUM_ORIGINS)
     if every is not None:
         origins = np.arange(first, last + 1, in_steps(every, forecaster.columns.step, "every"))
     summary = {**about, "learning_rate": settings.how.training.learning_rate}

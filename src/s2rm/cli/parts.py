@@ -8,7 +8,7 @@ from os.path import abspath
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from s2rm.files import Row, read_json, write_json
@@ -134,11 +134,6 @@ def judged_leads(horizon: int, later: int) -> list[int]:
     while 2 * leads[-1] <= longest and longest > LEADS[-1]:
         leads.append(2 * leads[-1])
     return leads if longest < horizon else [*(lead for lead in leads if lead < 0.75 * horizon), horizon]
-
-
-def spread_out(first: int, last: int) -> Int[NDArray, " O"]:
-    """Initialisation times at equal distances."""
-    return np.unique(np.linspace(first, last, NUM_ORIGINS).round().astype(np.int64))
 
 
 def digest_of(reports: Reports) -> str:

@@ -22,7 +22,7 @@ from rich.table import Column, Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast, Pack
-from s2rm.cli.parts import PARTS, Parts, digest_of, divided, from_anywhere, judged_leads, spread_out
+from s2rm.cli.parts import NUM_ORIGINS, PARTS, Parts, digest_of, divided, from_anywhere, judged_leads
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import locked
@@ -45,7 +45,7 @@ from s2rm.sensors.reading.store import check_notation, is_store
 from s2rm.sensors.reading.tables import read_places, read_reports
 from s2rm.sensors.reports import Places, Reports, grid, stations
 from s2rm.sensors.telling import told_before
-from s2rm.sensors.times import lead_time, origin_steps
+from s2rm.sensors.times import lead_time, origin_steps, spread_out
 from s2rm.training import Machines, Provenance
 from s2rm.training.records import Summary, updates_when_best
 from s2rm.training.settings import is_first_process
@@ -108,7 +108,7 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     (about,) = kept_rows(folder / SUMMARY, Summary)
     summary = {**about, "learning_rate": command.how.training.learning_rate}
     leads = judged_leads(forecaster.horizon, reports.num_steps - parts.first)
-    origins = spread_out(parts.first - 1, reports.num_steps - 1 - leads[-1])
+    origins = spread_out(parts.first - 1, reports.num_steps - 1 - leads[-1], NUM_ORIGINS)
     label = LABELS[command.how.model]
     if (folder / SCORES).is_file():
         rows = kept_rows(folder / SCORES, Scored)

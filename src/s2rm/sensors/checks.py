@@ -87,8 +87,8 @@ def check_positions(positions: object, columns: Columns, what: str) -> NDArray[n
     return placed
 
 
-def check_places(places: Places, columns: Columns, scaling: Scaling) -> Places:
-    """Places as arrays. Those far from all that the fit saw are warned of; there may be none.
+def check_places(places: Places, columns: Columns, scaling: Scaling, what: str = "forecast") -> Places:
+    """Places as arrays. Those far from all that the fit saw are warned of, `what` first; there may be none.
 
     Raises:
         ValueError: positions that are not `(Q, n)` finite numbers, in degrees where the fit's are, covariates that are
@@ -96,38 +96,38 @@ def check_places(places: Places, columns: Columns, scaling: Scaling) -> Places:
     """
     if not isinstance(places, Places):
         raise ValueError(
-            f"forecast: expected Places, got {type(places).__name__}; make them from positions and covariates, or with "
+            f"{what}: expected Places, got {type(places).__name__}; make them from positions and covariates, or with "
             "stations, grid or read_places"
         )
-    positions = check_positions(places.positions, columns, "forecast")
-    covariates = table_of(places.covariates, "forecast: expected covariates", columns.covariates, len(positions))
+    positions = check_positions(places.positions, columns, what)
+    covariates = table_of(places.covariates, f"{what}: expected covariates", columns.covariates, len(positions))
     covariates = covariates.astype(np.float32, copy=False)
     if np.isinf(covariates).any():
-        raise ValueError("forecast: a covariate of a place is infinite; give a number, or NaN where it is not known")
+        raise ValueError(f"{what}: a covariate of a place is infinite; give a number, or NaN where it is not known")
     if places.names is not None and np.shape(places.names) != (len(positions),):
         raise ValueError(
-            f"forecast: expected a name for each of {len(positions)} places, got {told(places.names)}; name all or none"
+            f"{what}: expected a name for each of {len(positions)} places, got {told(places.names)}; name all or none"
         )
     if scaling.globe and not in_degrees(positions):
-        raise ValueError("forecast: expected places in degrees, longitude first, got some out of range; correct them")
+        raise ValueError(f"{what}: expected places in degrees, longitude first, got some out of range; correct them")
     beyond, unit = scaling.beyond(positions), "km" if scaling.globe else "units"
     if beyond:
         warnings.warn(
-            f"forecast: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those in the fit; "
+            f"{what}: a place lies {float(f'{beyond:.3g}'):,g} {unit} beyond twice the radius of those in the fit; "
             "the forecast there is an extrapolation",
             stacklevel=3,
         )
     unlike = [name for name, far in zip(columns.covariates, scaling.unlike(covariates), strict=True) if far]
     if unlike:
         warnings.warn(
-            f"forecast: {', '.join(unlike)} of a place lies far from all that the fit saw; "
+            f"{what}: {', '.join(unlike)} of a place lies far from all that the fit saw; "
             "the forecast there is an extrapolation",
             stacklevel=3,
         )
     for name, column in zip(columns.covariates, covariates.T, strict=True):
         if places.names is not None and len(column) and np.isnan(column).all():
             warnings.warn(
-                f"forecast: the covariate {name!r} is not known at any of the places; give it with the places",
+                f"{what}: the covariate {name!r} is not known at any of the places; give it with the places",
                 stacklevel=3,
             )
     return Places(positions, covariates, None if places.names is None else tuple(places.names))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from s2rm.sensors.reports import Places, Reports, difference, last_places
 from s2rm.sensors.scaling import Scaling
+from s2rm.sensors.times import spread_out
 from s2rm.training import one_thread
 
 HINDCASTS, MOST_SENSORS, MOST_LEADS, HIDDEN = 48, 200, 24, 1 / 3
@@ -48,7 +49,7 @@ def hindcasts(forecast: Forecast, reports: Reports, scaling: Scaling, memory: in
     generator, last = np.random.default_rng(0), reports.num_steps - 1 - horizon
     leads = np.unique(np.linspace(1, horizon, MOST_LEADS).round().astype(np.int64))
     circular, made = np.array(reports.columns.is_circular), []
-    for origin in np.unique(np.linspace(min(memory, last), last, HINDCASTS).astype(np.int64)) if last >= 0 else ():
+    for origin in spread_out(min(memory, last), last, HINDCASTS) if last >= 0 else ():
         later = reports.where(np.isin(reports.step, origin + leads))
         sensors = np.unique(later.sensor)
         chosen = generator.permutation(sensors)[:MOST_SENSORS]

@@ -48,14 +48,16 @@ class Siting(NamedTuple):
 
     def table(self, reports: Reports) -> DataFrame:
         """A row for each candidate, the best first: `rank`, `chosen` (1 for the first choice, 0 for none), the columns
-        of the position, the `share` and that of each value."""
+        of the position, the sensor's column if the candidates have names, the `share` and that of each value."""
         import pandas as pd
 
         chosen = np.zeros(len(self.mean), np.int64)
         chosen[self.chosen] = 1 + np.arange(len(self.chosen))
         order = np.argsort(-self.mean, kind="stable")
-        columns = {"rank": 1 + np.arange(len(order)), "chosen": chosen[order]}
+        columns: dict[str, NDArray] = {"rank": 1 + np.arange(len(order)), "chosen": chosen[order]}
         columns |= zip(reports.columns.position, self.candidates.positions[order].T, strict=True)
+        if self.candidates.names is not None:
+            columns[reports.columns.sensor or "sensor"] = np.array(self.candidates.names, object)[order]
         shares = zip(reports.columns.values, self.share[order].T, strict=True)
         columns |= {"share": self.mean[order], **{f"{name}_share": share for name, share in shares}}
         return pd.DataFrame(columns)
@@ -103,7 +105,7 @@ def next_sensor(
     scaling, guess = forecaster.scaling, forecaster.guess
     side = round(SIDE ** (2 / len(reports.columns.position)))
     given = (grid(reports, side) if places is None else places for places in (candidates, interest))
-    asked, where = (check_places(places, forecaster.columns, scaling) for places in given)
+    asked, where = (_checked(places, forecaster) for places in given)
     many = whole_number(number)
     if many is None or not 1 <= many <= len(asked.positions) or not len(where.positions):
         raise ValueError(
@@ -127,6 +129,14 @@ def next_sensor(
             "there, leave the latest reports out",
             stacklevel=2,
         )
+    measured = {value_of[channel] for channel, field in enumerate(fields) if field.stations}
+    unknown = [repr(name) for value, name in enumerate(reports.columns.values) if value not in measured]
+    if unknown:
+        warnings.warn(
+            f"next-sensor: no station has reported {', '.join(unknown)} in the last {guess.memory} steps, so that the "
+            "ranking is that of the other values",
+            stacklevel=2,
+        )
     alone, chosen = _shares(fields, value_of), list[int]()
     for _ in range(many):
         mean = np.nanmean(_shares(fields, value_of), 1)
@@ -135,6 +145,16 @@ def next_sensor(
         for field in fields:
             field.observe(chosen[-1])
     return Siting(asked, alone, np.array(chosen), silent)
+
+
+def _checked(places: Places, forecaster: Forecaster) -> Places:
+    """Places as arrays; their covariates have no part in the ranking, so that nothing is asked or said of them."""
+    if not isinstance(places, Places):
+        return check_places(places, forecaster.columns, forecaster.scaling, "next-sensor")  # which refuses it
+    unknown = np.full((len(np.asarray(places.positions)), len(forecaster.columns.covariates)), np.nan)
+    alone = Places(places.positions, unknown)
+    found = check_places(alone, forecaster.columns, forecaster.scaling, "next-sensor")
+    return found._replace(names=places.names)
 
 
 def _stations(

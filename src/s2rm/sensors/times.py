@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
+from jaxtyping import Int
 from numpy.typing import NDArray
 
 from s2rm.sensors.settings import Columns
@@ -184,3 +185,13 @@ def unit_of_leads(longest: int, length: np.timedelta64) -> tuple[str, float]:
     found = [(name, unit) for name, unit in UNITS.items() if longest * seconds >= 2 * unit]
     name, unit = found[0] if found else ("s", 1)
     return name, seconds / unit
+
+
+def spread_out(first: int, last: int, number: int) -> Int[NDArray, " O"]:
+    """Steps from a first to a last one, drawn at random from each of so many equal parts.
+
+    At equal distances, they would be at a few hours of the day alone where a distance is about a divisor of a day.
+    """
+    edges = np.linspace(first, last + 1, number + 1)
+    drawn = edges[:-1] + np.random.default_rng(0).random(number) * np.diff(edges)
+    return np.unique(np.floor(drawn).astype(np.int64))

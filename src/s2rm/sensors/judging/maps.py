@@ -115,9 +115,10 @@ def map_of_siting(found: Siting, reports: Reports) -> Panel:
         for number, at in enumerate(points[found.chosen], 1):
             _mark(axes, at[None], 160, color="#c0392b", edgecolor="white", marker="*")
             axes.annotate(str(number), at, (6, 6), textcoords="offset points", color="#c0392b", weight="bold", zorder=4)
-        _frame(axes, reports, "Where the next sensor helps most")
+        _frame(axes, reports, "Where the next sensor helps most", places)
 
-    return Panel(draw, _height(reports))
+    places = np.concatenate([reports.places, found.candidates.positions])
+    return Panel(draw, _height(reports, places))
 
 
 def maps_of_enclaves(forecaster: Forecaster, reports: Reports) -> list[Panel]:
@@ -169,12 +170,13 @@ def _scale(axes: Axes, image: ScalarMappable, label: str, **look: Any) -> None:
     axes.figure.colorbar(image, ax=axes, label=for_figure(label), shrink=0.85, **look)
 
 
-def _frame(axes: Axes, reports: Reports, title: str) -> None:
-    """The frame of a map: a title, a graticule, and lengths that are as on the ground."""
+def _frame(axes: Axes, reports: Reports, title: str, places: NDArray | None = None) -> None:
+    """The frame of a map of places, those of the reports by default: a title, a graticule, and lengths that are as on
+    the ground."""
     x, y = map(for_figure, reports.columns.position[:2])
     axes.set(xlabel=x, ylabel=y, aspect=_aspect(reports))
     axes.set_title(for_figure(title))
-    points = together(reports.places, reports)[:, :2]
+    points = together(reports.places if places is None else places, reports)[:, :2]
     low, high = points.min(0), points.max(0)
     edge = 0.06 * (high - low).max() or 1.0
     axes.set(xlim=(low[0] - edge, high[0] + edge), ylim=(low[1] - edge, high[1] + edge))
@@ -195,9 +197,9 @@ def _aspect(reports: Reports) -> float:
     return float(1 / np.cos(np.radians(reports.positions[:, 1].mean()))) if reports.columns.on_the_globe else 1.0
 
 
-def _height(reports: Reports) -> float:
-    """Height of a map as wide as a panel."""
-    width, height = np.ptp(together(reports.places, reports)[:, :2], axis=0)
+def _height(reports: Reports, places: NDArray | None = None) -> float:
+    """Height of a map of places, those of the reports by default, as wide as a panel."""
+    width, height = np.ptp(together(reports.places if places is None else places, reports)[:, :2], axis=0)
     tall = float(np.clip(_aspect(reports) * height / width, 0.3, 1.5)) if width else 1.0
     return 3.9 * tall + 0.9
 
