@@ -16,10 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from s2rm.cli import commands
 from s2rm.cli.refusals import refusal
+from s2rm.cli.terminal import console
 from s2rm.names import one_line
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -147,7 +147,6 @@ def _read(given: Sequence[str]) -> object:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input is one line on stderr and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True, markup=False, emoji=False)
     said: set[str] = set()
 
     def once(message: Warning | str, *_: object, **__: object) -> str:

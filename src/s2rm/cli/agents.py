@@ -8,16 +8,13 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress
 
 from s2rm.cli.commands import Collect
-from s2rm.names import one_line
+from s2rm.cli.terminal import console, say
 from s2rm.tasks.agents import random_actions, record
 from s2rm.tasks.arrays import write_world
 from s2rm.tasks.arrays.files import check_path
-
-console = Console(stderr=True, markup=False, emoji=False)
 
 
 def collect(command: Collect) -> None:
@@ -62,9 +59,7 @@ def collect(command: Collect) -> None:
     world = write_world(command.out, arrays)
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"
-    console.print(
-        one_line(f"{command.out}: {found}; best simple predictor, one step ahead: {world.guess}"), soft_wrap=True
-    )
+    say(f"{command.out}: {found}; best simple predictor, one step ahead: {world.guess}")
 
 
 def named(path: str, what: str) -> Callable[..., Any]:

@@ -6,24 +6,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-
 from s2rm.cli.commands import Explore
+from s2rm.cli.terminal import say
 from s2rm.explorer import World, runtime, serve, write_explorer
 from s2rm.export import StreamingStep
 from s2rm.extras import require
 from s2rm.models.named import LABELS, SPATIAL
 from s2rm.models.world_model import WorldModel
-from s2rm.names import one_line
 from s2rm.runs import FIELD, PRETRAINED, Run, field_reports, pretrained, same_world
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.fitting import FORECASTER
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.scene import Stations
-
-# Names of the user's are no markup.
-console = Console(stderr=True, markup=False, emoji=False)
 
 
 def explore(command: Explore) -> None:
@@ -44,12 +39,12 @@ def explore(command: Explore) -> None:
     if not command.runs:
         field = Forecaster.load(PRETRAINED / FIELD)
         worlds.append(of_forecasters("a synthetic field", field_reports()[1], {"S2GRU": field}))
-    write_explorer(command.out, worlds, progress=lambda what: _say(f"explorer: {what}"))
+    write_explorer(command.out, worlds, progress=lambda what: say(f"explorer: {what}"))
     if not command.serve:
-        _say(f"explorer: {command.out}; give --serve to the same command to see it, or publish the folder")
+        say(f"explorer: {command.out}; give --serve to the same command to see it, or publish the folder")
         return
     with serve(command.out) as server:
-        _say(f"explorer: http://127.0.0.1:{server.server_port}/ until Ctrl-C")
+        say(f"explorer: http://127.0.0.1:{server.server_port}/ until Ctrl-C")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 
@@ -89,7 +84,3 @@ def of_forecasters(title: str, reports: Reports, forecasters: dict[str, Forecast
     horizon = min(forecaster.horizon for forecaster in forecasters.values())
     scene = Stations(title, reports, horizon, first)
     return World(scene, {label: ForecastStep(forecaster) for label, forecaster in forecasters.items()})
-
-
-def _say(text: str) -> None:
-    console.print(one_line(text), soft_wrap=True)

@@ -21,7 +21,6 @@ from s2rm.cli.sensors import (
     SETTINGS,
     Scored,
     as_csv,
-    console,
     judged,
     kept_rows,
     parts_of,
@@ -30,10 +29,10 @@ from s2rm.cli.sensors import (
     say_scores,
     write_page,
 )
+from s2rm.cli.terminal import say
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import LABELS
-from s2rm.names import one_line
 from s2rm.records import from_plain
 from s2rm.sensors.checks import check_clock, check_origin
 from s2rm.sensors.fitting import SUMMARY, WHOLE
@@ -174,7 +173,7 @@ def place(command: NextSensor) -> None:
             where = f"{candidates.names[at]}, {where}"
         lines.append(f"choice {number}: {where}; alone it reduces the variance by {found.mean[at]:.1%}")
     for line in lines:
-        console.print(one_line(line), soft_wrap=True)
+        say(line)
 
 
 def settings_of(folder: Path) -> FitTable:

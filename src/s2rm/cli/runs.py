@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import BUILT_IN_WORLDS, Demo, Evaluate, Export, Report, Rollout, Train
+from s2rm.cli.terminal import console, say
 from s2rm.export import SequenceStep, StreamingStep
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.models.named import ModelName
 from s2rm.models.sequence_model import SequenceModel
 from s2rm.models.world_model import WorldModel
-from s2rm.names import one_line
 from s2rm.runs import PRETRAINED, SCORES, SUMMARY, TASKS, Run, pretrained, same_world, score, write_report
 from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.fitting import FORECASTER
@@ -32,8 +31,6 @@ from s2rm.tasks.task import Headline, verdict
 from s2rm.tasks.worlds import World
 from s2rm.training import Training
 
-# Names of the user's are no markup.
-console = Console(stderr=True, markup=False, emoji=False)
 DEMO_MODELS: tuple[ModelName, ...] = ("s2gru", "lstm")
 DEMO_SHARES = (0.1, 0.3, 0.6, 1.0)
 """of the views, in the demo's scores: all ten shares of the figures take minutes"""
@@ -47,7 +44,7 @@ def train(command: Train) -> None:
         task, world, name = _world(command)
         run = Run.create(command.out or Path("runs") / name, command.settings, task, world)
         parameters = command.settings.build(world).num_parameters
-        rank_zero_only(_say)(f"{run.label}: {parameters:,} parameters")
+        say(f"{run.label}: {parameters:,} parameters")
         run.train(machines=command.machines)
     else:
         limits = command.settings.training
@@ -77,7 +74,7 @@ def _world(command: Train) -> tuple[str, World, str]:
 @rank_zero_only
 def _print_end(run: Run) -> None:
     ended = run.summary()
-    _say(
+    say(
         f"{run.folder}: validation loss {ended['val_loss']:.4f} nats after {ended['epochs']} epochs, "
         f"{ended['updates']:,} updates, {ended['minutes']:.1f} minutes"
     )
@@ -96,7 +93,7 @@ def evaluate(command: Evaluate) -> None:
     path = command.out or runs[0].folder / SCORES
     write_json(path, scores)
     _print_scores(runs, scores["rows"], scores.get("robustness", ()))
-    _say(f"scores: {path}")
+    say(f"scores: {path}")
 
 
 def rollout(command: Rollout) -> None:
@@ -115,7 +112,7 @@ def rollout(command: Rollout) -> None:
     if content is None:
         raise ValueError("rollout: positions of fewer than two coordinates have no picture yet; see s2rm report")
     write_whole(command.out, content)
-    _say(f"rollout: {command.out}")
+    say(f"rollout: {command.out}")
 
 
 def report(command: Report) -> None:
@@ -148,7 +145,7 @@ def report(command: Report) -> None:
         raise ValueError(
             f"report: {path} lacks scores of these runs ({error!r}); make it with s2rm evaluate"
         ) from error
-    _say(f"report: {out.resolve()}")
+    say(f"report: {out.resolve()}")
 
 
 def _refuse_scores_of_others(path: Path, scored: Sequence[Row], runs: Sequence[Run]) -> None:
@@ -179,7 +176,7 @@ def export(command: Export) -> None:
         else:
             assert isinstance(model, SequenceModel), "there are models of views and of sequences"
             SequenceStep(model).save_onnx(path)
-    _say(f"model: {path}")
+    say(f"model: {path}")
 
 
 def demo(command: Demo) -> None:
@@ -202,7 +199,7 @@ def demo(command: Demo) -> None:
     _print_scores(runs, rows)
     path = command.out / "report.html"
     write_report(path, runs, rows)
-    _say(f"report: {path.resolve()}")
+    say(f"report: {path.resolve()}")
 
 
 def _trained(command: Demo) -> list[Run]:
@@ -217,14 +214,9 @@ def _trained(command: Demo) -> list[Run]:
     for model in DEMO_MODELS:
         folder = command.out / model
         done = (folder / SUMMARY).is_file()
-        _say(f"{folder}: {'trained already' if done else f'training for {budget}'}")
+        say(f"{folder}: {'trained already' if done else f'training for {budget}'}")
         runs.append(Run.finished(folder, Settings(model=model, training=training), "balls", world))
     return runs
-
-
-def _say(text: str) -> None:
-    """Print a line, whatever is in the names of the user's."""
-    console.print(one_line(text), soft_wrap=True)
 
 
 def _is_forecaster(folders: Sequence[Path]) -> bool:
@@ -258,7 +250,7 @@ def _print_scores(runs: list[Run], rows: Sequence[Row], missing: Sequence[Row] =
     head: Headline = task.headline
     chosen = head.rows(rows)
     for name, said in verdict(chosen, head):
-        _say(f"{name}: {said}")
+        say(f"{name}: {said}")
     chosen = [row for row in chosen if not head.shown or row[head.across] in head.shown]
     table = Table(title=head.title)
     table.add_column(head.columns)

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
 import numpy as np
 from jaxtyping import Bool, Int
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import FitTable, Forecast, Pack
 from s2rm.cli.parts import NUM_ORIGINS, PARTS, Parts, digest_of, divided, from_anywhere, judged_leads
+from s2rm.cli.terminal import console, say
 from s2rm.extras import require
 from s2rm.files import Row, read_json, write_json, write_whole
 from s2rm.folders import locked
@@ -53,8 +52,6 @@ from s2rm.training.settings import is_first_process
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Names of the user's are no markup: wind [m/s] stays what it is.
-console = Console(stderr=True, markup=False, emoji=False)
 SETTINGS, SCORES, REPORT = "fit.json", "scores.json", "report.html"
 
 
@@ -81,7 +78,7 @@ def fit_table(command: FitTable) -> None:
         start.check(reports)
         reports = with_kinds(reports, start.columns)  # refuses others before anything is written
     shares = zip(reports.columns.values, number_known(reports.values) / len(reports), strict=True)
-    _say(
+    say(
         f"{len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} steps of "
         f"{reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC; not "
         f"missing: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"
@@ -102,7 +99,7 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
         write_json(folder / SETTINGS, _settings(command, reports))
         return _refit(command, reports)
     if fitted:
-        _say(f"{folder}: fitted already; going on with the scores and the report")
+        say(f"{folder}: fitted already; going on with the scores and the report")
     parts, before = _parts(command, reports)
     forecaster = Forecaster.load(folder) if fitted else _fitted(command, reports, parts, before)
     (about,) = kept_rows(folder / SUMMARY, Summary)
@@ -125,13 +122,13 @@ def _fit_and_score(command: FitTable, reports: Reports) -> None:
     if command.refit:
         _refit(command, reports)
     ahead = ["--ahead-table", str(command.ahead_table)] * (command.ahead_table is not None)
-    _say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table), *ahead])}")
+    say(f"forecast with: {shlex.join(['s2rm', 'forecast', str(folder), str(command.table), *ahead])}")
 
 
 def _refit(command: FitTable, reports: Reports) -> None:
     """Fit again, to all reports, for as many updates as the fit that was scored had when it was best."""
     updates = updates_when_best(command.out)
-    _say(f"fitting again to all data, {updates:,} updates; scores and report remain those of the first fit")
+    say(f"fitting again to all data, {updates:,} updates; scores and report remain those of the first fit")
     start = Forecaster.load(command.start) if command.start else None
     Forecaster.fit(reports, command.out, command.how, start=start, whole=True)
 
@@ -151,7 +148,7 @@ def judged(
     names = [reports.sensors[index] for index in reports.reporting if not withheld[index]]
     new = [name for name in names if name not in fitted_to]
     if 0 < len(new) < len(names):
-        _say(
+        say(
             f"{len(new)} of the {len(names)} stations that are not withheld, such as {new[0]}, report only outside of "
             "the data of the fit; their scores count as those of stations in the fit"
         )
@@ -168,7 +165,7 @@ def write_page(
 ) -> None:  # fmt: skip
     """Write the report of a forecaster, and say where; the last three are as of `write_sensor_report`."""
     write_sensor_report(path, forecaster, label, summary, reports, withheld, origins, rows, later, unseen, new)
-    _say(f"report: {path.resolve()}")
+    say(f"report: {path.resolve()}")
 
 
 class Scored(TypedDict):
@@ -230,7 +227,7 @@ def forecast(command: Forecast) -> None:
         content = table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table)
         write_whole(command.out, gzip.compress(content) if command.out.suffix == ".gz" else content)
     start = reports.times[-1].astype("datetime64[m]")
-    _say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
+    say(f"{command.out}: {len(places.positions):,} places from {start} UTC on")
     _say_silent(reports, places, forecaster)
 
 
@@ -239,15 +236,10 @@ def pack_tables(command: Pack) -> None:
     if not command.tables:
         raise ValueError("pack: expected at least one table, got none; name it")
     reports = pack(command.tables, command.columns, command.out)
-    _say(
+    say(
         f"{command.out}: {len(reports):,} observations of {len(reports.sensors):,} stations at {reports.num_steps:,} "
         f"steps of {reports.columns.step} from {reports.times[0].astype('datetime64[m]')} UTC"
     )
-
-
-def _say(text: str) -> None:
-    """Print a line, once, whatever is in the names of the user's."""
-    rank_zero_only(console.print)(one_line(text), soft_wrap=True)
 
 
 def _say_silent(reports: Reports, places: Places, forecaster: Forecaster) -> None:
@@ -267,7 +259,7 @@ def _say_silent(reports: Reports, places: Places, forecaster: Forecaster) -> Non
             few = f"of which {gone}, without a report since {remembered.astype('datetime64[m]')}, are"
             others = ", and the others from their last reports" * (gone < len(order))
             told = f"{few} forecast as places without a sensor{others}"
-        _say(f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), {told}")
+        say(f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), {told}")
 
 
 def as_csv(table: DataFrame) -> bytes:
@@ -336,9 +328,9 @@ def _fitted(command: FitTable, reports: Reports, parts: Split, before: Parts | N
 def say_scores(rows: Sequence[Row], label: str, reports: Reports, path: Path) -> None:
     """Show the verdict and the errors on the terminal, and where all scores are."""
     for name, said in verdict(rows, label, reports.step_length):
-        _say(f"{name}: {said}" if name else said)
+        say(f"{name}: {said}" if name else said)
     _print_errors(rows, reports)
-    _say(f"scores: {path.resolve()}")
+    say(f"scores: {path.resolve()}")
 
 
 def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
