@@ -268,7 +268,8 @@ def test_a_table_without_any_value_has_no_stations(fitted, tmp_path, capsys):
 
 
 def test_names_of_the_users_on_the_terminal(capsys):
-    from s2rm.cli.sensors import _print_errors, _say
+    from s2rm.cli.sensors import _print_errors
+    from s2rm.cli.terminal import say
 
     reports = FieldWorld(num_stations=4, num_movers=0, num_steps=9).reports()
     reports = replace(reports, columns=replace(reports.columns, values=("rain [/h]", "[red]\x1b[2J"), circular=()))
@@ -277,7 +278,7 @@ def test_names_of_the_users_on_the_terminal(capsys):
         for name in reports.columns.values
     ]
     _print_errors(rows, reports)
-    _say(":smile: wind [m/s]\nrun [/x]")
+    say(":smile: wind [m/s]\nrun [/x]")
     said = capsys.readouterr().err
     assert "rain [/h]" in said
     assert "[red]" in said

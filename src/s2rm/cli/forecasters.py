@@ -44,7 +44,7 @@ from s2rm.sensors.reading.store import described, is_store
 from s2rm.sensors.reading.tables import read_reports
 from s2rm.sensors.reports import Reports
 from s2rm.sensors.settings import NOTATION, Columns
-from s2rm.sensors.siting import SIDE, next_sensor
+from s2rm.sensors.siting import next_sensor
 from s2rm.sensors.telling import told_before
 from s2rm.sensors.times import in_steps, spread_out
 from s2rm.training.records import Summary
@@ -156,9 +156,10 @@ def place(command: NextSensor) -> None:
     reports = read_reports(command.table, replace(forecaster.columns, ahead=(), flow=()), to_fit=False)
     if forecaster.columns.ahead:
         reports = reports.between(0, 1 + int(reports.step.max(initial=-1)))
-    side = round(SIDE ** (2 / len(reports.columns.position)))  # as many places in one or three coordinates as in two
-    candidates = places_of(command.at, reports, "next-sensor: --at", side)
-    interest = places_of(command.interest, reports, "next-sensor: --interest", side)
+    candidates, interest = (
+        None if at == "grid" else places_of(at, reports, f"next-sensor: {option}")
+        for option, at in (("--at", command.at), ("--interest", command.interest))
+    )
     found = next_sensor(forecaster, reports, candidates, interest, command.num)
     table, picture = found.table(reports), command.out.with_suffix(".png")
     write_whole(command.out, table.to_parquet(None) if command.out.suffix == ".parquet" else as_csv(table))
@@ -167,10 +168,10 @@ def place(command: NextSensor) -> None:
         write_whole(picture, png(sheet([map_of_siting(found, reports)])))
         lines[0] += f"; map: {picture}"
     for number, at in enumerate(found.chosen, 1):
-        named = zip(reports.columns.position, candidates.positions[at], strict=True)
+        named = zip(reports.columns.position, found.candidates.positions[at], strict=True)
         where = ", ".join(f"{name} {np.format_float_positional(round(x, 6), trim='-')}" for name, x in named)
-        if candidates.names is not None:
-            where = f"{candidates.names[at]}, {where}"
+        if found.candidates.names is not None:
+            where = f"{found.candidates.names[at]}, {where}"
         lines.append(f"choice {number}: {where}; alone it reduces the variance by {found.mean[at]:.1%}")
     for line in lines:
         say(line)

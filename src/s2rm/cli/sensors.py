@@ -348,10 +348,10 @@ def _print_errors(rows: Sequence[Row], reports: Reports) -> None:
             console.print(table)
 
 
-def places_of(at: str, reports: Reports, option: str = "forecast: --at", side: int = 50) -> Places:
+def places_of(at: str, reports: Reports, option: str = "forecast: --at") -> Places:
     """The places that an option names: the stations, a grid over them, or those in a file."""
     if at in ("stations", "grid"):
-        return stations(reports) if at == "stations" else grid(reports, side)
+        return stations(reports) if at == "stations" else grid(reports)
     path = Path(at)
     if not path.exists():
         raise ValueError(f"{option} must be stations, grid or a table of places, found none at {path}")

@@ -103,7 +103,7 @@ def next_sensor(
     check_clock(reports, "next-sensor", only_late=True)
     check_alike(replace(reports, columns=got, ahead=None), forecaster.scaling, "next-sensor")
     scaling, guess = forecaster.scaling, forecaster.guess
-    side = round(SIDE ** (2 / len(reports.columns.position)))
+    side = round(SIDE ** (2 / len(reports.columns.position)))  # as many places in one or three coordinates as in two
     given = (grid(reports, side) if places is None else places for places in (candidates, interest))
     asked, where = (_checked(places, forecaster) for places in given)
     many = whole_number(number)

@@ -105,7 +105,7 @@ class Windows(Dataset[Episode]):
     def __getitem__(self, key: tuple[list[int], int]) -> Episode:
         return self.drawn(*key)[0]
 
-    def drawn(self, rows: list[int], seed: int, queries: int = QUERIES) -> tuple[Episode, Context, Tensor]:
+    def drawn(self, rows: list[int], seed: int) -> tuple[Episode, Context, Tensor]:
         """An episode, the first guesses of its queries from step `first` on, and which are of hidden sensors."""
         generator, batch, length = torch.Generator().manual_seed(seed), len(rows), self.length
         starts = self._starts(rows, generator)
@@ -126,7 +126,7 @@ class Windows(Dataset[Episode]):
         reported = reported._replace(channels=reported.channels + level[:, None, None])
         views = views_of(reported, (steps[..., None] <= until) & (sensor >= 0))
         origin = steps[:, self.first :] - 1
-        asked, row, wanted, place = self.asked(origin, cut, queries, noise, generator)
+        asked, row, wanted, place = self.asked(origin, cut, QUERIES, noise, generator)
         target = (asked.origin[..., None, None] + asked.leads).clamp(max=self.history.num_steps - 1)
         known = None
         if self.known is not None:
@@ -142,7 +142,7 @@ class Windows(Dataset[Episode]):
         values = self._off(self.history.rows.channels[row], context, generator)
         values = torch.cat([values, torch.full_like(asked.covariates, torch.nan)], -1)
         wanted = wanted & ~values.isnan().all(-1)
-        before = (batch, self.first, queries)
+        before = (batch, self.first, QUERIES)
         whole = [
             torch.cat([part.new_zeros(*before, *part.shape[3:]), part], 1)
             for part in (asked.positions, values, wanted, context.features)
