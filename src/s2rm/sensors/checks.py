@@ -88,7 +88,8 @@ def check_positions(positions: object, columns: Columns, what: str) -> NDArray[n
 
 
 def check_places(places: Places, columns: Columns, scaling: Scaling, what: str = "forecast") -> Places:
-    """Places as arrays. Those far from all that the fit saw are warned of, `what` first; there may be none.
+    """Places as arrays. Those far from all that the fit saw are warned of, `what` first; there may be none. A
+    forecast alone has a use for covariates.
 
     Raises:
         ValueError: positions that are not `(Q, n)` finite numbers, in degrees where the fit's are, covariates that are
@@ -117,20 +118,27 @@ def check_places(places: Places, columns: Columns, scaling: Scaling, what: str =
             "the forecast there is an extrapolation",
             stacklevel=3,
         )
-    unlike = [name for name, far in zip(columns.covariates, scaling.unlike(covariates), strict=True) if far]
+    found = Places(positions, covariates, None if places.names is None else tuple(places.names))
+    if what == "forecast":
+        _warn_of_covariates(found, columns, scaling)
+    return found
+
+
+def _warn_of_covariates(places: Places, columns: Columns, scaling: Scaling) -> None:
+    """Warn of covariates far from all that the fit saw, and of those that are known at none of the named places."""
+    unlike = [name for name, far in zip(columns.covariates, scaling.unlike(places.covariates), strict=True) if far]
     if unlike:
         warnings.warn(
-            f"{what}: {', '.join(unlike)} of a place lies far from all that the fit saw; "
+            f"forecast: {', '.join(unlike)} of a place lies far from all that the fit saw; "
             "the forecast there is an extrapolation",
-            stacklevel=3,
+            stacklevel=4,
         )
-    for name, column in zip(columns.covariates, covariates.T, strict=True):
+    for name, column in zip(columns.covariates, places.covariates.T, strict=True):
         if places.names is not None and len(column) and np.isnan(column).all():
             warnings.warn(
-                f"{what}: the covariate {name!r} is not known at any of the places; give it with the places",
-                stacklevel=3,
+                f"forecast: the covariate {name!r} is not known at any of the places; give it with the places",
+                stacklevel=4,
             )
-    return Places(positions, covariates, None if places.names is None else tuple(places.names))
 
 
 def check_alike(reports: Reports, scaling: Scaling, what: str = "forecast") -> None:

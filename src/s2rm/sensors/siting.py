@@ -105,7 +105,7 @@ def next_sensor(
     scaling, guess = forecaster.scaling, forecaster.guess
     side = round(SIDE ** (2 / len(reports.columns.position)))  # as many places in one or three coordinates as in two
     given = (grid(reports, side) if places is None else places for places in (candidates, interest))
-    asked, where = (_checked(places, forecaster) for places in given)
+    asked, where = (check_places(places, forecaster.columns, scaling, "next-sensor") for places in given)
     many = whole_number(number)
     if many is None or not 1 <= many <= len(asked.positions) or not len(where.positions):
         raise ValueError(
@@ -145,16 +145,6 @@ def next_sensor(
         for field in fields:
             field.observe(chosen[-1])
     return Siting(asked, alone, np.array(chosen), silent)
-
-
-def _checked(places: Places, forecaster: Forecaster) -> Places:
-    """Places as arrays; their covariates have no part in the ranking, so that nothing is asked or said of them."""
-    if not isinstance(places, Places):
-        return check_places(places, forecaster.columns, forecaster.scaling, "next-sensor")  # which refuses it
-    unknown = np.full((len(np.asarray(places.positions)), len(forecaster.columns.covariates)), np.nan)
-    alone = Places(places.positions, unknown)
-    found = check_places(alone, forecaster.columns, forecaster.scaling, "next-sensor")
-    return found._replace(names=places.names)
 
 
 def _stations(
