@@ -300,6 +300,15 @@ def test_rollouts_feed_back_or_stay_blind(model):
     assert elsewhere[2].logits.shape == (2, 4, *VALUE_SHAPE)
 
 
+def test_rollouts_on_grey_values_feed_back_the_mean(model):
+    views = some_views()
+    views, queries = Views(views.positions, 0.2 + 0.5 * views.values, views.mask), views.positions[:, :2, :3]
+    _, closed = model.rollout(views, queries, 2)
+    state = model.last(model.observe(views))
+    seen = Views(queries[:, :1], model.predict(state, queries[:, 0]).mean[:, None])
+    assert_all_close([closed.logits], [model.predict(model.step(seen, state), queries[:, 1]).logits])
+
+
 @pytest.mark.parametrize(("likelihood", "codec"), [("bernoulli", "mlp"), ("gaussian", "cnn")])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_saved_and_loaded_is_the_same(make, likelihood, codec, tmp_path):

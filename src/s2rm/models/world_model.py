@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from s2rm.likelihoods import LIKELIHOODS, Mean
+from s2rm.likelihoods import LIKELIHOODS, BernoulliPixels, Mean
 from s2rm.models.inputs import Arguments, plain, records
 from s2rm.models.model import Model
 from s2rm.nn.codecs import CODECS
@@ -231,7 +231,8 @@ class WorldModel(Model[Episode], Generic[State]):
             views: the prompt, `(B, T, A, ...)`.
             queries: positions to predict at, `(B, steps, Q, n)`, or `(B, Q, n)` for the same at every step.
             steps: number of steps to predict.
-            closed_loop: feed predictions back as views (S2RM, F.1.1); False lets the state evolve without views.
+            closed_loop: feed predictions back as views (S2RM, F.1.1): their means, thresholded at 0.5 if the values of
+                the prompt are binary; False lets the state evolve without views.
             feedback: positions at which predictions are fed back, shaped as `queries`. Default: the queries.
             context: context features of each query, `(B, steps, Q, F)`, if `context_size` is not 0; such models feed
                 back at the queries only.
@@ -256,6 +257,8 @@ class WorldModel(Model[Episode], Generic[State]):
             raise ValueError(f"rollout: context must be {wanted}, got shape {got}; give it for each step")
         state = self.last(self.observe(views))
         nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
+        shown = views.values[views.mask]
+        grey = isinstance(self.likelihood, BernoulliPixels) and bool(((shown > 0) & (shown < 1)).any())
         for step in range(steps):
             distribution = self.predict(state, queries[:, step], None if context is None else context[:, step])
             yield distribution
@@ -264,7 +267,8 @@ class WorldModel(Model[Episode], Generic[State]):
             seen = nothing
             if closed_loop:
                 fed = distribution if feedback is None else self.predict(state, fed_at[:, step])
-                seen = Views(fed_at[:, step, None], self.likelihood.feedback(fed)[:, None].to(fed_at.dtype))
+                values = fed.mean if grey else self.likelihood.feedback(fed)
+                seen = Views(fed_at[:, step, None], values[:, None].to(fed_at.dtype))
             state = self.step(seen, state) if closed_loop else self.imagine(seen, state)
 
     def imagine(self, nothing: Views, state: State) -> State:
