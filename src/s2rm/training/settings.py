@@ -80,8 +80,8 @@ class Training:
     """precision of matrix products, as in Lightning: 32-true; bf16-mixed (autocast to bfloat16); or auto, which selects
     bf16-mixed if the processor supports it and a trial on the first batch is faster"""
     seed: int = 0
-    """seed of initial weights, order and crops of a run; on one CPU the same seed gives the same run. A `fit` of your own
-    model draws from PyTorch's global generator"""
+    """seed of initial weights, order and crops of a run; on one CPU the same seed gives the same run. A `fit` of your
+    own model draws from PyTorch's global generator"""
 
     def __post_init__(self) -> None:
         plain_fields(self)
