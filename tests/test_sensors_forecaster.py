@@ -251,6 +251,7 @@ def test_initialisation_times_are_at_all_hours_of_the_day(last):
     assert 0 <= found[0] < found[-1] <= last
     assert len(set((found % 24).tolist())) >= 16
     assert spread_out(3, 3, 40).tolist() == [3]
+    assert spread_out(3, 42, 40).tolist() == [*range(3, 43)], "of few, all"
 
 
 def test_the_periods_of_a_fit():

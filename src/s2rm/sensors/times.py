@@ -188,10 +188,12 @@ def unit_of_leads(longest: int, length: np.timedelta64) -> tuple[str, float]:
 
 
 def spread_out(first: int, last: int, number: int) -> Int[NDArray, " O"]:
-    """Steps from a first to a last one, drawn at random from each of so many equal parts.
+    """Steps from a first to a last one, drawn at random from each of so many equal parts; all, if there are no more.
 
     At equal distances, they would be at a few hours of the day alone where a distance is about a divisor of a day.
     """
+    if last - first < number:
+        return np.arange(first, last + 1)
     edges = np.linspace(first, last + 1, number + 1)
     drawn = edges[:-1] + np.random.default_rng(0).random(number) * np.diff(edges)
     return np.unique(np.floor(drawn).astype(np.int64))
