@@ -257,8 +257,10 @@ class WorldModel(Model[Episode], Generic[State]):
             raise ValueError(f"rollout: context must be {wanted}, got shape {got}; give it for each step")
         state = self.last(self.observe(views))
         nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
-        shown = views.values[views.mask]
-        grey = isinstance(self.likelihood, BernoulliPixels) and bool(((shown > 0) & (shown < 1)).any())
+        grey = False
+        if closed_loop and isinstance(self.likelihood, BernoulliPixels):
+            shown = views.values[views.mask]
+            grey = bool(((shown > 0) & (shown < 1)).any())
         for step in range(steps):
             distribution = self.predict(state, queries[:, step], None if context is None else context[:, step])
             yield distribution
