@@ -245,7 +245,7 @@ def linear(visible: Reports, train: Reports) -> tuple[NDArray, NDArray]:
     alike = np.exp(-apart / np.median(apart))
     mean, offset = (level + usual[np.arange(len(table)) % 24, None] for table in (known, values))
     model = maximised(known - mean, alike, chosen(known - mean, alike))
-    past = np.stack([known.state[: len(order)] for known in filtered(values - offset, model)])
+    past = np.stack([known.state[: len(order)] for _, known in filtered(values - offset, model)])
     whole = smoothed(values - offset, model).states[:, : len(order)]
     return past + offset, whole + offset
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from s2rm import GQN, S2RM, Views, WorldModel
+from s2rm.sensors.first_guess import mixing, tuning
 from s2rm.tasks.balls import world as balls
 from s2rm.tasks.battles import skirmish
 
@@ -51,6 +52,17 @@ def unchecked_shapes():
 def checked_where_functions_are_tested(request):
     """Checking each call's shapes and types takes a third of the time of tests that run everything from end to end."""
     with unchecked_shapes() if request.module.__name__ in END_TO_END else nullcontext():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_guesses(request):
+    """Where everything runs from end to end, a first guess is fitted to few cases: how well it does is tested
+    elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ in END_TO_END:
+            patch.setattr(tuning, "CASES", 3_000)
+            patch.setattr(mixing, "UPDATES", 30)
         yield
 
 

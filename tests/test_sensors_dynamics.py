@@ -99,7 +99,7 @@ def joint(request):
 def test_the_filter_is_the_gaussian_given_what_was_reported(joint):
     values, model, whole = joint
     (steps, count), flat = values.shape, values.ravel()
-    known = list(filtered(values, model))
+    known = [after for _, after in filtered(values, model)]
     for last in range(steps):
         seen = ~np.isnan(flat) & (np.arange(len(flat)) < (last + 1) * count)
         within = whole[np.ix_(seen, seen)] + 0.1 * np.eye(seen.sum())
@@ -167,7 +167,7 @@ def test_fits_that_are_found_at_once_are_as_each_alone():
 def test_forecasts_do_not_grow_without_end(order):
     growing = 1.05 ** np.arange(200)[:, None] * [1, 2, 3] + np.random.default_rng(0).normal(size=(200, 3))
     model = maximised(growing, np.eye(3), Shrinkage(0.01, 0.0, order))
-    known, tops = list(filtered(growing, model))[-1], []
+    known, tops = list(filtered(growing, model))[-1][1], []
     for _ in range(1000):
         known = model.ahead(known)
         tops.append(np.abs(known.state).max())
@@ -179,7 +179,7 @@ def test_forecasts_do_not_grow_without_end(order):
 def test_errors_ahead_are_those_of_forecasts_from_each_step():
     values, model = swinging(40), maximised(swinging(300), np.eye(3), Shrinkage(0.1, 0.0, 2))
     values[7, 1] = np.nan
-    known, off = list(filtered(values, model)), []
+    known, off = [after for _, after in filtered(values, model)], []
     for step in range(len(values) - 3):
         for_ = known[step]
         for _ in range(3):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.sensors.first_guess.history import History
 from s2rm.sensors.first_guess.outlook import Filter, Outlook, outlook
-from s2rm.sensors.first_guess.weights import NEAREST, NEIGHBOURS, kriging, plane
+from s2rm.sensors.first_guess.weights import NEAREST, Neighbours, gathered, neighbours
 from s2rm.sensors.known_ahead import Flow
 
 OWN = ("own last value", "own, a cycle before", "own, a week before", "own usual value", "own last and usual change")
-OTHERS = ("nearest, level", "nearest, plane", "kriging", "kriging and usual change", "nearest, a cycle before",
-          "nearest, usual value", "climatology")  # fmt: skip
+LEVEL, PLANE, KRIGING = INTERPOLATED = ("nearest, level", "nearest, plane", "kriging")
+OTHERS = (*INTERPOLATED, "kriging and usual change", "nearest, a cycle before", "nearest, usual value", "climatology")
 FOLLOWING = "own last and neighbours' change"
 LINEAR = "linear dynamics"
 CANDIDATES = (*OWN, *OTHERS, FOLLOWING, LINEAR)
@@ -70,6 +71,10 @@ class Ways(NamedTuple):
     fading: float = 0.0
     """the distance that counts as much as a step of age of a report that is carried"""
 
+    def covariance(self, channel: int) -> tuple[float, float, bool]:
+        """Of kriging."""
+        return self.reach[channel], self.nugget[channel], self.smooth[channel]
+
 
 class Found(NamedTuple):
     """What is found for each query."""
@@ -110,16 +115,8 @@ def found(
         number: how many of `CANDIDATES` there are; earlier versions had fewer.
         dynamics, horizon: of the sensors, if they are known, and the longest lead time, in steps.
     """
-    rows, when = _last(history, asked, memory)
-    latest = rows.amax(-1).clamp(min=0)
-    places, described = history.rows.positions[latest], history.rows.covariates[latest].nan_to_num()
-    if noise is not None:
-        places, described = places + noise[0], described + noise[1]
-    # By differences, as products would lose small distances on the globe.
-    distance = torch.cdist(asked.positions, places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    itself = asked.sensor[..., None] == torch.arange(history.num_sensors)
-    distance = distance.masked_fill(itself, torch.inf)
-    trend = _trends(history, asked, rows, when, memory)
+    latest = _latest(history, asked, memory, noise)
+    trend = _trends(history, asked, latest, memory)
     linear = None
     if dynamics is not None:
         linear = outlook(
@@ -127,20 +124,38 @@ def found(
             memory, horizon, displaced=noise is not None,
         )  # fmt: skip
     parts = [
-        _channel(channel, history, asked, ways, rows[..., channel], when[..., channel], places, described, distance,
-                 climate[..., channel], extent, trend[..., channel, :], memory, linear)
-        for channel in range(rows.shape[-1])
+        _channel(channel, history, asked, ways, latest, climate[..., channel], extent, trend[..., channel, :], memory,
+                 linear)
+        for channel in range(latest.rows.shape[-1])
     ]  # fmt: skip
     values, *others = zip(*parts, strict=True)
     values = tuple(part[..., :number] for part in values)
     if asked.gone is not None:
-        carried = _carried(history, asked, ways, memory, noise)
-        values = tuple(torch.cat([part, carried[..., channel, None]], -1) for channel, part in enumerate(values))
+        came = carried(history, asked, ways, memory, noise)
+        values = tuple(torch.cat([part, came[..., channel, None]], -1) for channel, part in enumerate(values))
     return Found(torch.stack(values, -2), *(torch.stack(part, 3) for part in others))
 
 
-def _carried(
-    history: History, asked: Asked, ways: Ways, memory: int, noise: tuple[Tensor, Tensor] | None
+def interpolated(
+    name: str, history: History, asked: Asked, tried: Sequence[Ways], memory: int, extent: float
+) -> Float[Tensor, "W B L P D"]:
+    """One of `INTERPOLATED` alone, in several ways; the arguments are those of `found`."""
+    latest, made = _latest(history, asked, memory), []
+    for ways in tried:
+        for channel in range(latest.rows.shape[-1]):
+            near = _around(channel, history, asked, ways, latest)
+            if name == KRIGING:
+                weight, _ = near.kriging(*ways.covariance(channel))
+            else:
+                near = near.first(NEAREST)
+                weight = near.level(extent)
+                weight = weight if name == LEVEL else near.plane(weight, extent, ways.tilt[channel])
+            made.append(near.weighed(weight))
+    return torch.stack(made, -1).unflatten(-1, (len(tried), -1)).movedim(-2, 0)
+
+
+def carried(
+    history: History, asked: Asked, ways: Ways, memory: int, noise: tuple[Tensor, Tensor] | None = None
 ) -> Float[Tensor, "B L P J D"]:
     """What kriging says, at the origin, of the places from which the flow comes to each query.
 
@@ -170,13 +185,11 @@ def _carried(
     distance = distance.masked_fill(itself.repeat_interleave(asked.gone.shape[3], 2), torch.inf)
     values = []
     for channel in range(row.shape[-1]):
-        chosen, _, known, away = _neighbours(ways.fading, when[..., channel], places, came.flatten(2, 3), distance)
-        # Of reports that are carried many lie close together, of which few are enough.
-        chosen, known, away = chosen[..., :NEAREST], known[..., :NEAREST], away[..., :NEAREST, :]
-        weight, _ = kriging(away, known, ways.reach[channel], ways.nugget[channel], ways.smooth[channel])
         last = history.rows.channels[row[..., channel].clamp(min=0), channel]
-        value = torch.where(known, _gathered(last[..., None], chosen)[..., 0], 0.0)
-        values.append(torch.where(known[..., 0], (weight * value).sum(-1), torch.nan))
+        near = neighbours(ways.fading, last, when[..., channel], places, came.flatten(2, 3), distance)
+        # Of reports that are carried many lie close together, of which few are enough.
+        near = near.first(NEAREST)
+        values.append(near.weighed(near.kriging(*ways.covariance(channel))[0]))
     return torch.stack(values, -1).unflatten(2, came.shape[2:4])
 
 
@@ -191,19 +204,36 @@ def upstream(positions: Float[Tensor, "B L P n"], gone: Float[Tensor, "B L P J m
     return moved / moved.norm(dim=-1, keepdim=True)
 
 
-def _neighbours(
-    ageing: float, when: Int[Tensor, "B L S"], places: Float[Tensor, "B L S n"], positions: Float[Tensor, "B L P n"],
-    distance: Float[Tensor, "B L P S"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Those of each place: which sensors, their squared distance, whether they are there, and how far they are off."""
-    age = (when.amax(-1, keepdim=True) - when) * ageing
-    cost = torch.where((when < 0)[:, :, None], torch.inf, distance + (age**2)[:, :, None])
-    # Not by min, so that an export with more sensors than neighbours has a fixed number of them.
-    least, chosen = cost.topk(NEIGHBOURS if cost.shape[-1] >= NEIGHBOURS else cost.shape[-1], largest=False)
-    there = least.isfinite()
-    away = _gathered(torch.cat([places, age[..., None]], -1), chosen)
-    away[..., :-1] -= positions[..., None, :]
-    return chosen, least, there, torch.where(there[..., None], away, 0.0)
+def _around(channel: int, history: History, asked: Asked, ways: Ways, latest: Latest) -> Neighbours:
+    last = history.rows.channels[latest.rows[..., channel].clamp(min=0), channel]
+    return neighbours(
+        ways.ageing[channel], last, latest.when[..., channel], latest.places, asked.positions, latest.distance
+    )
+
+
+class Latest(NamedTuple):
+    """What is known of each sensor."""
+
+    rows: Int[Tensor, "B L S D"]
+    when: Int[Tensor, "B L S D"]
+    """row and step of its last value, a step of -1 for none"""
+    places: Float[Tensor, "B L S n"]
+    described: Float[Tensor, "B L S F"]
+    """where it was, and its covariates"""
+    distance: Float[Tensor, "B L P S"]
+    """the square of its distance from each query, infinite for the sensor itself"""
+
+
+def _latest(history: History, asked: Asked, memory: int, noise: tuple[Tensor, Tensor] | None = None) -> Latest:
+    rows, when = _last(history, asked, memory)
+    row = rows.amax(-1).clamp(min=0)
+    places, described = history.rows.positions[row], history.rows.covariates[row].nan_to_num()
+    if noise is not None:
+        places, described = places + noise[0], described + noise[1]
+    # By differences, as products would lose small distances on the globe.
+    distance = torch.cdist(asked.positions, places, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    itself = asked.sensor[..., None] == torch.arange(history.num_sensors)
+    return Latest(rows, when, places, described, distance.masked_fill(itself, torch.inf))
 
 
 def _last(
@@ -215,40 +245,79 @@ def _last(
     return rows, torch.where(asked.origin[:, :, None, None] - when < memory, when, -1)
 
 
-def _trends(
-    history: History, asked: Asked, rows: Int[Tensor, "B L S D"], when: Int[Tensor, "B L S D"], memory: int
-) -> Float[Tensor, "B L S D E"]:
+def _trends(history: History, asked: Asked, latest: Latest, memory: int) -> Float[Tensor, "B L S D E"]:
     """How much the last value of each sensor differs from those that were known some steps before; 0 for none."""
 
     def values(rows: Tensor) -> Tensor:
         return history.rows.channels.gather(0, rows.clamp(min=0).flatten(0, -2)).view(rows.shape)
 
-    now, changes = values(rows), []
+    now, changes = values(latest.rows), []
     for steps in TRENDS:
         before, then = _last(history, asked, memory, steps)
-        changes.append(torch.where((when >= 0) & (then >= 0), now - values(before), 0.0))
+        changes.append(torch.where((latest.when >= 0) & (then >= 0), now - values(before), 0.0))
     return torch.stack(changes, -1).nan_to_num()
 
 
 def _channel(
-    channel: int, history: History, asked: Asked, ways: Ways, rows: Int[Tensor, "B L S"], when: Int[Tensor, "B L S"],
-    places: Float[Tensor, "B L S n"], described: Float[Tensor, "B L S F"], distance: Float[Tensor, "B L P S"],
-    climate: Float[Tensor, "B L P J"], extent: float, trend: Float[Tensor, "B L S E"], memory: int,
-    linear: Outlook | None,
+    channel: int, history: History, asked: Asked, ways: Ways, latest: Latest, climate: Float[Tensor, "B L P J"],
+    extent: float, trend: Float[Tensor, "B L S E"], memory: int, linear: Outlook | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Of one channel: the candidates `(B, L, P, J, K)`, and the other parts of `Found`."""
-    all_chosen, all_least, everywhere, away = _neighbours(ways.ageing[channel], when, places, asked.positions, distance)
-    krige, variance = kriging(away, everywhere, ways.reach[channel], ways.nugget[channel], ways.smooth[channel])
+    rows, when = latest.rows[..., channel], latest.when[..., channel]
     last = history.rows.channels[rows.clamp(min=0), channel]
-    nearby = _gathered(torch.stack([last, (asked.origin[..., None] - when).float()], -1), all_chosen)
-    nearby = torch.where(everywhere[..., None], nearby, 0.0)
-    anyone, values = everywhere[..., 0], nearby[..., 0]
-    krigged = torch.where(anyone, (krige * values).sum(-1), torch.nan)[..., None].expand_as(climate)
-    chosen, least, there, value = (part[..., :NEAREST] for part in (all_chosen, all_least, everywhere, values))
-    nearby, away = nearby[..., :NEAREST, :], away[..., :NEAREST, :]
-    closeness = 1 / (least + (1e-4 * extent) ** 2)
-    level = closeness / closeness.sum(-1, keepdim=True).clamp(min=1e-12)
-    tilted = plane(level, away[..., :-1] / extent, ways.tilt[channel])
+    around = _around(channel, history, asked, ways, latest)
+    krige, variance = around.kriging(*ways.covariance(channel))
+    krigged = around.weighed(krige)[..., None].expand_as(climate)
+    near = around.first(NEAREST)
+    level, anyone = near.level(extent), near.there[..., 0]
+    tilted = near.plane(level, extent, ways.tilt[channel])
+
+    mine = asked.sensor.clamp(min=0)
+    sensor = torch.where(torch.as_tensor(asked.alone), -1, asked.sensor)
+    own_when = torch.where(sensor >= 0, when.gather(-1, mine.flatten(2)).view_as(sensor), -1)
+    own = torch.where(own_when >= 0, last.gather(-1, mine), torch.nan)[..., None].expand_as(climate)
+    own_of_cycles, of_cycles = [torch.full_like(own, torch.nan)] * 4, [torch.full_like(own, torch.nan)] * 3
+    if history.cycle is not None:
+        own_of_cycles, of_cycles = _of_cycles(
+            channel, history, asked, history.cycle, torch.where(own_when >= 0, sensor, -1), own_when, own, near, level
+        )
+        of_cycles[0] = krigged + of_cycles[0]
+    flat = [near.weighed(weight)[..., None].expand_as(climate) for weight in (level, tilted)]
+    before = _before(channel, history, asked, own_when, near, memory)
+    counts = level * ~before.isnan()
+    change = (counts * (near.value - before).nan_to_num()).sum(-1) / counts.sum(-1).clamp(min=1e-12)
+    following = own + change[..., None]
+    told = torch.full_like(own, torch.nan)
+    if linear is not None:
+        site = linear.site.gather(1, around.sensor.flatten(1)).view_as(around.sensor)
+        coming = linear.of(torch.where(around.there, site, -1), channel)
+        coming = torch.where(coming.isnan(), around.value[..., None, :], coming)
+        mapped = torch.where(anyone[..., None], (krige[..., None, :] * coming).sum(-1), torch.nan)
+        # A sensor that is new changes as its neighbours do. Changes are less smooth than what changes.
+        change = (level[..., None, :] * (coming - around.value[..., None, :])[..., :NEAREST]).sum(-1)
+        mapped = torch.where(own.isnan(), mapped, own + change)
+        told = linear.of(linear.own, channel)
+        told = torch.where(told.isnan(), mapped, told)
+    candidates = [own, *own_of_cycles, *flat, krigged, *of_cycles, climate, following, told]
+    own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
+    offset = (level[..., None] * near.away[..., :-1]).sum(-2) / extent
+    unlike = asked.covariates.nan_to_num()
+    if unlike.shape[-1]:  # runtimes of ONNX sum nothing wrongly
+        unlike = (level[..., None] * gathered(latest.described, near.sensor)).sum(-2) - unlike
+    old = (level * torch.where(near.there, (asked.origin[..., None, None] - near.when).float(), 0.0)).sum(-1)
+    changed = torch.where((own_when >= 0)[..., None], gathered(trend, mine[..., None])[..., 0, :], 0.0)
+    around_changed = torch.where(near.there[..., None], gathered(trend, near.sensor), 0.0)
+    moved = torch.cat([changed, (level[..., None] * around_changed).sum(-2)], -1)
+    return (torch.stack(candidates, -1), own_age, near.squared[..., 0].sqrt(), old, variance.log(), moved, offset,
+            anyone[..., None] * unlike)  # fmt: skip
+
+
+def _of_cycles(
+    channel: int, history: History, asked: Asked, cycle: int, sensor: Int[Tensor, "B L P"],
+    own_when: Int[Tensor, "B L P"], own: Float[Tensor, "B L P J"], near: Neighbours, level: Float[Tensor, "B L P K"],
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    """The own values a cycle and a week before, what is usual, and the last one with the usual change since; of the
+    neighbours the usual change, what they reported a cycle before, and what is usual."""
 
     def until(sensor: Tensor) -> Tensor:
         """The step as of which reports of these sensors are known, the same for all lead times."""
@@ -265,74 +334,32 @@ def _channel(
         still = torch.where(moment - when <= cycle // 24, last, torch.nan)
         return torch.where(moment > until(sensor), still, found)
 
-    mine = asked.sensor.clamp(min=0)
-    sensor = torch.where(torch.as_tensor(asked.alone), -1, asked.sensor)
-    own_when = torch.where(sensor >= 0, when.gather(-1, mine.flatten(2)).view_as(sensor), -1)
-    own = torch.where(own_when >= 0, last.gather(-1, mine), torch.nan)[..., None].expand_as(climate)
-    nothing = torch.full_like(own, torch.nan)
-    if history.cycle is None:
-        candidates = [own, nothing, nothing, nothing, nothing]
-        around = [nothing, nothing, nothing]
-    else:
-        cycle, leads = history.cycle, asked.leads
-        target = asked.origin[..., None, None] + leads
-        before = target - cycle * (-(-leads // cycle)).clamp(min=1)
-        week = WEEK * cycle
-        asked_of = torch.where(own_when >= 0, sensor, -1)[..., None].expand_as(before)
-        base = usually(own_when[..., None] - cycle, asked_of[..., :1])
-        usual, since = usually(before, asked_of), own_when[..., None]
-        candidates = [
-            own, freshly(before, asked_of, own, since),
-            freshly(target - week * (-(-leads // week)).clamp(min=1), asked_of, own, since), usual, own + usual - base,
-        ]  # fmt: skip
-        who = torch.where(there, chosen, -1)[..., None].expand(*chosen.shape, leads.shape[-1])
-        then = before[..., None, :].expand_as(who)
-        normal, since = usually(then, who), _gathered(when[..., None], chosen)
-        change = normal - usually(since - cycle, who[..., :1])
-        around = [
-            krigged + _mean(level, change), _mean(level, freshly(then, who, value[..., None], since)),
-            _mean(level, normal),
-        ]  # fmt: skip
-    flat = [torch.where(anyone, (weight * value).sum(-1), torch.nan)[..., None].expand_as(climate)
-            for weight in (level, tilted)]  # fmt: skip
-    before = _before(channel, history, asked, own_when, when, chosen, there, memory)
-    counts = level * ~before.isnan()
-    change = (counts * (value - before).nan_to_num()).sum(-1) / counts.sum(-1).clamp(min=1e-12)
-    following = own + change[..., None]
-    candidates += [*flat, krigged, *around, climate, following, nothing]
-    if linear is not None:
-        site = linear.site.gather(1, all_chosen.flatten(1)).view_as(all_chosen)
-        coming = linear.of(torch.where(everywhere, site, -1), channel)
-        coming = torch.where(coming.isnan(), values[..., None, :], coming)
-        mapped = torch.where(anyone[..., None], (krige[..., None, :] * coming).sum(-1), torch.nan)
-        # A sensor that is new changes as its neighbours do. Changes are less smooth than what changes.
-        change = (level[..., None, :] * (coming - values[..., None, :])[..., :NEAREST]).sum(-1)
-        mapped = torch.where(own.isnan(), mapped, own + change)
-        told = linear.of(linear.own, channel)
-        candidates[-1] = torch.where(told.isnan(), mapped, told)
-    own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
-    offset = (level[..., None] * away[..., :-1]).sum(-2) / extent
-    unlike = asked.covariates.nan_to_num()
-    if unlike.shape[-1]:  # runtimes of ONNX sum nothing wrongly
-        unlike = (level[..., None] * _gathered(described, chosen)).sum(-2) - unlike
-    old = (level * nearby[..., 1]).sum(-1)
-    changed = torch.where((own_when >= 0)[..., None], _gathered(trend, mine[..., None])[..., 0, :], 0.0)
-    around_changed = torch.where(there[..., None], _gathered(trend, chosen), 0.0)
-    moved = torch.cat([changed, (level[..., None] * around_changed).sum(-2)], -1)
-    return (torch.stack(candidates, -1), own_age, least[..., 0].sqrt(), old, variance.log(), moved, offset,
-            anyone[..., None] * unlike)  # fmt: skip
+    leads, week = asked.leads, WEEK * cycle
+    target = asked.origin[..., None, None] + leads
+    before = target - cycle * (-(-leads // cycle)).clamp(min=1)
+    asked_of, since = sensor[..., None].expand_as(before), own_when[..., None]
+    usual, base = usually(before, asked_of), usually(since - cycle, asked_of[..., :1])
+    weeks = freshly(target - week * (-(-leads // week)).clamp(min=1), asked_of, own, since)
+    mine = [freshly(before, asked_of, own, since), weeks, usual, own + usual - base]
+    who = torch.where(near.there, near.sensor, -1)[..., None].expand(*near.sensor.shape, leads.shape[-1])
+    then, since = before[..., None, :].expand_as(who), near.when[..., None]
+    normal = usually(then, who)
+    change = normal - usually(since - cycle, who[..., :1])
+    theirs = [change, freshly(then, who, near.value[..., None], since), normal]
+    return mine, [_mean(level, part) for part in theirs]
 
 
 def _before(
-    channel: int, history: History, asked: Asked, own_when: Int[Tensor, "B L P"], when: Int[Tensor, "B L S"],
-    chosen: Int[Tensor, "B L P K"], there: Bool[Tensor, "B L P K"], memory: int,
-) -> Float[Tensor, "B L P K"]:  # fmt: skip
+    channel: int, history: History, asked: Asked, own_when: Int[Tensor, "B L P"], near: Neighbours, memory: int
+) -> Float[Tensor, "B L P K"]:
     """What each neighbour had reported when the sensor itself last did; NaN where it has not reported since, or where
     that is too long ago."""
-    row = history.last[(own_when[..., None] + 1).clamp(min=0), chosen, channel].long()
+    row = history.last[(own_when[..., None] + 1).clamp(min=0), near.sensor, channel].long()
     step = torch.where(row >= 0, history.rows.step[row.clamp(min=0)], -1)
-    new = _gathered(when[..., None], chosen)[..., 0] > own_when[..., None]
-    known = there & new & (step >= 0) & (own_when >= 0)[..., None] & (asked.origin[..., None, None] - step < memory)
+    new = near.when > own_when[..., None]
+    known = (
+        near.there & new & (step >= 0) & (own_when >= 0)[..., None] & (asked.origin[..., None, None] - step < memory)
+    )
     return torch.where(known, history.rows.channels[row.clamp(min=0), channel], torch.nan)
 
 
@@ -341,9 +368,3 @@ def _mean(weight: Float[Tensor, "*batch K"], values: Float[Tensor, "*batch K J"]
     weighed = weight[..., None] * ~values.isnan()
     total = weighed.sum(-2)
     return (weighed * values.nan_to_num()).sum(-2) / torch.where(total > 0.5, total, torch.nan)
-
-
-def _gathered(kept: Shaped[Tensor, "B L S n"], chosen: Int[Tensor, "B L P K"]) -> Shaped[Tensor, "B L P K n"]:
-    """The entries of the sensors that are chosen for each query."""
-    index = chosen.flatten(2)[..., None].expand(-1, -1, -1, kept.shape[-1])
-    return kept.gather(2, index).unflatten(2, chosen.shape[2:])

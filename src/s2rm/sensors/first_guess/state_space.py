@@ -119,7 +119,7 @@ def chosen(values: Float[NDArray, "T N"], alike: Float[NDArray, "N N"]) -> Shrin
 def errors_ahead(values: Float[NDArray, "T N"], model: StateSpace) -> Float[NDArray, "*K leads"]:
     """The mean absolute error of forecasts at each of `LEADS`, from all steps, next to nothing where there is no value;
     NaN is what is not known."""
-    states, count, errors = np.stack([known.state for known in filtered(values, model)]), values.shape[1], []
+    states, count, errors = np.stack([known.state for _, known in filtered(values, model)]), values.shape[1], []
     for lead in range(1, max(LEADS) + 1):
         states = _next(model.move, states)
         if lead in LEADS:
@@ -212,8 +212,8 @@ def _next(move: Float[NDArray, "*K N M"], state: Float[NDArray, "*T M"]) -> Floa
     return np.concatenate([(move @ state[..., None])[..., 0], state[..., :kept]], -1)
 
 
-def filtered(values: Float[NDArray, "*S T N"], model: StateSpace) -> Iterator[Known]:
-    """A Kalman filter: what is known after each step.
+def filtered(values: Float[NDArray, "*S T N"], model: StateSpace) -> Iterator[tuple[Known, Known]]:
+    """A Kalman filter: what is known of each step before it, and after it.
 
     Args:
         values: NaN for what is not known.
@@ -223,7 +223,7 @@ def filtered(values: Float[NDArray, "*S T N"], model: StateSpace) -> Iterator[Kn
     nothing = np.zeros((*model.move.shape[:-2], size))
     now = Known(nothing, np.broadcast_to(model.start, (*nothing.shape, size)))
     for step in range(values.shape[-2]):
-        state, variance = model.ahead(now) if step else now
+        state, variance = before = model.ahead(now) if step else now
         there = known[..., step, :]
         seen = np.flatnonzero(there.reshape(-1, there.shape[-1]).any(0))  # in one of the series at least
         if len(seen):
@@ -237,22 +237,22 @@ def filtered(values: Float[NDArray, "*S T N"], model: StateSpace) -> Iterator[Kn
             variance = variance - towards @ solved[..., 1:]
             variance = (variance + _turned(variance)) / 2
         now = Known(state, variance)
-        yield now
+        yield before, now
 
 
 def smoothed(values: Float[NDArray, "*S T N"], model: StateSpace) -> Smoothed:
     """A Kalman smoother; NaN is what is not known."""
     (steps, count), kinds = values.shape[-2:], model.move.shape[:-2]
-    past = list(filtered(values, model))
+    expected, past = zip(*filtered(values, model), strict=True)
     states, each = np.empty((*kinds, steps, model.start.shape[-1])), np.empty((*kinds, steps, count))
     later, last = past[-1], past[-1].variance
     states[..., -1, :], each[..., -1, :] = later.state, np.diagonal(last, axis1=-2, axis2=-1)[..., :count]
     total, lagged = last.copy(), np.zeros_like(last)
     for step in range(steps - 2, -1, -1):
-        expected, doubt = model.ahead(past[step])
+        mean, doubt = expected[step + 1]
         back = _turned(np.linalg.solve(doubt, model.carried(past[step].variance)))
         lagged += later.variance @ _turned(back)
-        state = past[step].state + (back @ (later.state - expected)[..., None])[..., 0]
+        state = past[step].state + (back @ (later.state - mean)[..., None])[..., 0]
         later = Known(state, past[step].variance + back @ (later.variance - doubt) @ _turned(back))
         total += later.variance
         states[..., step, :] = state

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.models.world_model import WorldModel
-from s2rm.sensors.first_guess.candidates import CANDIDATES, CLIMATE, Asked
+from s2rm.sensors.first_guess.candidates import CLIMATE, KRIGING, LEVEL, PLANE, Asked, carried, interpolated
 from s2rm.sensors.first_guess.dynamics import fitted
 from s2rm.sensors.first_guess.guess import Cases, FirstGuess, Table, cases_of, values_of_channels
 from s2rm.sensors.first_guess.mixing import BATCH, crps_in_units, error_of, mixed_best, shaped, table_of
@@ -84,11 +84,11 @@ def tuned(windows: Windows) -> FirstGuess:
     """
     extent, guess = windows.scaling.extent, replace(windows.guess, climate=_rows(windows.climate))
     for names, candidate, choices in (
-        (("ageing",), "nearest, level", [(extent * share,) for share in AGEING]),
-        (("tilt",), "nearest, plane", [(tilt,) for tilt in TILT]),
-        (("reach", "nugget", "smooth"), "kriging", [(extent * share, *others) for share, *others in (*ROUGH, *SMOOTH)]),
+        (("ageing",), LEVEL, [(extent * share,) for share in AGEING]),
+        (("tilt",), PLANE, [(tilt,) for tilt in TILT]),
+        (("reach", "nugget", "smooth"), KRIGING, [(extent * share, *others) for share, *others in (*ROUGH, *SMOOTH)]),
     ):
-        guess = _best_ways(windows, guess, names, CANDIDATES.index(candidate), choices)
+        guess = _best_ways(windows, guess, names, candidate, choices)
     if windows.scaling.flow:
         guess = _carried(windows, guess)
     if guess.linear:
@@ -150,25 +150,30 @@ def with_climate_of(drawn: Sample, some: Bool[Tensor, " M"]) -> Sample:
 
 
 def _best_ways(
-    windows: Windows, guess: FirstGuess, names: Sequence[str], candidate: int, choices: Sequence[tuple[float, ...]]
+    windows: Windows, guess: FirstGuess, names: Sequence[str], candidate: str, choices: Sequence[tuple[float, ...]]
 ) -> FirstGuess:
     """The guess with the choice of least absolute error for each channel."""
-    number, errors = windows.scaling.num_channels, []
-    for choice in choices:
-        tried = replace(guess, **{name: (part,) * number for name, part in zip(names, choice, strict=True)})  # type: ignore[arg-type]
-        cases, truth, *_ = sample(windows, tried, 8, now=True)
-        errors.append((cases.values[..., candidate] - truth).abs().nanmean(0))
-    best = torch.stack(errors).nan_to_num(torch.inf).argmin(0).tolist()
+    asked, row, wanted = _asked(windows, guess, 8, 1.0, 1.0)
+    number, extent = windows.scaling.num_channels, windows.scaling.extent
+    tried = [replace(guess, **{name: (part,) * number for name, part in zip(names, choice, strict=True)})  # type: ignore[arg-type]
+             for choice in choices]  # fmt: skip
+    ways = [each.ways for each in tried]
+    found = interpolated(candidate, windows.history, asked, ways, guess.memory, extent)
+    off = found - windows.history.rows.channels[row]
+    best = off[:, wanted].abs().nanmean(1).nan_to_num(torch.inf).argmin(0).tolist()
     chosen = {name: tuple(choices[index][place] for index in best) for place, name in enumerate(names)}
     return replace(guess, **chosen)  # type: ignore[arg-type]
 
 
 def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     """The guess that moves with the flow as lowers the error of any channel most, by what it is without one."""
+    asked, row, wanted = _asked(windows, guess, 8, alone=0.5)
+    wanted, truth = wanted & (asked.leads[..., 0] > 0), windows.history.rows.channels[row]
 
     def errors(carry: float, fading: float) -> Float[Tensor, " D"]:
-        cases, truth, *_ = sample(windows, replace(guess, carry=carry, fading=fading), 8, alone=0.5)
-        return (cases.values[cases.leads > 0][..., -1] - truth[cases.leads > 0]).abs().nanmean(0)
+        ways = replace(guess, carry=carry, fading=fading).ways
+        off = carried(windows.history, asked, ways, guess.memory)[..., 0, :] - truth
+        return off[wanted].abs().nanmean(0)
 
     assert windows.known is not None
     path, extent = windows.known.tables.path, windows.scaling.extent
@@ -190,17 +195,22 @@ def _carried(windows: Windows, guess: FirstGuess) -> FirstGuess:
     return replace(guess, carry=best, fading=fadings[int(np.argmin(ratios))])
 
 
-def sample(windows: Windows, guess: FirstGuess, number: int, now: bool = False, alone: float = 0.0) -> Sample:
-    """Cases of some windows, a share `alone` of which is without the sensors' own values; or, `now`, all of them, and
-    at the origins themselves. Windows at the beginning of a long table lack its cycles and are left out.
-    """
+def sample(windows: Windows, guess: FirstGuess, number: int, alone: float = 0.0) -> Sample:
+    """Cases of some windows, a share `alone` of which is without the sensors' own values."""
+    return _cases(windows, guess, *_asked(windows, guess, number, alone=alone))
+
+
+def _asked(
+    windows: Windows, guess: FirstGuess, number: int, now: float = 0.1, alone: float = 0.0
+) -> tuple[Asked, Int[Tensor, "B L P"], Bool[Tensor, "B L P"]]:
+    """Queries in some windows, as of `Windows.asked`. Windows at the beginning of a long table lack its cycles and are
+    left out."""
     generator, origin = torch.Generator().manual_seed(0), _origins(windows, guess, number)
     until = windows.length * torch.rand(number, windows.history.num_sensors, generator=generator)
     fails = torch.rand(until.shape, generator=generator) < SILENT
     cut = torch.where(fails, origin[:, :1] + 1 - windows.first + until.long(), windows.history.num_steps)
     queries = max(1, (CASES // (8 if number < 16 else 2)) // origin.numel())
-    asked, row, wanted, _ = windows.asked(origin, cut, queries, None, generator, *((1.0, 1.0) if now else (0.1, alone)))
-    return _cases(windows, guess, asked, row, wanted)
+    return windows.asked(origin, cut, queries, None, generator, now, alone)[:3]
 
 
 def withheld(windows: Windows, guess: FirstGuess, number: int) -> Sample:
