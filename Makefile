@@ -62,8 +62,8 @@ results: setup
 	$(BIN)/python experiments/wavelengths.py
 	$(BIN)/python experiments/skirmish.py --updates 1500
 	$(BIN)/python experiments/skirmish.py --corrects --updates 1500
-	$(BIN)/python experiments/skirmish.py --corrects --drop-views 0.8 --updates 4000 --warmup 200 --models s2gru lstm \
-	    --seeds 2
+	$(BIN)/python experiments/skirmish.py --corrects --drop-views 0.8 --updates 7000 --warmup 200 --learning-rate 1e-3 \
+	    --models s2gru lstm --seeds 2
 	$(BIN)/python experiments/railways.py
 	$(BIN)/python experiments/railways.py --corrects
 	for size in frames curtain masses four crowd; do $(BIN)/python experiments/frames.py --size $$size || exit 1; done

@@ -75,8 +75,8 @@ def below_the_simple(result: Result) -> str:
     for name in f1.columns.difference(simple, sort=False):
         ahead = (f1[name] > f1[simple].max(axis=1)).unstack("step")
         first = [next((str(step) for step, is_so in row.items() if not is_so), "none") for _, row in ahead.iterrows()]
-        said.append(f"{name} from step {', '.join(first)}")
-    return f"with {', '.join(map(str, f1.index.levels[0]))} balls {'; '.join(said)}"
+        said.append(f"{', '.join(first)} for {name}")
+    return f"with {', '.join(map(str, f1.index.levels[0]))} balls, {'; '.join(said)}"
 
 
 def generalises_better(

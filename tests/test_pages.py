@@ -516,7 +516,7 @@ def test_rims_in_whole_frames_are_compared_at_every_step(page, claims):
         for name in ("RIMs", "static scene", "last seen")
     ]
     told = page.render.__globals__["claims_sequences"].below_the_simple(page.read("", {"runs": [], "rows": rows}))
-    assert told == "with 3, 9 balls RIMs from step 3, none"
+    assert told == "with 3, 9 balls, 3, none for RIMs"
     for lead, seeds, verdict in ((-0.1, 3, "does not hold"), (0.1, 1, "not decided"), (0.1, 3, "holds")):
         rows = [
             {"predictor": name, "seed": seed, "balls": 8, "step": step, "f1": 0.5 + (lead if name == "RIMs" else 0)}

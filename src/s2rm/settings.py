@@ -22,8 +22,8 @@ class Core:
     """size of the state: of each module in an S2RM, of the core in others, where sequence tasks take a multiple of 12;
     if not given, as in the papers, and in sequence tasks as --size"""
     num_modules: int | None = None
-    """number of modules: of S2RMs, 10 if not given, as in the paper; of RIMs of sequences 6, which divide the hidden
-    size among them"""
+    """number of modules: of S2RMs, 10 if not given, as in the paper; of RIMs of sequences, 6, which share the hidden
+    size equally"""
     num_active: int = 4
     """RIMs: number of modules active at each step; as many as num_modules for no selection"""
     communication_heads: int = 4
@@ -70,7 +70,7 @@ class Settings:
     """S2RM only: size of a latent variable of each module at each step, so that rollouts without views are samples of
     possible futures; 0 for none"""
     core: Core = field(default_factory=Core)
-    """the recurrent core, of which models of views take the size only, and S2RMs the number of modules"""
+    """the recurrent core; models of views use only --hidden-size, S2RMs also --num-modules"""
     training: Training = field(default_factory=Training)
     """how to train"""
 

@@ -58,8 +58,9 @@ class Train:
     size: str = "small"
     """preset of a built-in world: paper (balls: 20,000 sequences of 100 frames; skirmish: 9,000 battles of 100 steps;
     railways: 8,000 episodes of 128 steps), small (balls: 4,000 of 50, clips of 20; skirmish: 3,000 of 64, clips of 20;
-    railways: 200 of 128, clips of 32) or tiny. balls also has frames (small, whole frames), curtain and masses. For
-    sequences, paper has a core of size 600 and small a smaller one; adding also has long (500 steps)"""
+    railways: 200 of 128, clips of 32) or tiny. balls also has frames (small, whole frames), curtain, masses, four
+    and crowd. For sequences, paper has a core of size 600 and small a smaller one; adding also has long (500 numbers),
+    mnist also medium"""
     train_files: tuple[Path, ...] = ()
     """mnist only: a .npz file with images and labels, or two idx files (also .gz), of images and of labels; if not
     given, scikit-learn's digits"""
@@ -78,7 +79,7 @@ class Train:
         if self.task not in BUILT_IN_WORLDS and not Path(self.task).exists():
             raise ValueError(
                 f"train: expected {', '.join(BUILT_IN_WORLDS)} or the path of a world, found no file or folder "
-                f"{self.task}; write your own by s2rm.tasks.arrays.write_world"
+                f"{self.task}; write one with s2rm.tasks.arrays.write_world"
             )
 
 
@@ -136,7 +137,7 @@ class Evaluate:
     ahead_table: Path | None = None
     """the quantities known ahead of --table, if they are not in that table itself"""
     every: str | None = None
-    """interval between the initialisation times of a forecaster, such as 6h; if not given, 40 times over the table"""
+    """interval between the initialisation times of a forecaster, such as 6h; if not given, at most 40 times over the table"""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Columns:
     ahead: tuple[str, ...] = ()
     """quantities that change in time and are known beyond the last observation, such as a weather model's wind"""
     flow: tuple[str, ...] = ()
-    """those of them that carry the values along, as a wind does: its speed along each coordinate of the position, in
+    """those of `ahead` that carry the values along, as a wind does: its speed along each coordinate of the position, in
     this order, in any unit; on the globe eastward and northward"""
     step: str = "1h"
     """the time step, a pandas duration; observations are binned to it"""
