@@ -12,8 +12,8 @@ from s2rm import Episode, Views
 from s2rm.cli import main
 from s2rm.runs import Run, score, write_report
 from s2rm.settings import Core, Settings
-from s2rm.tasks import arrays
-from s2rm.tasks.arrays import opening, report
+from s2rm.tasks import arrays, robustness
+from s2rm.tasks.arrays import opening, plots, report
 from s2rm.tasks.arrays.predictors import Trivial
 from s2rm.tasks.arrays.rollouts import OfModel, Untrained, roll_out
 from s2rm.tasks.arrays.scores import ahead, windows
@@ -484,8 +484,10 @@ def test_targets_of_their_own_are_no_views():
 def test_a_file_that_is_none_is_refused(tmp_path, capsys, random):
     path = tmp_path / "world.npz"
     assert "or the path of a world, found no file" in refused(capsys, "train", path)
-    path.write_bytes(b"no")
-    assert f"world: cannot read {path}" in refused(capsys, "train", path)
+    for content in (b"no", b"time,lon,lat\n1,2,3\n"):
+        path.write_bytes(content)
+        said = refused(capsys, "train", path)
+        assert f"world: cannot read {path} (it is no .npz file; for a table of observations, see s2rm fit)" in said
     np.save(tmp_path / "one.npy", np.zeros(3))
     assert "holds one array without a name" in refused(capsys, "train", tmp_path / "one.npy")
     np.savez(path, points=np.array([[object()]]))
@@ -624,6 +626,28 @@ def test_a_world_of_ones_own_through_every_command(run, capsys, tmp_path):
         assert part in page
     assert "shares of views to drop must be" in refused(capsys, "evaluate", run, "--drop-views", "1")
     assert "of which at least one stays, got 10" in refused(capsys, "evaluate", run, "--remove-modules", "10")
+
+
+def test_a_report_needs_something_that_was_taken_away():
+    rows = [{"predictor": "mean", "dropped": 0.0, "removed": 0, "ahead": 1, "error": 0.5}]
+    assert not robustness.more(arrays.TASK, rows, []).pictures
+    rows += [{**rows[0], "dropped": 0.5}]
+    assert len(robustness.more(arrays.TASK, rows, []).pictures) == 1
+
+
+def test_means_are_of_all_steps_without_what_pads_short_sequences(tmp_path, random):
+    frames, mask = np.zeros((N, 40, 9, 9), np.uint8), np.zeros((N, 40, 2), bool)
+    frames[:, :8, 3:6, 3:6], mask[:, :8] = 1, True
+    places = random.integers(0, 9, (N, 40, 2, 2))
+    padded = arrays.write_world(tmp_path / "padded.npz", {"frames": frames, "positions": places, "mask": mask}, crop=3)
+    np.testing.assert_array_equal(Trivial(padded).mean[0], frames[0, 0])
+    points = 0.1 * random.normal(size=(N, 200, P, 2))
+    points[:, 40:] += 10
+    late = arrays.write_world(tmp_path / "late.npz", {"points": points})
+    np.testing.assert_allclose(Trivial(late).mean[:2] * torch.tensor(late.scale[:2]), 8, atol=0.1)
+    values = random.random((N, 200, P, 1)) < np.where(np.arange(200) < 40, 0.05, 0.9)[:, None, None]
+    binary = arrays.write_world(tmp_path / "binary.npz", {"positions": points, "values": values})
+    assert Trivial(binary).mean.item() == pytest.approx(values.mean(), abs=0.02)
 
 
 def test_training_clips_are_cut_from_where_something_is(tmp_path, random):
@@ -765,3 +789,25 @@ def test_a_point_that_was_never_seen_is_not_drawn(tmp_path, random, monkeypatch)
     for name, part in shown.items():
         assert part.mask[:, :, 2].any() == (name == "truth")
         assert part.mask[:, :, :2].all()
+
+
+def test_pictures_show_what_predictors_know_in_colours_of_what_is_there(random, tmp_path, monkeypatch):
+    drawn = []
+
+    def animation(made, steps, draw):
+        draw(steps - 1)
+        drawn.append([axes.collections for axes in made.axes])
+        return b""
+
+    monkeypatch.setattr(plots, "animation", animation)
+    points, mask = straight(random), np.ones((N, T, P), bool)
+    mask[:, :-2, 0] = False  # enters after the prompt
+    report.animate({}, arrays.write_world(tmp_path / "points.npz", {"points": points, "mask": mask}))
+    assert {tuple(len(dots.get_offsets()) for dots in axes) for axes in drawn[0]} == {(P, P - 1)}
+    mask[:], values, limits = random.random(mask.shape) < 0.7, random.normal(size=(N, T, P, 1)), set()
+    for filled in (0.0, 9999.0, np.nan):
+        values = np.where(mask[..., None], values, filled)
+        world = arrays.write_world(tmp_path / "views.npz", {"positions": points, "values": values, "mask": mask})
+        report.animate({}, world)
+        limits.add(tuple(axes[0].get_clim() for axes in drawn[-1]))
+    assert len(limits) == 1

@@ -137,7 +137,8 @@ class Evaluate:
     ahead_table: Path | None = None
     """the quantities known ahead of --table, if they are not in that table itself"""
     every: str | None = None
-    """interval between the initialisation times of a forecaster, such as 6h; if not given, at most 40 times over the table"""
+    """interval between the initialisation times of a forecaster, such as 6h; if not given, at most 40 times over
+    the table"""
 
 
 @dataclass(frozen=True)

@@ -82,11 +82,12 @@ def learning(entries: Sequence[Entry]) -> Picture:
     for entry in entries:
         epochs = [epoch for epoch in entry.history if "val_loss" in epoch]
         minutes, losses = ([epoch[key] for epoch in epochs] for key in ("minutes", "val_loss"))
-        axes.plot(minutes, losses, color=colour(entry.label, [other.label for other in entries]), label=entry.label)
+        shade = colour(entry.label, [other.label for other in entries])
+        axes.plot(minutes, losses, marker=".", color=shade, label=entry.label)
     axes.set(xlabel="minutes of training", ylabel="validation loss")
     axes.legend(frameon=False)
     sentence = (
-        "Validation loss against the time spent training, after each pass over the training data. The table at the top "
+        "Validation loss against the time spent training, after each pass over the training data. The table of runs "
         "gives the number of updates that each model made."
     )
     return drawn("Learning", plain(made), sentence)

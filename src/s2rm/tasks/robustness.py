@@ -152,4 +152,6 @@ def picture(task: Task, rows: Sequence[Row]) -> Picture:
 
 def more(task: Task, rows: Sequence[Row], verdict: Sequence[tuple[str, str]]) -> More:
     """What a report has beside its world's part: the verdict, and what is left where something is missing."""
-    return More(verdict, [table(task, rows)], [picture(task, rows)]) if rows else More(verdict)
+    if not any(row["dropped"] or row["removed"] for row in rows):
+        return More(verdict)
+    return More(verdict, [table(task, rows)], [picture(task, rows)])

@@ -37,6 +37,7 @@ export class Crops {
   get truth() { return this.frames[this.page.now + 1]; }
   get closed() { return this.page.sees === "own" && this.page.now > 0; }
   get number() { return this.squares.length; }
+  get channels() { return [...Array(this.size[0]).keys()]; }
   anywhere() { return [this.roll(this.rows), this.roll(this.columns)]; }
 
   begin() {
@@ -67,6 +68,9 @@ export class Crops {
     return { positions: this.fed, values, seen: this.fed.map((_, number) => Boolean(seen[number])) };
   }
 
+  /** The middle of the square at a position; of an even side it is a corner of its pixel. */
+  middle([row, column]) { return [column + (this.crop % 2) / 2, row + (this.crop % 2) / 2]; }
+
   async step(panel) {
     const views = this.views(panel), queries = [...this.grid, ...this.next], { crop, size } = this;
     const out = await panel.model.step(panel.before, ofViews(views, queries, panel.model.about.valueShape, panel.model.about.room));
@@ -74,7 +78,7 @@ export class Crops {
     panel.asked = out.mean.slice(this.grid.length * area);
     return {
       state: out.state, belief: whole(out.mean), spread: whole(out.stddev), views,
-      activity: { ...out, seen: views.positions.map(([row, column]) => [column + 0.5, row + 0.5]) },
+      activity: { ...out, seen: views.positions.map((at) => this.middle(at)) },
     };
   }
 
@@ -94,27 +98,34 @@ export class Crops {
       const of = (values, channel) => values[(channel % this.size[0]) * area + pixel];
       let colour;
       if (settings.show === "errors") {
-        const off = of(belief, 0) - of(truth, 0);  // believed and not there: blue; there and not believed: orange
+        // Of the channel that is off most. Believed and not there: blue; there and not believed: orange.
+        const offs = this.channels.map((channel) => of(belief, channel) - of(truth, channel));
+        const off = offs.reduce((most, one) => (Math.abs(one) > Math.abs(most) ? one : most));
+        const right = Math.max(...this.channels.map((channel) => of(belief, channel) * of(truth, channel)));
         colour = off > 0 ? [86 * off, 180 * off, 233 * off] : [-230 * off, -159 * off, 0];
-        colour = colour.map((part) => part + 110 * of(belief, 0) * of(truth, 0));
+        colour = colour.map((part) => part + 110 * right);
       } else colour = [0, 1, 2].map((channel) => 255 * (settings.show === "spread" ? 2 * of(spread, channel) : of(belief, channel)));
       pixels.set([...colour, 255], 4 * pixel);
     }
-    if (settings.truth) draw("path", { class: "truth", d: outline((pixel) => truth[pixel] > 0.5, this.rows, this.columns) }, panel.layers.truth);
+    if (settings.truth) draw("path", { class: "truth", d: outline((pixel) => this.channels.some((channel) => truth[channel * area + pixel] > 0.5), this.rows, this.columns) }, panel.layers.truth);
     return this.score(belief);
   }
 
   marks(panel) {
     const { positions, seen } = panel.result.views, radius = this.crop / 2;
     return positions.map(([row, column], number) => ({
-      at: [column + 0.5, row + 0.5], radius, square: true, seen: seen[number],
+      at: this.middle([row, column]), radius, square: true, seen: seen[number],
       says: `Square ${number + 1}${seen[number] ? "" : ", not seen"}: row ${row}, column ${column}. Arrow keys move it, Delete drops it.`,
     }));
   }
 
   reads(panel, [row, column]) {
     const pixel = row * this.columns + column, { belief, spread } = panel.result;
-    return `Row ${row}, column ${column}: belief ${belief[pixel].toFixed(4)} ± ${spread[pixel].toFixed(4)}, truth ${Number(this.truth[pixel].toFixed(4))}`;
+    const said = this.channels.map((channel) => {
+      const at = channel * this.rows * this.columns + pixel;
+      return `belief ${belief[at].toFixed(4)} ± ${spread[at].toFixed(4)}, truth ${Number(this.truth[at].toFixed(4))}`;
+    });
+    return `Row ${row}, column ${column}: ${said.join("; ")}`;
   }
 
   /** Move a square by rows and columns from where it was; whether it is there. */

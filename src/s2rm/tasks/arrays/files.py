@@ -203,9 +203,13 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], Seeing]:
                 raise ValueError(f"{SETTINGS}.json is missing, so that it was not written to the end")
         elif path.is_file():
             with open(path, "rb") as file:
-                loaded = np.load(file, allow_pickle=False)
-                if not isinstance(loaded, np.lib.npyio.NpzFile):
+                begins = file.read(6)
+                file.seek(0)
+                if begins == b"\x93NUMPY":
                     raise ValueError("it holds one array without a name")
+                if begins[:2] != b"PK":  # NumPy would take it for a pickle
+                    raise ValueError("it is no .npz file; for a table of observations, see s2rm fit")
+                loaded = np.load(file, allow_pickle=False)
                 arrays = {name: loaded[name] for name in loaded.files}
             if SETTINGS in arrays:
                 settings = json.loads(str(arrays.pop(SETTINGS)))

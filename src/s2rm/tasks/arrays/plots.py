@@ -71,18 +71,19 @@ def points_moving(shown: Mapping[str, Shown], world: ArrayWorld) -> bytes:
                 under = axes.scatter([], [], s=26, color=TRUTH)
                 over = axes.scatter([], [], s=9, color=OURS)
             else:
-                true = _colours(truth, column)
-                limits = float(np.nanmin(true)), float(np.nanmax(true))
-                under = over = axes.scatter([], [], s=30, c=[], cmap="viridis", vmin=limits[0], vmax=limits[1])
+                true = _colours(truth, column)[truth.mask[column].numpy()]
+                true = true[~np.isnan(true)]
+                limits = {"vmin": true.min(), "vmax": true.max()} if len(true) else {}
+                under = over = axes.scatter([], [], s=30, c=[], cmap="viridis", **limits)
             axes.set(xlim=(left, right), ylim=(low, high), xticks=[], yticks=[], aspect="equal")
             dots[name, column] = under, over
         line[0].set_ylabel(name, fontsize=9)
 
     def draw(step: int) -> None:
         for (name, column), (under, over) in dots.items():
-            there = truth.mask[column, step]
             if moving:
-                under.set_offsets(truth.positions[column, step][there][:, :2].numpy())
+                under.set_offsets(truth.positions[column, step][truth.mask[column, step]][:, :2].numpy())
+            there = rows[name].mask[column, step]
             over.set_offsets(rows[name].positions[column, step][there][:, :2].numpy())
             if not moving:  # nothing is drawn where the first number is not measured
                 measured = ~np.isnan(_colours(truth, column)[step])

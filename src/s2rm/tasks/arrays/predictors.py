@@ -117,9 +117,10 @@ class OfSlots:
 class Trivial:
     """The simple predictors of a world, with the statistics of its training part that they need.
 
-    *static scene*: the mean training frame. *last seen*: the last value seen at each pixel, or at the nearest place.
-    *persistence*: the last view of the same slot; points stay where they were last seen. *constant velocity*: points
-    keep their last velocity. *mean*: the training mean; points are at the mean position.
+    *static scene*: the mean training frame, without what pads short sequences. *last seen*: the last value seen at each
+    pixel, or at the nearest place. *persistence*: the last view of the same slot; points stay where they were last
+    seen. *constant velocity*: points keep their last velocity. *mean*: the training mean; points are at the mean
+    position.
     """
 
     world: ArrayWorld
@@ -134,14 +135,24 @@ class Trivial:
         }[self.world.kind]
 
     @cached_property
+    def _sequences(self) -> tuple[Source, Tensor]:
+        """The training part, and the sequences of it from which frequencies and spreads are."""
+        train = Source(self.world, "train")
+        return train, torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).round().long()
+
+    def _whole(self) -> Episode:
+        """All steps of these sequences."""
+        (train, rows), generator = self._sequences, torch.Generator().manual_seed(0)
+        return train.episode(rows, torch.zeros_like(rows), self.world.num_steps, generator)
+
+    @cached_property
     def sample(self) -> Episode:
         """Clips from training sequences, each from the first step on at which something is there."""
-        train, world = Source(self.world, "train"), self.world
-        rows = torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).round().long()
+        (train, rows), world = self._sequences, self.world
         length, start = min(world.num_steps, world.prompt + world.steps_ahead), torch.zeros_like(rows)
         generator = torch.Generator().manual_seed(0)  # of crops, the same for all that use it
         if world.kind != "frames":
-            there = train.episode(rows, start, world.num_steps, generator).targets.mask.any(2)
+            there = self._whole().targets.mask.any(2)
             start = there.int().argmax(1).clamp(max=world.num_steps - length)
         return train.episode(rows, start, length, generator)
 
@@ -149,23 +160,23 @@ class Trivial:
     def mean(self) -> Tensor:
         """The mean frame `(C, H, W)`; the mean of each channel, of points with the mean position before it."""
         if self.world.kind != "frames":
-            mean = torch.zeros(self.world.target_shape)
+            mean, whole = torch.zeros(self.world.target_shape), self._whole()
             if self.world.kind == "points":
-                there = self.sample.views.positions[self.sample.views.mask].mean(0)
+                there = whole.views.positions[whole.views.mask].mean(0)
                 n = len(self.world.extent)
                 at = there / torch.tensor(self.world.scale[:n])
                 mean[:n] = at.reshape(n, *[1] * (mean.ndim - 1))
             elif not self.world.scale:
-                values, shape = self.sample.targets.values[self.sample.targets.mask], self.world.target_shape
+                values, shape = whole.targets.values[whole.targets.mask], self.world.target_shape
                 mean = values.nanmean().expand(shape)
                 if len(shape) in (1, 3):
                     each = values.unsqueeze(-1).flatten(2).nanmean((0, 2)).reshape(-1, *[1] * (len(shape) - 1))
                     mean = torch.where(each.isnan(), mean, each)
             return mean
-        train = Source(self.world, "train")
-        rows = torch.linspace(0, len(train) - 1, min(SAMPLE, len(train))).round().long()
+        train, rows = self._sequences
         frames = train.read("frames", rows, torch.zeros_like(rows), self.world.num_steps)
-        mean = frames.float().mean((0, 1)) / self.world.white
+        there = torch.arange(self.world.num_steps) < train.ends[rows, None]
+        mean = frames[there].float().mean(0) / self.world.white
         return mean if mean.ndim == 3 else mean[None]
 
     def memory(self, views: Views) -> OfFrames | OfSlots:
