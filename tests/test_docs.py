@@ -4,11 +4,16 @@ import importlib.util
 import json
 import re
 import tomllib
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+
+from s2rm.sensors import FieldWorld, Fit, Forecaster, to_frame
+from s2rm.training import Training
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +28,18 @@ def test_snippets_run_one_after_the_other(page, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for code in SNIPPETS[page]:
         exec(compile(code, page, "exec"), names)
+
+
+def test_a_table_of_ones_own_is_forecast_in_a_few_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stations = FieldWorld(num_stations=4, num_movers=0, num_steps=180).reports()
+    table = to_frame(stations).rename(columns={"x": "lon", "y": "lat", "tracer": "temp", "sensor": "station"})
+    table.drop(columns="direction").to_csv("my.csv", index=False)
+    training = Fit(num_modules=2, hidden_size=4, training=Training(updates=1))
+    monkeypatch.setattr(Forecaster, "fit", partial(Forecaster.fit, how=training))
+    (code,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "sensors.md").read_text(), re.S)
+    exec(compile(code, "sensors.md", "exec"), {})
+    assert len(pd.read_csv("forecast.csv")) == 4 * 24
 
 
 def test_there_are_snippets():

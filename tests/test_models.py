@@ -309,6 +309,16 @@ def test_rollouts_on_grey_values_feed_back_the_mean(model):
     assert_all_close([closed.logits], [model.predict(model.step(seen, state), queries[:, 1]).logits])
 
 
+def test_a_rollout_does_not_depend_on_the_grey_values_of_others(model):
+    views, scale = some_views(), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    both = Views(views.positions, views.values * scale[:, None, None, None, None], views.mask)
+    queries, model = both.positions[:, :2, :3], model.eval()
+    _, closed = model.rollout(both, queries, 2)
+    for row in range(2):
+        _, alone = model.rollout(both.rows([row]), queries[row : row + 1], 2)
+        assert_all_close([closed.logits[row : row + 1]], [alone.logits])
+
+
 @pytest.mark.parametrize(("likelihood", "codec"), [("bernoulli", "mlp"), ("gaussian", "cnn")])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_saved_and_loaded_is_the_same(make, likelihood, codec, tmp_path):

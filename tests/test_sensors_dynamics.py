@@ -269,6 +269,46 @@ def test_only_sensors_that_stay_and_report_often_have_a_place():
     assert fitted(history_of(table(values[:, [0]], [0], moving=(0,))), 1, 1.0) == (), "nobody stays"
 
 
+def test_nothing_is_told_of_the_level_of_a_place_that_was_silent_in_the_fit(monkeypatch):
+    """Before, it was the mean of all."""
+    monkeypatch.setattr(subject, "MOST_STEPS", 300)
+    values = turning(900)
+    values[400:, 1] = np.nan
+    (whole,) = fitted(history_of(table(values)), 1, 1.0)
+    assert len(whole.places) == 2
+    reports = table(turning(300))
+    other = np.where((reports.sensor == 1) & (reports.step > 20), np.nan, 2 * reports.values[:, 0])
+    both = replace(reports, columns=replace(HOURLY, values=("value", "other")),
+                   values=np.stack([reports.values[:, 0], other], 1).astype(np.float32))  # fmt: skip
+    scaling = Scaling.of(both)
+    made = first_guess(both, scaling, 24, 6)
+    made = replace(made, dynamics=fitted(made.history(both, scaling), len(made.climate), scaling.extent))
+    assert made.dynamics[0].known == ((True,) * 3, (True, False, True))
+    level = made.filter.level[0]
+    assert level.isnan().tolist() == [[False] * 3, [False, True, False]]
+    history, asked = made.history(both, scaling), Asked(
+        torch.full((1, 1, 3), 299), torch.tensor([[299]]), scaling.coordinates(both.positions[:3])[None, None],
+        torch.zeros(1, 1, 3, 0), torch.arange(3)[None, None], torch.ones(1, 1, 3, 1, dtype=torch.long),
+    )  # fmt: skip
+    got = made.found(history, asked, torch.zeros(1, 1, 3, 1, 2), scaling)
+    assert got.values[..., CANDIDATES.index(LINEAR)].isfinite().all(), "told by its neighbours"
+    assert got.own_age[0, 0, :, 1].isnan().tolist() == [False, True, False]
+
+
+def test_a_station_that_is_silent_for_long_keeps_its_level_by_name_and_by_place(tmp_path):
+    values = turning(500)
+    values[:, 0] -= 10
+    values[220:, 0] = np.nan
+    reports = table(values)
+    made = Forecaster.fit(reports, tmp_path, Fit(num_modules=2, hidden_size=4, context=12, horizon=4,
+                          training=Training(updates=1), validation=0.0), progress=False)  # fmt: skip
+    assert made.memory < 500 - 220
+    places = stations(reports)
+    named, nameless = (made.forecast(reports, some)[0] for some in (places, places._replace(names=None)))
+    np.testing.assert_allclose(named, nameless, rtol=1e-5)
+    assert np.abs(named[0, :, 0, 0] + 10).max() < 3
+
+
 def test_neighbours_in_a_town_on_the_globe_have_a_place_each():
     """Unit vectors of places a street apart differ in their last digits only."""
     draw, count = np.random.default_rng(0), 40

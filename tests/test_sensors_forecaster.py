@@ -1,7 +1,5 @@
 """Reports become episodes; forecasts know nothing of what comes after."""
 
-import json
-import shutil
 from dataclasses import replace
 from datetime import timedelta
 
@@ -264,23 +262,6 @@ def test_the_periods_of_a_fit():
         periods(Fit(horizon="7 steps"), reports)
 
 
-def test_forecasters_without_globe_in_their_columns_are_read(forecaster, tmp_path):
-    _, folder = forecaster
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    kept = json.loads((copy / "forecaster.json").read_text())
-    del kept["columns"]["globe"], kept["digest"]  # nor did they write a digest
-    (copy / "forecaster.json").write_text(json.dumps(kept))
-    assert Forecaster.load(str(copy)).columns == Forecaster.load(folder).columns
-    kept["scaling"]["globe"] = False  # names that an earlier version did not recognise
-    (copy / "forecaster.json").write_text(json.dumps(kept))
-    assert not Forecaster.load(copy).columns.on_the_globe
-    kept["scaling"]["unknown"] = 1
-    (copy / "forecaster.json").write_text(json.dumps(kept))
-    with pytest.raises(ValueError, match="is not a fitted forecaster's"):
-        Forecaster.load(copy)
-
-
 def test_a_stream_forecasts_as_the_table_does(forecaster, tmp_path):
     made, _ = forecaster
     reports = some_reports(40)
@@ -381,8 +362,8 @@ def test_a_step_in_parts_is_warned_of(forecaster):
 def test_a_forecaster_of_another_format_is_refused(tmp_path):
     ours = "not a fitted forecaster's"
     for content, told in (
-        ('{"format": 1}', "format 1, this version reads 4 and 5"),
-        ('{"format": 4}', ours),
+        ('{"format": 5}', "format 5, this version reads 6"),
+        ('{"format": 6}', ours),
         ("{", ours),
     ):
         (tmp_path / "forecaster.json").write_text(content)

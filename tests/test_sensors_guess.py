@@ -8,7 +8,7 @@ import torch
 from sklearn.gaussian_process.kernels import Matern
 
 from s2rm.sensors import Columns, FieldWorld, Reports
-from s2rm.sensors.first_guess.candidates import CANDIDATES, FOLLOWING, LINEAR, OWN, TRENDS, Asked, Ways, found
+from s2rm.sensors.first_guess.candidates import CANDIDATES, FOLLOWING, OWN, TRENDS, Asked, Ways, found
 from s2rm.sensors.first_guess.guess import LEAST_SPREAD, Cases, at_knots, context_size, mixture, values_of_channels
 from s2rm.sensors.first_guess.history import History, climatology
 from s2rm.sensors.first_guess.mixing import POWER, crps_of, prior
@@ -329,16 +329,18 @@ def test_a_silent_sensor_is_filled_from_its_last_value_the_less_the_longer_it_is
     assert error[1] < candidates[1].min()
 
 
-def test_a_guess_of_an_earlier_version_fills_as_it_forecasts(fitted):
+def test_silence_counts_at_the_origin_and_staleness_ahead(fitted):
     windows, _ = fitted
     guess = tuned(windows)
     cases = silent(windows, guess, 16).cases
-    cases.values[..., [CANDIDATES.index(FOLLOWING), CANDIDATES.index(LINEAR)]] = torch.nan  # which did not grow old
-    before, alike = replace(guess, silence=()), replace(guess, silence=guess.staleness)
-    unlike = replace(guess, silence=tuple(3 * slope for slope in guess.staleness))
-    earlier, now, other = (each.mixed(cases, torch.arange(2))[0] for each in (before, alike, unlike))
-    torch.testing.assert_close(earlier, now)
-    assert (earlier - other).abs().max() > 1e-3
+    tripled = {name: tuple(3 * slope for slope in getattr(guess, name)) for name in ("silence", "staleness")}
+    for leads, name in ((0, "silence"), (3, "staleness")):
+        then = cases._replace(leads=torch.full_like(cases.leads, leads))
+        ours, *others = (replace(guess, **some).mixed(then, torch.arange(2))[0] for some in (
+            {}, {name: tripled[name]}, {other: part for other, part in tripled.items() if other != name}
+        ))  # fmt: skip
+        assert (ours - others[0]).abs().max() > 1e-3
+        torch.testing.assert_close(ours, others[1])
 
 
 def test_only_a_correction_that_helps_is_kept(fitted):

@@ -315,30 +315,6 @@ def test_a_predictor_of_one_s_own_is_cut_off_where_rain_ends(reports):
 # Files.
 
 
-def test_earlier_forecasters_are_refused_if_they_were_pulled_after_their_correction(reports, tmp_path):
-    how = Fit(num_modules=1, hidden_size=2, context=12, horizon=6, training=Training(updates=1))
-    Forecaster.fit(reports, tmp_path, how, progress=False)
-    kept = json.loads((tmp_path / "forecaster.json").read_text())
-    first, kept["format"] = kept["guess"]["trust"][0], 4
-    for number, told in ((1, "are not of one fit"), (0.5, "pulled to the climatology after the model's correction")):
-        kept["guess"]["trust"] = [[[number] * len(row) for row in first] for _ in range(2)]
-        (tmp_path / "forecaster.json").write_text(json.dumps(kept))
-        with pytest.raises(ValueError, match=told):
-            Forecaster.load(tmp_path)
-
-
-def test_earlier_files_are_read_and_keep_their_fingerprint(tmp_path):
-    reports = FieldWorld(num_stations=5, num_movers=0, num_steps=60).reports()
-    how = Fit(num_modules=1, hidden_size=2, context=12, horizon=6, training=Training(updates=1))
-    made = Forecaster.fit(reports, tmp_path, how, progress=False)
-    kept = json.loads((tmp_path / "forecaster.json").read_text())
-    assert kept["scaling"].pop("marginals") == []
-    for kind in ("nonnegative", "counts", "fractions", "percent", "heavy_tailed"):
-        assert kept["columns"].pop(kind) == []
-    (tmp_path / "forecaster.json").write_text(json.dumps(kept))
-    assert Forecaster.load(tmp_path).fingerprint == made.fingerprint == kept["digest"]
-
-
 def test_a_gaussian_table_is_scaled_as_before():
     reports = FieldWorld(num_stations=5, num_movers=0, num_steps=60).reports()
     scaling = Scaling.of(reports)
@@ -364,7 +340,7 @@ def of_the_own_value(signs, apart=10):
     cases = Cases(values, alike > 0, 0 * alike, 0 * alike, alike[:, 0])
     moment = torch.arange(number)
     truth = own * torch.tensor(signs, dtype=torch.float)[moment // 1000, None]
-    guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), ((0.0,),), (0, 1, 6))
+    guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), (False,), ((0.0,),), (0, 1, 6))
     drawn = Sample(cases, truth, moment, torch.zeros_like(moment))
     return torch.tensor(trusted(guess, drawn, torch.tensor([0]), [marginal], apart))[1, 0, 1]
 
@@ -399,7 +375,7 @@ def test_a_correction_is_kept_where_it_helps_by_more_than_chance():
 
 
 def test_scores_are_pulled_to_those_of_the_climatology():
-    guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), ((-0.6,), (0.6,)), (0, 1))
+    guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), (False,), ((-0.6,), (0.6,)), (0, 1))
     mean, spread = guess.pulled(
         torch.tensor([[2.0]]), torch.tensor([[0.4]]), torch.tensor([[-0.6]]), torch.tensor(0.25)
     )

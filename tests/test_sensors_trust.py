@@ -124,8 +124,6 @@ def test_what_never_differed_counts_nothing_and_what_differs_far_is_told(fitted)
     assert same.covariate_spread == (0.0,)
     known = same.known(np.array([[10.1], [12.0], [1000.0], [np.nan]], np.float32))
     torch.testing.assert_close(known[:, 0], torch.tensor([0, 0, 0, torch.nan]), equal_nan=True)
-    earlier = replace(same, covariate_spread=(1e-6,))
-    torch.testing.assert_close(earlier.known(np.array([[12.0]], np.float32)), torch.zeros(1, 1))
     assert same.unlike(np.array([[10.1]], np.float32)).tolist() == [False]
     assert same.unlike(np.array([[10.2]], np.float32)).tolist() == [True]
     tiny = Scaling.of(replace(reports, covariates=reports.covariates * np.float32(1e-9)))
@@ -371,7 +369,6 @@ def test_parts_of_two_fits_and_numbers_that_are_none_are_refused(fitted, tmp_pat
     with pytest.raises(ValueError, match="its scaling and its weights are not of one fit"):
         Forecaster.load(mixed)
     kept = json.loads((other / "forecaster.json").read_text())
-    del kept["digest"]
     for name, part, told in (
         ("side", float("nan"), "not JSON compliant"), ("context", 0, "context and horizon must be"),
         ("context", "12", "context and horizon must be"),

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from conftest import make_gqn, make_s2rm, some_views, unchecked_shapes
 from s2rm import GQN, Episode, Views, load
 from s2rm.files import only_writer, write_whole
-from s2rm.runs import PRETRAINED, Run
+from s2rm.runs import Run
 from s2rm.settings import Core, Settings
 from s2rm.tasks.balls import episodes
 from s2rm.tasks.balls.world import preset
@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_the_last_good_checkpoint(tmp_path):
     process = s2rm(*TRAIN, "--epochs", "100000", "--out", tmp_path / "run")
     wait_for(tmp_path / "run" / LAST, process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 130, output
     assert "saved files are kept" in output
     assert "Traceback" not in output
@@ -346,6 +346,30 @@ def test_training_stops_early_when_nothing_improves(tmp_path):
     settings = replace(TINY, training=replace(TINY.training, learning_rate=1.0, patience=2, epochs=200))
     run = Run.create(tmp_path / "run", settings, world=WORLD).train(progress=False)
     assert run.summary()["epochs"] < 200
+
+
+def test_a_run_that_ended_by_its_patience_stays_ended_unless_it_is_given_more(tmp_path):
+    training = replace(TINY.training, learning_rate=1.0, patience=1, epochs=200)
+    run = Run.create(tmp_path / "run", replace(TINY, training=training), world=WORLD).train(progress=False)
+    ended = run.summary()["epochs"]
+    assert run.train(resume=True, progress=False).summary()["epochs"] == ended < 199
+    assert run.with_limits(epochs=201).train(resume=True, progress=False).summary()["epochs"] > ended
+
+
+@pytest.mark.parametrize("limit", [{"epochs": 2}, {"updates": 3}])
+def test_a_run_that_had_ended_has_averaged_weights_when_it_is_resumed(limit, tmp_path):
+    training = replace(TINY.training, average=0.9, **{"updates": None, "epochs": None, **limit})
+    episode, states = Episode(some_views(4).to(torch.float32)), []
+    both = [
+        batches(Drawn(4, lambda rows, _: episode.rows(rows.tolist())), 2, 0, shuffle=shuffle)
+        for shuffle in (True, False)
+    ]
+    for resume in (False, True):
+        torch.manual_seed(0)
+        model = make_gqn("gru")
+        fit(model, *both, tmp_path, training, resume=resume, progress=False)
+        states.append(model.state_dict())
+    assert all(torch.equal(first, again) for first, again in zip(*(state.values() for state in states), strict=True))
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_resumed_from_the_start(tmp_path):
@@ -542,20 +566,15 @@ def test_files_can_be_read_by_others_as_usual(tmp_path):
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_a_run_of_an_earlier_format_has_as_many_modules_as_its_model():
-    run = Run.open(PRETRAINED / "s2gru")
-    assert run.settings.core.num_modules is None
-    assert run.settings.build(run.world).num_modules == run.load_model().num_modules == 10
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda path: path.unlink(), "expected a run folder with config.json, found none"),
         (lambda path: path.write_text("{"), "is not a run's config"),
-        (lambda path: path.write_text('{"format": 4}'), "has format 4, this version reads up to 3; update"),
+        (lambda path: path.write_text('{"format": 4}'), "has format 4, this version reads 3; update"),
+        (lambda path: path.write_text('{"format": 2}'), "has format 2, this version reads 3; train again"),
         (
-            lambda path: path.write_text('{"format": 1, "model": "lstm", "training": {}, "world": {}, "x": 1}'),
+            lambda path: path.write_text('{"format": 3, "model": "lstm", "training": {}, "world": {}, "x": 1}'),
             "are not those of a run",
         ),
         (

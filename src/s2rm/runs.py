@@ -104,7 +104,7 @@ class Run:
         """Open an existing run.
 
         Raises:
-            ValueError: not a run folder, one that is incomplete or of a newer format, or invalid settings.
+            ValueError: not a run folder, one that is incomplete or of another format, or invalid settings.
         """
         path = Path(folder) / CONFIG
         if not path.is_file():
@@ -118,14 +118,10 @@ class Run:
         written = config.pop("format", None) if isinstance(config, dict) else None
         if not isinstance(written, int):
             raise ValueError(f"run: {path} is not a run's config; train again")
-        if written > FORMAT:
-            raise ValueError(f"run: {folder} has format {written}, this version reads up to {FORMAT}; update s2rm")
-        if written == 1:
-            config["batch_norm"] = False
+        if written != FORMAT:
+            remedy = "update s2rm" if written > FORMAT else "train again"
+            raise ValueError(f"run: {folder} has format {written}, this version reads {FORMAT}; {remedy}")
         name, seen = config.pop("task", "balls"), config.pop("world", None)
-        core = config.get("core")
-        if written <= 2 and isinstance(core, dict) and core.get("num_modules") == 6:
-            del core["num_modules"]  # of RIMs of sequences, as now without it; others had no choice
         if name not in list(TASKS):  # a list would not be looked for in a dictionary
             raise ValueError(f"run: the task in {path} must be one of {', '.join(TASKS)}, got {name!r}; train again")
         try:
@@ -224,8 +220,7 @@ class Run:
                 f"run: {self.folder} has not finished training; resume it with s2rm train --resume {self.folder}"
             )
         try:
-            # Earlier versions did not write the precision.
-            summary = {"precision": self.settings.training.precision, **read_json(path)}
+            summary = read_json(path)
             return dict(from_plain(Summary, {name: summary[name] for name in SUMMARY_KEYS}))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"run: {path} is not a run's summary ({error!r}); train again") from error

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from s2rm.cli import quiet
 from s2rm.cli.commands import Evaluate, FitTable, NextSensor, Report
-from s2rm.cli.parts import NUM_ORIGINS, Parts, digest_of, judged_leads
+from s2rm.cli.parts import NUM_ORIGINS, PARTS, digest_of, judged_leads
 from s2rm.cli.sensors import (
     REPORT,
     SCORES,
@@ -37,7 +37,7 @@ from s2rm.records import from_plain
 from s2rm.sensors.checks import check_clock, check_origin
 from s2rm.sensors.fitting import SUMMARY, WHOLE
 from s2rm.sensors.forecaster import Forecaster
-from s2rm.sensors.judging.judge import Split, split
+from s2rm.sensors.judging.judge import Split
 from s2rm.sensors.marginals import with_kinds
 from s2rm.sensors.reading.sources import ENDINGS
 from s2rm.sensors.reading.store import described, is_store
@@ -238,6 +238,8 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
     folder, table = command.runs[0], command.table
     forecaster, settings, kept = Forecaster.load(folder), settings_of(folder), parts_of(folder)
     (about,) = kept_rows(folder / SUMMARY, Summary)
+    if kept is None:
+        raise ValueError(f"{what}: expected what s2rm fit wrote, found no {PARTS} in {folder}; fit again")
     if table is None and WHOLE in about:
         raise ValueError(
             f"{what}: {folder} was fitted again to all of its table; judge it on another one, with --table"
@@ -247,13 +249,8 @@ def _open(command: Evaluate | Report, every: str | None = None) -> Opened:
         raise ValueError(f"{what}: --ahead-table holds what is known ahead of --table, got {lacks}; leave it out")
     # What its table alone suggests of values since the fit is no matter.
     own = with_kinds(read_reports(settings.table, forecaster.columns, ahead=settings.ahead_table), forecaster.columns)
-    if kept is None:  # of an earlier version
-        parts = split(own, settings.test, settings.held_out, settings.how.training.seed)
-        kept = Parts.of(own, parts)
-    elif WHOLE in about:
-        parts = Split(own, own.num_steps, kept.hidden(own))
-    else:
-        parts = kept.divided(own, settings.table)
+    whole = Split(own, own.num_steps, kept.hidden(own))
+    parts = whole if WHOLE in about else kept.divided(own, settings.table)
     reports, first = own, parts.first - 1
     if table is not None:
         reports = _other(what, table, forecaster.columns, command.ahead_table)

@@ -47,7 +47,7 @@ class Parts:
 
     @classmethod
     def read(cls, folder: Path, whole: bool = False) -> Parts | None:
-        """Those of the fit in a folder, or of the one to all of its table; None of an earlier version.
+        """Those of the fit in a folder, or of the one to all of its table; None of one in Python.
 
         Raises:
             ValueError: a file that a fit did not write.
@@ -143,7 +143,7 @@ def digest_of(reports: Reports) -> str:
 
 
 def from_anywhere(settings: Row) -> Row:
-    """The settings of a fit with absolute paths, which hold in any folder; earlier versions kept them as given."""
+    """The settings of a fit with absolute paths, which hold in any folder."""
     return settings | {
         name: abspath(settings[name]) for name in ("table", "ahead_table", "start") if settings.get(name)
     }

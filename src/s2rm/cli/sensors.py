@@ -279,16 +279,15 @@ def _is_fitted(command: FitTable, reports: Reports | None = None) -> bool:
     if not (folder / SETTINGS).is_file() or ((folder / REPORT).exists() and not unfinished):
         raise ValueError(f"fit: {folder} exists already; choose another --out")
     kept, now = read_json(folder / SETTINGS), _settings(command, reports)
-    kept = from_anywhere(kept) if isinstance(kept, dict) else {}
+    kept = kept if isinstance(kept, dict) else {}
     if unfinished:  # a fit may be followed by that to all data later
         kept["refit"] = True
-    # Earlier versions kept no digest of the reports.
     before, digest = kept.pop("reports", None), now.pop("reports")
     if kept != now:
         raise ValueError(
             f"fit: {folder} holds a fit of other settings; choose another --out, or give those in {folder / SETTINGS}"
         )
-    if before and digest and before != digest:
+    if digest and before != digest:
         raise ValueError(f"fit: {folder} holds a fit of another state of {command.table}; choose another --out")
     return _has_forecaster(folder)
 

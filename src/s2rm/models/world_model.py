@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from s2rm.likelihoods import LIKELIHOODS, BernoulliPixels, Mean
+from s2rm.likelihoods import LIKELIHOODS, BernoulliPixels, Mean, measured
 from s2rm.models.inputs import Arguments, plain, records
 from s2rm.models.model import Model
 from s2rm.nn.codecs import CODECS
@@ -231,8 +231,8 @@ class WorldModel(Model[Episode], Generic[State]):
             views: the prompt, `(B, T, A, ...)`.
             queries: positions to predict at, `(B, steps, Q, n)`, or `(B, Q, n)` for the same at every step.
             steps: number of steps to predict.
-            closed_loop: feed predictions back as views (S2RM, F.1.1): their means, thresholded at 0.5 if the values of
-                the prompt are binary; False lets the state evolve without views.
+            closed_loop: feed predictions back as views (S2RM, F.1.1): their means, thresholded at 0.5 in sequences in
+                whose prompt all values are binary; False lets the state evolve without views.
             feedback: positions at which predictions are fed back, shaped as `queries`. Default: the queries.
             context: context features of each query, `(B, steps, Q, F)`, if `context_size` is not 0; such models feed
                 back at the queries only.
@@ -257,10 +257,8 @@ class WorldModel(Model[Episode], Generic[State]):
             raise ValueError(f"rollout: context must be {wanted}, got shape {got}; give it for each step")
         state = self.last(self.observe(views))
         nothing = Views.none(views.batch_size, self.num_coordinates, self.value_shape, views.values)
-        grey = False
-        if closed_loop and isinstance(self.likelihood, BernoulliPixels):
-            shown = views.values[views.mask]
-            grey = bool(((shown > 0) & (shown < 1)).any())
+        grey = measured(views.values, views.mask) & (views.values > 0) & (views.values < 1)
+        grey = grey.flatten(1).any(1).view(-1, 1, *[1] * len(self.value_shape))
         for step in range(steps):
             distribution = self.predict(state, queries[:, step], None if context is None else context[:, step])
             yield distribution
@@ -269,7 +267,9 @@ class WorldModel(Model[Episode], Generic[State]):
             seen = nothing
             if closed_loop:
                 fed = distribution if feedback is None else self.predict(state, fed_at[:, step])
-                values = fed.mean if grey else self.likelihood.feedback(fed)
+                values = self.likelihood.feedback(fed)
+                if isinstance(self.likelihood, BernoulliPixels):
+                    values = torch.where(grey, fed.mean, values)
                 seen = Views(fed_at[:, step, None], values[:, None].to(fed_at.dtype))
             state = self.step(seen, state) if closed_loop else self.imagine(seen, state)
 

@@ -190,8 +190,8 @@ def found(dependence: Dependence | None) -> Dependence:
     """The dependence of a fit; a ValueError where it found none."""
     if dependence is None:
         raise ValueError(
-            "scenarios: the fit did not find how errors depend on each other, as one of an earlier version or of a "
-            "short table; fit again, to a longer table"
+            "scenarios: the fit did not find how errors depend on each other, since its table is too short; fit again, "
+            "to a longer one"
         )
     return dependence
 

@@ -38,7 +38,7 @@ from s2rm.sensors.mapped import is_mapped, number_known
 from s2rm.sensors.marginals import kinds_in_words, with_kinds
 from s2rm.sensors.reports import Places, Reports, arrays_of, expect_reports
 from s2rm.sensors.scaling import Scaling, marginals_of
-from s2rm.sensors.settings import NOTATION, RANGES, Columns, Fit
+from s2rm.sensors.settings import NOTATION, Columns, Fit
 from s2rm.sensors.times import DAY, in_steps, step_microseconds
 from s2rm.training import LAST, MODEL, Machines, batches, fit, provenance
 from s2rm.training.settings import is_first_process
@@ -46,14 +46,11 @@ from s2rm.training.settings import is_first_process
 if TYPE_CHECKING:
     from s2rm.sensors.forecaster import Forecaster
 
-FORECASTER, FORMAT, SUMMARY = "forecaster.json", 5, "summary.json"
+FORECASTER, FORMAT, SUMMARY = "forecaster.json", 6, "summary.json"
 FITTING, STARTED = "fitting", "started.json"
 """the folder of a fit that is not whole yet, in that of the forecaster, and the file there that says of what it is"""
 PARTS = (f"{MODEL}/{CONFIG}", f"{MODEL}/{WEIGHTS}", SUMMARY, FORECASTER)
 """the files that make a forecaster; the last one ties them"""
-LATER = ("marginals", "ahead", "ahead_mean", "ahead_spread", "flow", "carry", "fading", "trust", "follows",
-         "silence", "linear", "dynamics", "smooth")  # fmt: skip
-"""fields besides the kinds of values that earlier versions lacked"""
 WHOLE = "whole"
 """what the summary says of a fit to all steps"""
 MOST_REPORTS = 25_000
@@ -188,19 +185,13 @@ def fingerprint_of(
 ) -> str:
     """A digest of all that a forecaster is, down to its weights."""
     kind = type(model).__name__, to_plain(model.arguments)
-    about = [meaning(columns), _told(scaling), _told(guess), context, horizon, *kind]
+    about = [meaning(columns), to_plain(scaling), to_plain(guess), context, horizon, *kind]
     return fingerprint(about, {name: part.detach().cpu().numpy() for name, part in model.state_dict().items()})
 
 
 def meaning(columns: Columns) -> dict[str, object]:
-    """What columns mean, without how a table is written, which an earlier version did not keep."""
-    return {name: part for name, part in _told(columns).items() if name not in NOTATION}
-
-
-def _told(record: object) -> dict[str, object]:
-    """A record without the fields that earlier versions lacked, where they say nothing."""
-    plain = to_plain(record)
-    return {name: part for name, part in plain.items() if part or name not in (*RANGES, *LATER)}
+    """What columns mean, without how a table is written."""
+    return {name: part for name, part in to_plain(columns).items() if name not in NOTATION}
 
 
 def _fingerprint_of_fit(how: Fit, reports: Reports, start: Forecaster | None, whole: bool) -> str:
@@ -227,8 +218,6 @@ def _train(
     # So that a climatology of the same steps is a standard normal score.
     scaling = scaling if start else replace(scaling, marginals=marginals_of(known))
     guess = trusted or first_guess(known, scaling, context, horizon)
-    if start:  # its model was given so many candidates
-        guess = replace(guess, follows=start.guess.follows, linear=start.guess.linear)
     # Without dynamics until they are fitted to these steps.
     guess = tuned(Windows(known, scaling, replace(guess, dynamics=()), length, horizon))
     noise = NOISE * scaling.spacing(train.places)

@@ -72,7 +72,7 @@ class Forecaster:
     """longest lead time in training, in steps"""
     model: WorldModel
     dependence: Dependence | None = None
-    """the dependence of the errors of forecasts; None if there were too few errors, or for earlier versions"""
+    """the dependence of the errors of forecasts; None if there were too few errors"""
 
     @cached_property
     def fingerprint(self) -> str:

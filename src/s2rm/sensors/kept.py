@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from s2rm.sensors.scaling import Scaling
 from s2rm.sensors.settings import Columns
 from s2rm.training import MODEL
 
-EARLIER = 4
-"""the format before the present one, in which forecasts were pulled to the climatology after their correction"""
 MOST_STEPS = 1_000_000
 """of a context or a horizon that is read from a file"""
 
@@ -52,16 +49,13 @@ def read_parts(folder: Path) -> dict[str, Any]:
 def _parts(path: Path, kept: Any) -> dict[str, Any]:
     """The parts that a file holds, and the model beside it; a ValueError if anything is wrong with them."""
     try:
-        if kept["format"] not in (EARLIER, FORMAT):
-            raise ValueError(f"it has format {kept['format']}, this version reads {EARLIER} and {FORMAT}")
+        if kept["format"] != FORMAT:
+            raise ValueError(f"it has format {kept['format']}, this version reads {FORMAT}")
         scaling, guess = from_plain(Scaling, kept["scaling"]), from_plain(FirstGuess, kept["guess"])
-        if kept["format"] == EARLIER and any(number < 1 for part in guess.trust for row in part for number in row):
-            raise ValueError("its forecasts are pulled to the climatology after the model's correction, not before it")
-        context, horizon = kept["context"], kept["horizon"]
-        # Earlier versions did not write globe into the columns.
-        columns = replace(from_plain(Columns, kept["columns"]), globe=scaling.globe)
-        # Nor how errors depend on each other.
-        dependence = None if kept.get("dependence") is None else from_plain(Dependence, kept["dependence"])
+        columns, context, horizon = from_plain(Columns, kept["columns"]), kept["context"], kept["horizon"]
+        digest, dependence = kept["digest"], None
+        if kept.get("dependence") is not None:
+            dependence = from_plain(Dependence, kept["dependence"])
         json.dumps([to_plain(scaling), to_plain(guess), kept.get("dependence")], allow_nan=False)
     except (KeyError, TypeError) as error:
         raise ValueError(repr(error)) from error
@@ -70,9 +64,7 @@ def _parts(path: Path, kept: Any) -> dict[str, Any]:
     model = load(path.parent / MODEL)
     if not all(part.isfinite().all() for part in model.state_dict().values()):
         raise ValueError("its weights are not all finite")
-    # Earlier versions wrote no digest.
-    digest = fingerprint_of(columns, scaling, guess, context, horizon, model)
-    if kept.get("digest", digest) != digest:
+    if digest != fingerprint_of(columns, scaling, guess, context, horizon, model):
         raise ValueError("its scaling and its weights are not of one fit")
     return {
         "columns": columns, "scaling": scaling, "guess": guess, "context": context, "horizon": horizon, "model": model,

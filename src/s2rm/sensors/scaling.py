@@ -159,10 +159,10 @@ class Scaling:
 
     @property
     def used(self) -> Bool[NDArray, " F"]:
-        """Which covariates differ by more than rounding. A spread of 1e-6 is what earlier versions wrote for none."""
+        """Which covariates differ by more than rounding."""
         spread = np.array(self.covariate_spread)
         rounding = np.spacing(np.abs(np.array(self.covariate_mean)).astype(np.float32))
-        return (spread > rounding) & (spread != 1e-6)
+        return spread > rounding
 
     def units(self, mean: Tensor, stddev: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         r"""Mean and standard deviation of channels, `(..., D)`, in the user's units, `(..., C)`.

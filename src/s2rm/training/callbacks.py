@@ -10,7 +10,7 @@ from types import FrameType
 from typing import cast
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, Timer
 
 from s2rm.models.model import Model
 from s2rm.training.records import Ended
@@ -115,6 +115,17 @@ class StopBetweenBatches(Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         self.on_train_batch_end(trainer)
+
+
+class StayStopped(Callback):
+    """A run that ended by its patience makes no more updates when it is resumed: Lightning restores the count of
+    validations without a gain, but not that it was enough."""
+
+    def __init__(self, stop: EarlyStopping):
+        self.stop = stop
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stop.wait_count >= self.stop.patience
 
 
 class StopAfterUpdates(Callback):

@@ -80,6 +80,11 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
     return path, before
 
 
+def limits(training: Training) -> tuple[int | None, int | None, float | None]:
+    """What may differ when a run is resumed."""
+    return training.updates, training.epochs, training.minutes
+
+
 def _check_moments(content: dict[str, Any], parameters: Sequence[torch.Tensor]) -> None:
     """Refuse a checkpoint whose optimiser lacks moments of its parameters, or has none that Adam could go on with."""
     (optimiser,) = content["optimizer_states"]

@@ -28,11 +28,12 @@ from s2rm.training.callbacks import (
     Averaging,
     KeepBest,
     RefuseDiverged,
+    StayStopped,
     StopAfterUpdates,
     StopBetweenBatches,
 )  # fmt: skip
 from s2rm.training.captured import Captured
-from s2rm.training.checkpoints import NOISE, OPTIONS, WholeFiles, no_checkpoint, resumable
+from s2rm.training.checkpoints import NOISE, OPTIONS, WholeFiles, limits, no_checkpoint, resumable
 from s2rm.training.precision import settled
 from s2rm.training.processor import flush_denormals, keep_freed_memory
 from s2rm.training.progress import ShowProgress
@@ -119,8 +120,7 @@ class Lesson(L.LightningModule, Generic[B]):
         checkpoint[OPTIONS], checkpoint[NOISE] = asdict(self.training_options), torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if NOISE in checkpoint:  # not in those of earlier versions
-            torch.set_rng_state(checkpoint[NOISE])
+        torch.set_rng_state(checkpoint[NOISE])
 
     def training_step(self, batch: B, batch_index: int) -> torch.Tensor:
         if self.captured is None:
@@ -238,16 +238,20 @@ def fit(
     callbacks = [timer, diverging, best, StopBetweenBatches(), stop, keep, *([averaging] if averaging else [])]
     if training.updates:
         callbacks.append(StopAfterUpdates(training.updates))
+    if not resume or limits(training) == limits(before):  # with others it has been given more time
+        callbacks.append(StayStopped(stop))
     if progress:
         callbacks.append(ShowProgress(training, timer, sys.stdout.isatty()))
     with _without_warnings(), training_mode(model):
         trainer = _trainer(folder, training, machines, callbacks)
         try:
-            _run(trainer, Lesson(model, training), train, validation, checkpoint)
+            _run(trainer, lesson := Lesson(model, training), train, validation, checkpoint)
         except (KeyError, TypeError, RuntimeError, AttributeError, IndexError, ValueError) as error:
             if checkpoint is None or diverging.started:
                 raise
             raise no_checkpoint(checkpoint) from error
+    if averaging:  # Lightning leaves it out where a run that is resumed had ended
+        averaging.on_train_end(trainer, lesson)
     if not math.isfinite(best.lowest):
         raise ValueError("fit: training ended before its first validation, so no weights were kept; take more minutes")
     # Of a run that had reached its limits, Lightning's `current_epoch` lacks the last epoch.

@@ -26,7 +26,7 @@ WEEK = 7
 """the cycles that "a week before" looks back"""
 CLIMATE = CANDIDATES.index("climatology")
 FROM_LAST = (0, 4, 12)
-"""those that count less the older the sensor's own last value is; the last one does not in earlier versions"""
+"""those that count less the older the sensor's own last value is"""
 OF_NOW = (0, 4, 5, 6, 7, 8, 12, 13)
 """those that follow the level of what was last reported"""
 BACK = (0, 3, 6, 9, 12)
@@ -82,7 +82,8 @@ class Found(NamedTuple):
     values: Float[Tensor, "B L P J D K"]
     """the candidates, NaN where there is none"""
     own_age: Float[Tensor, "B L P D"]
-    """steps from the sensor's own last value to the origin, NaN where there is none"""
+    """steps from the sensor's own last value to the origin, the memory where it is older than that and linear dynamics
+    know the level of the place; NaN where nothing is known of the place itself"""
     nearest: Float[Tensor, "B L P D"]
     """the distance of the nearest neighbour, infinite where there is none"""
     old: Float[Tensor, "B L P D"]
@@ -98,8 +99,7 @@ class Found(NamedTuple):
 
 def found(
     history: History, asked: Asked, ways: Ways, climate: Float[Tensor, "B L P J D"], memory: int, extent: float,
-    noise: tuple[Tensor, Tensor] | None = None, number: int = len(CANDIDATES), dynamics: Filter | None = None,
-    horizon: int = 0,
+    noise: tuple[Tensor, Tensor] | None = None, dynamics: Filter | None = None, horizon: int = 0,
 ) -> Found:  # fmt: skip
     """The candidates of all queries.
 
@@ -112,7 +112,6 @@ def found(
         memory: the age from which a report no longer counts, in steps.
         extent: of the positions.
         noise: a displacement of each sensor's positions `(S, n)` and covariates `(S, F)`.
-        number: how many of `CANDIDATES` there are; earlier versions had fewer.
         dynamics, horizon: of the sensors, if they are known, and the longest lead time, in steps.
     """
     latest = _latest(history, asked, memory, noise)
@@ -129,7 +128,6 @@ def found(
         for channel in range(latest.rows.shape[-1])
     ]  # fmt: skip
     values, *others = zip(*parts, strict=True)
-    values = tuple(part[..., :number] for part in values)
     if asked.gone is not None:
         came = carried(history, asked, ways, memory, noise)
         values = tuple(torch.cat([part, came[..., channel, None]], -1) for channel, part in enumerate(values))
@@ -287,7 +285,7 @@ def _channel(
     counts = level * ~before.isnan()
     change = (counts * (near.value - before).nan_to_num()).sum(-1) / counts.sum(-1).clamp(min=1e-12)
     following = own + change[..., None]
-    told = torch.full_like(own, torch.nan)
+    told, settled = torch.full_like(own, torch.nan), torch.zeros_like(own_when, dtype=torch.bool)
     if linear is not None:
         site = linear.site.gather(1, around.sensor.flatten(1)).view_as(around.sensor)
         coming = linear.of(torch.where(around.there, site, -1), channel)
@@ -296,10 +294,13 @@ def _channel(
         # A sensor that is new changes as its neighbours do. Changes are less smooth than what changes.
         change = (level[..., None, :] * (coming - around.value[..., None, :])[..., :NEAREST]).sum(-1)
         mapped = torch.where(own.isnan(), mapped, own + change)
-        told = linear.of(linear.own, channel)
-        told = torch.where(told.isnan(), mapped, told)
+        known = linear.of(linear.own, channel)
+        told = torch.where(known.isnan(), mapped, known)
+        settled = ~known[..., 0].isnan()
     candidates = [own, *own_of_cycles, *flat, krigged, *of_cycles, climate, following, told]
-    own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
+    # Of a place whose level dynamics know it matters no longer since when it is silent.
+    age = torch.where(own_when >= 0, asked.origin[..., None] - own_when, memory).float()
+    own_age = torch.where((own_when >= 0) | settled, age, torch.nan)
     offset = (level[..., None] * near.away[..., :-1]).sum(-2) / extent
     unlike = asked.covariates.nan_to_num()
     if unlike.shape[-1]:  # runtimes of ONNX sum nothing wrongly

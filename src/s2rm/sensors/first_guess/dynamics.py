@@ -20,7 +20,7 @@ from s2rm.sensors.first_guess.state_space import Shrinkage, StateSpace, chosen, 
 MOST_SITES, MOST_GROUPS = 40, 16
 """places of a group, whose dynamics are their own, and groups; of more places those that report most often are used"""
 LEAST_STEPS, LEAST_REPORTS = 200, 50
-"""the fewest steps of a table, and reports of a place, to which dynamics are fitted"""
+"""the fewest steps of a table, and reports of a place, to which dynamics are fitted; of each channel half as many"""
 MOST_STEPS, MOST_CELLS, JUDGED = 6_000, 8_000_000, 2_000
 """the most steps of a fit, entries of all of its covariances, of order 2 four times as many, and steps by which its
 shrinkage is chosen; of more, the last ones are used"""
@@ -57,6 +57,8 @@ class Dynamics:
     level: Matrix
     share: Matrix
     """`[channel][place]`"""
+    known: tuple[tuple[bool, ...], ...]
+    """whether enough was reported in the fit for that"""
     noise: Vector
     """the variance of what a sensor adds, of each channel and group, those of a channel in a row"""
     move: tuple[Matrix, ...]
@@ -76,6 +78,7 @@ def filter_of(fits: Sequence[Dynamics]) -> Filter:
     starts = [[torch.block_diag(*[torch.tensor(start)] * (width // len(start))) for start in one.start] for one in fits]
     move, start = (torch.stack([torch.stack(rows) for rows in each]) for each in (moves, starts))
     parts = {name: torch.tensor([getattr(one, name) for one in fits]) for name in Filter._fields[2:-3]}
+    parts["level"] = torch.where(torch.tensor([one.known for one in fits]), parts["level"], torch.nan)
     parts |= {"move": move, "shock": torch.tensor([one.shock for one in fits]), "start": start}
     return Filter(torch.tensor(fits[0].places), torch.tensor(fits[0].near), **parts)
 
@@ -101,7 +104,7 @@ def _places(history: History, near: float) -> Float[Tensor, "G N n"]:
     high, index = -low, rows.sensor[:, None].expand_as(rows.positions)
     low = low.scatter_reduce(0, index, rows.positions, "amin")
     high = high.scatter_reduce(0, index, rows.positions, "amax")
-    count = rows.sensor.bincount(minlength=len(low))
+    count = rows.sensor[rows.step >= history.num_steps - MOST_STEPS].bincount(minlength=len(low))
     stays = ((high - low).abs().amax(-1) <= near) & (count >= LEAST_REPORTS)
     order = torch.where(stays, count, -1).argsort(descending=True, stable=True)
     places = low[order[: int(stays.sum())]]
@@ -148,6 +151,8 @@ def _fit(
     until = torch.full((1, history.num_sensors), history.num_steps)
     values = observed(history, steps[None], until, site, len(flat))[0].double().numpy()
     values[(steps >= without[0]) & (steps < without[1])] = np.nan
+    known = (~np.isnan(values)).sum(0) >= LEAST_REPORTS // 2
+    values[:, ~known] = np.nan
     part = history.part_of_day(steps, parts).numpy()
     level, usual = np.zeros(values.shape[1:]), np.zeros((parts, values.shape[1]))
     for _ in range(2):
@@ -166,8 +171,9 @@ def _fit(
     models = _fits(values.swapaxes(0, 1), near_by, [shrinkages[row // groups] for row in rows])
     fit = Dynamics(
         _plain(flat.numpy(), 9), near, _plain(usual), _plain(swing), _plain(level), _plain(share),
-        tuple(float(one.noise) for one in models), tuple(_plain(one.move) for one in models),
-        tuple(_plain(one.shock) for one in models), tuple(_plain(one.start) for one in models), without,
+        tuple(map(tuple, known.tolist())), tuple(float(one.noise) for one in models),
+        tuple(_plain(one.move) for one in models), tuple(_plain(one.shock) for one in models),
+        tuple(_plain(one.start) for one in models), without,
     )  # fmt: skip
     return fit, shrinkages
 

@@ -12,11 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from s2rm.sensors.first_guess.candidates import (
-    CANDIDATES,
     CLIMATE,
-    FOLLOWING,
     FROM_LAST,
-    LINEAR,
     OF_NOW,
     TRENDS,
     WEEK,
@@ -105,6 +102,7 @@ class FirstGuess:
     tilt: tuple[float, ...]
     reach: tuple[float, ...]
     nugget: tuple[float, ...]
+    smooth: tuple[bool, ...]
     """of each channel, see `Ways`"""
     climate: tuple[tuple[float, ...], ...]
     """the mean of each channel in each part of the day"""
@@ -115,7 +113,7 @@ class FirstGuess:
     staleness: tuple[float, ...] = ()
     """of each value, ahead"""
     silence: tuple[float, ...] = ()
-    """of each value, at the origin; empty in earlier versions, where it is as ahead"""
+    """of each value, at the origin"""
     spread: Table = ()
     spread_stale: tuple[float, ...] = ()
     spread_doubt: tuple[float, ...] = ()
@@ -123,31 +121,18 @@ class FirstGuess:
     spread_share: Table = ()
     spread_shift: Table = ()
     trust: Table = ()
-    """empty where all values are Gaussian, and of earlier versions: they are not pulled"""
-    smooth: tuple[bool, ...] = ()
-    """whether the covariance of each channel is smooth; empty in earlier versions, where none was"""
+    """empty where all values are Gaussian: they are not pulled"""
     carry: float = 0.0
     fading: float = 0.0
     """see `Ways`"""
-    follows: bool = False
-    """whether the neighbours' change since the own last value makes a candidate; in those of earlier versions it does
-    not"""
-    linear: bool = False
-    """whether there is a candidate of linear dynamics, if only where they could be fitted; not in earlier versions"""
     dynamics: tuple[Dynamics, ...] = ()
-    """those of the sensors; while a forecaster is fitted, also those without each part of the steps"""
+    """those of the sensors, none where they could not be fitted; while a forecaster is fitted, also those without each
+    part of the steps"""
 
     @property
     def ways(self) -> Ways:
         """How neighbours count."""
-        smooth = self.smooth or (False,) * len(self.reach)
-        return Ways(self.ageing, self.tilt, self.reach, self.nugget, smooth, self.carry, self.fading)
-
-    @property
-    def number(self) -> int:
-        """K, how many of `CANDIDATES` there are."""
-        lacking = [name for name, there in ((FOLLOWING, self.follows), (LINEAR, self.linear)) if not there]
-        return min([len(CANDIDATES), *map(CANDIDATES.index, lacking)])
+        return Ways(self.ageing, self.tilt, self.reach, self.nugget, self.smooth, self.carry, self.fading)
 
     @cached_property
     def filter(self) -> Filter | None:
@@ -193,8 +178,7 @@ class FirstGuess:
                 fit = 1 + torch.bucketize(asked.origin[:, 0].contiguous(), ends, right=True)
             dynamics = dynamics.of(fit)
         return found(
-            history, asked, self.ways, climate, self.memory, scaling.extent, noise, self.number, dynamics,
-            self.knots[-1],
+            history, asked, self.ways, climate, self.memory, scaling.extent, noise, dynamics, self.knots[-1]
         )  # fmt: skip
 
     def mixed(self, cases: Cases, value_of: Int[Tensor, " D"]) -> tuple[Tensor, Tensor]:
@@ -218,8 +202,7 @@ class FirstGuess:
         guess, spread = self.mixed(cases, values_of_channels(scaling))
         ahead = asked.leads.shape[-1]
 
-        of_now = tuple(index for index in OF_NOW if index < self.number)
-        of_now = of_now if asked.gone is None else (*of_now, got.values.shape[-1] - 1)
+        of_now = OF_NOW if asked.gone is None else (*OF_NOW, got.values.shape[-1] - 1)
         missing = asked.covariates.isnan().float()
         near = got.nearest.nan_to_num(posinf=1.0)
         some = got.nearest.isfinite().float()
@@ -317,11 +300,9 @@ def mixture(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Guess and spread `(..., D)` of cases; the equations are those of `FirstGuess`."""
     wanted = at_knots(logits, knots, cases.own, cases.leads, value_of)
-    ageing, late = staleness[value_of], torch.zeros(wanted.shape[-1])
-    if len(silence):
-        ageing = torch.where(cases.leads[..., None] == 0, silence[value_of], ageing)
-    from_last = FROM_LAST if len(silence) else FROM_LAST[:-1]
-    late[[index for index in from_last if index < len(late)]] = 1.0
+    late = torch.zeros(wanted.shape[-1])
+    late[list(FROM_LAST)] = 1.0
+    ageing = torch.where(cases.leads[..., None] == 0, silence[value_of], staleness[value_of])
     wanted = wanted - (ageing * cases.stale)[..., None] * late
     there = ~cases.values.isnan()
     weight = torch.where(there, wanted, -torch.inf).softmax(-1)

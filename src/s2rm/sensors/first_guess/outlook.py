@@ -23,6 +23,7 @@ class Filter(NamedTuple):
     usual: Float[Tensor, "E P D"]
     swing: Float[Tensor, "E P D"]
     level: Float[Tensor, "E D K"]
+    """NaN where it is not known"""
     share: Float[Tensor, "E D K"]
     noise: Float[Tensor, "E C"]
     move: Float[Tensor, "E C N M"]
@@ -84,7 +85,9 @@ def outlook(
     site = sites(history, latest, filter_)
     # A sensor that is withheld is taken for one of which nothing was ever known.
     hidden = torch.as_tensor(alone) | ((sensor >= 0) & (_taken(known[:, -1], sensor) < 0))
-    own = torch.where(sensor >= 0, _taken(site, sensor), -1 if displaced else nearest(positions, filter_)[0])
+    # One that has not reported for longer than is kept is like a place without a sensor.
+    heard = (sensor >= 0) & (_taken(latest, sensor) >= 0)
+    own = torch.where(heard, _taken(site, sensor), -1 if displaced else nearest(positions, filter_)[0])
     values = observed(history, steps, known[:, -1], site, len(filter_.places))
     part = history.part_of_day(steps, parts)
     usual, swing = (_at_parts(table, part)[..., None] for table in (filter_.usual, filter_.swing))

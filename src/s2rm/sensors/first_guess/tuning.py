@@ -72,7 +72,7 @@ def first_guess(train: Reports, scaling: Scaling, context: int, horizon: int) ->
     return FirstGuess(
         cycle, cycles, max(context, 12), (scaling.extent * AGEING[1],) * number, (TILT[0],) * number,
         (scaling.extent * ROUGH[4][0],) * number, (ROUGH[4][1],) * number,
-        ((0.0,) * number,) * parts, (0, *map(int, knots)), follows=True, linear=True,
+        (ROUGH[4][2],) * number, ((0.0,) * number,) * parts, (0, *map(int, knots)),
     )  # fmt: skip
 
 
@@ -91,8 +91,7 @@ def tuned(windows: Windows) -> FirstGuess:
         guess = _best_ways(windows, guess, names, candidate, choices)
     if windows.scaling.flow:
         guess = _carried(windows, guess)
-    if guess.linear:
-        guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, folds=True))
+    guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, folds=True))
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
     drawn = _together([draw(windows, guess, 32) for draw in (sample, withheld, silent)])
     mixed = mixed_best(guess, *drawn[:3], *about)

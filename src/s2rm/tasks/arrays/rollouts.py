@@ -40,8 +40,7 @@ class OfModel:
         known = []
         if self.model.signature.corrects:
             known.append(self.trivial.context(self.trivial.raw(self.trivial.world.guess, memory, positions)))
-        # Models that were trained by earlier versions are not told the actions.
-        if self.model.context_size > sum(part.shape[-1] for part in known) and isinstance(memory, OfSlots):
+        if self.trivial.world.num_actions and isinstance(memory, OfSlots):
             known.append(memory.actions)
         return self.model.predict(self.state, positions, torch.cat(known, -1) if known else None)
 
