@@ -193,17 +193,17 @@ def test_a_climatology_is_compared_with_days_that_it_does_not_hold():
 def test_a_table_is_linear_between_knots_and_level_beyond():
     table = torch.arange(6.0).view(2, 1, 3)
     own, leads = torch.tensor([[False], [True], [True]]), torch.tensor([0.0, 3.0, 99.0])
-    got = at_knots(table, (0, 1, 7), own, leads, torch.tensor([0]))
+    got = at_knots(table, (0, 1, 7), own.long(), leads, torch.tensor([0]))
     torch.testing.assert_close(got.flatten(), torch.tensor([0.0, 4.5, 5.0]))
 
 
 def test_no_place_is_surer_than_a_sensor_that_has_just_reported():
     far = torch.tensor([-9.0, 0.0])  # a place beside a sensor, and one far from all
-    cases = Cases(torch.ones(2, 1, len(CANDIDATES)), torch.zeros(2, 1).bool(), torch.zeros(2, 1), far[:, None],
-                  torch.full((2,), 3.0))  # fmt: skip
+    none = torch.zeros(2, 1)
+    cases = Cases(torch.ones(2, 1, len(CANDIDATES)), none > 0, none > 0, none, far[:, None], torch.full((2,), 3.0))
     knots, tables = (0, 3), {name: torch.zeros(1) for name in ("staleness", "silence")}
-    tables |= {"logits": torch.zeros(2, 1, 2, len(CANDIDATES))}
-    tables |= {"spread": torch.tensor([[[0.0, 0.5]], [[-3.0, -0.5]]]), "spread_stale": torch.ones(1)}
+    tables |= {"logits": torch.zeros(3, 1, 2, len(CANDIDATES))}
+    tables |= {"spread": torch.tensor([[[0.0, 0.5]], [[-3.0, -0.5]], [[0.0, 0.0]]]), "spread_stale": torch.ones(1)}
     tables |= {"spread_doubt": torch.ones(1)}
     _, spread = mixture(cases, torch.tensor([0]), knots, **tables)
     _, own = mixture(cases._replace(own=torch.ones(2, 1).bool()), torch.tensor([0]), knots, **tables)
@@ -259,7 +259,8 @@ def test_a_mixture_starts_from_inverse_errors_and_is_held_there_where_the_past_d
     values = torch.full((number, 1, candidates), torch.nan)
     values[:, 0, 0], values[:, 0, 1], values[:, 0, 7] = 1.0, -2.0, 1.2  # the truth is 0
     values[::100, 0, 3] = 0.0  # in too few cases to count
-    kinds = (torch.ones(number, 1, dtype=torch.bool), torch.zeros(number, 1), torch.zeros(number, 1))
+    none = torch.zeros(number, 1)
+    kinds = none == 0, none > 0, none, none
     cases, truth, value_of = Cases(values, *kinds, torch.ones(number)), torch.zeros(number, 1), torch.tensor([0])
     found = prior(cases, truth, moment, value_of, (0, 1))
     weights = (found.logits[1, 0, 1] - found.logits[1, 0, 1, 0]).exp()
@@ -374,7 +375,7 @@ def test_only_a_correction_that_helps_is_kept(fitted):
 def _only(name, guess):
     """Logits by which one candidate is all."""
     return tuple(
-        tuple(tuple(tuple(20.0 * (each == name) for _ in guess.knots) for _ in range(2)) for _ in range(2))
+        tuple(tuple(tuple(20.0 * (each == name) for _ in guess.knots) for _ in range(2)) for _ in range(3))
         for each in CANDIDATES
     )
 

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from s2rm.cli.commands import Evaluate, FitTable, Forecast, NextSensor
 from s2rm.cli.forecasters import _open as opened_of
 from s2rm.cli.forecasters import place
+from s2rm.cli.parts import Parts
 from s2rm.cli.sensors import _settings, forecast
 from s2rm.files import read_safetensors
 from s2rm.sensors import (
@@ -35,6 +36,7 @@ from s2rm.sensors.export import ForecastStep
 from s2rm.sensors.first_guess.candidates import upstream
 from s2rm.sensors.first_guess.tuning import first_guess, sample, tuned
 from s2rm.sensors.first_guess.windows import Windows
+from s2rm.sensors.judging.judge import split
 from s2rm.sensors.known_ahead import FEATURES, AheadTables, KnownAhead
 from s2rm.sensors.reports import on_sphere
 from s2rm.sensors.scaling import Scaling
@@ -585,6 +587,7 @@ def test_another_table_is_judged_with_its_own_table_of_what_is_known_ahead(
     wind.to_csv(tmp_path / "wind.csv", index=False)
     fitted = FitTable(tmp_path / "t.csv", COLUMNS, tmp_path / "wind.csv", out=folder)
     (folder / "fit.json").write_text(json.dumps(_settings(fitted, None)))
+    Parts.of(reports, split(reports, fitted.test, fitted.held_out, 0)).write(folder)
     week = pandas.Timedelta("168h")  # the wind of the fit is not that of the other table
     bare.assign(time=bare.time + week).to_csv(tmp_path / "later.csv", index=False)
     later = wind.assign(time=wind.time + week, wind_x=wind.wind_x + 1)

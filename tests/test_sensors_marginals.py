@@ -337,7 +337,7 @@ def of_the_own_value(signs, apart=10):
     values = torch.full((number, 1, len(CANDIDATES)), torch.nan)
     values[..., 0], values[..., CANDIDATES.index("climatology")] = own, 0.0
     alike = torch.ones(number, 1)
-    cases = Cases(values, alike > 0, 0 * alike, 0 * alike, alike[:, 0])
+    cases = Cases(values, alike > 0, alike < 0, 0 * alike, 0 * alike, alike[:, 0])
     moment = torch.arange(number)
     truth = own * torch.tensor(signs, dtype=torch.float)[moment // 1000, None]
     guess = FirstGuess(None, 0, 12, (1.0,), (0.0,), (1.0,), (0.1,), (False,), ((0.0,),), (0, 1, 6))
@@ -355,7 +355,7 @@ def test_a_part_of_the_past_is_compared_with_the_climatology_of_the_others():
     values = torch.zeros(6, 1, len(CANDIDATES))
     alike, part = torch.ones(6, 1), torch.tensor([0, 1, 0, 1, 0, 1])
     truth = torch.tensor([[1.0], [5.0], [3.0], [torch.nan], [100.0], [100.0]])
-    drawn = Sample(Cases(values, alike > 0, 0 * alike, 0 * alike, alike[:, 0]), truth, torch.arange(6), part)
+    drawn = Sample(Cases(values, alike > 0, alike < 0, 0 * alike, 0 * alike, alike[:, 0]), truth, torch.arange(6), part)
     cases = with_climate_of(drawn, torch.arange(6) < 4).cases
     climate = CANDIDATES.index("climatology")
     assert cases.values[:, 0, climate].tolist() == [2, 5, 2, 5, 2, 5]

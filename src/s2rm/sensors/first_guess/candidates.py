@@ -82,8 +82,9 @@ class Found(NamedTuple):
     values: Float[Tensor, "B L P J D K"]
     """the candidates, NaN where there is none"""
     own_age: Float[Tensor, "B L P D"]
-    """steps from the sensor's own last value to the origin, the memory where it is older than that and linear dynamics
-    know the level of the place; NaN where nothing is known of the place itself"""
+    """steps from the sensor's own last value to the origin, NaN where there is none"""
+    settled: Bool[Tensor, "B L P D"]
+    """whether linear dynamics know the level of the place"""
     nearest: Float[Tensor, "B L P D"]
     """the distance of the nearest neighbour, infinite where there is none"""
     old: Float[Tensor, "B L P D"]
@@ -298,9 +299,7 @@ def _channel(
         told = torch.where(known.isnan(), mapped, known)
         settled = ~known[..., 0].isnan()
     candidates = [own, *own_of_cycles, *flat, krigged, *of_cycles, climate, following, told]
-    # Of a place whose level dynamics know it matters no longer since when it is silent.
-    age = torch.where(own_when >= 0, asked.origin[..., None] - own_when, memory).float()
-    own_age = torch.where((own_when >= 0) | settled, age, torch.nan)
+    own_age = torch.where(own_when >= 0, (asked.origin[..., None] - own_when).float(), torch.nan)
     offset = (level[..., None] * near.away[..., :-1]).sum(-2) / extent
     unlike = asked.covariates.nan_to_num()
     if unlike.shape[-1]:  # runtimes of ONNX sum nothing wrongly
@@ -309,8 +308,8 @@ def _channel(
     changed = torch.where((own_when >= 0)[..., None], gathered(trend, mine[..., None])[..., 0, :], 0.0)
     around_changed = torch.where(near.there[..., None], gathered(trend, near.sensor), 0.0)
     moved = torch.cat([changed, (level[..., None] * around_changed).sum(-2)], -1)
-    return (torch.stack(candidates, -1), own_age, near.squared[..., 0].sqrt(), old, variance.log(), moved, offset,
-            anyone[..., None] * unlike)  # fmt: skip
+    return (torch.stack(candidates, -1), own_age, settled, near.squared[..., 0].sqrt(), old, variance.log(), moved,
+            offset, anyone[..., None] * unlike)  # fmt: skip
 
 
 def _of_cycles(

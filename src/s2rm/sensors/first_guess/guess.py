@@ -30,7 +30,8 @@ from s2rm.sensors.reports import Reports
 from s2rm.sensors.scaling import Scaling
 
 Table = tuple[tuple[tuple[float, ...], ...], ...]
-"""a number for each group, value and knot: `[group][value][knot]`; group 0 are places without an own value, 1 others"""
+"""a number for each group, value and knot: `[group][value][knot]`; group 0 are places without an own value, 1 others;
+of a mixture, group 2 are those without one whose level linear dynamics know"""
 LEAST_SPREAD = 0.02
 """standard deviations of a value"""
 
@@ -42,11 +43,18 @@ class Cases(NamedTuple):
     """the candidates, NaN where there is none"""
     own: Bool[Tensor, "*batch D"]
     """whether the sensor itself has a last value"""
+    settled: Bool[Tensor, "*batch D"]
+    """whether linear dynamics know the level of the place"""
     stale: Float[Tensor, "*batch D"]
     """log(1 + age) of that value at the origin"""
     doubt: Float[Tensor, "*batch D"]
     """the logarithm of the variance of kriging"""
     leads: Float[Tensor, "*batch"]
+
+    @property
+    def group(self) -> Int[Tensor, "*batch D"]:
+        """The group of places in a mixture."""
+        return torch.where(self.own, 1, 2 * self.settled)
 
 
 class Context(NamedTuple):
@@ -66,7 +74,8 @@ class FirstGuess:
     r"""How the first guess is made and corrected; fitted once to each table, and saved with the model.
 
     It is a convex mixture of the candidates $c_k$ that there are (see `CANDIDATES`), with weights for each value, lead
-    time and group of places, those with an own last value and those without:
+    time and group of places, those with an own last value, those without, and of these those whose sensor is silent for
+    long but whose level linear dynamics know:
 
     $$g = \sum_k w_k c_k, \quad w = \mathrm{softmax}(u - \beta l \log(1 + a))$$
 
@@ -186,7 +195,7 @@ class FirstGuess:
         made = mixture(cases, value_of, self.knots, **{name: self.tables[name] for name in MIXING})
         if not self.trust:
             return made
-        trust = at_knots(self.tables["trust"], self.knots, cases.own, cases.leads, value_of)
+        trust = at_knots(self.tables["trust"], self.knots, cases.own.long(), cases.leads, value_of)
         return self.pulled(*made, cases.values[..., CLIMATE], torch.where(is_now(cases), 1.0, trust))
 
     def context(
@@ -229,7 +238,7 @@ class FirstGuess:
         """Mean and spread, of the first guess and of a model's mean and spread of what it is off."""
         tables = (self.tables[name] for name in ("share", "spread_share", "spread_shift"))
         share, of_spread, shift = (
-            at_knots(table, self.knots, context.own, context.leads, value_of) for table in tables
+            at_knots(table, self.knots, context.own.long(), context.leads, value_of) for table in tables
         )
         share, of_spread, shift = (torch.where(context.now, 0.0, part) for part in (share, of_spread, shift))
         log = context.spread.log() + of_spread * stddev.log() + shift
@@ -268,10 +277,10 @@ def values_of_channels(scaling: Scaling) -> Int[Tensor, " D"]:
 def cases_of(got: Found, leads: Int[Tensor, "B L P J"]) -> Cases:
     """What is found, as cases `(B, L, P, J)`."""
     own = ~got.own_age.isnan()
-    parts = (own, got.own_age.nan_to_num().log1p(), got.doubt)
+    stale = got.own_age.nan_to_num().log1p()
     shape = got.values.shape[:-1]
-    own, stale, doubt = (part[..., None, :].expand(shape) for part in parts)
-    return Cases(got.values, own, stale, doubt, leads.float())
+    own, settled, stale, doubt = (part[..., None, :].expand(shape) for part in (own, got.settled, stale, got.doubt))
+    return Cases(got.values, own, settled, stale, doubt, leads.float())
 
 
 def is_now(cases: Cases) -> Bool[Tensor, "*batch D"]:
@@ -280,13 +289,13 @@ def is_now(cases: Cases) -> Bool[Tensor, "*batch D"]:
 
 
 def at_knots(
-    table: Float[Tensor, "2 C N *more"], knots: tuple[int, ...], own: Bool[Tensor, "*batch D"],
+    table: Float[Tensor, "G C N *more"], knots: tuple[int, ...], group: Int[Tensor, "*batch D"],
     leads: Float[Tensor, "*batch"], value_of: Int[Tensor, " D"],
 ) -> Float[Tensor, "*batch D *more"]:  # fmt: skip
     """The entries of a table for each query and channel, linear in log(1 + lead) between the knots."""
     places = torch.tensor(knots).float().log1p()
     where = leads.clamp(knots[0], knots[-1]).log1p()
-    upper, group = torch.searchsorted(places, where.contiguous()).clamp(1, len(knots) - 1), own.long()
+    upper = torch.searchsorted(places, where.contiguous()).clamp(1, len(knots) - 1)
     part = (where - places[upper - 1]) / (places[upper] - places[upper - 1])
     part = part[(..., None, *(None,) * (table.ndim - 3))]
     low, high = (table[group, value_of, knot[..., None]] for knot in (upper - 1, upper))
@@ -294,12 +303,13 @@ def at_knots(
 
 
 def mixture(
-    cases: Cases, value_of: Int[Tensor, " D"], knots: tuple[int, ...], logits: Float[Tensor, "2 C N K"],
-    staleness: Float[Tensor, " C"], silence: Float[Tensor, " S"], spread: Float[Tensor, "2 C N"],
+    cases: Cases, value_of: Int[Tensor, " D"], knots: tuple[int, ...], logits: Float[Tensor, "3 C N K"],
+    staleness: Float[Tensor, " C"], silence: Float[Tensor, " S"], spread: Float[Tensor, "3 C N"],
     spread_stale: Float[Tensor, " C"], spread_doubt: Float[Tensor, " C"],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Guess and spread `(..., D)` of cases; the equations are those of `FirstGuess`."""
-    wanted = at_knots(logits, knots, cases.own, cases.leads, value_of)
+    group = cases.group
+    wanted = at_knots(logits, knots, group, cases.leads, value_of)
     late = torch.zeros(wanted.shape[-1])
     late[list(FROM_LAST)] = 1.0
     ageing = torch.where(cases.leads[..., None] == 0, silence[value_of], staleness[value_of])
@@ -310,8 +320,8 @@ def mixture(
     # What a sensor reports now is known.
     guess = torch.where(is_now(cases), cases.values[..., 0].nan_to_num(), guess)
     doubt = torch.where(cases.own, 0.0, spread_doubt[value_of] * cases.doubt)
-    log = at_knots(spread, knots, cases.own, cases.leads, value_of) + spread_stale[value_of] * cases.stale + doubt
+    log = at_knots(spread, knots, group, cases.leads, value_of) + spread_stale[value_of] * cases.stale + doubt
     # No place is surer than a sensor that has just reported: near to one, kriging's variance knows no change in time.
-    least = at_knots(spread, knots, torch.ones_like(cases.own), cases.leads, value_of)
+    least = at_knots(spread, knots, torch.ones_like(group), cases.leads, value_of)
     log = torch.where(cases.own, log, torch.maximum(log, least))
     return guess, log.exp() + LEAST_SPREAD

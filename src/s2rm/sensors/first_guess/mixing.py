@@ -31,8 +31,8 @@ LEAST_CASES, LEAST_SHARE = 20, 0.02
 class Prior(NamedTuple):
     """Where the fit of a mixture starts, and how strongly each cell is drawn back there."""
 
-    logits: Float[Tensor, "2 C N K"]
-    ridge: Float[Tensor, "2 C N"]
+    logits: Float[Tensor, "3 C N K"]
+    ridge: Float[Tensor, "3 C N"]
 
 
 @one_thread()
@@ -64,7 +64,7 @@ def mixed_best(
     tables = {
         "logits": start.logits.clone(),
         **{name: torch.full((number,), -3.0) for name in AGEING},
-        "spread": torch.full((2, number, knots), -1.0), "spread_stale": torch.zeros(number),
+        "spread": torch.full((3, number, knots), -1.0), "spread_stale": torch.zeros(number),
         "spread_doubt": torch.zeros(number),
     }  # fmt: skip
     for table in tables.values():
@@ -112,11 +112,11 @@ def prior(
     order = torch.linspace(0, BLOCKS, len(moment) + 1)[:-1].long()
     block = torch.empty_like(order)
     block[moment.argsort()] = order
-    where = (cases.own.long(), value_of.expand(len(truth), channels), *(
+    where = (cases.group, value_of.expand(len(truth), channels), *(
         part[:, None].expand(len(truth), channels) for part in (knot, block)
     ))  # fmt: skip
     error = (cases.values - truth[..., None]).abs()
-    sums, counts = torch.zeros(2, 2, number, len(knots), BLOCKS, candidates)
+    sums, counts = torch.zeros(2, 3, number, len(knots), BLOCKS, candidates)
     sums.index_put_(where, error.nan_to_num(), accumulate=True)
     counts.index_put_(where, (~error.isnan()).float(), accumulate=True)
     # A cell with hardly a case is as all lead times together.
@@ -193,7 +193,7 @@ def crps_of(error: Float[Tensor, "*batch"], spread: Float[Tensor, "*batch"]) -> 
     return spread * (z * torch.erf(z / 2**0.5) + 2 * density - np.pi**-0.5)
 
 
-def table_of(table: Float[Tensor, "2 C N"]) -> Table:
+def table_of(table: Float[Tensor, "G C N"]) -> Table:
     """A tensor as it is kept in a `FirstGuess`."""
     return tuple(tuple(tuple(row) for row in part) for part in table.tolist())
 

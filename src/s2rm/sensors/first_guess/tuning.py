@@ -93,7 +93,10 @@ def tuned(windows: Windows) -> FirstGuess:
         guess = _carried(windows, guess)
     guess = replace(guess, dynamics=fitted(windows.history, len(guess.climate), extent, folds=True))
     about = values_of_channels(windows.scaling), windows.scaling.of_channels
-    drawn = _together([draw(windows, guess, 32) for draw in (sample, withheld, silent)])
+    samples = [draw(windows, guess, 32) for draw in (sample, withheld, silent)]
+    if guess.dynamics:
+        samples.append(settled(windows, guess, 16))
+    drawn = _together(samples)
     mixed = mixed_best(guess, *drawn[:3], *about)
     return replace(mixed, trust=trusted(guess, drawn, *about, windows.horizon)) if any(about[1]) else mixed
 
@@ -215,15 +218,28 @@ def _asked(
 def withheld(windows: Windows, guess: FirstGuess, number: int) -> Sample:
     """Cases of sensors of which nothing is known. Each is withheld in its turn, a few at a time, so that the others
     are nearly as dense as they are."""
-    generator, origin = torch.Generator().manual_seed(2), _origins(windows, guess, number)
+    return _in_turns(windows, guess, torch.full((number,), -1))
+
+
+def settled(windows: Windows, guess: FirstGuess, number: int) -> Sample:
+    """Cases of sensors that have been silent for longer than is remembered, in turn as if they were withheld, whose
+    level linear dynamics know."""
+    drawn = _in_turns(windows, guess, _origins(windows, guess, number)[:, 0] - guess.memory)
+    some = (drawn.cases.settled & ~drawn.cases.own).any(-1)
+    return Sample(Cases(*(part[some] for part in drawn.cases)), *(part[some] for part in drawn[1:]))
+
+
+def _in_turns(windows: Windows, guess: FirstGuess, cut: Int[Tensor, " B"]) -> Sample:
+    """Cases of sensors that are heard until a step of each window, -1 for never, a few at a time."""
+    generator, origin = torch.Generator().manual_seed(2), _origins(windows, guess, len(cut))
     sensors = windows.history.num_sensors
     turns = min(TURNS, sensors)
     turn = torch.randperm(sensors, generator=generator) % turns
     queries, found = max(1, CASES // 2 // origin.numel() // turns), []
     for each in range(turns):
         mine = turn == each
-        cut = torch.where(mine, -1, windows.history.num_steps).expand(number, -1)
-        asked, row, wanted, _ = windows.withholding(mine).asked(origin, cut, queries, None, generator)
+        until = torch.where(mine, cut[:, None].clamp(min=-1), windows.history.num_steps)
+        asked, row, wanted, _ = windows.withholding(mine).asked(origin, until, queries, None, generator)
         found.append(_cases(windows, guess, asked, row, wanted))
     return _together(found)
 
