@@ -81,6 +81,21 @@ def test_series_tell_what_was_shown_from_what_was_hidden(fitted):
     assert made.axes[0].get_xlabel() == "time since the initialisation (h)"
 
 
+def test_series_of_directions_do_not_jump_at_north(fitted):
+    run, table = fitted
+    forecaster = Forecaster.load(run)
+    reports = read_reports(table, forecaster.columns)
+    at, mine = reports.columns.values.index("direction"), reports.sensor == reports.sensors.index("station 1")
+    near, values = mine & (abs(reports.step - 100) <= 6), reports.values.copy()
+    values[:, at] = (values[:, at] - np.nanmedian(values[near, at])) % 360
+    turned = replace(reports, values=values)
+    (axes,) = sheet(forecasts_in_time(forecaster, turned, turned, 100, at, ["station 1"])).axes
+    drawn = np.concatenate([line.get_ydata() for line in axes.get_lines() if line.get_label() != "_child0"])
+    drawn = drawn[np.isfinite(drawn)]
+    assert np.ptp(values[near, at][np.isfinite(values[near, at])]) > 180 > np.ptp(drawn)
+    assert {axes.yaxis.get_major_formatter()(degrees) for degrees in (-10, 350)} == {"350"}
+
+
 def test_a_fit_whose_report_failed_goes_on_with_the_same_command(fitted, tmp_path, monkeypatch, capsys):
     run, table = fitted
     fit = ["fit", str(table), *COLUMNS, "--sensor", "sensor", *QUICK, "--out", str(run)]
@@ -153,7 +168,7 @@ def test_a_forecast_names_those_that_are_long_silent(fitted, tmp_path, capsys):
     main(["forecast", str(run), str(tmp_path / "gone.csv"), *options])
     said = " ".join(capsys.readouterr().err.split())
     assert "silent: 3 of 10 stations (mover 0 since 2000-01-04T23:00, station 1 since" in said
-    assert "3, without a report since 2000-01-06T18:00, are forecast as places without a sensor" in said
+    assert "3, whose last reports are from before 2000-01-06T18:00, are forecast without these" in said
     made = pandas.read_csv(tmp_path / "f.csv", parse_dates=["last_observation", "init_time"])
     assert {"tracer_q10", "direction_q90"} <= set(made)
     assert "tracer_q50" not in made

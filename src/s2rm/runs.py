@@ -18,6 +18,7 @@ from s2rm.models.saved import load_any
 from s2rm.records import from_plain, to_plain
 from s2rm.report.page import Entry
 from s2rm.sensors.field import FieldWorld
+from s2rm.sensors.fitting import FORECASTER
 from s2rm.sensors.reports import Reports
 from s2rm.settings import Settings
 from s2rm.tasks import arrays, balls, battles, railways, sequences
@@ -107,6 +108,8 @@ class Run:
             ValueError: not a run folder, one that is incomplete or of another format, or invalid settings.
         """
         path = Path(folder) / CONFIG
+        if (Path(folder) / FORECASTER).is_file():
+            raise ValueError(f"run: {folder} is a forecaster, expected a run of s2rm train; see s2rm forecast")
         if not path.is_file():
             raise ValueError(
                 f"run: expected a run folder with {CONFIG}, found none at {folder}; train one with s2rm train"

@@ -59,7 +59,7 @@ def collect(command: Collect) -> None:
     world = write_world(command.out, arrays)
     episodes, steps, agents = arrays["mask"].shape
     found = f"{episodes:,} episodes of up to {steps} steps and {agents} agents"
-    say(f"{command.out}: {found}; best simple predictor, one step ahead: {world.guess}")
+    say(f"{command.out}: {found}; best simple predictor one step ahead, on the training part: {world.guess}")
 
 
 def named(path: str, what: str) -> Callable[..., Any]:
@@ -75,8 +75,10 @@ def named(path: str, what: str) -> Callable[..., Any]:
         sys.path.insert(0, "")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise ValueError(f"collect: {what} {path!r} is not there ({error}); check the name, or install it") from error
+    except AttributeError as error:
+        raise ValueError(f"collect: {what}: module {module} has no function {name}; check the name") from error
     if not callable(found):
         raise ValueError(f"collect: {what} {path!r} must be a function, got {type(found).__name__}; name a function")
     return found

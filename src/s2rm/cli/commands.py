@@ -209,7 +209,7 @@ class FitTable:
 
     table: Positional[Path]
     """CSV (also .gz), Parquet, NetCDF or Zarr with one row per observation; or a store of s2rm pack, which provides the
-    columns if it is the first argument"""
+    columns if it stands right after fit"""
     columns: OmitArgPrefixes[Columns]
     ahead_table: Path | None = None
     """a separate table, NetCDF or Zarr with the columns of --ahead, the time and the position (without positions it

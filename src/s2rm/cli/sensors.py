@@ -256,9 +256,9 @@ def _say_silent(reports: Reports, places: Places, forecaster: Forecaster) -> Non
         remembered = reports.times[max(0, reports.num_steps - forecaster.guess.memory)]
         gone, told = int((last.time[0, silent] < remembered).sum()), "which are forecast from their last reports"
         if gone:
-            few = f"of which {gone}, without a report since {remembered.astype('datetime64[m]')}, are"
+            few = f"of which {gone}, whose last reports are from before {remembered.astype('datetime64[m]')}, are"
             others = ", and the others from their last reports" * (gone < len(order))
-            told = f"{few} forecast as places without a sensor{others}"
+            told = f"{few} forecast without these{others}"
         say(f"silent: {len(order)} of {len(places.positions)} stations ({', '.join(named)}{more}), {told}")
 
 

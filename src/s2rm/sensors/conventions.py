@@ -24,7 +24,7 @@ QUANTITIES = (
 )
 """what a name without its unit must say, the standard name, and how tables write the units that it may have"""
 _OF_ANOTHER_KIND = re.compile(
-    r"\b(depression|anomal\w+|bias|range|diff\w*|delta|change|trend|tendency|err\w*|std\w*|stdev|var\w*|uncertainty|"
+    r"\b(depression|anomal\w+|bias|range|diff\w*|delta|change|trend|tendency|err\w*|std\w*|stdev|sd|sigma|var\w*|uncertainty|"
     r"departure|deficit|spread|gradient|lapse|excess|residual|index|to|towards?)\b"
 )
 """what is no value of the quantity that it is named after"""

@@ -61,8 +61,9 @@ class Training:
     gradient_norm: float | None = None
     """clip the gradient to this norm; if not given, no clipping"""
     warmup: int = 0
-    """number of updates, at the start, over which the learning rate rises linearly to its schedule; needs `updates`.
-    Try it where training gets stuck at its first losses: large steps at the start may have saturated the states"""
+    """number of updates, at the start, over which the learning rate rises linearly to its schedule; a number of updates
+    must be given, too. Try it where training gets stuck at its first losses: large steps at the start may have
+    saturated the states"""
     weight_decay: float = 0.0
     """weight decay of AdamW; 0 is Adam"""
     beta2: float = 0.999

@@ -16,6 +16,7 @@ from s2rm.report.figures import figure, lines, plain, predictors
 from s2rm.sensors.forecaster import Forecaster
 from s2rm.sensors.judging.scores import BANDS
 from s2rm.sensors.judging.verdicts import GROUPS, each_lead, leads_of, of_group
+from s2rm.sensors.marginals import turned
 from s2rm.sensors.outputs import quantile_name
 from s2rm.sensors.reports import Places, Reports, stations
 from s2rm.sensors.times import unit_of_leads
@@ -129,8 +130,10 @@ def forecasts_in_time(
         table[column].to_numpy().reshape(-1, len(names))
         for column in (f"{made}_mean", f"{made}_stddev", *(quantile_name(made, each) for each in (tail, share)))
     )
-    if made in forecaster.columns.circular:
-        lows, highs = mean - ndtri(share) * stddev, mean + ndtri(share) * stddev
+    turns = made in forecaster.columns.circular
+    if turns:  # drawn without a jump at north
+        mean, away = np.degrees(np.unwrap(np.radians(mean), axis=0)), turned(ndtri(share), stddev)
+        lows, highs = mean - away, mean + away
     unit, scale = unit_of_leads(len(mean), shown.step_length)
     ahead = scale * (1 + np.arange(len(mean)))
 
@@ -146,6 +149,9 @@ def forecasts_in_time(
             axes.plot(ahead, centre, color="#0b6e99", linewidth=2.2, label="forecast")
             for there, fill, label in ((given, "#24292f", "shown to the model"), (~given, "white", "hidden from it")):
                 at, values = scale * (step[there] - origin), mine.values[there, value]
+                if turns:
+                    expected = centre[(step[there] - origin - 1).clip(0, len(centre) - 1)]
+                    values = expected + (values - expected + 180) % 360 - 180
                 axes.plot(at, values, "o", ms=4, color="#24292f", mfc=fill, mew=1, label=f"observed, {label}")
             what = "later observations are hidden" if seen else "withheld: all its observations are hidden"
             axes.set_title(for_figure(f"{name}; {what}"), fontsize=10)
@@ -154,6 +160,8 @@ def forecasts_in_time(
             axes.set(
                 xlabel=f"time since the initialisation ({unit})", ylabel=for_figure(forecaster.columns.values[value])
             )
+            if turns:
+                axes.yaxis.set_major_formatter(lambda degrees, _: f"{degrees % 360:g}")
             key(axes, 2)
 
         return Panel(draw, 3.4)
