@@ -57,10 +57,11 @@ def checked_where_functions_are_tested(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_guesses(request):
-    """Where everything runs from end to end, a first guess is fitted to few cases: how well it does is tested
-    elsewhere."""
+    """Where everything runs from end to end in this process, a first guess is fitted to few cases: how well it does is
+    tested elsewhere."""
+    others = {"test_distributed", "test_same_numbers", "test_sensors_export"}
     with pytest.MonkeyPatch.context() as patch:
-        if request.module.__name__ in END_TO_END - {"test_same_numbers", "test_sensors_export"}:
+        if request.module.__name__ in END_TO_END - others:
             patch.setattr(tuning, "CASES", 3_000)
             patch.setattr(mixing, "UPDATES", 30)
         yield

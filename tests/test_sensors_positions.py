@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from s2rm.runs import FIELD, PRETRAINED, field_reports
 from s2rm.sensors import Columns, FieldWorld, Fit, Forecaster, Places, Reports, stations
 from s2rm.sensors.first_guess.tuning import first_guess, tuned
 from s2rm.sensors.first_guess.windows import Windows
@@ -82,9 +81,3 @@ def test_a_shift_of_all_positions_shifts_the_forecast(tmp_path, monkeypatch):
         found.append([part for places in (there, elsewhere) for part in fitted.forecast(reports, places)])
     for here, moved in zip(*found, strict=True):
         np.testing.assert_allclose(moved, here, rtol=1e-3, atol=1e-4)
-
-
-def test_a_forecaster_whose_positions_were_injected_is_still_read():
-    forecaster, (_, later) = Forecaster.load(PRETRAINED / FIELD), field_reports()
-    assert forecaster.model.inject_positions
-    assert np.isfinite(forecaster.forecast(later, stations(later), horizon=2)[0]).all()

@@ -45,8 +45,8 @@ def mixed_best(
 
     A short past may favour a candidate by chance. The logits u are therefore shrunk towards those of `prior`, with the
     weight $\nu^2$ that follows from how far the parts of the past disagree:
-    $\sum |g - y| / M + (M_+ / M) \sum_c \nu_c^2 |u_c - u^0_c|^2 / N$ over N cells c, with $M_+$ the cases that are not
-    at the origin itself.
+    $\sum |g - y| / M + (M_+ / M) \sum_c \nu_c^2 |u_c - u^0_c|^2 / N$ over N cells c of the groups that there are,
+    with $M_+$ the cases that are not at the origin itself.
 
     Args:
         guess: with its knots.
@@ -70,7 +70,7 @@ def mixed_best(
     for table in tables.values():
         table.requires_grad_()
     optimiser = torch.optim.Adam(tables.values(), LEARNING_RATE)
-    generator = torch.Generator().manual_seed(0)
+    generator, cells = torch.Generator().manual_seed(0), len(cases.group.unique()) * number * knots
     for update in range(UPDATES):
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * (1 - update / UPDATES)
@@ -79,7 +79,7 @@ def mixed_best(
         mean, spread = mixture(few, value_of, guess.knots, **_positive(tables))
         loss = _error(mean, spread, truth[some], marginals)
         loss = loss + crps(mean.detach(), spread, truth[some], marginals)
-        loss = loss + (start.ridge * (tables["logits"] - start.logits).square().sum(-1)).mean()
+        loss = loss + (start.ridge * (tables["logits"] - start.logits).square().sum(-1)).sum() / cells
         for name in ("logits", "spread"):
             loss = loss + SMOOTH * (tables[name][:, :, 1:] - tables[name][:, :, :-1]).square().sum()
         optimiser.zero_grad()
