@@ -21,6 +21,8 @@ from s2rm.training.settings import LAST, Training
 
 OPTIONS, NOISE = "training", "noise"
 """what a checkpoint calls the options of its run, and the state of the generator of noise"""
+LIMITS = ("updates", "epochs", "minutes")
+"""the options that may differ when a run is resumed"""
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step"}
 """of a checkpoint of training"""
 
@@ -63,8 +65,7 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
     changed = [
         f"{name} {getattr(training, name)} instead of {getattr(before, name)}"
         for name in asdict(training)
-        if name not in ("updates", "epochs", "minutes")
-        and getattr(training, name) not in (getattr(before, name), "auto")
+        if name not in LIMITS and getattr(training, name) not in (getattr(before, name), "auto")
     ]
     if changed:
         raise ValueError(
@@ -80,9 +81,9 @@ def resumable(folder: Path, model: Model, training: Training) -> tuple[Path, Tra
     return path, before
 
 
-def limits(training: Training) -> tuple[int | None, int | None, float | None]:
-    """What may differ when a run is resumed."""
-    return training.updates, training.epochs, training.minutes
+def limits(training: Training) -> list[float | None]:
+    """Updates, epochs and minutes."""
+    return [getattr(training, name) for name in LIMITS]
 
 
 def _check_moments(content: dict[str, Any], parameters: Sequence[torch.Tensor]) -> None:
